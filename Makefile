@@ -1,0 +1,73 @@
+# Every target does its own set-up: `make demo` in a fresh clone is enough.
+#   make demo PYTHON=python3.12 VENV=/elsewhere/venv
+
+PYTHON ?= python3
+VENV   ?= .venv
+
+PY     = $(VENV)/bin/python
+PIP    = $(PY) -m pip install --disable-pip-version-check
+LISTS  = requirements.txt constraints.txt pyproject.toml
+RUN    = $(VENV)/.ready-to-run
+DEV    = $(VENV)/.ready-to-develop
+
+.PHONY: help demo lab test notebooks check setup setup-dev clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       the embedded world on the CPU, offline: table, figures, report.html"
+	@echo "make lab        JupyterLab at notebook 00"
+	@echo "make test       the fast tests and doctests (ARGS='-k cam' or '-m slow' chooses others)"
+	@echo "make notebooks  build and execute notebooks/src into notebooks/*.ipynb"
+	@echo "make check      ruff, formatting, and every notebook executed and compared"
+	@echo "make setup      only the environment; make setup-dev: with the tools of test and check"
+	@echo "make clean      remove caches and build products; keeps $(VENV) and data/"
+	@echo "Each does its own set-up in VENV ($(VENV)) with PYTHON ($(PYTHON))."
+
+demo: $(RUN)
+	$(PY) -m wsss_kit demo
+
+lab: $(RUN)
+	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
+
+test: $(DEV)
+	$(PY) -m pytest $(ARGS)
+
+notebooks: $(DEV)
+	$(PY) notebooks/build.py
+
+check: $(DEV)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) notebooks/build.py --check
+
+setup: $(RUN)
+
+setup-dev: $(DEV)
+
+# The stamps repeat the installation when one of the lists has changed. The package is installed
+# editable, so that notebooks find it from their own folder and from a plain `jupyter lab`.
+$(RUN): $(LISTS)
+	@$(MAKE) --no-print-directory install EXTRA= STAMP=$@
+
+$(DEV): $(LISTS)
+	@$(MAKE) --no-print-directory install EXTRA='[dev]' STAMP=$@
+	@touch $(RUN)
+
+.PHONY: install
+install:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "$(PYTHON) is missing or older than Python 3.10; name another: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) cannot make the environment $(VENV); on Debian and Ubuntu install python3-venv" >&2; \
+	  exit 1; }
+	$(PIP) --quiet 'pip>=23'
+	$(PIP) -c constraints.txt -e '.$(EXTRA)' || { \
+	  echo; echo "The versions in constraints.txt do not install here (see above)."; \
+	  echo "Trying without them: newer versions may behave differently."; echo; \
+	  $(PIP) -e '.$(EXTRA)'; }
+	@touch $(STAMP)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache notebooks/.ipynb_checkpoints
+	find wsss_kit tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +

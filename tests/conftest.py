@@ -1,0 +1,30 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # workers share the cores
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    """Random numbers that are the same in every run."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def voc_root() -> Path:
+    """Folder of PASCAL VOC pictures, named by the environment variable WSSS_KIT_VOC."""
+    named = os.environ.get("WSSS_KIT_VOC")
+    if not named:
+        pytest.skip("WSSS_KIT_VOC is not set; set it to a folder with VOC's JPEGImages/")
+    root = Path(named).expanduser()
+    if not root.is_dir():
+        pytest.fail(f"WSSS_KIT_VOC is {named!r}, expected an existing folder; unset it to skip")
+    return root

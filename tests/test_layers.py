@@ -1,0 +1,269 @@
+"""The arrows of the house: a module imports only from layers below its own.
+
+Imports are read from the source, not executed, so that one inside a function counts as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "wsss_kit"
+
+LAYERS = (
+    ("classes", "prompt_checks", "prompts", "training"),
+    ("data", "paperworld", "backbones", "clip"),
+    ("cam", "affinity", "crf", "masks", "confusion", "error_kinds"),
+    ("methods", "affinity_net", "segmentation", "background", "evaluation_report", "evaluation"),
+    ("recipes", "generate", "bench"),
+    ("canvas", "panels", "bars", "plot", "widgets", "report", "baseline", "demo", "__main__"),
+)
+LAYER_OF = {unit: level for level, units in enumerate(LAYERS) for unit in units}
+
+WITHIN_A_LAYER = {
+    "prompt_checks": ("classes",),
+    "prompts": ("classes", "prompt_checks"),
+    "training": ("classes",),
+    "backbones": ("data", "paperworld"),  # reads the weights in the package
+    "clip": ("data", "paperworld"),  # and the tokenizer
+    "evaluation": ("evaluation_report",),
+    "panels": ("canvas",),
+    "bars": ("canvas",),
+    "plot": ("canvas", "panels", "bars"),
+    "widgets": ("plot",),
+    "report": ("plot",),
+    "baseline": ("plot",),
+    "demo": ("plot", "report"),
+    "__main__": ("plot", "report", "baseline", "demo"),
+}
+"""The few arrows between modules of one layer."""
+
+LATE = ("matplotlib", "ipywidgets", "IPython", "open_clip", "sklearn", "scipy", "pandas", "seaborn")
+"""Imported inside functions, so that ``import wsss_kit`` stays light."""
+MAY_LOAD_EARLY = ("plot", "widgets")
+PICKLES = ("pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal")
+VAGUE = ("utils", "util", "misc", "helpers", "helper", "common", "tools", "lib")
+
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "open_clip": "open_clip_torch"}
+FOR_THE_READER = (
+    *("torch", "torchvision", "open_clip_torch", "matplotlib", "ipywidgets", "jupyterlab"),
+    *("scikit-learn", "seaborn"),
+)
+"""What a reader's own cells may count on, whether or not the package imports it yet."""
+
+
+def imported(nodes: Iterable[ast.AST], module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """(line, absolute dotted name) of every import; ``from a import b`` gives ``a.b``."""
+    home = module.split(".") if is_package else module.split(".")[:-1]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = home[: len(home) - node.level + 1] if node.level else []
+            base = ".".join([*base, *filter(None, [node.module])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when the module is imported: no bodies of functions, no TYPE_CHECKING."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from run_at_import(child)
+
+
+def arrow_broken(module: str, target: str) -> str | None:
+    """Why ``module`` may not import ``target`` (both dotted), or None when it may."""
+    unit = module.split(".")[1]
+    parts = target.split(".")
+    to = parts[1] if len(parts) > 1 else None
+    if to == unit:
+        siblings = unit == "methods" and module != "wsss_kit.methods"
+        if siblings and len(parts) > 2 and parts[2] != "base":
+            return "a method imports methods.base, never another method"
+        return None
+    if to not in LAYER_OF:
+        if unit in LAYERS[-1]:
+            return None
+        return "import from the module that defines the name, not from the package's root"
+    if LAYER_OF[to] < LAYER_OF[unit] or to in WITHIN_A_LAYER.get(unit, ()):
+        return None
+    return f"{unit} is in layer {LAYER_OF[unit]} and {to} in layer {LAYER_OF[to]}"
+
+
+def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
+    """What a module does against the house, one line each.
+
+    Args:
+        module: dotted name, beginning with ``wsss_kit``.
+        source: its text.
+        is_package: whether the text is an ``__init__.py``.
+    """
+    unit = module.split(".")[1] if "." in module else ""
+    found = [f"{name}: name it after what it holds" for name in module.split(".") if name in VAGUE]
+    if unit and unit not in LAYER_OF:
+        return [
+            *found,
+            f"{unit} is in no layer: add it to LAYERS in tests/test_layers.py, above all that it "
+            "imports; split it if no layer fits",
+        ]
+    tree = ast.parse(source)
+    for line, name in imported(ast.walk(tree), module, is_package):
+        if name.split(".")[0] in PICKLES:
+            found.append(f"line {line}: {name}: weights are safetensors, never pickle")
+        if unit and name.split(".")[0] == "wsss_kit":
+            reason = arrow_broken(module, name)
+            found += [f"line {line}: {name}: {reason}"] if reason else []
+    for line, name in imported(run_at_import(tree), module, is_package):
+        if name.split(".")[0] in LATE and unit not in MAY_LOAD_EARLY:
+            found.append(f"line {line}: {name}: import it inside the function that needs it")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            options = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            called = ast.unparse(node.func)
+            if called == "torch.load" and options.get("weights_only") != "True":
+                found.append(f"line {node.lineno}: torch.load without weights_only=True")
+            if called in ("np.load", "numpy.load") and options.get("allow_pickle") == "True":
+                found.append(f"line {node.lineno}: {called} with allow_pickle=True")
+    return found
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name to file, for every module of the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "path"), [pytest.param(m, p, id=m) for m, p in modules().items()]
+)
+def test_a_module_keeps_to_the_house(module, path):
+    found = violations(module, path.read_text("utf-8"), is_package=path.name == "__init__.py")
+    assert not found, f"{path.relative_to(ROOT)}\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "reason"),
+    [
+        ("cam", "from wsss_kit.evaluation import evaluate", "cam is in layer 2 and evaluation in"),
+        ("cam", "def f():\n    import wsss_kit.plot", "line 2: wsss_kit.plot: cam is in layer 2"),
+        ("cam", "from wsss_kit import masks", "masks in layer 2"),
+        ("cam", "from wsss_kit import CAM", "not from the package's root"),
+        ("cam", "import wsss_kit", "not from the package's root"),
+        ("cam", "from . import recipes", "recipes in layer 4"),
+        ("methods.sc_cam", "from .clims import CLIMS", "never another method"),
+        ("methods.sc_cam", "from wsss_kit.methods import CLIMS", "never another method"),
+        (
+            "paperworld.pretrain",
+            "from ..clip import load_clip",
+            "paperworld is in layer 1 and clip",
+        ),
+        ("classes", "from wsss_kit.prompts import Prompts", "prompts in layer 0"),
+        ("novelty", "import torch", "novelty is in no layer: add it to LAYERS"),
+        ("data.utils", "", "utils: name it after what it holds"),
+        (
+            "masks",
+            "try:\n    import scipy.ndimage\nexcept ImportError: pass",
+            "line 2: scipy.ndimage",
+        ),
+        ("clip", "class A:\n    from open_clip import CLIP", "import it inside the function"),
+        ("training", "import pickle", "never pickle"),
+        ("training", "torch.load(path)", "line 1: torch.load without weights_only=True"),
+        ("training", "torch.load(path, weights_only=False)", "torch.load without"),
+        ("data.voc", "np.load(path, allow_pickle=True)", "np.load with allow_pickle=True"),
+    ],
+)
+def test_the_checker_sees_what_is_wrong(module, source, reason):
+    (found,) = violations(f"wsss_kit.{module}", source)
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("cam", "import torch\nfrom wsss_kit.classes import IGNORE_INDEX"),
+        ("clip", "from wsss_kit.paperworld import words\ndef f():\n    import open_clip"),
+        (
+            "paperworld.world",
+            "from .scenes import Scene\nfrom wsss_kit.paperworld.dice import Dice",
+        ),
+        ("methods.sc_cam", "from .base import CAMMethod\nfrom wsss_kit.methods.base import fit"),
+        ("methods.sc_cam", "from wsss_kit.cam import normalize_cams"),
+        ("masks", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import scipy"),
+        ("plot", "import matplotlib.pyplot as plt\nfrom wsss_kit import recipes"),
+        ("__main__", "from wsss_kit import CAM\nfrom wsss_kit.demo import run"),
+        ("training", "torch.load(path, weights_only=True)"),
+    ],
+)
+def test_the_checker_allows_what_is_right(module, source):
+    assert violations(f"wsss_kit.{module}", source) == []
+
+
+def test_packages_resolve_relative_imports_from_themselves():
+    source = "from .sc_cam import SCCAM\nfrom .base import CAMMethod"
+    assert violations("wsss_kit.methods", source, is_package=True) == []
+    assert violations("wsss_kit", "from .demo import run", is_package=True) == []
+    assert violations("wsss_kit", "import pandas", is_package=True) != []
+
+
+def test_importing_the_kit_is_light():
+    # One process measures both, and noise only ever adds: the best of up to three counts.
+    code = (
+        "import sys, time; import torch; start = time.perf_counter(); import wsss_kit\n"
+        "print(time.perf_counter() - start, *sys.modules)"
+    )
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=1) > 0.3:
+        answer = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        first, *loaded = answer.stdout.split()
+        seconds.append(float(first))
+        heavy = sorted(set(LATE).intersection(loaded))
+        assert not heavy, f"import wsss_kit loads {heavy}; import them inside functions"
+    assert min(seconds) <= 0.3, (
+        f"import wsss_kit takes {min(seconds):.2f} s more than torch, expected at most 0.3; "
+        "python -X importtime -c 'import torch, wsss_kit' shows where"
+    )
+
+
+def test_requirements_name_what_the_package_imports():
+    listed = re.findall(r"^[A-Za-z0-9_.-]+", (ROOT / "requirements.txt").read_text(), re.M)
+    pinned = re.findall(r"^([A-Za-z0-9_.-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
+    used = set()
+    for module, path in modules().items():
+        tree = ast.parse(path.read_text("utf-8"))
+        for _, name in imported(ast.walk(tree), module, path.name == "__init__.py"):
+            top = name.split(".")[0]
+            if top not in sys.stdlib_module_names and top != "wsss_kit":
+                used.add(DISTRIBUTIONS.get(top, top))
+    assert used <= set(listed), f"requirements.txt lacks {sorted(used - set(listed))}"
+    assert set(listed) <= set(pinned), f"constraints.txt lacks {sorted(set(listed) - set(pinned))}"
+    idle = set(listed) - used - set(FOR_THE_READER)
+    assert not idle, f"nothing imports {sorted(idle)}; take it out of requirements.txt"
+
+
+@pytest.mark.parametrize("module", ["wsss_kit", "wsss_kit.clip", "wsss_kit.methods.base"])
+def test_a_warning_of_the_kit_is_an_error(module):
+    with pytest.raises(UserWarning, match="odd"):
+        warnings.warn_explicit("odd", UserWarning, "file.py", 1, module=module)
+
+
+def test_a_warning_of_somebody_else_is_not():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.warn_explicit("odd", UserWarning, "file.py", 1, module="wsss_kitten.clip")
+    assert len(caught) == 1

@@ -1,0 +1,82 @@
+"""What every part of the kit agrees on: a sample, the class lists, their colours, the ignore value.
+
+Class ``c`` of ``labels`` is value ``c + 1`` of a mask; 0 is background, 255 is ignored.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""Mask value of pixels that no score counts (VOC's void, low-confidence pseudo labels)."""
+
+PAPER_CLASSES = ("boat", "train", "plane", "bus", "cow", "camel", "bird", "cat")
+"""Classes of the embedded world."""
+
+VOC_CLASSES = tuple(
+    """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike
+    person pottedplant sheep sofa train tvmonitor""".split()
+)
+"""The 20 classes of PASCAL VOC 2012, alphabetical as in its masks (aeroplane is value 1)."""
+
+COCO_CLASSES = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat"),
+    *("dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
+    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball"),
+    *("kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket"),
+    *("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
+    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair"),
+    *("couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
+    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
+    *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier"),
+    "toothbrush",
+)
+"""The 80 classes of COCO 2014 in the order of their category ids."""
+
+
+class Sample(NamedTuple):
+    """One picture with what weak supervision knows about it. There is no mask field, on purpose.
+
+    Args:
+        name: unique within its data set; masks are looked up by it.
+        image: (3, H, W) float32, RGB in [0, 1].
+        labels: (C,) float32 of 0 and 1, one per class, background not among them.
+    """
+
+    name: str
+    image: Tensor
+    labels: Tensor
+
+
+def palette(n_values: int = 256) -> np.ndarray:
+    """Colours of mask values by PASCAL VOC's bit rule.
+
+    The bits of a value are dealt out to red, green and blue in turn, most significant first, so
+    that neighbouring values look different and 0 is black.
+
+    Args:
+        n_values: number of colours, 1 to 256.
+
+    Returns:
+        (n_values, 3) uint8 RGB.
+
+    Raises:
+        ValueError: if ``n_values`` is not within 1 to 256.
+
+    Example:
+        >>> palette(3).tolist()
+        [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    """
+    if not 1 <= n_values <= 256:
+        raise ValueError(f"n_values is {n_values}, expected 1 to 256")
+    values = np.arange(n_values)
+    colours = np.zeros((n_values, 3), np.uint8)
+    for level in range(3):  # three bits a value and a channel fill the upper half of a byte
+        for channel in range(3):
+            bit = (values >> (3 * level + channel)) & 1
+            colours[:, channel] |= (bit << (7 - level)).astype(np.uint8)
+    return colours
