@@ -1,0 +1,271 @@
+"""Anyone's own pictures: a folder with ``labels.csv``, and masks if there are any."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wsss_kit.classes import IGNORE_INDEX
+from wsss_kit.data.doors import LazyMasks, LazySamples, closest, read_mask_of
+from wsss_kit.data.pictures import read_image
+
+HEADER = ["file", "labels"]
+PROBLEMS_SHOWN = 5
+LAYOUT = """
+  {root}/
+    labels.csv        first line: file,labels    then: cat1.jpg,cat;sofa    or: wall.jpg,
+    cat1.jpg          the pictures, named in labels.csv relative to this folder
+    masks/cat1.png    optional, for evaluation: 0 background, 1 first class, 255 ignored"""
+
+
+def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> LazySamples:
+    r"""Your own pictures with image-level labels.
+
+    The folder holds the pictures and a table ``labels.csv`` with the header ``file,labels``:
+    several class names with ``;`` between them, or none. Pictures that the table does not name
+    are left out. A picture's name is its file without the suffix.
+
+    Args:
+        root: the folder with ``labels.csv``.
+        classes: the class names in the order of the mask values; by default the sorted names of
+            the table.
+
+    Returns:
+        A lazy sequence of ``Sample`` with ``.classes`` and ``.names``; ``labels`` is (C,) float32.
+
+    Raises:
+        FileNotFoundError: if the folder, its table, or pictures that the table names are missing.
+        ValueError: if the table has another header, encoding or separator, names a picture twice,
+            two pictures with one name, or a class outside ``classes``. Bad rows are reported
+            together. On reading an item, if its picture does not decode.
+
+    Example:
+        A picture without any class stays in:
+
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for file in ("a.jpg", "b.png"):
+        ...         Image.new("RGB", (4, 3)).save(Path(folder, file))
+        ...     _ = Path(folder, "labels.csv").write_text("file,labels\na.jpg,dog;cat\nb.png,\n")
+        ...     samples = load_folder(folder)
+        ...     [(sample.name, sample.labels.tolist()) for sample in samples], samples.classes
+        ([('a', [1.0, 1.0]), ('b', [0.0, 0.0])], ('cat', 'dog'))
+    """
+    folder = _Folder(root, classes)
+    return LazySamples(
+        folder.rows, image=folder.image, labels=folder.labels, classes=folder.classes
+    )
+
+
+def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None) -> LazyMasks:
+    r"""Ground-truth masks of your own pictures, for evaluation only.
+
+    A picture ``cat1.jpg`` has its mask at ``masks/cat1.png``; those without one are not in the
+    mapping. For ``pets/cat1.jpg`` it is ``masks/pets/cat1.png``, or ``masks/cat1.png`` where no
+    other picture is called ``cat1``.
+
+    Args:
+        root: as for ``load_folder``.
+        classes: as for ``load_folder``; give both the same.
+
+    Returns:
+        A lazy mapping name to (H, W) int64: 0 background, c + 1 for class c, 255 ignored.
+
+    Raises:
+        FileNotFoundError: if the folder, its table or ``masks/`` is missing.
+        ValueError: as for ``load_folder``; on reading an item, if its mask does not decode, has
+            another size than its picture or a value that is no class.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "masks").mkdir()
+        ...     Image.new("RGB", (2, 1)).save(Path(folder, "a.jpg"))
+        ...     Image.new("L", (2, 1), 255).save(Path(folder, "masks", "a.png"))
+        ...     _ = Path(folder, "labels.csv").write_text("file,labels\na.jpg,dog\n")
+        ...     load_folder_masks(folder)["a"].tolist()
+        [[255, 255]]
+    """
+    folder = _Folder(root, classes)
+    if not folder.mask_folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder.root} has no folder masks/; expected" + LAYOUT.format(root=folder.root)
+        )
+    folder.find_masks()
+    return LazyMasks(folder.masks, read=folder.mask, folder=folder.mask_folder)
+
+
+class _Row(NamedTuple):
+    """One line of ``labels.csv``."""
+
+    line: int
+    file: PurePosixPath
+    labels: tuple[str, ...]
+
+
+class _Problem(NamedTuple):
+    """What is wrong with a line, and which of the candidates its name was probably meant to be."""
+
+    line: int
+    text: str
+    name: str = ""
+    candidates: Iterable[str] = ()
+    missing: bool = False
+
+
+def _report(problems: list[_Problem], table: Path, classes: Sequence[str]) -> None:
+    """Raise one error for all bad rows, if there are any."""
+    if not problems:
+        return
+    count = len(problems)
+    what = "1 bad entry, correct it" if count == 1 else f"{count} bad entries, correct them"
+    lines = [f"{table} has {what} and load again:"]
+    for problem in sorted(problems, key=lambda problem: problem.line)[:PROBLEMS_SHOWN]:
+        hint = closest(problem.name, problem.candidates)
+        lines.append(f"line {problem.line}: {problem.text}{hint}")
+    if count > PROBLEMS_SHOWN:
+        lines.append(f"and {count - PROBLEMS_SHOWN} more")
+    if classes and any(problem.candidates is classes for problem in problems):
+        lines.append(f"valid classes: {', '.join(classes)}")
+    error = FileNotFoundError if all(problem.missing for problem in problems) else ValueError
+    raise error("\n  ".join(lines))
+
+
+class _Folder:
+    """One folder's table, checked, and its files by picture name."""
+
+    def __init__(self, root: str | Path, classes: Sequence[str] | None) -> None:
+        self.root = Path(root).expanduser()
+        self.mask_folder = self.root / "masks"
+        self.masks: dict[str, Path] = {}
+        table = self.root / "labels.csv"
+        if not table.is_file():
+            what = f"{self.root} has no labels.csv" if self.root.is_dir() else f"no folder {root}"
+            raise FileNotFoundError(f"{what}; expected" + LAYOUT.format(root=root))
+        problems: list[_Problem] = []
+        rows = _read_rows(table, problems)
+        self.classes = _checked(classes) if classes is not None else _classes_of(rows, table)
+        self.rows: dict[str, _Row] = {}
+        for row in rows:
+            self._add(row, problems)
+        _report(problems, table, self.classes)
+        if not self.rows:
+            raise ValueError(f"{table} names no picture; add a line such as: cat1.jpg,cat")
+        if not self.classes:
+            raise ValueError(f"{table} names no class; label a picture, or pass classes=")
+
+    def _add(self, row: _Row, problems: list[_Problem]) -> None:
+        name = str(row.file.with_suffix(""))
+        first = self.rows.setdefault(name, row)
+        if first is not row and first.file == row.file:
+            text = f"'{row.file}' is named twice, first in line {first.line}"
+            problems.append(_Problem(row.line, text))
+        elif first is not row:
+            text = f"'{row.file}' and '{first.file}' of line {first.line} are both called {name!r}"
+            text += ", and masks are found by that name; rename one"
+            problems.append(_Problem(row.line, text))
+        elif not (self.root / row.file).is_file():
+            there = (path.name for path in (self.root / row.file.parent).glob("*"))
+            text = f"there is no picture '{row.file}'"
+            problems.append(_Problem(row.line, text, row.file.name, there, missing=True))
+        for label in row.labels:
+            if label not in self.classes:
+                text = f"unknown class {label!r}"
+                problems.append(_Problem(row.line, text, label, self.classes))
+
+    def find_masks(self) -> None:
+        stems = Counter(row.file.stem for row in self.rows.values())
+        for name, row in self.rows.items():
+            full, short = (self.mask_folder / f"{part}.png" for part in (name, row.file.stem))
+            if full.is_file():
+                self.masks[name] = full
+            elif stems[row.file.stem] == 1 and short.is_file():
+                self.masks[name] = short
+
+    def image(self, name: str) -> Tensor:
+        return read_image(self.root / self.rows[name].file)
+
+    def labels(self, name: str) -> Tensor:
+        labels = self.rows[name].labels
+        return torch.tensor([float(known in labels) for known in self.classes])  # (C,)
+
+    def mask(self, name: str) -> Tensor:
+        picture = self.root / self.rows[name].file
+        return read_mask_of(picture, self.masks[name], n_classes=len(self.classes))
+
+
+def _read_text(table: Path) -> str:
+    data = table.read_bytes()
+    advice = "save it as UTF-8 (in Excel: 'CSV UTF-8')"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{table} is UTF-16 text, expected UTF-8; {advice}")
+    try:
+        return data.decode("utf-8-sig")  # Excel begins its UTF-8 with a byte order mark
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{table} line {line} is not UTF-8 text; {advice}") from error
+
+
+def _read_rows(table: Path, problems: list[_Problem]) -> list[_Row]:
+    """Well-formed rows; the others go to ``problems``."""
+    reader = csv.reader(io.StringIO(_read_text(table), newline=""))
+    header = next(reader, [])
+    if [cell.strip().lower() for cell in header] != HEADER:
+        advice = "write file,labels in the first line"
+        for mark, word in ((";", "';'"), ("\t", "tabs")):
+            if [cell.strip().lower() for cell in ",".join(header).split(mark)] == HEADER:
+                advice = (
+                    f"its columns are separated by {word}, as some versions of Excel do; put ',' "
+                    "between the two columns and keep ';' between class names"
+                )
+        raise ValueError(f"{table} begins {','.join(header)!r}, expected 'file,labels'; {advice}")
+    rows = []
+    for cells in reader:
+        cells = [cell.strip() for cell in cells]
+        file = PurePosixPath(cells[0].replace("\\", "/")) if cells else PurePosixPath()
+        if not any(cells):
+            continue
+        if len(cells) != 2:
+            text = f"columns: {len(cells)}, expected 2: the file, then class names with ';' between"
+            problems.append(_Problem(reader.line_num, text))
+        elif not file.name or file.is_absolute() or ".." in file.parts:
+            text = f"file {cells[0]!r} is no path inside the folder, expected one such as cat1.jpg"
+            problems.append(_Problem(reader.line_num, text))
+        else:
+            labels = tuple(part.strip() for part in cells[1].split(";") if part.strip())
+            rows.append(_Row(reader.line_num, file, labels))
+    return rows
+
+
+def _checked(classes: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(classes)
+    most = IGNORE_INDEX - 1
+    if isinstance(classes, str) or len(set(names)) != len(names) or not 1 <= len(names) <= most:
+        raise ValueError(
+            f"classes is {classes!r}, expected a list of 1 to {most} different names, "
+            'such as ["cat", "dog"]'
+        )
+    return names
+
+
+def _classes_of(rows: list[_Row], table: Path) -> tuple[str, ...]:
+    """Sorted class names of the table."""
+    names = sorted({label for row in rows for label in row.labels})
+    by_lower: dict[str, str] = {}
+    for name in names:
+        twin = by_lower.setdefault(name.lower(), name)
+        if twin != name:
+            raise ValueError(
+                f"{table} has the classes {twin!r} and {name!r}, which differ only in upper and "
+                "lower case; write them alike, or pass classes="
+            )
+    return _checked(names) if names else ()

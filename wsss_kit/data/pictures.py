@@ -1,0 +1,223 @@
+"""Picture files of every sort to tensors: RGB in [0, 1], masks of class ids."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from wsss_kit.classes import palette
+
+EXIF_ORIENTATION = 0x0112
+INTEGER_RANGES = (255, 65535, 2**31 - 1)
+FLOAT_RANGES = (1, 255, 65535)
+ROUNDING = 1e-3
+"""By how much of its range a picture may pass the range's end, as after resizing."""
+GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""Pillow stretches 2-bit and 4-bit grey to 0..255 by these factors; ids want the factor undone."""
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Read a picture of any common sort as RGB.
+
+    EXIF rotation is applied, as every viewer does. Transparent pictures are laid over white. Grey
+    pictures get three equal channels. 16-bit grey keeps its depth; Pillow itself reads 16-bit
+    colour at 8 bits. 32-bit integer and float pictures carry no range, so the smallest of 0..255,
+    0..65535, 0..2^31 - 1 (integers) or 0..1, 0..255, 0..65535 (floats) that holds the values is
+    taken. Of an animation the first frame is read. Colour profiles are ignored.
+
+    Args:
+        path: PNG, JPEG, TIFF, BMP, GIF, WebP or whatever else Pillow opens.
+
+    Returns:
+        (3, H, W) float32, RGB in [0, 1].
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it does not decode, is cut short, or holds negative or non-finite values.
+
+    Example:
+        A 16-bit grey picture is scaled, not clipped at 255:
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "scan.png"
+        ...     Image.fromarray(np.array([[0, 32896, 65535]], np.uint16)).save(file)
+        ...     image = read_image(file)
+        >>> image.shape, [round(value, 3) for value in image[0, 0].tolist()]
+        (torch.Size([3, 1, 3]), [0.0, 0.502, 1.0])
+    """
+    path = Path(path)
+    opened = _open(path)
+    is_16_bit = opened.mode.startswith("I;16") or opened.format == "PNG"
+    image = _decode(opened, path)
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = _unit_grey(image, path, is_16_bit=is_16_bit)
+        return torch.from_numpy(grey).expand(3, -1, -1).clone()  # (3, H, W)
+    if image.mode == "LAB":
+        raise ValueError(f"{path} is a LAB picture, expected RGB, grey or CMYK; save it as RGB")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
+    rgb = torch.from_numpy(np.array(image.convert("RGB")))  # (H, W, 3) uint8
+    return rgb.permute(2, 0, 1).contiguous().float().div_(255)  # (3, H, W)
+
+
+def read_mask(path: str | Path) -> Tensor:
+    """Read a mask of class ids: 0 background, c + 1 for class c, 255 ignored.
+
+    Of a palette picture the indices are taken, whatever its colours; of a grey one the grey
+    values, at any bit depth. A colour picture is decoded by ``wsss_kit.classes.palette``, PASCAL
+    VOC's colours, and must hold no other.
+
+    Args:
+        path: a PNG, or another format that keeps values exactly.
+
+    Returns:
+        (H, W) int64.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it does not decode, is a JPEG (which alters ids), is of a kind that holds no
+            ids, or has a colour outside the palette.
+
+    Example:
+        Black and white in the palette, yet the indices 0 and 15 come out:
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "mask.png"
+        ...     mask = Image.fromarray(np.array([[0, 15]], np.uint8), mode="P")
+        ...     mask.putpalette([0] * 45 + [255] * 3)
+        ...     mask.save(file)
+        ...     read_mask(file).tolist()
+        [[0, 15]]
+    """
+    path = Path(path)
+    opened = _open(path)
+    if opened.format in ("JPEG", "MPO"):
+        raise ValueError(f"mask {path} is a JPEG, which alters class ids; save masks as PNG")
+    raw_mode = opened.tile[0][3] if opened.tile else None
+    step = GREY_STEPS.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
+    image = _decode(opened, path)
+    if image.mode in ("LA", "PA"):
+        image = image.getchannel(0)
+    if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
+        return torch.from_numpy(np.asarray(image).astype(np.int64) // step)
+    if image.mode in ("RGB", "RGBA"):
+        return torch.from_numpy(_ids_of_colours(np.asarray(image.convert("RGB")), path))
+    raise ValueError(
+        f"mask {path} has mode {image.mode}, expected a palette or grey picture of class ids; "
+        "save it as an 8-bit PNG"
+    )
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Size of a picture as ``read_image`` would give it, without decoding more than it must.
+
+    Args:
+        path: a picture file.
+
+    Returns:
+        (H, W) in pixels, after EXIF rotation.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it does not decode.
+
+    Example:
+        EXIF orientation 6 lies on its side:
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "phone.jpg"
+        ...     exif = Image.Exif()
+        ...     exif[EXIF_ORIENTATION] = 6
+        ...     Image.new("RGB", (40, 30)).save(file, exif=exif)
+        ...     picture_size(file)
+        (40, 30)
+    """
+    path = Path(path)
+    image = _open(path)
+    width, height = image.size
+    try:
+        is_turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception as error:  # a PNG may keep its EXIF behind the pixels
+        raise _damaged(image, path, error) from error
+    return (width, height) if is_turned else (height, width)
+
+
+def _open(path: Path) -> Image.Image:
+    """The picture with its header read and its pixels not yet decoded."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"there is no picture {path}; check the name, its upper and lower case and its suffix"
+        ) from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, expected a picture file") from None
+    try:
+        return Image.open(io.BytesIO(data))
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise ValueError(
+            f"{path} does not decode as a picture: {len(data)} bytes arrived, beginning "
+            f"{data[:12]!r}; expected a whole PNG, JPEG, TIFF, BMP, GIF or WebP file; "
+            "copy or export it again"
+        ) from error
+
+
+def _decode(opened: Image.Image, path: Path) -> Image.Image:
+    """Its pixels, upright."""
+    try:
+        opened.load()
+        return ImageOps.exif_transpose(opened)
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise _damaged(opened, path, error) from error
+
+
+def _damaged(opened: Image.Image, path: Path, error: Exception) -> ValueError:
+    width, height = opened.size
+    return ValueError(
+        f"{path} is damaged or cut short ({error}): its header promises a {opened.format} of "
+        f"{height}x{width} pixels (H x W) that the file does not hold; copy or export it again"
+    )
+
+
+def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray:
+    """(H, W) float32 in [0, 1] from 16-bit, 32-bit integer or float grey."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = values.min(), values.max()
+    ranges = FLOAT_RANGES if image.mode == "F" else INTEGER_RANGES
+    if is_16_bit:
+        ranges = (65535,)
+    scale = next((top for top in ranges if high <= top * (1 + ROUNDING)), None)
+    if not np.isfinite(values).all() or low < 0 or scale is None:
+        raise ValueError(
+            f"{path} (mode {image.mode}) has values from {low:g} to {high:g}, expected finite "
+            f"ones from 0 to one of {ranges}; rescale it to 0..1 or save it as an 8-bit PNG"
+        )
+    return (values / scale).clip(max=1).astype(np.float32)
+
+
+def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
+    """(H, W) int64 ids of a (H, W, 3) uint8 picture in VOC's colours."""
+    weights = np.array([1 << 16, 1 << 8, 1])
+    known = palette().astype(np.int64) @ weights  # (256,)
+    order = np.argsort(known)
+    codes = rgb.astype(np.int64) @ weights  # (H, W)
+    places = np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)
+    ids = order[places]
+    strange = np.unique(codes[known[ids] != codes])
+    if len(strange):
+        red, green, blue = (int(strange[0]) >> shift & 255 for shift in (16, 8, 0))
+        raise ValueError(
+            f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette, the "
+            f"first is RGB ({red}, {green}, {blue}); expected only colours of "
+            "wsss_kit.classes.palette(); save the mask as a palette or grey PNG of class ids"
+        )
+    return ids

@@ -1,0 +1,192 @@
+"""PASCAL VOC 2012, and any data set in its folder layout and with its 20 classes."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_kit.classes import VOC_CLASSES
+from wsss_kit.data.doors import LazyMasks, LazySamples, closest, read_mask_of
+from wsss_kit.data.pictures import read_image
+
+LAYOUT = """
+  {root}/
+    JPEGImages/2007_000032.jpg
+    ImageSets/Segmentation/train.txt     one picture id a line
+    Annotations/2007_000032.xml          labels; without it they come from the masks
+    SegmentationClassAug/2007_000032.png or SegmentationClass/: masks
+data/README.md says where to get VOC 2012 and how to unpack it."""
+
+
+def load_voc(
+    root: str | Path = "data/VOC2012", split: str = "train", *, limit: int | None = None
+) -> LazySamples:
+    """Pictures of PASCAL VOC 2012 with image-level labels.
+
+    The labels are every ``<object>`` of ``Annotations/``, difficult ones included, as published
+    work does. Where there is no ``Annotations/``, they are the classes present in the masks. A
+    picture with no object stays in, with labels all zero.
+
+    Args:
+        root: the folder that holds ``JPEGImages/``, or the one above ``VOC2012/`` or
+            ``VOCdevkit/VOC2012/``.
+        split: a file of ``ImageSets/Segmentation/`` without ``.txt``: ``"train"`` (1,464
+            pictures), ``"val"`` (1,449), or your own ``"train_aug"`` (10,582).
+        limit: only the first so many pictures.
+
+    Returns:
+        A lazy sequence of ``Sample`` with ``.classes``, ``.split`` and ``.names``; ``labels`` is
+        (20,) float32.
+
+    Raises:
+        FileNotFoundError: if the layout or the split is not there; on reading an item, if its
+            picture or annotation is not.
+        ValueError: if the split or the limit is empty; on reading an item, if its picture does not
+            decode or its annotation names an unknown class.
+
+    Example:
+        A missing folder is answered with the layout that was expected:
+
+        >>> load_voc("nowhere")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FileNotFoundError: no VOC layout in nowhere; expected
+          nowhere/
+            JPEGImages/2007_000032.jpg
+        ...
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}, expected at least 1, or None for the whole split")
+    voc = _VOC(root)
+    names = voc.names(split)[:limit]
+    if voc.annotations is None and not voc.mask_folders:
+        raise FileNotFoundError(
+            f"{voc.root} has neither Annotations/ nor masks to take labels from; expected"
+            + LAYOUT.format(root=voc.root)
+        )
+    return LazySamples(names, image=voc.image, labels=voc.labels, classes=VOC_CLASSES, split=split)
+
+
+def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> LazyMasks:
+    """Ground-truth masks of PASCAL VOC 2012, for evaluation only.
+
+    ``SegmentationClassAug/`` goes before ``SegmentationClass/`` where both hold a mask.
+
+    Args:
+        root: as for ``load_voc``.
+        split: as for ``load_voc``.
+
+    Returns:
+        A lazy mapping name to (H, W) int64: 0 background, 1 to 20, 255 ignored.
+
+    Raises:
+        FileNotFoundError: if the layout, the split or all masks are missing; on reading an item,
+            if its mask is.
+        ValueError: on reading an item, if its mask does not decode, has another size than its
+            picture or a value that is no class.
+
+    Example:
+        >>> load_voc_masks("nowhere", "val")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FileNotFoundError: no VOC layout in nowhere; expected
+        ...
+    """
+    voc = _VOC(root)
+    names = voc.names(split)
+    if not voc.mask_folders:
+        raise FileNotFoundError(
+            f"{voc.root} has no masks: neither SegmentationClassAug/ nor SegmentationClass/; "
+            "expected" + LAYOUT.format(root=voc.root)
+        )
+    return LazyMasks(names, read=voc.mask, folder=voc.mask_folders[0])
+
+
+class _VOC:
+    """The files of one VOC folder by picture id; labels are kept once read."""
+
+    def __init__(self, root: str | Path) -> None:
+        root = Path(root).expanduser()
+        places = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+        needed = ("JPEGImages", "ImageSets/Segmentation")
+        found = [place for place in places if all((place / part).is_dir() for part in needed)]
+        if not found:
+            raise FileNotFoundError(f"no VOC layout in {root}; expected" + LAYOUT.format(root=root))
+        self.root = found[0]
+        xml = self.root / "Annotations"
+        self.annotations = xml if next(xml.glob("*.xml"), None) else None
+        masks = (self.root / part for part in ("SegmentationClassAug", "SegmentationClass"))
+        self.mask_folders = [folder for folder in masks if folder.is_dir()]
+        self._labels: dict[str, Tensor] = {}
+
+    def names(self, split: str) -> list[str]:
+        """Ids of a split file: bare, or as paths with a mask path behind."""
+        folder = self.root / "ImageSets" / "Segmentation"
+        file = folder / f"{split}.txt"
+        if not file.is_file():
+            splits = sorted(path.stem for path in folder.glob("*.txt"))
+            raise FileNotFoundError(
+                f"there is no split {split!r} in {folder}; the splits there are: "
+                f"{', '.join(splits) or 'none'}{closest(split, splits)}"
+            )
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        words = (line.split()[0] for line in lines if line.strip())
+        paths = (PurePosixPath(word) for word in words)
+        suffixes = (".jpg", ".jpeg", ".png")
+        ids = (path.stem if path.suffix.lower() in suffixes else path.name for path in paths)
+        names = list(dict.fromkeys(ids))
+        if not names:
+            raise ValueError(f"split file {file} is empty, expected one picture id a line")
+        return names
+
+    def picture(self, name: str) -> Path:
+        return self.root / "JPEGImages" / f"{name}.jpg"
+
+    def image(self, name: str) -> Tensor:
+        return read_image(self.picture(name))
+
+    def mask(self, name: str) -> Tensor:
+        files = [folder / f"{name}.png" for folder in self.mask_folders]
+        for file in files:
+            if file.is_file():
+                return read_mask_of(self.picture(name), file, n_classes=len(VOC_CLASSES))
+        raise FileNotFoundError(
+            f"picture {name} has no mask, expected {' or '.join(map(str, files))}; most of "
+            "train_aug has masks in SegmentationClassAug/ only, and VOC keeps those of test"
+        )
+
+    def labels(self, name: str) -> Tensor:
+        if name not in self._labels:
+            of_masks = self.annotations is None
+            self._labels[name] = self._of_mask(name) if of_masks else self._of_xml(name)
+        return self._labels[name].clone()
+
+    def _of_mask(self, name: str) -> Tensor:
+        C = len(VOC_CLASSES)
+        counts = np.bincount(self.mask(name).numpy().ravel(), minlength=C + 1)
+        return torch.from_numpy(counts[1 : C + 1] > 0).float()  # (C,)
+
+    def _of_xml(self, name: str) -> Tensor:
+        file = self.annotations / f"{name}.xml"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"picture {name} has no annotation, expected {file}; unpack Annotations/ whole, "
+                "or take it away to have labels from the masks"
+            )
+        try:
+            tree = ElementTree.parse(file)
+        except ElementTree.ParseError as error:
+            raise ValueError(f"{file} is no whole XML ({error}); unpack it again") from error
+        labels = torch.zeros(len(VOC_CLASSES))
+        for item in tree.iterfind("object"):  # not the parts inside a person
+            found = (item.findtext("name") or "").strip()
+            if found not in VOC_CLASSES:
+                raise ValueError(
+                    f"{file} names an object {found!r}, expected one of "
+                    f"{', '.join(VOC_CLASSES)}{closest(found, VOC_CLASSES)}; for classes of your "
+                    "own use load_folder"
+                )
+            labels[VOC_CLASSES.index(found)] = 1
+        return labels
