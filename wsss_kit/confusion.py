@@ -1,0 +1,193 @@
+"""The confusion matrix, and intersection over union (IoU) from it.
+
+Pixels are summed over all pictures first and divided once, as PASCAL VOC does. The mean of each
+picture's own IoU is another number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_kit.classes import IGNORE_INDEX
+
+
+class ConfusionMatrix:
+    """Counts of pixels by target and predicted class, over as many pictures as are shown to it.
+
+    A target of ``ignore_index`` never counts. A prediction of ``ignore_index`` counts as
+    background: a method may be unsure, but it is scored on every pixel, and the released
+    evaluation codes do the same.
+
+    Args:
+        n_classes: number of mask values, background included (PASCAL VOC: 21).
+        ignore_index: the value that means "do not count"; not one of 0 to ``n_classes - 1``.
+
+    Attributes:
+        matrix: (K, K) int64 on the CPU; rows are targets, columns predictions.
+
+    Raises:
+        ValueError: if ``n_classes`` is below 1, or ``ignore_index`` is one of the classes.
+
+    Example:
+        Class 2 is in neither mask, so it has no IoU and the mean leaves it out. The last pixel
+        is predicted 255, which counts as background:
+
+        >>> predicted = torch.tensor([[0, 1, 1, 255]])
+        >>> target = torch.tensor([[0, 0, 1, 1]])
+        >>> confusion = ConfusionMatrix(3).update(predicted, target)
+        >>> [round(value, 3) for value in confusion.iou().tolist()]
+        [0.333, 0.333, nan]
+        >>> round(confusion.mean_iou(), 3)
+        0.333
+    """
+
+    def __init__(self, n_classes: int = 21, *, ignore_index: int = IGNORE_INDEX) -> None:
+        if n_classes < 1:
+            raise ValueError(f"n_classes is {n_classes}, expected at least 1 (the background)")
+        if 0 <= ignore_index < n_classes:
+            raise ValueError(
+                f"ignore_index is {ignore_index}, one of the {n_classes} classes; "
+                f"choose a value outside 0 to {n_classes - 1}"
+            )
+        self.n_classes = n_classes
+        self.ignore_index = ignore_index
+        self.matrix = torch.zeros(n_classes, n_classes, dtype=torch.int64)
+
+    def update(
+        self, predicted: Tensor | np.ndarray, target: Tensor | np.ndarray
+    ) -> ConfusionMatrix:
+        """Count the pixels of one picture or of a batch.
+
+        Args:
+            predicted: (H, W) or (B, H, W) integers, 0 to K - 1; ``ignore_index`` counts as 0.
+            target: the same shape, 0 to K - 1 or ``ignore_index``.
+
+        Returns:
+            This matrix, so that calls can be chained.
+
+        Raises:
+            ValueError: if the shapes differ, a mask holds no integers, or a value is outside the
+                classes. Nothing is counted then.
+
+        Example:
+            >>> ConfusionMatrix(2).update(torch.ones(2, 2).long(), torch.ones(2, 2).long()).matrix
+            tensor([[0, 0],
+                    [0, 4]])
+        """
+        predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
+        if predicted.shape != target.shape or predicted.ndim not in (2, 3):
+            raise ValueError(
+                f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}, "
+                "expected (H, W) or (B, H, W) for both; resize predictions to the size of the "
+                "target, never the target"
+            )
+        self._check_values(predicted, "predicted")
+        self._check_values(target, "target")
+        predicted = predicted.to(target.device)
+        predicted = predicted.masked_fill(predicted == self.ignore_index, 0)
+        pair = target * self.n_classes + predicted  # row and column in one number
+        pair = pair[target != self.ignore_index]  # (counted pixels,)
+        counts = torch.bincount(pair, minlength=self.n_classes**2)
+        self.matrix += counts.reshape(self.n_classes, self.n_classes).cpu()
+        return self
+
+    def iou(self) -> Tensor:
+        """Intersection over union of each class: hits / (targets + predictions - hits).
+
+        Returns:
+            (K,) float64 in [0, 1]; NaN for a class in neither targets nor predictions, 0 for one
+            that was predicted but is nowhere in the targets.
+
+        Example:
+            >>> ConfusionMatrix(2).iou().tolist()
+            [nan, nan]
+        """
+        hits = self.matrix.diagonal().double()
+        return hits / (self.matrix.sum(0) + self.matrix.sum(1) - hits)  # 0 / 0 is NaN
+
+    def mean_iou(self) -> float:
+        """The mean IoU over the classes that have one, in [0, 1]; NaN if none has.
+
+        Example:
+            >>> ConfusionMatrix(2).mean_iou()
+            nan
+        """
+        return self.iou().nanmean().item()
+
+    def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """Add the counts of another matrix to this one, for pictures counted elsewhere.
+
+        Args:
+            other: a matrix over the same classes; it stays as it is.
+
+        Returns:
+            This matrix.
+
+        Raises:
+            ValueError: if the two have different classes or ignore values.
+
+        Example:
+            >>> one = torch.ones(1, 3).long()
+            >>> ConfusionMatrix(2).merge(ConfusionMatrix(2).update(one, one)).matrix.sum().item()
+            3
+        """
+        mine, theirs = (self.n_classes, self.ignore_index), (other.n_classes, other.ignore_index)
+        if mine != theirs:
+            raise ValueError(
+                f"one matrix has {mine[0]} classes and ignores {mine[1]}, the other has "
+                f"{theirs[0]} and ignores {theirs[1]}; count both with the same settings"
+            )
+        self.matrix += other.matrix
+        return self
+
+    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """A new matrix with the counts of both."""
+        empty = ConfusionMatrix(self.n_classes, ignore_index=self.ignore_index)
+        return empty.merge(self).merge(other)
+
+    def __repr__(self) -> str:
+        pixels = int(self.matrix.sum())
+        return f"ConfusionMatrix({self.n_classes} classes, {pixels} pixels counted)"
+
+    def _check_values(self, mask: Tensor, name: str) -> None:
+        """Raise if ``mask`` holds a value that is neither a class nor ``ignore_index``."""
+        outside = ((mask < 0) | (mask >= self.n_classes)) & (mask != self.ignore_index)
+        if outside.any():
+            place = outside.nonzero()[0].tolist()
+            axes = ("picture", "row", "column")[-mask.ndim :]
+            where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
+            raise ValueError(
+                f"{name} holds {mask[tuple(place)].item()} at {where}, expected 0 to "
+                f"{self.n_classes - 1} or {self.ignore_index}; check the class list (n_classes "
+                "counts background) and that masks are read as indices, not as colours"
+            )
+
+
+def as_mask(mask: Tensor | np.ndarray, name: str) -> Tensor:
+    """A mask as an int64 tensor, whatever integers it came in.
+
+    Args:
+        mask: any shape, integers or bool.
+        name: what an error calls it.
+
+    Returns:
+        The same shape, int64, detached.
+
+    Raises:
+        ValueError: if it is no tensor or array, or holds no integers.
+
+    Example:
+        >>> as_mask(np.array([[0, 255]], np.uint8), "target")
+        tensor([[  0, 255]])
+    """
+    if isinstance(mask, np.ndarray) and mask.dtype.kind in "biu":
+        mask = torch.from_numpy(mask.astype(np.int64))
+    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
+        kind = getattr(mask, "dtype", type(mask).__name__)
+        raise ValueError(
+            f"{name} is {kind}, expected a tensor or array of integers; turn scores into a mask "
+            "with masks.scores_to_masks or argmax over the classes"
+        )
+    return mask.detach().long()

@@ -1,0 +1,142 @@
+"""Why a pixel is wrong: each wrong pixel has exactly one kind.
+
+Asked in this order: it lies in the *boundary* band around a border of the target, where even
+people disagree; or an object was *missed* (target class, predicted background); or a class
+*spilled* over (target background, predicted class); or two classes were *confused*.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_kit.classes import IGNORE_INDEX
+
+ERROR_KINDS = ("boundary", "missed", "spilled", "confused")
+"""The kinds in the order they are asked; value k + 1 of an error map is ``ERROR_KINDS[k]``."""
+
+
+def boundary_width(height: int, width: int) -> int:
+    """The default width of the boundary band: 1 % of the picture's diagonal, at least 2 pixels.
+
+    Example:
+        >>> boundary_width(375, 500), boundary_width(1, 1)
+        (6, 2)
+    """
+    return max(2, round(0.01 * math.hypot(height, width)))
+
+
+def boundary_band(target: Tensor, width: int | None = None) -> Tensor:
+    """The pixels within ``width`` pixels of a border between two classes of the target.
+
+    A pixel belongs to the band if the square of ``2 * width + 1`` pixels around it holds two
+    classes. Ignored pixels count as the class nearest to them: PASCAL VOC draws an ignored line
+    around every object, and the border runs along its middle.
+
+    Args:
+        target: (H, W) integers, 255 ignored.
+        width: of the band on each side of a border, in pixels; 0 for no band, None for
+            ``boundary_width``.
+
+    Returns:
+        (H, W) bool on the device of ``target``.
+
+    Raises:
+        ValueError: if ``width`` is negative or ``target`` is not (H, W).
+
+    Example:
+        The border runs through the middle of the ignored pixels:
+
+        >>> boundary_band(torch.tensor([[0, 0, 255, 255, 3, 3]]), 2).int().tolist()
+        [[0, 1, 1, 1, 1, 0]]
+    """
+    from scipy import ndimage
+
+    if target.ndim != 2:
+        raise ValueError(f"target has shape {tuple(target.shape)}, expected (H, W)")
+    width = boundary_width(*target.shape) if width is None else width
+    if width < 0:
+        raise ValueError(f"the boundary width is {width}, expected 0 pixels or more")
+    classes = target.detach().cpu().numpy()
+    ignored = classes == IGNORE_INDEX
+    if ignored.all():
+        return torch.zeros_like(target, dtype=torch.bool)
+    if ignored.any():
+        nearest = ndimage.distance_transform_edt(
+            ignored, return_distances=False, return_indices=True
+        )
+        classes = classes[tuple(nearest)]
+    size = 2 * width + 1
+    band = ndimage.maximum_filter(classes, size) != ndimage.minimum_filter(classes, size)
+    return torch.from_numpy(band).to(target.device)
+
+
+def error_map(predicted: Tensor, target: Tensor, *, boundary: int | None = None) -> Tensor:
+    """The kind of error of each pixel, for looking at; ``error_shares`` counts the same pixels.
+
+    Args:
+        predicted: (H, W) int64; 255 counts as background.
+        target: (H, W) int64, 255 ignored.
+        boundary: width of the boundary band in pixels, as in ``boundary_band``.
+
+    Returns:
+        (H, W) int64: 0 where the prediction is right or the target ignored, else 1 + the index
+        in ``ERROR_KINDS``.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> target = torch.tensor([[0, 1, 1, 255]])
+        >>> error_map(torch.tensor([[2, 2, 255, 0]]), target, boundary=0).tolist()
+        [[3, 4, 2, 0]]
+    """
+    if predicted.shape != target.shape:
+        raise ValueError(
+            f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}, "
+            "expected (H, W) for both; resize the prediction to the size of the target"
+        )
+    predicted = predicted.masked_fill(predicted == IGNORE_INDEX, 0)
+    kinds = torch.full_like(target, 1 + ERROR_KINDS.index("confused"))
+    kinds[target == 0] = 1 + ERROR_KINDS.index("spilled")
+    kinds[predicted == 0] = 1 + ERROR_KINDS.index("missed")
+    kinds[boundary_band(target, boundary)] = 1 + ERROR_KINDS.index("boundary")
+    kinds[(predicted == target) | (target == IGNORE_INDEX)] = 0
+    return kinds
+
+
+def error_shares(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """What each kind of error takes away from the IoU of each class.
+
+    The wrong pixels of a class are its union minus its intersection: target without prediction,
+    and prediction without target. Each is divided by the union, so the four shares of a class
+    sum to 1 - IoU. (A pixel of a cow taken for a camel is wrong for both classes.)
+
+    Args:
+        inside: (K, K) pixel counts within the boundary band; rows targets, columns predictions.
+        outside: (K, K) the same for all other pixels.
+
+    Returns:
+        (K, 4) float64 in the order of ``ERROR_KINDS``; NaN for a class in neither.
+
+    Example:
+        Background lost one pixel of three to a spill; so did class 1, which has it too many:
+
+        >>> counts = np.array([[2, 1], [0, 1]])
+        >>> error_shares(np.zeros((2, 2), int), counts).round(2).tolist()
+        [[0.0, 0.0, 0.33, 0.0], [0.0, 0.0, 0.5, 0.0]]
+    """
+    whole = inside + outside
+    union = whole.sum(0) + whole.sum(1) - whole.diagonal()
+    boundary = inside.sum(0) + inside.sum(1) - 2 * inside.diagonal()
+    missed, spilled = outside[:, 0].copy(), outside[0].copy()  # of each class 1 to K - 1
+    missed[0], spilled[0] = outside[1:, 0].sum(), outside[0, 1:].sum()  # background has all
+    classes = outside[1:, 1:]
+    confused = np.zeros_like(missed)
+    confused[1:] = classes.sum(0) + classes.sum(1) - 2 * classes.diagonal()
+    counts = np.stack([boundary, missed, spilled, confused], 1).astype(float)  # (K, 4)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return counts / union[:, None]

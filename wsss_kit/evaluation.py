@@ -1,0 +1,258 @@
+"""The one door through which ground-truth masks enter: ``evaluate`` compares and reports.
+
+Counting is in ``confusion``, the kinds of error in ``error_kinds``, the tables in
+``evaluation_report``; their public names are here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_kit.classes import IGNORE_INDEX
+from wsss_kit.confusion import ConfusionMatrix, as_mask
+from wsss_kit.error_kinds import (
+    ERROR_KINDS,
+    boundary_band,
+    boundary_width,
+    error_map,
+    error_shares,
+)
+from wsss_kit.evaluation_report import Protocol, Report
+
+__all__ = [
+    "ERROR_KINDS",
+    "ConfusionMatrix",
+    "Protocol",
+    "Report",
+    "bootstrap_mean_iou",
+    "boundary_band",
+    "boundary_width",
+    "error_map",
+    "error_shares",
+    "evaluate",
+]
+
+N_NAMED = 5  # pictures an error message names
+
+
+def evaluate(
+    predicted: Mapping[str, Tensor | np.ndarray],
+    target: Mapping[str, Tensor | np.ndarray],
+    *,
+    classes: Sequence[str],
+    protocol: Protocol,
+    scored: Sequence[str] | None = None,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    boundary: int | None = None,
+) -> Report:
+    """Compare predicted masks with the ground truth of every picture of ``target``.
+
+    Pixels are summed over all pictures before the division, as PASCAL VOC does. A prediction of
+    255 counts as background, a target of 255 not at all. Predictions for pictures outside
+    ``target`` are left alone.
+
+    Args:
+        predicted: picture name to (H, W) int64 mask.
+        target: picture name to (H, W) int64 mask; decides which pictures count.
+        classes: C names without background; class c has value c + 1.
+        protocol: how the predictions were made; its number of images and scored classes are
+            filled in here.
+        scored: names among ``classes`` that count beside background, all if None. Target pixels
+            of other classes count as 255, and the mean is over background and these.
+        n_bootstrap: resamples of the pictures for the interval; 0 for none.
+        seed: of the resampling.
+        boundary: width of the boundary band in pixels on each side of a target's border; None for
+            1 % of the diagonal, at least 2.
+
+    Returns:
+        A ``Report``; print it, or end a notebook cell with it.
+
+    Raises:
+        ValueError: if predictions are missing, a picture's masks differ in size, a value is
+            outside the classes, or names are unknown. The message names the picture.
+
+    Example:
+        The camel is taken for a cow, and two pixels say nothing about a whole data set:
+
+        >>> report = evaluate(
+        ...     {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[0, 1]])},
+        ...     {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[0, 2]])},
+        ...     classes=("cow", "camel"),
+        ...     protocol=Protocol("two pictures", "val"),
+        ...     boundary=0,
+        ... )
+        >>> report.iou.tolist(), report.mean_iou
+        ([1.0, 0.5, 0.0], 0.5)
+        >>> [round(bound, 3) for bound in report.interval]
+        [0.333, 1.0]
+        >>> report.worst[0]
+        ('b', 0.5)
+    """
+    keep = _scored_values(classes, scored)
+    _check_arguments(predicted, target, protocol, n_bootstrap)
+    n_values = 1 + len(classes)
+    counts, image_iou = [], {}
+    matrix = np.zeros((2, n_values, n_values), np.int64)  # outside and inside the boundary band
+    for name in target:
+        try:
+            both = _picture_counts(predicted[name], target[name], n_values, keep, boundary)
+        except ValueError as error:
+            raise ValueError(f"picture {name!r}: {error}") from error
+        matrix += both
+        whole = both.sum(0)  # (K, K)
+        hits, union = whole.diagonal(), whole.sum(0) + whole.sum(1) - whole.diagonal()
+        counts.append((hits[keep], union[keep]))
+        present = whole.sum(1) > 0
+        if present.any():
+            image_iou[name] = float(np.mean(hits[present] / union[present]))
+    intersections, unions = np.array(counts).swapaxes(0, 1)  # (N, S) each
+    iou = _divide(intersections.sum(0), unions.sum(0))
+    means = bootstrap_mean_iou(intersections, unions, n_bootstrap=n_bootstrap, seed=seed)
+    names = ("background", *classes)
+    return Report(
+        protocol=replace(protocol, n_images=len(counts), scored=_scored_note(names, keep)),
+        classes=tuple(names[value] for value in keep),
+        iou=iou,
+        mean_iou=float(_mean(iou)),
+        interval=_interval(means),
+        error_shares=error_shares(inside=matrix[1], outside=matrix[0])[keep],
+        pixels=matrix.sum((0, 2))[keep],
+        image_iou=image_iou,
+        matrix=matrix.sum(0),
+        settings={"n_bootstrap": n_bootstrap, "seed": seed, "boundary": boundary},
+    )
+
+
+def bootstrap_mean_iou(
+    intersections: np.ndarray, unions: np.ndarray, *, n_bootstrap: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """Mean IoU of resampled data sets: as many pictures, drawn with replacement.
+
+    The mean IoU of a data set is made of sums over its pictures, so a resample is a row of
+    weights times these sums. Resample r draws ``rng.integers(N, size=N)``, one after the other,
+    from ``numpy.random.default_rng(seed)``.
+
+    Args:
+        intersections: (N, S) pixel counts of each picture and class.
+        unions: (N, S) the same.
+        n_bootstrap: number of resamples R.
+        seed: of the resampling.
+
+    Returns:
+        (R,) float64 in [0, 1]; NaN for a resample without a counted pixel.
+
+    Example:
+        With one picture every resample is the data set itself:
+
+        >>> bootstrap_mean_iou(np.array([[1, 3]]), np.array([[2, 4]]), n_bootstrap=2)
+        array([0.625, 0.625])
+    """
+    rng = np.random.default_rng(seed)
+    N, S = intersections.shape
+    sums = np.hstack([intersections, unions]).astype(float)  # (N, 2S)
+    means = []
+    for start in range(0, n_bootstrap, 100):  # in portions, so that weights stay small
+        n_rows = min(100, n_bootstrap - start)
+        draws = [np.bincount(rng.integers(N, size=N), minlength=N) for _ in range(n_rows)]
+        totals = np.array(draws, dtype=float) @ sums  # (rows, 2S)
+        means.append(_mean(_divide(totals[:, :S], totals[:, S:])))
+    return np.concatenate(means) if means else np.zeros(0)
+
+
+def _picture_counts(
+    predicted: Tensor | np.ndarray,
+    target: Tensor | np.ndarray,
+    n_values: int,
+    keep: np.ndarray,
+    boundary: int | None,
+) -> np.ndarray:
+    """(2, K, K) pixel counts of one picture, outside and inside the band around its borders."""
+    predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
+    if target.ndim != 2:
+        raise ValueError(f"target has shape {tuple(target.shape)}, expected (H, W)")
+    whole = ConfusionMatrix(n_values).update(predicted, target)  # checks every value
+    band = boundary_band(target, boundary)
+    if len(keep) < n_values:
+        counted = torch.isin(target, torch.as_tensor(keep, device=target.device))
+        target = target.masked_fill(~counted, IGNORE_INDEX)
+        whole = ConfusionMatrix(n_values).update(predicted, target)
+    inside = ConfusionMatrix(n_values).update(predicted, target.masked_fill(~band, IGNORE_INDEX))
+    return np.stack([(whole.matrix - inside.matrix).numpy(), inside.matrix.numpy()])
+
+
+def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.ndarray:
+    """The mask values that count, ascending, background among them."""
+    classes = list(classes)
+    if "background" in classes:
+        raise ValueError(f"classes holds 'background' ({classes}); leave it out, it is value 0")
+    if isinstance(scored, str):
+        raise ValueError(f"scored is the string {scored!r}, expected a sequence of class names")
+    unknown = [name for name in scored or () if name not in classes]
+    if unknown:
+        raise ValueError(f"scored names {unknown}, expected names among {classes}")
+    if scored is None:
+        return np.arange(1 + len(classes))
+    return np.array([0, *(c + 1 for c, name in enumerate(classes) if name in scored)])
+
+
+def _check_arguments(
+    predicted: Mapping, target: Mapping, protocol: Protocol, n_bootstrap: int
+) -> None:
+    """Raise the errors of ``evaluate`` that need no mask."""
+    if not isinstance(protocol, Protocol):
+        raise ValueError(
+            f"protocol is {protocol!r}, expected evaluation.Protocol(data=..., split=...); "
+            "a number never travels alone"
+        )
+    if n_bootstrap < 0:
+        raise ValueError(f"n_bootstrap is {n_bootstrap}, expected 0 (no interval) or more")
+    if not len(target):
+        raise ValueError("target holds no pictures, expected at least one mask")
+    missing = [name for name in target if name not in predicted]
+    if missing:
+        more = f" and {len(missing) - N_NAMED} more" if len(missing) > N_NAMED else ""
+        raise ValueError(
+            f"{len(missing)} of {len(target)} pictures have no predicted mask: "
+            f"{', '.join(map(str, missing[:N_NAMED]))}{more}; predict them too, or leave them out "
+            "of target on purpose"
+        )
+    if protocol.n_images not in (None, len(target)):
+        raise ValueError(
+            f"the protocol says {protocol.n_images} images but target holds {len(target)}; "
+            "leave n_images out, it is filled in"
+        )
+
+
+def _scored_note(names: Sequence[str], keep: np.ndarray) -> str:
+    """What the protocol says about the scored classes."""
+    if len(keep) == len(names):
+        return "all classes"
+    return f"background, {', '.join(names[value] for value in keep[1:])}; other classes ignored"
+
+
+def _interval(means: np.ndarray) -> tuple[float, float]:
+    """Percentile bounds that hold 95 % of the resampled means; NaN if there are none."""
+    means = means[np.isfinite(means)]
+    if not len(means):
+        return float("nan"), float("nan")
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _divide(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
+    """IoU from counts, NaN for a class in neither."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(intersections, float) / unions
+
+
+def _mean(iou: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of the values that are not NaN; NaN if all are."""
+    defined = np.isfinite(iou)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, iou, 0).sum(-1) / defined.sum(-1)

@@ -1,0 +1,215 @@
+"""What ``evaluate`` hands back: a protocol, and a report that never shows a number without it."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import KW_ONLY, asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsss_kit.error_kinds import ERROR_KINDS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+N_WORST = 10
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a number was measured. Two numbers compare only where their protocols agree.
+
+    Args:
+        data: the data set, as in ``"PaperWorld"``.
+        split: the part of it, as in ``"val"``.
+        n_images: number of pictures; ``evaluate`` fills it in.
+        resolution: size at which masks are compared, as in ``"96 px"``.
+        background: the background rule, as in ``"constant 0.25"`` or ``"power 1"``.
+        refinement: what came after the maps, as in ``"random walk, CRF"``.
+        preset: the method's preset, as in ``"reference"``.
+        scored: the classes that count; ``evaluate`` fills it in.
+
+    Example:
+        What nobody stated is not hidden:
+
+        >>> print(Protocol("PaperWorld", "val", n_images=200, background="constant 0.25"))
+        PaperWorld val, 200 images, resolution: image, background: constant 0.25, \
+refinement: not stated, preset: not stated, scored: all classes
+    """
+
+    data: str
+    split: str
+    _: KW_ONLY
+    n_images: int | None = None
+    resolution: str = "image"
+    background: str = "not stated"
+    refinement: str = "not stated"
+    preset: str = "not stated"
+    scored: str = "all classes"
+
+    def __str__(self) -> str:
+        """The protocol on one line."""
+        images = f"{self.n_images} image{'s' * (self.n_images != 1)}"
+        if self.n_images is None:
+            images = "images not counted"
+        stated = ("resolution", "background", "refinement", "preset", "scored")
+        rules = [f"{name}: {getattr(self, name)}" for name in stated]
+        return " ".join(", ".join([f"{self.data} {self.split}", images, *rules]).split())
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Scores of one set of predicted masks, with the protocol they were measured by.
+
+    S is the number of scored values, background included. Shares and IoU are in [0, 1].
+
+    Args:
+        protocol: how the numbers were measured.
+        classes: S names, background first.
+        iou: (S,) float64; NaN for a class in neither targets nor predictions.
+        mean_iou: mean over the classes that have an IoU.
+        interval: bounds of the 95 % bootstrap interval of ``mean_iou`` over images; NaN where no
+            bootstrap was asked for.
+        error_shares: (S, 4) float64, what each of ``ERROR_KINDS`` takes from the IoU; a row sums
+            to 1 - IoU.
+        pixels: (S,) int64, counted pixels of each class in the targets.
+        image_iou: picture name to its own mean IoU over the classes in its target; pictures
+            without a counted pixel are not listed.
+        matrix: (K, K) int64 pixel counts over all classes, rows targets, columns predictions.
+        settings: what else fixes the numbers: ``n_bootstrap``, ``seed``, ``boundary``.
+
+    Example:
+        Nobody drew or predicted the camel, so the mean leaves it out:
+
+        >>> import torch
+        >>> from wsss_kit.evaluation import evaluate
+        >>> masks = {"a": torch.tensor([[0, 1]])}
+        >>> protocol = Protocol("one picture", "val", resolution="1 x 2 px")
+        >>> report = evaluate(masks, masks, classes=("cow", "camel"), protocol=protocol)
+        >>> print(report)
+        mIoU 100.0 %, 95 % interval 100.0 to 100.0, mean of 2 values
+        class            IoU  boundary    missed   spilled  confused
+        background     100.0       0.0       0.0       0.0       0.0
+        cow            100.0       0.0       0.0       0.0       0.0
+        camel              -         -         -         -         -
+        mean           100.0       0.0       0.0       0.0       0.0
+        worst images: a 100.0
+        one picture val, 1 image, resolution: 1 x 2 px, background: not stated, \
+refinement: not stated, preset: not stated, scored: all classes
+        >>> report.to_frame().loc["cow", "iou"].item(), report.to_dict()["iou"]["camel"]
+        (1.0, None)
+    """
+
+    protocol: Protocol
+    classes: tuple[str, ...]
+    iou: np.ndarray
+    mean_iou: float
+    interval: tuple[float, float]
+    error_shares: np.ndarray
+    pixels: np.ndarray
+    image_iou: dict[str, float]
+    matrix: np.ndarray
+    settings: dict[str, Any]
+
+    @property
+    def worst(self) -> list[tuple[str, float]]:
+        """Up to ten (picture name, its mean IoU), the lowest first; ``image_iou`` has them all."""
+        return sorted(self.image_iou.items(), key=lambda item: (item[1], item[0]))[:N_WORST]
+
+    @property
+    def headline(self) -> str:
+        """The mean IoU in percent with its interval and the number of values it averages."""
+        n_values = int(np.isfinite(self.iou).sum())
+        headline = f"mIoU {percent(self.mean_iou)} %"
+        if math.isfinite(self.interval[0]):
+            low, high = (percent(bound) for bound in self.interval)
+            headline += f", 95 % interval {low} to {high}"
+        return f"{headline}, mean of {n_values} values"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table in percent: name, IoU and the four error shares; the last row is the mean."""
+        numbers = np.column_stack([self.iou, self.error_shares])  # (S, 5)
+        scored = numbers[np.isfinite(self.iou)]
+        mean = scored.mean(0) if len(scored) else np.full(numbers.shape[1], np.nan)
+        names = (*self.classes, "mean")
+        return [
+            (name, *(percent(value) for value in row))
+            for name, row in zip(names, np.vstack([numbers, mean]), strict=True)
+        ]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table for analysis: one row a class, fractions; ``attrs["protocol"]`` goes along.
+
+        Returns:
+            Index ``class``; columns ``iou``, the four ``ERROR_KINDS`` and ``pixels``.
+        """
+        import pandas as pd
+
+        columns = dict(zip(ERROR_KINDS, self.error_shares.T, strict=True))
+        index = pd.Index(self.classes, name="class")
+        frame = pd.DataFrame({"iou": self.iou, **columns, "pixels": self.pixels}, index=index)
+        frame.attrs.update(protocol=str(self.protocol), headline=self.headline)
+        return frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain Python values that JSON can hold; NaN becomes None."""
+        kinds = [dict(zip(ERROR_KINDS, _plain(row), strict=True)) for row in self.error_shares]
+        return {
+            "protocol": asdict(self.protocol),
+            "mean_iou": _plain(self.mean_iou),
+            "interval": _plain(self.interval),
+            "iou": dict(zip(self.classes, _plain(self.iou), strict=True)),
+            "errors": dict(zip(self.classes, kinds, strict=True)),
+            "pixels": dict(zip(self.classes, _plain(self.pixels), strict=True)),
+            "worst": [{"name": name, "mean_iou": iou} for name, iou in self.worst],
+            "image_iou": dict(self.image_iou),
+            "matrix": self.matrix.tolist(),
+            "settings": dict(self.settings),
+        }
+
+    def __str__(self) -> str:
+        """A text table in percent under its headline, the protocol below."""
+        rows = [("class", "IoU", *ERROR_KINDS), *self.rows()]
+        width = max(len(row[0]) for row in rows)
+        lines = [f"{name:<{width}}" + "".join(f"{x:>10}" for x in rest) for name, *rest in rows]
+        worst = ", ".join(f"{name} {percent(iou)}" for name, iou in self.worst[:3])
+        return "\n".join([self.headline, *lines, f"worst images: {worst}", str(self.protocol)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The same table for a notebook."""
+        head = "".join(f"<th scope='col'>{name}</th>" for name in ("class", "IoU", *ERROR_KINDS))
+        body = "".join(
+            f"<tr><th scope='row'>{html.escape(name)}</th>"
+            + "".join(f"<td>{number}</td>" for number in numbers)
+            + "</tr>"
+            for name, *numbers in self.rows()
+        )
+        worst = ", ".join(f"{html.escape(name)} {percent(iou)}" for name, iou in self.worst[:5])
+        return (
+            f"<table><caption style='caption-side: top; text-align: left'><b>{self.headline}</b>; "
+            f"IoU and what each kind of error takes from it, in percent</caption>"
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<p>Worst images: {worst}<br><small>{html.escape(str(self.protocol))}</small></p>"
+        )
+
+
+def percent(value: float) -> str:
+    """A fraction in percent with one decimal, ``-`` for NaN.
+
+    Example:
+        >>> percent(0.4567), percent(float("nan"))
+        ('45.7', '-')
+    """
+    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
+
+
+def _plain(values: Any) -> Any:
+    """Numbers as JSON can hold them: lists of Python numbers, NaN as None."""
+    if np.ndim(values):
+        return [_plain(value) for value in values]
+    number = np.asarray(values).item()
+    return number if math.isfinite(number) else None

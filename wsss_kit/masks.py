@@ -1,0 +1,157 @@
+"""From score maps to masks: the background joins, the present classes compete, doubt becomes 255.
+
+This is the only module that crosses from labels to masks: class ``c`` of ``labels`` is channel
+``c + 1`` of ``scores`` and value ``c + 1`` of a mask. Tensor in, tensor out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wsss_kit.classes import IGNORE_INDEX
+
+RANGE_TOLERANCE = 1e-3  # how far rounding may carry a map outside [0, 1]
+
+
+def add_background(
+    cams: Tensor, *, threshold: float | None = None, power: float | None = None
+) -> Tensor:
+    """Put a background channel before the maps.
+
+    Two rules are in use. A constant ``b`` is a threshold: a class has to beat it (CLIMS and IRN
+    0.15 in evaluation, PSA 0.2). The power rule ``(1 - max_c cams_c) ** power`` is high where no
+    class is sure: a large power gives the classes more room (CLIP-ES 1, CLIMS 10, SC-CAM 16).
+
+    Args:
+        cams: (B, C, H, W) in [0, 1], zero for absent classes.
+        threshold: the constant background, 0 to 1. Give this or ``power``, not both.
+        power: the exponent, above 0.
+
+    Returns:
+        (B, 1+C, H, W) float32 in [0, 1], background first.
+
+    Raises:
+        ValueError: if both rules or none are given, if one is outside its range, if ``cams`` has
+            another number of axes, no class, or (power rule) values outside [0, 1].
+
+    Example:
+        With every map at zero the power rule is sure of background, a constant is not:
+
+        >>> cams = torch.zeros(1, 2, 1, 1)
+        >>> add_background(cams, power=16).flatten().tolist()
+        [1.0, 0.0, 0.0]
+        >>> add_background(cams, threshold=0.25).flatten().tolist()
+        [0.25, 0.0, 0.0]
+    """
+    if (threshold is None) == (power is None):
+        given = "neither threshold nor power" if threshold is None else "both threshold and power"
+        raise ValueError(f"add_background got {given}; give exactly one of the two")
+    if cams.ndim != 4 or cams.shape[1] == 0:
+        raise ValueError(
+            f"cams has shape {tuple(cams.shape)}, expected (B, C, H, W) with at least one class; "
+            "add the batch axis of one picture with cams[None]"
+        )
+    cams = cams.detach().float()
+    best = cams.amax(1, keepdim=True)  # (B, 1, H, W)
+    if threshold is not None:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}, expected 0 to 1, the range of the maps")
+        background = torch.full_like(best, threshold)
+    else:
+        background = _power_background(best, power)
+    return torch.cat([background, cams], 1)  # (B, 1+C, H, W)
+
+
+def _power_background(best: Tensor, power: float) -> Tensor:
+    """``(1 - best) ** power`` for the largest class score of each pixel, (B, 1, H, W)."""
+    if not (power > 0 and math.isfinite(power)):
+        raise ValueError(f"power is {power}, expected a number above 0")
+    if best.numel():
+        low, high = (value.item() for value in best.aminmax())
+        if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # NaN fails too
+            raise ValueError(
+                f"the largest maps range from {low:.4g} to {high:.4g}, expected [0, 1] for the "
+                "power rule; scale them first with cam.normalize_cams"
+            )
+    return (1 - best).clamp(0, 1) ** power
+
+
+def scores_to_masks(
+    scores: Tensor, labels: Tensor, *, min_confidence: float | None = None
+) -> Tensor:
+    """Give each pixel the best of background and the classes present in its picture.
+
+    Absent classes never win, even where every score is zero; there background wins, as the first
+    of equals. A picture without a positive label is background throughout, confident or not: there
+    is nothing else it could be.
+
+    Args:
+        scores: (B, K, H, W) with K = 1 + C, background first; any scale on which larger is better,
+            probabilities if ``min_confidence`` is given.
+        labels: (B, C) of 0 and 1.
+        min_confidence: pixels whose best score is below this become 255 (CLIP-ES: 0.95 after the
+            CRF, for training the segmenter). None keeps every pixel.
+
+    Returns:
+        (B, H, W) int64, values 0 to C and, with ``min_confidence``, 255.
+
+    Raises:
+        ValueError: if the shapes do not fit, ``labels`` holds anything but 0 and 1, or ``scores``
+            holds NaN.
+
+    Example:
+        The second class is absent, so its score of 0.9 counts for nothing:
+
+        >>> scores = torch.tensor([0.3, 0.5, 0.9]).reshape(1, 3, 1, 1)
+        >>> scores_to_masks(scores, torch.tensor([[1.0, 0.0]])).item()
+        1
+        >>> scores_to_masks(scores, torch.tensor([[1.0, 0.0]]), min_confidence=0.95).item()
+        255
+    """
+    _check_scores(scores, labels)
+    present = labels.detach().to(scores.device) > 0  # (B, C)
+    allowed = torch.cat([torch.ones_like(present[:, :1]), present], 1)  # (B, K)
+    competing = torch.where(allowed[:, :, None, None], scores.detach(), -math.inf)
+    best, masks = competing.max(1)  # (B, H, W) each
+    if min_confidence is not None:
+        unsure = (best < min_confidence) & present.any(1)[:, None, None]
+        masks = masks.masked_fill(unsure, IGNORE_INDEX)
+    return masks
+
+
+def _check_scores(scores: Tensor, labels: Tensor) -> None:
+    """Raise the errors of ``scores_to_masks``."""
+    if scores.ndim != 4:
+        raise ValueError(
+            f"scores has shape {tuple(scores.shape)}, expected (B, K, H, W); "
+            "add the batch axis of one picture with scores[None]"
+        )
+    if labels.ndim != 2:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}, expected (B, C); "
+            "add the batch axis of one picture with labels[None]"
+        )
+    (n_scores, n_channels), (n_labels, n_classes) = scores.shape[:2], labels.shape
+    if n_scores != n_labels:
+        raise ValueError(
+            f"scores holds {n_scores} pictures but labels {n_labels}; give one row of labels "
+            "for each picture"
+        )
+    if n_channels != n_classes + 1:
+        advice = (
+            "add the background first with add_background"
+            if n_channels == n_classes
+            else "background comes first, then one channel for each class of labels"
+        )
+        raise ValueError(
+            f"scores has {n_channels} channels but labels {n_classes} classes, "
+            f"expected {n_classes + 1} channels; {advice}"
+        )
+    odd = labels[(labels != 0) & (labels != 1)]
+    if odd.numel():
+        raise ValueError(f"labels holds {odd[0].item():.4g}, expected only 0 and 1; threshold them")
+    if scores.isnan().any():
+        raise ValueError("scores holds NaN, expected numbers; look at the step that made them")
