@@ -1,0 +1,182 @@
+"""What is said about words, templates and keys that are not right."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+N_SHOWN = 8
+
+
+def expected_one_of(name: Any, names: Iterable[str]) -> str:
+    """The part of a message that says what would have been right.
+
+    Args:
+        name: what arrived.
+        names: what would have been right; eight of them are shown.
+
+    Returns:
+        The names and, where one is close to what arrived, that one.
+
+    Example:
+        >>> expected_one_of("Catt", ["dog", "cat"]), expected_one_of(None, ["dog"])
+        ("expected one of 'dog', 'cat'; closest: 'cat'", "expected one of 'dog'")
+    """
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    found = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    shown = [repr(candidate) for candidate in by_lower.values()]
+    shown = [*shown[:N_SHOWN], "..."] if len(shown) > N_SHOWN else shown
+    closest = f"; closest: {by_lower[found[0]]!r}" if found else ""
+    return f"expected one of {', '.join(shown)}{closest}"
+
+
+def checked_words(value: Any, what: str, *, among: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Words that are all there and all different.
+
+    Args:
+        value: a list of words or phrases; a string is no list.
+        what: what the list is called in a message.
+        among: the words that may be in it; any by default.
+
+    Returns:
+        The words as a tuple.
+
+    Raises:
+        ValueError: if it is no list, is empty, or has an entry that is no word, comes twice or is
+            not among the others.
+
+    Example:
+        CLIP reads lower case only, so these two would be one:
+
+        >>> checked_words(["Cat", "cat"], "classes")
+        Traceback (most recent call last):
+        ValueError: classes has 'Cat' and 'cat', expected different words, upper and lower case \
+aside; remove one
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        advice = "expected a list of words; put a single one into a list too"
+        raise ValueError(f"{what} is {reprlib.repr(value)}, {advice}")
+    if not value:
+        raise ValueError(f"{what} is empty, expected at least one word; add one")
+    first: dict[str, str] = {}
+    for word in value:
+        if not isinstance(word, str) or not word or word != word.strip():
+            advice = "expected text without spaces around it; correct it"
+            raise ValueError(f"{what} has {reprlib.repr(word)}, {advice}")
+        if word.casefold() in first:
+            advice = "expected different words, upper and lower case aside; remove one"
+            raise ValueError(f"{what} has {first[word.casefold()]!r} and {word!r}, {advice}")
+        if among is not None and word not in among:
+            advice = "correct it, or add it there"
+            raise ValueError(f"{what} has {word!r}, {expected_one_of(word, among)}; {advice}")
+        first[word.casefold()] = word
+    return tuple(value)
+
+
+def checked_phrase(value: Any, what: str) -> str:
+    """One phrase, or several joined into one by commas.
+
+    Example:
+        >>> checked_phrase(["people", "human"], "synonyms of 'person'")
+        'people,human'
+    """
+    return ",".join(checked_words([value] if isinstance(value, str) else value, what))
+
+
+def checked_by_class(
+    value: Any, what: str, classes: Sequence[str], check: Callable[[Any, str], Value]
+) -> Mapping[str, Value]:
+    """A mapping of class names, each value checked.
+
+    Args:
+        value: a mapping, or None for an empty one.
+        what: what the mapping is called in a message.
+        classes: the names that may be its keys.
+        check: makes a value of the result from a value and what it is called.
+
+    Returns:
+        A read-only mapping in the order of ``classes``.
+
+    Raises:
+        ValueError: if it is no mapping, has a key that is no class, or a check fails.
+
+    Example:
+        >>> dict(checked_by_class({"dog": ["a"], "cat": "b"}, "it", ["cat", "dog"], checked_phrase))
+        {'cat': 'b', 'dog': 'a'}
+    """
+    value = {} if value is None else value
+    if not isinstance(value, Mapping):
+        advice = "expected a mapping from class names; write {} for none"
+        raise ValueError(f"{what} is {reprlib.repr(value)}, {advice}")
+    for name in value:
+        if name not in classes:
+            right = expected_one_of(name, classes)
+            advice = f"correct it, add it to classes, or remove it from {what}"
+            raise ValueError(f"{what} has the class {name!r}, {right}; {advice}")
+    named = [name for name in classes if name in value]
+    return MappingProxyType({name: check(value[name], f"{what} of {name!r}") for name in named})
+
+
+def one_template(value: Any) -> str:
+    """A text with exactly one place for a phrase.
+
+    Raises:
+        ValueError: if it is not.
+
+    Example:
+        >>> one_template("a photo of a {0}")
+        Traceback (most recent call last):
+        ValueError: template is 'a photo of a {0}', expected text with exactly one {} for the \
+phrase, such as 'a photo of a {}'
+    """
+    text = value if isinstance(value, str) else ""
+    if "{}" not in text or text.count("{") != 1 or text.count("}") != 1:
+        advice = "expected text with exactly one {} for the phrase, such as 'a photo of a {}'"
+        raise ValueError(f"template is {value!r}, {advice}")
+    return value
+
+
+def checked_template(value: Any) -> str | tuple[str, ...]:
+    """One checked template as text, several as a tuple.
+
+    Example:
+        >>> checked_template(["a {}"]), checked_template(["a {}", "one {}"])
+        ('a {}', ('a {}', 'one {}'))
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        return one_template(value)
+    templates = tuple(map(one_template, value))
+    return templates[0] if len(templates) == 1 else templates
+
+
+def check_keys(values: Any, known: Sequence[str], *, required: Sequence[str] = ()) -> None:
+    """Raise unless the keys are known ones and the required ones are there.
+
+    Args:
+        values: what should be a mapping.
+        known: its possible keys.
+        required: those that it must have.
+
+    Raises:
+        ValueError: if not.
+
+    Example:
+        >>> check_keys({"clases": ["cat"]}, ["classes", "template"])
+        Traceback (most recent call last):
+        ValueError: unknown key 'clases', expected one of 'classes', 'template'; closest: \
+'classes'; correct or remove it
+    """
+    if not isinstance(values, Mapping):
+        advice = f"expected an object with the keys {', '.join(known)}; see to_json for the layout"
+        raise ValueError(f"{reprlib.repr(values)} arrived, {advice}")
+    for key in values:
+        if key not in known:
+            right = expected_one_of(key, known)
+            raise ValueError(f"unknown key {key!r}, {right}; correct or remove it")
+    missing = [key for key in required if key not in values]
+    if missing:
+        raise ValueError(f"no {', no '.join(missing)}; expected {', '.join(required)}; add it")

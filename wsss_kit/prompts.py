@@ -1,0 +1,386 @@
+"""What a vision-language model is asked: class names, their synonyms, backgrounds, the template.
+
+The published lists are in ``prompt_tables.json`` beside this file, each with its source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsss_kit.classes import COCO_CLASSES, PAPER_CLASSES, VOC_CLASSES
+from wsss_kit.prompt_checks import (
+    check_keys,
+    checked_by_class,
+    checked_phrase,
+    checked_template,
+    checked_words,
+    expected_one_of,
+    one_template,
+)
+
+TABLES = Path(__file__).with_name("prompt_tables.json")
+REQUIRED = ("classes", "backgrounds", "template")
+PRESETS = ("reference", "clean")
+
+
+@dataclass(frozen=True, repr=False)
+class Prompts:
+    """The words of one task, checked and frozen: equal words are equal, hash alike and pickle.
+
+    A phrase is what the template says, a class name what reports and masks say; a synonym changes
+    the phrase and never the name. Several synonyms of a class share one prompt, joined by commas
+    (sentence level, as CLIP-ES published it).
+
+    Args:
+        classes: C different class names, in the order of the mask values.
+        backgrounds: P different words for what is no class.
+        template: text with exactly one ``{}``, or several such texts, whose embeddings the caller
+            averages. Several are kept as a tuple, one as a string.
+        synonyms: class name to the phrase, or phrases, said instead of it.
+        class_backgrounds: class name to those of ``backgrounds`` that come with it (CLIMS).
+
+    Raises:
+        ValueError: if a list is empty or has an entry twice (upper and lower case do not differ
+            for CLIP), a template has not exactly one ``{}``, a mapping names no class, or a word
+            of ``class_backgrounds`` is not among ``backgrounds``.
+
+    Example:
+        The name stays where the phrase changes:
+
+        >>> prompts = Prompts(
+        ...     ["cat", "person"], ["sea"], template="a {}.", synonyms={"person": ["people", "man"]}
+        ... )
+        >>> prompts.classes, prompts.class_texts(), prompts.background_texts()
+        (('cat', 'person'), ['a cat.', 'a people,man.'], ['a sea.'])
+        >>> prompts
+        Prompts(2 classes: cat, person; 1 background; template 'a {}.')
+    """
+
+    classes: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    _: KW_ONLY
+    template: str | tuple[str, ...]
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    class_backgrounds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        classes = checked_words(self.classes, "classes")
+        backgrounds = checked_words(self.backgrounds, "backgrounds")
+        related = functools.partial(checked_words, among=backgrounds)
+        checked = {
+            "classes": classes,
+            "backgrounds": backgrounds,
+            "template": checked_template(self.template),
+            "synonyms": checked_by_class(self.synonyms, "synonyms", classes, checked_phrase),
+            "class_backgrounds": checked_by_class(
+                self.class_backgrounds, "class_backgrounds", classes, related
+            ),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen
+
+    def __hash__(self) -> int:
+        pairs = (tuple(self.synonyms.items()), tuple(self.class_backgrounds.items()))
+        return hash((self.classes, self.backgrounds, self.template, *pairs))
+
+    def __reduce__(self) -> tuple[Callable[[str], Prompts], tuple[str]]:
+        return type(self).from_json, (self.to_json(),)  # read-only mappings do not pickle
+
+    def __repr__(self) -> str:
+        C, P = len(self.classes), len(self.backgrounds)
+        names = ", ".join(self.classes[:3]) + (", ..." if C > 3 else "")
+        one = isinstance(self.template, str)
+        template = f"template {self.template!r}" if one else f"{len(self.template)} templates"
+        return (
+            f"Prompts({C} class{'es' if C > 1 else ''}: {names}; "
+            f"{P} background{'s' if P > 1 else ''}; {template})"
+        )
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The templates as a tuple, also where there is one."""
+        return (self.template,) if isinstance(self.template, str) else self.template
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """What the template says for each class: C synonyms, or names where there is none."""
+        return tuple(self.synonyms.get(name, name) for name in self.classes)
+
+    def class_texts(self, template: str | None = None) -> list[str]:
+        """The C class phrases in a template.
+
+        Args:
+            template: which one; needed only where there are several. Average over
+                ``[clip.encode_text(prompts.class_texts(each)) for each in prompts.templates]``.
+
+        Returns:
+            C texts in the order of ``classes``.
+
+        Raises:
+            ValueError: if there are several templates and none is given, or it is no template.
+
+        Example:
+            >>> Prompts.voc().class_texts()[2]
+            'a clean origami bird avian.'
+        """
+        return self._fill(self.phrases, template)
+
+    def background_texts(self, template: str | None = None) -> list[str]:
+        """The P background words in a template; see ``class_texts``.
+
+        Example:
+            >>> Prompts.voc(method="clims").background_texts("no {}")[:2]
+            ['no tree', 'no river']
+        """
+        return self._fill(self.backgrounds, template)
+
+    def _fill(self, phrases: Sequence[str], template: str | None) -> list[str]:
+        if template is None and len(self.templates) > 1:
+            raise ValueError(
+                f"no template given, expected one of the {len(self.templates)} of "
+                "prompts.templates; encode the texts of each and average their embeddings"
+            )
+        chosen = self.templates[0] if template is None else one_template(template)
+        return [chosen.replace("{}", phrase) for phrase in phrases]
+
+    def backgrounds_of(self, name: str) -> tuple[str, ...]:
+        """The background words related to a class, which CLIMS keeps out of its maps.
+
+        Without any ``class_backgrounds`` every class has all ``backgrounds`` (the released CLIMS);
+        with some, a class that they leave out has none (the CLIMS paper).
+
+        Args:
+            name: a class name.
+
+        Returns:
+            Words of ``backgrounds``, possibly none.
+
+        Raises:
+            ValueError: if there is no such class.
+
+        Example:
+            >>> prompts = Prompts.paper(method="clims")
+            >>> prompts = prompts.replace(class_backgrounds={"boat": ["water", "sky"]})
+            >>> prompts.backgrounds_of("boat"), prompts.backgrounds_of("cat")
+            (('water', 'sky'), ())
+        """
+        if name not in self.classes:
+            raise ValueError(f"there is no class {name!r}; {expected_one_of(name, self.classes)}")
+        if not self.class_backgrounds:
+            return self.backgrounds
+        return self.class_backgrounds.get(name, ())
+
+    @classmethod
+    def voc(cls, method: str = "clip_es") -> Prompts:
+        """The published words for the 20 classes of PASCAL VOC.
+
+        Args:
+            method: ``"clip_es"`` (25 backgrounds) or ``"clims"`` (10, of the improved version,
+                where a person is a player).
+
+        Raises:
+            ValueError: if the method is another.
+
+        Example:
+            >>> Prompts.voc(method="clims").phrases[-6:]
+            ('player', 'potted plant', 'sheep', 'sofa', 'train', 'tv monitor')
+        """
+        return cls(VOC_CLASSES, **_table(method, "voc"))
+
+    @classmethod
+    def coco(cls, method: str = "clip_es", *, preset: str = "reference") -> Prompts:
+        """The published words for the 80 classes of COCO.
+
+        Args:
+            method: ``"clip_es"`` (23 backgrounds) or ``"clims"`` (88).
+            preset: ``"reference"`` or ``"clean"``. Reference: the released CLIP-ES says
+                ``sknowboard``; ``"clean"`` says ``snowboard``.
+
+        Raises:
+            ValueError: if the method or the preset is another.
+
+        Example:
+            >>> Prompts.coco().phrases[31], Prompts.coco(preset="clean").phrases[31]
+            ('sknowboard', 'snowboard')
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"preset is {preset!r}; {expected_one_of(preset, PRESETS)}")
+        table = _table(method, "coco")
+        if preset == "clean":
+            table["synonyms"].pop("snowboard", None)
+        return cls(COCO_CLASSES, **table)
+
+    @classmethod
+    def paper(cls, method: str = "clip_es") -> Prompts:
+        """The words for the embedded world: 8 classes, its twelve background kinds.
+
+        Args:
+            method: ``"clip_es"`` or ``"clims"``, where a class's related background is its home.
+
+        Raises:
+            ValueError: if the method is another.
+
+        Example:
+            >>> Prompts.paper(method="clims").backgrounds_of("camel")
+            ('sand',)
+        """
+        return cls(PAPER_CLASSES, **_table(method, "paper"))
+
+    @classmethod
+    def for_classes(cls, names: Sequence[str], method: str = "clip_es") -> Prompts:
+        """A start for your own classes: the backgrounds of CLIP-ES that are none of them.
+
+        A background goes if its words are within a class name or the other way round: ``sign``
+        for the class ``stop sign``. An underscore in a name is said as a space.
+
+        Args:
+            names: your class names, in the order of the mask values.
+            method: whose template, ``"clip_es"`` or ``"clims"``.
+
+        Raises:
+            ValueError: if the names are not different words, or leave no background.
+
+        Example:
+            >>> prompts = Prompts.for_classes(["tree_house", "dog"])
+            >>> prompts.class_texts()
+            ['a clean origami tree house.', 'a clean origami dog.']
+            >>> {"tree", "house"} & set(prompts.backgrounds), "sky" in prompts.backgrounds
+            (set(), True)
+        """
+        names = checked_words(names, "names")
+        published = [_table("clip_es", data)["backgrounds"] for data in ("voc", "coco")]
+        union = dict.fromkeys(word for words in published for word in words)  # each once, in order
+        backgrounds = [word for word in union if not any(_overlap(word, name) for name in names)]
+        if not backgrounds:
+            raise ValueError(
+                "names leave none of the published backgrounds, expected at least one that is no "
+                "class; write Prompts(names, backgrounds, template=...) with your own"
+            )
+        spoken = {name: " ".join(name.replace("_", " ").split()) or name for name in names}
+        synonyms = {name: phrase for name, phrase in spoken.items() if phrase != name}
+        template = _table(method, "voc")["template"]
+        return cls(names, backgrounds, template=template, synonyms=synonyms)
+
+    def replace(self, **changes: Any) -> Prompts:
+        """The same prompts but for some arguments.
+
+        Args:
+            changes: arguments of ``Prompts`` by name.
+
+        Returns:
+            A new object, checked as any other.
+
+        Raises:
+            ValueError: if there is no such argument, or the new words do not go together.
+
+        Example:
+            >>> Prompts.voc().replace(template="a photo of {}.").class_texts()[0]
+            'a photo of aeroplane.'
+        """
+        check_keys(changes, FIELDS)
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The prompts as JSON to read, edit and send on.
+
+        Args:
+            path: where to write it as well; its folder is made where there is none.
+
+        Returns:
+            The text, ready for ``from_json``.
+
+        Example:
+            >>> Prompts.from_json(Prompts.coco().to_json()) == Prompts.coco()
+            True
+        """
+        values = {name: getattr(self, name) for name in FIELDS}
+        text = json.dumps(values, indent=2, ensure_ascii=False, default=dict) + "\n"
+        if path is not None:
+            path = Path(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            try:
+                temporary.write_bytes(text.encode())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return text
+
+    @classmethod
+    def from_json(cls, path_or_text: str | Path) -> Prompts:
+        """Prompts from a file, or from the text itself if it begins with a bracket.
+
+        Args:
+            path_or_text: what ``to_json`` wrote; ``synonyms`` and ``class_backgrounds`` may be
+                left out.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no JSON, lacks a key or has an unknown one, or its words are not
+                right, as for ``Prompts``.
+
+        Example:
+            >>> text = '{"classes": ["cat"], "backgrounds": ["sea"], "template": "a {}"}'
+            >>> Prompts.from_json(text)
+            Prompts(1 class: cat; 1 background; template 'a {}')
+        """
+        is_text = isinstance(path_or_text, str) and path_or_text.lstrip()[:1] in ("", "{", "[")
+        source = "the text" if is_text else str(path_or_text)
+        if not is_text and not os.path.isfile(path_or_text):
+            raise FileNotFoundError(
+                f"no file {source}; write one with prompts.to_json({source!r}), "
+                "or pass JSON text, which begins with {"
+            )
+        try:
+            text = path_or_text if is_text else Path(path_or_text).read_text("utf-8-sig")
+            values = json.loads(text, object_pairs_hook=_object)
+            check_keys(values, FIELDS, required=REQUIRED)
+            return cls(**values)
+        except json.JSONDecodeError as error:
+            where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+            raise ValueError(f"{source} is not JSON, {where}; correct it there") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source} is not UTF-8 text; save it as UTF-8") from error
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+
+
+FIELDS = tuple(each.name for each in dataclasses.fields(Prompts))
+
+
+def _table(method: str, data: str) -> dict[str, Any]:
+    """The arguments of ``Prompts`` that a method published for a data set, but for the classes."""
+    tables = json.loads(TABLES.read_text("utf-8"))
+    if method not in tables:
+        raise ValueError(f"method is {method!r}; {expected_one_of(method, tables)}")
+    return {key: value for key, value in tables[method][data].items() if key != "source"}
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether the words of one phrase are all in the other, next to each other.
+
+    Example:
+        >>> _overlap("sign", "stop_sign"), _overlap("Red tree", "tree"), _overlap("rail", "rails")
+        (True, True, False)
+    """
+    words = (re.findall(r"[^\W_]+", text.casefold()) for text in (one, other))
+    one, other = (f" {' '.join(each)} " for each in words)
+    return one in other or other in one
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, where a key that comes twice is an error rather than the last one."""
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {key!r} comes twice, expected each once; remove one")
+        values[key] = value
+    return values
