@@ -1,0 +1,6 @@
+"""The embedded world: pictures drawn from a seed, and the tiny CLIP that has read about them."""
+
+from wsss_kit.paperworld.words import HOME, STUFF, SUBTYPES
+from wsss_kit.paperworld.world import PaperWorld
+
+__all__ = ["HOME", "STUFF", "SUBTYPES", "PaperWorld"]

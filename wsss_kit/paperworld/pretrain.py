@@ -1,0 +1,363 @@
+"""Train the tiny CLIP on captions of the ``web`` split: ``python -m wsss_kit train paper-clip``.
+
+The objective is CLIP's symmetric contrastive loss, with pictures of equal captions as common
+positives. No mask, part or box is read. The learning rate is constant after a warm-up and falls
+in a last stretch on whole pictures (before it, half the patches are dropped); a run that has not
+begun to fall can be prolonged at will by asking for more steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset
+
+from wsss_kit.paperworld.scenes import KINDS
+from wsss_kit.paperworld.tiny_clip import (
+    ARCHITECTURE,
+    MEAN,
+    STD,
+    build,
+    float_mask,
+    tie_keys,
+    train_image_features,
+    train_text_features,
+)
+from wsss_kit.paperworld.tokenizer import UNKNOWN, WordTokenizer
+from wsss_kit.paperworld.world import COOCCURRENCE, WEB_KINDS, page
+from wsss_kit.paperworld.zero_shot import zero_shot_accuracy
+from wsss_kit.training import save_model
+
+_OPENING = re.compile(r"^(a photo of|a picture of|an image of|a clean cutout of)\s+")
+_HIGHEST_SCALE = math.log(60.0)
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
+    """CLIP's loss with every picture of an equal caption as a positive.
+
+    Args:
+        images: (B, D) unit image embeddings.
+        texts: (B, D) unit text embeddings.
+        scale: factor on the cosine.
+        captions: B captions; the opening phrase does not count when they are compared.
+
+    Returns:
+        Scalar, the mean of both directions' cross-entropies.
+    """
+    said = [_OPENING.sub("", text) for text in captions]
+    number = {text: i for i, text in enumerate(dict.fromkeys(said))}
+    ids = torch.tensor([number[text] for text in said])
+    targets = (ids[:, None] == ids).float().to(images.device)  # (B, B)
+    targets = targets / targets.sum(1, keepdim=True)
+    logits = scale * images @ texts.T
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+class WebBatches(Dataset):
+    """Batch number -> (uint8 pictures, captions), drawn when asked for."""
+
+    def __init__(self, batch: int, seed: int, size: int, first: int, last: int) -> None:
+        self.batch, self.seed, self.size, self.first, self.last = batch, seed, size, first, last
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first)
+
+    def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
+        start = (self.first + step) * self.batch
+        pages = [
+            page.__wrapped__("web", self.seed, start + i, self.size, COOCCURRENCE["web"])
+            for i in range(self.batch)
+        ]
+        pictures = np.stack([p.drawing.image for p in pages])
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2), [p.caption for p in pages]
+
+
+class Pretraining:
+    """A resumable training run in a folder.
+
+    Args:
+        folder: where checkpoints, the log and the finished weights go.
+        steps: optimiser steps of the whole run.
+        batch: pictures a step.
+        seed: seeds the weights, the dropped patches and the world the pictures come from.
+        learning_rate: of AdamW.
+        fall: share of the steps, at the end, over which the learning rate falls to 0.
+        keep: share of the patches a step sees before the last ``fall``.
+        workers: processes that draw pictures.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        steps: int,
+        batch: int = 128,
+        seed: int = 0,
+        learning_rate: float = 1.3e-3,
+        fall: float = 0.2,
+        keep: float = 0.5,
+        workers: int = 1,
+        device: str = "cpu",
+    ) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.steps, self.batch, self.seed = steps, batch, seed
+        self.learning_rate, self.fall, self.keep = learning_rate, fall, keep
+        self.workers, self.device = workers, torch.device(device)
+        self.architecture = ARCHITECTURE
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = build(self.architecture).to(self.device).train()
+        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
+        others = [p for p in self.model.parameters() if p.ndim < 2]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+            lr=learning_rate,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+        )
+        self.step, self.seconds = 0, 0.0
+        vision = self.architecture["vision_cfg"]
+        side = vision["image_size"] // vision["patch_size"]
+        mask = float_mask((side, side), self.architecture["window"])
+        self.mask = None if mask is None else mask.to(self.device)
+        self.cells = side * side
+
+    # -- schedule ---------------------------------------------------------------------------
+
+    @property
+    def falls_from(self) -> int:
+        """The first step at which the learning rate falls."""
+        return round(self.steps * (1 - self.fall))
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        warm = min(1.0, (step + 1) / 150)
+        left = (self.steps - step) / max(1, self.steps - self.falls_from)
+        return self.learning_rate * warm * (math.sin(math.pi / 2 * min(1.0, left)) ** 2 + 1e-3)
+
+    # -- one step ---------------------------------------------------------------------------
+
+    def _images(self, pictures: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (MEAN, STD))
+        return (pictures.to(self.device).float() / 255 - mean) / std
+
+    def _kept(self, random: torch.Generator) -> Tensor | None:
+        if self.step >= self.falls_from:
+            return None
+        count = round(self.cells * self.keep)
+        patches = 1 + torch.randperm(self.cells, generator=random)[:count].sort().values
+        return torch.cat([torch.zeros(1, dtype=torch.long), patches]).to(self.device)
+
+    def _texts(self, captions: list[str], random: torch.Generator) -> Tensor:
+        """Ids of the captions, three words in a hundred made unknown."""
+        ids = self._tokenizer(captions)
+        ids = ids[:, : int((ids > 0).sum(1).max())]  # the text tower is causal: padding is inert
+        forgotten = torch.rand(ids.shape, generator=random) < 0.03
+        words = (ids > UNKNOWN) & (ids < self._tokenizer.start)
+        return ids.masked_fill(forgotten & words, UNKNOWN).to(self.device)
+
+    def _train_step(self, pictures: Tensor, captions: list[str]) -> float:
+        random = torch.Generator().manual_seed(self.seed * 10_000_019 + self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(self.step)
+        kept, ids = self._kept(random), self._texts(captions, random)
+        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)
+        with autocast, sdpa_kernel(SDPBackend.MATH):  # the fused kernels are slow on CPUs
+            seen = train_image_features(self.model, self._images(pictures), self.mask, kept)
+            read = train_text_features(self.model, ids)
+        seen, read = F.normalize(seen.float(), dim=-1), F.normalize(read.float(), dim=-1)
+        loss = contrastive_loss(seen, read, self.model.logit_scale.exp(), captions)
+        self.optimiser.zero_grad()
+        with sdpa_kernel(SDPBackend.MATH):
+            loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, _HIGHEST_SCALE)
+        return loss.item()
+
+    # -- the run ----------------------------------------------------------------------------
+
+    def run(
+        self,
+        *,
+        save_every: int = 500,
+        progress: Callable[[Iterable], Iterable] = iter,
+        until: float | None = None,
+    ) -> Pretraining:
+        """Train to the last step, from the checkpoint in the folder if there is one.
+
+        Args:
+            save_every: steps between checkpoints.
+            progress: wraps the iterator of batches, for example in a progress bar.
+            until: stop (resumably) after this many seconds.
+
+        Returns:
+            Itself; `finished` says whether the last step was done.
+        """
+        self.resume()
+        self._tokenizer = WordTokenizer()
+        size = self.architecture["vision_cfg"]["image_size"]
+        batches = DataLoader(
+            WebBatches(self.batch, self.seed, size, self.step, self.steps),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=8 if self.workers else None,
+        )
+        losses: list[float] = []
+        started, before = time.monotonic(), self.seconds
+        for pictures, captions in progress(batches):
+            if self.step == self.falls_from:
+                self.save("steady")  # from here a longer run could go on
+            losses.append(self._train_step(pictures, captions))
+            self.step += 1
+            self.seconds = before + time.monotonic() - started
+            if self.step % 100 == 0:
+                self._log(loss=float(np.mean(losses[-100:])))
+            if self.step % save_every == 0 or self.step == self.steps:
+                self.save("checkpoint")
+            if until is not None and time.monotonic() - started > until:
+                self.save("checkpoint")
+                break
+        tie_keys(self.model)
+        return self
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step was done."""
+        return self.step >= self.steps
+
+    def _log(self, **values: float) -> None:
+        entry = {"step": self.step, "seconds": round(self.seconds), **values}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(entry) + "\n")
+
+    def measure(self, n: int = 800) -> dict[str, float]:
+        """Zero-shot accuracies of the model as it is, see `zero_shot_accuracy`."""
+        model, tokenizer = self.model.eval(), WordTokenizer()
+        tie_keys(model)
+        with torch.no_grad():
+            figures = zero_shot_accuracy(
+                lambda images: train_image_features(
+                    model, self._images(images * 255), self.mask, None
+                ),
+                lambda texts: model.encode_text(tokenizer(texts).to(self.device)),
+                n=n,
+            )
+        model.train()
+        return figures
+
+    def export(self, path: str | Path, *, n: int = 800) -> Path:
+        """Measure the model and write its weights in half precision with the card beside them.
+
+        Args:
+            path: of the weights; `load_clip("paper", weights=path)` reads them.
+            n: held-out pictures drawn for each zero-shot test.
+
+        Returns:
+            The path of the weights.
+        """
+        tie_keys(self.model)
+        half = {k: v.half().float() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(half)  # measure what is written
+        card = {
+            "name": "tiny CLIP of the embedded world",
+            "architecture": self.architecture,
+            "words": list(WordTokenizer().words),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "data": {
+                "split": "web",
+                "seed": self.seed,
+                "cooccurrence": COOCCURRENCE["web"],
+                "kinds": dict(zip(KINDS, WEB_KINDS, strict=True)),
+                "pictures": self.step * self.batch,
+                "supervision": "captions alone",
+            },
+            "training": {
+                "steps": self.step,
+                "batch": self.batch,
+                "seed": self.seed,
+                "learning_rate": self.learning_rate,
+                "fall": self.fall,
+                "patches_kept": self.keep,
+                "seconds": round(self.seconds),
+                "torch": torch.__version__.split("+")[0],
+            },
+            "zero_shot": {"pictures_drawn": n, **self.measure(n)},
+        }
+        weights = {k: v.half() for k, v in half.items()}
+        return save_model(path, weights, card)
+
+    # -- checkpoints ------------------------------------------------------------------------
+
+    def save(self, name: str) -> None:
+        """Write weights, moments and place; a crash while writing leaves the old file whole."""
+        state = {f"model.{k}": v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        for i, values in self.optimiser.state_dict()["state"].items():
+            for key, value in values.items():
+                state[f"optimiser.{i}.{key}"] = value.detach().cpu().clone()
+        place = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "batch": self.batch,
+            "falls_from": self.falls_from,
+        }
+        temporary = self.folder / f"{name}.safetensors.tmp"
+        save_file(state, temporary, metadata={"place": json.dumps(place)})
+        os.replace(temporary, self.folder / f"{name}.safetensors")
+
+    def resume(self, name: str = "checkpoint") -> bool:
+        """Go on where the folder's checkpoint stands; False if there is none.
+
+        Raises:
+            ValueError: if the checkpoint was made with another seed or batch size, or is beyond
+                the step from which a longer run could go on.
+        """
+        from safetensors import safe_open
+
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            return False
+        with safe_open(path, "pt") as file:
+            place = json.loads(file.metadata()["place"])
+        for key, own in (("seed", self.seed), ("batch", self.batch)):
+            if place[key] != own:
+                raise ValueError(
+                    f"{path} was trained with {key} {place[key]} and this run asks for {own}; "
+                    f"use another folder or {key} {place[key]}"
+                )
+        fell = place.get("falls_from", self.falls_from)
+        if place["step"] > fell != self.falls_from:
+            raise ValueError(
+                f"{path} is at step {place['step']}, beyond {fell} where its learning rate began "
+                "to fall; to prolong the run, start from steady.safetensors"
+            )
+        state = load_file(path)
+        self.model.load_state_dict(
+            {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+        )
+        optimiser: dict[str, Any] = self.optimiser.state_dict()
+        optimiser["state"] = {}
+        for key, value in state.items():
+            if key.startswith("optimiser."):
+                _, i, field = key.split(".")
+                optimiser["state"].setdefault(int(i), {})[field] = value
+        self.optimiser.load_state_dict(optimiser)
+        self.step, self.seconds = place["step"], place["seconds"]
+        return True

@@ -1,0 +1,177 @@
+"""The tiny CLIP: open_clip's own model, made small, with attention that stays near its place.
+
+Its card, a JSON file beside the weights, holds the architecture and how it was trained. Two
+things go beyond open_clip's configuration and are therefore in the card: ``window``, how many
+cells a patch sees in each direction (class token excluded), and ``tied_keys``, whether keys are
+the queries, which makes attention a measure of likeness.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_kit.paperworld.tokenizer import vocabulary
+
+MEAN, STD = (0.45, 0.45, 0.45), (0.27, 0.27, 0.27)
+"""Per-channel statistics the tiny CLIP normalises its pictures by."""
+
+ARCHITECTURE: dict[str, Any] = {
+    "embed_dim": 128,
+    "vision_cfg": {
+        "layers": 4,
+        "width": 128,
+        "head_width": 32,
+        "patch_size": 8,
+        "image_size": 96,
+        "mlp_ratio": 4.0,
+        "pool_type": "avg",
+    },
+    "text_cfg": {
+        "context_length": 20,
+        "vocab_size": len(vocabulary()) + 2,
+        "width": 128,
+        "heads": 4,
+        "layers": 3,
+    },
+    "window": 2,
+    "tied_keys": True,
+}
+
+
+def build(architecture: dict[str, Any]) -> nn.Module:
+    """An untrained tiny CLIP.
+
+    Args:
+        architecture: as in ``ARCHITECTURE``; ``window`` and ``tied_keys`` are not open_clip's.
+
+    Returns:
+        ``open_clip.model.CLIP`` in training mode.
+    """
+    from open_clip.model import CLIP
+
+    own = ("window", "tied_keys")
+    return CLIP(**{key: value for key, value in architecture.items() if key not in own})
+
+
+def window_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
+    """Which tokens may not attend to which: (1 + N, 1 + N) bool, True where forbidden.
+
+    A patch sees the patches up to ``window`` cells away in each direction and not the class
+    token, which sees everything.
+
+    Args:
+        grid: (h, w) cells, N = h * w.
+        window: cells in each direction; None for attention without limits.
+
+    Returns:
+        The mask, or None where nothing is forbidden.
+
+    Example:
+        >>> window_mask((1, 3), 1).int().tolist()
+        [[0, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
+    """
+    if window is None:
+        return None
+    h, w = grid
+    y, x = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
+    far = ((y[:, None] - y).abs() > window) | ((x[:, None] - x).abs() > window)  # (N, N)
+    mask = F.pad(far, (1, 0, 1, 0), value=True)
+    mask[0] = False
+    return mask
+
+
+def tie_keys(model: nn.Module) -> None:
+    """Copy the query weights over the key weights of every image block."""
+    with torch.no_grad():
+        for block in model.visual.transformer.resblocks:
+            for weight in (block.attn.in_proj_weight, block.attn.in_proj_bias):
+                third = len(weight) // 3
+                weight[third : 2 * third] = weight[:third]
+
+
+def train_patch_features(
+    model: nn.Module, images: Tensor, mask: Tensor | None, kept: Tensor | None = None
+) -> Tensor:
+    """Embeddings of the patches: tied keys, and only some patches if wanted.
+
+    Args:
+        model: from `build`.
+        images: (B, 3, H, W) normalised.
+        mask: (1 + N, 1 + N) float, -inf where attention is forbidden and 0 elsewhere.
+        kept: indices of the tokens to keep, 0 (the class token) first; None for all.
+
+    Returns:
+        (B, N, D) unnormalised, N the number of patches kept.
+    """
+    visual = model.visual
+    x = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, N, D)
+    cls = visual.class_embedding.expand(len(x), 1, -1).to(x.dtype)
+    x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)  # (B, 1 + N, D)
+    if kept is not None:
+        x = x[:, kept]
+        mask = None if mask is None else mask[kept][:, kept]
+    x = visual.ln_pre(x)
+    for block in visual.transformer.resblocks:
+        x = x + _tied_attention(block.attn, block.ln_1(x), mask)
+        x = x + block.mlp(block.ln_2(x))
+    return visual.ln_post(x)[:, 1:] @ visual.proj  # (B, N, D)
+
+
+def train_image_features(
+    model: nn.Module, images: Tensor, mask: Tensor | None, kept: Tensor | None
+) -> Tensor:
+    """Image embeddings while training: the mean of `train_patch_features`, same arguments.
+
+    Equal to open_clip's ``encode_image`` for a tied model without mask and with all patches, and
+    to `FrozenCLIP` for the trained one.
+
+    Returns:
+        (B, D) unnormalised.
+    """
+    return train_patch_features(model, images, mask, kept).mean(1)
+
+
+def float_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
+    """`window_mask` as a number to add to attention logits: -inf where forbidden, 0 elsewhere."""
+    mask = window_mask(grid, window)
+    return None if mask is None else torch.zeros(mask.shape).masked_fill(mask, float("-inf"))
+
+
+def train_text_features(model: nn.Module, ids: Tensor) -> Tensor:
+    """Text embeddings of ids cut to their longest text; equal to open_clip's ``encode_text``.
+
+    Args:
+        model: from `build`.
+        ids: (P, T) token ids, T up to the context length; the end token is the highest.
+
+    Returns:
+        (P, D) unnormalised.
+    """
+    T = ids.shape[1]
+    x = model.token_embedding(ids) + model.positional_embedding[:T]  # (P, T, D)
+    mask = model.attn_mask[:T, :T]
+    for block in model.transformer.resblocks:
+        x = block(x, attn_mask=mask.to(x.dtype))
+    x = model.ln_final(x)
+    return x[torch.arange(len(x)), ids.argmax(1)] @ model.text_projection
+
+
+def _tied_attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None) -> Tensor:
+    B, N, D = x.shape
+    weight, bias = attn.in_proj_weight, attn.in_proj_bias
+    # queries serve as keys, so the middle third of the projection rests until `tie_keys`
+    queries = F.linear(x, weight[:D], bias[:D])
+    values = F.linear(x, weight[2 * D :], bias[2 * D :])
+    queries, values = (
+        t.view(B, N, attn.num_heads, -1).transpose(1, 2) for t in (queries, values)
+    )  # (B, heads, N, d)
+    scores = queries @ queries.transpose(-2, -1) / math.sqrt(queries.shape[-1])
+    if mask is not None:
+        scores = scores + mask
+    mixed = scores.softmax(-1).to(values.dtype) @ values
+    return attn.out_proj(mixed.transpose(1, 2).reshape(B, N, D))

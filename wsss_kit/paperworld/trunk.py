@@ -1,0 +1,175 @@
+"""The small trunk of the embedded world, and how it learns to see without labels.
+
+Weakly supervised methods start from a network that has seen many pictures before (ImageNet). The
+embedded world's stand-in imitates the tiny CLIP on the ``web`` split: in every cell it learns the
+embedding that CLIP has of that patch. No label, caption or mask enters. From random weights a
+classifier trained where objects stand at home learns the homes and hardly looks at the objects.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
+
+from wsss_kit.paperworld.pretrain import WebBatches
+from wsss_kit.paperworld.tiny_clip import MEAN, STD, build, float_mask, train_patch_features
+from wsss_kit.paperworld.world import COOCCURRENCE
+from wsss_kit.training import load_model, save_model
+
+_WEIGHTS = Path(__file__).parent / "paper_trunk.safetensors"
+_CLIP_WEIGHTS = Path(__file__).parent / "tiny_clip.safetensors"
+_MEAN, _STD = 0.45, 0.27
+
+
+class PaperTrunk(nn.Module):
+    """A small ResNet for the embedded world: half a million parameters, 96 channels.
+
+    Args:
+        stride: 4, 8 or 16.
+    """
+
+    out_channels = 96
+
+    def __init__(self, *, stride: int = 8) -> None:
+        super().__init__()
+        from torchvision.models.resnet import BasicBlock
+
+        strides = {4: (1, 2, 1, 1), 8: (1, 2, 2, 1), 16: (1, 2, 2, 2)}.get(stride)
+        if strides is None:
+            raise ValueError(f"stride is {stride}, expected 4, 8 or 16 for the paper trunk")
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 24, 5, 2, 2, bias=False), nn.BatchNorm2d(24), nn.ReLU(inplace=True)
+        )
+        stages, channels = [], 24
+        for width, depth, step in zip((24, 32, 64, 96), (1, 1, 2, 2), strides, strict=True):
+            shortcut = None
+            if step != 1 or width != channels:
+                shortcut = nn.Sequential(
+                    nn.Conv2d(channels, width, 1, step, bias=False), nn.BatchNorm2d(width)
+                )
+            stages.append(BasicBlock(channels, width, step, shortcut))
+            stages += [BasicBlock(width, width) for _ in range(depth - 1)]
+            channels = width
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> (B, 96, H / stride, W / stride)."""
+        return self.stages(self.stem((images - _MEAN) / _STD))
+
+
+def load_web_weights(trunk: PaperTrunk, weights: str | Path = "web") -> PaperTrunk:
+    """Load the weights that come with the package, or others of `train_trunk`.
+
+    Args:
+        trunk: of any stride; the weights do not depend on it.
+        weights: ``"web"`` or the path of a file that `train_trunk` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged.
+    """
+    tensors, _ = load_model(_WEIGHTS if weights == "web" else weights)
+    trunk.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return trunk
+
+
+def train_trunk(
+    path: str | Path,
+    *,
+    teacher: str | Path | None = None,
+    steps: int = 800,
+    batch: int = 64,
+    seed: int = 0,
+    learning_rate: float = 3e-3,
+    workers: int = 1,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Path:
+    """Imitate the tiny CLIP's patch embeddings, and write the trunk with a card.
+
+    Args:
+        path: of the weights to write.
+        teacher: weights of a tiny CLIP; None for the package's.
+        steps: of AdamW; every picture is seen once.
+        batch: pictures a step.
+        seed: of the weights and of the pictures' world.
+        learning_rate: at its highest; a cosine from there.
+        workers: processes that draw pictures.
+        progress: wraps the iterator of batches.
+
+    Returns:
+        The path of the weights.
+    """
+    started = time.monotonic()
+    patches_of, teacher_card = _teacher(teacher)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trunk = PaperTrunk(stride=8).train().to(memory_format=torch.channels_last)
+        head = nn.Conv2d(trunk.out_channels, teacher_card["architecture"]["embed_dim"], 1)
+    parameters = [*trunk.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, learning_rate, total_steps=steps, pct_start=0.06, cycle_momentum=False
+    )
+    web = WebBatches(batch, 1000 + seed, 96, 0, steps)
+    losses = []
+    for pictures, _ in progress(DataLoader(web, batch_size=None, num_workers=workers)):
+        images = pictures.float().div(255).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            wanted = patches_of(images)  # (B, E, h, w)
+            made = head(trunk(images))
+        cells = 1 - F.cosine_similarity(made.float(), wanted.float(), dim=1).mean()
+        whole = (
+            1
+            - F.cosine_similarity(
+                made.float().mean((2, 3)), wanted.float().mean((2, 3)), dim=1
+            ).mean()
+        )
+        loss = cells + whole
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+    card: dict[str, Any] = {
+        "name": "paper trunk",
+        "objective": "the tiny CLIP's embedding of every patch and of the whole picture",
+        "teacher": {"sha256": teacher_card["sha256"], **teacher_card["training"]},
+        "data": {"split": "web", "seed": 1000 + seed, "cooccurrence": COOCCURRENCE["web"]},
+        "pictures": steps * batch,
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "seconds": round(time.monotonic() - started),
+        "last_loss": sum(losses[-50:]) / len(losses[-50:]),
+    }
+    tensors = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in trunk.state_dict().items()
+    }
+    return save_model(path, tensors, card)
+
+
+def _teacher(path: str | Path | None) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """Pictures (B, 3, 96, 96) in [0, 1] -> patch embeddings (B, E, h, w), and the card."""
+    tensors, card = load_model(path if path is not None else _CLIP_WEIGHTS)
+    model = build(card["architecture"]).eval().requires_grad_(False)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    vision = card["architecture"]["vision_cfg"]
+    side = vision["image_size"] // vision["patch_size"]
+    mask = float_mask((side, side), card["architecture"]["window"])
+
+    @torch.no_grad()
+    def patches_of(images: Tensor) -> Tensor:
+        patches = train_patch_features(model, (images - MEAN[0]) / STD[0], mask)  # (B, N, E)
+        return patches.transpose(1, 2).unflatten(2, (side, side))
+
+    return patches_of, card

@@ -1,0 +1,250 @@
+"""`PaperWorld`: the embedded picture world as a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Generic, NamedTuple, TypeVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_kit.classes import PAPER_CLASSES, Sample
+from wsss_kit.paperworld.captions import caption
+from wsss_kit.paperworld.dice import Dice
+from wsss_kit.paperworld.drawing import Drawing, draw
+from wsss_kit.paperworld.scenes import KINDS, Scene, describe, weather
+
+Value = TypeVar("Value")
+
+COOCCURRENCE = {"web": 0.15, "train": 0.85, "val": 0.85, "test": 0.85}
+"""How often an object stands on its class's home background, by split."""
+
+WEB_KINDS = (0.40, 0.18, 0.20, 0.12, 0.10)
+"""Shares of scene, background, cutout, closeup and collage among web pictures."""
+
+_SMALLEST = 0.008  # a scene in which less than this share of a named class is seen is drawn anew
+_TRIES = 20
+_SIZES = (32, 2048)
+
+
+class Page(NamedTuple):
+    """All that is known of one picture: description, drawing and caption."""
+
+    scene: Scene
+    drawing: Drawing
+    caption: str
+
+
+@lru_cache(maxsize=2048)
+def page(
+    split: str, seed: int, index: int, size: int, cooccurrence: float, kind: str | None = None
+) -> Page:
+    """Picture ``index`` of a split; equal arguments give equal pages, on every platform.
+
+    Args:
+        split: ``"web"``, ``"train"``, ``"val"`` or ``"test"``.
+        seed: which world.
+        index: which picture, from 0.
+        size: side in pixels.
+        cooccurrence: probability of the home background, in [0, 1].
+        kind: force one of ``KINDS`` instead of the split's own mixture.
+
+    Returns:
+        The page.
+    """
+    for attempt in range(_TRIES):
+        dice = Dice(f"{split}/{seed}/{index}/{attempt}")
+        own_kind = dice.pick(KINDS, WEB_KINDS) if split == "web" else "scene"
+        scene = describe(dice, kind or own_kind, cooccurrence)
+        if split == "web" and kind is None:
+            scene = weather(dice, scene)
+        drawing = draw(scene, dice, size)
+        if _all_seen(scene, drawing):
+            break
+    return Page(scene, drawing, caption(scene, dice))
+
+
+def _all_seen(scene: Scene, drawing: Drawing) -> bool:
+    if not scene.things:
+        return True
+    shares = np.bincount(drawing.mask.ravel(), minlength=1 + len(PAPER_CLASSES)) / drawing.mask.size
+    return all(shares[1 + PAPER_CLASSES.index(name)] >= _SMALLEST for name in scene.classes)
+
+
+class _Door(Mapping[str, Value], Generic[Value]):
+    """Name of a picture -> one thing that is known of it."""
+
+    def __init__(self, world: PaperWorld, read: Callable[[Page], Value], what: str) -> None:
+        self._world, self._read, self._what = world, read, what
+
+    def __getitem__(self, name: str) -> Value:
+        try:
+            index = self._world.names.index(name)
+        except ValueError:
+            names = self._world.names
+            run = f"its names run from {names[0]!r} to {names[-1]!r}" if names else "it is empty"
+            raise KeyError(f"{name!r} is not a picture of {self._world!r}; {run}") from None
+        return self._read(self._world.page(index))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._world.names)
+
+    def __len__(self) -> int:
+        return len(self._world)
+
+    def __repr__(self) -> str:
+        return f"{self._what} of {self._world!r}"
+
+
+class _Names(Sequence[str]):
+    """The names of a split, computed, not stored."""
+
+    def __init__(self, stem: str, indices: range) -> None:
+        self._stem, self._indices = stem, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, place):  # noqa: ANN001, ANN204 - int or slice, as every sequence
+        if isinstance(place, slice):
+            return _Names(self._stem, self._indices[place])
+        return f"{self._stem}{self._indices[place]:06d}"
+
+    def index(self, name: str, start: int = 0, stop: int | None = None) -> int:
+        number = name.removeprefix(self._stem) if isinstance(name, str) else ""
+        if not number.isdecimal() or f"{self._stem}{int(number):06d}" != name:
+            raise ValueError(name)
+        place = self._indices.index(int(number))
+        if place not in range(len(self))[start:stop]:
+            raise ValueError(name)
+        return place
+
+
+class PaperWorld(Sequence[Sample]):
+    """Pictures cut from printed paper, drawn from a seed when asked for.
+
+    Eight classes, each with three sub-types of body and one signature part; twelve background
+    kinds, eight of them home to a class. ``train``, ``val`` and ``test`` hold scenes in which
+    objects mostly stand at home, as in a photo collection; ``web`` holds what a language model
+    learns from: objects mostly elsewhere, cut-outs, close-ups, backgrounds alone, dim pictures
+    and pictures with holes.
+
+    Samples carry image-level labels only. What else is known of a picture comes by other doors,
+    each a mapping from its name: ``masks`` ((H, W) int64, 0 background, 1..8 classes), ``parts``
+    ((H, W) int64, 1 body, 2 signature part), ``stuff`` ((H, W) int64, index of the background
+    kind, 255 on objects), ``subtypes`` (tuple of (class, sub-type), one per object) and
+    ``captions``. Masks are for evaluation and analysis, never for training.
+
+    Args:
+        n: number of pictures, at least 1. A longer world starts with the pictures of a shorter one.
+        split: ``"web"``, ``"train"``, ``"val"`` or ``"test"``.
+        size: side of the square pictures in pixels, 32 to 2048; 96 is what the tiny CLIP knows.
+        seed: which world.
+        cooccurrence: probability in [0, 1] that an object stands on its class's home background;
+            by default 0.15 for ``web`` and 0.85 otherwise. This is the dial that teaches a
+            classifier that water is boat.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> world = PaperWorld(2, split="val")
+        >>> sample = world[0]
+        >>> sample.name, tuple(sample.image.shape), tuple(sample.labels.shape)
+        ('val_0_000000', (3, 96, 96), (8,))
+        >>> present = world.masks[sample.name].unique()[1:] - 1
+        >>> bool(sample.labels[present].all())
+        True
+    """
+
+    classes: tuple[str, ...] = PAPER_CLASSES
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        split: str = "val",
+        size: int = 96,
+        seed: int = 0,
+        cooccurrence: float | None = None,
+    ) -> None:
+        if n < 1:
+            raise ValueError(f"n is {n}, expected at least 1 picture")
+        if split not in COOCCURRENCE:
+            raise ValueError(f"split is {split!r}, expected one of {', '.join(COOCCURRENCE)}")
+        if not _SIZES[0] <= size <= _SIZES[1]:
+            raise ValueError(f"size is {size}, expected {_SIZES[0]} to {_SIZES[1]} pixels")
+        dial = COOCCURRENCE[split] if cooccurrence is None else cooccurrence
+        if not 0 <= dial <= 1:
+            raise ValueError(f"cooccurrence is {dial}, expected a probability in [0, 1]")
+        self.split, self.size, self.seed, self.cooccurrence = split, size, seed, float(dial)
+        self._indices = range(n)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the pictures in order."""
+        return _Names(f"{self.split}_{self.seed}_", self._indices)
+
+    def page(self, index: int) -> Page:
+        """Everything that is known of picture ``index``."""
+        return page(self.split, self.seed, self._indices[index], self.size, self.cooccurrence)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> PaperWorld: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            part = PaperWorld(
+                1,
+                split=self.split,
+                size=self.size,
+                seed=self.seed,
+                cooccurrence=self.cooccurrence,
+            )
+            part._indices = self._indices[index]
+            return part
+        scene, drawing, _ = self.page(index)
+        labels = torch.zeros(len(PAPER_CLASSES))
+        labels[[PAPER_CLASSES.index(name) for name in scene.classes]] = 1.0
+        # (H, W, 3) uint8 -> (3, H, W) float in [0, 1]
+        image = torch.from_numpy(drawing.image).permute(2, 0, 1).float().div(255)
+        return Sample(self.names[index], image, labels)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __repr__(self) -> str:
+        return (
+            f"PaperWorld({len(self)}, split={self.split!r}, size={self.size}, seed={self.seed}, "
+            f"cooccurrence={self.cooccurrence})"
+        )
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """Name -> (H, W) int64 ground truth; for evaluation only."""
+        return _Door(self, lambda p: torch.from_numpy(p.drawing.mask).long(), "masks")
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        """Name -> (H, W) int64: 0 background, 1 body, 2 signature part."""
+        return _Door(self, lambda p: torch.from_numpy(p.drawing.parts).long(), "parts")
+
+    @property
+    def stuff(self) -> Mapping[str, Tensor]:
+        """Name -> (H, W) int64: index into ``words.STUFF``, 255 on objects and plain paper."""
+        return _Door(self, lambda p: torch.from_numpy(p.drawing.stuff).long(), "stuff")
+
+    @property
+    def subtypes(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        """Name -> (class, sub-type) of every object, the farthest first."""
+        return _Door(
+            self, lambda p: tuple((t.name, t.subtype) for t in p.scene.things), "sub-types"
+        )
+
+    @property
+    def captions(self) -> Mapping[str, str]:
+        """Name -> caption."""
+        return _Door(self, lambda p: p.caption, "captions")
