@@ -1,0 +1,289 @@
+"""Training the tiny CLIP: loss by hand, equal runs, checkpoints, and what is written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from wsss_kit.clip import load_clip, read_card
+from wsss_kit.paperworld.pretrain import Pretraining, contrastive_loss
+from wsss_kit.paperworld.tiny_clip import (
+    ARCHITECTURE,
+    build,
+    tie_keys,
+    train_image_features,
+    train_text_features,
+    window_mask,
+)
+from wsss_kit.paperworld.tokenizer import WordTokenizer
+
+SMALL = {"steps": 4, "batch": 4, "workers": 0}
+
+
+def state_of(run):
+    return {k: v.clone() for k, v in run.model.state_dict().items()}
+
+
+def assert_equal_states(one, other):
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run of four steps, and its state."""
+    run = Pretraining(tmp_path_factory.mktemp("finished"), **SMALL).run()
+    return run, state_of(run)
+
+
+# -- features -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = build(ARCHITECTURE).eval()
+    tie_keys(model)
+    return model
+
+
+@torch.no_grad()
+def test_image_features_equal_open_clip(model):
+    images = torch.rand(2, 3, 96, 96)
+    found = train_image_features(model, images, None, None)
+    torch.testing.assert_close(found, model.encode_image(images), atol=1e-5, rtol=1e-4)
+    every = torch.arange(145)
+    torch.testing.assert_close(train_image_features(model, images, None, every), found)
+
+
+@torch.no_grad()
+def test_image_features_with_a_window_equal_the_frozen_model(model):
+    from wsss_kit.clip import FrozenCLIP
+    from wsss_kit.paperworld.tiny_clip import MEAN, STD
+
+    clip = FrozenCLIP(model, mean=MEAN, std=STD, window=2)
+    images = torch.rand(2, 3, 96, 96)
+    mask = torch.zeros(145, 145).masked_fill(window_mask((12, 12), 2), float("-inf"))
+    found = train_image_features(model, (images - 0.45) / 0.27, mask, None)
+    torch.testing.assert_close(found, clip.encode_image(images), atol=1e-5, rtol=1e-4)
+    model.requires_grad_(True)
+
+
+@torch.no_grad()
+def test_dropped_patches_play_no_part(model):
+    images = torch.rand(1, 3, 96, 96)
+    kept = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(1, 73)])  # the upper half
+    below = images.clone()
+    below[:, :, 48:] = 0
+    one, other = (train_image_features(model, x, None, kept) for x in (images, below))
+    assert torch.equal(one, other)
+    assert not torch.allclose(one, train_image_features(model, images, None, None))
+
+
+@torch.no_grad()
+def test_text_features_equal_open_clip_also_when_cut(model):
+    ids = WordTokenizer()(["a cat on the grass", "the sky", "fog"])
+    expected = model.encode_text(ids)
+    for length in (20, 7):
+        found = train_text_features(model, ids[:, :length])
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_tying_copies_queries_over_keys():
+    model = build(ARCHITECTURE)
+    block = model.visual.transformer.resblocks[1].attn
+    with torch.no_grad():
+        block.in_proj_bias.copy_(torch.arange(384.0))
+    before = block.in_proj_weight.detach().clone()
+    tie_keys(model)
+    assert torch.equal(block.in_proj_weight[128:256], before[:128])
+    assert torch.equal(block.in_proj_weight[256:], before[256:])
+    assert torch.equal(block.in_proj_bias[128:256], torch.arange(128.0))
+
+
+# -- loss and schedule ----------------------------------------------------------------------
+
+
+def test_the_loss_by_hand(rng):
+    images, texts = (F.normalize(torch.randn(4, 5, generator=rng), dim=-1) for _ in range(2))
+    captions = ["a photo of a cat", "a cat", "a picture of fog", "an image of a clean cat"]
+    same = [{0, 1}, {0, 1}, {2}, {3}]  # openings do not count
+    total = 0.0
+    for one, other in ((images, texts), (texts, images)):
+        for i in range(4):
+            logits = [3.0 * float(one[i] @ other[j]) for j in range(4)]
+            whole = math.log(sum(map(math.exp, logits)))
+            total += sum(whole - logits[j] for j in same[i]) / len(same[i]) / 8
+    found = contrastive_loss(images, texts, torch.tensor(3.0), captions)
+    assert found.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_equal_pairs_with_a_large_scale_cost_nothing():
+    eye = torch.eye(4)
+    captions = ["one", "two", "three", "four"]
+    assert contrastive_loss(eye, eye, torch.tensor(50.0), captions) < 1e-6
+    repeated = contrastive_loss(eye, eye, torch.tensor(0.0), ["one"] * 4)
+    assert repeated.item() == pytest.approx(math.log(4))
+
+
+def test_the_learning_rate_rises_stays_and_falls(tmp_path):
+    run = Pretraining(tmp_path, steps=1000, learning_rate=2e-3, fall=0.2)
+    rates = [run.rate(step) for step in range(1000)]
+    assert run.falls_from == 800
+    assert rates[0] == pytest.approx(2e-3 * 1.001 / 150)
+    assert rates[:150] == sorted(rates[:150])
+    assert rates[149:801] == pytest.approx([2e-3 * 1.001] * 652)
+    assert rates[800:] == sorted(rates[800:], reverse=True)
+    assert rates[900] == pytest.approx(2e-3 * (0.5 + 1e-3)) and 0 < rates[-1] < 3e-6
+
+
+# -- runs -----------------------------------------------------------------------------------
+
+
+def test_equal_seeds_give_equal_runs(finished, tmp_path):
+    run, state = finished
+    assert run.finished and run.step == 4
+    assert_equal_states(state_of(Pretraining(tmp_path / "same", **SMALL).run()), state)
+    other = Pretraining(tmp_path / "other", **SMALL, seed=1)
+    fresh = Pretraining(tmp_path / "fresh", **SMALL)
+    assert not torch.equal(other.model.visual.proj, fresh.model.visual.proj)
+    assert not torch.equal(state["visual.proj"], fresh.model.visual.proj)
+
+
+@pytest.mark.parametrize("read", [3, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one(finished, tmp_path, read):
+    """The power fails before a step; the last checkpoint is of step 2 or 3."""
+
+    def failing(batches):
+        for k, batch in enumerate(batches):
+            if k == read - 1:
+                raise KeyboardInterrupt
+            yield batch
+
+    every = 2 if read == 3 else 3
+    with pytest.raises(KeyboardInterrupt):
+        Pretraining(tmp_path, **SMALL).run(save_every=every, progress=failing)
+    resumed = Pretraining(tmp_path, **SMALL)
+    assert resumed.resume() and resumed.step == every and not resumed.finished
+    seen = []
+    resumed.run(progress=lambda batches: (seen.append(b) or b for b in batches))
+    assert len(seen) == 4 - every
+    assert_equal_states(state_of(resumed), finished[1])
+
+
+def test_a_run_can_stop_by_the_clock_and_go_on(finished, tmp_path):
+    run = Pretraining(tmp_path, **SMALL).run(until=0.0)
+    assert run.step == 1 and not run.finished and run.seconds > 0
+    assert_equal_states(state_of(Pretraining(tmp_path, **SMALL).run()), finished[1])
+
+
+def test_a_finished_run_is_taken_as_it_is(finished):
+    run, state = finished
+    again = Pretraining(run.folder, **SMALL).run()
+    assert again.finished
+    assert_equal_states(state_of(again), state)
+
+
+def test_an_empty_folder_has_nothing_to_resume(tmp_path):
+    assert Pretraining(tmp_path / "new" / "run", **SMALL).resume() is False
+
+
+@pytest.mark.parametrize(("key", "own"), [("seed", 5), ("batch", 2)])
+def test_a_checkpoint_of_another_run_is_refused_and_untouched(finished, key, own):
+    folder = finished[0].folder
+    before = (folder / "checkpoint.safetensors").read_bytes()
+    run = Pretraining(folder, **{**SMALL, key: own})
+    with pytest.raises(ValueError, match=rf"was trained with {key} \d and this run asks for {own}"):
+        run.run()
+    assert run.step == 0
+    assert (folder / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_run_past_its_steady_part_cannot_be_prolonged(finished):
+    """Its learning rate has begun to fall; the docstring of `resume` promises an error."""
+    run = Pretraining(finished[0].folder, **{**SMALL, "steps": 40})
+    with pytest.raises(ValueError, match=r"steady|fall"):
+        run.resume()
+
+
+def test_a_steady_checkpoint_can_be_prolonged(finished):
+    folder = finished[0].folder
+    assert finished[0].falls_from == 3
+    longer = Pretraining(folder, **{**SMALL, "steps": 40})
+    assert longer.resume("steady") and longer.step == 3
+
+
+def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    run = Pretraining(tmp_path, **SMALL)
+    run.save("checkpoint")
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def refuse(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    run.step = 3
+    with pytest.raises(OSError, match="no space left"):
+        run.save("checkpoint")
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    fresh = Pretraining(tmp_path, **SMALL)
+    assert fresh.resume() and fresh.step == 0
+
+
+def test_forgotten_words_are_words(finished):
+    """Three in a hundred become unknown; start, end and padding never do."""
+    run, random = finished[0], torch.Generator().manual_seed(0)
+    captions = ["a photo of a golden cow on the grass"] * 300
+    ids, plain = run._texts(captions, random), run._tokenizer(captions)[:, :11]
+    assert ids.shape == (300, 11)
+    changed = ids != plain
+    assert (ids[changed] == 1).all() and not changed[:, [0, 10]].any()
+    assert 0.015 < changed[:, 1:10].float().mean() < 0.045
+
+
+def test_half_of_the_patches_before_the_fall_and_all_after(finished):
+    run, random = Pretraining(finished[0].folder, **SMALL), torch.Generator().manual_seed(0)
+    kept = run._kept(random)
+    assert len(kept) == 1 + 72 and kept[0] == 0
+    assert kept.tolist() == sorted(set(kept.tolist())) and kept.max() <= 144
+    run.step = run.falls_from
+    assert run._kept(random) is None
+
+
+# -- what is written ------------------------------------------------------------------------
+
+
+def test_exported_weights_come_back(finished, tmp_path):
+    run = Pretraining(finished[0].folder, **SMALL)
+    run.resume()
+    path = run.export(tmp_path / "tiny", n=8)
+    card = read_card(path)
+    assert card["architecture"] == ARCHITECTURE
+    assert card["words"] == list(WordTokenizer().words)
+    assert card["training"]["steps"] == 4 and card["data"]["pictures"] == 16
+    assert card["zero_shot"]["pictures_drawn"] == 8
+    assert set(card["zero_shot"]) == {"pictures_drawn", "cutouts", "out_of_context", "backgrounds"}
+    json.dumps(card)
+    clip = load_clip("paper", weights=path, device="cpu")
+    images = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        expected = train_image_features(run.model, (images - 0.45) / 0.27, run.mask, None)
+        words = run.model.encode_text(WordTokenizer()(["a cat"]))
+    torch.testing.assert_close(clip.encode_image(images), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        clip.encode_text(["a cat"]), F.normalize(words, dim=-1), atol=1e-5, rtol=1e-4
+    )
+    assert path.stat().st_size < 3_500_000
+
+
+def test_building_a_run_leaves_the_global_random_state_alone(tmp_path):
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    Pretraining(tmp_path, **SMALL)
+    assert torch.equal(torch.rand(3), expected)

@@ -1,0 +1,99 @@
+"""The small trunk of the embedded world and what it learns from the tiny CLIP."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wsss_kit.backbones import build_backbone
+from wsss_kit.clip import load_clip
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.paperworld.trunk import PaperTrunk, _teacher, load_web_weights, train_trunk
+from wsss_kit.training import load_model
+
+SMALL = {"steps": 3, "batch": 4, "workers": 0}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train_trunk(tmp_path_factory.mktemp("trunk") / "trunk", **SMALL)
+
+
+def test_equal_seeds_give_equal_weights(trained, tmp_path):
+    same = load_model(train_trunk(tmp_path / "same", **SMALL))[0]
+    other = load_model(train_trunk(tmp_path / "other", **SMALL, seed=1))[0]
+    first, card = load_model(trained)
+    assert all(torch.equal(tensor, same[name]) for name, tensor in first.items())
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
+    assert (card["pictures"], card["data"]["split"]) == (12, "web")
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_weights_fit_every_stride(trained, stride):
+    trunk = load_web_weights(PaperTrunk(stride=stride), trained)
+    tensors, _ = load_model(trained)
+    state = trunk.state_dict()
+    assert set(state) == set(tensors)
+    assert all(torch.equal(state[name], tensor.float()) for name, tensor in tensors.items())
+    assert trunk(torch.rand(1, 3, 64, 64)).shape == (1, 96, 64 // stride, 64 // stride)
+
+
+def test_by_name(trained):
+    trunk = build_backbone("paper", weights=trained, stride=4)
+    expected = load_web_weights(PaperTrunk(stride=4), trained)
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(trunk.parameters(), expected.parameters(), strict=True)
+    )
+
+
+def test_the_weights_in_the_package():
+    """They have learned: a ridge on their features ranks pictures better than on random ones."""
+    world = PaperWorld(240, split="web", seed=4, cooccurrence=0.0)
+    images = torch.stack([sample.image for sample in world])
+    labels = torch.stack([sample.labels for sample in world])
+    found = {weights: area_under_curve(weights, images, labels) for weights in ("web", None)}
+    assert found["web"] > 0.6
+    assert found["web"] > found[None] + 0.05  # 0.11 to 0.20 for five seeds of the world
+
+
+def area_under_curve(weights, images, labels):
+    """Mean over classes of the share of pairs ranked rightly, on the second half."""
+    trunk, half = build_backbone("paper", weights=weights).eval(), len(images) // 2
+    with torch.no_grad():
+        x = trunk(images).mean((2, 3))
+    x = (x - x[:half].mean(0)) / (x[:half].std(0) + 1e-6)
+    gram = x[:half].T @ x[:half] + 30 * torch.eye(x.shape[1])
+    scores = x[half:] @ torch.linalg.solve(
+        gram, x[:half].T @ (labels[:half] - labels[:half].mean(0))
+    )
+    truth, areas = labels[half:] == 1, []
+    for c in range(labels.shape[1]):
+        with_it, without = scores[truth[:, c], c], scores[~truth[:, c], c]
+        areas.append((with_it[:, None] > without).float().mean())
+    return torch.stack(areas).mean().item()
+
+
+def test_damaged_or_missing_weights(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nope\.safetensors is missing"):
+        load_web_weights(PaperTrunk(), tmp_path / "nope")
+    for ending in (".safetensors", ".json"):
+        (tmp_path / f"copy{ending}").write_bytes(trained.with_suffix(ending).read_bytes()[:-9])
+    (tmp_path / "copy.json").write_bytes(trained.with_suffix(".json").read_bytes())
+    with pytest.raises(ValueError, match="truncated or changed"):
+        load_web_weights(PaperTrunk(), tmp_path / "copy")
+
+
+@torch.no_grad()
+def test_the_teacher_shows_the_patches_of_the_tiny_clip():
+    """Their mean over the cells is the embedding of the picture, in their places."""
+    patches_of, card = _teacher(None)
+    clip, images = load_clip("paper", device="cpu"), torch.rand(2, 3, 96, 96)
+    patches = patches_of(images)
+    assert patches.shape == (2, card["architecture"]["embed_dim"], 12, 12)
+    whole = clip.encode_image(images)
+    torch.testing.assert_close(patches.mean((2, 3)), whole, atol=1e-4, rtol=1e-3)
+    changed = images.clone()
+    changed[:, :, :8, 88:] = 0  # the upper right cell; four blocks look at most 8 cells far
+    moved = (patches_of(changed) - patches).abs().amax((0, 1))
+    assert moved[0, 11] > 1e-3 and (moved[9:] == 0).all() and (moved[:, :3] == 0).all()

@@ -1,0 +1,252 @@
+"""Class activation maps against loops, a literal bilinear resize, and the closed form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from wsss_kit.cam import (
+    class_activation_maps,
+    multi_scale,
+    normalize_cams,
+    softmax_grad_cam,
+    upsample,
+)
+
+
+def literal_resize(maps, height, width):
+    """Bilinear resizing without aligned corners, one output pixel at a time."""
+    B, C, h, w = maps.shape
+    out = torch.zeros(B, C, height, width)
+    for y in range(height):
+        for x in range(width):
+            v = min(max((y + 0.5) * h / height - 0.5, 0), h - 1)
+            u = min(max((x + 0.5) * w / width - 0.5, 0), w - 1)
+            top, left = math.floor(v), math.floor(u)
+            bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
+            a, b = v - top, u - left
+            out[..., y, x] = (1 - a) * ((1 - b) * maps[..., top, left] + b * maps[..., top, right])
+            out[..., y, x] += a * ((1 - b) * maps[..., bottom, left] + b * maps[..., bottom, right])
+    return out
+
+
+# -- plain CAM ------------------------------------------------------------------------------
+
+
+def test_maps_equal_the_loop(rng):
+    features, weight = torch.randn(2, 3, 2, 4, generator=rng), torch.randn(5, 3, generator=rng)
+    literal = torch.zeros(2, 5, 2, 4)
+    for b, c, y, x in torch.cartesian_prod(*map(torch.arange, literal.shape)).tolist():
+        literal[b, c, y, x] = sum(weight[c, d] * features[b, d, y, x] for d in range(3))
+    torch.testing.assert_close(class_activation_maps(features, weight), literal)
+
+
+def test_the_mean_of_a_map_is_the_logit(rng):
+    features, head = torch.randn(2, 6, 3, 5, generator=rng), nn.Linear(6, 4, bias=False)
+    logits = head(nn.AdaptiveAvgPool2d(1)(features).flatten(1))
+    maps = class_activation_maps(features, head.weight)
+    torch.testing.assert_close(maps.mean((2, 3)), logits)
+
+
+def test_features_and_weight_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"features \(1, 3, 2, 2\) and weight \(5, 4\) do not fit"):
+        class_activation_maps(torch.zeros(1, 3, 2, 2), torch.zeros(5, 4))
+    with pytest.raises(ValueError, match="do not fit"):
+        class_activation_maps(torch.zeros(3, 2, 2), torch.zeros(5, 3))
+
+
+# -- scaling --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("over", ["map", "image"])
+@pytest.mark.parametrize("subtract_min", [False, True])
+def test_normalising_equals_the_loop(rng, over, subtract_min):
+    cams = torch.randn(2, 3, 2, 4, generator=rng)
+    found = normalize_cams(cams, over=over, subtract_min=subtract_min, eps=1e-3)
+    for b in range(2):
+        for c in range(3):
+            family = cams[b, c] if over == "map" else cams[b]
+            low = family.min().item() if subtract_min else 0
+            high = max(max(value - low, 0) for value in family.flatten().tolist())
+            literal = [max(v - low, 0) / (high + 1e-3) for v in cams[b, c].flatten().tolist()]
+            assert found[b, c].flatten().tolist() == pytest.approx(literal, abs=1e-6)
+    assert found.min() == 0 and found.max() < 1
+
+
+def test_maps_without_a_positive_value_stay_zero():
+    negative = -torch.rand(1, 2, 3, 3)
+    assert (normalize_cams(negative) == 0).all()
+    assert (normalize_cams(torch.full((1, 2, 3, 3), 0.7), subtract_min=True) == 0).all()
+    assert normalize_cams(negative, subtract_min=True).max() > 0.9
+
+
+def test_over_is_one_of_two_words():
+    with pytest.raises(ValueError, match='over is \'batch\', expected "map" or "image"'):
+        normalize_cams(torch.zeros(1, 1, 1, 1), over="batch")
+
+
+@pytest.mark.parametrize(("size", "to"), [((3, 4), (7, 9)), ((3, 4), (3, 4)), ((5, 5), (2, 3))])
+def test_upsample_equals_the_literal_resize(rng, size, to):
+    maps = torch.rand(1, 2, *size, generator=rng)
+    torch.testing.assert_close(upsample(maps, to), literal_resize(maps, *to))
+
+
+# -- scales and mirror images ---------------------------------------------------------------
+
+
+@pytest.fixture
+def maps_of():
+    """Maps of any sign, one cell every four pixels, that no symmetry leaves alone."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 2, 5, 4, 2).requires_grad_(False)
+    return lambda images: layer(images - 0.5)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_multi_scale_equals_the_literal_sum(rng, maps_of, flip):
+    images = torch.rand(2, 3, 16, 22, generator=rng)
+    literal = torch.zeros(2, 2, 4, 6)
+    for height, width in ((16, 22), (8, 11), (24, 33)):
+        view = literal_resize(images, height, width)
+        maps = maps_of(view).clamp_min(0)
+        if flip:
+            mirrored = maps_of(view.flip(3)).clamp_min(0).flip(3)
+            maps = maps + mirrored
+        literal += literal_resize(maps, 4, 6)
+    found = multi_scale(maps_of, images, scales=(1.0, 0.5, 1.5), flip=flip)
+    torch.testing.assert_close(found, literal, atol=1e-5, rtol=1e-4)
+    assert found.min() >= 0
+
+
+def test_with_mirror_images_the_sum_is_symmetric(rng, maps_of):
+    images = torch.rand(1, 3, 16, 24, generator=rng)
+    there, back = (
+        multi_scale(maps_of, view, scales=(1.0, 0.5), flip=True)
+        for view in (images, images.flip(3))
+    )
+    torch.testing.assert_close(there, back.flip(3))
+    plain = multi_scale(maps_of, images, scales=(1.0,), flip=False)
+    assert not torch.allclose(
+        plain, multi_scale(maps_of, images.flip(3), scales=(1.0,), flip=False).flip(3)
+    )
+
+
+@pytest.mark.parametrize(("stride", "grid"), [(1, (9, 14)), (4, (3, 4)), (8, (2, 2))])
+def test_stride_of_the_sum(maps_of, stride, grid):
+    images = torch.rand(1, 3, 9, 14)
+    assert multi_scale(maps_of, images, scales=(1,), flip=True, stride=stride).shape[2:] == grid
+
+
+@pytest.mark.parametrize("scales", [(), (1.0, 0.0), (-1.0,)])
+def test_scales_are_positive(maps_of, scales):
+    with pytest.raises(ValueError, match="expected at least one positive factor"):
+        multi_scale(maps_of, torch.rand(1, 3, 8, 8), scales=scales, flip=False)
+
+
+# -- softmax Grad-CAM -----------------------------------------------------------------------
+
+
+class Tower(nn.Module):
+    """A last block: self-attention after a layer norm, mean of the patches, projection."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.projection = nn.Linear(8, 6, bias=False)
+        self.requires_grad_(False)
+
+    def head(self, tokens, normed):
+        mixed = self.attention(normed, normed, normed, need_weights=False)[0]
+        return self.projection(torch.tanh(tokens + mixed)[:, 1:].mean(1))
+
+
+@pytest.fixture
+def scene(rng):
+    tower = Tower()
+    texts = nn.functional.normalize(torch.randn(7, 6, generator=rng), dim=-1)
+    return tower, torch.randn(13, 8, generator=rng), texts[:3], texts[3:]
+
+
+def options(tower):
+    return {"head": tower.head, "norm": tower.norm, "grid": (3, 4), "logit_scale": 5.0}
+
+
+def logits_of(tower, tokens, texts):
+    """Patches of the normed tokens (12, 8) -> logits, as a function for `jacobian`."""
+    normed = tower.norm(tokens[None])
+
+    def run(patches):
+        seen = tower.head(tokens[None], torch.cat([normed[:, :1], patches[None]], 1))[0]
+        return 5.0 * texts @ (seen / seen.norm())
+
+    return run, normed[0, 1:]
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_weights_have_the_closed_form(scene, softmax):
+    r"""p_c (g_c - sum p g), with g the mean gradients of the logits; g itself without softmax."""
+    tower, tokens, positives, backgrounds = scene
+    texts = torch.cat([positives, backgrounds])
+    run, patches = logits_of(tower, tokens, texts)
+    g = torch.autograd.functional.jacobian(run, patches).mean(1)  # (7, D)
+    p = run(patches).softmax(0)
+    found = softmax_grad_cam(tokens, positives, backgrounds, softmax=softmax, **options(tower))
+    for c in range(3):
+        weights = p[c] * (g[c] - (p[:, None] * g).sum(0)) if softmax else g[c]
+        literal = (patches @ weights).clamp_min(0).view(3, 4)
+        torch.testing.assert_close(found[c], literal, atol=1e-6, rtol=1e-4)
+    assert (found.amax((1, 2)) > 0).any()
+
+
+def test_gradients_agree_with_finite_differences(scene):
+    tower, tokens, positives, backgrounds = (thing.double() for thing in scene)
+    run, patches = logits_of(tower, tokens, torch.cat([positives, backgrounds]))
+    step = torch.zeros_like(patches)
+    weights = torch.zeros(8, dtype=torch.float64)
+    for n in range(12):
+        for d in range(8):
+            step.zero_()[n, d] = 1e-5
+            up, down = run(patches + step).softmax(0)[0], run(patches - step).softmax(0)[0]
+            weights[d] += (up - down) / 2e-5 / 12
+    literal = (patches @ weights).clamp_min(0).view(3, 4).float()
+    tower, tokens, positives, backgrounds = (
+        thing.float() for thing in (tower, tokens, positives, backgrounds)
+    )
+    found = softmax_grad_cam(tokens, positives, backgrounds, **options(tower))[0]
+    torch.testing.assert_close(found, literal, atol=1e-5, rtol=1e-3)
+
+
+def test_a_single_text_gives_a_map_of_zeros(scene):
+    tower, tokens, positives, _ = scene
+    nothing = positives[:0]
+    alone = softmax_grad_cam(tokens, positives[:1], nothing, **options(tower))
+    assert (alone == 0).all()
+    logit = softmax_grad_cam(tokens, positives[:1], nothing, softmax=False, **options(tower))
+    competing = softmax_grad_cam(tokens, positives[:2], nothing, **options(tower))
+    assert logit.max() > 0 and competing.max() > 0
+
+
+def test_no_class_gives_no_map(scene):
+    tower, tokens, positives, backgrounds = scene
+    found = softmax_grad_cam(tokens, positives[:0], backgrounds, **options(tower))
+    assert found.shape == (0, 3, 4) and found.dtype == torch.float32
+
+
+def test_maps_are_detached_also_without_gradients(scene):
+    tower, tokens, positives, backgrounds = scene
+    expected = softmax_grad_cam(tokens, positives, backgrounds, **options(tower))
+    with torch.no_grad():
+        found = softmax_grad_cam(tokens, positives, backgrounds, **options(tower))
+    assert torch.equal(found, expected) and not found.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(12, 8), (14, 8), (1, 13, 8)])
+def test_tokens_and_grid_that_do_not_fit(scene, shape):
+    tower, _, positives, backgrounds = scene
+    with pytest.raises(ValueError, match=r"expected \(1 \+ 3\*4, D\): the class token and one"):
+        softmax_grad_cam(torch.zeros(shape), positives, backgrounds, **options(tower))

@@ -1,0 +1,179 @@
+"""Class activation maps: tensors in, tensors out.
+
+CAM (Zhou et al., CVPR 2016) weighs the last features by the classifier's own weights. Softmax
+Grad-CAM (CLIP-ES, CVPR 2023, section 3.2) weighs CLIP's last tokens by the gradient of a class's
+*probability* among the classes present and the background words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
+    r"""Project features onto every class: :math:`M_c = w_c^\top F`.
+
+    No ReLU and no scaling: the mean of a map over its cells is the class's logit (for a head
+    without bias after global average pooling), which is what makes it an explanation.
+
+    Args:
+        features: (B, D, h, w).
+        weight: (C, D) of the linear head.
+
+    Returns:
+        (B, C, h, w), of any sign.
+
+    Raises:
+        ValueError: if the channels do not agree.
+
+    Example:
+        >>> features = torch.tensor([1.0, -2.0]).view(1, 1, 1, 2)
+        >>> class_activation_maps(features, torch.tensor([[3.0]])).flatten().tolist()
+        [3.0, -6.0]
+    """
+    if features.ndim != 4 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"features {tuple(features.shape)} and weight {tuple(weight.shape)} do not fit; "
+            "expected (B, D, h, w) and (C, D) with the same D"
+        )
+    return torch.einsum("bdhw,cd->bchw", features, weight)
+
+
+def normalize_cams(
+    cams: Tensor, *, over: str = "map", subtract_min: bool = False, eps: float = 1e-5
+) -> Tensor:
+    """Scale maps to [0, 1]: negative values to 0, then division by the maximum plus ``eps``.
+
+    Args:
+        cams: (B, C, h, w).
+        over: ``"map"`` divides each map by its own maximum (CAM, SC-CAM, CLIMS, CLIP-ES);
+            ``"image"`` all maps of a picture by their common one (IRN's walk).
+        subtract_min: shift the minimum to 0 before dividing, instead of cutting at 0 (CLIP-ES).
+        eps: added to the maximum; CLIP-ES uses 1e-7.
+
+    Returns:
+        Same shape, in [0, 1]. A map without a positive value stays zero.
+
+    Raises:
+        ValueError: if ``over`` is neither word.
+
+    Example:
+        >>> cams = torch.tensor([[[[-1.0, 0.0, 4.0]]]])
+        >>> normalize_cams(cams).flatten().round(decimals=3).tolist()
+        [0.0, 0.0, 1.0]
+    """
+    if over not in ("map", "image"):
+        raise ValueError(f'over is {over!r}, expected "map" or "image"')
+    dims = (-2, -1) if over == "map" else (-3, -2, -1)
+    low = cams.amin(dims, keepdim=True) if subtract_min else cams.new_zeros(())
+    cams = (cams - low).clamp_min(0)
+    return cams / (cams.amax(dims, keepdim=True) + eps)
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resizing without aligned corners.
+
+    Args:
+        maps: (B, C, h, w).
+        size: (H, W).
+
+    Returns:
+        (B, C, H, W).
+    """
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def multi_scale(
+    maps_of: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    scales: tuple[float, ...],
+    flip: bool,
+    stride: int = 4,
+) -> Tensor:
+    """Sum the ReLU of maps over picture scales and mirror images.
+
+    Args:
+        maps_of: (B, 3, H', W') RGB in [0, 1] -> (B, C, h', w') maps of any sign.
+        images: (B, 3, H, W) RGB in [0, 1].
+        scales: factors on the picture's sides, each > 0.
+        flip: also look at the mirror image and mirror its maps back.
+        stride: pixels per cell of the sum; maps of all scales are resized to it.
+
+    Returns:
+        (B, C, ceil(H / stride), ceil(W / stride)), not negative.
+
+    Raises:
+        ValueError: if ``scales`` is empty or not positive.
+    """
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales is {scales}, expected at least one positive factor")
+    H, W = images.shape[-2:]
+    grid = (-(-H // stride), -(-W // stride))
+    total: Tensor | float = 0.0
+    for scale in scales:
+        size = (max(1, round(H * scale)), max(1, round(W * scale)))
+        view = images if size == (H, W) else upsample(images, size)
+        maps = maps_of(view).relu()
+        if flip:
+            maps = maps + maps_of(view.flip(-1)).relu().flip(-1)
+        total = total + upsample(maps, grid)
+    return total
+
+
+def softmax_grad_cam(
+    tokens: Tensor,
+    positives: Tensor,
+    backgrounds: Tensor,
+    *,
+    head: Callable[[Tensor, Tensor], Tensor],
+    norm: Callable[[Tensor], Tensor],
+    grid: tuple[int, int],
+    logit_scale: float | Tensor = 100.0,
+    softmax: bool = True,
+) -> Tensor:
+    r"""Softmax Grad-CAM of one picture (CLIP-ES, Eq. 4 to 6), by plain differentiation.
+
+    :math:`M_c = \mathrm{ReLU}(\sum_k w^c_k A_k)` with :math:`A` the last block's normalised input
+    and :math:`w^c_k` the mean over patches of :math:`\partial p_c / \partial A_k`, where
+    :math:`p` is the softmax over the classes present *and* the background words. With a single
+    text the softmax is 1 whatever the picture and the map is zero: the competition makes the map.
+
+    Args:
+        tokens: (1 + N, D) input of the last block, class token first.
+        positives: (C, E) unit text embeddings of the classes present.
+        backgrounds: (P, E) unit text embeddings of the background words; P may be 0.
+        head: (tokens, normed) each (1, 1 + N, D) -> (1, E) picture embedding.
+        norm: the last block's first layer norm.
+        grid: (h, w) with h * w = N.
+        logit_scale: factor on cosines.
+        softmax: False differentiates the logit instead, for comparison.
+
+    Returns:
+        (C, h, w) float32, not negative and not scaled.
+
+    Raises:
+        ValueError: if tokens and grid do not fit.
+    """
+    h, w = grid
+    if tokens.ndim != 2 or tokens.shape[0] != 1 + h * w:
+        raise ValueError(
+            f"tokens have shape {tuple(tokens.shape)}, expected (1 + {h}*{w}, D): the class "
+            "token and one token a cell"
+        )
+    texts = torch.cat([positives, backgrounds]).float()
+    with torch.enable_grad():
+        normed = norm(tokens[None]).detach().requires_grad_()
+        seen = F.normalize(head(tokens[None], normed).float(), dim=-1)
+        logits = (logit_scale * seen @ texts.T)[0]  # (C + P,)
+        target = logits.softmax(0) if softmax else logits
+        maps = []
+        for c in range(len(positives)):
+            (gradient,) = torch.autograd.grad(target[c], normed, retain_graph=True)
+            weights = gradient[0, 1:].float().mean(0)  # (D,)
+            maps.append((normed.detach()[0, 1:].float() @ weights).relu().view(h, w))
+    return torch.stack(maps).detach() if maps else tokens.new_zeros(0, h, w).float()

@@ -1,0 +1,449 @@
+"""A frozen CLIP over open_clip: texts, images, and dense tokens with their attention.
+
+open_clip's blocks are walked in a plain loop: no fork, no hook. The loop gives what a dense
+method needs and ``encode_image`` hides: the last block's input and the attention maps, at any
+picture size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_kit.paperworld.tiny_clip import float_mask
+from wsss_kit.paperworld.tokenizer import WordTokenizer
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_WEIGHTS = Path(__file__).parent / "paperworld" / "tiny_clip.safetensors"
+
+
+class DenseTokens(NamedTuple):
+    """What an image tower knows of every patch.
+
+    Args:
+        tokens: (B, 1 + N, D) input of the last block, class token first.
+        attention: (B, N, N) softmax attention, rows are queries, mean over heads and over the last
+            layers, class token dropped without renormalising.
+        grid: (h, w) cells, N = h * w.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    grid: tuple[int, int]
+
+
+class FrozenCLIP(nn.Module):
+    """An open_clip ViT model that no training changes.
+
+    Args:
+        model: ``open_clip.model.CLIP`` with a ViT image tower.
+        tokenizer: texts -> (P, T) int64; only `encode_text` needs it.
+        mean, std: per-channel statistics of the pictures it was trained on.
+        window: cells a patch may see in each direction (the tiny CLIP's local attention); None
+            for the ordinary attention without limits.
+        round_positions: round the position embedding to half precision after resizing it, as
+            CLIP-ES's released code does.
+
+    Raises:
+        ValueError: if the image tower is not a ViT with class-token or average pooling.
+
+    Example:
+        >>> clip = load_clip("paper", device="cpu")
+        >>> dense = clip.encode_dense(torch.rand(1, 3, 64, 90))
+        >>> tuple(dense.tokens.shape), tuple(dense.attention.shape), dense.grid
+        ((1, 97, 128), (1, 96, 96), (8, 12))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor] | None = None,
+        *,
+        mean: Sequence[float] = OPENAI_MEAN,
+        std: Sequence[float] = OPENAI_STD,
+        window: int | None = None,
+        round_positions: bool = False,
+    ) -> None:
+        super().__init__()
+        visual = getattr(model, "visual", None)
+        if getattr(visual, "attn_pool", None) is not None or not hasattr(visual, "transformer"):
+            raise ValueError(
+                f"the image tower is {type(visual).__name__}; expected open_clip's "
+                "VisionTransformer pooling by class token or average, such as ViT-B-16-quickgelu"
+            )
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.window, self.round_positions = tokenizer, window, round_positions
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._texts: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> FrozenCLIP:
+        """Stay in evaluation mode: a frozen model has no training mode."""
+        return super().train(False)
+
+    # -- properties -------------------------------------------------------------------------
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.model.visual.patch_size[0]
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The image tower's transformer blocks."""
+        return self.model.visual.transformer.resblocks
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Factor on cosines that makes them logits."""
+        return self.model.logit_scale.exp()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.visual.proj.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the weights."""
+        return self.model.visual.proj.dtype
+
+    # -- texts ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings of texts; each text is encoded once and remembered.
+
+        Args:
+            texts: P texts.
+
+        Returns:
+            (P, D) float32 of unit length.
+
+        Raises:
+            RuntimeError: if the model was wrapped without a tokenizer.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if self.tokenizer is None:
+            raise RuntimeError("this CLIP has no tokenizer; pass one: FrozenCLIP(model, tokenizer)")
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if new:
+            ids = self.tokenizer(new).to(self.device)
+            features = F.normalize(self.model.encode_text(ids).float(), dim=-1)
+            self._texts.update(zip(new, features, strict=True))
+        if not texts:
+            return torch.zeros(0, self.model.visual.proj.shape[1], device=self.device)
+        return torch.stack([self._texts[text].to(self.device) for text in texts])
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words the model cannot know; always empty for sub-word vocabularies."""
+        unknown = getattr(self.tokenizer, "unknown", None)
+        return unknown(text) if unknown is not None else []
+
+    # -- images -----------------------------------------------------------------------------
+
+    def fit_to_patches(self, images: Tensor) -> Tensor:
+        """Resize pictures to whole patches: (B, 3, H, W) to the next multiples of the patch size.
+
+        The resizing is Pillow's bicubic on 8-bit pictures, as in CLIP-ES: other filters move
+        its maps by up to 0.4. Pictures that fit are returned as they are.
+        """
+        H, W = images.shape[-2:]
+        p = self.patch_size
+        new = (-(-H // p) * p, -(-W // p) * p)
+        if new == (H, W):
+            return images
+        pictures = (images.detach() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+        resized = [
+            np.asarray(Image.fromarray(x.numpy()).resize(new[::-1], Image.Resampling.BICUBIC))
+            for x in pictures
+        ]
+        fitted = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+        return fitted.to(images.device, torch.float32) / 255
+
+    def position_embedding(self, grid: tuple[int, int], *, rounded: bool | None = None) -> Tensor:
+        """(1 + h * w, D) position embedding: the class row kept, the rest bilinearly resized.
+
+        Args:
+            grid: (h, w).
+            rounded: to half precision; None takes ``round_positions``.
+        """
+        rounded = self.round_positions if rounded is None else rounded
+        table = self.model.visual.positional_embedding
+        h, w = self.model.visual.grid_size
+        if grid != (h, w):
+            cells = table[1:].T.reshape(1, -1, h, w).float()
+            cells = F.interpolate(cells, size=grid, mode="bilinear", align_corners=False)
+            table = torch.cat([table[:1], cells.flatten(2)[0].T.to(table.dtype)])
+        return table.half().to(table.dtype) if rounded else table
+
+    def _embed(self, images: Tensor, rounded: bool | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """Normalise, cut into patches, add positions: (B, 3, H, W) -> (B, 1 + N, D), (h, w)."""
+        _check_images(images)
+        visual = self.model.visual
+        x = (self.fit_to_patches(images).to(self.device) - self.mean) / self.std
+        x = visual.conv1(x.to(self.dtype))  # (B, D, h, w)
+        grid = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)  # (B, N, D)
+        cls = visual.class_embedding.expand(len(x), 1, -1)
+        x = torch.cat([cls, x], dim=1) + self.position_embedding(grid, rounded=rounded)
+        return visual.ln_pre(x), grid
+
+    def attention_mask(self, grid: tuple[int, int]) -> Tensor | None:
+        """(1 + N, 1 + N) float, -inf where the card forbids attention; None if nowhere."""
+        return _float_mask(grid, self.window, self.device, self.dtype)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image embeddings as open_clip's, at any picture size; gradients reach the pictures.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+
+        Returns:
+            (B, D) float32, not normalised.
+        """
+        visual = self.model.visual
+        x, grid = self._embed(images)
+        mask = self.attention_mask(grid)
+        for block in self.blocks:
+            x = block(x, attn_mask=mask)
+        if not visual.final_ln_after_pool:
+            x = visual.ln_post(x)
+        x = x[:, 1:].mean(1) if visual.pool_type == "avg" else x[:, 0]
+        if visual.final_ln_after_pool:
+            x = visual.ln_post(x)
+        return (x @ visual.proj).float()
+
+    @torch.no_grad()
+    def encode_dense(
+        self, images: Tensor, *, n_layers: int = 8, round_positions: bool | None = None
+    ) -> DenseTokens:
+        """The last block's input and the attention of the last layers.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1]; resized to whole patches if need be.
+            n_layers: over how many of the last layers attention is averaged, at least 1; more
+                than the model has means all of them. CLIP-ES: 8 of 12.
+            round_positions: overrides the model's own setting.
+
+        Returns:
+            `DenseTokens`, float32.
+        """
+        if n_layers < 1:
+            raise ValueError(f"n_layers is {n_layers}, expected at least 1")
+        x, grid = self._embed(images, round_positions)
+        mask = self.attention_mask(grid)
+        n_layers = min(n_layers, len(self.blocks))
+        first = len(self.blocks) - n_layers
+        total: Tensor | None = None
+        for i, block in enumerate(self.blocks):
+            last = i == len(self.blocks) - 1
+            if i >= first:
+                weights, mixed = self._attend(block, block.ln_1(x), mask)
+                total = weights if total is None else total + weights
+            if last:
+                break
+            if i < first:
+                x = block(x, attn_mask=mask)
+            else:
+                x = x + block.ls_1(mixed)
+                x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        attention = total[:, 1:, 1:] / n_layers
+        return DenseTokens(x.float(), attention.float(), grid)
+
+    def _attend(self, block: nn.Module, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean attention over the heads and the attended values: (B, T, T), (B, T, D)."""
+        attn = block.attn
+        B, T, D = x.shape
+        q, k, v = (
+            part.view(B, T, attn.num_heads, -1).transpose(1, 2)
+            for part in F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+        )  # each (B, heads, T, d)
+        mean, mixed = None, []
+        for head in range(attn.num_heads):  # one head's T x T map at a time
+            logits = q[:, head] @ k[:, head].transpose(1, 2) * q.shape[-1] ** -0.5
+            weights = (logits if mask is None else logits + mask).softmax(-1)
+            mixed.append(weights @ v[:, head])
+            mean = weights / attn.num_heads if mean is None else mean.add_(weights / attn.num_heads)
+        return mean, attn.out_proj(torch.cat(mixed, dim=-1))
+
+    def finish(self, tokens: Tensor, normed: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Run the last block and the head that CLIP-ES reads: the mean of the patch tokens.
+
+        Args:
+            tokens: (B, 1 + N, D) input of the last block.
+            normed: its ``ln_1`` output; a method that differentiates makes this a leaf.
+            grid: (h, w).
+
+        Returns:
+            (B, D) embedding of the mean patch, not normalised. (CLIP itself reads the class token;
+            for the tiny CLIP, which was trained with average pooling, the two agree.)
+        """
+        block, visual = self.blocks[-1], self.model.visual
+        _, mixed = self._attend(block, normed, self.attention_mask(grid))
+        x = tokens + block.ls_1(mixed)
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return visual.ln_post(x)[:, 1:].mean(1) @ visual.proj
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}, expected (B, 3, H, W) RGB in [0, 1]"
+        )
+
+
+@lru_cache(maxsize=16)
+def _float_mask(
+    grid: tuple[int, int], window: int | None, device: torch.device, dtype: torch.dtype
+) -> Tensor | None:
+    mask = float_mask(grid, window)
+    return None if mask is None else mask.to(device, dtype)
+
+
+# -- loading --------------------------------------------------------------------------------
+
+
+def load_clip(
+    name: str = "paper",
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+) -> FrozenCLIP:
+    """A frozen CLIP by name.
+
+    Args:
+        name: ``"paper"`` for the tiny CLIP of the embedded world, which comes with the package; any
+            other name is open_clip's, for example ``"ViT-B-16-quickgelu"``.
+        weights: open_clip's tag (``"openai"``; downloads once) or a local file; None for the tiny
+            CLIP's own weights, and for random weights with an open_clip name.
+        device: ``"auto"`` takes CUDA where there is one.
+        dtype: ``"auto"`` is float32; or a torch dtype or its name.
+
+    Returns:
+        The model in evaluation mode, without gradients.
+
+    Raises:
+        ValueError: if the name is unknown, if weights need another activation than the name has
+            (QuickGELU), or if a weights file is damaged or of another architecture.
+        FileNotFoundError: if a weights file is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    number_type = torch.float32 if dtype == "auto" else dtype
+    if isinstance(number_type, str):
+        number_type = getattr(torch, number_type, None)
+    if number_type not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        raise ValueError(
+            f"dtype is {dtype!r}, expected 'auto', 'float32', 'bfloat16', 'float16' or 'float64'"
+        )
+    clip = _load_paper(weights) if name == "paper" else _load_open_clip(name, weights)
+    return clip.to(device=device, dtype=number_type)
+
+
+def _load_paper(weights: str | Path | None) -> FrozenCLIP:
+    from wsss_kit.paperworld.tiny_clip import MEAN, STD, build
+
+    path = Path(weights) if weights is not None else _WEIGHTS
+    card = read_card(path)
+    architecture = card["architecture"]
+    model = build(architecture)
+    try:
+        model.load_state_dict({k: v.float() for k, v in _load_tensors(path).items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not hold the model that its card describes: {error}"
+        ) from error
+    tokenizer = WordTokenizer(card["words"], architecture["text_cfg"]["context_length"])
+    return FrozenCLIP(model, tokenizer, mean=MEAN, std=STD, window=architecture["window"])
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """The JSON card beside a weights file of the tiny CLIP, after checking the file against it.
+
+    Raises:
+        FileNotFoundError: if the weights or the card are missing.
+        ValueError: if the weights' sha256 is not the card's.
+    """
+    path = Path(path)
+    card_path = path.with_suffix(".json")
+    for needed in (path, card_path):
+        if not needed.exists():
+            raise FileNotFoundError(
+                f"{needed} is missing; the tiny CLIP is a pair of files, NAME.safetensors and "
+                "NAME.json, as the package ships them and `python -m wsss_kit train paper-clip` "
+                "writes them"
+            )
+    card = json.loads(card_path.read_text(encoding="utf-8"))
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != card["sha256"]:
+        raise ValueError(
+            f"{path} is not the file its card describes (sha256 {found[:12]}, expected "
+            f"{card['sha256'][:12]}, {path.stat().st_size} bytes of {card['bytes']}): it is "
+            "truncated or changed; restore it from the repository or train it again"
+        )
+    return card
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); it is truncated or of another "
+            "format; copy it again"
+        ) from error
+
+
+def _load_open_clip(name: str, weights: str | Path | None) -> FrozenCLIP:
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise ValueError(
+            f"name is {name!r}, expected 'paper' or one of open_clip's models such as "
+            "'ViT-B-16-quickgelu' (open_clip.list_models() shows all)"
+        )
+    is_tag = weights is not None and str(weights) in open_clip.list_pretrained_tags_by_model(name)
+    if weights is not None and not is_tag and not Path(weights).exists():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise FileNotFoundError(
+            f"weights is {str(weights)!r}: neither a file nor a tag of {name} (its tags: {tags})"
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*QuickGELU.*")
+        try:
+            model, _, _ = open_clip.create_model_and_transforms(
+                name, pretrained=None if weights is None else str(weights)
+            )
+        except UserWarning as warning:
+            raise ValueError(
+                f"{name} with {weights!r} would run with the wrong activation ({warning}); use "
+                f"{name}-quickgelu, or its scores drift silently"
+            ) from warning
+        except Exception as error:  # every reader of weights has its own exceptions
+            if is_tag or weights is None:
+                raise
+            raise ValueError(
+                f"{weights} does not hold the weights of {name} ({error}); it is truncated or "
+                "of another model"
+            ) from error
+    mean = getattr(model.visual, "image_mean", None) or OPENAI_MEAN
+    std = getattr(model.visual, "image_std", None) or OPENAI_STD
+    return FrozenCLIP(model, open_clip.get_tokenizer(name), mean=mean, std=std)
