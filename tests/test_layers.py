@@ -23,7 +23,7 @@ LAYERS = (
     ("data", "paperworld", "backbones", "clip"),
     ("cam", "affinity", "crf", "masks", "confusion", "error_kinds"),
     ("methods", "affinity_net", "segmentation", "background", "evaluation_report", "evaluation"),
-    ("recipes", "generate", "bench"),
+    ("recipes", "notebook_data", "generate", "bench"),
     ("canvas", "panels", "bars", "plot", "widgets", "report", "baseline", "demo", "__main__"),
 )
 LAYER_OF = {unit: level for level, units in enumerate(LAYERS) for unit in units}
@@ -39,7 +39,7 @@ WITHIN_A_LAYER = {
     "bars": ("canvas",),
     "plot": ("canvas", "panels", "bars"),
     "widgets": ("plot",),
-    "report": ("plot",),
+    "report": ("canvas", "plot"),
     "baseline": ("plot",),
     "demo": ("plot", "report"),
     "__main__": ("plot", "report", "baseline", "demo"),

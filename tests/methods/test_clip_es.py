@@ -1,0 +1,167 @@
+"""CLIP-ES on the tiny CLIP: the competition of texts, presets and files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from wsss_kit.cam import softmax_grad_cam
+from wsss_kit.clip import load_clip
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("paper", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """A picture of one class."""
+    return next(s for s in PaperWorld(20) if s.labels.sum() == 1)
+
+
+@pytest.fixture(scope="module")
+def method(clip):
+    return CLIPES(clip, prompts=Prompts.paper()).fit()
+
+
+def grad_cam(clip, dense, positives, backgrounds, **options):
+    return softmax_grad_cam(
+        dense.tokens[0],
+        positives,
+        backgrounds,
+        head=lambda tokens, normed: clip.finish(tokens, normed, dense.grid),
+        norm=clip.blocks[-1].ln_1,
+        grid=dense.grid,
+        logit_scale=clip.logit_scale,
+        **options,
+    )
+
+
+def test_fit_encodes_the_phrases(clip, method):
+    prompts = Prompts.paper()
+    assert torch.equal(method.class_features_, clip.encode_text(prompts.class_texts()))
+    assert torch.equal(method.background_features_, clip.encode_text(prompts.background_texts()))
+    with pytest.raises(ValueError, match="nothing to train; it cannot use epochs, seed"):
+        CLIPES(clip, prompts=prompts).fit([], epochs=3, seed=1)
+
+
+def test_maps_are_scaled_gradients_of_the_classes_present(clip, method, sample):
+    clip.round_positions = True
+    dense = clip.encode_dense(sample.image[None])
+    clip.round_positions = False
+    (present,) = sample.labels.nonzero()[0].tolist()
+    raw = grad_cam(clip, dense, method.class_features_[[present]], method.background_features_)[0]
+    scaled = raw
+    for _ in range(2):
+        scaled = (scaled - scaled.min()) / ((scaled - scaled.min()).max() + 1e-7)
+    output = method(sample.image[None], sample.labels[None])
+    torch.testing.assert_close(output.cams[0, present], scaled)
+    assert torch.equal(output.affinity, dense.attention)
+
+
+def test_absent_classes_do_not_compete(clip, method, sample):
+    """Another class among the texts changes the map; naming it absent does not."""
+    image, labels = sample.image[None], sample.labels[None].clone()
+    present = int(labels[0].argmax())
+    alone = method(image, labels).cams[0, present]
+    labels[0, (present + 1) % 8] = 1
+    rivalled = method(image, labels).cams[0, present]
+    assert not torch.allclose(alone, rivalled, atol=1e-4)
+
+
+def test_a_single_text_gives_a_map_of_zeros(clip, method, sample):
+    dense = clip.encode_dense(sample.image[None])
+    positives = method.class_features_[sample.labels > 0]
+    nothing = method.background_features_[:0]
+    assert (grad_cam(clip, dense, positives, nothing) == 0).all()
+    assert grad_cam(clip, dense, positives, nothing, softmax=False).max() > 0
+    assert grad_cam(clip, dense, positives, method.background_features_).max() > 0
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_closed_form_on_the_tiny_clip(clip, method, sample, softmax):
+    r"""The gradient of p_c is p_c (g_c - sum p g), with g the gradients of the logits."""
+    dense = clip.encode_dense(sample.image[None])
+    positives = method.class_features_[sample.labels > 0]
+    texts = torch.cat([positives, method.background_features_])
+    tokens = dense.tokens
+    normed = clip.blocks[-1].ln_1(tokens).detach()
+
+    def logits_of(patches):
+        given = torch.cat([normed[:, :1], patches[None]], 1)
+        seen = torch.nn.functional.normalize(clip.finish(tokens, given, dense.grid), dim=-1)
+        return clip.logit_scale * (texts @ seen[0])
+
+    g = torch.autograd.functional.jacobian(logits_of, normed[0, 1:]).mean(1)  # (T, D)
+    p = logits_of(normed[0, 1:]).softmax(0)
+    weights = p[0] * (g[0] - p @ g) if softmax else g[0]
+    literal = (normed[0, 1:] @ weights).clamp_min(0).view(dense.grid)
+    found = grad_cam(clip, dense, positives, method.background_features_, softmax=softmax)[0]
+    scale = literal.max().clamp_min(1e-12)
+    assert literal.max() > 0
+    torch.testing.assert_close(found / scale, literal / scale, atol=1e-3, rtol=1e-3)
+
+
+def test_the_number_of_layers(clip, sample):
+    prompts, image, labels = Prompts.paper(), sample.image[None], sample.labels[None]
+    affinities = {
+        n: CLIPES(clip, prompts=prompts, n_layers=n).fit()(image, labels).affinity
+        for n in (None, 8, len(clip.blocks), 1)
+    }
+    assert torch.equal(affinities[None], affinities[8])
+    assert torch.equal(affinities[8], affinities[len(clip.blocks)])  # clamped to the depth
+    assert not torch.allclose(affinities[8], affinities[1])
+
+
+def test_presets_differ_only_in_rounding_and_leave_the_clip_alone(clip, sample):
+    maps = {}
+    for preset in ("reference", "clean"):
+        method = CLIPES(clip, prompts=Prompts.paper(), preset=preset).fit()
+        maps[preset] = method(sample.image[None, :, :72], sample.labels[None]).cams
+        assert clip.round_positions is False
+    assert not torch.equal(maps["reference"], maps["clean"])
+    torch.testing.assert_close(maps["reference"], maps["clean"], atol=0.05, rtol=0)
+
+
+def test_a_failure_leaves_the_clip_as_it_was(clip, method):
+    method.n_layers = 0
+    try:
+        with pytest.raises(ValueError, match="n_layers is 0"):
+            method(torch.rand(1, 3, 24, 24), torch.ones(1, 8))
+    finally:
+        method.n_layers = None
+    assert clip.round_positions is False
+
+
+def test_pictures_of_any_size(method):
+    for size in ((1, 1), (7, 50), (96, 48)):
+        output = method(torch.rand(1, 3, *size), torch.ones(1, 8))
+        grid = tuple(-(-side // 8) for side in size)
+        assert output.cams.shape[2:] == grid and output.cams.isfinite().all()
+
+
+def test_half_precision(sample):
+    """Rough but whole: gradients are taken of numbers with eleven bits."""
+    half = CLIPES(load_clip("paper", device="cpu", dtype="float16"), prompts=Prompts.paper()).fit()
+    output = half(sample.image[None], sample.labels[None])
+    assert output.cams.dtype == output.affinity.dtype == torch.float32
+    assert output.cams.isfinite().all()
+
+
+def test_saved_and_loaded(clip, sample, tmp_path):
+    prompts = Prompts.for_classes(["cat", "boat"]).replace(template="a drawing of a {}")
+    method = CLIPES(clip, prompts=prompts, n_layers=2, preset="clean").fit()
+    path = method.save(tmp_path / "method")
+    card = json.loads(path.read_text(encoding="utf-8"))
+    assert (card["method"], card["preset"], card["n_layers"]) == ("CLIP-ES", "clean", 2)
+    loaded = CLIPES.load(path, clip=clip)
+    assert loaded.prompts == prompts and loaded.clip is clip
+    found, expected = (m(sample.image[None], torch.ones(1, 2)) for m in (loaded, method))
+    assert torch.equal(found.cams, expected.cams)
+    assert torch.equal(found.affinity, expected.affinity)

@@ -1,0 +1,113 @@
+"""Background rules: the sweep must say what each rule would score alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from wsss_kit.background import (
+    CONSTANTS,
+    POWERS,
+    BackgroundRule,
+    best_rule,
+    predict_masks,
+    sweep_background,
+)
+from wsss_kit.classes import Sample
+from wsss_kit.masks import add_background, scores_to_masks
+
+RULES = (
+    BackgroundRule(threshold=0.3),
+    BackgroundRule(threshold=0.6),
+    BackgroundRule(power=1),
+    BackgroundRule(power=4),
+)
+
+
+@pytest.fixture
+def data(rng):
+    """Pictures of different sizes whose maps are noise around the truth."""
+    samples, maps, target = [], {}, {}
+    for i, size in enumerate([(6, 8), (5, 5), (9, 4)]):
+        truth = torch.randint(0, 4, size, generator=rng)
+        truth[0, 0] = 255
+        labels = torch.zeros(3)
+        labels[[v - 1 for v in truth.unique().tolist() if 0 < v < 255]] = 1
+        noise = torch.rand(3, *size, generator=rng)
+        right = torch.stack([(truth == c + 1).float() for c in range(3)])
+        image = torch.full((3, *size), i / 10)
+        samples.append(Sample(f"picture {i}", image, labels))
+        maps[f"{i / 10:.1f}"] = (0.5 * noise + 0.4 * right)[None]
+        target[f"picture {i}"] = truth
+
+    def maps_of(images, labels):
+        maps_of.calls += 1
+        return maps[f"{images[0, 0, 0, 0].item():.1f}"] * labels[:, :, None, None]
+
+    maps_of.calls = 0
+    return samples, target, maps_of
+
+
+def literal_iou(predicted, target, values):
+    """IoU of mask values over all pictures, pixel by pixel; pixels of other truths do not count."""
+    ious = []
+    for value in values:
+        both = either = 0
+        for name, truth in target.items():
+            guess = predicted[name].numpy()
+            counted = np.isin(truth.numpy(), values)
+            one, other = (guess == value) & counted, (truth.numpy() == value) & counted
+            both, either = both + (one & other).sum(), either + (one | other).sum()
+        ious.append(both / either if either else np.nan)
+    return float(np.nanmean(ious))
+
+
+@pytest.mark.parametrize("scored", [None, (1, 3)])
+def test_the_sweep_equals_every_rule_alone(data, scored):
+    samples, target, maps_of = data
+    swept = sweep_background(maps_of, samples, target, rules=RULES, scored=scored, shown=False)
+    assert maps_of.calls == len(samples)  # maps are made once, not once a rule
+    assert list(swept) == list(RULES)
+    values = [0, 1, 2, 3] if scored is None else [0, *scored]
+    for rule, found in swept.items():
+        predicted = predict_masks(maps_of, samples, rule, shown=False)
+        assert found == pytest.approx(literal_iou(predicted, target, values))
+    assert len({round(v, 6) for v in swept.values()}) > 1
+
+
+def test_masks_of_all_samples(data):
+    samples, _, maps_of = data
+    predicted = predict_masks(maps_of, samples, BackgroundRule(power=2), shown=False)
+    assert list(predicted) == [sample.name for sample in samples]
+    for sample in samples:
+        mask, labels = predicted[sample.name], sample.labels[None]
+        scores = add_background(maps_of(sample.image[None], labels), power=2)
+        assert mask.dtype == torch.int64 and mask.shape == sample.image.shape[1:]
+        assert torch.equal(mask, scores_to_masks(scores, labels)[0])
+
+
+def test_by_default_constants_and_powers_are_tried(data):
+    samples, target, maps_of = data
+    swept = sweep_background(maps_of, samples, target, shown=False)
+    assert tuple(swept) == CONSTANTS + POWERS
+    assert [rule.threshold for rule in CONSTANTS] == pytest.approx(np.arange(1, 17) * 0.05)
+
+
+def test_best_rule_is_the_first_of_equals():
+    first, second, third = RULES[:3]
+    assert best_rule({first: 0.2, second: 0.5, third: 0.5}) is second
+    assert best_rule({third: 0.5, second: 0.5, first: 0.2}) is third
+
+
+def test_rules_are_values():
+    assert BackgroundRule(power=2) == BackgroundRule(power=2) != BackgroundRule(threshold=0.2)
+    assert len({BackgroundRule(power=2), BackgroundRule(power=2)}) == 1
+    assert str(BackgroundRule(power=1.5)) == "(1 - max)^1.5"
+    assert str(BackgroundRule(threshold=0.3)) == "constant 0.3"
+
+
+@pytest.mark.parametrize("given", [{}, {"threshold": 0.2, "power": 2}])
+def test_a_rule_is_one_number(given):
+    with pytest.raises(ValueError, match="exactly one of the two"):
+        BackgroundRule(**given).masks(torch.zeros(1, 1, 2, 2), torch.ones(1, 1))

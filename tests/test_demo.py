@@ -1,0 +1,73 @@
+"""The first command: it ends, it writes what it says, and it says the same thing twice."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from wsss_kit.__main__ import main
+from wsss_kit.demo import run_demo
+from wsss_kit.report import rows_of, table_text, write_report
+
+SMALL = {"n_train": 24, "n_val": 6, "n_test": 8}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run_demo(folder, **SMALL)
+
+
+def test_the_demo_writes_a_page_that_needs_nothing_beside_itself(demo):
+    folder, reports = demo
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert list(reports) == ["CAM", "CLIP-ES"]
+    for name, report in reports.items():
+        assert name in page and f"{100 * report.mean_iou:.1f} [" in page
+        assert "8 images" in str(report.protocol) and "chosen on 6 val" in str(report.protocol)
+    pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', page)
+    assert len(pictures) == 5 and all(len(alt) > 20 for alt in pictures)
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert len(list(folder.glob("figure-*.png"))) == 5
+
+
+def test_same_seed_same_table_twice(demo, tmp_path):
+    _, reports = demo
+    assert table_text(run_demo(tmp_path, **SMALL)) == table_text(reports)
+
+
+def test_another_seed_is_another_world(demo, tmp_path):
+    _, reports = demo
+    other = run_demo(tmp_path, seed=1, **SMALL)
+    assert table_text(other) != table_text(reports)
+
+
+def test_the_table_has_methods_by_classes(demo):
+    _, reports = demo
+    heading, *rows = rows_of(reports)
+    assert heading[1:10] == ["background", "boat", "train", "plane", "bus", "cow", "camel",
+                             "bird", "cat"]  # fmt: skip
+    for row, report in zip(rows, reports.values(), strict=True):
+        assert row[1:10] == [f"{100 * v:.1f}" for v in report.iou]
+        assert row[-1].startswith(f"{100 * report.mean_iou:.1f} [")
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(demo, tmp_path, monkeypatch):
+    _, reports = demo
+    page = tmp_path / "report.html"
+    page.write_text("old")
+    monkeypatch.setattr("os.replace", _full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(page, title="new", reports=reports, figures={})
+    assert page.read_text() == "old" and list(tmp_path.iterdir()) == [page]
+
+
+def _full_disk(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_the_command_line_says_what_is_wrong_without_a_traceback(capsys, tmp_path):
+    assert main(["baseline", "--data", "voc", "--root", str(tmp_path / "nowhere")]) == 2
+    message = capsys.readouterr().err
+    assert "nowhere" in message and "JPEGImages" in message and "Traceback" not in message

@@ -1,0 +1,98 @@
+"""`DATA` of the notebooks: the same shape of answer for all three, and no picture in two splits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wsss_kit.classes import VOC_CLASSES
+from wsss_kit.notebook_data import open_data
+
+
+def save(path, value, mode):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (5, 4), value).save(path)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    lists = {"train": [f"t{i}" for i in range(6)], "val": [f"v{i}" for i in range(3)]}
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for split, names in lists.items():
+        (tmp_path / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
+        for name in names:
+            save(tmp_path / "JPEGImages" / f"{name}.jpg", (0, 0, 0), "RGB")
+            save(tmp_path / "SegmentationClass" / f"{name}.png", 3, "L")
+    return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = ["file,labels"]
+    for i in range(12):
+        save(tmp_path / f"p{i}.png", (10 * i, 0, 0), "RGB")
+        rows.append(f"p{i}.png,{'dog' if i % 2 else 'cat'}")
+        if i < 10:
+            save(tmp_path / "masks" / f"p{i}.png", 1 + i % 2, "L")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    return tmp_path
+
+
+def names_of(data):
+    return {split: [s.name for s in getattr(data, split)] for split in ("train", "val", "test")}
+
+
+def test_voc_chooses_on_the_end_of_train_and_scores_on_val(voc):
+    data = open_data("voc", n_train=3, n_val=2, n_test=2, root=voc)
+    expected = {"train": ["t0", "t1", "t2"], "val": ["t4", "t5"], "test": ["v0", "v1"]}
+    assert names_of(data) == expected and data.classes == VOC_CLASSES
+    assert list(data.val_masks) == ["t4", "t5"] and list(data.test_masks) == ["v0", "v1"]
+    assert data.test_masks["v1"].unique().tolist() == [3]
+    assert str(data.protocol("test")).startswith("VOC 2012 val, ")
+    assert str(data.protocol("val")).startswith("VOC 2012 train, its end, ")
+
+
+def test_a_folder_is_dealt_out_by_its_masks(folder):
+    data = open_data("folder", root=folder)
+    assert names_of(data) == {
+        "train": ["p2", "p3", "p4", "p7", "p8", "p9", "p10", "p11"],
+        "val": ["p1", "p6"],
+        "test": ["p0", "p5"],
+    }
+    assert list(data.test_masks) == ["p0", "p5"] and data.classes == ("cat", "dog")
+    sample = data.train[1]  # p3
+    assert sample.labels.tolist() == [0, 1]
+    assert np.isclose(sample.image[0].mean().item(), 30 / 255)
+    assert torch.equal(data.val_masks["p1"], torch.full((4, 5), 2))
+
+
+def test_a_folder_may_have_its_own_order_of_classes(folder):
+    data = open_data("folder", root=folder, classes=("dog", "cat"))
+    assert data.classes == ("dog", "cat") and data.train[1].labels.tolist() == [1, 0]
+
+
+def test_a_folder_without_masks_opens_and_says_what_is_missing(folder):
+    for mask in (folder / "masks").iterdir():
+        mask.unlink()
+    (folder / "masks").rmdir()
+    data = open_data("folder", root=folder)
+    assert [len(part) for part in names_of(data).values()] == [6, 3, 3]
+    with pytest.raises(KeyError, match=r"no mask for 'p0': expected it at .*masks/p0\.png"):
+        data.test_masks["p0"]
+
+
+def test_the_environment_names_the_folder(folder, monkeypatch):
+    monkeypatch.setenv("WSSS_KIT_FOLDER", str(folder))
+    assert len(open_data("folder").train) == 8
+
+
+def test_bad_arguments_are_refused(folder):
+    with pytest.raises(ValueError, match=r"DATA is 'coco', expected one of paper, voc, folder"):
+        open_data("coco")
+    with pytest.raises(ValueError, match=r"n_val is 0, expected at least 1"):
+        open_data("paper", n_val=0)
+    (folder / "labels.csv").write_text("file,labels\np0.png,cat\n")
+    with pytest.raises(ValueError, match=r"leaves no picture for train"):
+        open_data("folder", root=folder)

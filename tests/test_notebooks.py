@@ -1,0 +1,182 @@
+"""The notebooks run from top to bottom, and the copy a student gets is what build.py promises."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+SOURCES = sorted((NOTEBOOKS / "src").glob("*.py"))
+FAST = ("00", "02")
+"""Executed in the default run; the rest is marked slow, and .ci/run executes all."""
+
+spec = importlib.util.spec_from_file_location("notebooks_build", NOTEBOOKS / "build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+TINY = """# %% [markdown]
+# # A source
+
+# %%
+import importlib.util, pathlib
+assert importlib.util.find_spec("wsss_kit"), "the package is found from the notebooks' folder"
+assert pathlib.Path("src").is_dir(), "which is where the kernel works"
+base = 20
+print("working\\rready")
+object()
+
+# %% [markdown]
+# Add a number to `base`.
+
+# %%
+def add(number):
+    raise NotImplementedError("add number to base")
+
+# %% tags=["solution"]
+def add(number):
+    return base + number
+
+answer = 42
+
+# %% tags=["check"]
+assert add(1) == 21
+
+# %%
+print("recap", base)
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a source into a folder laid out like notebooks/."""
+    (tmp_path / "src").mkdir()
+
+    def written(text=TINY, name="00_tiny"):
+        path = tmp_path / "src" / f"{name}.py"
+        path.write_text(text)
+        return path
+
+    return written
+
+
+def cell_with(notebook, text):
+    return next(cell for cell in notebook.cells if text in cell.source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(s, id=s.stem, marks=() if s.stem.startswith(FAST) else pytest.mark.slow)
+        for s in SOURCES
+    ],
+)
+def test_a_source_runs_and_its_notebook_is_up_to_date(source):
+    build.build(source, check=True)
+
+
+def test_every_notebook_equals_its_source(capsys):
+    assert build.main(["--check", "--no-execute"]) == 0, capsys.readouterr().err
+
+
+def test_solutions_are_left_out_and_stubs_and_checks_stay(write):
+    source = build.read_source(write())
+    student = build.student_copy(source)
+    assert len(student.cells) == len(source.cells) - 1
+    texts = "\n".join(cell.source for cell in student.cells)
+    assert "base + number" not in texts and "answer" not in texts
+    assert "raise NotImplementedError" in texts
+    check = cell_with(student, "assert add(1)")
+    assert check.metadata.tags == ["check", "raises-exception"]
+    nbformat.validate(student)
+    assert cell_with(source, "assert add(1)").metadata.tags == ["check"]  # the source is not edited
+
+
+def test_ids_follow_the_text_so_that_one_edit_changes_one_cell(write):
+    before = build.student_copy(build.read_source(write()))
+    edited = TINY.replace("# # A source", "# # A better source\n\n# %%\nprint(1)\n\n# %%\nprint(1)")
+    after = build.student_copy(build.read_source(write(edited)))
+    ids = [cell.id for cell in after.cells]
+    assert len(set(ids)) == len(ids) == len(before.cells) + 2
+    assert {cell.id for cell in before.cells[1:]} <= set(ids)
+    assert before.cells[0].id not in ids
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (' tags=["solution"]', "", "the stub cell .* stands in"),
+        (' tags=["check"]', "", r"\['stub', 'solution', 'code'\], expected stub, solution, check"),
+        ('raise NotImplementedError("add number to base")', "pass", "the solution cell"),
+    ],
+)
+def test_an_incomplete_exercise_is_refused(write, old, new, message):
+    with pytest.raises(build.BuildError, match=message):
+        build.read_source(write(TINY.replace(old, new)))
+
+
+def test_build_executes_with_solutions_and_keeps_clean_outputs(write, capsys):
+    path = write()
+    assert build.main([], folder=path.parent.parent) == 0, capsys.readouterr().err
+    written = path.parent.parent / "00_tiny.ipynb"
+    notebook = nbformat.read(written, as_version=4)
+    assert [cell.id for cell in notebook.cells] == [
+        cell.id for cell in build.student_copy(build.read_source(path)).cells
+    ]
+    stream, result = cell_with(notebook, "base = 20").outputs
+    assert stream.text == "ready\n"
+    assert result.data["text/plain"] == "<object>"
+    assert cell_with(notebook, "recap").outputs[0].text == "recap 20\n"
+    check = cell_with(notebook, "assert add(1)")
+    assert check.outputs == [] and check.execution_count is None
+    assert [c.execution_count for c in notebook.cells if c.get("execution_count")] == [1, 2, 3]
+    assert notebook.metadata == build.METADATA
+
+    assert build.main(["--check", "--no-execute"], folder=path.parent.parent) == 0
+    path.write_text(TINY.replace("base = 20", "base = 21"))
+    assert build.main(["--check", "--no-execute"], folder=path.parent.parent) == 1
+    assert "00_tiny.ipynb differs from its source from cell 1 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("return base + number", "return base - number", "AssertionError"),
+        ("assert add(1) == 21", "assert answer == 42", r"gave \['NameError'\]"),
+        ("assert add(1) == 21", "assert base == 20", "gave no error"),
+        ('print("recap", base)', 'print("recap", answer)', "name 'answer' is not defined"),
+    ],
+)
+def test_a_notebook_that_would_fail_a_student_is_refused(write, old, new, message):
+    path = write(TINY.replace(old, new))
+    with pytest.raises(build.BuildError, match=message):
+        build.build(path)
+    assert not path.parent.parent.joinpath("00_tiny.ipynb").exists()
+
+
+def test_kept_outputs_drop_widgets_and_stderr_but_not_their_pictures():
+    def shown(data):
+        return nbformat.v4.new_output("display_data", data=data)
+
+    bar = shown({build.WIDGET: {"model_id": "1"}, "text/plain": "0%"})
+    view = shown({build.WIDGET: {"model_id": "2"}, "text/plain": "View()", "image/png": "aGk="})
+    warning = nbformat.v4.new_output("stream", name="stderr", text="careful")
+    (kept,) = build.kept_outputs([bar, view, warning])
+    assert kept.data == {"text/plain": "View()", "image/png": "aGk="}
+
+
+def test_a_large_notebook_is_refused():
+    cell = nbformat.v4.new_markdown_cell("x" * build.SIZE_LIMIT)
+    with pytest.raises(build.BuildError, match=r"has 1\.5 MB, expected at most 1\.5"):
+        build.written_text(nbformat.v4.new_notebook(cells=[cell]))
+
+
+def test_an_orphan_and_an_unknown_name_are_reported(write, tmp_path, capsys):
+    write()
+    assert build.main(["07"], folder=tmp_path) == 1
+    assert "no source is called '07'; there are 00_tiny" in capsys.readouterr().err
+    (tmp_path / "01_old.ipynb").write_text("{}")
+    assert build.main(["--check", "--no-execute"], folder=tmp_path) == 1
+    assert "no source for 01_old" in capsys.readouterr().err

@@ -1,0 +1,152 @@
+"""Recipes against the same chain written out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from wsss_kit.classes import PAPER_CLASSES
+from wsss_kit.clip import load_clip
+from wsss_kit.methods.base import CAMMethod, MethodOutput
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import cam_maps, cam_masks, clip_es_maps, clip_es_masks
+
+
+class Given(CAMMethod):
+    """A method whose maps and affinity are given."""
+
+    def __init__(self, cams, affinity=None):
+        self.output = MethodOutput(cams, affinity)
+
+    def fit(self, samples=(), **training):
+        return self
+
+    def __call__(self, images, labels):
+        return self.output
+
+    def save(self, path):
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, path, **options):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def given(rng):
+    cams = torch.rand(2, 3, 4, 5, generator=rng)
+    labels = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
+    affinity = torch.rand(2, 20, 20, generator=rng)
+    cams = cams * labels[:, :, None, None]
+    return Given(cams, affinity), torch.rand(2, 3, 17, 22, generator=rng), labels
+
+
+def resize(maps, size):
+    return torch.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def boxes(cam, threshold):
+    """CLIP-ES's boxes of one map by walking through its connected regions."""
+    h, w = cam.shape
+    level = (cam.numpy() * 255).astype(np.uint8)
+    kept = {tuple(p) for p in np.argwhere(level > int(threshold * level.max())).tolist()}
+    mask = torch.zeros(h, w)
+    while kept:
+        region, waiting = [], [kept.pop()]
+        while waiting:
+            y, x = waiting.pop()
+            region.append((y, x))
+            near = {(v, u) for v in (y - 1, y, y + 1) for u in (x - 1, x, x + 1)} & kept
+            kept -= near
+            waiting.extend(near)
+        ys, xs = zip(*region, strict=True)
+        mask[min(ys) : min(max(ys) + 1, h - 1), min(xs) : min(max(xs) + 1, w - 1)] = 1
+    return mask
+
+
+def refined_by_hand(cams, affinity, size, threshold):
+    out = torch.zeros(*cams.shape[:2], *size)
+    for b in range(len(cams)):
+        walk = affinity[b].clone()
+        for _ in range(3):
+            walk = walk / walk.sum(0, keepdim=True)
+            walk = walk / walk.sum(1, keepdim=True)
+        walk = (walk + walk.T) / 2
+        walk = walk @ walk
+        for c in range(cams.shape[1]):
+            cam = cams[b, c]
+            moved = (walk @ (cam * boxes(cam, threshold)).flatten()).view(cam.shape)
+            moved = moved - moved.min()
+            out[b, c] = resize((moved / (moved.max() + 1e-7))[None, None], size)[0, 0]
+    return out
+
+
+def masks_by_hand(maps, labels, background):
+    B, C, H, W = maps.shape
+    masks = torch.zeros(B, H, W, dtype=torch.int64)
+    for b in range(B):
+        for y in range(H):
+            for x in range(W):
+                values = maps[b, :, y, x].tolist()
+                best = background(max(values))
+                for c in range(C):
+                    if labels[b, c] and values[c] > best:
+                        best, masks[b, y, x] = values[c], c + 1
+    return masks
+
+
+def test_plain_maps_and_masks(given):
+    method, images, labels = given
+    maps = cam_maps(images, labels, method=method)
+    torch.testing.assert_close(maps, resize(method.output.cams, (17, 22)))
+    found = cam_masks(images, labels, method=method, threshold=0.5)
+    assert torch.equal(found, masks_by_hand(maps, labels, lambda _: 0.5))
+    assert torch.equal(
+        cam_masks(images, labels, method=method), masks_by_hand(maps, labels, lambda _: 0.15)
+    )
+    assert found.dtype == torch.int64 and found.unique().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.7])
+def test_clip_es_maps(given, threshold):
+    method, images, labels = given
+    found = clip_es_maps(images, labels, method=method, box_threshold=threshold)
+    literal = refined_by_hand(method.output.cams, method.output.affinity, (17, 22), threshold)
+    torch.testing.assert_close(found, literal, atol=1e-5, rtol=1e-4)
+    assert found.min() >= 0 and found.max() <= 1
+    assert (found[labels == 0] == 0).all()
+
+
+@pytest.mark.parametrize("power", [1.0, 4.0])
+def test_clip_es_masks(given, power):
+    method, images, labels = given
+    maps = clip_es_maps(images, labels, method=method)
+    found = clip_es_masks(images, labels, method=method, power=power)
+    literal = masks_by_hand(maps, labels, lambda best: math.pow(1 - best, power))
+    assert (found != literal).float().mean() < 0.005  # ties of rounding only
+    assert found.shape == (2, 17, 22) and found.dtype == torch.int64
+
+
+def test_the_box_threshold_matters(given):
+    method, images, labels = given
+    maps = [clip_es_maps(images, labels, method=method, box_threshold=t) for t in (0.4, 0.9)]
+    assert not torch.allclose(*maps)
+
+
+def test_from_pictures_to_masks():
+    world = PaperWorld(3, split="val")
+    method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
+    images = torch.stack([sample.image for sample in world])
+    labels = torch.stack([sample.labels for sample in world])
+    for recipe in (cam_masks, clip_es_masks):
+        masks = recipe(images, labels, method=method)
+        assert masks.shape == (3, 96, 96)
+        for mask, row in zip(masks, labels, strict=True):
+            allowed = {0} | {c + 1 for c in range(len(PAPER_CLASSES)) if row[c]}
+            assert set(mask.unique().tolist()) <= allowed
+            assert (mask > 0).any()

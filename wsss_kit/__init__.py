@@ -1,0 +1,66 @@
+"""A tutorial and analysis kit for weakly supervised semantic segmentation.
+
+Images and image-level labels go in; class activation maps, pseudo masks and honest IoU come out.
+The public names below stand in the order of that line.
+"""
+
+from wsss_kit.background import BackgroundRule, best_rule, predict_masks, sweep_background
+from wsss_kit.cam import (
+    class_activation_maps,
+    multi_scale,
+    normalize_cams,
+    softmax_grad_cam,
+    upsample,
+)
+from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, PAPER_CLASSES, VOC_CLASSES, Sample
+from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
+from wsss_kit.evaluation import ConfusionMatrix, Protocol, Report, evaluate
+from wsss_kit.masks import add_background, scores_to_masks
+from wsss_kit.methods.base import CAMMethod, MethodOutput
+from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import cam_maps, cam_masks, clip_es_maps, clip_es_masks
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CAM",
+    "CLIPES",
+    "COCO_CLASSES",
+    "IGNORE_INDEX",
+    "PAPER_CLASSES",
+    "VOC_CLASSES",
+    "BackgroundRule",
+    "CAMMethod",
+    "ConfusionMatrix",
+    "FrozenCLIP",
+    "MethodOutput",
+    "PaperWorld",
+    "Prompts",
+    "Protocol",
+    "Report",
+    "Sample",
+    "add_background",
+    "best_rule",
+    "cam_maps",
+    "cam_masks",
+    "class_activation_maps",
+    "clip_es_maps",
+    "clip_es_masks",
+    "evaluate",
+    "load_clip",
+    "load_folder",
+    "load_folder_masks",
+    "load_voc",
+    "load_voc_masks",
+    "multi_scale",
+    "normalize_cams",
+    "predict_masks",
+    "scores_to_masks",
+    "softmax_grad_cam",
+    "sweep_background",
+    "upsample",
+]

@@ -1,0 +1,170 @@
+"""Trunks: networks from pictures to features, with their normalisation inside.
+
+A trunk is any ``nn.Module`` (B, 3, H, W) RGB in [0, 1] -> (B, D, h, w) with ``out_channels`` D.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wsss_kit.paperworld.trunk import PaperTrunk, load_web_weights
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+RESNETS = ("resnet18", "resnet34", "resnet50")
+BACKBONES = ("paper", *RESNETS)
+"""Names that `build_backbone` knows."""
+
+
+class _Normalised(nn.Module):
+    """Keeps picture statistics as buffers, so that they cannot be forgotten or doubled."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class ResNetTrunk(_Normalised):
+    """A torchvision ResNet without its pooling and classifier.
+
+    Stride 16 gives the last stage stride 1 and no dilation, as CLIMS, IRN and SC-CAM's port do;
+    stride 8 keeps the third stage's stride too and dilates both, as DeepLab does.
+
+    Args:
+        name: one of ``RESNETS``.
+        stride: 16 or 8.
+        weights: None for random weights, ``"imagenet"`` (torchvision downloads them once), or a
+            local state dict (.safetensors, or .pth read with ``weights_only``).
+    """
+
+    def __init__(self, name: str, *, stride: int = 16, weights: str | Path | None = None) -> None:
+        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        import torchvision
+
+        if stride not in (8, 16):
+            raise ValueError(f"stride is {stride}, expected 16 or 8")
+        net = getattr(torchvision.models, name)(
+            weights="IMAGENET1K_V1" if weights == "imagenet" else None
+        )
+        if weights is not None and weights != "imagenet":
+            _load_trunk(net, Path(weights))
+        self.out_channels = net.fc.in_features
+        _flatten_stage(net.layer4, dilation=1 if stride == 16 else 4)
+        if stride == 8:
+            _flatten_stage(net.layer3, dilation=2)
+        self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        self.layer1, self.layer2 = net.layer1, net.layer2
+        self.layer3, self.layer4 = net.layer3, net.layer4
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> (B, D, H / stride, W / stride)."""
+        x = self.stem(self.normalise(images))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+def _flatten_stage(stage: nn.Sequential, *, dilation: int) -> None:
+    """Take the stride out of a ResNet stage and dilate its 3x3 convolutions."""
+    for conv in (m for m in stage.modules() if isinstance(m, nn.Conv2d)):
+        conv.stride = (1, 1)
+        if conv.kernel_size == (3, 3):
+            conv.dilation = conv.padding = (dilation, dilation)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing; give None, 'imagenet' or a state dict of torchvision's ResNet"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each reader has its own exceptions
+        raise ValueError(
+            f"{path} is not a whole file of weights ({error}); it is truncated or of another "
+            "format; copy it again"
+        ) from error
+
+
+def _load_trunk(net: nn.Module, path: Path) -> None:
+    """Load everything but the classifier, and refuse what leaves a random weight behind."""
+    state = {k: v for k, v in _read_state(path).items() if not k.startswith("fc.")}
+    try:
+        missing, unexpected = net.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds the weights of another network: {error}") from error
+    lost = [k for k in missing if not k.startswith("fc.") and "num_batches" not in k]
+    if lost or unexpected:
+        raise ValueError(
+            f"{path} does not hold the weights of this ResNet: {len(lost)} are missing "
+            f"({', '.join(lost[:3])}) and {len(unexpected)} are unknown "
+            f"({', '.join(unexpected[:3])}); give a state dict of torchvision's ResNet"
+        )
+
+
+def build_backbone(
+    backbone: str | nn.Module,
+    *,
+    stride: int | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """A trunk by name, or the user's own after a check.
+
+    Args:
+        backbone: one of ``BACKBONES``, or a module with ``out_channels``.
+        stride: of a named trunk; None for its default, 8 for ``"paper"`` and 16 for ResNets.
+        weights: of a named ResNet, see `ResNetTrunk`; of ``"paper"``: None for random weights, or
+            ``"web"`` for those in the package, which learned from the tiny CLIP on ``web`` pictures
+            and play the part that ImageNet weights play for photographs.
+        seed: of random initial weights; the global random state is left as it was.
+
+    Returns:
+        The trunk; a module that a user brought is returned as it is, neither moved nor changed.
+
+    Raises:
+        ValueError: for an unknown name, or options that a given module cannot take.
+
+    Example:
+        >>> trunk = build_backbone("paper", stride=8)
+        >>> tuple(trunk(torch.rand(1, 3, 96, 90)).shape)
+        (1, 96, 12, 12)
+    """
+    if isinstance(backbone, nn.Module):
+        if not isinstance(getattr(backbone, "out_channels", None), int):
+            raise ValueError(
+                f"{type(backbone).__name__} has no integer out_channels; set it to the number "
+                "of channels D that the module returns as (B, D, h, w)"
+            )
+        if stride is not None or weights is not None:
+            raise ValueError(
+                "stride and weights belong to named backbones; your module has its own"
+            )
+        return backbone
+    if backbone not in BACKBONES:
+        raise ValueError(
+            f"backbone is {backbone!r}, expected one of {', '.join(BACKBONES)} or an nn.Module "
+            "from (B, 3, H, W) to (B, D, h, w) with out_channels = D"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if backbone == "paper":
+            trunk = PaperTrunk(stride=8 if stride is None else stride)
+            if weights == "imagenet":
+                raise ValueError(
+                    'weights is "imagenet", expected None, "web" or a file of train_trunk for '
+                    "the paper trunk; ImageNet weights are for the ResNets"
+                )
+            if weights is not None:
+                load_web_weights(trunk, weights)
+            return trunk
+        return ResNetTrunk(backbone, stride=16 if stride is None else stride, weights=weights)

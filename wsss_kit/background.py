@@ -1,0 +1,149 @@
+"""Choosing the background rule: the one number between maps and masks, and never on the test set.
+
+A rule is either a constant (``threshold``: a pixel is background where no map exceeds it) or a
+power (``power``: the background score is ``(1 - max) ** power``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.confusion import ConfusionMatrix
+from wsss_kit.masks import add_background, scores_to_masks
+from wsss_kit.training import progress
+
+MapsOf = Callable[[Tensor, Tensor], Tensor]
+"""(B, 3, H, W), (B, C) -> (B, C, H, W) in [0, 1]: `recipes.cam_maps` with its method filled in."""
+
+
+@dataclass(frozen=True)
+class BackgroundRule:
+    """One background rule; exactly one of the two numbers is given.
+
+    Example:
+        >>> str(BackgroundRule(threshold=0.25)), str(BackgroundRule(power=2))
+        ('constant 0.25', '(1 - max)^2')
+    """
+
+    threshold: float | None = None
+    power: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.threshold is None) == (self.power is None):
+            raise ValueError(
+                f"threshold is {self.threshold} and power {self.power}, expected exactly one"
+            )
+
+    def __str__(self) -> str:
+        if self.threshold is not None:
+            return f"constant {self.threshold:g}"
+        return f"(1 - max)^{self.power:g}"
+
+    def masks(self, maps: Tensor, labels: Tensor) -> Tensor:
+        """(B, C, H, W), (B, C) -> (B, H, W) int64."""
+        return scores_to_masks(
+            add_background(maps, threshold=self.threshold, power=self.power), labels
+        )
+
+
+CONSTANTS = tuple(BackgroundRule(threshold=round(0.05 * k, 2)) for k in range(1, 17))
+POWERS = tuple(BackgroundRule(power=p) for p in (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10))
+
+
+def map_batches(
+    maps_of: MapsOf, samples: Sequence[Sample], *, batch_size: int, what: str, shown: bool
+) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+    """Maps of all samples, pictures of equal size together.
+
+    Yields:
+        Names, maps (B, C, H, W) and labels (B, C), with B up to ``batch_size``, in order.
+    """
+    batch: list[Sample] = []
+    count = len(samples)
+    for i, sample in enumerate(progress(samples, what=what, shown=shown, total=count)):
+        if batch and sample.image.shape != batch[0].image.shape:
+            yield _maps_of_batch(maps_of, batch)
+            batch = []
+        batch.append(sample)
+        if len(batch) == batch_size or i == count - 1:
+            yield _maps_of_batch(maps_of, batch)
+            batch = []
+
+
+def _maps_of_batch(maps_of: MapsOf, batch: Sequence[Sample]) -> tuple[list[str], Tensor, Tensor]:
+    images = torch.stack([sample.image for sample in batch])
+    labels = torch.stack([sample.labels for sample in batch])
+    return [sample.name for sample in batch], maps_of(images, labels), labels
+
+
+def predict_masks(
+    maps_of: MapsOf,
+    samples: Sequence[Sample],
+    rule: BackgroundRule,
+    *,
+    batch_size: int = 16,
+    shown: bool = True,
+    what: str = "masks",
+) -> dict[str, Tensor]:
+    """Masks of all samples by their names: name -> (H, W) int64."""
+    predicted = {}
+    for names, maps, labels in map_batches(
+        maps_of, samples, batch_size=batch_size, what=what, shown=shown
+    ):
+        predicted.update(zip(names, rule.masks(maps, labels), strict=True))
+    return predicted
+
+
+def sweep_background(
+    maps_of: MapsOf,
+    samples: Sequence[Sample],
+    target: Mapping[str, Tensor],
+    *,
+    rules: Sequence[BackgroundRule] = CONSTANTS + POWERS,
+    scored: Sequence[int] | None = None,
+    batch_size: int = 16,
+    shown: bool = True,
+    what: str = "background rule",
+) -> dict[BackgroundRule, float]:
+    """Score every rule against ground truth: tuning, so use a validation split.
+
+    Args:
+        maps_of: pictures and labels to maps.
+        samples: pictures of the validation split.
+        target: name -> (H, W) int64 ground truth.
+        rules: what to try.
+        scored: mask values beside 0 that count; None for all classes.
+        batch_size: pictures of equal size that go through together.
+        shown: whether to show a progress bar.
+        what: its name.
+
+    Returns:
+        Rule -> mIoU in [0, 1], in the order of ``rules``.
+    """
+    if len(samples) == 0:
+        raise ValueError("samples is empty, expected at least one picture of a validation split")
+    matrices: list[ConfusionMatrix] = []
+    for names, maps, labels in map_batches(
+        maps_of, samples, batch_size=batch_size, what=what, shown=shown
+    ):
+        truth = torch.stack([target[name] for name in names])
+        if scored is not None:
+            counted = torch.isin(truth, torch.tensor([0, *scored]))
+            truth = truth.masked_fill(~counted, IGNORE_INDEX)
+        if not matrices:
+            matrices = [ConfusionMatrix(1 + labels.shape[1]) for _ in rules]
+        for matrix, rule in zip(matrices, rules, strict=True):
+            matrix.update(rule.masks(maps, labels), truth)
+    values = slice(None) if scored is None else [0, *scored]
+    means = [float(matrix.iou()[values].nanmean()) for matrix in matrices]
+    return dict(zip(rules, means, strict=True))
+
+
+def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
+    """The rule with the highest mIoU; the first of equals."""
+    return max(swept, key=lambda rule: swept[rule])

@@ -1,0 +1,1 @@
+"""The methods: alternatives at one joint, from pictures and labels to maps."""

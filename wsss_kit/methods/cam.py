@@ -1,0 +1,427 @@
+"""Plain CAM: a classifier trained on image-level labels, read out as maps.
+
+Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, with the
+training and inference recipe that WSSS papers share (IRN's classifier, CLIMS's baseline).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_kit.backbones import build_backbone
+from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
+from wsss_kit.classes import Sample
+from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
+from wsss_kit.training import (
+    augment,
+    check_classes,
+    classes_of,
+    labels_of,
+    load_model,
+    polynomial_decay,
+    save_model,
+    weights_path,
+)
+from wsss_kit.training import progress as _progress
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "reference": {
+        "scales": (1.0, 0.5, 1.5, 2.0),
+        "flip": True,
+        "epochs": 5,
+        "batch_size": 16,
+        "learning_rate": 0.1,
+        "head_factor": 10.0,
+        "momentum": 1e-4,
+        "weight_decay": 1e-4,
+        "fixed_batch_norm": True,
+    },
+    "clean": {
+        "scales": (1.0, 0.5, 1.5, 2.0),
+        "flip": True,
+        "epochs": 12,
+        "batch_size": 32,
+        "learning_rate": 0.05,
+        "head_factor": 2.0,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "fixed_batch_norm": False,
+    },
+}
+"""Reference: the released trainers hand weight decay to SGD's momentum, so that the real momentum
+is 1e-4, and keep batch normalisation fixed. ``clean`` uses momentum 0.9 and trains it."""
+
+HEAD_ALONE: dict[str, Any] = {
+    "epochs": 60,
+    "batch_size": 32,
+    "learning_rate": 1.0,
+    "head_factor": 1.0,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+}
+"""What both presets train a head by on a trunk that stays as it is."""
+
+
+class CAM(CAMMethod):
+    """Class activation maps of a classifier.
+
+    Args:
+        backbone: a name (``"paper"``, ``"resnet18"``, ``"resnet34"``, ``"resnet50"``) or any
+            ``nn.Module`` from (B, 3, H, W) RGB in [0, 1] to (B, D, h, w) with ``out_channels``.
+        weights: None for random ones; ``"imagenet"`` or a local file for a ResNet; ``"web"`` for
+            ``"paper"``, the weights in the package. See `build_backbone`.
+        stride: of a named trunk: 16 or 8 (``"paper"``: 16, 8 or 4).
+        scales: factors on the picture's sides whose maps are summed.
+        flip: whether mirror images join the sum.
+        preset: ``"reference"`` or ``"clean"``, see ``PRESETS``.
+        device: where a named trunk goes; a module that you bring stays where it is.
+
+    Example:
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> world = PaperWorld(4, split="train")
+        >>> cam = CAM("paper", preset="clean").fit(world, epochs=1, batch_size=2, progress=False)
+        >>> cams, affinity = cam(world[0].image[None], world[0].labels[None])
+        >>> tuple(cams.shape), affinity
+        ((1, 8, 24, 24), None)
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "resnet50",
+        *,
+        weights: str | Path | None = None,
+        stride: int | None = None,
+        scales: tuple[float, ...] | None = None,
+        flip: bool | None = None,
+        preset: str = "reference",
+        device: str = "auto",
+    ) -> None:
+        self.backbone, self.weights, self.stride = backbone, weights, stride
+        self.scales, self.flip, self.preset, self.device = scales, flip, preset, device
+
+    # -- training ---------------------------------------------------------------------------
+
+    def fit(
+        self,
+        samples: Sequence[Sample],
+        *,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        crop: int | None = None,
+        long_side: tuple[int, int] | None = None,
+        train_backbone: bool = True,
+        pooled: Tensor | None = None,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+        progress: bool = True,
+    ) -> CAM:
+        """Train trunk and head on image-level labels with a multi-label soft-margin loss.
+
+        Args:
+            samples: M pictures with labels; ``samples.classes`` names the classes if it is there.
+            epochs: passes over the samples.
+            batch_size: pictures a step.
+            learning_rate: of SGD at its start, with polynomial decay (power 0.9).
+            crop: side of random square crops, needed where pictures differ in size (512 in the
+                papers); None trains on whole pictures.
+            long_side: range of the longer side before cropping (320 to 640 in the papers).
+            train_backbone: False keeps the trunk as it is and trains the head alone, by
+                ``HEAD_ALONE`` on features computed once: seconds on a laptop.
+            pooled: what `pool` returned for these samples, to share it between several heads;
+                only with ``train_backbone=False``.
+            seed: of weights, order and crops. Equal seeds give equal weights on one machine.
+            checkpoint: path that the state is written to after every epoch and resumed from.
+            progress: whether to show a bar.
+
+        Returns:
+            Itself, with ``backbone_``, ``head_`` (C, D), ``classes_`` and ``losses_``.
+
+        Raises:
+            ValueError: if there are no samples, or the checkpoint has another class list.
+        """
+        if len(samples) == 0:
+            raise ValueError("samples is empty, expected at least one labelled picture")
+        given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+        values = preset_values(PRESETS, self.preset, {} if not train_backbone else given)
+        if not train_backbone:
+            values = preset_values({"head": {**values, **HEAD_ALONE}}, "head", given)
+        values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
+        self._build(classes_of(samples), seed)
+        if checkpoint is not None and not train_backbone:
+            raise ValueError("a checkpoint needs train_backbone=True; a head alone takes seconds")
+        if train_backbone:
+            self._train_all(samples, values, checkpoint)
+        else:
+            self.backbone_.eval()
+            if pooled is None:
+                pooled = self.pool(samples, progress=progress)
+            self._train_head(pooled, labels_of(samples), values)
+        self.backbone_.eval()
+        return self
+
+    def _build(self, classes: Sequence[str], seed: int) -> None:
+        trunk = build_backbone(self.backbone, stride=self.stride, weights=self.weights, seed=seed)
+        if isinstance(self.backbone, str):
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+            trunk = trunk.to(wanted if self.device == "auto" else self.device)
+        generator = torch.Generator().manual_seed(seed)
+        head = torch.randn(len(classes), trunk.out_channels, generator=generator) * 0.01
+        self.backbone_, self.classes_ = trunk, tuple(classes)
+        self.head_ = head.to(_device_of(trunk)).requires_grad_()
+        self.losses_: list[float] = []
+
+    def _optimiser(self, values: dict[str, Any], train_backbone: bool) -> torch.optim.SGD:
+        rate = values["learning_rate"]
+        groups = [{"params": [self.head_], "lr": rate * values["head_factor"]}]
+        if train_backbone:
+            groups.append({"params": list(self.backbone_.parameters()), "lr": rate})
+        return torch.optim.SGD(
+            groups,
+            lr=rate,
+            momentum=values["momentum"],
+            weight_decay=values["weight_decay"],
+        )
+
+    def _train_all(
+        self, samples: Sequence[Sample], values: dict[str, Any], checkpoint: str | Path | None
+    ) -> None:
+        pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
+        optimiser = self._optimiser(values, True)
+        steps = -(-len(samples) // values["batch_size"])
+        first = self._resume(checkpoint, optimiser) if checkpoint is not None else 0
+        schedule = polynomial_decay(
+            optimiser,
+            steps * values["epochs"],
+            warmup=min(30, steps) if not pretrained else 0,
+            first=first * steps,
+        )
+        self.backbone_.train()
+        if values["fixed_batch_norm"] and pretrained:
+            _fix_batch_norm(self.backbone_)
+        epochs = range(first, values["epochs"])
+        for epoch in _progress(epochs, what="CAM classifier", shown=values["shown"]):
+            total = 0.0
+            for images, labels in _batches(samples, epoch, values):
+                images, labels = images.to(self.head_.device), labels.to(self.head_.device)
+                pooled = self.backbone_(images).mean((2, 3))  # (B, D)
+                loss = F.multilabel_soft_margin_loss(pooled @ self.head_.T, labels)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                total += loss.item()
+            self.losses_.append(total / steps)
+            if checkpoint is not None:
+                self._save_checkpoint(checkpoint, epoch + 1, optimiser)
+
+    @torch.no_grad()
+    def pool(self, samples: Sequence[Sample], *, progress: bool = True) -> Tensor:
+        """Pooled features of every picture and of its mirror image: (M, 2, D) float32.
+
+        Raises:
+            RuntimeError: if there is no trunk yet; `fit` builds it, a module of your own is one.
+        """
+        trunk = getattr(self, "backbone_", self.backbone)
+        if not isinstance(trunk, nn.Module):
+            raise RuntimeError("the trunk is not built yet; call fit(samples) first")
+        device = _device_of(trunk)
+        pooled = []
+        for sample in _progress(samples, what="features", shown=progress):
+            views = torch.stack([sample.image, sample.image.flip(-1)]).to(device)
+            pooled.append(trunk(views).mean((2, 3)).float())  # (2, D)
+        return torch.stack(pooled)
+
+    def _train_head(self, features: Tensor, labels: Tensor, values: dict[str, Any]) -> None:
+        M = len(features)
+        labels = labels.to(features.device)
+        optimiser = self._optimiser(values, False)
+        steps = -(-M // values["batch_size"])
+        schedule = polynomial_decay(optimiser, steps * values["epochs"])
+        random = torch.Generator().manual_seed(values["seed"])
+        for _ in _progress(range(values["epochs"]), what="CAM head", shown=values["shown"]):
+            total = 0.0
+            for rows in torch.randperm(M, generator=random).split(values["batch_size"]):
+                view = torch.randint(0, 2, (len(rows),), generator=random)
+                logits = features[rows, view] @ self.head_.T
+                loss = F.multilabel_soft_margin_loss(logits, labels[rows])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                total += loss.item()
+            self.losses_.append(total / steps)
+
+    # -- maps -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
+        """Maps of the classes present, summed over scales and mirror images.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            labels: (B, C) of 0 and 1.
+
+        Returns:
+            cams (B, C, ceil(H / 4), ceil(W / 4)), each divided by its maximum; no affinity.
+
+        Raises:
+            RuntimeError: if `fit` or `load` was not called.
+            ValueError: if shapes do not fit.
+        """
+        if not hasattr(self, "head_"):
+            raise RuntimeError(
+                "this CAM has no classifier yet; call fit(samples) or CAM.load(path)"
+            )
+        check_batch(images, labels, len(self.classes_))
+        values = preset_values(PRESETS, self.preset, {"scales": self.scales, "flip": self.flip})
+        cams = multi_scale(
+            lambda view: class_activation_maps(self.backbone_(view), self.head_),
+            images.to(self.head_.device),
+            scales=tuple(values["scales"]),
+            flip=values["flip"],
+        )
+        cams = cams * labels.to(cams)[:, :, None, None]  # absent classes to zero
+        return MethodOutput(normalize_cams(cams).float().to(images.device))
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits of the classifier itself: (B, 3, H, W) -> (B, C)."""
+        if not hasattr(self, "head_"):
+            raise RuntimeError(
+                "this CAM has no classifier yet; call fit(samples) or CAM.load(path)"
+            )
+        pooled = self.backbone_(images.to(self.head_.device)).mean((2, 3))
+        return (pooled @ self.head_.T).float().to(images.device)
+
+    # -- files ------------------------------------------------------------------------------
+
+    def _tensors(self) -> dict[str, Tensor]:
+        trunk = {f"backbone.{k}": v for k, v in self.backbone_.state_dict().items()}
+        return {"head": self.head_, **trunk}
+
+    def _card(self) -> dict[str, Any]:
+        named = isinstance(self.backbone, str)
+        return {
+            "method": "CAM",
+            "backbone": self.backbone if named else type(self.backbone).__name__,
+            "stride": self.stride,
+            "preset": self.preset,
+            "classes": list(self.classes_),
+            "losses": self.losses_,
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first."""
+        if not hasattr(self, "head_"):
+            raise RuntimeError("nothing to save yet; call fit(samples) first")
+        return save_model(path, self._tensors(), self._card())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        backbone: nn.Module | None = None,
+        classes: Sequence[str] | None = None,
+        **options: Any,
+    ) -> CAM:
+        """A trained CAM from its files.
+
+        Args:
+            path: as given to `save`.
+            backbone: the module, where the trunk was your own.
+            classes: refuse a file of another class list than this.
+            **options: ``scales``, ``flip`` or ``device`` of the constructor.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if the file is damaged, of other classes, or of another trunk.
+        """
+        tensors, card = load_model(path)
+        if classes is not None:
+            check_classes(card, classes, path)
+        cam = cls(
+            backbone if backbone is not None else card["backbone"],
+            stride=card["stride"],
+            preset=card["preset"],
+            **options,
+        )
+        cam._build(card["classes"], 0)
+        cam._take(tensors, path)
+        cam.losses_ = list(card["losses"])
+        cam.backbone_.eval()
+        return cam
+
+    def _take(self, tensors: dict[str, Tensor], path: str | Path) -> None:
+        trunk = {
+            k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")
+        }
+        try:
+            self.backbone_.load_state_dict(trunk)
+            with torch.no_grad():
+                self.head_.copy_(tensors["head"])
+        except RuntimeError as error:
+            raise ValueError(f"{path} was saved from another trunk: {error}") from error
+
+    def _save_checkpoint(
+        self, path: str | Path, epoch: int, optimiser: torch.optim.Optimizer
+    ) -> None:
+        moments = {
+            f"momentum.{i}": state["momentum_buffer"]
+            for i, state in optimiser.state_dict()["state"].items()
+            if state.get("momentum_buffer") is not None
+        }
+        save_model(path, {**self._tensors(), **moments}, {**self._card(), "epoch": epoch})
+
+    def _resume(self, path: str | Path, optimiser: torch.optim.Optimizer) -> int:
+        if not weights_path(path).with_suffix(".json").exists():
+            return 0
+        tensors, card = load_model(path)
+        check_classes(card, self.classes_, path)
+        self._take(tensors, path)
+        self.losses_ = list(card["losses"])
+        state = optimiser.state_dict()
+        state["state"] = {
+            int(k.removeprefix("momentum.")): {"momentum_buffer": v}
+            for k, v in tensors.items()
+            if k.startswith("momentum.")
+        }
+        optimiser.load_state_dict(state)
+        return card["epoch"]
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _fix_batch_norm(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+
+
+def _batches(
+    samples: Sequence[Sample], epoch: int, values: dict[str, Any]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented batches of one epoch; the same for equal seed and epoch, however training began."""
+    random = torch.Generator().manual_seed(values["seed"] * 1_000_003 + epoch)
+    for rows in torch.randperm(len(samples), generator=random).split(values["batch_size"]):
+        chosen = [samples[int(i)] for i in rows]
+        images = [
+            augment(s.image, random, crop=values["crop"], long_side=values["long_side"])
+            for s in chosen
+        ]
+        if len({image.shape for image in images}) > 1:
+            raise ValueError(
+                "the pictures of a batch differ in size; give fit a crop, for example "
+                "crop=512, long_side=(320, 640)"
+            )
+        yield torch.stack(images), labels_of(chosen)

@@ -1,0 +1,139 @@
+"""CLIP-ES in its plain form: training-free maps from CLIP, gradients by autograd.
+
+Lin et al., "CLIP is Also an Efficient Segmenter", CVPR 2023.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wsss_kit.cam import normalize_cams, softmax_grad_cam
+from wsss_kit.classes import Sample
+from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
+from wsss_kit.prompts import Prompts
+from wsss_kit.training import weights_path, write_whole
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "reference": {"n_layers": 8, "round_positions": True},
+    "clean": {"n_layers": 8, "round_positions": False},
+}
+"""Reference: the released code rounds the resized position embedding to half precision, even where
+the rest runs in full precision; ``clean`` does not."""
+
+_EPS = 1e-7
+
+
+class CLIPES(CAMMethod):
+    """Softmax Grad-CAM and attention affinity of a frozen CLIP.
+
+    Args:
+        clip: the model; it is neither moved nor changed.
+        prompts: classes, backgrounds and how they are said.
+        n_layers: over how many of the last layers attention is averaged; None takes the preset's
+            8, clamped to the model's depth.
+        preset: ``"reference"`` or ``"clean"``.
+
+    Example:
+        >>> from wsss_kit.clip import load_clip
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
+        >>> sample = PaperWorld(1)[0]
+        >>> output = method(sample.image[None], sample.labels[None])
+        >>> tuple(output.cams.shape), tuple(output.affinity.shape)
+        ((1, 8, 12, 12), (1, 144, 144))
+    """
+
+    def __init__(
+        self,
+        clip: FrozenCLIP,
+        *,
+        prompts: Prompts,
+        n_layers: int | None = None,
+        preset: str = "reference",
+    ) -> None:
+        self.clip, self.prompts, self.n_layers, self.preset = clip, prompts, n_layers, preset
+
+    def fit(self, samples: Sequence[Sample] = (), **training: Any) -> CLIPES:
+        """Encode the phrases; there is nothing to train, so ``samples`` may be left out.
+
+        Returns:
+            Itself, with ``class_features_`` (C, D) and ``background_features_`` (P, D), unit.
+        """
+        if training:
+            raise ValueError(f"CLIP-ES has nothing to train; it cannot use {', '.join(training)}")
+        self.class_features_ = self.clip.encode_text(self.prompts.class_texts())
+        self.background_features_ = self.clip.encode_text(self.prompts.background_texts())
+        return self
+
+    def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
+        """Maps of the classes present and the affinity that refines them.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            labels: (B, C) of 0 and 1.
+
+        Returns:
+            cams (B, C, h, w), one cell a patch, each scaled to [0, 1] over its own range; affinity
+            (B, h * w, h * w), the mean attention of the last layers.
+
+        Raises:
+            RuntimeError: if `fit` was not called.
+            ValueError: if shapes do not fit.
+        """
+        if not hasattr(self, "class_features_"):
+            raise RuntimeError("the phrases are not encoded yet; call fit() first")
+        check_batch(images, labels, len(self.prompts.classes))
+        values = preset_values(PRESETS, self.preset, {"n_layers": self.n_layers})
+        dense = self.clip.encode_dense(images, **values)
+        cams = torch.zeros(len(images), labels.shape[1], *dense.grid, device=self.clip.device)
+        for b, present in enumerate(labels.to(cams.device) > 0):
+            if present.any():
+                cams[b, present] = self._maps(dense.tokens[b], present, dense.grid)
+        for _ in range(2):  # Reference: the released code scales twice, and so do both presets
+            cams = normalize_cams(cams, subtract_min=True, eps=_EPS)
+        return MethodOutput(cams.to(images.device), dense.attention.to(images.device))
+
+    def _maps(self, tokens: Tensor, present: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Raw maps of one picture's classes: (C', h, w)."""
+        clip = self.clip
+        return softmax_grad_cam(
+            tokens.to(clip.dtype),
+            self.class_features_[present],
+            self.background_features_,
+            head=lambda tokens, normed: clip.finish(tokens, normed, grid),
+            norm=clip.blocks[-1].ln_1,
+            grid=grid,
+            logit_scale=clip.logit_scale,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write prompts and preset as JSON: all there is to know beside CLIP itself."""
+        path = weights_path(path).with_suffix(".json")
+        card = {
+            "method": "CLIP-ES",
+            "preset": self.preset,
+            "n_layers": self.n_layers,
+            "prompts": json.loads(self.prompts.to_json()),
+        }
+        return write_whole(path, json.dumps(card, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path, *, clip: FrozenCLIP | None = None, **options: Any) -> CLIPES:
+        """A fitted CLIP-ES from what `save` wrote, on the tiny CLIP unless another is given."""
+        card = json.loads(weights_path(path).with_suffix(".json").read_text(encoding="utf-8"))
+        prompts = Prompts.from_json(json.dumps(card["prompts"]))
+        method = cls(
+            clip if clip is not None else load_clip("paper"),
+            prompts=prompts,
+            n_layers=card["n_layers"],
+            preset=card["preset"],
+            **options,
+        )
+        return method.fit()

@@ -1,0 +1,225 @@
+"""What ``DATA`` stands for in the notebooks: three splits, their masks, and methods that fit them.
+
+Ground-truth masks come beside the samples, never in them: those of ``val`` choose a background
+rule, those of ``test`` score.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from wsss_kit.classes import VOC_CLASSES, Sample
+from wsss_kit.clip import load_clip
+from wsss_kit.data import (
+    LazyMasks,
+    LazySamples,
+    load_folder,
+    load_folder_masks,
+    load_voc,
+    load_voc_masks,
+)
+from wsss_kit.evaluation import Protocol
+from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
+
+NAMES = ("paper", "voc", "folder")
+PLACES = {"voc": ("WSSS_KIT_VOC", "VOC2012"), "folder": ("WSSS_KIT_FOLDER", "mine")}
+"""The environment variable that names the folder, and the folder of ``data/`` without it."""
+
+
+TITLES = {
+    "paper": ("PaperWorld", {}),
+    "voc": ("VOC 2012", {"val": "train, its end", "test": "val"}),
+    "folder": ("own folder", {}),
+}
+"""What a protocol calls the data, and its splits where the data set has other names."""
+
+
+class OpenData(NamedTuple):
+    """A data set in three parts. Samples have no masks; the masks of a split have its names only.
+
+    Args:
+        name: ``"paper"``, ``"voc"`` or ``"folder"``.
+        classes: C class names.
+        train: samples to learn from; their masks are not opened.
+        val: samples to choose a background rule on.
+        test: samples to score.
+        val_masks: name to (H, W) int64.
+        test_masks: name to (H, W) int64.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Sequence[Sample]
+    val: Sequence[Sample]
+    test: Sequence[Sample]
+    val_masks: Mapping[str, Tensor]
+    test_masks: Mapping[str, Tensor]
+
+    def protocol(self, split: str, **stated: str) -> Protocol:
+        """How a number on one of the splits was measured, under the data set's own names.
+
+        Args:
+            split: ``"val"`` or ``"test"``.
+            **stated: ``background``, ``refinement`` and ``preset`` of `Protocol`.
+
+        Example:
+            >>> data = open_data("paper", n_train=1, n_val=1, n_test=1)
+            >>> str(data.protocol("test", background="constant 0.3"))[:54]
+            'PaperWorld test, images not counted, resolution: 96x96'
+        """
+        title, names = TITLES[self.name]
+        H, W = self.test[0].image.shape[1:]
+        resolution = f"{H}x{W}" if self.name == "paper" else "image"
+        return Protocol(title, names.get(split, split), resolution=resolution, **stated)
+
+
+def open_data(
+    name: str = "paper",
+    *,
+    n_train: int = 400,
+    n_val: int = 60,
+    n_test: int = 80,
+    root: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+) -> OpenData:
+    """Open one of the three data sets of the notebooks.
+
+    ``"paper"`` is the embedded world, splits of its own. ``"voc"`` trains and chooses on VOC's
+    ``train`` (``val`` here is its end) and scores on VOC's ``val``, because VOC keeps the masks of
+    its ``test``. ``"folder"`` is your own: of the pictures with a mask, one in five goes to
+    ``test`` and one in five to ``val``; without ``masks/``, of all pictures, and nothing can be
+    scored.
+
+    Args:
+        name: ``"paper"``, ``"voc"`` or ``"folder"``.
+        n_train: at most so many pictures of ``train``.
+        n_val: of ``val``.
+        n_test: of ``test``.
+        root: of ``"voc"`` or ``"folder"``. By default the environment variable ``WSSS_KIT_VOC`` or
+            ``WSSS_KIT_FOLDER``, else ``VOC2012/`` or ``mine/`` in the repository's ``data/``.
+        classes: of ``"folder"``, in the order of its mask values; by default the sorted names of
+            its table.
+
+    Returns:
+        The data.
+
+    Raises:
+        ValueError: for another name, a number below 1, or a split without a picture.
+        FileNotFoundError: if the data is not there, with the layout that was expected.
+
+    Example:
+        The masks have the names of their split and no others:
+
+        >>> data = open_data("paper", n_train=4, n_val=2, n_test=1)
+        >>> len(data.train), sorted(data.val_masks), data.test[0].name
+        (4, ['val_0_000000', 'val_0_000001'], 'test_0_000000')
+    """
+    sizes = {"train": n_train, "val": n_val, "test": n_test}
+    for split, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"n_{split} is {size}, expected at least 1 picture")
+    if name not in NAMES:
+        raise ValueError(f"DATA is {name!r}, expected one of {', '.join(NAMES)}")
+    if name == "paper":
+        train, val, test = (PaperWorld(n, split=split) for split, n in sizes.items())
+        return OpenData(name, PaperWorld.classes, train, val, test, val.masks, test.masks)
+    found = Path(root) if root is not None else _place(name)
+    data = _open_voc(found, sizes) if name == "voc" else _open_folder(found, sizes, classes)
+    for split in sizes:
+        if not len(getattr(data, split)):
+            raise ValueError(
+                f"{found} leaves no picture for {split}; expected at least 5 pictures, and 5 with "
+                "a mask where there is a folder masks/"
+            )
+    return data
+
+
+def train_cam(data: OpenData) -> CAM:
+    """Plain CAM on a data set's ``train``, as small as a laptop likes it.
+
+    A linear head on a trunk that stays as it is: the paper trunk that comes with the package, or a
+    ResNet-50 with ImageNet weights that torchvision downloads once.
+
+    Returns:
+        The fitted method, one scale, preset ``"clean"``.
+    """
+    if data.name == "paper":
+        cam = CAM("paper", weights="web", preset="clean", scales=(1.0,))
+    else:
+        cam = CAM("resnet50", weights="imagenet", preset="clean", scales=(1.0,))
+    return cam.fit(data.train, train_backbone=False)
+
+
+def make_clip_es(data: OpenData) -> CLIPES:
+    """CLIP-ES for a data set: the tiny CLIP for the embedded world, else OpenAI's ViT-B/16.
+
+    Returns:
+        The method with its phrases encoded; open_clip downloads the large weights once.
+    """
+    if data.name == "paper":
+        return CLIPES(load_clip("paper"), prompts=Prompts.paper()).fit()
+    voc = data.classes == VOC_CLASSES
+    prompts = Prompts.voc() if voc else Prompts.for_classes(data.classes)
+    clip = load_clip("ViT-B-16-quickgelu", weights="openai")
+    return CLIPES(clip, prompts=prompts).fit()
+
+
+def _place(name: str) -> Path:
+    variable, folder = PLACES[name]
+    if os.environ.get(variable):
+        return Path(os.environ[variable]).expanduser()
+    beside = Path(__file__).resolve().parent.parent / "data"
+    return (beside if beside.is_dir() else Path("data")) / folder
+
+
+def _open_voc(root: Path, sizes: Mapping[str, int]) -> OpenData:
+    learned, test = load_voc(root, "train"), load_voc(root, "val", limit=sizes["test"])
+    first = max(0, len(learned) - sizes["val"])
+    train, val = learned[: min(first, sizes["train"])], learned[first:]
+    val_masks, test_masks = load_voc_masks(root, "train"), load_voc_masks(root, "val")
+    return OpenData(
+        "voc",
+        VOC_CLASSES,
+        train,
+        val,
+        test,
+        LazyMasks(val.names, read=val_masks.__getitem__, folder=root),
+        LazyMasks(test.names, read=test_masks.__getitem__, folder=root),
+    )
+
+
+def _open_folder(root: Path, sizes: Mapping[str, int], classes: Sequence[str] | None) -> OpenData:
+    samples = load_folder(root, classes=classes)
+    masks: Mapping[str, Tensor] = {}
+    if (root / "masks").is_dir():
+        masks = load_folder_masks(root, classes=classes)
+    scored = [name for name in samples.names if name in masks] or samples.names
+    test, val = scored[0::5][: sizes["test"]], scored[1::5][: sizes["val"]]
+    kept = {*scored[0::5], *scored[1::5]}
+    train = [name for name in samples.names if name not in kept][: sizes["train"]]
+    doors = [
+        LazyMasks([n for n in names if n in masks], read=masks.__getitem__, folder=root / "masks")
+        for names in (val, test)
+    ]
+    parts = (_picked(samples, names) for names in (train, val, test))
+    return OpenData("folder", samples.classes, *parts, *doors)
+
+
+def _picked(samples: LazySamples, names: Sequence[str]) -> LazySamples:
+    """The samples of these names, as lazy as before."""
+    place = {name: index for index, name in enumerate(samples.names)}
+    labels = samples.image_labels()  # (M, C)
+    return LazySamples(
+        names,
+        image=lambda name: samples[place[name]].image,
+        labels=lambda name: labels[place[name]],
+        classes=samples.classes,
+    )
