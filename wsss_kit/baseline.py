@@ -1,0 +1,225 @@
+"""Plain CAM on real photographs: one command from a folder of pictures to a table with protocol.
+
+The trunk stays as it is; a linear head is trained on image-level labels alone, once a seed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsss_kit.background import BackgroundRule
+from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams, upsample
+from wsss_kit.classes import Sample
+from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
+from wsss_kit.evaluation import Protocol, Report, evaluate
+from wsss_kit.methods.cam import CAM
+from wsss_kit.training import progress, save_model, write_whole
+
+SCALES = (0.5, 1.0, 1.5)
+
+
+def load_function(text: str) -> nn.Module:
+    """Call ``FILE.py:FUNCTION`` without arguments and return its module.
+
+    Raises:
+        ValueError: if the text has another form or the file has no such function.
+        FileNotFoundError: if there is no such file.
+    """
+    file, colon, name = text.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise ValueError(f"backbone is {text!r}, expected a ResNet's name or FILE.py:FUNCTION")
+    if not Path(file).exists():
+        raise FileNotFoundError(f"{file} is missing; --backbone names a Python file and a function")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise ValueError(f"{file} has no function {name!r}")
+    return getattr(module, name)()
+
+
+def train_heads(
+    trunk: str | nn.Module,
+    samples: Sequence[Sample],
+    seeds: Sequence[int],
+    *,
+    weights: str | None = None,
+) -> list[CAM]:
+    """One CAM a seed on the same frozen trunk; the features are computed once.
+
+    Args:
+        trunk: a ResNet's name or a module.
+        samples: training pictures with labels.
+        seeds: of the heads' weights and of the order of the pictures.
+        weights: of a named ResNet.
+
+    Returns:
+        Fitted CAMs that share their trunk.
+    """
+    first = CAM(trunk, weights=weights, scales=SCALES, preset="clean")
+    if isinstance(trunk, str):
+        from wsss_kit.backbones import build_backbone
+
+        first.backbone, first.weights = build_backbone(trunk, weights=weights), None
+    pooled = first.pool(samples)
+    cams = []
+    for seed in seeds:
+        cam = CAM(first.backbone, scales=SCALES, preset="clean")
+        cams.append(cam.fit(samples, train_backbone=False, pooled=pooled, seed=seed))
+    return cams
+
+
+@torch.no_grad()
+def predict_all(
+    cams: Sequence[CAM], samples: Sequence[Sample], rule: BackgroundRule
+) -> list[dict[str, Tensor]]:
+    """Masks of every CAM in one pass over the pictures: the trunk runs once for all heads.
+
+    Returns:
+        One mapping a CAM: name -> (H, W) int64.
+    """
+    trunk, heads = cams[0].backbone_, torch.cat([cam.head_ for cam in cams])  # (S * C, D)
+    predicted: list[dict[str, Tensor]] = [{} for _ in cams]
+    for sample in progress(samples, what="masks on val"):
+        present = sample.labels > 0
+        rows = heads[present.repeat(len(cams))]  # absent classes need no map
+        maps = multi_scale(
+            lambda view, rows=rows: class_activation_maps(trunk(view), rows),
+            sample.image[None].to(heads.device),
+            scales=SCALES,
+            flip=True,
+        ).cpu()
+        maps = upsample(normalize_cams(maps), sample.image.shape[-2:])[0]  # (S * C', H, W)
+        for masks, own in zip(predicted, maps.chunk(len(cams)), strict=True):
+            mask = rule.masks(own[None], torch.ones(1, len(own)))[0]
+            values = torch.cat([torch.zeros(1, dtype=torch.long), present.nonzero()[:, 0] + 1])
+            masks[sample.name] = values[mask]
+    return predicted
+
+
+def run_baseline(
+    data: str,
+    root: str | Path,
+    *,
+    backbone: str | nn.Module = "resnet50",
+    weights: str | None = None,
+    seeds: Sequence[int] = range(3),
+    threshold: float = 0.25,
+    scored: Sequence[str] | None = None,
+    limit: int | None = None,
+    out: str | Path = "data/runs/baseline",
+) -> list[Report]:
+    """Train on ``train``, score on ``val``, print the table, write figures and heads.
+
+    Args:
+        data: ``"voc"`` (its train and val splits) or ``"folder"`` (every fourth picture is val).
+        root: the data set's folder.
+        backbone: a ResNet's name, ``FILE.py:FUNCTION`` or a module.
+        weights: of a named ResNet.
+        seeds: one head is trained for each.
+        threshold: constant background score, fixed beforehand.
+        scored: classes that count beside background; None for all.
+        limit: use only the first pictures of each split.
+        out: folder for heads, figures and ``table.txt``.
+
+    Returns:
+        One report a seed.
+    """
+    train, val, target = _open(data, root, limit)
+    trunk: str | nn.Module = backbone
+    if isinstance(backbone, str) and ":" in backbone:
+        trunk = load_function(backbone).eval()
+    rule, out = BackgroundRule(threshold=threshold), Path(out)
+    cams = train_heads(trunk, train, list(seeds), weights=weights)
+    for seed, cam in zip(seeds, cams, strict=True):
+        card = {"method": "CAM head", "classes": list(cam.classes_), "losses": cam.losses_}
+        save_model(out / f"head-seed-{seed}", {"head": cam.head_}, card)
+    protocol = Protocol(
+        f"{data} ({Path(root).name})",
+        "val",
+        resolution="original",
+        background=f"{rule}, fixed beforehand",
+        refinement="none",
+        preset=f"frozen trunk, linear head, scales {SCALES} with flip",
+    )
+    truth = {sample.name: target[sample.name] for sample in val}
+    predicted = predict_all(cams, val, rule)
+    reports = [
+        evaluate(masks, truth, classes=val.classes, protocol=protocol, scored=scored)
+        for masks in predicted
+    ]
+    text = _table(reports, list(seeds))
+    write_whole(out / "table.txt", text + "\n")
+    _figures(out, val, predicted[0], truth)
+    print(f"\n{text}\n\n{out} holds the heads, this table and the figures.")
+    return reports
+
+
+def _open(
+    data: str, root: str | Path, limit: int | None
+) -> tuple[Sequence[Sample], Sequence[Sample], Mapping[str, Tensor]]:
+    if data == "voc":
+        train, val = (load_voc(root, split, limit=limit) for split in ("train", "val"))
+        return train, val, load_voc_masks(root, "val")
+    samples, target = load_folder(root), load_folder_masks(root)
+    samples = samples[:limit] if limit is not None else samples
+    with_mask = [i for i, name in enumerate(samples.names) if name in target]
+    if len(with_mask) < 4:
+        raise ValueError(
+            f"{root} has {len(with_mask)} pictures with masks; scoring needs at least 4 under "
+            "masks/"
+        )
+    held_out = set(with_mask[::4])
+    val = _Part(samples, sorted(held_out))
+    train = _Part(samples, [i for i in range(len(samples)) if i not in held_out])
+    return train, val, target
+
+
+class _Part(Sequence):
+    """Some samples of a data set, with its classes."""
+
+    def __init__(self, samples: Sequence[Sample], indices: Sequence[int]) -> None:
+        self.samples, self.indices, self.classes = samples, indices, samples.classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> Sample:
+        return self.samples[self.indices[place]]
+
+
+def _table(reports: Sequence[Report], seeds: Sequence[int]) -> str:
+    """IoU in percent, one column a seed and their mean."""
+    columns = [[100 * value for value in r.iou] + [100 * r.mean_iou] for r in reports]
+    values = np.array(columns)
+    names = [*reports[0].classes, "mean"]
+    lines = [" ".join(["class".ljust(14), *(f"seed {s}".rjust(8) for s in seeds), "    mean"])]
+    for i, name in enumerate(names):
+        if np.isnan(values[:, i]).all():
+            continue
+        cells = [f"{value:8.1f}" for value in [*values[:, i], values[:, i].mean()]]
+        lines.append(" ".join([name.ljust(14), *cells]))
+    intervals = ", ".join(
+        f"[{100 * r.interval[0]:.1f}, {100 * r.interval[1]:.1f}]" for r in reports
+    )
+    lines += [f"95 % intervals over pictures, by seed: {intervals}", str(reports[0].protocol)]
+    return "\n".join(lines)
+
+
+def _figures(
+    out: Path, val: Sequence[Sample], masks: Mapping[str, Tensor], truth: Mapping[str, Tensor]
+) -> None:
+    from wsss_kit.plot import save_figure, show_masks
+
+    shown = [val[i] for i in range(0, len(val), max(1, len(val) // 8))][:8]
+    panels = {
+        name: {s.name: source[s.name] for s in shown}
+        for name, source in (("CAM", masks), ("ground truth", truth))
+    }
+    save_figure(show_masks(shown, panels, val.classes), out / "masks.png")

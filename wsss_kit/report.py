@@ -1,0 +1,122 @@
+"""One table over several reports, as text and as a self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import platform
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from wsss_kit.canvas import png_bytes
+from wsss_kit.evaluation import Report
+from wsss_kit.plot import alt_text
+from wsss_kit.training import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; background: #fff; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ccc; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 2rem 0; } img { max-width: 100%; }
+.protocol { color: #444; font-size: .9rem; } pre { background: #f4f4f4; padding: .8rem; }
+"""
+
+
+def rows_of(reports: Mapping[str, Report]) -> list[list[str]]:
+    """Methods by classes: a heading row, then one row a method, IoU and mIoU in percent.
+
+    Args:
+        reports: name of the method -> its report; all over the same classes.
+
+    Returns:
+        Texts; the last column is the mIoU with its 95 % interval.
+
+    Raises:
+        ValueError: if the reports are over different classes.
+    """
+    first = next(iter(reports.values()))
+    table = [["method", *first.classes, "mIoU [95 %]"]]
+    for name, report in reports.items():
+        if report.classes != first.classes:
+            raise ValueError(f"{name} is over {report.classes}, the others over {first.classes}")
+        low, high = report.interval
+        mean = f"{100 * report.mean_iou:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        table.append([name, *(f"{100 * value:.1f}" for value in report.iou), mean])
+    return table
+
+
+def table_text(reports: Mapping[str, Report]) -> str:
+    """The table for a terminal, with one line of protocol a method below it."""
+    table = rows_of(reports)
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = [
+        "  ".join(
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    protocols = [f"{name}: {report.protocol}" for name, report in reports.items()]
+    return "\n".join([*lines, "", *protocols])
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    reports: Mapping[str, Report],
+    figures: Mapping[str, Figure],
+    notes: Sequence[str] = (),
+) -> Path:
+    """A page that needs nothing beside itself: table, protocols, notes, figures with alt text.
+
+    Args:
+        path: of the HTML file.
+        title: its heading.
+        reports: method -> report.
+        figures: caption -> figure.
+        notes: paragraphs under the table.
+
+    Returns:
+        The path.
+    """
+    heading, *body = rows_of(reports)
+    parts = [f"<h1>{escape(title)}</h1>", "<table><thead>", _row(heading, "th"), "</thead><tbody>"]
+    parts += [_row(row, "td") for row in body]
+    parts.append("</tbody></table>")
+    parts += [
+        f'<p class="protocol">{escape(name)}: {escape(str(report.protocol))}</p>'
+        for name, report in reports.items()
+    ]
+    parts += [f"<p>{escape(note)}</p>" for note in notes]
+    parts += [_figure(caption, figure) for caption, figure in figures.items()]
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    parts.append(f'<p class="protocol">{escape(versions)}</p>')
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+    return write_whole(path, page)
+
+
+def _row(texts: Sequence[str], cell: str) -> str:
+    return "<tr>" + "".join(f"<{cell}>{escape(text)}</{cell}>" for text in texts) + "</tr>"
+
+
+def _figure(caption: str, figure: Figure) -> str:
+    data = base64.b64encode(png_bytes(figure)).decode()
+    alt = escape(alt_text(figure), quote=True)
+    return (
+        f'<figure><img alt="{alt}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
