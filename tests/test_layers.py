@@ -20,7 +20,7 @@ PACKAGE = ROOT / "wsss_kit"
 
 LAYERS = (
     ("classes", "prompt_checks", "prompts", "training"),
-    ("data", "paperworld", "backbones", "clip"),
+    ("data", "paperworld", "backbones", "clip_weights", "clip"),
     ("cam", "affinity", "crf", "masks", "confusion", "error_kinds"),
     ("methods", "affinity_net", "segmentation", "background", "evaluation_report", "evaluation"),
     ("recipes", "notebook_data", "generate", "bench"),
@@ -33,7 +33,8 @@ WITHIN_A_LAYER = {
     "prompts": ("classes", "prompt_checks"),
     "training": ("classes",),
     "backbones": ("data", "paperworld"),  # reads the weights in the package
-    "clip": ("data", "paperworld"),  # and the tokenizer
+    "clip_weights": ("data", "paperworld"),
+    "clip": ("data", "paperworld", "clip_weights"),  # and the tokenizer
     "evaluation": ("evaluation_report",),
     "panels": ("canvas",),
     "bars": ("canvas",),

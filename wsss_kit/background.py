@@ -36,7 +36,8 @@ class BackgroundRule:
     def __post_init__(self) -> None:
         if (self.threshold is None) == (self.power is None):
             raise ValueError(
-                f"threshold is {self.threshold} and power {self.power}, expected exactly one"
+                f"threshold is {self.threshold} and power {self.power}, expected exactly one of "
+                "the two"
             )
 
     def __str__(self) -> str:

@@ -7,13 +7,10 @@ picture size.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.clip_weights import OPENAI_MEAN, OPENAI_STD, open_clip_parts, paper_parts
 from wsss_kit.paperworld.tiny_clip import float_mask
-from wsss_kit.paperworld.tokenizer import WordTokenizer
-
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-
-_WEIGHTS = Path(__file__).parent / "paperworld" / "tiny_clip.safetensors"
 
 
 class DenseTokens(NamedTuple):
@@ -314,9 +306,6 @@ def _float_mask(
     return None if mask is None else mask.to(device, dtype)
 
 
-# -- loading --------------------------------------------------------------------------------
-
-
 def load_clip(
     name: str = "paper",
     *,
@@ -351,99 +340,8 @@ def load_clip(
         raise ValueError(
             f"dtype is {dtype!r}, expected 'auto', 'float32', 'bfloat16', 'float16' or 'float64'"
         )
-    clip = _load_paper(weights) if name == "paper" else _load_open_clip(name, weights)
+    parts = paper_parts(weights) if name == "paper" else open_clip_parts(name, weights)
+    clip = FrozenCLIP(
+        parts.model, parts.tokenizer, mean=parts.mean, std=parts.std, window=parts.window
+    )
     return clip.to(device=device, dtype=number_type)
-
-
-def _load_paper(weights: str | Path | None) -> FrozenCLIP:
-    from wsss_kit.paperworld.tiny_clip import MEAN, STD, build
-
-    path = Path(weights) if weights is not None else _WEIGHTS
-    card = read_card(path)
-    architecture = card["architecture"]
-    model = build(architecture)
-    try:
-        model.load_state_dict({k: v.float() for k, v in _load_tensors(path).items()})
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not hold the model that its card describes: {error}"
-        ) from error
-    tokenizer = WordTokenizer(card["words"], architecture["text_cfg"]["context_length"])
-    return FrozenCLIP(model, tokenizer, mean=MEAN, std=STD, window=architecture["window"])
-
-
-def read_card(path: str | Path) -> dict[str, Any]:
-    """The JSON card beside a weights file of the tiny CLIP, after checking the file against it.
-
-    Raises:
-        FileNotFoundError: if the weights or the card are missing.
-        ValueError: if the weights' sha256 is not the card's.
-    """
-    path = Path(path)
-    card_path = path.with_suffix(".json")
-    for needed in (path, card_path):
-        if not needed.exists():
-            raise FileNotFoundError(
-                f"{needed} is missing; the tiny CLIP is a pair of files, NAME.safetensors and "
-                "NAME.json, as the package ships them and `python -m wsss_kit train paper-clip` "
-                "writes them"
-            )
-    card = json.loads(card_path.read_text(encoding="utf-8"))
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != card["sha256"]:
-        raise ValueError(
-            f"{path} is not the file its card describes (sha256 {found[:12]}, expected "
-            f"{card['sha256'][:12]}, {path.stat().st_size} bytes of {card['bytes']}): it is "
-            "truncated or changed; restore it from the repository or train it again"
-        )
-    return card
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); it is truncated or of another "
-            "format; copy it again"
-        ) from error
-
-
-def _load_open_clip(name: str, weights: str | Path | None) -> FrozenCLIP:
-    import open_clip
-
-    if name not in open_clip.list_models():
-        raise ValueError(
-            f"name is {name!r}, expected 'paper' or one of open_clip's models such as "
-            "'ViT-B-16-quickgelu' (open_clip.list_models() shows all)"
-        )
-    is_tag = weights is not None and str(weights) in open_clip.list_pretrained_tags_by_model(name)
-    if weights is not None and not is_tag and not Path(weights).exists():
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise FileNotFoundError(
-            f"weights is {str(weights)!r}: neither a file nor a tag of {name} (its tags: {tags})"
-        )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*QuickGELU.*")
-        try:
-            model, _, _ = open_clip.create_model_and_transforms(
-                name, pretrained=None if weights is None else str(weights)
-            )
-        except UserWarning as warning:
-            raise ValueError(
-                f"{name} with {weights!r} would run with the wrong activation ({warning}); use "
-                f"{name}-quickgelu, or its scores drift silently"
-            ) from warning
-        except Exception as error:  # every reader of weights has its own exceptions
-            if is_tag or weights is None:
-                raise
-            raise ValueError(
-                f"{weights} does not hold the weights of {name} ({error}); it is truncated or "
-                "of another model"
-            ) from error
-    mean = getattr(model.visual, "image_mean", None) or OPENAI_MEAN
-    std = getattr(model.visual, "image_std", None) or OPENAI_STD
-    return FrozenCLIP(model, open_clip.get_tokenizer(name), mean=mean, std=std)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from wsss_kit.clip import load_clip, read_card
+from wsss_kit.clip import load_clip
 from wsss_kit.paperworld.pretrain import Pretraining, contrastive_loss
 from wsss_kit.paperworld.tiny_clip import (
     ARCHITECTURE,
@@ -21,6 +21,7 @@ from wsss_kit.paperworld.tiny_clip import (
     window_mask,
 )
 from wsss_kit.paperworld.tokenizer import WordTokenizer
+from wsss_kit.training import load_model
 
 SMALL = {"steps": 4, "batch": 4, "workers": 0}
 
@@ -262,7 +263,7 @@ def test_exported_weights_come_back(finished, tmp_path):
     run = Pretraining(finished[0].folder, **SMALL)
     run.resume()
     path = run.export(tmp_path / "tiny", n=8)
-    card = read_card(path)
+    card = load_model(path)[1]
     assert card["architecture"] == ARCHITECTURE
     assert card["words"] == list(WordTokenizer().words)
     assert card["training"]["steps"] == 4 and card["data"]["pictures"] == 16
