@@ -21,7 +21,7 @@ PACKAGE = ROOT / "wsss_kit"
 LAYERS = (
     ("classes", "prompt_checks", "prompts", "training"),
     ("data", "paperworld", "backbones", "clip_weights", "clip"),
-    ("cam", "affinity", "crf", "masks", "confusion", "error_kinds"),
+    ("cam", "classifier", "affinity", "crf", "masks", "confusion", "error_kinds"),
     ("methods", "affinity_net", "segmentation", "background", "evaluation_report", "evaluation"),
     ("recipes", "notebook_data", "generate", "bench"),
     ("canvas", "panels", "bars", "plot", "widgets", "report", "baseline", "demo", "__main__"),

@@ -26,7 +26,7 @@ from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import cam_maps, clip_es_maps
 from wsss_kit.report import table_text, write_report
 
-_EXAMPLES = 6  # the first pictures of the test split: not chosen
+_EXAMPLES = 4  # the first pictures of the test split: not chosen
 
 
 def run_demo(

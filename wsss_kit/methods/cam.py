@@ -6,29 +6,26 @@ training and inference recipe that WSSS papers share (IRN's classifier, CLIMS's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wsss_kit.backbones import build_backbone
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.classes import Sample
+from wsss_kit.classifier import device_of, pool_features, sgd, train_classifier, train_head
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.training import (
-    augment,
     check_classes,
     classes_of,
     labels_of,
     load_model,
-    polynomial_decay,
     save_model,
     weights_path,
 )
-from wsss_kit.training import progress as _progress
 
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {
@@ -162,7 +159,7 @@ class CAM(CAMMethod):
             self.backbone_.eval()
             if pooled is None:
                 pooled = self.pool(samples, progress=progress)
-            self._train_head(pooled, labels_of(samples), values)
+            self.losses_ += train_head(self.head_, pooled, labels_of(samples), values)
         self.backbone_.eval()
         return self
 
@@ -174,54 +171,32 @@ class CAM(CAMMethod):
         generator = torch.Generator().manual_seed(seed)
         head = torch.randn(len(classes), trunk.out_channels, generator=generator) * 0.01
         self.backbone_, self.classes_ = trunk, tuple(classes)
-        self.head_ = head.to(_device_of(trunk)).requires_grad_()
+        self.head_ = head.to(device_of(trunk)).requires_grad_()
         self.losses_: list[float] = []
 
-    def _optimiser(self, values: dict[str, Any], train_backbone: bool) -> torch.optim.SGD:
-        rate = values["learning_rate"]
-        groups = [{"params": [self.head_], "lr": rate * values["head_factor"]}]
-        if train_backbone:
-            groups.append({"params": list(self.backbone_.parameters()), "lr": rate})
-        return torch.optim.SGD(
-            groups,
-            lr=rate,
-            momentum=values["momentum"],
-            weight_decay=values["weight_decay"],
-        )
-
     def _train_all(
-        self, samples: Sequence[Sample], values: dict[str, Any], checkpoint: str | Path | None
+        self, samples: Sequence[Sample], recipe: dict[str, Any], checkpoint: str | Path | None
     ) -> None:
-        pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
-        optimiser = self._optimiser(values, True)
-        steps = -(-len(samples) // values["batch_size"])
-        first = self._resume(checkpoint, optimiser) if checkpoint is not None else 0
-        schedule = polynomial_decay(
-            optimiser,
-            steps * values["epochs"],
-            warmup=min(30, steps) if not pretrained else 0,
-            first=first * steps,
-        )
-        self.backbone_.train()
-        if values["fixed_batch_norm"] and pretrained:
-            _fix_batch_norm(self.backbone_)
-        epochs = range(first, values["epochs"])
-        for epoch in _progress(epochs, what="CAM classifier", shown=values["shown"]):
-            total = 0.0
-            for images, labels in _batches(samples, epoch, values):
-                images, labels = images.to(self.head_.device), labels.to(self.head_.device)
-                pooled = self.backbone_(images).mean((2, 3))  # (B, D)
-                loss = F.multilabel_soft_margin_loss(pooled @ self.head_.T, labels)
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                total += loss.item()
-            self.losses_.append(total / steps)
+        optimiser, first = sgd(self.head_, recipe, self.backbone_), 0
+        if checkpoint is not None:
+            first = self._resume(checkpoint, optimiser)
+
+        def after_epoch(epoch: int, loss: float) -> None:
+            self.losses_.append(loss)
             if checkpoint is not None:
                 self._save_checkpoint(checkpoint, epoch + 1, optimiser)
 
-    @torch.no_grad()
+        pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
+        train_classifier(
+            self.backbone_,
+            self.head_,
+            samples,
+            {**recipe, "pretrained": pretrained},
+            optimiser=optimiser,
+            first_epoch=first,
+            after_epoch=after_epoch,
+        )
+
     def pool(self, samples: Sequence[Sample], *, progress: bool = True) -> Tensor:
         """Pooled features of every picture and of its mirror image: (M, 2, D) float32.
 
@@ -231,32 +206,7 @@ class CAM(CAMMethod):
         trunk = getattr(self, "backbone_", self.backbone)
         if not isinstance(trunk, nn.Module):
             raise RuntimeError("the trunk is not built yet; call fit(samples) first")
-        device = _device_of(trunk)
-        pooled = []
-        for sample in _progress(samples, what="features", shown=progress):
-            views = torch.stack([sample.image, sample.image.flip(-1)]).to(device)
-            pooled.append(trunk(views).mean((2, 3)).float())  # (2, D)
-        return torch.stack(pooled)
-
-    def _train_head(self, features: Tensor, labels: Tensor, values: dict[str, Any]) -> None:
-        M = len(features)
-        labels = labels.to(features.device)
-        optimiser = self._optimiser(values, False)
-        steps = -(-M // values["batch_size"])
-        schedule = polynomial_decay(optimiser, steps * values["epochs"])
-        random = torch.Generator().manual_seed(values["seed"])
-        for _ in _progress(range(values["epochs"]), what="CAM head", shown=values["shown"]):
-            total = 0.0
-            for rows in torch.randperm(M, generator=random).split(values["batch_size"]):
-                view = torch.randint(0, 2, (len(rows),), generator=random)
-                logits = features[rows, view] @ self.head_.T
-                loss = F.multilabel_soft_margin_loss(logits, labels[rows])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                total += loss.item()
-            self.losses_.append(total / steps)
+        return pool_features(trunk, samples, shown=progress)
 
     # -- maps -------------------------------------------------------------------------------
 
@@ -395,33 +345,3 @@ class CAM(CAMMethod):
         }
         optimiser.load_state_dict(state)
         return card["epoch"]
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    parameter = next(module.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-def _fix_batch_norm(module: nn.Module) -> None:
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()
-
-
-def _batches(
-    samples: Sequence[Sample], epoch: int, values: dict[str, Any]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented batches of one epoch; the same for equal seed and epoch, however training began."""
-    random = torch.Generator().manual_seed(values["seed"] * 1_000_003 + epoch)
-    for rows in torch.randperm(len(samples), generator=random).split(values["batch_size"]):
-        chosen = [samples[int(i)] for i in rows]
-        images = [
-            augment(s.image, random, crop=values["crop"], long_side=values["long_side"])
-            for s in chosen
-        ]
-        if len({image.shape for image in images}) > 1:
-            raise ValueError(
-                "the pictures of a batch differ in size; give fit a crop, for example "
-                "crop=512, long_side=(320, 640)"
-            )
-        yield torch.stack(images), labels_of(chosen)

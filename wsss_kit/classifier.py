@@ -1,0 +1,153 @@
+"""Training a classifier on image-level labels: a trunk, global average pooling, a linear head.
+
+A recipe is a dictionary with the numbers of a run: ``epochs``, ``batch_size``, ``learning_rate``,
+``head_factor``, ``momentum``, ``weight_decay``, ``seed``, ``shown`` (progress bar) and, where the
+trunk is trained, ``crop``, ``long_side``, ``fixed_batch_norm`` and ``pretrained``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_kit.classes import Sample
+from wsss_kit.training import augment, labels_of, polynomial_decay, progress
+
+Recipe = Mapping[str, Any]
+
+
+def sgd(head: Tensor, recipe: Recipe, trunk: nn.Module | None = None) -> torch.optim.SGD:
+    """SGD over a head and, if given, a trunk; the head learns ``head_factor`` times faster."""
+    rate = recipe["learning_rate"]
+    groups = [{"params": [head], "lr": rate * recipe["head_factor"]}]
+    if trunk is not None:
+        groups.append({"params": list(trunk.parameters()), "lr": rate})
+    return torch.optim.SGD(
+        groups, lr=rate, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"]
+    )
+
+
+def train_classifier(
+    trunk: nn.Module,
+    head: Tensor,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    *,
+    optimiser: torch.optim.SGD,
+    first_epoch: int,
+    after_epoch: Callable[[int, float], None],
+) -> None:
+    """Train trunk and head with a multi-label soft-margin loss.
+
+    Args:
+        trunk: (B, 3, H, W) -> (B, D, h, w); changed in place.
+        head: (C, D); changed in place.
+        samples: pictures with labels.
+        recipe: see the module.
+        optimiser: from `sgd`, with its moments where a run is resumed.
+        first_epoch: epochs done before.
+        after_epoch: called with the epoch's number and mean loss, to log and to save.
+    """
+    steps = -(-len(samples) // recipe["batch_size"])
+    schedule = polynomial_decay(
+        optimiser,
+        steps * recipe["epochs"],
+        warmup=0 if recipe["pretrained"] else min(30, steps),
+        first=first_epoch * steps,
+    )
+    trunk.train()
+    if recipe["fixed_batch_norm"] and recipe["pretrained"]:
+        _fix_batch_norm(trunk)
+    epochs = range(first_epoch, recipe["epochs"])
+    for epoch in progress(epochs, what="CAM classifier", shown=recipe["shown"]):
+        total = 0.0
+        for images, labels in _batches(samples, epoch, recipe):
+            pooled = trunk(images.to(head.device)).mean((2, 3))  # (B, D)
+            total += _step(pooled @ head.T, labels.to(head.device), optimiser, schedule)
+        after_epoch(epoch, total / steps)
+
+
+@torch.no_grad()
+def pool_features(trunk: nn.Module, samples: Sequence[Sample], *, shown: bool = True) -> Tensor:
+    """Pooled features of every picture and of its mirror image: (M, 2, D) float32."""
+    pooled = []
+    for sample in progress(samples, what="features", shown=shown, total=len(samples)):
+        views = torch.stack([sample.image, sample.image.flip(-1)]).to(device_of(trunk))
+        pooled.append(trunk(views).mean((2, 3)).float())  # (2, D)
+    return torch.stack(pooled)
+
+
+def train_head(head: Tensor, features: Tensor, labels: Tensor, recipe: Recipe) -> list[float]:
+    """Train a head alone on pooled features.
+
+    Args:
+        head: (C, D); changed in place.
+        features: (M, 2, D) from `pool_features`; each epoch takes one of the two at random.
+        labels: (M, C).
+        recipe: see the module.
+
+    Returns:
+        Mean loss of every epoch.
+    """
+    M, labels = len(features), labels.to(features.device)
+    optimiser = sgd(head, recipe)
+    steps = -(-M // recipe["batch_size"])
+    schedule = polynomial_decay(optimiser, steps * recipe["epochs"])
+    random = torch.Generator().manual_seed(recipe["seed"])
+    losses = []
+    for _ in progress(range(recipe["epochs"]), what="CAM head", shown=recipe["shown"]):
+        total = 0.0
+        for rows in torch.randperm(M, generator=random).split(recipe["batch_size"]):
+            view = torch.randint(0, 2, (len(rows),), generator=random)
+            total += _step(features[rows, view] @ head.T, labels[rows], optimiser, schedule)
+        losses.append(total / steps)
+    return losses
+
+
+def _step(
+    logits: Tensor,
+    labels: Tensor,
+    optimiser: torch.optim.SGD,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+) -> float:
+    loss = F.multilabel_soft_margin_loss(logits, labels)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    schedule.step()
+    return loss.item()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are; the CPU for one without weights."""
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _fix_batch_norm(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+
+
+def _batches(
+    samples: Sequence[Sample], epoch: int, recipe: Recipe
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented batches of one epoch; the same for equal seed and epoch, however training began."""
+    random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)
+    for rows in torch.randperm(len(samples), generator=random).split(recipe["batch_size"]):
+        chosen = [samples[int(i)] for i in rows]
+        images = [
+            augment(s.image, random, crop=recipe["crop"], long_side=recipe["long_side"])
+            for s in chosen
+        ]
+        if len({image.shape for image in images}) > 1:
+            raise ValueError(
+                "the pictures of a batch differ in size; give fit a crop, for example "
+                "crop=512, long_side=(320, 640)"
+            )
+        yield torch.stack(images), labels_of(chosen)
