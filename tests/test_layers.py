@@ -30,7 +30,7 @@ LAYER_OF = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 
 WITHIN_A_LAYER = {
     "prompt_checks": ("classes",),
-    "prompts": ("classes", "prompt_checks"),
+    "prompts": ("classes", "prompt_checks", "training"),
     "training": ("classes",),
     "backbones": ("data", "paperworld"),  # reads the weights in the package
     "clip_weights": ("data", "paperworld"),

@@ -96,7 +96,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(type(path), "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         save_figure(new_figure(1, 1, alt="new"), path)
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]

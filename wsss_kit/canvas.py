@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsss_kit.classes import palette
+from wsss_kit.training import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,15 +110,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"path is {str(path)!r}, expected a name that ends in .png")
-    data = png_bytes(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_whole(path, png_bytes(figure))
 
 
 def png_bytes(figure: Figure) -> bytes:

@@ -25,6 +25,7 @@ from wsss_kit.prompt_checks import (
     expected_one_of,
     one_template,
 )
+from wsss_kit.training import write_whole
 
 TABLES = Path(__file__).with_name("prompt_tables.json")
 REQUIRED = ("classes", "backgrounds", "template")
@@ -304,14 +305,7 @@ class Prompts:
         values = {name: getattr(self, name) for name in FIELDS}
         text = json.dumps(values, indent=2, ensure_ascii=False, default=dict) + "\n"
         if path is not None:
-            path = Path(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            try:
-                temporary.write_bytes(text.encode())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_whole(path, text)
         return text
 
     @classmethod
