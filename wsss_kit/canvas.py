@@ -122,6 +122,7 @@ def png_bytes(figure: Figure) -> bytes:
     Returns:
         The file's bytes, the alt text as its ``Description``.
     """
+    from matplotlib import colormaps
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -129,7 +130,11 @@ def png_bytes(figure: Figure) -> bytes:
     figure.savefig(drawn, format="png", dpi=figure.dpi)
     text.add_itxt("Description", alt_text(figure))
     picture = Image.open(drawn).convert("RGB")
-    colours = picture.quantize(256, method=Image.Quantize.MEDIANCUT)
+    # the picture's own colours, and those that must not shift: white, black and the colour map's
+    own = picture.quantize(222, method=Image.Quantize.MEDIANCUT).getpalette()[: 3 * 222]
+    scale = (colormaps["viridis"](np.linspace(0, 1, 32))[:, :3] * 255).round().astype(int)
+    colours = Image.new("P", (1, 1))
+    colours.putpalette([*own, *scale.ravel().tolist(), 255, 255, 255, 0, 0, 0])
     picture = picture.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
     picture.save(small, format="PNG", optimize=True, pnginfo=text)
     return small.getvalue()
