@@ -1,0 +1,350 @@
+"""Build the student notebooks from their sources: ``python notebooks/build.py [NAME ...]``.
+
+A source is ``src/NN_name.py`` in jupytext's py:percent format. It holds every cell, solutions
+among them. An exercise is a question (markdown) and three code cells in this order: a stub that
+raises NotImplementedError, its solution (tagged ``solution``), a check that calls it (tagged
+``check``). Building a source
+
+1. executes it from top to bottom with its solutions, which proves them;
+2. goes back, in the same kernel, to the state before the first stub and executes the rest as a
+   student meets it: each check must raise NotImplementedError, and nothing else may fail;
+3. writes ``NN_name.ipynb`` beside this file, without solutions and with the outputs of run 1.
+
+``--check`` writes nothing: it executes, and compares the cells of the written notebooks with what
+their sources would give. ``--check --no-execute`` compares only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).resolve().parent
+SIZE_LIMIT = 1_500_000
+"""Bytes of a written notebook, outputs included."""
+CELL_TIMEOUT = 600
+"""Seconds one cell may take."""
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+STUB = "raise NotImplementedError"
+INLINE = "module://matplotlib_inline.backend_inline"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+REMEMBER = "_known = globals().get('_known') or set(globals())"
+FORGET = """for _name in set(globals()) - _known:
+    if not _name.startswith("_"):
+        del globals()[_name]"""
+
+
+class BuildError(Exception):
+    """A source breaks the format, a cell fails, or a notebook differs from its source."""
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    """The tags of a cell."""
+    return list(cell.metadata.get("tags", []))
+
+
+def is_stub(cell: NotebookNode) -> bool:
+    """Whether a cell is what the student has to fill in."""
+    return cell.cell_type == "code" and STUB in cell.source and "solution" not in tags(cell)
+
+
+def read_source(path: Path) -> NotebookNode:
+    """Read a source and check that every exercise is stub, solution, check.
+
+    Raises:
+        BuildError: if an exercise lacks a part or has them in another order.
+    """
+    notebook = nbformat.from_dict(jupytext.read(path, fmt="py:percent"))
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    kinds = []
+    for cell in code:
+        known = [tag for tag in tags(cell) if tag in ("solution", "check")]
+        kinds.append("stub" if is_stub(cell) else known[0] if known else "code")
+    for i, kind in enumerate(kinds):
+        start = {"stub": i, "solution": i - 1, "check": i - 2}.get(kind, i)
+        exercise = kinds[max(start, 0) : start + 3]
+        if kind != "code" and exercise != ["stub", "solution", "check"]:
+            raise BuildError(
+                f"{path.name}: the {kind} cell that begins {code[i].source[:60]!r} stands in "
+                f"{exercise}, expected stub, solution, check; a stub holds {STUB!r}, the other "
+                "two carry their tag"
+            )
+    return notebook
+
+
+def student_copy(notebook: NotebookNode) -> NotebookNode:
+    """Leave the solutions out, give every cell a stable id, drop what changes from run to run.
+
+    A cell's id is a hash of its text, so that a rebuilt notebook differs where its source does.
+
+    Args:
+        notebook: with solutions, executed or not; it stays as it is.
+
+    Returns:
+        a new notebook; checks have no outputs and the tag that lets "run all" pass over them.
+    """
+    cells, seen = [], {}
+    for cell in notebook.cells:
+        if "solution" in tags(cell):
+            continue
+        metadata = {k: v for k, v in cell.metadata.items() if not k.startswith("lines_to_")}
+        if "check" in tags(cell):
+            metadata["tags"] = [*tags(cell), "raises-exception"]
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
+        seen[digest] = seen.get(digest, 0) + 1
+        copy = NotebookNode(
+            id=digest if seen[digest] == 1 else f"{digest}-{seen[digest]}",
+            cell_type=cell.cell_type,
+            metadata=nbformat.from_dict(metadata),
+            source=cell.source,
+        )
+        if cell.cell_type == "code":
+            copy.execution_count = None
+            copy.outputs = [] if "check" in tags(cell) else list(kept_outputs(cell.outputs))
+        cells.append(copy)
+    return nbformat.from_dict(
+        {"cells": cells, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
+    )
+
+
+def kept_outputs(outputs: Sequence[NotebookNode]) -> Iterator[NotebookNode]:
+    """Outputs worth keeping: no stderr, no live widgets, no addresses, no overwritten lines."""
+    for output in outputs:
+        output = nbformat.from_dict(output)
+        if output.output_type == "stream":
+            if output.name == "stderr":  # progress bars; warnings are for whoever builds
+                continue
+            output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+        elif "data" in output:
+            # A widget needs its kernel. What it offers besides (a picture, a table) stays.
+            if output.data.pop(WIDGET, None) and not set(output.data) - {"text/plain"}:
+                continue
+            if "text/plain" in output.data:
+                text = output.data["text/plain"]
+                output.data["text/plain"] = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+        if output.get("execution_count"):
+            output.execution_count = None
+        yield output
+
+
+def execute(notebook: NotebookNode, name: str, *, root: Path, folder: Path) -> NotebookNode:
+    """Execute a notebook with its solutions, then its exercises as a student meets them.
+
+    Args:
+        notebook: as :func:`read_source` gives it; its cells receive their outputs.
+        name: what messages call it.
+        root: folder put on PYTHONPATH, so that the package is found installed or not.
+        folder: working folder of the kernel.
+
+    Returns:
+        the student's copy with the outputs of the run with solutions.
+
+    Raises:
+        BuildError: if a cell fails, or a check passes without its solution.
+    """
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0", "MPLBACKEND": INLINE}
+    with client.setup_kernel(env=environment):
+        try:
+            for i, cell in enumerate(notebook.cells):
+                if is_stub(cell):
+                    run_hidden(client, REMEMBER, i)
+                client.execute_cell(cell, i)
+            student = student_copy(notebook)
+            rehearse(client, student, name)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            raise BuildError(f"{name}: a cell failed\n{error}") from error
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if output.get("name") == "stderr" and "\r" not in output.text:
+            print(f"{name}: stderr, not kept: {output.text.rstrip()}", file=sys.stderr)
+    return numbered(student)
+
+
+def run_hidden(client: NotebookClient, code: str, i: int) -> None:
+    """Execute code that belongs to no cell; nbclient files it as cell i until i itself is run."""
+    client.execute_cell(nbformat.v4.new_code_cell(code), i, store_history=False)
+
+
+def rehearse(client: NotebookClient, student: NotebookNode, name: str) -> None:
+    """Execute a student's copy from its first stub on; checks must say what is missing.
+
+    Raises:
+        BuildError: if a check ends otherwise than in NotImplementedError.
+    """
+    client.nb = nbformat.from_dict(student)  # a copy, whose outputs nobody sees
+    client.reset_execution_trackers()
+    cells = list(enumerate(client.nb.cells))
+    while cells and not is_stub(cells[0][1]):
+        del cells[0]
+    if cells:
+        run_hidden(client, FORGET, cells[0][0])
+    for i, cell in cells:
+        client.execute_cell(cell, i)  # raises on errors, except in cells tagged raises-exception
+        if "check" in tags(cell):
+            errors = [o.ename for o in cell.outputs if o.output_type == "error"]
+            if errors != ["NotImplementedError"]:
+                raise BuildError(
+                    f"{name}: without its solution the check that begins {cell.source[:60]!r} "
+                    f"gave {errors or 'no error'}, expected NotImplementedError; it must call "
+                    "its stub first"
+                )
+
+
+def numbered(student: NotebookNode) -> NotebookNode:
+    """Count the executed cells from 1, so that the numbers are the same in every build."""
+    executed = [c for c in student.cells if c.cell_type == "code" and "check" not in tags(c)]
+    for number, cell in enumerate(executed, start=1):
+        cell.execution_count = number
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = number
+    return student
+
+
+def written_text(notebook: NotebookNode) -> str:
+    """A notebook as the text of its file.
+
+    Raises:
+        BuildError: if it is larger than SIZE_LIMIT.
+    """
+    text = nbformat.writes(notebook).rstrip("\n") + "\n"
+    size = len(text.encode())
+    if size > SIZE_LIMIT:
+        raise BuildError(
+            f"the notebook has {size / 1e6:.1f} MB, expected at most {SIZE_LIMIT / 1e6:.1f}; "
+            "show fewer or smaller pictures"
+        )
+    return text
+
+
+def compare(student: NotebookNode, path: Path) -> None:
+    """Check that a written notebook has the cells its source gives, and outputs.
+
+    Raises:
+        BuildError: if it is missing, differs, is too large or was written without a run.
+    """
+    again = f"run python notebooks/build.py {path.stem}"
+    if not path.exists():
+        raise BuildError(f"{path.name} is missing; {again}")
+    written = nbformat.read(path, as_version=4)
+    written_text(written)
+    parts = ("id", "cell_type", "source", "metadata")
+    ours = [[cell[part] for part in parts] for cell in student.cells]
+    theirs = [[cell.get(part) for part in parts] for cell in written.cells]
+    if ours != theirs or written.metadata != student.metadata:
+        differ = (i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1])
+        where = next(differ, min(len(ours), len(theirs)))
+        raise BuildError(f"{path.name} differs from its source from cell {where} on; {again}")
+    code = [cell for cell in written.cells if cell.cell_type == "code"]
+    if any(cell.execution_count is None and "check" not in tags(cell) for cell in code):
+        raise BuildError(f"{path.name} was not executed; {again}")
+    if any(output.output_type == "error" for cell in code for output in cell.outputs):
+        raise BuildError(f"{path.name} keeps the output of a failed cell; {again}")
+
+
+def build(source: Path, *, check: bool = False, run_cells: bool = True) -> Path:
+    """Build the notebook of one source, or check it.
+
+    Args:
+        source: ``src/NN_name.py``; its notebook lies one folder up.
+        check: compare with the written notebook instead of writing it.
+        run_cells: execute the source; only a check can do without.
+
+    Returns:
+        path of the notebook.
+
+    Raises:
+        BuildError: with the reason.
+    """
+    folder = source.resolve().parent.parent
+    path = folder / f"{source.stem}.ipynb"
+    notebook = read_source(source)
+    student = student_copy(notebook)
+    if check:
+        compare(student, path)
+    if run_cells:
+        student = execute(notebook, source.stem, root=FOLDER.parent, folder=folder)
+    if not check:
+        text = written_text(student)
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    return path
+
+
+def chosen(names: Sequence[str], sources: Sequence[Path]) -> list[Path]:
+    """The sources that names stand for: ``02``, ``02_class_activation_maps`` or a path.
+
+    Raises:
+        BuildError: if a name stands for none.
+    """
+    found = []
+    for name in names:
+        stem = Path(name).stem
+        matches = [s for s in sources if s.stem == stem or s.stem.startswith(f"{stem}_")]
+        if not matches:
+            known = ", ".join(source.stem for source in sources) or "none"
+            raise BuildError(f"no source is called {name!r}; there are {known}")
+        found += matches
+    return found
+
+
+def main(arguments: Sequence[str] | None = None, *, folder: Path = FOLDER) -> int:
+    """Build or check notebooks; returns the number of those that failed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="such as 02; default: all")
+    parser.add_argument("--check", action="store_true", help="write nothing, compare and execute")
+    parser.add_argument("--no-execute", action="store_true", help="with --check: compare only")
+    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="leave these out")
+    options = parser.parse_args(arguments)
+    if options.no_execute and not options.check:
+        parser.error("--no-execute goes with --check: a written notebook keeps its outputs")
+    sources = sorted((folder / "src").glob("*.py"))
+    failed = 0
+    try:
+        left_out = chosen(options.without, sources)
+        wanted = chosen(options.names, sources) if options.names else sources
+        if not wanted:
+            raise BuildError(f"{folder / 'src'} holds no sources; expected NN_name.py")
+        orphans = {p.stem for p in folder.glob("*.ipynb")} - {s.stem for s in sources}
+        if options.check and orphans:
+            raise BuildError(f"no source for {', '.join(sorted(orphans))}; remove the .ipynb")
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for source in [s for s in wanted if s not in left_out]:
+        start = time.perf_counter()
+        try:
+            build(source, check=options.check, run_cells=not options.no_execute)
+        except BuildError as error:
+            failed += 1
+            print(f"{source.stem}: FAILED\n{error}", file=sys.stderr)
+        else:
+            print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 1))

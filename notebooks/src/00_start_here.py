@@ -1,0 +1,288 @@
+# %% [markdown]
+# # 00 Start here
+#
+# A network that colours every pixel of a picture usually learns from people who coloured every pixel. **Weakly supervised** segmentation learns from less: from labels that say only *what* is in a picture, not *where*. This notebook shows one picture, two methods and one honest table.
+#
+# ```text
+# images (B,3,H,W) ─┐
+#                   ├─► features ─► CAMs ─► refinement ─► pseudo masks ─► segmenter ─► IoU, errors
+# labels (B,C)     ─┘
+#        └─────────────── you are here: all of it once, quickly ───────────────────────────┘
+# ```
+#
+# **Goals.** You can say (1) what goes in and what comes out, (2) how plain CAM and CLIP-ES differ, (3) which number turns a map into a mask and where it may be chosen.
+#
+# **Needs.** No network, no GPU, no other notebook. **Time.** Half a minute of computing on a laptop's CPU, GPU not measured; 30 minutes of reading and playing.
+#
+# <details><summary><b>Plan for the teacher, 45 minutes</b></summary>
+#
+# | Minutes | What | How |
+# | --- | --- | --- |
+# | 0 to 5 | Why weak labels | show the contact sheet, hide the ground truth; who would draw the masks? |
+# | 5 to 15 | Two methods, one picture | run to the maps; let the class say which map belongs to which idea |
+# | 15 to 25 | The threshold | the picker, in pairs: find the best threshold by eye, then read what `val` says |
+# | 25 to 32 | The table | which classes differ? what does the protocol line say? |
+# | 32 to 45 | Exercises 1 and 2 | alone, then compare |
+#
+# </details>
+
+# %%
+import io
+from functools import partial
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from wsss_kit import (
+    best_rule,
+    cam_maps,
+    clip_es_maps,
+    evaluate,
+    predict_masks,
+    sweep_background,
+)
+from wsss_kit.notebook_data import make_clip_es, open_data, train_cam
+from wsss_kit.plot import iou_bars, overlay, show_cams, show_masks, show_samples
+
+# %%
+DATA = "paper"  # or "voc", "folder"
+
+# %% [markdown]
+# `"paper"` is a world of cut paper that comes with the kit: drawn from a seed, so it needs no download, and known to the last pixel, so every claim can be checked. `"voc"` opens PASCAL VOC 2012 (`data/README.md` says how to get it) and `"folder"` your own pictures in `data/mine` (notebook 01 shows the layout). With these two, the weights of a ResNet-50 and of CLIP ViT-B/16 are downloaded once.
+
+# %%
+data = open_data(DATA, n_train=400, n_val=40, n_test=60)
+first = data.test[:6]
+captions = first.captions if DATA == "paper" else None
+show_samples(first, data.classes, captions)
+
+# %% [markdown]
+# Above each picture stand its image-level labels: **all** that the methods may know. There is no field for a mask in a `Sample`.
+#
+# ## Two methods
+#
+# **Plain CAM** (Zhou et al., CVPR 2016) trains a classifier on pictures and labels and asks which cells of its last features raised the score of a class. Here that classifier is one linear layer on a trunk that has seen other pictures before and stays as it is, so training takes seconds. **CLIP-ES** (Lin et al., CVPR 2023) trains nothing here: a CLIP that has read captions compares the classes of the picture with a list of background words, and its attention spreads the answer. For the paper world trunk and CLIP are small ones, inside the package.
+
+# %%
+cam = train_cam(data)
+clip_es = make_clip_es(data)
+methods = {
+    "CAM": partial(cam_maps, method=cam),
+    "CLIP-ES": partial(clip_es_maps, method=clip_es),
+}
+print("loss, every tenth epoch:", [round(loss, 3) for loss in cam.losses_[9::10]])
+
+# %% [markdown]
+# ## One picture
+#
+# Both methods have the same form: pictures (B, 3, H, W) and labels (B, C) go in, one map per class (B, C, H, W) in [0, 1] comes out. We take the first picture with two classes, if there is one.
+
+# %%
+sample = next((s for s in data.test if s.labels.sum() == 2), data.test[0])
+maps = {
+    name: maps_of(sample.image[None], sample.labels[None])[0]  # (C, H, W)
+    for name, maps_of in methods.items()
+}
+rows = [sample._replace(name=name) for name in methods]  # the same picture, named by the method
+show_cams(rows, list(maps.values()), data.classes)
+
+# %% [markdown]
+# Look for three things: does the map lie on the object or beside it? Does it cover all of it? Do the maps of the two classes keep apart?
+#
+# ## From maps to a mask
+#
+# A map is not a mask. One number decides where background begins, and it differs from method to method. Choosing it needs ground truth, so we choose it on `val` and score on `test`. A constant threshold `b` says "background unless a map exceeds `b`"; the power rule gives background the score `(1 - max)^p`.
+
+# %%
+rules = {
+    name: best_rule(sweep_background(maps_of, data.val, data.val_masks))
+    for name, maps_of in methods.items()
+}
+print("chosen on val:", {name: str(rule) for name, rule in rules.items()})
+
+# %%
+masks = {name: predict_masks(methods[name], data.test, rules[name]) for name in methods}
+show_masks([sample], {**masks, "ground truth": data.test_masks}, data.classes)
+
+# %% [markdown]
+# ## Try it: picture, class, threshold
+#
+# The threshold touches only the last step, so the maps are computed once and the picture answers at once. Left the map, right what is left above the threshold. The controls live as long as the notebook runs; a saved notebook keeps only the figure below them.
+
+# %%
+shown_maps = {
+    s.name: {name: of(s.image[None], s.labels[None])[0] for name, of in methods.items()}
+    for s in (s for s in data.test[:8] if s.labels.any())
+}
+by_name = {s.name: s for s in data.test if s.name in shown_maps}
+picture_box = widgets.Dropdown(
+    options=list(shown_maps), value=list(shown_maps)[:2][-1], description="picture"
+)
+method_box = widgets.ToggleButtons(options=list(methods), description="method")
+class_box = widgets.Dropdown(description="class")
+threshold_box = widgets.FloatSlider(
+    0.3, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False
+)
+view = widgets.Image(format="png", width=600)
+words = widgets.HTML()
+
+
+def offer_classes(_=None):
+    """The classes of the chosen picture; others have no map."""
+    labels = by_name[picture_box.value].labels
+    class_box.options = [data.classes[c] for c in labels.nonzero().flatten().tolist()]
+    class_box.index = 0
+
+
+def draw(_=None):
+    """Put the map, and what exceeds the threshold, into one picture and one sentence."""
+    if class_box.value is None:
+        return
+    image = by_name[picture_box.value].image  # (3, H, W)
+    c = data.classes.index(class_box.value)
+    cam_shown = shown_maps[picture_box.value][method_box.value][c]  # (H, W)
+    above = cam_shown > threshold_box.value
+    kept = torch.where(above, image, 0.25 * image).movedim(0, -1).numpy()  # (H, W, 3)
+    both = np.concatenate([overlay(image, cam_shown), kept], 1)
+    png = io.BytesIO()
+    pixels = Image.fromarray((255 * both).round().astype(np.uint8))
+    pixels.resize((600, 600 * both.shape[0] // both.shape[1]), Image.Resampling.NEAREST).save(
+        png, "png"
+    )
+    view.value = png.getvalue()
+    truth = data.test_masks[picture_box.value] == c + 1
+    iou = (above & truth).sum() / (above | truth).sum().clamp(min=1)
+    words.value = (
+        f"{method_box.value}, {class_box.value}: {100 * above.float().mean():.0f} % of the pixels "
+        f"exceed {threshold_box.value:.2f}; IoU with the true mask {100 * iou:.0f} %"
+    )
+
+
+picture_box.observe(offer_classes, "value")
+for box in (picture_box, method_box, class_box, threshold_box):
+    box.observe(draw, "value")
+offer_classes()
+draw()
+widgets.VBox([picture_box, method_box, class_box, threshold_box, view, words])
+
+# %% [markdown]
+# The same without controls, for paper and for pages that only show. A line of code moves the controls as well.
+
+# %%
+for threshold in (0.2, 0.4, 0.6):
+    threshold_box.value = threshold
+    print(words.value)
+still = list(by_name.values())[-3:]
+show_cams(still, [shown_maps[s.name][method_box.value] for s in still], data.classes)
+
+# %% [markdown]
+# ## One table
+#
+# **IoU** of a class is the overlap of predicted and true pixels divided by their union, summed over all pictures first. mIoU is the mean over the classes and background. The interval says how much of it hangs on this choice of pictures.
+
+# %%
+refinement = {"CAM": "none", "CLIP-ES": "attention affinity"}
+preset = {"CAM": cam.preset, "CLIP-ES": clip_es.preset}
+reports = {
+    name: evaluate(
+        masks[name],
+        data.test_masks,
+        classes=data.classes,
+        protocol=data.protocol(
+            "test",
+            background=f"{rules[name]}, chosen on {len(data.val)} val pictures",
+            refinement=refinement[name],
+            preset=preset[name],
+        ),
+    )
+    for name in methods
+}
+table = pd.DataFrame({name: 100 * report.to_frame()["iou"] for name, report in reports.items()})
+table.loc["mean"] = table.mean()
+for name, report in reports.items():
+    print(f"{name}: {report.headline}\n    {report.protocol}")
+table.round(1)
+
+# %%
+iou_bars(reports)
+
+# %%
+better = table["CLIP-ES"] > table["CAM"]
+print(f"CLIP-ES is ahead in {better[:-1].sum()} of {len(better) - 1} rows, mean not counted")
+print("largest difference:", (table["CLIP-ES"] - table["CAM"]).abs()[:-1].idxmax())
+
+# %% [markdown]
+# Read the protocol before you compare two numbers: split, number of pictures, background rule, refinement. Two numbers compare only where these agree. And mind what each has seen: the classifier a few hundred labelled pictures, CLIP many more with captions. The table says how these two run *here*, not which paper is better.
+#
+# The table also raises the question that the next notebooks answer: why does a classifier that names the classes well (notebook 02 measures it) miss half of an object and light up what lies beside it?
+#
+# ## Exercises
+#
+# **Exercise 1. A threshold by hand.** Write the constant rule without the package: a pixel takes the class with the largest map if that map exceeds the threshold, else 0. Class `c` is value `c + 1`.
+
+
+# %%
+def mask_by_hand(maps, threshold):
+    """(C, H, W) in [0, 1] -> (H, W) int64 with 0 for background and c + 1 for class c."""
+    raise NotImplementedError("compare the largest map of each pixel with the threshold")
+
+
+# %% tags=["solution"]
+def mask_by_hand(maps, threshold):
+    """(C, H, W) in [0, 1] -> (H, W) int64 with 0 for background and c + 1 for class c."""
+    best, c = maps.max(0)
+    return torch.where(best > threshold, c + 1, 0)
+
+
+# %% tags=["check"]
+tiny = torch.tensor([[[0.9, 0.2]], [[0.3, 0.25]]])  # two classes, one row of two pixels
+assert mask_by_hand(tiny, 0.5).tolist() == [[1, 0]]
+assert mask_by_hand(tiny, 0.1).tolist() == [[1, 2]]
+
+# %% [markdown]
+# **Exercise 2. IoU by hand.** Compute the IoU of one class over several pictures: sum overlaps and unions over all pictures, *then* divide.
+
+
+# %%
+def iou_by_hand(predicted, target, value):
+    """Mappings name -> (H, W) int64 and a mask value -> IoU in [0, 1], over target's pictures."""
+    raise NotImplementedError("two sums over the pictures, one division")
+
+
+# %% tags=["solution"]
+def iou_by_hand(predicted, target, value):
+    """Mappings name -> (H, W) int64 and a mask value -> IoU in [0, 1], over target's pictures."""
+    overlap = union = 0
+    for name, truth in target.items():
+        counted = truth != 255
+        ours, theirs = (predicted[name] == value) & counted, (truth == value) & counted
+        overlap += (ours & theirs).sum().item()
+        union += (ours | theirs).sum().item()
+    return overlap / union
+
+
+# %% tags=["check"]
+for value in (0, int(sample.labels.argmax()) + 1):
+    by_hand = iou_by_hand(masks["CLIP-ES"], data.test_masks, value)
+    assert abs(by_hand - reports["CLIP-ES"].iou[value]) < 1e-9, (value, by_hand)
+
+# %% [markdown]
+# ## Recap
+#
+# - Labels in, maps out, masks after one chosen number, IoU at the end. Ground truth entered twice: on `val` to choose that number, on `test` to score.
+# - Plain CAM learns its classes from these pictures and labels; CLIP-ES brings what it learned from captions and needs background words.
+# - A number travels with its protocol.
+#
+# ## What to open next
+#
+# | If you ask | open |
+# | --- | --- |
+# | what do image-level labels tell, and what not? | `01_image_level_labels` |
+# | where does a CAM come from, and why does it miss? | `02_class_activation_maps` |
+# | why background words and a softmax? | `05_clip_es_softmax_grad_cam` |
+# | what is wrong with *my* masks? | `09_iou_analysis` |
+#
+# **Further reading.** B. Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: CAM is its Eq. 2. Y. Lin et al., *CLIP is Also an Efficient Segmenter*, CVPR 2023 (CLIP-ES): softmax Grad-CAM is Eq. 4 to 6. Y.-T. Chang et al., *Weakly-Supervised Semantic Segmentation via Sub-category Exploration*, CVPR 2020 (SC-CAM). J. Xie et al., *CLIMS: Cross Language Image Matching for Weakly Supervised Semantic Segmentation*, CVPR 2022.

@@ -1,0 +1,434 @@
+# %% [markdown]
+# # 02 Class activation maps
+#
+# A classifier learns *what* is in a picture. Its last layer is linear, and that lets us ask *where* it saw it: the class activation map. This notebook trains a classifier, rebuilds the map in a few lines, measures where it looks, and finds that a right answer may have a wrong reason.
+#
+# ```text
+# images (B,3,H,W) ─┐
+#                   ├─► features ─► CAMs ─► refinement ─► pseudo masks ─► segmenter ─► IoU, errors
+# labels (B,C)     ─┘                ▲
+#                                    └── you are here
+# ```
+#
+# **Goals.** You can (1) derive the map from the classifier and rebuild it, (2) measure what a map covers, (3) explain what co-occurrence does to it, (4) choose the background threshold without fooling yourself.
+#
+# **Needs.** No network, no GPU, no other notebook; it helps to know 01. **Time.** About 1 minute of computing on a laptop's CPU, half of it training; GPU not measured; 45 minutes of reading.
+#
+# <details><summary><b>Plan for the teacher, 60 minutes</b></summary>
+#
+# | Minutes | What | How |
+# | --- | --- | --- |
+# | 0 to 8 | Classifier | which layers learn here and which do not? what is the honest yardstick? |
+# | 8 to 20 | Hand cell | derive the map at the board: swap the two sums |
+# | 20 to 28 | Threshold | vote for a threshold by eye, then show `val` |
+# | 28 to 42 | Where it looks, and the dial | collect predictions before you run the tables |
+# | 42 to 48 | Scales and mirror images | what would you expect to gain, and what does it cost? |
+# | 48 to 60 | Exercises 1 and 3 | 1 alone, 3 in pairs: predict its table first |
+#
+# </details>
+
+# %%
+import copy
+from functools import partial
+
+import pandas as pd
+import torch
+from torch.nn.functional import interpolate
+
+from wsss_kit import (
+    CAM,
+    PAPER_CLASSES,
+    PaperWorld,
+    best_rule,
+    cam_maps,
+    class_activation_maps,
+    evaluate,
+    predict_masks,
+    sweep_background,
+)
+from wsss_kit.background import CONSTANTS
+from wsss_kit.canvas import new_figure
+from wsss_kit.notebook_data import open_data, train_cam
+from wsss_kit.paperworld.words import HOME, STUFF
+from wsss_kit.plot import show_cams
+
+# %%
+DATA = "paper"  # or "voc", "folder"
+
+# %% [markdown]
+# ## A classifier
+#
+# A trunk turns pictures into features (B, D, h, w); their mean over the cells, one vector a picture, goes through a linear head without bias. The trunk has learned to see before, on other pictures and without our labels; it **stays as it is**, and the head alone learns. So the features are computed once and training takes seconds.
+#
+# Why not train all of it? A few hundred pictures with labels do not teach a network to see. Started from random weights it takes the easiest way to the labels, and Exercise 3 shows where that leads. So all CAM papers start from ImageNet weights. They go on to train the trunk as well; we leave that out, and gain a clean comparison: two classifiers of this notebook have the same features and differ in nothing but the weights of their heads.
+#
+# In the paper world the trunk is a small one that learned on the split `web` to imitate the tiny CLIP's picture features. With `"voc"` and `"folder"` it is a ResNet-50 with ImageNet weights (downloaded once). The parts marked *paper world* are then skipped, for no photograph comes with the maps they need.
+
+# %%
+data = open_data(DATA, n_train=500, n_val=80, n_test=100)
+cam = train_cam(data)
+print("loss, every tenth epoch:", [round(loss, 3) for loss in cam.losses_[9::10]])
+
+# %%
+truth = torch.stack([s.labels for s in data.test]) > 0  # (M, C)
+logits = torch.cat([cam.predict(s.image[None]) for s in data.test])  # (M, C)
+said = logits > 0
+print(f"answers that are right: {100 * (said == truth).float().mean():.0f} %")
+print(f"always saying no would be right in {100 * (~truth).float().mean():.0f} %")
+print(f"classes present that it names: {100 * said[truth].float().mean():.0f} %")
+print(f"named classes that are present: {100 * truth[said].float().mean():.0f} %")
+
+# %% [markdown]
+# The second line is the honest yardstick: most classes are absent from most pictures. The last two lines are the ones to look at.
+#
+# ## From the classifier to the map
+#
+# With features $F_k(x, y)$ and weights $w^c_k$ the score of class $c$ is
+#
+# $$S_c = \sum_k w^c_k \frac{1}{hw} \sum_{x,y} F_k(x, y) = \frac{1}{hw} \sum_{x,y} \underbrace{\sum_k w^c_k F_k(x, y)}_{M_c(x, y)}$$
+#
+# The sums may be swapped, and $M_c$ is the class activation map (Zhou et al., Eq. 2): **the score is the mean of the map**. No part of it is approximate. What we show is then cleaned: negative cells to 0, maps of the mirror image added, absent classes to 0, each map divided by its maximum.
+
+# %%
+images = torch.stack([s.image for s in data.test[:1]])  # (1, 3, H, W)
+labels = torch.stack([s.labels for s in data.test[:1]])  # (1, C)
+weight, device = cam.head_.detach(), cam.head_.device
+
+# by hand
+with torch.no_grad():
+    total = 0
+    for mirrored in (False, True):
+        view = images.flip(-1) if mirrored else images
+        features = cam.backbone_(view.to(device))  # (B, D, h, w)
+        maps = (features[:, None] * weight[None, :, :, None, None]).sum(2)  # (B, C, h, w)
+        maps = maps.clamp(min=0)
+        total = total + (maps.flip(-1) if mirrored else maps)
+    size = [-(-side // 4) for side in images.shape[-2:]]  # the package answers at a quarter
+    total = interpolate(total, size, mode="bilinear") * labels.to(device)[:, :, None, None]
+    by_hand = total / (total.amax((2, 3), keepdim=True) + 1e-5)
+
+assert torch.allclose(by_hand.cpu(), cam(images, labels).cams, atol=1e-5)
+
+# %%
+with torch.no_grad():
+    raw = class_activation_maps(cam.backbone_(images.to(device)), weight)  # (1, C, h, w)
+assert torch.allclose(raw.mean((2, 3)).cpu(), cam.predict(images), atol=1e-4)
+print("mean of the raw map = logit:", raw.mean((2, 3))[labels > 0].cpu().numpy().round(2))
+
+# %% [markdown]
+# What does it look like?
+
+# %%
+maps_of = partial(cam_maps, method=cam)  # (B, 3, H, W), (B, C) -> (B, C, H, W) in [0, 1]
+shown = data.test[:3]
+show_cams(list(shown), [maps_of(s.image[None], s.labels[None])[0] for s in shown], data.classes)
+
+# %% [markdown]
+# ## The threshold
+#
+# A pixel becomes background where no map exceeds a threshold. Papers report CAMs at their *best* threshold, found on the very pictures that are scored; the released scripts do so too. That makes the number a little too good. We look at `val` and report `test`.
+
+# %%
+swept = sweep_background(maps_of, data.val, data.val_masks, rules=CONSTANTS)
+rule = best_rule(swept)
+figure = new_figure(
+    6,
+    2.8,
+    alt=f"Line of mIoU on val against the background threshold; the best is {rule}.",
+)
+ax = figure.subplots()
+ax.plot([r.threshold for r in swept], [100 * miou for miou in swept.values()], marker="o")
+ax.axvline(rule.threshold, linestyle=":", color="black")
+ax.set(xlabel="background threshold", ylabel="mIoU on val, percent")
+ax.spines[["top", "right"]].set_visible(False)
+figure
+
+# %%
+report = evaluate(
+    predict_masks(maps_of, data.test, rule),
+    data.test_masks,
+    classes=data.classes,
+    protocol=data.protocol(
+        "test",
+        background=f"{rule}, chosen on {len(data.val)} val pictures",
+        refinement="none",
+        preset=cam.preset,
+    ),
+)
+report
+
+# %% [markdown]
+# A peak inside the sweep, with a slope on either side: below it masks take in surroundings, above it they lose the object. The peak belongs to this method and this data. That it lies far from 0.5 or close to it means nothing.
+#
+# ## Why not all of the object?
+#
+# The textbook answer: a classifier needs only what tells classes apart, the cow's head and not its flank, so the map covers **parts**. The paper world is built to test this. Each object has a *body*, in a style that four classes share, and one *signature part* (a head, a cab, a tail) that belongs to its class alone. The `parts` door says which is which. There is a second suspect: the **home background** of notebook 01, which tells classes apart as well, and is larger.
+#
+# *Paper world.* For each map of a class that is present, three questions to each region of the picture: how much of the region exceeds half of the map's maximum (*bright*)? What share of the map's sum lies in it (*mass*)? And what share of the picture is it (*area*)? A map that looked nowhere in particular would put as much mass into a region as the region has area.
+
+
+# %%
+def where_it_looks(method, world, level=0.5):
+    """Means over all maps of present classes, in percent; rows regions, columns questions."""
+    sums = {}
+    for s in world:
+        maps = cam_maps(s.image[None], s.labels[None], method=method)[0]  # (C, H, W)
+        parts, stuff, mask = world.parts[s.name], world.stuff[s.name], world.masks[s.name]
+        for c in s.labels.nonzero().flatten().tolist():
+            own, home = mask == c + 1, stuff == STUFF.index(HOME[PAPER_CLASSES[c]])
+            regions = {
+                "signature part": own & (parts == 2),
+                "body": own & (parts == 1),
+                "home background": home,
+                "other background": (mask == 0) & ~home,
+            }
+            for name, region in regions.items():
+                row = {
+                    "bright": (maps[c] > level)[region].float().mean().item(),  # nan if empty
+                    "mass": (maps[c][region].sum() / maps[c].sum().clamp(min=1e-9)).item(),
+                    "area": region.float().mean().item(),
+                }
+                sums.setdefault(name, []).append(row)
+    return pd.DataFrame({name: 100 * pd.DataFrame(rows).mean() for name, rows in sums.items()}).T
+
+
+looks = {}
+if DATA == "paper":
+    looks["trained at 0.85"] = where_it_looks(cam, data.test)
+pd.concat(looks, axis=1).round(1) if looks else None
+
+# %%
+if DATA == "paper":
+    bright, mass, area = (looks["trained at 0.85"][name] for name in ("bright", "mass", "area"))
+    gap = bright["signature part"] - bright["body"]
+    print(f"the signature part is bright more often than the body by {gap:+.0f} points")
+    print("mass divided by area:", (mass / area).round(1).to_dict())
+
+# %% [markdown]
+# Three readings.
+#
+# - **Parts.** The signature part is bright nearly everywhere, the body clearly less: four classes share its style, and so it says less. That is the textbook's picture. The missing body is what harder questions (notebook 03) and the random walk (06) are for.
+# - **Surroundings.** Home background is much brighter than other background, pixel for pixel, and because it is large it holds a great part of the map. It is not named by any label; it merely came along.
+# - **And yet:** mass divided by area is larger on the object than on any background. The map is not wrong, it is not *only* about the object.
+#
+# One caution. Part of the light beside an object is plain blur, since a cell of the features sees more than its own pixels, and home background lies nearest to the object. The next section asks for the reason without looking at maps.
+#
+# ## What the dial does
+#
+# *Paper world.* Train the same head with the same number of pictures on the same trunk, but in a world where only 30 percent of the objects stand at home. Where does it look, in the same test pictures?
+
+# %%
+if DATA == "paper":
+    other = data._replace(train=PaperWorld(len(data.train), split="train", cooccurrence=0.3))
+    cam_low = train_cam(other)
+    looks["trained at 0.3"] = where_it_looks(cam_low, data.test)
+pd.concat(looks, axis=1).round(1) if looks else None
+
+# %% [markdown]
+# Does it matter to the answers? Both are tested on pictures where objects are at home (0.85, as in `test`) and on pictures where they never are (0.0). *Best guess*: is the class with the highest score present? *Named without being there* asks the second suspect directly: in the 0.0 pictures, how often is a class named that is absent, where its home is in the picture (water, no boat) and where its home is not?
+
+
+# %%
+def best_guess_right(method, world):
+    """Percent of the pictures in which the class with the highest logit is present."""
+    present = torch.stack([s.labels for s in world])  # (M, C)
+    guess = torch.cat([method.predict(s.image[None]) for s in world]).argmax(1)  # (M,)
+    return 100 * present[torch.arange(len(guess)), guess].mean().item()
+
+
+def named_without(method, world):
+    """Percent of absent classes that are named: with their home in sight, and without."""
+    absent = torch.stack([s.labels for s in world]) == 0  # (M, C)
+    said = torch.cat([method.predict(s.image[None]) for s in world]) > 0  # (M, C)
+    kinds = [set(world.stuff[s.name].unique().tolist()) for s in world]
+    homes = [STUFF.index(HOME[name]) for name in PAPER_CLASSES]
+    in_sight = torch.tensor([[home in seen for home in homes] for seen in kinds])  # (M, C)
+    return [100 * said[absent & seen].float().mean().item() for seen in (in_sight, ~in_sight)]
+
+
+rows = {}
+if DATA == "paper":
+    away = PaperWorld(len(data.test), split="test", cooccurrence=0.0)
+    for name, method in {"trained at 0.85": cam, "trained at 0.3": cam_low}.items():
+        with_home, without_home = named_without(method, away)
+        rows[name] = {
+            "best guess right, test at 0.85": best_guess_right(method, data.test),
+            "best guess right, test at 0.0": best_guess_right(method, away),
+            "named without being there, home in sight": with_home,
+            "named without being there, home not in sight": without_home,
+        }
+    chance = 100 * torch.stack([s.labels for s in away]).mean().item()
+    print(f"best guess right by chance, test at 0.0: {chance:.0f}")
+pd.DataFrame(rows).round(1)
+
+# %% [markdown]
+# And the masks, scored on the usual `test`, each with its own threshold from `val`:
+
+# %%
+if DATA == "paper":
+    maps_low = partial(cam_maps, method=cam_low)
+    low_rule = best_rule(sweep_background(maps_low, data.val, data.val_masks, rules=CONSTANTS))
+    report_low = evaluate(
+        predict_masks(maps_low, data.test, low_rule),
+        data.test_masks,
+        classes=data.classes,
+        protocol=data.protocol(
+            "test",
+            background=f"{low_rule}, chosen on {len(data.val)} val pictures",
+            refinement="none",
+            preset=cam_low.preset,
+        ),
+    )
+    for name, scored in {"trained at 0.85": report, "trained at 0.3": report_low}.items():
+        print(f"{name}: {scored.headline}\n    {scored.protocol}")
+
+# %% [markdown]
+# Three things to keep apart.
+#
+# - **The task and the reason.** At home both classifiers answer about equally well, and no test on such pictures tells them apart. Away from home one of them loses much more, and it says "boat" where there is only water. A right answer had a wrong reason.
+# - **The map shows the reason.** The features are the same; the classifier of 0.85 has merely put more weight on those that mean home, and so its maps leave the object. In the masks that costs mIoU, in the answers at home it costs nothing. Look at the intervals before you make much of the size: each was trained once.
+# - **Parts stay parts.** The dial hardly moves the gap between signature part and body. Taking away the shortcut through the background does not make a classifier look at more of the object.
+#
+# Only the dial differs between the two, so the difference is the dial's. For photographs there is no such dial, and the leak is seen only if someone has drawn masks.
+#
+# SC-CAM (notebook 03), CLIMS (04) and CLIP-ES (05) are three answers: finer labels, losses against the background, background words that compete.
+
+# %%
+far = {}
+if DATA == "paper":
+    for s in (s for s in data.test if s.labels.sum() == 1):
+        c = int(s.labels.argmax())
+        both = [cam_maps(s.image[None], s.labels[None], method=m)[0, c] for m in (cam, cam_low)]
+        named = s._replace(name=PAPER_CLASSES[c])
+        far[s.name] = ((both[0] - both[1]).abs().mean().item(), named, torch.stack(both))
+best = {}  # of each class, the picture in which the two differ most
+for _, picture, both in sorted(far.values(), key=lambda found: -found[0]):
+    best.setdefault(picture.name, (picture, both))
+pictures, maps = zip(*list(best.values())[:3], strict=True) if best else ((), ())
+dials = ("trained at 0.85", "trained at 0.3")
+show_cams(pictures, maps, dials, torch.ones(len(maps), 2)) if best else None
+
+# %% [markdown]
+# Of the pictures with one class these are the ones in which the two *differ most*, from three classes. They show what the leak looks like, not how often it happens; that is what the tables are for.
+#
+# ## Several scales and the mirror image
+#
+# A map has few cells, and versions of the picture in other sizes give others. The papers sum over 0.5, 1, 1.5 and 2 times the size, each also mirrored. `scales` and `flip` are read when maps are made, so one trained classifier serves all variants. The price is time: cells grow with the square of the scale.
+
+# %%
+variants = {
+    "one scale": ((1.0,), False),
+    "one scale, mirrored": ((1.0,), True),
+    "0.5, 1, 1.5, 2, mirrored": ((0.5, 1.0, 1.5, 2.0), True),
+}
+few, gains = data.val[:32], {}
+for name, (scales, flip) in variants.items():
+    method = copy.copy(cam)
+    method.scales, method.flip = scales, flip
+    swept = sweep_background(partial(cam_maps, method=method), few, data.val_masks, rules=CONSTANTS)
+    gains[name] = {
+        "best rule on val": str(best_rule(swept)),
+        "mIoU there, %": 100 * max(swept.values()),
+    }
+print(f"{len(few)} pictures of", data.protocol("val", background="best", preset=cam.preset))
+print("chosen and scored on the same pictures: for comparing the rows, not for reporting")
+pd.DataFrame(gains).T
+
+# %% [markdown]
+# Larger views see finer, smaller ones see more at once, and in their sum the accidents of each weigh less. On so few pictures, read a point of mIoU as next to nothing. What no sum of views can do is change the reason: a classifier that likes water likes water at four scales.
+#
+# ## Exercises
+#
+# **Exercise 1. The logit is in the map.** Given the raw map of a class, before anything is clamped or scaled, how much of its logit comes from the cells inside a region? Return the region's share of the score, so that the shares of a region and of its complement add up to the logit.
+
+
+# %%
+def logit_from(raw_map, region):
+    """(h, w) raw map and (h, w) bool region -> the part of the logit that its cells give."""
+    raise NotImplementedError("the logit is the mean over all cells")
+
+
+# %% tags=["solution"]
+def logit_from(raw_map, region):
+    """(h, w) raw map and (h, w) bool region -> the part of the logit that its cells give."""
+    return raw_map[region].sum() / raw_map.numel()
+
+
+# %% tags=["check"]
+c = int(labels[0].argmax())
+half = torch.zeros(raw.shape[-2:], dtype=torch.bool)
+half[: half.shape[0] // 2] = True
+upper, lower = (logit_from(raw[0, c].cpu(), region) for region in (half, ~half))
+assert torch.allclose(upper + lower, cam.predict(images)[0, c], atol=1e-4)
+print(f"upper half {upper:.2f}, lower half {lower:.2f}")
+
+# %% [markdown]
+# **Exercise 2. The pointing game.** A threshold-free question: does the brightest pixel of a map lie on its class? Write the test for one map.
+
+
+# %%
+def points_at_it(cam_of_class, mask, value):
+    """(H, W) map, (H, W) int64 mask, a mask value -> True if the brightest pixel has that value."""
+    raise NotImplementedError("find the place of the maximum and look it up in the mask")
+
+
+# %% tags=["solution"]
+def points_at_it(cam_of_class, mask, value):
+    """(H, W) map, (H, W) int64 mask, a mask value -> True if the brightest pixel has that value."""
+    return mask.flatten()[cam_of_class.argmax()].item() == value
+
+
+# %% tags=["check"]
+assert points_at_it(torch.tensor([[0.1, 0.9]]), torch.tensor([[0, 3]]), 3) is True
+assert points_at_it(torch.tensor([[0.9, 0.1]]), torch.tensor([[0, 3]]), 3) is False
+hits = []
+for s in data.test:
+    maps = maps_of(s.image[None], s.labels[None])[0]
+    for c in s.labels.nonzero().flatten().tolist():
+        hits.append(points_at_it(maps[c], data.test_masks[s.name], c + 1))
+print(f"{100 * sum(hits) / len(hits):.0f} % of {len(hits)} maps point at their class")
+
+# %% [markdown]
+# **Exercise 3. A trunk that has seen nothing.** Build a `CAM` on the paper trunk with random weights (that is its default), preset `"clean"`, one scale, and train *all* of it for 2 epochs in steps of 8 pictures. Before you run the check: will it guess well at home? Away from home? Where will its maps be?
+
+
+# %%
+def trained_from_nothing(samples):
+    """Samples -> a fitted CAM whose trunk began with random weights."""
+    raise NotImplementedError(
+        "CAM(...).fit(...); two arguments of fit say how long and in what steps"
+    )
+
+
+# %% tags=["solution"]
+def trained_from_nothing(samples):
+    """Samples -> a fitted CAM whose trunk began with random weights."""
+    cam = CAM("paper", preset="clean", scales=(1.0,))
+    return cam.fit(samples, epochs=2, batch_size=8)
+
+
+# %% tags=["check"]
+beginner = trained_from_nothing(PaperWorld(300, split="train"))
+assert beginner.weights is None and len(beginner.losses_) == 2
+assert beginner.losses_[1] < beginner.losses_[0], "it learns"
+if DATA == "paper":
+    for where, world in {"0.85": data.test, "0.0": away}.items():
+        print(f"best guess right, test at {where}: {best_guess_right(beginner, world):.0f} %")
+    table = where_it_looks(beginner, data.test)
+    object_mass = table.loc[["signature part", "body"], "mass"].sum()
+    assert table.loc["home background", "mass"] > object_mass, "it looks at home"
+    print(table.round(1))
+
+# %% [markdown]
+# If you like, give it more pictures and epochs (`epochs=12` on 600 pictures takes a minute or two). Does time alone bring it to the objects?
+#
+# ## Recap
+#
+# - The map is the classifier's own score before the mean: nothing is estimated.
+# - A map says what *raised the score*. That is the object's telling part first, then surroundings that came along with the class, and less of what several classes share. It can be measured only where ground truth exists.
+# - Two classifiers with the same answers may have different reasons, and different masks.
+# - The threshold is a choice; make it on `val`.
+#
+# Next: `03_sc_cam_subcategories` asks the classifier a harder question, `05_clip_es_softmax_grad_cam` asks another model.
+#
+# **Further reading.** B. Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: the score is Eq. 1, the map Eq. 2. J. Ahn et al., *Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations*, CVPR 2019 (IRN): the scales and the training that later papers share. Three answers: Y.-T. Chang et al., CVPR 2020 (SC-CAM); J. Xie et al., CVPR 2022 (CLIMS); Y. Lin et al., CVPR 2023 (CLIP-ES). J. Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016: the pointing game.
