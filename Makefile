@@ -15,7 +15,7 @@ DEV    = $(VENV)/.ready-to-develop
 
 help:
 	@echo "make demo       the embedded world on the CPU, offline: table, figures, report.html"
-	@echo "make lab        JupyterLab at notebook 00"
+	@echo "make lab        JupyterLab at notebook 00 (ARGS=--allow-root in a container)"
 	@echo "make test       the fast tests and doctests (ARGS='-k cam' or '-m slow' chooses others)"
 	@echo "make notebooks  build and execute notebooks/src into notebooks/*.ipynb"
 	@echo "make check      ruff, formatting, and every notebook executed and compared"
@@ -27,7 +27,7 @@ demo: $(RUN)
 	$(PY) -m wsss_kit demo
 
 lab: $(RUN)
-	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
+	$(PY) -m jupyterlab $(ARGS) notebooks/00_start_here.ipynb
 
 test: $(DEV)
 	$(PY) -m pytest $(ARGS)

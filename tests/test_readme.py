@@ -1,0 +1,26 @@
+"""The README's code runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_lines_of_the_first_screen_run():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    names: dict = {}
+    exec(code, names)
+    assert len(names["masks"]) == 4 and names["masks"][0].shape == (96, 96)
+    assert all(
+        set(mask.unique().tolist()) <= {0, *(sample.labels.nonzero()[:, 0] + 1).tolist()}
+        for mask, sample in zip(names["masks"], names["pictures"], strict=True)
+    )
+
+
+def test_every_file_and_folder_it_names_is_there():
+    text = (ROOT / "README.md").read_text("utf-8")
+    named = re.findall(r"`((?:wsss_kit|notebooks|tests|data|\.github)/[\w./-]*)`", text)
+    missing = [name for name in named if "runs" not in name and not (ROOT / name).exists()]
+    assert named and not missing
