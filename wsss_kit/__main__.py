@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train what the package ships")
     train.add_argument("what", choices=("paper-clip", "paper-trunk"))
     train.add_argument("--steps", type=int, help="of 128 pictures (CLIP) or 64 (trunk)")
+    train.add_argument("--fall", type=float, default=0.2, help="last share of steps, rate falling")
     train.add_argument("--out", type=Path, default=Path("data/runs/paper"))
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
@@ -96,7 +97,13 @@ def _train(options: argparse.Namespace) -> None:
     else:
         from wsss_kit.paperworld.pretrain import Pretraining
 
-        run = Pretraining(options.out, steps=options.steps or 8000, device=options.device, **common)
+        run = Pretraining(
+            options.out,
+            steps=options.steps or 8000,
+            fall=options.fall,
+            device=options.device,
+            **common,
+        )
         path = run.run(progress=bar).export(options.out / "tiny_clip")
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")
 
