@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsss_kit import BackgroundRule, PaperWorld, cam_maps, predict_masks
+from wsss_kit import CAM, BackgroundRule, PaperWorld, cam_maps, predict_masks
 from wsss_kit.baseline import load_function, predict_all, run_baseline, train_heads
 
 
@@ -92,3 +92,24 @@ def test_plain_cam_on_real_photographs(voc_root, tmp_path):
     )
     assert len(reports) == 3
     assert np.mean([r.mean_iou for r in reports]) >= 0.47
+
+
+class WithBatchNorm(Colours):
+    """A trunk whose features depend on whether it is in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, images):
+        return self.norm(super().forward(images))
+
+
+def test_a_trunk_in_training_mode_is_pooled_in_evaluation_mode():
+    world, trunk = PaperWorld(3, split="train"), WithBatchNorm().train()
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    (cam,) = train_heads(trunk, world, (0,))
+    assert all(torch.equal(before[name], value) for name, value in trunk.state_dict().items())
+    alone = CAM(trunk.eval(), scales=cam.scales, preset="clean")
+    alone.fit(world, train_backbone=False, progress=False)
+    assert torch.equal(alone.head_, cam.head_)

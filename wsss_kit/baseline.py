@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsss_kit.backbones import build_backbone
 from wsss_kit.background import BackgroundRule
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams, upsample
 from wsss_kit.classes import Sample
+from wsss_kit.classifier import pool_features
 from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
 from wsss_kit.evaluation import Protocol, Report, evaluate
 from wsss_kit.methods.cam import CAM
@@ -62,17 +64,14 @@ def train_heads(
     Returns:
         Fitted CAMs that share their trunk.
     """
-    first = CAM(trunk, weights=weights, scales=SCALES, preset="clean")
-    if isinstance(trunk, str):
-        from wsss_kit.backbones import build_backbone
-
-        first.backbone, first.weights = build_backbone(trunk, weights=weights), None
-    pooled = first.pool(samples)
-    cams = []
-    for seed in seeds:
-        cam = CAM(first.backbone, scales=SCALES, preset="clean")
-        cams.append(cam.fit(samples, train_backbone=False, pooled=pooled, seed=seed))
-    return cams
+    trunk = build_backbone(trunk, weights=weights)
+    pooled = pool_features(trunk, samples)
+    return [
+        CAM(trunk, scales=SCALES, preset="clean").fit(
+            samples, train_backbone=False, pooled=pooled, seed=seed
+        )
+        for seed in seeds
+    ]
 
 
 @torch.no_grad()
@@ -134,7 +133,7 @@ def run_baseline(
     train, val, target = _open(data, root, limit)
     trunk: str | nn.Module = backbone
     if isinstance(backbone, str) and ":" in backbone:
-        trunk = load_function(backbone).eval()
+        trunk = load_function(backbone)
     rule, out = BackgroundRule(threshold=threshold), Path(out)
     cams = train_heads(trunk, train, list(seeds), weights=weights)
     for seed, cam in zip(seeds, cams, strict=True):
@@ -169,29 +168,15 @@ def _open(
         return train, val, load_voc_masks(root, "val")
     samples, target = load_folder(root), load_folder_masks(root)
     samples = samples[:limit] if limit is not None else samples
-    with_mask = [i for i, name in enumerate(samples.names) if name in target]
+    with_mask = [name for name in samples.names if name in target]
     if len(with_mask) < 4:
         raise ValueError(
             f"{root} has {len(with_mask)} pictures with masks; scoring needs at least 4 under "
             "masks/"
         )
-    held_out = set(with_mask[::4])
-    val = _Part(samples, sorted(held_out))
-    train = _Part(samples, [i for i in range(len(samples)) if i not in held_out])
-    return train, val, target
-
-
-class _Part(Sequence):
-    """Some samples of a data set, with its classes."""
-
-    def __init__(self, samples: Sequence[Sample], indices: Sequence[int]) -> None:
-        self.samples, self.indices, self.classes = samples, indices, samples.classes
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, place: int) -> Sample:
-        return self.samples[self.indices[place]]
+    held_out = with_mask[::4]
+    train = samples.pick(name for name in samples.names if name not in set(held_out))
+    return train, samples.pick(held_out), target
 
 
 def _table(reports: Sequence[Report], seeds: Sequence[int]) -> str:

@@ -73,7 +73,11 @@ def train_classifier(
 
 @torch.no_grad()
 def pool_features(trunk: nn.Module, samples: Sequence[Sample], *, shown: bool = True) -> Tensor:
-    """Pooled features of every picture and of its mirror image: (M, 2, D) float32."""
+    """Pooled features of every picture and of its mirror image: (M, 2, D) float32.
+
+    The trunk goes to evaluation mode: its batch statistics neither count nor change.
+    """
+    trunk.eval()
     pooled = []
     for sample in progress(samples, what="features", shown=shown, total=len(samples)):
         views = torch.stack([sample.image, sample.image.flip(-1)]).to(device_of(trunk))

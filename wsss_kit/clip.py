@@ -239,21 +239,14 @@ class FrozenCLIP(nn.Module):
         x, grid = self._embed(images, round_positions)
         mask = self.attention_mask(grid)
         n_layers = min(n_layers, len(self.blocks))
-        first = len(self.blocks) - n_layers
-        total: Tensor | None = None
-        for i, block in enumerate(self.blocks):
-            last = i == len(self.blocks) - 1
-            if i >= first:
-                weights, mixed = self._attend(block, block.ln_1(x), mask)
-                total = weights if total is None else total + weights
-            if last:
-                break
-            if i < first:
-                x = block(x, attn_mask=mask)
-            else:
-                x = x + block.ls_1(mixed)
-                x = x + block.ls_2(block.mlp(block.ln_2(x)))
-        attention = total[:, 1:, 1:] / n_layers
+        for block in self.blocks[:-n_layers]:
+            x = block(x, attn_mask=mask)
+        total: Tensor | float = 0.0
+        for block in self.blocks[-n_layers:-1]:
+            weights, mixed = self._attend(block, block.ln_1(x), mask)
+            total, x = total + weights, _end_block(block, x, mixed)
+        weights, _ = self._attend(self.blocks[-1], self.blocks[-1].ln_1(x), mask)
+        attention = (total + weights)[:, 1:, 1:] / n_layers
         return DenseTokens(x.float(), attention.float(), grid)
 
     def _attend(self, block: nn.Module, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -286,9 +279,13 @@ class FrozenCLIP(nn.Module):
         """
         block, visual = self.blocks[-1], self.model.visual
         _, mixed = self._attend(block, normed, self.attention_mask(grid))
-        x = tokens + block.ls_1(mixed)
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
-        return visual.ln_post(x)[:, 1:].mean(1) @ visual.proj
+        return visual.ln_post(_end_block(block, tokens, mixed))[:, 1:].mean(1) @ visual.proj
+
+
+def _end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
+    """What a block does after its attention: both residuals and the perceptron."""
+    x = x + block.ls_1(mixed)
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def _check_images(images: Tensor) -> None:

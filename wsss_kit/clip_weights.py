@@ -9,15 +9,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from wsss_kit.paperworld.tiny_clip import MEAN, STD, build
+from wsss_kit.paperworld.tiny_clip import MEAN, STD, load_tiny_clip
 from wsss_kit.paperworld.tokenizer import WordTokenizer
-from wsss_kit.training import load_model
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-
-TINY_CLIP = Path(__file__).parent / "paperworld" / "tiny_clip.safetensors"
-"""Weights of the tiny CLIP; its card lies beside them."""
 
 
 class ClipParts(NamedTuple):
@@ -37,16 +33,8 @@ def paper_parts(weights: str | Path | None) -> ClipParts:
         FileNotFoundError: if the weights or the card are missing.
         ValueError: if the weights are not those of the card.
     """
-    path = Path(weights) if weights is not None else TINY_CLIP
-    tensors, card = load_model(path)
+    model, card = load_tiny_clip(weights)
     architecture = card["architecture"]
-    model = build(architecture)
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not hold the model that its card describes: {error}"
-        ) from error
     tokenizer = WordTokenizer(card["words"], architecture["text_cfg"]["context_length"])
     return ClipParts(model, tokenizer, MEAN, STD, architecture["window"])
 

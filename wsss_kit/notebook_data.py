@@ -17,7 +17,6 @@ from wsss_kit.classes import VOC_CLASSES, Sample
 from wsss_kit.clip import load_clip
 from wsss_kit.data import (
     LazyMasks,
-    LazySamples,
     load_folder,
     load_folder_masks,
     load_voc,
@@ -209,17 +208,5 @@ def _open_folder(root: Path, sizes: Mapping[str, int], classes: Sequence[str] | 
         LazyMasks([n for n in names if n in masks], read=masks.__getitem__, folder=root / "masks")
         for names in (val, test)
     ]
-    parts = (_picked(samples, names) for names in (train, val, test))
+    parts = (samples.pick(names) for names in (train, val, test))
     return OpenData("folder", samples.classes, *parts, *doors)
-
-
-def _picked(samples: LazySamples, names: Sequence[str]) -> LazySamples:
-    """The samples of these names, as lazy as before."""
-    place = {name: index for index, name in enumerate(samples.names)}
-    labels = samples.image_labels()  # (M, C)
-    return LazySamples(
-        names,
-        image=lambda name: samples[place[name]].image,
-        labels=lambda name: labels[place[name]],
-        classes=samples.classes,
-    )

@@ -35,6 +35,8 @@ class LazySamples(Sequence[Sample]):
         ... )
         >>> samples[1:].names, samples[1:].classes, samples[-2].labels.tolist()
         (('b', 'c'), ('bird',), [1.0])
+        >>> samples.pick(["c", "b"])[1].labels.tolist()
+        [1.0]
         >>> samples
         LazySamples(3 pictures, 1 classes)
     """
@@ -64,18 +66,35 @@ class LazySamples(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | LazySamples:
         """One sample, or a lazy sequence of those in a slice."""
         if isinstance(index, slice):
-            return LazySamples(
-                self.names[index],
-                image=self._image,
-                labels=self._labels,
-                classes=self.classes,
-                split=self.split,
-            )
+            return self.pick(self.names[index])
         index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"picture {index} was asked for, but there are {len(self)}")
         name = self.names[index]
         return Sample(name, self._image(name), self._labels(name))
+
+    def pick(self, names: Iterable[str]) -> LazySamples:
+        """The pictures of these names, in this order, as lazy as before.
+
+        Args:
+            names: each among ``names``.
+
+        Raises:
+            ValueError: if a name is not.
+        """
+        names = tuple(names)
+        unknown = sorted(set(names) - set(self.names))
+        if unknown:
+            raise ValueError(
+                f"{', '.join(unknown[:5])}: not among the {len(self)} pictures; `names` lists them"
+            )
+        return LazySamples(
+            names,
+            image=self._image,
+            labels=self._labels,
+            classes=self.classes,
+            split=self.split,
+        )
 
     def image_labels(self) -> Tensor:
         """Labels of all pictures, without decoding any.

@@ -145,18 +145,18 @@ class CAM(CAMMethod):
         """
         if len(samples) == 0:
             raise ValueError("samples is empty, expected at least one labelled picture")
-        given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        values = preset_values(PRESETS, self.preset, {} if not train_backbone else given)
-        if not train_backbone:
-            values = preset_values({"head": {**values, **HEAD_ALONE}}, "head", given)
-        values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
-        self._build(classes_of(samples), seed)
         if checkpoint is not None and not train_backbone:
             raise ValueError("a checkpoint needs train_backbone=True; a head alone takes seconds")
+        presets = PRESETS
+        if not train_backbone:
+            presets = {name: {**preset, **HEAD_ALONE} for name, preset in PRESETS.items()}
+        given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+        values = preset_values(presets, self.preset, given)
+        values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
+        self._build(classes_of(samples), seed)
         if train_backbone:
             self._train_all(samples, values, checkpoint)
         else:
-            self.backbone_.eval()
             if pooled is None:
                 pooled = self.pool(samples, progress=progress)
             self.losses_ += train_head(self.head_, pooled, labels_of(samples), values)
@@ -225,10 +225,7 @@ class CAM(CAMMethod):
             RuntimeError: if `fit` or `load` was not called.
             ValueError: if shapes do not fit.
         """
-        if not hasattr(self, "head_"):
-            raise RuntimeError(
-                "this CAM has no classifier yet; call fit(samples) or CAM.load(path)"
-            )
+        self._check_fitted()
         check_batch(images, labels, len(self.classes_))
         values = preset_values(PRESETS, self.preset, {"scales": self.scales, "flip": self.flip})
         cams = multi_scale(
@@ -240,13 +237,16 @@ class CAM(CAMMethod):
         cams = cams * labels.to(cams)[:, :, None, None]  # absent classes to zero
         return MethodOutput(normalize_cams(cams).float().to(images.device))
 
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Logits of the classifier itself: (B, 3, H, W) -> (B, C)."""
+    def _check_fitted(self) -> None:
         if not hasattr(self, "head_"):
             raise RuntimeError(
                 "this CAM has no classifier yet; call fit(samples) or CAM.load(path)"
             )
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits of the classifier itself: (B, 3, H, W) -> (B, C)."""
+        self._check_fitted()
         pooled = self.backbone_(images.to(self.head_.device)).mean((2, 3))
         return (pooled @ self.head_.T).float().to(images.device)
 

@@ -35,6 +35,7 @@ from wsss_kit.paperworld.tiny_clip import (
     tie_keys,
     train_image_features,
     train_text_features,
+    trained_grid,
 )
 from wsss_kit.paperworld.tokenizer import UNKNOWN, WordTokenizer
 from wsss_kit.paperworld.world import COOCCURRENCE, WEB_KINDS, page
@@ -131,11 +132,10 @@ class Pretraining:
             eps=1e-6,
         )
         self.step, self.seconds = 0, 0.0
-        vision = self.architecture["vision_cfg"]
-        side = vision["image_size"] // vision["patch_size"]
-        mask = float_mask((side, side), self.architecture["window"])
+        grid = trained_grid(self.architecture)
+        mask = float_mask(grid, self.architecture["window"])
         self.mask = None if mask is None else mask.to(self.device)
-        self.cells = side * side
+        self.cells = grid[0] * grid[1]
 
     # -- schedule ---------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ the queries, which makes attention a measure of likeness.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.paperworld.tokenizer import vocabulary
+from wsss_kit.training import load_model
+
+TINY_CLIP = Path(__file__).parent / "tiny_clip.safetensors"
+"""Weights of the tiny CLIP; its card lies beside them."""
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.27, 0.27, 0.27)
 """Per-channel statistics the tiny CLIP normalises its pictures by."""
@@ -56,6 +61,35 @@ def build(architecture: dict[str, Any]) -> nn.Module:
 
     own = ("window", "tied_keys")
     return CLIP(**{key: value for key, value in architecture.items() if key not in own})
+
+
+def load_tiny_clip(path: str | Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """A trained tiny CLIP and its card.
+
+    Args:
+        path: of the weights; None for those in the package.
+
+    Raises:
+        FileNotFoundError: if the weights or the card are missing.
+        ValueError: if the weights are not those of the card.
+    """
+    path = Path(path) if path is not None else TINY_CLIP
+    tensors, card = load_model(path)
+    model = build(card["architecture"])
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not hold the model that its card describes: {error}"
+        ) from error
+    return model.eval().requires_grad_(False), card
+
+
+def trained_grid(architecture: dict[str, Any]) -> tuple[int, int]:
+    """(h, w) cells of the pictures a tiny CLIP is trained on."""
+    vision = architecture["vision_cfg"]
+    side = vision["image_size"] // vision["patch_size"]
+    return side, side
 
 
 def window_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:

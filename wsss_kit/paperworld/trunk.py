@@ -20,13 +20,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from wsss_kit.paperworld.pretrain import WebBatches
-from wsss_kit.paperworld.tiny_clip import MEAN, STD, build, float_mask, train_patch_features
+from wsss_kit.paperworld.tiny_clip import (
+    MEAN,
+    STD,
+    float_mask,
+    load_tiny_clip,
+    train_patch_features,
+    trained_grid,
+)
 from wsss_kit.paperworld.world import COOCCURRENCE
 from wsss_kit.training import load_model, save_model
 
 _WEIGHTS = Path(__file__).parent / "paper_trunk.safetensors"
-_CLIP_WEIGHTS = Path(__file__).parent / "tiny_clip.safetensors"
-_MEAN, _STD = 0.45, 0.27
 
 
 class PaperTrunk(nn.Module):
@@ -62,7 +67,7 @@ class PaperTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> (B, 96, H / stride, W / stride)."""
-        return self.stages(self.stem((images - _MEAN) / _STD))
+        return self.stages(self.stem((images - MEAN[0]) / STD[0]))
 
 
 def load_web_weights(trunk: PaperTrunk, weights: str | Path = "web") -> PaperTrunk:
@@ -160,16 +165,13 @@ def train_trunk(
 
 def _teacher(path: str | Path | None) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
     """Pictures (B, 3, 96, 96) in [0, 1] -> patch embeddings (B, E, h, w), and the card."""
-    tensors, card = load_model(path if path is not None else _CLIP_WEIGHTS)
-    model = build(card["architecture"]).eval().requires_grad_(False)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    vision = card["architecture"]["vision_cfg"]
-    side = vision["image_size"] // vision["patch_size"]
-    mask = float_mask((side, side), card["architecture"]["window"])
+    model, card = load_tiny_clip(path)
+    grid = trained_grid(card["architecture"])
+    mask = float_mask(grid, card["architecture"]["window"])
 
     @torch.no_grad()
     def patches_of(images: Tensor) -> Tensor:
         patches = train_patch_features(model, (images - MEAN[0]) / STD[0], mask)  # (B, N, E)
-        return patches.transpose(1, 2).unflatten(2, (side, side))
+        return patches.transpose(1, 2).unflatten(2, grid)
 
     return patches_of, card
