@@ -19,33 +19,22 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "wsss_kit"
 
 LAYERS = (
-    ("classes", "prompt_checks", "prompts", "training"),
-    ("data", "paperworld", "backbones", "clip_weights", "clip"),
-    ("cam", "classifier", "affinity", "crf", "masks", "confusion", "error_kinds"),
-    ("methods", "affinity_net", "segmentation", "background", "evaluation_report", "evaluation"),
-    ("recipes", "notebook_data", "generate", "bench"),
-    ("canvas", "panels", "bars", "plot", "widgets", "report", "baseline", "demo", "__main__"),
+    (("classes", "files"), ("training",)),
+    (("data", "prompts"), ("paperworld",), ("clip", "classifier")),
+    (("cam", "affinity", "crf", "masks"),),
+    (("methods", "affinity_net", "segmentation", "evaluation"),),
+    (("recipes", "notebook_data"),),
+    (("plot",), ("widgets",), ("commands",), ("__main__",)),
 )
-LAYER_OF = {unit: level for level, units in enumerate(LAYERS) for unit in units}
-
-WITHIN_A_LAYER = {
-    "prompt_checks": ("classes",),
-    "prompts": ("classes", "prompt_checks", "training"),
-    "training": ("classes",),
-    "backbones": ("data", "paperworld"),  # reads the weights in the package
-    "clip_weights": ("data", "paperworld"),
-    "clip": ("data", "paperworld", "clip_weights"),  # and the tokenizer
-    "evaluation": ("evaluation_report",),
-    "panels": ("canvas",),
-    "bars": ("canvas",),
-    "plot": ("canvas", "panels", "bars"),
-    "widgets": ("plot",),
-    "report": ("canvas", "plot"),
-    "baseline": ("plot",),
-    "demo": ("plot", "report"),
-    "__main__": ("plot", "report", "baseline", "demo"),
+"""Layers from below to above; within a layer, steps that may import from the steps before."""
+LAYER_OF = {
+    unit: (level, step)
+    for level, steps in enumerate(LAYERS)
+    for step, units in enumerate(steps)
+    for unit in units
 }
-"""The few arrows between modules of one layer."""
+MOST_IN_THE_ROOT = 16
+"""Modules beside the folders: the root of the package shows the line and nothing else."""
 
 LATE = ("matplotlib", "ipywidgets", "IPython", "open_clip", "sklearn", "scipy", "pandas", "seaborn")
 """Imported inside functions, so that ``import wsss_kit`` stays light."""
@@ -95,12 +84,14 @@ def arrow_broken(module: str, target: str) -> str | None:
             return "a method imports methods.base, never another method"
         return None
     if to not in LAYER_OF:
-        if unit in LAYERS[-1]:
+        if LAYER_OF[unit][0] == len(LAYERS) - 1:
             return None
         return "import from the module that defines the name, not from the package's root"
-    if LAYER_OF[to] < LAYER_OF[unit] or to in WITHIN_A_LAYER.get(unit, ()):
+    if LAYER_OF[to] < LAYER_OF[unit]:
         return None
-    return f"{unit} is in layer {LAYER_OF[unit]} and {to} in layer {LAYER_OF[to]}"
+    (level, step), (other, its_step) = LAYER_OF[unit], LAYER_OF[to]
+    steps = f", step {step} and {its_step}" if level == other else ""
+    return f"{unit} is in layer {level} and {to} in layer {other}{steps}"
 
 
 def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
@@ -162,7 +153,8 @@ def test_a_module_keeps_to_the_house(module, path):
     [
         ("cam", "from wsss_kit.evaluation import evaluate", "cam is in layer 2 and evaluation in"),
         ("cam", "def f():\n    import wsss_kit.plot", "line 2: wsss_kit.plot: cam is in layer 2"),
-        ("cam", "from wsss_kit import masks", "masks in layer 2"),
+        ("cam", "from wsss_kit import masks", "masks in layer 2, step 0 and 0"),
+        ("files", "from .training import progress", "training in layer 0, step 0 and 1"),
         ("cam", "from wsss_kit import CAM", "not from the package's root"),
         ("cam", "import wsss_kit", "not from the package's root"),
         ("cam", "from . import recipes", "recipes in layer 4"),
@@ -173,7 +165,7 @@ def test_a_module_keeps_to_the_house(module, path):
             "from ..clip import load_clip",
             "paperworld is in layer 1 and clip",
         ),
-        ("classes", "from wsss_kit.prompts import Prompts", "prompts in layer 0"),
+        ("classes", "from wsss_kit.prompts import Prompts", "prompts in layer 1"),
         ("novelty", "import torch", "novelty is in no layer: add it to LAYERS"),
         ("data.utils", "", "utils: name it after what it holds"),
         (
@@ -204,9 +196,10 @@ def test_the_checker_sees_what_is_wrong(module, source, reason):
         ),
         ("methods.sc_cam", "from .base import CAMMethod\nfrom wsss_kit.methods.base import fit"),
         ("methods.sc_cam", "from wsss_kit.cam import normalize_cams"),
+        ("clip.weights", "from wsss_kit.clip.frozen import FrozenCLIP"),
         ("masks", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import scipy"),
         ("plot", "import matplotlib.pyplot as plt\nfrom wsss_kit import recipes"),
-        ("__main__", "from wsss_kit import CAM\nfrom wsss_kit.demo import run"),
+        ("__main__", "from wsss_kit import CAM\nfrom wsss_kit.commands.demo import run"),
         ("training", "torch.load(path, weights_only=True)"),
     ],
 )
@@ -214,10 +207,26 @@ def test_the_checker_allows_what_is_right(module, source):
     assert violations(f"wsss_kit.{module}", source) == []
 
 
+def test_the_root_shows_the_line_and_nothing_else():
+    beside_the_folders = sorted(path.name for path in PACKAGE.glob("*.py"))
+    assert len(beside_the_folders) <= MOST_IN_THE_ROOT, beside_the_folders
+
+
+def test_copies_of_the_first_notebooks_find_their_modules():
+    code = (
+        "from wsss_kit.background import CONSTANTS\n"
+        "from wsss_kit.canvas import new_figure\n"
+        "import wsss_kit.evaluation, wsss_kit.plot\n"
+        "assert CONSTANTS is wsss_kit.evaluation.CONSTANTS\n"
+        "assert new_figure is wsss_kit.plot.new_figure\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_packages_resolve_relative_imports_from_themselves():
     source = "from .sc_cam import SCCAM\nfrom .base import CAMMethod"
     assert violations("wsss_kit.methods", source, is_package=True) == []
-    assert violations("wsss_kit", "from .demo import run", is_package=True) == []
+    assert violations("wsss_kit", "from .commands import demo", is_package=True) == []
     assert violations("wsss_kit", "import pandas", is_package=True) != []
 
 

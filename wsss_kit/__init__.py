@@ -4,7 +4,8 @@ Images and image-level labels go in; class activation maps, pseudo masks and hon
 The public names below stand in the order of that line.
 """
 
-from wsss_kit.background import BackgroundRule, best_rule, predict_masks, sweep_background
+import sys
+
 from wsss_kit.cam import (
     class_activation_maps,
     multi_scale,
@@ -15,14 +16,28 @@ from wsss_kit.cam import (
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, PAPER_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
-from wsss_kit.evaluation import ConfusionMatrix, Protocol, Report, evaluate
+from wsss_kit.evaluation import (
+    BackgroundRule,
+    ConfusionMatrix,
+    Protocol,
+    Report,
+    background,
+    best_rule,
+    evaluate,
+    predict_masks,
+    sweep_background,
+)
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod, MethodOutput
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.plot import canvas
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import cam_maps, cam_masks, clip_es_maps, clip_es_masks
+
+# Where these modules were before they had folders: copies of the first notebooks keep running.
+sys.modules[f"{__name__}.background"], sys.modules[f"{__name__}.canvas"] = background, canvas
 
 __version__ = "0.1.0"
 

@@ -60,13 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from wsss_kit.demo import run_demo
+    from wsss_kit.commands.demo import run_demo
 
     run_demo(options.out, seed=options.seed)
 
 
 def _baseline(options: argparse.Namespace) -> None:
-    from wsss_kit.baseline import run_baseline
+    from wsss_kit.commands.baseline import run_baseline
 
     run_baseline(
         options.data,

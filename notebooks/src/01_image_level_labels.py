@@ -41,10 +41,9 @@ import torch
 from PIL import Image
 
 from wsss_kit import PAPER_CLASSES, PaperWorld, load_folder, load_folder_masks
-from wsss_kit.canvas import new_figure
 from wsss_kit.notebook_data import open_data
 from wsss_kit.paperworld.words import HOME, STUFF
-from wsss_kit.plot import show_masks, show_samples
+from wsss_kit.plot import new_figure, show_masks, show_samples
 
 # %%
 DATA = "paper"  # or "voc", "folder"

@@ -46,11 +46,10 @@ from wsss_kit import (
     predict_masks,
     sweep_background,
 )
-from wsss_kit.background import CONSTANTS
-from wsss_kit.canvas import new_figure
+from wsss_kit.evaluation import CONSTANTS
 from wsss_kit.notebook_data import open_data, train_cam
 from wsss_kit.paperworld.words import HOME, STUFF
-from wsss_kit.plot import show_cams
+from wsss_kit.plot import new_figure, show_cams
 
 # %%
 DATA = "paper"  # or "voc", "folder"

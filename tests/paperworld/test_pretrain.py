@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from wsss_kit.clip import load_clip
+from wsss_kit.files import load_model
 from wsss_kit.paperworld.pretrain import Pretraining, contrastive_loss
 from wsss_kit.paperworld.tiny_clip import (
     ARCHITECTURE,
@@ -21,7 +22,6 @@ from wsss_kit.paperworld.tiny_clip import (
     window_mask,
 )
 from wsss_kit.paperworld.tokenizer import WordTokenizer
-from wsss_kit.training import load_model
 
 SMALL = {"steps": 4, "batch": 4, "workers": 0}
 

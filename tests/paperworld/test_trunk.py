@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wsss_kit.backbones import build_backbone
+from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.clip import load_clip
+from wsss_kit.files import load_model
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.trunk import PaperTrunk, _teacher, load_web_weights, train_trunk
-from wsss_kit.training import load_model
 
 SMALL = {"steps": 3, "batch": 4, "workers": 0}
 

@@ -13,19 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.backbones import build_backbone
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.classes import Sample
-from wsss_kit.classifier import device_of, pool_features, sgd, train_classifier, train_head
+from wsss_kit.classifier.backbones import build_backbone
+from wsss_kit.classifier.train import device_of, pool_features, sgd, train_classifier, train_head
+from wsss_kit.files import check_classes, load_model, save_model, weights_path
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
-from wsss_kit.training import (
-    check_classes,
-    classes_of,
-    labels_of,
-    load_model,
-    save_model,
-    weights_path,
-)
+from wsss_kit.training import classes_of, labels_of
 
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {

@@ -16,9 +16,9 @@ from torch import Tensor
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.files import weights_path, write_whole
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.prompts import Prompts
-from wsss_kit.training import weights_path, write_whole
 
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {"n_layers": 8, "round_positions": True},

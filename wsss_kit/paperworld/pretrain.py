@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
+from wsss_kit.files import save_model
 from wsss_kit.paperworld.scenes import KINDS
 from wsss_kit.paperworld.tiny_clip import (
     ARCHITECTURE,
@@ -40,7 +41,6 @@ from wsss_kit.paperworld.tiny_clip import (
 from wsss_kit.paperworld.tokenizer import UNKNOWN, WordTokenizer
 from wsss_kit.paperworld.world import COOCCURRENCE, WEB_KINDS, page
 from wsss_kit.paperworld.zero_shot import zero_shot_accuracy
-from wsss_kit.training import save_model
 
 _OPENING = re.compile(r"^(a photo of|a picture of|an image of|a clean cutout of)\s+")
 _HIGHEST_SCALE = math.log(60.0)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.files import load_model
 from wsss_kit.paperworld.tokenizer import vocabulary
-from wsss_kit.training import load_model
 
 TINY_CLIP = Path(__file__).parent / "tiny_clip.safetensors"
 """Weights of the tiny CLIP; its card lies beside them."""

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
+from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.pretrain import WebBatches
 from wsss_kit.paperworld.tiny_clip import (
     MEAN,
@@ -29,7 +30,6 @@ from wsss_kit.paperworld.tiny_clip import (
     trained_grid,
 )
 from wsss_kit.paperworld.world import COOCCURRENCE
-from wsss_kit.training import load_model, save_model
 
 _WEIGHTS = Path(__file__).parent / "paper_trunk.safetensors"
 

@@ -1,6 +1,6 @@
 """What a vision-language model is asked: class names, their synonyms, backgrounds, the template.
 
-The published lists are in ``prompt_tables.json`` beside this file, each with its source.
+The published lists are in ``tables.json`` beside this file, each with its source.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from wsss_kit.classes import COCO_CLASSES, PAPER_CLASSES, VOC_CLASSES
-from wsss_kit.prompt_checks import (
+from wsss_kit.files import write_whole
+from wsss_kit.prompts.checks import (
     check_keys,
     checked_by_class,
     checked_phrase,
@@ -25,9 +26,8 @@ from wsss_kit.prompt_checks import (
     expected_one_of,
     one_template,
 )
-from wsss_kit.training import write_whole
 
-TABLES = Path(__file__).with_name("prompt_tables.json")
+TABLES = Path(__file__).with_name("tables.json")
 REQUIRED = ("classes", "backgrounds", "template")
 PRESETS = ("reference", "clean")
 

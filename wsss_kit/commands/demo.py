@@ -9,22 +9,22 @@ from pathlib import Path
 
 import torch
 
-from wsss_kit.background import (
+from wsss_kit.clip import load_clip
+from wsss_kit.evaluation import Protocol, Report, evaluate
+from wsss_kit.evaluation.background import (
     BackgroundRule,
     MapsOf,
     best_rule,
     predict_masks,
     sweep_background,
 )
-from wsss_kit.clip import load_clip
-from wsss_kit.evaluation import Protocol, Report, evaluate
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import iou_bars, save_figure, show_cams, show_masks, show_samples
+from wsss_kit.plot.page import table_text, write_report
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import cam_maps, clip_es_maps
-from wsss_kit.report import table_text, write_report
 
 _EXAMPLES = 4  # the first pictures of the test split: not chosen
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_kit.background import (
+from wsss_kit.classes import Sample
+from wsss_kit.evaluation.background import (
     CONSTANTS,
     POWERS,
     BackgroundRule,
@@ -14,7 +15,6 @@ from wsss_kit.background import (
     predict_masks,
     sweep_background,
 )
-from wsss_kit.classes import Sample
 from wsss_kit.masks import add_background, scores_to_masks
 
 RULES = (

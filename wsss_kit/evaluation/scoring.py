@@ -1,8 +1,4 @@
-"""The one door through which ground-truth masks enter: ``evaluate`` compares and reports.
-
-Counting is in ``confusion``, the kinds of error in ``error_kinds``, the tables in
-``evaluation_report``; their public names are here too.
-"""
+"""The one door through which ground-truth masks enter: ``evaluate`` compares and reports."""
 
 from __future__ import annotations
 
@@ -14,28 +10,9 @@ import torch
 from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.confusion import ConfusionMatrix, as_mask
-from wsss_kit.error_kinds import (
-    ERROR_KINDS,
-    boundary_band,
-    boundary_width,
-    error_map,
-    error_shares,
-)
-from wsss_kit.evaluation_report import Protocol, Report
-
-__all__ = [
-    "ERROR_KINDS",
-    "ConfusionMatrix",
-    "Protocol",
-    "Report",
-    "bootstrap_mean_iou",
-    "boundary_band",
-    "boundary_width",
-    "error_map",
-    "error_shares",
-    "evaluate",
-]
+from wsss_kit.evaluation.confusion import ConfusionMatrix, as_mask
+from wsss_kit.evaluation.error_kinds import boundary_band, error_shares
+from wsss_kit.evaluation.report import Protocol, Report
 
 N_NAMED = 5  # pictures an error message names
 

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from wsss_kit.__main__ import main
-from wsss_kit.demo import run_demo
-from wsss_kit.report import rows_of, table_text, write_report
+from wsss_kit.commands.demo import run_demo
+from wsss_kit.plot.page import rows_of, table_text, write_report
 
 SMALL = {"n_train": 24, "n_val": 6, "n_test": 8}
 

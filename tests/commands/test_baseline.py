@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from wsss_kit import CAM, BackgroundRule, PaperWorld, cam_maps, predict_masks
-from wsss_kit.baseline import load_function, predict_all, run_baseline, train_heads
+from wsss_kit.commands.baseline import load_function, predict_all, run_baseline, train_heads
 
 
 class Colours(nn.Module):

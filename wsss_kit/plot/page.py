@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from wsss_kit.canvas import png_bytes
 from wsss_kit.evaluation import Report
+from wsss_kit.files import write_whole
 from wsss_kit.plot import alt_text
-from wsss_kit.training import write_whole
+from wsss_kit.plot.canvas import png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

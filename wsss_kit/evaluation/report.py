@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsss_kit.error_kinds import ERROR_KINDS
+from wsss_kit.evaluation.error_kinds import ERROR_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd

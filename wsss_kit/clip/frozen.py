@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +17,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.clip_weights import OPENAI_MEAN, OPENAI_STD, open_clip_parts, paper_parts
 from wsss_kit.paperworld.tiny_clip import float_mask
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Per-channel statistics that OpenAI's models normalise their pictures by."""
 
 
 class DenseTokens(NamedTuple):
@@ -53,6 +55,7 @@ class FrozenCLIP(nn.Module):
         ValueError: if the image tower is not a ViT with class-token or average pooling.
 
     Example:
+        >>> from wsss_kit.clip.weights import load_clip
         >>> clip = load_clip("paper", device="cpu")
         >>> dense = clip.encode_dense(torch.rand(1, 3, 64, 90))
         >>> tuple(dense.tokens.shape), tuple(dense.attention.shape), dense.grid
@@ -301,44 +304,3 @@ def _float_mask(
 ) -> Tensor | None:
     mask = float_mask(grid, window)
     return None if mask is None else mask.to(device, dtype)
-
-
-def load_clip(
-    name: str = "paper",
-    *,
-    weights: str | Path | None = None,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "auto",
-) -> FrozenCLIP:
-    """A frozen CLIP by name.
-
-    Args:
-        name: ``"paper"`` for the tiny CLIP of the embedded world, which comes with the package; any
-            other name is open_clip's, for example ``"ViT-B-16-quickgelu"``.
-        weights: open_clip's tag (``"openai"``; downloads once) or a local file; None for the tiny
-            CLIP's own weights, and for random weights with an open_clip name.
-        device: ``"auto"`` takes CUDA where there is one.
-        dtype: ``"auto"`` is float32; or a torch dtype or its name.
-
-    Returns:
-        The model in evaluation mode, without gradients.
-
-    Raises:
-        ValueError: if the name is unknown, if weights need another activation than the name has
-            (QuickGELU), or if a weights file is damaged or of another architecture.
-        FileNotFoundError: if a weights file is not there.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    number_type = torch.float32 if dtype == "auto" else dtype
-    if isinstance(number_type, str):
-        number_type = getattr(torch, number_type, None)
-    if number_type not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        raise ValueError(
-            f"dtype is {dtype!r}, expected 'auto', 'float32', 'bfloat16', 'float16' or 'float64'"
-        )
-    parts = paper_parts(weights) if name == "paper" else open_clip_parts(name, weights)
-    clip = FrozenCLIP(
-        parts.model, parts.tokenizer, mean=parts.mean, std=parts.std, window=parts.window
-    )
-    return clip.to(device=device, dtype=number_type)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsss_kit.canvas import NOTE_SIZE, new_figure
 from wsss_kit.evaluation import Report
+from wsss_kit.plot.canvas import NOTE_SIZE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

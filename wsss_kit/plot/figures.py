@@ -1,9 +1,4 @@
-"""Figures: pictures, maps over pictures, masks side by side, IoU as bars.
-
-Every function returns a matplotlib ``Figure`` with alt text; end a notebook cell with it, or
-write it with ``save_figure``. Matplotlib is loaded on first use. Maps are viridis, bars cividis
-with hatches, masks outlined: no figure speaks through colour alone.
-"""
+"""Pictures, maps over pictures, and masks side by side."""
 
 from __future__ import annotations
 
@@ -16,17 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wsss_kit.bars import iou_bars
-from wsss_kit.canvas import (
+from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.plot.canvas import (
     DISTINCT_COLOURS,
     NOTE_SIZE,
     TITLE_SIZE,
-    alt_text,
     class_colours,
-    save_figure,
 )
-from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.panels import (
+from wsss_kit.plot.panels import (
     grey,
     mask_legend,
     mask_list,
@@ -39,17 +31,6 @@ from wsss_kit.panels import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = [
-    "alt_text",
-    "class_colours",
-    "iou_bars",
-    "overlay",
-    "save_figure",
-    "show_cams",
-    "show_masks",
-    "show_samples",
-]
 
 
 def overlay(
@@ -115,6 +96,7 @@ def show_samples(
         The figure.
 
     Example:
+        >>> from wsss_kit.plot import alt_text
         >>> sample = Sample("a", torch.zeros(3, 8, 8), torch.tensor([0.0, 0.0]))
         >>> alt_text(show_samples([sample], ("cow", "camel")))
         '1 picture with its image-level labels. a: no class.'
@@ -161,6 +143,7 @@ def show_cams(
         ValueError: if the numbers of pictures, maps, labels or classes do not fit.
 
     Example:
+        >>> from wsss_kit.plot import alt_text
         >>> sample = Sample("a", torch.zeros(3, 8, 8), torch.tensor([0.0, 1.0]))
         >>> alt_text(show_cams([sample], torch.ones(1, 2, 4, 4), ("cow", "camel")))
         'Class activation maps over 1 picture. a: camel.'
@@ -224,6 +207,7 @@ def show_masks(
         ValueError: if a method has another number of masks, or a mask another size.
 
     Example:
+        >>> from wsss_kit.plot import alt_text
         >>> mask = torch.tensor([[0, 1], [255, 1]])
         >>> figure = show_masks([torch.zeros(3, 2, 2)], {"CAM": [mask]}, ("cow",))
         >>> alt_text(figure)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.canvas import MAX_WIDTH, new_figure
 from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.plot.canvas import MAX_WIDTH, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsss_kit.classes import palette
-from wsss_kit.training import write_whole
+from wsss_kit.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

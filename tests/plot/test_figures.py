@@ -13,7 +13,6 @@ from matplotlib.container import BarContainer
 from matplotlib.text import Text
 from PIL import Image
 
-from wsss_kit.canvas import new_figure
 from wsss_kit.classes import PAPER_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.evaluation import Protocol, evaluate
 from wsss_kit.plot import (
@@ -26,6 +25,7 @@ from wsss_kit.plot import (
     show_masks,
     show_samples,
 )
+from wsss_kit.plot.canvas import new_figure
 
 
 def world(n=2, classes=PAPER_CLASSES, size=(24, 36)):

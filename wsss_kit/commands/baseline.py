@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.backbones import build_backbone
-from wsss_kit.background import BackgroundRule
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams, upsample
 from wsss_kit.classes import Sample
-from wsss_kit.classifier import pool_features
+from wsss_kit.classifier.backbones import build_backbone
+from wsss_kit.classifier.train import pool_features
 from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
 from wsss_kit.evaluation import Protocol, Report, evaluate
+from wsss_kit.evaluation.background import BackgroundRule
+from wsss_kit.files import save_model, write_whole
 from wsss_kit.methods.cam import CAM
-from wsss_kit.training import progress, save_model, write_whole
+from wsss_kit.training import progress
 
 SCALES = (0.5, 1.0, 1.5)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.confusion import ConfusionMatrix
+from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.training import progress
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +11,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-import wsss_kit.clip
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import OPENAI_MEAN, OPENAI_STD, FrozenCLIP, load_clip
-from wsss_kit.paperworld.tiny_clip import window_mask
-from wsss_kit.training import load_model
+from wsss_kit.files import load_model
+from wsss_kit.paperworld.tiny_clip import TINY_CLIP, window_mask
 
-WEIGHTS = Path(wsss_kit.clip.__file__).parent / "paperworld" / "tiny_clip.safetensors"
 TEXT = {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
 
 
@@ -220,7 +217,7 @@ def test_wrong_activation_is_an_error(name, tmp_path, monkeypatch):
 @pytest.fixture
 def copied(tmp_path):
     for ending in (".safetensors", ".json"):
-        shutil.copy(WEIGHTS.with_suffix(ending), tmp_path / f"copy{ending}")
+        shutil.copy(TINY_CLIP.with_suffix(ending), tmp_path / f"copy{ending}")
     return tmp_path / "copy.safetensors"
 
 
@@ -321,8 +318,8 @@ def test_half_precision(paper):
 
 
 def test_its_files_are_small_and_true(paper):
-    card = load_model(WEIGHTS)[1]
-    assert WEIGHTS.stat().st_size == card["bytes"] <= 10_000_000
+    card = load_model(TINY_CLIP)[1]
+    assert TINY_CLIP.stat().st_size == card["bytes"] <= 10_000_000
     assert card["parameters"] == sum(p.numel() for p in paper.parameters())
     assert card["data"]["supervision"] == "captions alone"
     assert paper.window == card["architecture"]["window"]
@@ -354,7 +351,7 @@ def test_zero_shot_beats_chance(measured):
 
 def test_a_new_measurement_agrees_with_the_card(measured):
     """Within four standard errors; at least a third of the pictures drawn are counted."""
-    figures = load_model(WEIGHTS)[1]["zero_shot"]
+    figures = load_model(TINY_CLIP)[1]["zero_shot"]
     for test, found in measured.items():
         share = figures[test]
         error = (max(share * (1 - share), 0.01) / (PICTURES / 3)) ** 0.5
@@ -365,6 +362,6 @@ def test_a_new_measurement_agrees_with_the_card(measured):
     ("test", "least"), [("cutouts", 0.98), ("backgrounds", 0.94), ("out_of_context", 0.98)]
 )
 def test_the_card_reaches_what_was_asked(test, least):
-    figures = load_model(WEIGHTS)[1]["zero_shot"]
+    figures = load_model(TINY_CLIP)[1]["zero_shot"]
     assert figures["pictures_drawn"] >= 400
     assert figures[test] >= least

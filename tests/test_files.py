@@ -1,0 +1,119 @@
+"""Files that are written whole or not at all, and pairs that belong together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+
+from wsss_kit.files import check_classes, load_model, save_model, write_whole
+
+
+def refuse(*_):
+    raise OSError("no space left on device")
+
+
+def test_write_whole_makes_folders_and_takes_text_or_bytes(tmp_path):
+    path = write_whole(tmp_path / "a" / "b.txt", "grün\n")
+    assert path.read_bytes() == "grün\n".encode()
+    assert write_whole(str(path), b"\x00\x01").read_bytes() == b"\x00\x01"
+    assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = write_whole(tmp_path / "file.txt", "old")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="no space left"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
+
+
+def test_a_model_comes_back_as_it_was(tmp_path):
+    shared = torch.rand(4, 4)
+    tensors = {**TENSORS, "turned": shared.T, "shared": shared, "half": shared.half()}
+    path = save_model(tmp_path / "model", tensors, {"classes": ["cat"]})
+    found, card = load_model(path.with_suffix(""))
+    assert path == tmp_path / "model.safetensors"
+    assert set(found) == set(tensors)
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+    data = path.read_bytes()
+    assert card["classes"] == ["cat"] and card["bytes"] == len(data)
+    assert card["sha256"] == hashlib.sha256(data).hexdigest()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_names_with_a_full_stop_do_not_collide(tmp_path):
+    for rate in ("0.1", "0.2"):
+        save_model(tmp_path / f"rate_{rate}", {"rate": torch.tensor(float(rate))}, {})
+    for rate in ("0.1", "0.2"):
+        tensors, _ = load_model(tmp_path / f"rate_{rate}")
+        assert tensors["rate"].item() == pytest.approx(float(rate))
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".json"])
+def test_half_of_a_pair_is_missing(tmp_path, ending):
+    path = save_model(tmp_path / "model", TENSORS, {})
+    path.with_suffix(ending).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"model\{ending} is missing; .*pair of files"):
+        load_model(path)
+
+
+def test_a_truncated_or_changed_model_is_refused(tmp_path):
+    path = save_model(tmp_path / "model", TENSORS, {})
+    whole = path.read_bytes()
+    for broken in (whole[:-5], whole[:10], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"not the file that its card describes.*truncated"):
+            load_model(path)
+    path.write_bytes(whole)
+    load_model(path)
+
+
+@pytest.mark.parametrize("survives", [0, 1])
+def test_a_crash_between_the_files_of_a_pair_leaves_a_pair(tmp_path, monkeypatch, survives):
+    """Whichever rename the disk refuses, what can be read afterwards is one whole model."""
+    path = save_model(tmp_path / "model", TENSORS, {"epoch": 1})
+    replace, done = os.replace, []
+
+    def replace_some(*names):
+        if len(done) == survives:
+            refuse()
+        done.append(names)
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", replace_some)
+    with pytest.raises(OSError, match="no space left"):
+        save_model(path, {"a": torch.zeros(2, 3), "b": torch.tensor(0)}, {"epoch": 2})
+    monkeypatch.undo()
+    tensors, card = load_model(path)
+    expected = TENSORS["a"] if card["epoch"] == 1 else torch.zeros(2, 3)
+    assert torch.equal(tensors["a"], expected)
+
+
+def test_a_card_is_plain_json(tmp_path):
+    path = save_model(tmp_path / "model", TENSORS, {"losses": [0.5], "stride": None})
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert (card["losses"], card["stride"]) == ([0.5], None)
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "place"),
+    [
+        (["cat", "dog"], ["cat", "cow"], 1),
+        (["cat", "dog"], ["dog", "cat"], 0),
+        (["cat", "dog"], ["cat"], 1),
+        (["cat"], ["cat", "dog", "cow"], 1),
+    ],
+)
+def test_another_class_list_is_refused(stored, wanted, place):
+    with pytest.raises(ValueError, match=rf"run\.safetensors.*differ from class {place} on"):
+        check_classes({"classes": stored}, wanted, "run.safetensors")
+    check_classes({"classes": stored}, tuple(stored), "run.safetensors")

@@ -1,0 +1,5 @@
+"""Classifiers on image-level labels: trunks, and how they are trained."""
+
+from wsss_kit.classifier.backbones import BACKBONES, build_backbone
+
+__all__ = ["BACKBONES", "build_backbone"]

@@ -1,0 +1,1 @@
+"""What ``python -m wsss_kit`` runs: each command is a function with its arguments."""

@@ -1,0 +1,43 @@
+"""Honest numbers: ground-truth masks enter here and nowhere else.
+
+``evaluate`` compares and reports; `BackgroundRule` and its sweep choose, on a validation split, the
+one number between maps and masks.
+"""
+
+from wsss_kit.evaluation.background import (
+    CONSTANTS,
+    POWERS,
+    BackgroundRule,
+    best_rule,
+    predict_masks,
+    sweep_background,
+)
+from wsss_kit.evaluation.confusion import ConfusionMatrix
+from wsss_kit.evaluation.error_kinds import (
+    ERROR_KINDS,
+    boundary_band,
+    boundary_width,
+    error_map,
+    error_shares,
+)
+from wsss_kit.evaluation.report import Protocol, Report
+from wsss_kit.evaluation.scoring import bootstrap_mean_iou, evaluate
+
+__all__ = [
+    "CONSTANTS",
+    "ERROR_KINDS",
+    "POWERS",
+    "BackgroundRule",
+    "ConfusionMatrix",
+    "Protocol",
+    "Report",
+    "best_rule",
+    "bootstrap_mean_iou",
+    "boundary_band",
+    "boundary_width",
+    "error_map",
+    "error_shares",
+    "evaluate",
+    "predict_masks",
+    "sweep_background",
+]

@@ -1,0 +1,117 @@
+"""Files that are written whole and read checked: safetensors with a JSON card beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+def write_whole(path: str | Path, content: bytes | str) -> Path:
+    """Write a file beside its place and rename it there: a reader sees all of it or the old one.
+
+    Raises:
+        OSError: if the disk refuses; the old file, if any, is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def weights_path(path: str | Path) -> Path:
+    """``NAME.safetensors`` for a path with or without its ending; other full stops stay."""
+    path = Path(path)
+    stem = path.stem if path.suffix in (".safetensors", ".json") else path.name
+    return path.with_name(stem + ".safetensors")
+
+
+def save_model(path: str | Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> Path:
+    """Write ``NAME.safetensors`` and, beside it, its card ``NAME.json``.
+
+    Args:
+        path: with or without the ending.
+        tensors: name -> tensor.
+        card: JSON-able description; the sha256 of the weights is added to it.
+
+    Returns:
+        The path of the weights.
+    """
+    from safetensors.torch import save
+
+    path = weights_path(path)
+    data = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
+    card = {**card, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    old = path.with_name(path.name + ".old")  # what the card describes until it is replaced
+    if path.exists():
+        os.replace(path, old)
+    write_whole(path, data)
+    write_whole(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
+    old.unlink(missing_ok=True)
+    return path
+
+
+def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_model` wrote, checked against its card.
+
+    Returns:
+        (tensors, card).
+
+    Raises:
+        FileNotFoundError: if the weights or the card are missing.
+        ValueError: if the weights are not those of the card, as after a broken copy.
+    """
+    from safetensors.torch import load
+
+    path = weights_path(path)
+    card_path = path.with_suffix(".json")
+    old = path.with_name(path.name + ".old")
+    if card_path.exists() and old.exists():  # a crash between the files of a pair
+        wanted = json.loads(card_path.read_text(encoding="utf-8"))["sha256"]
+        if hashlib.sha256(old.read_bytes()).hexdigest() == wanted:
+            os.replace(old, path)
+    for needed in (path, card_path):
+        if not needed.exists():
+            raise FileNotFoundError(
+                f"{needed} is missing; a saved model is a pair of files, {path.name} and "
+                f"{card_path.name}: copy both, or train and save it again"
+            )
+    card, data = json.loads(card_path.read_text(encoding="utf-8")), path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != card["sha256"]:
+        raise ValueError(
+            f"{path} is not the file that its card describes: {len(data)} bytes with sha256 "
+            f"{found[:12]}, expected {card['bytes']} bytes with {card['sha256'][:12]}; it is "
+            "truncated or changed, so copy it again or train and save it again"
+        )
+    return load(data), card
+
+
+def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | Path) -> None:
+    """Refuse a checkpoint of another class list.
+
+    Raises:
+        ValueError: naming the first difference.
+    """
+    stored, wanted = tuple(card["classes"]), tuple(classes)
+    if stored == wanted:
+        return
+    place = next(
+        (i for i, pair in enumerate(zip(stored, wanted, strict=False)) if pair[0] != pair[1]),
+        min(len(stored), len(wanted)),
+    )
+    raise ValueError(
+        f"{where} was trained for {len(stored)} classes ({', '.join(stored[:8])}"
+        f"{', ...' if len(stored) > 8 else ''}) but {len(wanted)} are asked for; they differ from "
+        f"class {place} on. Use samples with the same class list, or another checkpoint path"
+    )

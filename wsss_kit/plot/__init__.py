@@ -1,0 +1,22 @@
+"""Figures: pictures, maps over pictures, masks side by side, IoU as bars.
+
+Every function returns a matplotlib ``Figure`` with alt text; end a notebook cell with it, or
+write it with ``save_figure``. Matplotlib is loaded on first use. Maps are viridis, bars cividis
+with hatches, masks outlined: no figure speaks through colour alone.
+"""
+
+from wsss_kit.plot.bars import iou_bars
+from wsss_kit.plot.canvas import alt_text, class_colours, new_figure, save_figure
+from wsss_kit.plot.figures import overlay, show_cams, show_masks, show_samples
+
+__all__ = [
+    "alt_text",
+    "class_colours",
+    "iou_bars",
+    "new_figure",
+    "overlay",
+    "save_figure",
+    "show_cams",
+    "show_masks",
+    "show_samples",
+]
