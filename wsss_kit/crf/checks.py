@@ -1,0 +1,64 @@
+"""What both refinements ask of their scores, pictures and numbers."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+RANGE_TOLERANCE = 1e-3  # how far rounding may carry a value outside [0, 1]
+
+
+def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
+    """Refuse scores and pictures that do not belong together or are not what they should be.
+
+    Args:
+        scores: (B, K, H, W) in [0, 1].
+        images: (B, 3, H, W) RGB in [0, 1].
+
+    Raises:
+        ValueError: saying what arrived and what was expected.
+    """
+    if scores.ndim != 4 or 0 in scores.shape[1:]:
+        raise ValueError(
+            f"scores has shape {tuple(scores.shape)}, expected (B, K, H, W) with at least one "
+            "class and one pixel; give one picture's scores as scores[None]"
+        )
+    expected = (len(scores), 3, *scores.shape[-2:])
+    if images.shape != expected:
+        raise ValueError(
+            f"images has shape {tuple(images.shape)} but scores {tuple(scores.shape)} needs "
+            f"{expected}; resize the scores to the picture with cam.upsample"
+        )
+    _check_range("scores", scores, "scale maps with cam.normalize_cams, logits with a softmax")
+    _check_range("images", images, "divide 8-bit pictures by 255")
+
+
+def _check_range(name: str, values: Tensor, advice: str) -> None:
+    if not values.numel():
+        return
+    low, high = (value.item() for value in values.detach().float().aminmax())
+    if math.isnan(low) or math.isnan(high):
+        raise ValueError(f"{name} holds NaN, expected numbers in [0, 1]; look at what made them")
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise ValueError(f"{name} ranges from {low:.4g} to {high:.4g}, expected [0, 1]; {advice}")
+
+
+def check_iterations(iterations: int) -> None:
+    """Refuse a number of rounds that is no whole number or below 0."""
+    if isinstance(iterations, bool) or iterations != int(iterations) or iterations < 0:
+        raise ValueError(f"iterations is {iterations!r}, expected a whole number, 0 or more")
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Refuse a kernel's weight that is negative, infinite or NaN."""
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"{name} is {weight}, expected a number of 0 or more; 0 leaves it out")
+
+
+def check_deviation(name: str, deviation: float, weight: str) -> None:
+    """Refuse a standard deviation that is not above 0."""
+    if not 0 < deviation < math.inf:
+        raise ValueError(
+            f"{name} is {deviation}, expected a number above 0; {weight}=0 leaves its kernel out"
+        )
