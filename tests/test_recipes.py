@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,17 +10,26 @@ import torch
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import load_clip
+from wsss_kit.crf import crf_of_present, dense_crf, reference_crf_images
 from wsss_kit.methods.base import CAMMethod, MethodOutput
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import cam_maps, cam_masks, clip_es_maps, clip_es_masks
+from wsss_kit.recipes import (
+    cam_crf_masks,
+    cam_maps,
+    cam_masks,
+    clip_es_crf,
+    clip_es_maps,
+    clip_es_masks,
+)
 
 
 class Given(CAMMethod):
     """A method whose maps and affinity are given."""
 
-    def __init__(self, cams, affinity=None):
+    def __init__(self, cams, affinity=None, preset="reference"):
+        self.preset = preset
         self.output = MethodOutput(cams, affinity)
 
     def fit(self, samples=(), **training):
@@ -122,14 +131,76 @@ def test_clip_es_maps(given, threshold):
     assert (found[labels == 0] == 0).all()
 
 
-@pytest.mark.parametrize("power", [1.0, 4.0])
-def test_clip_es_masks(given, power):
+def wrapped(image):
+    """What the released code's CRF sees of a (3, H, W) picture, by NumPy's casts."""
+    levels = (image * 255).round().numpy()[::-1].transpose(1, 2, 0)
+    shifted = levels.astype(np.float32) - np.float32([104.008, 116.669, 122.675])
+    seen = shifted.astype(np.int64).astype(np.uint8)
+    return torch.from_numpy(seen.transpose(2, 0, 1)).float() / 255
+
+
+@pytest.mark.parametrize("preset", ["reference", "clean"])
+@pytest.mark.parametrize(("power", "confidence"), [(1.0, None), (4.0, None), (1.0, 0.99999)])
+def test_clip_es_masks(given, power, confidence, preset):
+    """Background and the classes present, picture by picture; below the confidence 255."""
     method, images, labels = given
+    method.preset = preset
     maps = clip_es_maps(images, labels, method=method)
-    found = clip_es_masks(images, labels, method=method, power=power)
-    literal = masks_by_hand(maps, labels, lambda best: math.pow(1 - best, power))
-    assert (found != literal).float().mean() < 0.005  # ties of rounding only
-    assert found.shape == (2, 17, 22) and found.dtype == torch.int64
+    found = clip_es_masks(images, labels, method=method, power=power, min_confidence=confidence)
+    for b, row in enumerate(labels):
+        (present,) = np.nonzero(row.numpy())
+        own = maps[b, present]
+        scores = torch.cat([(1 - own.amax(0, keepdim=True)) ** power, own])
+        seen = wrapped(images[b]) if preset == "reference" else images[b]
+        best, value = dense_crf(scores[None], seen[None])[0].max(0)
+        literal = torch.tensor([0, *(present + 1)])[value]
+        if confidence is not None:
+            literal[best < confidence] = 255
+        assert torch.equal(found[b], literal)
+    assert found.dtype == torch.int64
+    assert (found == 255).any() == (confidence is not None)
+
+
+def test_a_picture_without_a_label_is_background(given):
+    method, images, labels = given
+    method.output = MethodOutput(0 * method.output.cams, method.output.affinity)
+    found = clip_es_masks(images, 0 * labels, method=method)
+    assert (found == 0).all()
+
+
+def test_presets_differ_in_boxes_and_in_what_the_crf_sees(given):
+    method, images, labels = given
+    edge = torch.zeros(2, 3, 4, 5)
+    edge[:, :, -1] = 1  # only in the last row, which the released code's boxes never cover
+    method.output = MethodOutput(edge * labels[:, :, None, None], method.output.affinity)
+    released = clip_es_maps(images, labels, method=method)
+    method.preset = "clean"
+    clean = clip_es_maps(images, labels, method=method)
+    assert (released == 0).all()
+    assert clean.max() > 0.9
+    scores = torch.rand(2, 4, 17, 22)
+    plain = clip_es_crf(scores, images, labels, method=method)
+    assert torch.equal(plain, crf_of_present(scores, images, labels))
+    method.preset = "reference"
+    wrapping = clip_es_crf(scores, images, labels, method=method)
+    assert torch.equal(wrapping, crf_of_present(scores, reference_crf_images(images), labels))
+    assert not torch.equal(wrapping, plain)
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_plain_cam_with_the_same_crf(given, confidence):
+    method, images, labels = given
+    options = {"threshold": 0.4, "min_confidence": confidence}
+    found = cam_crf_masks(images, labels, method=method, **options)
+    maps = resize(method.output.cams, (17, 22))
+    for b, row in enumerate(labels):
+        (present,) = np.nonzero(row.numpy())
+        scores = torch.cat([torch.full((1, 17, 22), 0.4), maps[b, present]])
+        best, value = dense_crf(scores[None], images[b][None])[0].max(0)
+        literal = torch.tensor([0, *(present + 1)])[value]
+        if confidence is not None:
+            literal[best < confidence] = 255
+        assert torch.equal(found[b], literal)
 
 
 def test_the_box_threshold_matters(given):
@@ -139,14 +210,22 @@ def test_the_box_threshold_matters(given):
 
 
 def test_from_pictures_to_masks():
+    """By default CLIP-ES's masks doubt: what stays below 0.95 becomes 255, and nothing else."""
     world = PaperWorld(3, split="val")
     method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
     images = torch.stack([sample.image for sample in world])
     labels = torch.stack([sample.labels for sample in world])
-    for recipe in (cam_masks, clip_es_masks):
+    every_pixel = partial(clip_es_masks, min_confidence=None)
+    for recipe in (cam_masks, cam_crf_masks, every_pixel):
         masks = recipe(images, labels, method=method)
         assert masks.shape == (3, 96, 96)
         for mask, row in zip(masks, labels, strict=True):
             allowed = {0} | {c + 1 for c in range(len(PAPER_CLASSES)) if row[c]}
             assert set(mask.unique().tolist()) <= allowed
             assert (mask > 0).any()
+    sure = clip_es_masks(images, labels, method=method)
+    doubtful = sure == 255
+    assert 0.01 < doubtful.float().mean() < 0.5
+    assert torch.equal(sure[~doubtful], every_pixel(images, labels, method=method)[~doubtful])
+    at_95 = clip_es_masks(images, labels, method=method, min_confidence=0.95)
+    assert torch.equal(sure, at_95)

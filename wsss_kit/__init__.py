@@ -15,6 +15,7 @@ from wsss_kit.cam import (
 )
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, PAPER_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.crf import crf_of_present, dense_crf, pamr
 from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
 from wsss_kit.evaluation import (
     BackgroundRule,
@@ -34,7 +35,7 @@ from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import canvas
 from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import cam_maps, cam_masks, clip_es_maps, clip_es_masks
+from wsss_kit.recipes import cam_crf_masks, cam_maps, cam_masks, clip_es_maps, clip_es_masks
 
 # Where these modules were before they had folders: copies of the first notebooks keep running.
 sys.modules[f"{__name__}.background"], sys.modules[f"{__name__}.canvas"] = background, canvas
@@ -60,11 +61,14 @@ __all__ = [
     "Sample",
     "add_background",
     "best_rule",
+    "cam_crf_masks",
     "cam_maps",
     "cam_masks",
     "class_activation_maps",
     "clip_es_maps",
     "clip_es_masks",
+    "crf_of_present",
+    "dense_crf",
     "evaluate",
     "load_clip",
     "load_folder",
@@ -73,6 +77,7 @@ __all__ = [
     "load_voc_masks",
     "multi_scale",
     "normalize_cams",
+    "pamr",
     "predict_masks",
     "scores_to_masks",
     "softmax_grad_cam",

@@ -82,29 +82,19 @@ def _baseline(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from functools import partial
+    from wsss_kit.commands.train import train_paper_clip, train_paper_trunk
 
-    from wsss_kit.training import progress
-
-    bar = partial(progress, what=options.what)
     common = {"seed": options.seed, "workers": options.workers}
     if options.what == "paper-trunk":
-        from wsss_kit.paperworld.trunk import train_trunk
-
-        path = train_trunk(
-            options.out / "paper_trunk", steps=options.steps or 800, progress=bar, **common
-        )
+        path = train_paper_trunk(options.out, steps=options.steps or 800, **common)
     else:
-        from wsss_kit.paperworld.pretrain import Pretraining
-
-        run = Pretraining(
+        path = train_paper_clip(
             options.out,
             steps=options.steps or 8000,
             fall=options.fall,
             device=options.device,
             **common,
         )
-        path = run.run(progress=bar).export(options.out / "tiny_clip")
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wsss_kit.affinity import box_masks, random_walk, transition_matrix
 from wsss_kit.cam import normalize_cams, upsample
+from wsss_kit.crf import crf_of_present, reference_crf_images
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
 
@@ -38,8 +39,27 @@ def clip_es_maps(
     """
     cams, affinity = method(images, labels)  # (B, C, h, w), (B, N, N)
     walk = transition_matrix(affinity, sinkhorn=3, squarings=1)  # (B, N, N)
-    cams = random_walk(cams * box_masks(cams, threshold=box_threshold), walk)
+    boxes = box_masks(cams, threshold=box_threshold, clamp=_as_released(method))
+    cams = random_walk(cams * boxes, walk)  # (B, C, h, w)
     return upsample(normalize_cams(cams, subtract_min=True, eps=_EPS), images.shape[-2:])
+
+
+def clip_es_crf(scores: Tensor, images: Tensor, labels: Tensor, *, method: CAMMethod) -> Tensor:
+    """CLIP-ES's dense CRF over background and the classes present.
+
+    The ``reference`` preset shows it the released code's pictures, see `reference_crf_images`.
+
+    Args:
+        scores: (B, 1 + C, H, W) in [0, 1], background first.
+        images: (B, 3, H, W) RGB in [0, 1].
+        labels: (B, C).
+        method: whose preset counts.
+
+    Returns:
+        (B, 1 + C, H, W), sums to 1; zero for absent classes.
+    """
+    seen = reference_crf_images(images) if _as_released(method) else images
+    return crf_of_present(scores, seen, labels)
 
 
 def cam_masks(
@@ -51,10 +71,50 @@ def cam_masks(
     return scores_to_masks(scores, labels)  # (B, H, W)
 
 
-def clip_es_masks(
-    images: Tensor, labels: Tensor, *, method: CAMMethod, power: float = 1.0
+def cam_crf_masks(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    method: CAMMethod,
+    threshold: float = 0.15,
+    min_confidence: float | None = None,
 ) -> Tensor:
-    """CLIP-ES with its power background, without a dense CRF: -> (B, H, W) int64."""
+    """Plain CAM with a constant background and CLIP-ES's dense CRF: -> (B, H, W) int64."""
+    cams = cam_maps(images, labels, method=method)  # (B, C, H, W)
+    scores = add_background(cams, threshold=threshold)  # (B, 1 + C, H, W)
+    scores = crf_of_present(scores, images, labels)  # (B, 1 + C, H, W)
+    return scores_to_masks(scores, labels, min_confidence=min_confidence)  # (B, H, W)
+
+
+def clip_es_masks(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    method: CAMMethod,
+    power: float = 1.0,
+    min_confidence: float | None = 0.95,
+) -> Tensor:
+    """CLIP-ES's pseudo masks: affinity, power background, dense CRF, doubt as 255.
+
+    Reference: masks that train a segmenter have 255 where no score reaches 0.95; masks that are
+    scored keep every pixel, so give ``min_confidence=None`` for these.
+
+    Args:
+        images: (B, 3, H, W) RGB in [0, 1].
+        labels: (B, C).
+        method: a fitted `CLIPES`.
+        power: of the background rule (1 - max)^power.
+        min_confidence: in [0, 1]; None keeps every pixel.
+
+    Returns:
+        (B, H, W) int64.
+    """
     cams = clip_es_maps(images, labels, method=method)  # (B, C, H, W)
     scores = add_background(cams, power=power)  # (B, 1 + C, H, W)
-    return scores_to_masks(scores, labels)  # (B, H, W)
+    scores = clip_es_crf(scores, images, labels, method=method)  # (B, 1 + C, H, W)
+    return scores_to_masks(scores, labels, min_confidence=min_confidence)  # (B, H, W)
+
+
+def _as_released(method: CAMMethod) -> bool:
+    """Whether to do what the released CLIP-ES code does, slips included."""
+    return method.preset == "reference"

@@ -13,7 +13,7 @@ from torch import nn
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import OPENAI_MEAN, OPENAI_STD, FrozenCLIP, load_clip
-from wsss_kit.files import load_model
+from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.tiny_clip import TINY_CLIP, window_mask
 
 TEXT = {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
@@ -356,6 +356,35 @@ def test_a_new_measurement_agrees_with_the_card(measured):
         share = figures[test]
         error = (max(share * (1 - share), 0.01) / (PICTURES / 3)) ** 0.5
         assert abs(found - share) <= 4 * error, test
+
+
+def test_the_card_says_how_many_layers_attention_is_made_of(paper, tmp_path):
+    card = load_model(TINY_CLIP)[1]["attention"]
+    assert paper.attention_layers == card["layers"]
+    best = max(card["mean_iou"], key=lambda n: card["mean_iou"][n])
+    assert card["layers"] == int(best)
+    assert set(card["mean_iou"]) == {"1", "2", "3", "4"}
+    picture = torch.rand(1, 3, 96, 96)
+    by_default, by_number = (
+        paper.encode_dense(picture, **options).attention
+        for options in ({}, {"n_layers": card["layers"]})
+    )
+    assert torch.equal(by_default, by_number)
+    old = dict(load_model(TINY_CLIP)[1])
+    del old["attention"]
+    path = save_model(tmp_path / "old", load_model(TINY_CLIP)[0], old)
+    assert load_clip("paper", weights=path, device="cpu").attention_layers is None
+
+
+def test_without_a_card_attention_is_made_of_eight_layers():
+    clip = FrozenCLIP(small_model(layers=10))
+    images = torch.rand(1, 3, 24, 24)
+    eight, default = (clip.encode_dense(images, **o) for o in ({"n_layers": 8}, {}))
+    assert torch.equal(eight.attention, default.attention)
+    clip.attention_layers = 2
+    two = clip.encode_dense(images).attention
+    assert torch.equal(two, clip.encode_dense(images, n_layers=2).attention)
+    assert not torch.equal(two, eight.attention)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from wsss_kit.classes import Sample
 from wsss_kit.evaluation.background import (
     CONSTANTS,
+    CRF_RULES,
     POWERS,
     BackgroundRule,
     best_rule,
@@ -85,6 +86,36 @@ def test_masks_of_all_samples(data):
         scores = add_background(maps_of(sample.image[None], labels), power=2)
         assert mask.dtype == torch.int64 and mask.shape == sample.image.shape[1:]
         assert torch.equal(mask, scores_to_masks(scores, labels)[0])
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_refined_scores_are_swept_picture_by_picture(data, batch_size):
+    """A CRF builds its lattice once a picture, so all rules of one come before the next."""
+    samples, target, maps_of = data
+    samples = samples[:1] + [s._replace(name=f"{s.name} again") for s in samples[:1]] + samples[1:]
+    target = {**target, "picture 0 again": target["picture 0"].flip(0)}
+    seen = []
+
+    def refine(scores, images, labels):
+        assert len(scores) == len(images) == len(labels)
+        seen.extend(image.mean().item() for image in images)
+        return scores.flip(-1)
+
+    options = {"rules": RULES, "refine": refine, "batch_size": batch_size, "shown": False}
+    swept = sweep_background(maps_of, samples, target, **options)
+    places = [s.image.mean().item() for s in samples]
+    assert seen == [place for place in places for _ in RULES]
+    for rule, found in swept.items():
+        predicted = predict_masks(maps_of, samples, rule, refine=refine, shown=False)
+        plain = predict_masks(maps_of, samples, rule, shown=False)
+        for name, mask in predicted.items():
+            assert torch.equal(mask, plain[name].flip(-1))
+        assert found == pytest.approx(literal_iou(predicted, target, [0, 1, 2, 3]))
+
+
+def test_rules_for_a_crf_are_few_and_of_both_kinds():
+    assert 5 <= len(CRF_RULES) <= 15
+    assert {rule.power is None for rule in CRF_RULES} == {True, False}
 
 
 def test_by_default_constants_and_powers_are_tried(data):

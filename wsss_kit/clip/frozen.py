@@ -22,6 +22,8 @@ from wsss_kit.paperworld.tiny_clip import float_mask
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 """Per-channel statistics that OpenAI's models normalise their pictures by."""
+ATTENTION_LAYERS = 8
+"""Over how many of the last layers CLIP-ES averages attention, of ViT-B/16's 12."""
 
 
 class DenseTokens(NamedTuple):
@@ -50,6 +52,8 @@ class FrozenCLIP(nn.Module):
             for the ordinary attention without limits.
         round_positions: round the position embedding to half precision after resizing it, as
             CLIP-ES's released code does.
+        attention_layers: over how many of its last layers this model's attention is best averaged,
+            where that was measured (the tiny CLIP's card says it); None for not known.
 
     Raises:
         ValueError: if the image tower is not a ViT with class-token or average pooling.
@@ -71,6 +75,7 @@ class FrozenCLIP(nn.Module):
         std: Sequence[float] = OPENAI_STD,
         window: int | None = None,
         round_positions: bool = False,
+        attention_layers: int | None = None,
     ) -> None:
         super().__init__()
         visual = getattr(model, "visual", None)
@@ -81,6 +86,7 @@ class FrozenCLIP(nn.Module):
             )
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.window, self.round_positions = tokenizer, window, round_positions
+        self.attention_layers = attention_layers
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._texts: dict[str, Tensor] = {}
@@ -224,19 +230,22 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def encode_dense(
-        self, images: Tensor, *, n_layers: int = 8, round_positions: bool | None = None
+        self, images: Tensor, *, n_layers: int | None = None, round_positions: bool | None = None
     ) -> DenseTokens:
         """The last block's input and the attention of the last layers.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1]; resized to whole patches if need be.
             n_layers: over how many of the last layers attention is averaged, at least 1; more
-                than the model has means all of them. CLIP-ES: 8 of 12.
+                than the model has means all of them. None takes the model's ``attention_layers``
+                or, where that is not known, CLIP-ES's 8 (of 12).
             round_positions: overrides the model's own setting.
 
         Returns:
             `DenseTokens`, float32.
         """
+        if n_layers is None:
+            n_layers = self.attention_layers or ATTENTION_LAYERS
         if n_layers < 1:
             raise ValueError(f"n_layers is {n_layers}, expected at least 1")
         x, grid = self._embed(images, round_positions)

@@ -23,6 +23,7 @@ class ClipParts(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     window: int | None
+    attention_layers: int | None
 
 
 def paper_parts(weights: str | Path | None) -> ClipParts:
@@ -35,7 +36,8 @@ def paper_parts(weights: str | Path | None) -> ClipParts:
     model, card = load_tiny_clip(weights)
     architecture = card["architecture"]
     tokenizer = WordTokenizer(card["words"], architecture["text_cfg"]["context_length"])
-    return ClipParts(model, tokenizer, MEAN, STD, architecture["window"])
+    layers = card.get("attention", {}).get("layers")
+    return ClipParts(model, tokenizer, MEAN, STD, architecture["window"], layers)
 
 
 def open_clip_parts(name: str, weights: str | Path | None) -> ClipParts:
@@ -78,7 +80,7 @@ def open_clip_parts(name: str, weights: str | Path | None) -> ClipParts:
             ) from error
     mean = getattr(model.visual, "image_mean", None) or OPENAI_MEAN
     std = getattr(model.visual, "image_std", None) or OPENAI_STD
-    return ClipParts(model, open_clip.get_tokenizer(name), tuple(mean), tuple(std), None)
+    return ClipParts(model, open_clip.get_tokenizer(name), tuple(mean), tuple(std), None, None)
 
 
 def load_clip(
@@ -117,6 +119,11 @@ def load_clip(
         )
     parts = paper_parts(weights) if name == "paper" else open_clip_parts(name, weights)
     clip = FrozenCLIP(
-        parts.model, parts.tokenizer, mean=parts.mean, std=parts.std, window=parts.window
+        parts.model,
+        parts.tokenizer,
+        mean=parts.mean,
+        std=parts.std,
+        window=parts.window,
+        attention_layers=parts.attention_layers,
     )
     return clip.to(device=device, dtype=number_type)

@@ -6,6 +6,7 @@ one number between maps and masks.
 
 from wsss_kit.evaluation.background import (
     CONSTANTS,
+    CRF_RULES,
     POWERS,
     BackgroundRule,
     best_rule,
@@ -25,6 +26,7 @@ from wsss_kit.evaluation.scoring import bootstrap_mean_iou, evaluate
 
 __all__ = [
     "CONSTANTS",
+    "CRF_RULES",
     "ERROR_KINDS",
     "POWERS",
     "BackgroundRule",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from wsss_kit.training import progress
 
 MapsOf = Callable[[Tensor, Tensor], Tensor]
 """(B, 3, H, W), (B, C) -> (B, C, H, W) in [0, 1]: `recipes.cam_maps` with its method filled in."""
+Refine = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Scores (B, 1 + C, H, W), images, labels -> scores: `crf.crf_of_present`, for example."""
 
 
 @dataclass(frozen=True)
@@ -45,25 +48,56 @@ class BackgroundRule:
             return f"constant {self.threshold:g}"
         return f"(1 - max)^{self.power:g}"
 
+    def scores(self, maps: Tensor) -> Tensor:
+        """Maps with their background: (B, C, H, W) -> (B, 1 + C, H, W)."""
+        return add_background(maps, threshold=self.threshold, power=self.power)
+
     def masks(self, maps: Tensor, labels: Tensor) -> Tensor:
         """(B, C, H, W), (B, C) -> (B, H, W) int64."""
-        return scores_to_masks(
-            add_background(maps, threshold=self.threshold, power=self.power), labels
-        )
+        return scores_to_masks(self.scores(maps), labels)
 
 
 CONSTANTS = tuple(BackgroundRule(threshold=round(0.05 * k, 2)) for k in range(1, 17))
 POWERS = tuple(BackgroundRule(power=p) for p in (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10))
+CRF_RULES = (
+    *(BackgroundRule(threshold=round(0.05 * k, 2)) for k in range(3, 11)),
+    *(BackgroundRule(power=p) for p in (1, 2, 3, 4)),
+)
+"""Fewer rules for scores that go through a CRF, once a picture and rule."""
+
+
+class MapBatch(NamedTuple):
+    """Pictures of equal size with their maps.
+
+    Args:
+        names: B names.
+        images: (B, 3, H, W).
+        maps: (B, C, H, W) in [0, 1].
+        labels: (B, C).
+    """
+
+    names: list[str]
+    images: Tensor
+    maps: Tensor
+    labels: Tensor
+
+    def masks(self, rule: BackgroundRule, refine: Refine | None = None) -> Tensor:
+        """(B, H, W) int64 by a background rule, its scores refined or as they are."""
+        scores = rule.scores(self.maps)
+        if refine is not None:
+            scores = refine(scores, self.images, self.labels)
+        return scores_to_masks(scores, self.labels)
+
+    def one_by_one(self) -> Iterator[MapBatch]:
+        """The pictures as batches of one."""
+        for b, name in enumerate(self.names):
+            yield MapBatch([name], *(values[b][None] for values in self[1:]))
 
 
 def map_batches(
     maps_of: MapsOf, samples: Sequence[Sample], *, batch_size: int, what: str, shown: bool
-) -> Iterator[tuple[list[str], Tensor, Tensor]]:
-    """Maps of all samples, pictures of equal size together.
-
-    Yields:
-        Names, maps (B, C, H, W) and labels (B, C), with B up to ``batch_size``, in order.
-    """
+) -> Iterator[MapBatch]:
+    """Maps of all samples in order, up to ``batch_size`` pictures of equal size together."""
     batch: list[Sample] = []
     count = len(samples)
     for i, sample in enumerate(progress(samples, what=what, shown=shown, total=count)):
@@ -76,10 +110,10 @@ def map_batches(
             batch = []
 
 
-def _maps_of_batch(maps_of: MapsOf, batch: Sequence[Sample]) -> tuple[list[str], Tensor, Tensor]:
+def _maps_of_batch(maps_of: MapsOf, batch: Sequence[Sample]) -> MapBatch:
     images = torch.stack([sample.image for sample in batch])
     labels = torch.stack([sample.labels for sample in batch])
-    return [sample.name for sample in batch], maps_of(images, labels), labels
+    return MapBatch([sample.name for sample in batch], images, maps_of(images, labels), labels)
 
 
 def predict_masks(
@@ -87,16 +121,28 @@ def predict_masks(
     samples: Sequence[Sample],
     rule: BackgroundRule,
     *,
+    refine: Refine | None = None,
     batch_size: int = 16,
     shown: bool = True,
     what: str = "masks",
 ) -> dict[str, Tensor]:
-    """Masks of all samples by their names: name -> (H, W) int64."""
+    """Masks of all samples by their names.
+
+    Args:
+        maps_of: pictures and labels to maps.
+        samples: the pictures.
+        rule: puts a background before the maps.
+        refine: what happens to the scores then, such as `crf.crf_of_present`; None for nothing.
+        batch_size: pictures of equal size that go through together.
+        shown: whether to show a progress bar.
+        what: its name.
+
+    Returns:
+        name -> (H, W) int64.
+    """
     predicted = {}
-    for names, maps, labels in map_batches(
-        maps_of, samples, batch_size=batch_size, what=what, shown=shown
-    ):
-        predicted.update(zip(names, rule.masks(maps, labels), strict=True))
+    for batch in map_batches(maps_of, samples, batch_size=batch_size, what=what, shown=shown):
+        predicted.update(zip(batch.names, batch.masks(rule, refine), strict=True))
     return predicted
 
 
@@ -106,6 +152,7 @@ def sweep_background(
     target: Mapping[str, Tensor],
     *,
     rules: Sequence[BackgroundRule] = CONSTANTS + POWERS,
+    refine: Refine | None = None,
     scored: Sequence[int] | None = None,
     batch_size: int = 16,
     shown: bool = True,
@@ -118,6 +165,8 @@ def sweep_background(
         samples: pictures of the validation split.
         target: name -> (H, W) int64 ground truth.
         rules: what to try.
+        refine: what happens to the scores after the rule, see `predict_masks`; it runs once a
+            picture and rule, so try fewer rules.
         scored: mask values beside 0 that count; None for all classes.
         batch_size: pictures of equal size that go through together.
         shown: whether to show a progress bar.
@@ -129,17 +178,17 @@ def sweep_background(
     if len(samples) == 0:
         raise ValueError("samples is empty, expected at least one picture of a validation split")
     matrices: list[ConfusionMatrix] = []
-    for names, maps, labels in map_batches(
-        maps_of, samples, batch_size=batch_size, what=what, shown=shown
-    ):
-        truth = torch.stack([target[name] for name in names])
-        if scored is not None:
-            counted = torch.isin(truth, torch.tensor([0, *scored]))
-            truth = truth.masked_fill(~counted, IGNORE_INDEX)
+    for batch in map_batches(maps_of, samples, batch_size=batch_size, what=what, shown=shown):
         if not matrices:
-            matrices = [ConfusionMatrix(1 + labels.shape[1]) for _ in rules]
-        for matrix, rule in zip(matrices, rules, strict=True):
-            matrix.update(rule.masks(maps, labels), truth)
+            matrices = [ConfusionMatrix(1 + batch.labels.shape[1]) for _ in rules]
+        # all rules of one picture before the next: a CRF builds its lattice once a picture
+        for part in [batch] if refine is None else batch.one_by_one():
+            truth = torch.stack([target[name] for name in part.names])
+            if scored is not None:
+                counted = torch.isin(truth, torch.tensor([0, *scored]))
+                truth = truth.masked_fill(~counted, IGNORE_INDEX)
+            for matrix, rule in zip(matrices, rules, strict=True):
+                matrix.update(part.masks(rule, refine), truth)
     values = slice(None) if scored is None else [0, *scored]
     means = [float(matrix.iou()[values].nanmean()) for matrix in matrices]
     return dict(zip(rules, means, strict=True))

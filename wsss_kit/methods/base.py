@@ -31,6 +31,8 @@ class CAMMethod(ABC):
     argument that is None takes the preset's value.
     """
 
+    preset: str = "reference"
+
     @abstractmethod
     def fit(self, samples: Sequence[Sample], **training: Any) -> CAMMethod:
         """Learn from pictures and image-level labels; returns itself."""

@@ -1,0 +1,47 @@
+"""The training command's last step: how many layers the affinity is made of, chosen on val."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wsss_kit.clip import load_clip
+from wsss_kit.commands import train
+from wsss_kit.files import load_model, save_model
+from wsss_kit.paperworld.tiny_clip import TINY_CLIP
+
+
+@pytest.fixture
+def tower(tmp_path):
+    """The shipped tiny CLIP without what its card says of attention."""
+    tensors, card = load_model(TINY_CLIP)
+    del card["attention"]
+    return save_model(tmp_path / "tower", tensors, card)
+
+
+def test_the_best_number_of_layers_goes_into_the_card(tower, monkeypatch):
+    monkeypatch.setattr(train, "score_attention_layers", lambda *_, **__: {1: 0.5, 2: 0.6, 4: 0.6})
+    before, old = load_model(tower)
+    assert train.write_attention_layers(tower, n_images=7) == tower
+    after, card = load_model(tower)
+    assert card["attention"]["layers"] == 2
+    assert card["attention"]["mean_iou"] == {"1": 0.5, "2": 0.6, "4": 0.6}
+    assert "val, 7 pictures" in card["attention"]["chosen_on"]
+    assert {k: v for k, v in card.items() if k != "attention"} == old
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert load_clip("paper", weights=tower, device="cpu").attention_layers == 2
+
+
+def test_every_number_of_layers_is_scored(tower):
+    clip = load_clip("paper", weights=tower, device="cpu")
+    scores = train.score_attention_layers(clip, n_images=2, shown=False)
+    assert list(scores) == [1, 2, 3, 4]
+    assert all(0 < value < 1 for value in scores.values())
+    assert len({round(value, 6) for value in scores.values()}) > 1
+
+
+@pytest.mark.slow
+def test_the_shipped_card_repeats():
+    card = load_model(TINY_CLIP)[1]["attention"]
+    scores = train.score_attention_layers(load_clip("paper", device="cpu"), shown=False)
+    assert {str(n): pytest.approx(v, abs=0.005) for n, v in scores.items()} == card["mean_iou"]

@@ -1,0 +1,99 @@
+"""Training what the package ships: the tiny CLIP and the paper trunk, again from their seed."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.evaluation import CRF_RULES, sweep_background
+from wsss_kit.files import load_model, save_model
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.paperworld.pretrain import Pretraining
+from wsss_kit.paperworld.trunk import train_trunk
+from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import clip_es_crf, clip_es_maps
+from wsss_kit.training import progress
+
+
+def train_paper_clip(
+    out: str | Path,
+    *,
+    steps: int = 8000,
+    fall: float = 0.2,
+    seed: int = 0,
+    workers: int = 1,
+    device: str = "cpu",
+) -> Path:
+    """Train the tiny CLIP, resumably, and choose over which layers its attention is averaged.
+
+    Args:
+        out: folder of checkpoints, log, weights and card.
+        steps: of 128 pictures.
+        fall: last share of the steps, over which the learning rate falls.
+        seed: of weights and world.
+        workers: processes that draw pictures.
+        device: where to train.
+
+    Returns:
+        The path of the weights.
+    """
+    run = Pretraining(out, steps=steps, fall=fall, seed=seed, workers=workers, device=device)
+    path = run.run(progress=partial(progress, what="paper-clip")).export(Path(out) / "tiny_clip")
+    return write_attention_layers(path)
+
+
+def train_paper_trunk(
+    out: str | Path, *, steps: int = 800, seed: int = 0, workers: int = 1
+) -> Path:
+    """Train the paper trunk on the tiny CLIP's patches; returns the path of the weights."""
+    bar = partial(progress, what="paper-trunk")
+    return train_trunk(
+        Path(out) / "paper_trunk", steps=steps, seed=seed, workers=workers, progress=bar
+    )
+
+
+def score_attention_layers(
+    clip: FrozenCLIP, *, n_images: int = 100, shown: bool = True
+) -> dict[int, float]:
+    """CLIP-ES with the dense CRF on PaperWorld's ``val``, by the layers its affinity is made of.
+
+    Args:
+        clip: a tiny CLIP.
+        n_images: pictures of ``val``.
+        shown: whether to show progress bars.
+
+    Returns:
+        Number of last layers -> mIoU in [0, 1] under the best of ``CRF_RULES``.
+    """
+    val = PaperWorld(n_images, split="val")
+    scores = {}
+    for n_layers in range(1, 1 + len(clip.blocks)):
+        method = CLIPES(clip, prompts=Prompts.paper(), n_layers=n_layers).fit()
+        swept = sweep_background(
+            partial(clip_es_maps, method=method),
+            val,
+            val.masks,
+            rules=CRF_RULES,
+            refine=partial(clip_es_crf, method=method),
+            shown=shown,
+            what=f"attention of the last {n_layers}",
+        )
+        scores[n_layers] = max(swept.values())
+    return scores
+
+
+def write_attention_layers(path: str | Path, *, n_images: int = 100, shown: bool = True) -> Path:
+    """Measure `score_attention_layers` for a saved tiny CLIP and put the best into its card."""
+    scores = score_attention_layers(
+        load_clip("paper", weights=path, device="cpu"), n_images=n_images, shown=shown
+    )
+    tensors, card = load_model(path)
+    card["attention"] = {
+        "layers": max(scores, key=lambda n_layers: scores[n_layers]),
+        "chosen_on": f"PaperWorld seed 0, val, {n_images} pictures: CLIP-ES (reference), dense "
+        "CRF, the best background rule of each",
+        "mean_iou": {str(n): round(value, 3) for n, value in scores.items()},
+    }
+    return save_model(path, tensors, card)
