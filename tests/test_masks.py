@@ -109,3 +109,9 @@ def test_background_errors(cams, options, message):
 def test_mask_errors(scores, labels, message):
     with pytest.raises(ValueError, match=message):
         scores_to_masks(scores, labels)
+
+
+@pytest.mark.parametrize("confidence", [-0.1, 95, float("nan")])
+def test_a_confidence_is_a_probability(confidence):
+    with pytest.raises(ValueError, match=r"min_confidence is .*expected a probability from 0 to 1"):
+        scores_to_masks(torch.ones(1, 2, 2, 2), torch.ones(1, 1), min_confidence=confidence)

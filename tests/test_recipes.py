@@ -145,8 +145,9 @@ def test_clip_es_masks(given, power, confidence, preset):
     """Background and the classes present, picture by picture; below the confidence 255."""
     method, images, labels = given
     method.preset = preset
-    maps = clip_es_maps(images, labels, method=method)
-    found = clip_es_masks(images, labels, method=method, power=power, min_confidence=confidence)
+    maps = clip_es_maps(images, labels, method=method, box_threshold=0.7)
+    options = {"box_threshold": 0.7, "power": power, "min_confidence": confidence}
+    found = clip_es_masks(images, labels, method=method, **options)
     for b, row in enumerate(labels):
         (present,) = np.nonzero(row.numpy())
         own = maps[b, present]

@@ -15,7 +15,7 @@ from wsss_kit.cam import (
 )
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, PAPER_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.crf import crf_of_present, dense_crf, pamr
+from wsss_kit.crf import crf_of_present, dense_crf, pamr, pamr_of_present
 from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
 from wsss_kit.evaluation import (
     BackgroundRule,
@@ -78,6 +78,7 @@ __all__ = [
     "multi_scale",
     "normalize_cams",
     "pamr",
+    "pamr_of_present",
     "predict_masks",
     "scores_to_masks",
     "softmax_grad_cam",

@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     baseline.add_argument("--threshold", type=float, default=0.25, help="constant background")
     baseline.add_argument("--scored", help="classes that count, with commas; default all")
     baseline.add_argument("--limit", type=int, help="use only the first pictures of each split")
+    baseline.add_argument("--crf", action="store_true", help="refine by the dense CRF")
     baseline.add_argument("--out", type=Path, default=Path("data/runs/baseline"))
 
     train = commands.add_parser("train", help="train what the package ships")
@@ -77,6 +78,7 @@ def _baseline(options: argparse.Namespace) -> None:
         threshold=options.threshold,
         scored=options.scored.split(",") if options.scored else None,
         limit=options.limit,
+        crf=options.crf,
         out=options.out,
     )
 

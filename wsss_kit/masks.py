@@ -99,8 +99,8 @@ def scores_to_masks(
         (B, H, W) int64, values 0 to C and, with ``min_confidence``, 255.
 
     Raises:
-        ValueError: if the shapes do not fit, ``labels`` holds anything but 0 and 1, or ``scores``
-            holds NaN.
+        ValueError: if the shapes do not fit, ``labels`` holds anything but 0 and 1, ``scores``
+            holds NaN, or ``min_confidence`` is no probability.
 
     Example:
         The second class is absent, so its score of 0.9 counts for nothing:
@@ -112,6 +112,11 @@ def scores_to_masks(
         255
     """
     _check_scores(scores, labels)
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise ValueError(
+            f"min_confidence is {min_confidence}, expected a probability from 0 to 1, or None to "
+            "keep every pixel"
+        )
     present = labels.detach().to(scores.device) > 0  # (B, C)
     allowed = torch.cat([torch.ones_like(present[:, :1]), present], 1)  # (B, K)
     competing = torch.where(allowed[:, :, None, None], scores.detach(), -math.inf)

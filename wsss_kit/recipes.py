@@ -91,6 +91,7 @@ def clip_es_masks(
     labels: Tensor,
     *,
     method: CAMMethod,
+    box_threshold: float = 0.4,
     power: float = 1.0,
     min_confidence: float | None = 0.95,
 ) -> Tensor:
@@ -103,13 +104,14 @@ def clip_es_masks(
         images: (B, 3, H, W) RGB in [0, 1].
         labels: (B, C).
         method: a fitted `CLIPES`.
+        box_threshold: 0.4 for VOC, 0.7 for COCO.
         power: of the background rule (1 - max)^power.
         min_confidence: in [0, 1]; None keeps every pixel.
 
     Returns:
         (B, H, W) int64.
     """
-    cams = clip_es_maps(images, labels, method=method)  # (B, C, H, W)
+    cams = clip_es_maps(images, labels, method=method, box_threshold=box_threshold)
     scores = add_background(cams, power=power)  # (B, 1 + C, H, W)
     scores = clip_es_crf(scores, images, labels, method=method)  # (B, 1 + C, H, W)
     return scores_to_masks(scores, labels, min_confidence=min_confidence)  # (B, H, W)

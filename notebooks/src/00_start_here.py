@@ -283,6 +283,7 @@ for value in (0, int(sample.labels.argmax()) + 1):
 # | what do image-level labels tell, and what not? | `01_image_level_labels` |
 # | where does a CAM come from, and why does it miss? | `02_class_activation_maps` |
 # | why background words and a softmax? | `05_clip_es_softmax_grad_cam` |
+# | how do blobs become outlines? | `07_background_and_crf` |
 # | what is wrong with *my* masks? | `09_iou_analysis` |
 #
 # **Further reading.** B. Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: CAM is its Eq. 2. Y. Lin et al., *CLIP is Also an Efficient Segmenter*, CVPR 2023 (CLIP-ES): softmax Grad-CAM is Eq. 4 to 6. Y.-T. Chang et al., *Weakly-Supervised Semantic Segmentation via Sub-category Exploration*, CVPR 2020 (SC-CAM). J. Xie et al., *CLIMS: Cross Language Image Matching for Weakly Supervised Semantic Segmentation*, CVPR 2022.

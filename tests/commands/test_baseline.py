@@ -12,6 +12,7 @@ from torch import nn
 
 from wsss_kit import CAM, BackgroundRule, PaperWorld, cam_maps, predict_masks
 from wsss_kit.commands.baseline import load_function, predict_all, run_baseline, train_heads
+from wsss_kit.crf import crf_of_present
 
 
 class Colours(nn.Module):
@@ -52,16 +53,37 @@ def test_a_folder_of_pictures_from_labels_to_a_table(folder, tmp_path, capsys):
     assert min(r.mean_iou for r in reports) > 0.5  # squares of one colour are easy
 
 
-def test_heads_in_one_pass_equal_each_head_alone():
+@pytest.mark.parametrize("crf", [False, True])
+def test_heads_in_one_pass_equal_each_head_alone(crf):
     world = PaperWorld(6, split="train")
     cams = train_heads(Colours(), world, (0, 1))
     rule = BackgroundRule(threshold=0.3)
-    together = predict_all(cams, world, rule)
+    together = predict_all(cams, world, rule, crf=crf)
     for cam, masks in zip(cams, together, strict=True):
         alone = predict_masks(
-            lambda images, labels, cam=cam: cam_maps(images, labels, method=cam), world, rule
+            lambda images, labels, cam=cam: cam_maps(images, labels, method=cam),
+            world,
+            rule,
+            refine=crf_of_present if crf else None,
         )
         assert all(torch.equal(alone[name], masks[name]) for name in alone)
+
+
+def test_a_picture_without_labels_is_background():
+    world = PaperWorld(3, split="train")
+    cams = train_heads(Colours(), world, (0,))
+    bare = world[0]._replace(labels=torch.zeros(8))
+    (masks,) = predict_all(cams, [bare], BackgroundRule(threshold=0.3), crf=True)
+    assert torch.equal(masks[bare.name], torch.zeros(96, 96, dtype=torch.long))
+
+
+def test_the_crf_is_in_the_protocol_and_in_the_masks(folder, tmp_path):
+    plain, refined = (
+        run_baseline("folder", folder, backbone=Colours(), seeds=(0,), crf=crf, out=tmp_path)[0]
+        for crf in (False, True)
+    )
+    assert (plain.protocol.refinement, refined.protocol.refinement) == ("none", "dense CRF")
+    assert not (plain.matrix == refined.matrix).all()
 
 
 def test_a_backbone_from_a_file(tmp_path):

@@ -22,9 +22,10 @@ def demo(tmp_path_factory):
 def test_the_demo_writes_a_page_that_needs_nothing_beside_itself(demo):
     folder, reports = demo
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert list(reports) == ["CAM", "CLIP-ES"]
+    assert list(reports) == ["CAM, no CRF", "CAM", "CLIP-ES, no CRF", "CLIP-ES"]
     for name, report in reports.items():
         assert name in page and f"{100 * report.mean_iou:.1f} [" in page
+        assert ("dense CRF" in str(report.protocol)) == ("no CRF" not in name)
         assert "8 images" in str(report.protocol) and "chosen on 6 val" in str(report.protocol)
     pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', page)
     assert len(pictures) == 5 and all(len(alt) > 20 for alt in pictures)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wsss_kit.cam import upsample
-from wsss_kit.crf import crf_of_present, dense, dense_crf, permutohedral, reference_crf_images
+from wsss_kit.crf import dense, dense_crf, permutohedral, reference_crf_images
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SETTINGS = {
@@ -33,7 +33,7 @@ SETTINGS = {
 @pytest.fixture(autouse=True)
 def fresh_lattices():
     dense._spatial_lattice.cache_clear()
-    dense._lattice_of_levels.cache_clear()
+    dense._bilateral_lattice.cache_clear()
 
 
 def draw_scene(generator):
@@ -181,6 +181,16 @@ def test_probabilities_and_batches(scene):
     torch.testing.assert_close(swapped, probs[:, [2, 0, 1]], atol=1e-5, rtol=0)
 
 
+def test_scores_of_one_picture_go_together_and_come_back_as_alone(scene):
+    scores, images = scene
+    mixed = torch.cat([scores, scores.flip(1), scores.flip(2)])[[0, 2, 4, 1, 3, 0]]
+    pictures = images[[0, 0, 0, 1, 1, 0]]
+    together = dense_crf(mixed, pictures)
+    for b in range(6):
+        alone = dense_crf(mixed[b][None], pictures[b][None])[0]
+        torch.testing.assert_close(together[b], alone, atol=1e-6, rtol=0)
+
+
 def test_inputs_are_left_alone_and_gradients_stop(scene):
     scores, images = scene
     before = scores.clone(), images.clone()
@@ -285,25 +295,6 @@ def test_scores_and_images_that_are_refused(scores, images, reason):
 def test_parameters_that_are_refused(options, reason):
     with pytest.raises(ValueError, match=reason):
         dense_crf(*GOOD, **options)
-
-
-# -- the classes present --------------------------------------------------------------------
-
-
-def test_only_background_and_the_classes_present_compete(scene):
-    scores, images = scene
-    labels = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
-    probs = crf_of_present(scores, images, labels, iterations=3)
-    expected = dense_crf(scores[:1, [0, 2]], images[:1], iterations=3)
-    assert torch.equal(probs[0, [0, 2]], expected[0])
-    assert (probs[0, 1] == 0).all()
-    assert (probs[1, 0] == 1).all()
-    assert (probs[1, 1:] == 0).all()
-
-
-def test_labels_of_another_width_are_refused(scene):
-    with pytest.raises(ValueError, match=r"labels has shape \(2, 3\) but scores .* needs \(2, 2\)"):
-        crf_of_present(*scene, torch.ones(2, 3))
 
 
 # -- the released code's pictures -----------------------------------------------------------

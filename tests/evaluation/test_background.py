@@ -90,7 +90,7 @@ def test_masks_of_all_samples(data):
 
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_refined_scores_are_swept_picture_by_picture(data, batch_size):
-    """A CRF builds its lattice once a picture, so all rules of one come before the next."""
+    """All rules of a picture come at once, so that a CRF builds its lattice once a picture."""
     samples, target, maps_of = data
     samples = samples[:1] + [s._replace(name=f"{s.name} again") for s in samples[:1]] + samples[1:]
     target = {**target, "picture 0 again": target["picture 0"].flip(0)}
@@ -98,13 +98,12 @@ def test_refined_scores_are_swept_picture_by_picture(data, batch_size):
 
     def refine(scores, images, labels):
         assert len(scores) == len(images) == len(labels)
-        seen.extend(image.mean().item() for image in images)
+        seen.append([image.mean().item() for image in images])
         return scores.flip(-1)
 
     options = {"rules": RULES, "refine": refine, "batch_size": batch_size, "shown": False}
     swept = sweep_background(maps_of, samples, target, **options)
-    places = [s.image.mean().item() for s in samples]
-    assert seen == [place for place in places for _ in RULES]
+    assert seen == [[s.image.mean().item()] * len(RULES) for s in samples]
     for rule, found in swept.items():
         predicted = predict_masks(maps_of, samples, rule, refine=refine, shown=False)
         plain = predict_masks(maps_of, samples, rule, shown=False)

@@ -17,10 +17,12 @@ from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams, ups
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import pool_features
+from wsss_kit.crf import dense_crf
 from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
 from wsss_kit.evaluation import Protocol, Report, evaluate
 from wsss_kit.evaluation.background import BackgroundRule
 from wsss_kit.files import save_model, write_whole
+from wsss_kit.masks import scores_to_masks
 from wsss_kit.methods.cam import CAM
 from wsss_kit.training import progress
 
@@ -77,9 +79,15 @@ def train_heads(
 
 @torch.no_grad()
 def predict_all(
-    cams: Sequence[CAM], samples: Sequence[Sample], rule: BackgroundRule
+    cams: Sequence[CAM], samples: Sequence[Sample], rule: BackgroundRule, *, crf: bool = False
 ) -> list[dict[str, Tensor]]:
     """Masks of every CAM in one pass over the pictures: the trunk runs once for all heads.
+
+    Args:
+        cams: fitted on one trunk.
+        samples: the pictures.
+        rule: puts a background before the maps.
+        crf: whether scores go through `dense_crf` with its defaults.
 
     Returns:
         One mapping a CAM: name -> (H, W) int64.
@@ -88,6 +96,10 @@ def predict_all(
     predicted: list[dict[str, Tensor]] = [{} for _ in cams]
     for sample in progress(samples, what="masks on val"):
         present = sample.labels > 0
+        if not present.any():
+            for masks in predicted:
+                masks[sample.name] = torch.zeros(sample.image.shape[-2:], dtype=torch.long)
+            continue
         rows = heads[present.repeat(len(cams))]  # absent classes need no map
         maps = multi_scale(
             lambda view, rows=rows: class_activation_maps(trunk(view), rows),
@@ -96,9 +108,12 @@ def predict_all(
             flip=True,
         ).cpu()
         maps = upsample(normalize_cams(maps), sample.image.shape[-2:])[0]  # (S * C', H, W)
-        for masks, own in zip(predicted, maps.chunk(len(cams)), strict=True):
-            mask = rule.masks(own[None], torch.ones(1, len(own)))[0]
-            values = torch.cat([torch.zeros(1, dtype=torch.long), present.nonzero()[:, 0] + 1])
+        scores = rule.scores(maps.unflatten(0, (len(cams), -1)))  # (S, 1 + C', H, W)
+        if crf:
+            scores = dense_crf(scores, sample.image.expand(len(cams), -1, -1, -1))
+        values = torch.cat([torch.zeros(1, dtype=torch.long), present.nonzero()[:, 0] + 1])
+        found = scores_to_masks(scores, torch.ones(len(cams), len(values) - 1))  # (S, H, W)
+        for masks, mask in zip(predicted, found, strict=True):
             masks[sample.name] = values[mask]
     return predicted
 
@@ -113,6 +128,7 @@ def run_baseline(
     threshold: float = 0.25,
     scored: Sequence[str] | None = None,
     limit: int | None = None,
+    crf: bool = False,
     out: str | Path = "data/runs/baseline",
 ) -> list[Report]:
     """Train on ``train``, score on ``val``, print the table, write figures and heads.
@@ -126,6 +142,7 @@ def run_baseline(
         threshold: constant background score, fixed beforehand.
         scored: classes that count beside background; None for all.
         limit: use only the first pictures of each split.
+        crf: whether scores go through the dense CRF.
         out: folder for heads, figures and ``table.txt``.
 
     Returns:
@@ -145,11 +162,11 @@ def run_baseline(
         "val",
         resolution="original",
         background=f"{rule}, fixed beforehand",
-        refinement="none",
+        refinement="dense CRF" if crf else "none",
         preset=f"frozen trunk, linear head, scales {SCALES} with flip",
     )
     truth = {sample.name: target[sample.name] for sample in val}
-    predicted = predict_all(cams, val, rule)
+    predicted = predict_all(cams, val, rule, crf=crf)
     reports = [
         evaluate(masks, truth, classes=val.classes, protocol=protocol, scored=scored)
         for masks in predicted

@@ -7,9 +7,9 @@ NeurIPS 2011. What makes it fast is the filter, see `permutohedral`.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from itertools import groupby
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,54 +92,25 @@ def dense_crf(
         raise ValueError(f"unary is {unary!r}, expected 'soft' or 'hard'")
     B, K, H, W = scores.shape
     device = scores.device if scores.is_cuda else torch.device("cpu")
+    spatial = None
+    if spatial_weight:
+        spatial = _spatial_lattice(H, W, float(spatial_std), device)
+    levels = [picture.cpu().numpy().tobytes() for picture in _levels(images)]
     refined = torch.empty(B, K, H, W, device=device)
-    for b in range(B):
-        kernels = []
-        if spatial_weight:
-            kernels.append((spatial_weight, _spatial_lattice(H, W, float(spatial_std), device)))
+    # scores of the same picture, one after the other, go through its lattice together
+    for picture, group in groupby(range(B), key=levels.__getitem__):
+        kernels = [] if spatial is None else [(spatial_weight, spatial)]
         if bilateral_weight:
-            lattice = _bilateral_lattice(images[b], bilateral_xy_std, bilateral_rgb_std, device)
+            lattice = _bilateral_lattice(
+                picture, (H, W), float(bilateral_xy_std), float(bilateral_rgb_std), device
+            )
             kernels.append((bilateral_weight, lattice))
-        logits = _log_unary(scores[b].to(device), unary).flatten(1).T.contiguous()  # (H * W, K)
-        refined[b] = _mean_field(logits, kernels, int(iterations)).T.view(K, H, W)
+        rows = list(group)
+        logits = _log_unary(scores[rows].to(device), unary)  # (G, K, H, W)
+        logits = logits.flatten(2).permute(2, 0, 1).contiguous()  # (H * W, G, K)
+        probs = _mean_field(logits, kernels, int(iterations))
+        refined[rows] = probs.permute(1, 2, 0).view(-1, K, H, W)
     return refined.to(scores.device)
-
-
-def crf_of_present(scores: Tensor, images: Tensor, labels: Tensor, **parameters: Any) -> Tensor:
-    """The dense CRF of every picture over background and the classes present in it.
-
-    Args:
-        scores: (B, K, H, W) in [0, 1] with K = 1 + C, background first, from `add_background`.
-        images: (B, 3, H, W) RGB in [0, 1].
-        labels: (B, C) of 0 and 1.
-        **parameters: of `dense_crf`.
-
-    Returns:
-        (B, K, H, W) float32, sums to 1 over K; zero for absent classes.
-
-    Raises:
-        ValueError: as `dense_crf`, and if the labels do not fit the scores.
-
-    Example:
-        The second class is absent, so background and the first share everything:
-
-        >>> scores = torch.full((1, 3, 2, 2), 0.5)
-        >>> probs = crf_of_present(scores, torch.zeros(1, 3, 2, 2), torch.tensor([[1.0, 0.0]]))
-        >>> probs[0, :, 0, 0].tolist()
-        [0.5, 0.5, 0.0]
-    """
-    check_scores_and_images(scores, images)
-    B, K = scores.shape[:2]
-    if labels.shape != (B, K - 1):
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)} but scores {tuple(scores.shape)} needs "
-            f"({B}, {K - 1}): one column a class, background not among them"
-        )
-    refined = torch.zeros(scores.shape, device=scores.device)
-    for b, present in enumerate(labels.to(scores.device) > 0):
-        kept = torch.cat([present.new_ones(1), present])  # (K,)
-        refined[b, kept] = dense_crf(scores[b, kept][None], images[b][None], **parameters)[0]
-    return refined
 
 
 def reference_crf_images(images: Tensor) -> Tensor:
@@ -170,30 +141,29 @@ def _levels(images: Tensor) -> Tensor:
 
 
 def _log_unary(scores: Tensor, unary: str) -> Tensor:
-    """(K, H, W) scores to log probabilities, the negative unary term."""
+    """(G, K, H, W) scores to log probabilities, the negative unary term."""
     if unary == "soft":
         return scores.float().clamp(SMALLEST_SCORE, 1).log()
-    K = len(scores)
-    rest = (1 - LABEL_PROBABILITY) / max(K - 1, 1)
+    rest = (1 - LABEL_PROBABILITY) / max(scores.shape[1] - 1, 1)
     probs = torch.full(scores.shape, rest, device=scores.device)
-    return probs.scatter_(0, scores.argmax(0, keepdim=True), LABEL_PROBABILITY).log()
+    return probs.scatter_(1, scores.argmax(1, keepdim=True), LABEL_PROBABILITY).log()
 
 
 def _mean_field(logits: Tensor, kernels: list[tuple[float, Lattice]], iterations: int) -> Tensor:
-    """(N, K) log unary to (N, K) marginals."""
+    """Log unary to marginals: (N, G, K) -> the same, G scores of one picture."""
     probs = _softmax(logits)
     for _ in range(iterations):
         pulled = logits.clone()
         for weight, lattice in kernels:
-            pulled.add_(lattice @ probs, alpha=weight)
+            pulled.add_((lattice @ probs.flatten(1)).view_as(probs), alpha=weight)
         probs = _softmax(pulled)
     return probs
 
 
 def _softmax(logits: Tensor) -> Tensor:
     # torch.softmax over a last axis this short takes nine times as long on a CPU
-    grown = (logits - logits.amax(1, keepdim=True)).exp_()
-    return grown.div_(grown.sum(1, keepdim=True))
+    grown = (logits - logits.amax(-1, keepdim=True)).exp_()
+    return grown.div_(grown.sum(-1, keepdim=True))
 
 
 def _pixel_positions(H: int, W: int, std: float, device: torch.device) -> Tensor:
@@ -209,19 +179,11 @@ def _spatial_lattice(H: int, W: int, std: float, device: torch.device) -> Lattic
     return Lattice(_pixel_positions(H, W, std, device))
 
 
-def _bilateral_lattice(
-    image: Tensor, xy_std: float, rgb_std: float, device: torch.device
-) -> Lattice:
-    levels = np.ascontiguousarray(_levels(image).cpu().numpy())  # (3, H, W)
-    return _lattice_of_levels(
-        levels.tobytes(), levels.shape[1:], float(xy_std), float(rgb_std), device
-    )
-
-
 @lru_cache(maxsize=2)  # the picture at hand: background rules, prompts and sliders come back to it
-def _lattice_of_levels(
+def _bilateral_lattice(
     levels: bytes, size: tuple[int, int], xy_std: float, rgb_std: float, device: torch.device
 ) -> Lattice:
+    """The lattice of a picture, given as the bytes of its (3, H, W) levels."""
     colours = torch.frombuffer(bytearray(levels), dtype=torch.uint8).view(3, -1).to(device)
     positions = _pixel_positions(*size, xy_std, device)
     return Lattice(torch.cat([positions, colours / rgb_std]))  # (5, H * W)

@@ -64,20 +64,26 @@ def pamr(
     probs = torch.where(total > 0, scores / total.clamp_min(1e-12), 1 / K)
     affinity = _affinity(images.to(probs), steps)  # (B, 8 * len(steps), H, W)
     for _ in range(int(iterations)):
-        shifted = zip(_neighbours(probs, steps), affinity.split(1, 1), strict=True)
-        probs = sum(neighbour * weight for neighbour, weight in shifted)
+        mean = torch.zeros_like(probs)
+        for neighbour, weight in zip(_neighbours(probs, steps), affinity.split(1, 1), strict=True):
+            mean.addcmul_(neighbour, weight)
+        probs = mean
     return probs
 
 
 def _affinity(images: Tensor, dilations: Sequence[int]) -> Tensor:
     """Weights of the neighbours, sum 1: (B, 8 * len(dilations), H, W)."""
-    around = torch.stack(list(_neighbours(images, dilations)), 2)  # (B, 3, 8L, H, W)
-    # the pixel itself counts once for every dilation
-    themselves = images.unsqueeze(2).expand(-1, -1, len(dilations), -1, -1)
-    spread = torch.cat([around, themselves], 2).var(2, keepdim=True)
-    deviation = spread.clamp_min(1e-12).sqrt()  # where all is flat, a finite slope
-    distance = (around - images.unsqueeze(2)).abs() / (SHARPNESS * deviation + 1e-8)
-    return (-distance.mean(1)).softmax(1)
+    L = len(dilations)  # the pixel itself counts once for every dilation
+    mean = (sum(_neighbours(images, dilations)) + L * images) / (9 * L)
+    squares = sum((near - mean) ** 2 for near in _neighbours(images, dilations))
+    variance = (squares + L * (images - mean) ** 2) / (9 * L - 1)
+    deviation = variance.clamp_min(1e-12).sqrt()  # where all is flat, a finite slope
+    scale = 1 / (SHARPNESS * deviation + 1e-8)  # (B, 3, H, W)
+    distances = [
+        ((near - images).abs() * scale).mean(1, keepdim=True)
+        for near in _neighbours(images, dilations)
+    ]
+    return (-torch.cat(distances, 1)).softmax(1)
 
 
 def _neighbours(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:

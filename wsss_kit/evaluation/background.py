@@ -88,11 +88,6 @@ class MapBatch(NamedTuple):
             scores = refine(scores, self.images, self.labels)
         return scores_to_masks(scores, self.labels)
 
-    def one_by_one(self) -> Iterator[MapBatch]:
-        """The pictures as batches of one."""
-        for b, name in enumerate(self.names):
-            yield MapBatch([name], *(values[b][None] for values in self[1:]))
-
 
 def map_batches(
     maps_of: MapsOf, samples: Sequence[Sample], *, batch_size: int, what: str, shown: bool
@@ -165,8 +160,8 @@ def sweep_background(
         samples: pictures of the validation split.
         target: name -> (H, W) int64 ground truth.
         rules: what to try.
-        refine: what happens to the scores after the rule, see `predict_masks`; it runs once a
-            picture and rule, so try fewer rules.
+        refine: what happens to the scores after the rule, see `predict_masks`. All rules of one
+            picture go through it as one batch; ``CRF_RULES`` are few enough for a CRF.
         scored: mask values beside 0 that count; None for all classes.
         batch_size: pictures of equal size that go through together.
         shown: whether to show a progress bar.
@@ -179,19 +174,34 @@ def sweep_background(
         raise ValueError("samples is empty, expected at least one picture of a validation split")
     matrices: list[ConfusionMatrix] = []
     for batch in map_batches(maps_of, samples, batch_size=batch_size, what=what, shown=shown):
+        truth = torch.stack([target[name] for name in batch.names])
+        if scored is not None:
+            counted = torch.isin(truth, torch.tensor([0, *scored]))
+            truth = truth.masked_fill(~counted, IGNORE_INDEX)
         if not matrices:
             matrices = [ConfusionMatrix(1 + batch.labels.shape[1]) for _ in rules]
-        # all rules of one picture before the next: a CRF builds its lattice once a picture
-        for part in [batch] if refine is None else batch.one_by_one():
-            truth = torch.stack([target[name] for name in part.names])
-            if scored is not None:
-                counted = torch.isin(truth, torch.tensor([0, *scored]))
-                truth = truth.masked_fill(~counted, IGNORE_INDEX)
+        if refine is None:
             for matrix, rule in zip(matrices, rules, strict=True):
-                matrix.update(part.masks(rule, refine), truth)
+                matrix.update(batch.masks(rule), truth)
+            continue
+        for b in range(len(batch.names)):
+            masks = _masks_by_all_rules(batch, b, rules, refine)
+            for matrix, mask in zip(matrices, masks, strict=True):
+                matrix.update(mask, truth[b])
     values = slice(None) if scored is None else [0, *scored]
     means = [float(matrix.iou()[values].nanmean()) for matrix in matrices]
     return dict(zip(rules, means, strict=True))
+
+
+def _masks_by_all_rules(
+    batch: MapBatch, b: int, rules: Sequence[BackgroundRule], refine: Refine
+) -> Tensor:
+    """Refined masks of one picture, (rules, H, W): a CRF sees all its scores at once."""
+    scores = torch.cat([rule.scores(batch.maps[b][None]) for rule in rules])  # (R, 1 + C, H, W)
+    images, labels = (
+        values[b].expand(len(rules), *values.shape[1:]) for values in (batch.images, batch.labels)
+    )
+    return scores_to_masks(refine(scores, images, labels), labels)
 
 
 def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:

@@ -1,4 +1,4 @@
-"""Figures: pictures, maps over pictures, masks side by side, IoU as bars.
+"""Figures: pictures, maps over pictures, masks side by side, IoU as bars, curves.
 
 Every function returns a matplotlib ``Figure`` with alt text; end a notebook cell with it, or
 write it with ``save_figure``. Matplotlib is loaded on first use. Maps are viridis, bars cividis
@@ -7,6 +7,7 @@ with hatches, masks outlined: no figure speaks through colour alone.
 
 from wsss_kit.plot.bars import iou_bars
 from wsss_kit.plot.canvas import alt_text, class_colours, new_figure, save_figure
+from wsss_kit.plot.curves import show_curves
 from wsss_kit.plot.figures import overlay, show_cams, show_masks, show_samples
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "overlay",
     "save_figure",
     "show_cams",
+    "show_curves",
     "show_masks",
     "show_samples",
 ]
