@@ -100,8 +100,9 @@ def test_a_backbone_from_a_file(tmp_path):
 
 @pytest.mark.real_data
 @pytest.mark.slow
-def test_plain_cam_on_real_photographs(voc_root, tmp_path):
-    """47.0 mIoU on the sample's 149 val pictures, mean of three seeds, background 0.25."""
+@pytest.mark.parametrize(("crf", "least"), [(False, 0.47), (True, 0.525)])
+def test_plain_cam_on_real_photographs(voc_root, tmp_path, crf, least):
+    """The sample's 149 val pictures, mean of three seeds, background 0.25: measured 47.3, 52.9."""
     trunk = Path(voc_root).parent / "mobilenet_v2_imagenet" / "backbone.py"
     if not trunk.exists():
         pytest.skip(f"{trunk} is not there: the trunk of this measurement lies beside the sample")
@@ -110,10 +111,11 @@ def test_plain_cam_on_real_photographs(voc_root, tmp_path):
         voc_root,
         backbone=f"{trunk}:load_trunk",
         scored=["cat", "cow", "dog", "horse", "person", "sheep"],
+        crf=crf,
         out=tmp_path,
     )
     assert len(reports) == 3
-    assert np.mean([r.mean_iou for r in reports]) >= 0.47
+    assert np.mean([r.mean_iou for r in reports]) >= least
 
 
 class WithBatchNorm(Colours):

@@ -19,8 +19,7 @@ from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import pool_features
 from wsss_kit.crf import dense_crf
 from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
-from wsss_kit.evaluation import Protocol, Report, evaluate
-from wsss_kit.evaluation.background import BackgroundRule
+from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
 from wsss_kit.files import save_model, write_whole
 from wsss_kit.masks import scores_to_masks
 from wsss_kit.methods.cam import CAM

@@ -157,7 +157,8 @@ def _figures(
 def _notes(cam: CAM, clip_es: CLIPES) -> Sequence[str]:
     return (
         "The examples are the first pictures of the test split, not a choice. Ground truth entered "
-        "twice: on val to choose each row's background rule, on test to score.",
+        "twice: on val to choose each row's background rule (and, when the tiny CLIP was made, how "
+        "many layers CLIP-ES's affinity is made of), on test to score.",
         "The dense CRF knows the scores and the picture's colours, nothing else. Maps have cells "
         "of 4 pixels (CAM) or 8 (CLIP-ES); the CRF gives masks the edges of the picture. Cut paper "
         "has plain colours and sharp edges, so it gains far more here than on photographs, where "
