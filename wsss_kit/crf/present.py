@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wsss_kit.crf.checks import check_scores_and_images
 from wsss_kit.crf.dense import dense_crf
-from wsss_kit.crf.pamr import pamr
+from wsss_kit.crf.pixel_adaptive import pamr
 
 
 def crf_of_present(scores: Tensor, images: Tensor, labels: Tensor, **parameters: Any) -> Tensor:
