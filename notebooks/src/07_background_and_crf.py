@@ -115,7 +115,7 @@ apart = (table["with CRF"].iloc[0::2].values - table["with CRF"].iloc[1::2].valu
 print("power minus its constant, without CRF: 0 everywhere; with CRF:", apart.tolist())
 
 # %% [markdown]
-# Without a CRF each power scores what its constant scores: the masks are the same. So a paper that reports maps "with power 16" has chosen a threshold of 0.13 and nothing else.
+# Without a CRF each power scores what its constant scores: the masks are the same. So a paper that reports maps "with power 16" has chosen a threshold of 0.12 and nothing else.
 #
 # The CRF is where they part, because it does not ask *who wins* but *by how much*. Take a pixel on the flank of a cow where the map is 0.1. The constant 0.382 prefers background by a factor of 3.8; its power, 2, by a factor of 8.1: the neighbours have to shout twice as loud. Above the threshold it is the other way round. A map of 0.3 beats the constant 0.123 by a factor of 2.4 and its power, 16, by a factor of 90, and no neighbour talks that down. A power is the same threshold with more conviction on both sides, and the larger it is, the less is left for the CRF to decide. So choose the rule *for the step that reads it*: the best one before a CRF is not the best one without.
 #
