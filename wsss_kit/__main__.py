@@ -86,17 +86,13 @@ def _baseline(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from wsss_kit.commands.train import train_paper_clip, train_paper_trunk
 
-    common = {"seed": options.seed, "workers": options.workers}
+    given = {"seed": options.seed, "workers": options.workers}
+    if options.steps:
+        given["steps"] = options.steps
     if options.what == "paper-trunk":
-        path = train_paper_trunk(options.out, steps=options.steps or 800, **common)
+        path = train_paper_trunk(options.out, **given)
     else:
-        path = train_paper_clip(
-            options.out,
-            steps=options.steps or 8000,
-            fall=options.fall,
-            device=options.device,
-            **common,
-        )
+        path = train_paper_clip(options.out, fall=options.fall, device=options.device, **given)
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")
 
 

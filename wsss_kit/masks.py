@@ -11,9 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from wsss_kit.classes import IGNORE_INDEX
-
-RANGE_TOLERANCE = 1e-3  # how far rounding may carry a map outside [0, 1]
+from wsss_kit.classes import IGNORE_INDEX, RANGE_TOLERANCE
 
 
 def add_background(

@@ -49,7 +49,7 @@ from wsss_kit import (
 from wsss_kit.evaluation import CONSTANTS
 from wsss_kit.notebook_data import open_data, train_cam
 from wsss_kit.paperworld.words import HOME, STUFF
-from wsss_kit.plot import new_figure, show_cams
+from wsss_kit.plot import show_cams, show_curves
 
 # %%
 DATA = "paper"  # or "voc", "folder"
@@ -130,17 +130,11 @@ show_cams(list(shown), [maps_of(s.image[None], s.labels[None])[0] for s in shown
 # %%
 swept = sweep_background(maps_of, data.val, data.val_masks, rules=CONSTANTS)
 rule = best_rule(swept)
-figure = new_figure(
-    6,
-    2.8,
-    alt=f"Line of mIoU on val against the background threshold; the best is {rule}.",
+threshold = "background threshold"
+points = {r.threshold: 100 * miou for r, miou in swept.items()}
+show_curves(
+    {threshold: {"CAM": points}}, y="mIoU on val, percent", marked={threshold: rule.threshold}
 )
-ax = figure.subplots()
-ax.plot([r.threshold for r in swept], [100 * miou for miou in swept.values()], marker="o")
-ax.axvline(rule.threshold, linestyle=":", color="black")
-ax.set(xlabel="background threshold", ylabel="mIoU on val, percent")
-ax.spines[["top", "right"]].set_visible(False)
-figure
 
 # %%
 report = evaluate(

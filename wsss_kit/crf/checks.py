@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-RANGE_TOLERANCE = 1e-3  # how far rounding may carry a value outside [0, 1]
+from wsss_kit.classes import RANGE_TOLERANCE
 
 
 def check_scores_and_images(scores: Tensor, images: Tensor) -> None:

@@ -83,10 +83,10 @@ class MapBatch(NamedTuple):
 
     def masks(self, rule: BackgroundRule, refine: Refine | None = None) -> Tensor:
         """(B, H, W) int64 by a background rule, its scores refined or as they are."""
-        scores = rule.scores(self.maps)
-        if refine is not None:
-            scores = refine(scores, self.images, self.labels)
-        return scores_to_masks(scores, self.labels)
+        if refine is None:
+            return rule.masks(self.maps, self.labels)
+        refined = refine(rule.scores(self.maps), self.images, self.labels)
+        return scores_to_masks(refined, self.labels)
 
 
 def map_batches(

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
 from wsss_kit.classes import Sample
-from wsss_kit.clip import ATTENTION_LAYERS, FrozenCLIP, load_clip
+from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.files import weights_path, write_whole
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.prompts import Prompts
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "reference": {"n_layers": ATTENTION_LAYERS, "round_positions": True},
-    "clean": {"n_layers": ATTENTION_LAYERS, "round_positions": False},
+    "reference": {"round_positions": True},
+    "clean": {"round_positions": False},
 }
 """Reference: the released code rounds the resized position embedding to half precision, even where
 the rest runs in full precision; ``clean`` does not. The recipes look at the preset as well: the
@@ -38,7 +38,7 @@ class CLIPES(CAMMethod):
         clip: the model; it is neither moved nor changed.
         prompts: classes, backgrounds and how they are said.
         n_layers: over how many of the last layers attention is averaged, clamped to the model's
-            depth. None takes what the model's card says (the tiny CLIP's does) or the preset's 8.
+            depth. None takes what the model's card says (the tiny CLIP's does) or the published 8.
         preset: ``"reference"`` or ``"clean"``.
 
     Example:
@@ -91,9 +91,8 @@ class CLIPES(CAMMethod):
         if not hasattr(self, "class_features_"):
             raise RuntimeError("the phrases are not encoded yet; call fit() first")
         check_batch(images, labels, len(self.prompts.classes))
-        n_layers = self.clip.attention_layers if self.n_layers is None else self.n_layers
-        values = preset_values(PRESETS, self.preset, {"n_layers": n_layers})
-        dense = self.clip.encode_dense(images, **values)
+        values = preset_values(PRESETS, self.preset, {})
+        dense = self.clip.encode_dense(images, n_layers=self.n_layers, **values)
         cams = torch.zeros(len(images), labels.shape[1], *dense.grid, device=self.clip.device)
         for b, present in enumerate(labels.to(cams.device) > 0):
             if present.any():

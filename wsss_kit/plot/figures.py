@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.classes import IGNORE_INDEX, RANGE_TOLERANCE, Sample
 from wsss_kit.plot.canvas import (
     DISTINCT_COLOURS,
     NOTE_SIZE,
@@ -67,7 +67,7 @@ def overlay(
     if cam.ndim != 2:
         raise ValueError(f"cam has shape {tuple(cam.shape)}, expected (h, w); choose one class")
     low, high = cam.min().item(), cam.max().item()
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
         raise ValueError(
             f"cam ranges from {low:.4g} to {high:.4g}, expected [0, 1]; "
             "scale maps first with cam.normalize_cams"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.classes import IGNORE_INDEX, RANGE_TOLERANCE, Sample
 from wsss_kit.plot.canvas import MAX_WIDTH, new_figure
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def picture_array(image: Tensor | np.ndarray) -> np.ndarray:
             f"{image.shape}; take one picture of a batch with images[0]"
         )
     low, high = image.min(), image.max()
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
         raise ValueError(
             f"a picture ranges from {low:.4g} to {high:.4g}, expected [0, 1]; "
             "divide 8-bit values by 255, and undo any normalisation"
