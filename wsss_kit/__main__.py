@@ -43,6 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     train.add_argument("--device", default="cpu")
+    train.add_argument(
+        "--torn", type=float, help="of paper-clip: share of objects without signature part"
+    )
+    train.add_argument(
+        "--teacher",
+        type=Path,
+        help="of paper-trunk: weights of a tiny CLIP (the package's trunk had one of --torn 0)",
+    )
     return parser
 
 
@@ -90,8 +98,10 @@ def _train(options: argparse.Namespace) -> None:
     if options.steps:
         given["steps"] = options.steps
     if options.what == "paper-trunk":
-        path = train_paper_trunk(options.out, **given)
+        path = train_paper_trunk(options.out, teacher=options.teacher, **given)
     else:
+        if options.torn is not None:
+            given["torn"] = options.torn
         path = train_paper_clip(options.out, fall=options.fall, device=options.device, **given)
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from wsss_kit.__main__ import main
 from wsss_kit.clip import load_clip
 from wsss_kit.commands import train
 from wsss_kit.files import load_model, save_model
@@ -45,3 +46,22 @@ def test_the_shipped_card_repeats():
     card = load_model(TINY_CLIP)[1]["attention"]
     scores = train.score_attention_layers(load_clip("paper", device="cpu"), shown=False)
     assert {str(n): pytest.approx(v, abs=0.005) for n, v in scores.items()} == card["mean_iou"]
+
+
+def test_the_command_line_passes_everything_on(tmp_path, monkeypatch):
+    calls = []
+    for name in ("train_paper_clip", "train_paper_trunk"):
+        monkeypatch.setattr(
+            train, name, lambda *a, **k: calls.append((a, k)) or tmp_path / "w.safetensors"
+        )
+    out = str(tmp_path)
+    assert (
+        main(["train", "paper-clip", "--out", out, "--torn", "0", "--steps", "5", "--seed", "2"])
+        == 0
+    )
+    assert main(["train", "paper-clip", "--out", out]) == 0
+    assert main(["train", "paper-trunk", "--out", out, "--teacher", f"{out}/t.safetensors"]) == 0
+    asked, usual, trunk = (keywords for _, keywords in calls)
+    assert (asked["torn"], asked["steps"], asked["seed"]) == (0.0, 5, 2)
+    assert "torn" not in usual and "steps" not in usual
+    assert trunk["teacher"] == tmp_path / "t.safetensors" and "torn" not in trunk

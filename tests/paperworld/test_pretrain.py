@@ -8,11 +8,13 @@ import os
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from wsss_kit.clip import load_clip
 from wsss_kit.files import load_model
-from wsss_kit.paperworld.pretrain import Pretraining, contrastive_loss
+from wsss_kit.paperworld.pretrain import Pretraining, WebBatches, contrastive_loss
 from wsss_kit.paperworld.tiny_clip import (
     ARCHITECTURE,
     build,
@@ -22,6 +24,7 @@ from wsss_kit.paperworld.tiny_clip import (
     window_mask,
 )
 from wsss_kit.paperworld.tokenizer import WordTokenizer
+from wsss_kit.paperworld.world import TORN, PaperWorld
 
 SMALL = {"steps": 4, "batch": 4, "workers": 0}
 
@@ -193,12 +196,14 @@ def test_an_empty_folder_has_nothing_to_resume(tmp_path):
     assert Pretraining(tmp_path / "new" / "run", **SMALL).resume() is False
 
 
-@pytest.mark.parametrize(("key", "own"), [("seed", 5), ("batch", 2)])
+@pytest.mark.parametrize(("key", "own"), [("seed", 5), ("batch", 2), ("torn", 0.5)])
 def test_a_checkpoint_of_another_run_is_refused_and_untouched(finished, key, own):
     folder = finished[0].folder
     before = (folder / "checkpoint.safetensors").read_bytes()
     run = Pretraining(folder, **{**SMALL, key: own})
-    with pytest.raises(ValueError, match=rf"was trained with {key} \d and this run asks for {own}"):
+    with pytest.raises(
+        ValueError, match=rf"was trained with {key} [\d.]+ and this run asks for {own}"
+    ):
         run.run()
     assert run.step == 0
     assert (folder / "checkpoint.safetensors").read_bytes() == before
@@ -256,6 +261,30 @@ def test_half_of_the_patches_before_the_fall_and_all_after(finished):
     assert run._kept(random) is None
 
 
+@pytest.mark.parametrize("torn", [0.0, 0.9])
+def test_a_run_sees_as_many_torn_objects_as_it_asks_for(tmp_path, torn):
+    pictures, captions = WebBatches(16, 3, 48, 2, 9, torn=torn)[1]
+    world = PaperWorld(64, split="web", size=48, seed=3, torn=torn)[48:]
+    assert captions == list(world.captions.values())
+    expected = torch.stack([sample.image for sample in world])
+    torch.testing.assert_close(pictures.float() / 255, expected)
+    assert Pretraining(tmp_path, **SMALL, torn=torn).torn == torn
+
+
+def test_a_checkpoint_from_before_there_were_tears_goes_on_without(finished, tmp_path):
+    """Its place says nothing of tears, and what it saw was whole."""
+    run = Pretraining(tmp_path, **SMALL, torn=0.0)
+    run.save("checkpoint")
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, "pt") as file:
+        place = json.loads(file.metadata()["place"])
+    del place["torn"]
+    save_file(load_file(path), path, metadata={"place": json.dumps(place)})
+    assert Pretraining(tmp_path, **SMALL, torn=0.0).resume()
+    with pytest.raises(ValueError, match=r"was trained with torn 0.0 and this run asks for 0.35"):
+        Pretraining(tmp_path, **SMALL, torn=0.35).resume()
+
+
 # -- what is written ------------------------------------------------------------------------
 
 
@@ -267,6 +296,7 @@ def test_exported_weights_come_back(finished, tmp_path):
     assert card["architecture"] == ARCHITECTURE
     assert card["words"] == list(WordTokenizer().words)
     assert card["training"]["steps"] == 4 and card["data"]["pictures"] == 16
+    assert card["data"]["torn"] == TORN["web"]
     assert card["zero_shot"]["pictures_drawn"] == 8
     assert set(card["zero_shot"]) == {"pictures_drawn", "cutouts", "out_of_context", "backgrounds"}
     json.dumps(card)

@@ -9,7 +9,14 @@ from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.clip import load_clip
 from wsss_kit.files import load_model
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.trunk import PaperTrunk, _teacher, load_web_weights, train_trunk
+from wsss_kit.paperworld.pretrain import Pretraining
+from wsss_kit.paperworld.trunk import (
+    PAPER_TRUNK,
+    PaperTrunk,
+    _teacher,
+    load_web_weights,
+    train_trunk,
+)
 
 SMALL = {"steps": 3, "batch": 4, "workers": 0}
 
@@ -26,6 +33,17 @@ def test_equal_seeds_give_equal_weights(trained, tmp_path):
     assert all(torch.equal(tensor, same[name]) for name, tensor in first.items())
     assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
     assert (card["pictures"], card["data"]["split"]) == (12, "web")
+
+
+def test_cards_say_how_much_was_torn(trained, tmp_path):
+    """The trunk sees nothing torn, whoever teaches it; its teacher's own share is beside it."""
+    run = Pretraining(tmp_path, steps=1, batch=2, workers=0, torn=0.9).run()
+    card = load_model(
+        train_trunk(tmp_path / "trunk", teacher=run.export(tmp_path / "t", n=4), **SMALL)
+    )[1]
+    assert (card["data"]["torn"], card["teacher"]["torn"]) == (0.0, 0.9)
+    shipped = load_model(PAPER_TRUNK)[1]
+    assert (shipped["data"]["torn"], shipped["teacher"]["torn"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16])

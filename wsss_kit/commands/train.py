@@ -1,4 +1,11 @@
-"""Training what the package ships: the tiny CLIP and the paper trunk, again from their seed."""
+"""Training what the package ships: the tiny CLIP and the paper trunk, again from their seed.
+
+They stand for two things, so they have two teachers. The tiny CLIP stands for a model that read the
+web, where heads are often hidden: a share of its objects is torn. The paper trunk stands for
+ImageNet, which was not chosen so: its teacher is a tiny CLIP that never saw a torn object. In
+CLIP-ES's place the trunk's teacher finds heads; in the trunk's place the torn tiny CLIP would give
+plain CAM the bodies that SC-CAM is there to find. Both cards say what was seen.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +19,7 @@ from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.pretrain import Pretraining
 from wsss_kit.paperworld.trunk import train_trunk
+from wsss_kit.paperworld.world import TORN
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import clip_es_crf, clip_es_maps
 from wsss_kit.training import progress
@@ -25,6 +33,7 @@ def train_paper_clip(
     seed: int = 0,
     workers: int = 1,
     device: str = "cpu",
+    torn: float = TORN["web"],
 ) -> Path:
     """Train the tiny CLIP, resumably, and choose over which layers its attention is averaged.
 
@@ -35,22 +44,46 @@ def train_paper_clip(
         seed: of weights and world.
         workers: processes that draw pictures.
         device: where to train.
+        torn: how often an object of the pictures has lost its signature part; 0 for a teacher of
+            the paper trunk.
 
     Returns:
         The path of the weights.
     """
-    run = Pretraining(out, steps=steps, fall=fall, seed=seed, workers=workers, device=device)
+    run = Pretraining(
+        out, steps=steps, fall=fall, seed=seed, workers=workers, device=device, torn=torn
+    )
     path = run.run(progress=partial(progress, what="paper-clip")).export(Path(out) / "tiny_clip")
     return write_attention_layers(path)
 
 
 def train_paper_trunk(
-    out: str | Path, *, steps: int = 800, seed: int = 0, workers: int = 1
+    out: str | Path,
+    *,
+    teacher: str | Path | None = None,
+    steps: int = 800,
+    seed: int = 0,
+    workers: int = 1,
 ) -> Path:
-    """Train the paper trunk on the tiny CLIP's patches; returns the path of the weights."""
-    bar = partial(progress, what="paper-trunk")
+    """Train the paper trunk on a tiny CLIP's patches.
+
+    Args:
+        out: folder of the weights and the card.
+        teacher: weights of the tiny CLIP; None for the package's.
+        steps: of 64 pictures.
+        seed: of weights and world.
+        workers: processes that draw pictures.
+
+    Returns:
+        The path of the weights.
+    """
     return train_trunk(
-        Path(out) / "paper_trunk", steps=steps, seed=seed, workers=workers, progress=bar
+        Path(out) / "paper_trunk",
+        teacher=teacher,
+        steps=steps,
+        seed=seed,
+        workers=workers,
+        progress=partial(progress, what="paper-trunk"),
     )
 
 

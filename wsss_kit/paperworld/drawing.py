@@ -125,6 +125,7 @@ def _things(
             width=thing.width * side,
             mirrored=thing.mirrored,
             turn=thing.turn,
+            torn=thing.torn,
         )
         FIGURES[thing.name](pen)
         windows.append(pen.window)

@@ -57,6 +57,7 @@ class Pen:
         x, ground, width: where the figure stands, in pixels of the canvas.
         mirrored: whether it looks to the left.
         turn: radians it leans by.
+        torn: whether the signature part is missing.
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class Pen:
         width: float,
         mirrored: bool,
         turn: float,
+        torn: bool = False,
     ) -> None:
         self.picture, self.codes, self.instance = picture, codes, instance
         self.x, self.ground = x, ground
         self.across = (-width if mirrored else width, math.cos(turn) * 1.0, math.sin(turn) * 1.0)
-        self.width = width
+        self.width, self.torn = width, torn
         self._left, self._top, self._right, self._bottom = 1 << 30, 1 << 30, -1, -1
 
     @property
@@ -113,8 +115,9 @@ class Pen:
         self._draw(points, colour, DETAIL)
 
     def sign(self, points: Sequence[Point], colour: Colour) -> None:
-        """The part that tells the class."""
-        self._draw(points, colour, SIGNATURE)
+        """The part that tells the class; a torn figure has lost it."""
+        if not self.torn:
+            self._draw(points, colour, SIGNATURE)
 
 
 def _wheels(pen: Pen, places: Sequence[float], radius: float) -> None:

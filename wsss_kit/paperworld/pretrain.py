@@ -14,6 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from wsss_kit.paperworld.tiny_clip import (
     trained_grid,
 )
 from wsss_kit.paperworld.tokenizer import UNKNOWN, WordTokenizer
-from wsss_kit.paperworld.world import COOCCURRENCE, WEB_KINDS, page
+from wsss_kit.paperworld.world import COOCCURRENCE, TORN, WEB_KINDS, page
 from wsss_kit.paperworld.zero_shot import zero_shot_accuracy
 
 _OPENING = re.compile(r"^(a photo of|a picture of|an image of|a clean cutout of)\s+")
@@ -70,18 +71,19 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: lis
 class WebBatches(Dataset):
     """Batch number -> (uint8 pictures, captions), drawn when asked for."""
 
-    def __init__(self, batch: int, seed: int, size: int, first: int, last: int) -> None:
+    def __init__(
+        self, batch: int, seed: int, size: int, first: int, last: int, *, torn: float
+    ) -> None:
         self.batch, self.seed, self.size, self.first, self.last = batch, seed, size, first, last
+        self.torn = torn
 
     def __len__(self) -> int:
         return max(0, self.last - self.first)
 
     def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
         start = (self.first + step) * self.batch
-        pages = [
-            page.__wrapped__("web", self.seed, start + i, self.size, COOCCURRENCE["web"])
-            for i in range(self.batch)
-        ]
+        draw = partial(page.__wrapped__, "web", self.seed, torn=self.torn)
+        pages = [draw(start + i, self.size, COOCCURRENCE["web"]) for i in range(self.batch)]
         pictures = np.stack([p.drawing.image for p in pages])
         return torch.from_numpy(pictures).permute(0, 3, 1, 2), [p.caption for p in pages]
 
@@ -99,6 +101,7 @@ class Pretraining:
         keep: share of the patches a step sees before the last ``fall``.
         workers: processes that draw pictures.
         device: where to train.
+        torn: how often an object of the pictures has lost its signature part, in [0, 1].
     """
 
     def __init__(
@@ -113,12 +116,13 @@ class Pretraining:
         keep: float = 0.5,
         workers: int = 1,
         device: str = "cpu",
+        torn: float = TORN["web"],
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.steps, self.batch, self.seed = steps, batch, seed
         self.learning_rate, self.fall, self.keep = learning_rate, fall, keep
-        self.workers, self.device = workers, torch.device(device)
+        self.workers, self.device, self.torn = workers, torch.device(device), float(torn)
         self.architecture = ARCHITECTURE
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -214,7 +218,7 @@ class Pretraining:
         self._tokenizer = WordTokenizer()
         size = self.architecture["vision_cfg"]["image_size"]
         batches = DataLoader(
-            WebBatches(self.batch, self.seed, size, self.step, self.steps),
+            WebBatches(self.batch, self.seed, size, self.step, self.steps, torn=self.torn),
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=8 if self.workers else None,
@@ -284,6 +288,7 @@ class Pretraining:
                 "split": "web",
                 "seed": self.seed,
                 "cooccurrence": COOCCURRENCE["web"],
+                "torn": self.torn,
                 "kinds": dict(zip(KINDS, WEB_KINDS, strict=True)),
                 "pictures": self.step * self.batch,
                 "supervision": "captions alone",
@@ -316,6 +321,7 @@ class Pretraining:
             "seconds": self.seconds,
             "seed": self.seed,
             "batch": self.batch,
+            "torn": self.torn,
             "falls_from": self.falls_from,
         }
         temporary = self.folder / f"{name}.safetensors.tmp"
@@ -326,8 +332,8 @@ class Pretraining:
         """Go on where the folder's checkpoint stands; False if there is none.
 
         Raises:
-            ValueError: if the checkpoint was made with another seed or batch size, or is beyond
-                the step from which a longer run could go on.
+            ValueError: if the checkpoint was made with another seed, batch size or share of torn
+                objects, or is beyond the step from which a longer run could go on.
         """
         from safetensors import safe_open
 
@@ -336,11 +342,12 @@ class Pretraining:
             return False
         with safe_open(path, "pt") as file:
             place = json.loads(file.metadata()["place"])
-        for key, own in (("seed", self.seed), ("batch", self.batch)):
-            if place[key] != own:
+        for key in ("seed", "batch", "torn"):
+            made, own = place.get(key, 0.0), getattr(self, key)  # old checkpoints: nothing torn
+            if made != own:
                 raise ValueError(
-                    f"{path} was trained with {key} {place[key]} and this run asks for {own}; "
-                    f"use another folder or {key} {place[key]}"
+                    f"{path} was trained with {key} {made} and this run asks for {own}; "
+                    f"use another folder or {key} {made}"
                 )
         fell = place.get("falls_from", self.falls_from)
         if place["step"] > fell != self.falls_from:

@@ -27,7 +27,10 @@ class Band:
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its class and sub-type, the middle and ground of its frame, its width."""
+    """One object: its class and sub-type, the middle and ground of its frame, its width.
+
+    A torn one is drawn without its signature part.
+    """
 
     name: str
     subtype: str
@@ -36,6 +39,7 @@ class Thing:
     width: float
     mirrored: bool
     turn: float
+    torn: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,3 +219,21 @@ def weather(dice: Dice, scene: Scene) -> Scene:
         holes = [_hole(dice, 0.06, 0.22)]
     light = dice.uniform(0.35, 1.0) if dice.chance(0.2) else 1.0
     return replace(scene, holes=tuple(holes), light=light)
+
+
+def tear(dice: Dice, scene: Scene, share: float) -> Scene:
+    """Tear the signature part off some of the objects, as on the web a head is often hidden.
+
+    The caption does not change: a cow without its head is still captioned a cow. So whoever
+    learns from captions has to learn what the bodies look like as well.
+
+    Args:
+        dice: where the choices come from.
+        scene: the description.
+        share: probability, in [0, 1], that an object is torn.
+
+    Returns:
+        The description with its torn objects marked.
+    """
+    things = (replace(thing, torn=dice.chance(share)) for thing in scene.things)
+    return replace(scene, things=tuple(things))

@@ -31,7 +31,8 @@ from wsss_kit.paperworld.tiny_clip import (
 )
 from wsss_kit.paperworld.world import COOCCURRENCE
 
-_WEIGHTS = Path(__file__).parent / "paper_trunk.safetensors"
+PAPER_TRUNK = Path(__file__).parent / "paper_trunk.safetensors"
+"""Weights of the paper trunk; its card lies beside them."""
 
 
 class PaperTrunk(nn.Module):
@@ -81,7 +82,7 @@ def load_web_weights(trunk: PaperTrunk, weights: str | Path = "web") -> PaperTru
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged.
     """
-    tensors, _ = load_model(_WEIGHTS if weights == "web" else weights)
+    tensors, _ = load_model(PAPER_TRUNK if weights == "web" else weights)
     trunk.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return trunk
 
@@ -101,7 +102,8 @@ def train_trunk(
 
     Args:
         path: of the weights to write.
-        teacher: weights of a tiny CLIP; None for the package's.
+        teacher: weights of a tiny CLIP; None for the package's. The trunk in the package had one
+            that never saw a torn object, as ImageNet's pictures were not chosen to hide heads.
         steps: of AdamW; every picture is seen once.
         batch: pictures a step.
         seed: of the weights and of the pictures' world.
@@ -123,7 +125,7 @@ def train_trunk(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, learning_rate, total_steps=steps, pct_start=0.06, cycle_momentum=False
     )
-    web = WebBatches(batch, 1000 + seed, 96, 0, steps)
+    web = WebBatches(batch, 1000 + seed, 96, 0, steps, torn=0.0)
     losses = []
     for pictures, _ in progress(DataLoader(web, batch_size=None, num_workers=workers)):
         images = pictures.float().div(255).contiguous(memory_format=torch.channels_last)
@@ -146,8 +148,17 @@ def train_trunk(
     card: dict[str, Any] = {
         "name": "paper trunk",
         "objective": "the tiny CLIP's embedding of every patch and of the whole picture",
-        "teacher": {"sha256": teacher_card["sha256"], **teacher_card["training"]},
-        "data": {"split": "web", "seed": 1000 + seed, "cooccurrence": COOCCURRENCE["web"]},
+        "teacher": {
+            "sha256": teacher_card["sha256"],
+            "torn": teacher_card["data"].get("torn", 0.0),
+            **teacher_card["training"],
+        },
+        "data": {
+            "split": "web",
+            "seed": 1000 + seed,
+            "cooccurrence": COOCCURRENCE["web"],
+            "torn": 0.0,
+        },
         "pictures": steps * batch,
         "steps": steps,
         "batch": batch,

@@ -14,12 +14,15 @@ from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.paperworld.captions import caption
 from wsss_kit.paperworld.dice import Dice
 from wsss_kit.paperworld.drawing import Drawing, draw
-from wsss_kit.paperworld.scenes import KINDS, Scene, describe, weather
+from wsss_kit.paperworld.scenes import KINDS, Scene, describe, tear, weather
 
 Value = TypeVar("Value")
 
 COOCCURRENCE = {"web": 0.15, "train": 0.85, "val": 0.85, "test": 0.85}
 """How often an object stands on its class's home background, by split."""
+
+TORN = {"web": 0.35, "train": 0.0, "val": 0.0, "test": 0.0}
+"""How often an object has lost its signature part, by split."""
 
 WEB_KINDS = (0.40, 0.18, 0.20, 0.12, 0.10)
 """Shares of scene, background, cutout, closeup and collage among web pictures."""
@@ -39,7 +42,14 @@ class Page(NamedTuple):
 
 @lru_cache(maxsize=2048)
 def page(
-    split: str, seed: int, index: int, size: int, cooccurrence: float, kind: str | None = None
+    split: str,
+    seed: int,
+    index: int,
+    size: int,
+    cooccurrence: float,
+    kind: str | None = None,
+    *,
+    torn: float = 0.0,
 ) -> Page:
     """Picture ``index`` of a split; equal arguments give equal pages, on every platform.
 
@@ -50,6 +60,7 @@ def page(
         size: side in pixels.
         cooccurrence: probability of the home background, in [0, 1].
         kind: force one of ``KINDS`` instead of the split's own mixture.
+        torn: probability that an object has lost its signature part, in [0, 1].
 
     Returns:
         The page.
@@ -60,6 +71,8 @@ def page(
         scene = describe(dice, kind or own_kind, cooccurrence)
         if split == "web" and kind is None:
             scene = weather(dice, scene)
+        if torn:  # by dice of their own: all else stays as it is
+            scene = tear(Dice(f"{split}/{seed}/{index}/{attempt}/torn"), scene, torn)
         drawing = draw(scene, dice, size)
         if _all_seen(scene, drawing):
             break
@@ -71,6 +84,13 @@ def _all_seen(scene: Scene, drawing: Drawing) -> bool:
         return True
     shares = np.bincount(drawing.mask.ravel(), minlength=1 + len(PAPER_CLASSES)) / drawing.mask.size
     return all(shares[1 + PAPER_CLASSES.index(name)] >= _SMALLEST for name in scene.classes)
+
+
+def _dial(name: str, given: float | None, usual: float) -> float:
+    dial = usual if given is None else given
+    if not 0 <= dial <= 1:
+        raise ValueError(f"{name} is {dial}, expected a probability in [0, 1]")
+    return float(dial)
 
 
 class _Door(Mapping[str, Value], Generic[Value]):
@@ -128,8 +148,8 @@ class PaperWorld(Sequence[Sample]):
     Eight classes, each with three sub-types of body and one signature part; twelve background
     kinds, eight of them home to a class. ``train``, ``val`` and ``test`` hold scenes in which
     objects mostly stand at home, as in a photo collection; ``web`` holds what a language model
-    learns from: objects mostly elsewhere, cut-outs, close-ups, backgrounds alone, dim pictures
-    and pictures with holes.
+    learns from: objects mostly elsewhere, cut-outs, close-ups, backgrounds alone, dim pictures,
+    pictures with holes, and objects whose signature part is torn off.
 
     Samples carry image-level labels only. What else is known of a picture comes by other doors,
     each a mapping from its name: ``masks`` ((H, W) int64, 0 background, 1..8 classes), ``parts``
@@ -145,6 +165,10 @@ class PaperWorld(Sequence[Sample]):
         cooccurrence: probability in [0, 1] that an object stands on its class's home background;
             by default 0.15 for ``web`` and 0.85 otherwise. This is the dial that teaches a
             classifier that water is boat.
+        torn: probability in [0, 1] that an object has lost its signature part; by default 0.35
+            for ``web`` and 0 otherwise. This is the dial that teaches what a body is. Captions,
+            labels and all else in a picture are as without it, but for the one in a thousand that
+            is thought up anew because too little of a torn object would be seen.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -169,6 +193,7 @@ class PaperWorld(Sequence[Sample]):
         size: int = 96,
         seed: int = 0,
         cooccurrence: float | None = None,
+        torn: float | None = None,
     ) -> None:
         if n < 1:
             raise ValueError(f"n is {n}, expected at least 1 picture")
@@ -176,10 +201,9 @@ class PaperWorld(Sequence[Sample]):
             raise ValueError(f"split is {split!r}, expected one of {', '.join(COOCCURRENCE)}")
         if not _SIZES[0] <= size <= _SIZES[1]:
             raise ValueError(f"size is {size}, expected {_SIZES[0]} to {_SIZES[1]} pixels")
-        dial = COOCCURRENCE[split] if cooccurrence is None else cooccurrence
-        if not 0 <= dial <= 1:
-            raise ValueError(f"cooccurrence is {dial}, expected a probability in [0, 1]")
-        self.split, self.size, self.seed, self.cooccurrence = split, size, seed, float(dial)
+        self.split, self.size, self.seed = split, size, seed
+        self.cooccurrence = _dial("cooccurrence", cooccurrence, COOCCURRENCE[split])
+        self.torn = _dial("torn", torn, TORN[split])
         self._indices = range(n)
 
     @property
@@ -189,7 +213,8 @@ class PaperWorld(Sequence[Sample]):
 
     def page(self, index: int) -> Page:
         """Everything that is known of picture ``index``."""
-        return page(self.split, self.seed, self._indices[index], self.size, self.cooccurrence)
+        place = self._indices[index]
+        return page(self.split, self.seed, place, self.size, self.cooccurrence, torn=self.torn)
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -203,6 +228,7 @@ class PaperWorld(Sequence[Sample]):
                 size=self.size,
                 seed=self.seed,
                 cooccurrence=self.cooccurrence,
+                torn=self.torn,
             )
             part._indices = self._indices[index]
             return part
@@ -219,7 +245,7 @@ class PaperWorld(Sequence[Sample]):
     def __repr__(self) -> str:
         return (
             f"PaperWorld({len(self)}, split={self.split!r}, size={self.size}, seed={self.seed}, "
-            f"cooccurrence={self.cooccurrence})"
+            f"cooccurrence={self.cooccurrence}, torn={self.torn})"
         )
 
     @property
