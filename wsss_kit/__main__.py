@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     baseline.add_argument("--out", type=Path, default=Path("data/runs/baseline"))
 
     train = commands.add_parser("train", help="train what the package ships")
-    train.add_argument("what", choices=("paper-clip", "paper-trunk"))
+    train.add_argument("what", choices=("paper-clip", "choose-clip", "paper-trunk"))
     train.add_argument("--steps", type=int, help="of 128 pictures (CLIP) or 64 (trunk)")
     train.add_argument("--fall", type=float, default=0.2, help="last share of steps, rate falling")
     train.add_argument("--out", type=Path, default=Path("data/runs/paper"))
@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default="cpu")
     train.add_argument(
         "--torn", type=float, help="of paper-clip: share of objects without signature part"
+    )
+    train.add_argument(
+        "--candidates", type=Path, nargs="+", default=(), help="of choose-clip: weights to compare"
     )
     train.add_argument(
         "--teacher",
@@ -92,13 +95,15 @@ def _baseline(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from wsss_kit.commands.train import train_paper_clip, train_paper_trunk
+    from wsss_kit.commands.train import choose_paper_clip, train_paper_clip, train_paper_trunk
 
     given = {"seed": options.seed, "workers": options.workers}
     if options.steps:
         given["steps"] = options.steps
     if options.what == "paper-trunk":
         path = train_paper_trunk(options.out, teacher=options.teacher, **given)
+    elif options.what == "choose-clip":
+        path = choose_paper_clip(options.candidates, options.out)
     else:
         if options.torn is not None:
             given["torn"] = options.torn

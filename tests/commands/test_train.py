@@ -41,6 +41,53 @@ def test_every_number_of_layers_is_scored(tower):
     assert len({round(value, 6) for value in scores.values()}) > 1
 
 
+@pytest.fixture
+def towers(tmp_path):
+    """Three cards that differ as if they had been trained, on weights that differ too."""
+    tensors, card = load_model(TINY_CLIP)
+    card.pop("chosen", None)
+    paths = []
+    for seed, (torn, scores) in enumerate(
+        [(0.0, {"1": 0.61, "2": 0.6}), (0.35, {"1": 0.63, "2": 0.66}), (0.5, {"1": 0.64, "2": 0.5})]
+    ):
+        card["training"]["seed"], card["data"]["torn"] = seed, torn
+        card["attention"] |= {"layers": int(max(scores, key=scores.get)), "mean_iou": scores}
+        changed = {**tensors, "logit_scale": torch.tensor(float(seed))}
+        paths.append(save_model(tmp_path / f"tower{seed}", changed, card))
+    return paths
+
+
+def test_the_best_tower_on_val_is_chosen_and_its_card_names_the_others(towers, tmp_path, capsys):
+    out = tmp_path / "chosen"
+    names = [str(path) for path in towers]
+    assert main(["train", "choose-clip", "--candidates", *names, "--out", str(out)]) == 0
+    tensors, card = load_model(out / "tiny_clip")
+    assert tensors["logit_scale"] == 1 and card["attention"]["layers"] == 2
+    among = card["chosen"]["among"]
+    assert [(a["seed"], a["torn"], a["mean_iou"]) for a in among] == [
+        (0, 0.0, 0.61),
+        (1, 0.35, 0.66),
+        (2, 0.5, 0.64),
+    ]
+    assert all(set(a["zero_shot"]) == {"cutouts", "out_of_context", "backgrounds"} for a in among)
+    assert card["chosen"]["on"] == card["attention"]["chosen_on"]
+    assert {k: v for k, v in card.items() if k != "chosen"} == load_model(towers[1])[1]
+    assert load_clip("paper", weights=out / "tiny_clip", device="cpu").attention_layers == 2
+
+
+def test_towers_that_cannot_be_compared_are_refused(towers, tower, tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"tower\.safetensors was measured on nothing, expected"):
+        train.choose_paper_clip([*towers, tower], tmp_path / "chosen")
+    tensors, card = load_model(towers[2])
+    card["attention"]["chosen_on"] = "a thousand pictures"
+    save_model(towers[2], tensors, card)
+    with pytest.raises(ValueError, match=r"tower2.* was measured on a thousand pictures"):
+        train.choose_paper_clip(towers, tmp_path / "chosen")
+    assert not (tmp_path / "chosen").exists()
+    assert main(["train", "choose-clip", "--out", str(tmp_path / "chosen")]) == 2
+    assert "no candidates given" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_shipped_card_repeats():
     card = load_model(TINY_CLIP)[1]["attention"]

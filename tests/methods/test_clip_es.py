@@ -9,7 +9,7 @@ import torch
 
 from wsss_kit.cam import softmax_grad_cam
 from wsss_kit.clip import load_clip
-from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.clip_es import CLIPES, TARGETS
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 
@@ -119,14 +119,70 @@ def test_the_number_of_layers(clip, sample):
     assert not torch.allclose(affinities[8], affinities[1])
 
 
-def test_presets_differ_only_in_rounding_and_leave_the_clip_alone(clip, sample):
+def test_presets_round_or_not_and_leave_the_clip_alone(clip, sample):
     maps = {}
     for preset in ("reference", "clean"):
-        method = CLIPES(clip, prompts=Prompts.paper(), preset=preset).fit()
+        method = CLIPES(clip, prompts=Prompts.paper(), preset=preset, flip=False).fit()
         maps[preset] = method(sample.image[None, :, :72], sample.labels[None]).cams
         assert clip.round_positions is False
     assert not torch.equal(maps["reference"], maps["clean"])
     torch.testing.assert_close(maps["reference"], maps["clean"], atol=0.05, rtol=0)
+
+
+def test_the_mirror_image_is_looked_at_by_one_preset_only(clip, sample):
+    """With it, a mirrored picture has mirrored maps; without, it has others."""
+    image, labels = sample.image[None, :, :72], sample.labels[None]  # 9 x 12 cells
+    for options, symmetric in (
+        ({"preset": "reference"}, False),
+        ({"preset": "clean"}, True),
+        ({"preset": "reference", "flip": True}, True),
+        ({"preset": "clean", "flip": False}, False),
+    ):
+        method = CLIPES(clip, prompts=Prompts.paper(), **options).fit()
+        one, other = method(image, labels), method(image.flip(-1), labels)
+        assert torch.allclose(other.cams.flip(-1), one.cams, atol=1e-4) is symmetric
+        cells = torch.arange(9 * 12).view(9, 12).flip(1).flatten()
+        back = other.affinity[:, cells][:, :, cells]
+        assert torch.allclose(back, one.affinity, atol=1e-5) is symmetric
+        assert one.cams.amax() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_mirror_image_counts_as_much_as_the_picture(clip, method, sample):
+    image, labels = sample.image[None], sample.labels[None]
+    both = CLIPES(clip, prompts=Prompts.paper(), flip=True).fit()(image, labels)
+    views = [method(image, labels).cams, method(image.flip(-1), labels).cams.flip(-1)]
+    mean = sum(views) / 2
+    low = mean.amin((2, 3), keepdim=True)
+    scaled = (mean - low) / ((mean - low).amax((2, 3), keepdim=True) + 1e-7)
+    torch.testing.assert_close(both.cams, scaled, atol=1e-4, rtol=1e-4)
+
+
+def test_whose_gradient(clip, method, sample):
+    image, labels = sample.image[None], sample.labels[None]
+    maps = {t: CLIPES(clip, prompts=Prompts.paper(), target=t).fit() for t in TARGETS}
+    found = {target: each(image, labels).cams for target, each in maps.items()}
+    assert torch.equal(found["softmax"], method(image, labels).cams)
+    assert (found["classes"] == 0).all()  # one class alone: its probability cannot move
+    assert found["logit"].max() > 0.99
+    assert not torch.allclose(found["logit"], found["softmax"], atol=0.05)
+    labels = labels.clone()
+    labels[0, (int(labels.argmax()) + 1) % 8] = 1
+    assert maps["classes"](image, labels).cams.amax((2, 3))[0, labels[0] > 0].min() > 0.99
+    with pytest.raises(ValueError, match="target is 'logits', expected one of softmax, classes, "):
+        CLIPES(clip, prompts=Prompts.paper(), target="logits")
+
+
+def test_several_templates_are_averaged(clip):
+    templates = ("a {} without background", "a clean cutout of a {}")
+    prompts = Prompts.paper().replace(template=templates)
+    method = CLIPES(clip, prompts=prompts).fit()
+    for found, texts in (
+        (method.class_features_, prompts.class_texts),
+        (method.background_features_, prompts.background_texts),
+    ):
+        mean = sum(clip.encode_text(texts(template)) for template in templates) / 2
+        torch.testing.assert_close(found, mean / mean.norm(dim=1, keepdim=True))
+        assert not torch.allclose(found, clip.encode_text(texts(templates[0])), atol=1e-3)
 
 
 def test_a_failure_leaves_the_clip_as_it_was(clip, method):
@@ -156,10 +212,11 @@ def test_half_precision(sample):
 
 def test_saved_and_loaded(clip, sample, tmp_path):
     prompts = Prompts.for_classes(["cat", "boat"]).replace(template="a drawing of a {}")
-    method = CLIPES(clip, prompts=prompts, n_layers=2, preset="clean").fit()
+    options = {"n_layers": 2, "preset": "clean", "target": "logit", "flip": False}
+    method = CLIPES(clip, prompts=prompts, **options).fit()
     path = method.save(tmp_path / "method")
     card = json.loads(path.read_text(encoding="utf-8"))
-    assert (card["method"], card["preset"], card["n_layers"]) == ("CLIP-ES", "clean", 2)
+    assert {key: card[key] for key in ("method", *options)} == {"method": "CLIP-ES", **options}
     loaded = CLIPES.load(path, clip=clip)
     assert loaded.prompts == prompts and loaded.clip is clip
     found, expected = (m(sample.image[None], torch.ones(1, 2)) for m in (loaded, method))

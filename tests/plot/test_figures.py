@@ -24,6 +24,7 @@ from wsss_kit.plot import (
     show_cams,
     show_masks,
     show_samples,
+    step_bars,
 )
 from wsss_kit.plot.canvas import new_figure
 
@@ -61,6 +62,7 @@ def draw_everything():
         "masks": show_masks(samples, {"CAM": wrong, "ground truth": masks}, PAPER_CLASSES),
         "bars": iou_bars(reports(("CAM", "CLIP-ES"))),
         "many bars": iou_bars(reports(("CAM", "SC-CAM", "CLIMS"), VOC_CLASSES)),
+        "steps": step_bars({name: reports(("logit", "softmax")) for name in ("raw", "with CRF")}),
     }
 
 
@@ -74,7 +76,7 @@ def test_saved_figures_carry_their_alt_text_and_are_whole(tmp_path):
                 assert picture.info["Description"] == alt_text(figure) != ""
                 assert picture.width <= 1100
                 assert np.asarray(picture.convert("L")).std() > 5  # not an empty page
-    assert sorted(path.suffix for path in (tmp_path / "figures").iterdir()) == [".png"] * 5
+    assert sorted(path.suffix for path in (tmp_path / "figures").iterdir()) == [".png"] * 6
 
 
 def test_no_text_is_clipped():
@@ -253,6 +255,31 @@ def test_bars_state_protocols_that_differ():
         iou_bars({**reports(), "VOC": reports(classes=VOC_CLASSES)["CAM"]})
     with pytest.raises(ValueError, match="empty"):
         iou_bars({})
+
+
+def test_steps_show_their_reports_and_what_the_protocols_share():
+    steps = reports(("logit", "softmax", "affinity"))
+    other = {
+        name: replace(r, mean_iou=r.mean_iou / 2, protocol=replace(r.protocol, refinement="CRF"))
+        for name, r in steps.items()
+    }
+    figure = step_bars({"raw": steps, "with CRF": other})
+    raw, refined = (c for c in figure.axes[0].containers if isinstance(c, BarContainer))
+    height = 100 * steps["logit"].mean_iou
+    assert [bar.get_height() for bar in raw] == pytest.approx([height] * 3)
+    assert [bar.get_height() for bar in refined] == pytest.approx([height / 2] * 3)
+    assert raw[0].get_hatch() != refined[0].get_hatch()
+    assert raw[1].get_x() < refined[1].get_x() < raw[2].get_x()
+    numbers = {text.get_text() for text in figure.axes[0].texts}
+    assert numbers == {f"{height:.1f}", f"{height / 2:.1f}"}
+    caption = figure.get_supxlabel().replace("\n", " ")
+    assert caption == str(replace(steps["logit"].protocol, refinement="varies"))
+    assert f"with CRF: logit {height / 2:.1f}, softmax" in alt_text(figure)
+    with pytest.raises(ValueError, match="'b' has the steps softmax, expected logit, softmax, aff"):
+        step_bars({"a": steps, "b": {"softmax": steps["softmax"]}})
+    for nothing in ({}, {"a": {}}):
+        with pytest.raises(ValueError, match="series is empty"):
+            step_bars(nothing)
 
 
 def test_samples_with_captions_by_name():

@@ -9,8 +9,10 @@ plain CAM the bodies that SC-CAM is there to find. Both cards say what was seen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.evaluation import CRF_RULES, sweep_background
@@ -55,6 +57,53 @@ def train_paper_clip(
     )
     path = run.run(progress=partial(progress, what="paper-clip")).export(Path(out) / "tiny_clip")
     return write_attention_layers(path)
+
+
+def choose_paper_clip(candidates: Sequence[str | Path], out: str | Path) -> Path:
+    """Of several trained tiny CLIPs, write the one whose masks on ``val`` are best.
+
+    Equally trained towers differ by points, so several are trained and one is chosen. Its card
+    gets all of their figures, for what was chosen among several is a little too good on ``val``.
+
+    Args:
+        candidates: weights that `train_paper_clip` wrote.
+        out: folder of the chosen weights and card.
+
+    Returns:
+        The path of the chosen weights.
+
+    Raises:
+        ValueError: if there is no candidate, or one was not measured in the same way.
+        FileNotFoundError: if a candidate is missing.
+    """
+    if not candidates:
+        raise ValueError("no candidates given, expected the weights of at least one tiny CLIP")
+    loaded = [load_model(path) for path in candidates]
+    for path, (_, card) in zip(candidates, loaded, strict=True):
+        how = card.get("attention", {}).get("chosen_on")
+        if how is None or how != loaded[0][1]["attention"]["chosen_on"]:
+            raise ValueError(
+                f"{path} was measured on {how or 'nothing'}, expected the same for all candidates; "
+                "measure it by write_attention_layers, as the training command does"
+            )
+    figures = [_figures_of(card) for _, card in loaded]
+    best = max(range(len(loaded)), key=lambda i: figures[i]["mean_iou"])
+    tensors, card = loaded[best]
+    card["chosen"] = {"on": card["attention"]["chosen_on"], "among": figures}
+    return save_model(Path(out) / "tiny_clip", tensors, card)
+
+
+def _figures_of(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells one tiny CLIP from others: how it was trained and what came of it."""
+    zero_shot = {k: v for k, v in card["zero_shot"].items() if k != "pictures_drawn"}
+    return {
+        "seed": card["training"]["seed"],
+        "torn": card["data"].get("torn", 0.0),
+        "pictures": card["data"]["pictures"],
+        "attention_layers": card["attention"]["layers"],
+        "mean_iou": max(card["attention"]["mean_iou"].values()),
+        "zero_shot": {name: round(value, 4) for name, value in zero_shot.items()},
+    }
 
 
 def train_paper_trunk(

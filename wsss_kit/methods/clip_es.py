@@ -6,27 +6,33 @@ Lin et al., "CLIP is Also an Efficient Segmenter", CVPR 2023.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
 from wsss_kit.classes import Sample
-from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.clip import DenseTokens, FrozenCLIP, load_clip
 from wsss_kit.files import weights_path, write_whole
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.prompts import Prompts
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "reference": {"round_positions": True},
-    "clean": {"round_positions": False},
+    "reference": {"round_positions": True, "flip": False},
+    "clean": {"round_positions": False, "flip": True},
 }
 """Reference: the released code rounds the resized position embedding to half precision, even where
-the rest runs in full precision; ``clean`` does not. The recipes look at the preset as well: the
-released code's boxes miss the last row and column, and its CRF sees pictures that wrap around."""
+the rest runs in full precision, and makes a mirror image that it then leaves out; ``clean`` rounds
+nothing and looks at the mirror image as well. The recipes look at the preset too: the released
+code's boxes miss the last row and column, and its CRF sees pictures that wrap around."""
+
+TARGETS = ("softmax", "classes", "logit")
+"""Whose gradient makes a map: a class's probability among the classes present and the background
+words (the method), among the classes present alone, or its logit (plain Grad-CAM)."""
 
 _EPS = 1e-7
 
@@ -40,6 +46,12 @@ class CLIPES(CAMMethod):
         n_layers: over how many of the last layers attention is averaged, clamped to the model's
             depth. None takes what the model's card says (the tiny CLIP's does) or the published 8.
         preset: ``"reference"`` or ``"clean"``.
+        target: one of ``TARGETS``; all but ``"softmax"`` are there to see what the method gains.
+        flip: whether to average maps and affinity with those of the mirror image; None takes the
+            preset's.
+
+    Raises:
+        ValueError: if there is no such target.
 
     Example:
         >>> from wsss_kit.clip import load_clip
@@ -58,20 +70,30 @@ class CLIPES(CAMMethod):
         prompts: Prompts,
         n_layers: int | None = None,
         preset: str = "reference",
+        target: str = "softmax",
+        flip: bool | None = None,
     ) -> None:
+        if target not in TARGETS:
+            raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
         self.clip, self.prompts, self.n_layers, self.preset = clip, prompts, n_layers, preset
+        self.target, self.flip = target, flip
 
     def fit(self, samples: Sequence[Sample] = (), **training: Any) -> CLIPES:
         """Encode the phrases; there is nothing to train, so ``samples`` may be left out.
 
         Returns:
-            Itself, with ``class_features_`` (C, D) and ``background_features_`` (P, D), unit.
+            Itself, with ``class_features_`` (C, D) and ``background_features_`` (P, D), unit; with
+            several templates their mean, made unit again.
         """
         if training:
             raise ValueError(f"CLIP-ES has nothing to train; it cannot use {', '.join(training)}")
-        self.class_features_ = self.clip.encode_text(self.prompts.class_texts())
-        self.background_features_ = self.clip.encode_text(self.prompts.background_texts())
+        self.class_features_ = self._encode(self.prompts.class_texts)
+        self.background_features_ = self._encode(self.prompts.background_texts)
         return self
+
+    def _encode(self, texts: Callable[[str], list[str]]) -> Tensor:
+        said = [self.clip.encode_text(texts(template)) for template in self.prompts.templates]
+        return said[0] if len(said) == 1 else F.normalize(torch.stack(said).mean(0), dim=-1)
 
     def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
         """Maps of the classes present and the affinity that refines them.
@@ -82,7 +104,8 @@ class CLIPES(CAMMethod):
 
         Returns:
             cams (B, C, h, w), one cell a patch, each scaled to [0, 1] over its own range; affinity
-            (B, h * w, h * w), the mean attention of the last layers.
+            (B, h * w, h * w), the mean attention of the last layers. Where the mirror image is
+            looked at, both are means over the two views.
 
         Raises:
             RuntimeError: if `fit` was not called.
@@ -91,36 +114,46 @@ class CLIPES(CAMMethod):
         if not hasattr(self, "class_features_"):
             raise RuntimeError("the phrases are not encoded yet; call fit() first")
         check_batch(images, labels, len(self.prompts.classes))
-        values = preset_values(PRESETS, self.preset, {})
+        values = preset_values(PRESETS, self.preset, {"flip": self.flip})
+        flip = values.pop("flip")
         dense = self.clip.encode_dense(images, n_layers=self.n_layers, **values)
-        cams = torch.zeros(len(images), labels.shape[1], *dense.grid, device=self.clip.device)
+        cams, affinity = self._maps(dense, labels), dense.attention
+        if flip:
+            mirror = self.clip.encode_dense(images.flip(-1), n_layers=self.n_layers, **values)
+            cams = (cams + self._maps(mirror, labels).flip(-1)) / 2
+            affinity = (affinity + _mirrored(mirror)) / 2
+        # Reference: the released code scales twice, and so do both presets
+        cams = normalize_cams(cams, subtract_min=True, eps=_EPS)
+        return MethodOutput(cams.to(images.device), affinity.to(images.device))
+
+    def _maps(self, dense: DenseTokens, labels: Tensor) -> Tensor:
+        """One view's maps, each scaled to [0, 1]: (B, C, h, w), zero for absent classes."""
+        clip, grid = self.clip, dense.grid
+        rivals = self.background_features_
+        cams = torch.zeros(*labels.shape, *grid, device=clip.device)
         for b, present in enumerate(labels.to(cams.device) > 0):
             if present.any():
-                cams[b, present] = self._maps(dense.tokens[b], present, dense.grid)
-        for _ in range(2):  # Reference: the released code scales twice, and so do both presets
-            cams = normalize_cams(cams, subtract_min=True, eps=_EPS)
-        return MethodOutput(cams.to(images.device), dense.attention.to(images.device))
-
-    def _maps(self, tokens: Tensor, present: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Raw maps of one picture's classes: (C', h, w)."""
-        clip = self.clip
-        return softmax_grad_cam(
-            tokens.to(clip.dtype),
-            self.class_features_[present],
-            self.background_features_,
-            head=lambda tokens, normed: clip.finish(tokens, normed, grid),
-            norm=clip.blocks[-1].ln_1,
-            grid=grid,
-            logit_scale=clip.logit_scale,
-        )
+                cams[b, present] = softmax_grad_cam(
+                    dense.tokens[b].to(clip.dtype),
+                    self.class_features_[present],
+                    rivals[:0] if self.target == "classes" else rivals,
+                    head=lambda tokens, normed: clip.finish(tokens, normed, grid),
+                    norm=clip.blocks[-1].ln_1,
+                    grid=grid,
+                    logit_scale=clip.logit_scale,
+                    softmax=self.target != "logit",
+                )
+        return normalize_cams(cams, subtract_min=True, eps=_EPS)
 
     def save(self, path: str | Path) -> Path:
-        """Write prompts and preset as JSON: all there is to know beside CLIP itself."""
+        """Write prompts and arguments as JSON: all there is to know beside CLIP itself."""
         path = weights_path(path).with_suffix(".json")
         card = {
             "method": "CLIP-ES",
             "preset": self.preset,
             "n_layers": self.n_layers,
+            "target": self.target,
+            "flip": self.flip,
             "prompts": json.loads(self.prompts.to_json()),
         }
         return write_whole(path, json.dumps(card, indent=1) + "\n")
@@ -135,6 +168,15 @@ class CLIPES(CAMMethod):
             prompts=prompts,
             n_layers=card["n_layers"],
             preset=card["preset"],
+            target=card.get("target", "softmax"),  # cards from before there was a choice
+            flip=card.get("flip"),
             **options,
         )
         return method.fit()
+
+
+def _mirrored(dense: DenseTokens) -> Tensor:
+    """Attention of a mirror image with its cells put back: (B, N, N)."""
+    h, w = dense.grid
+    cells = dense.attention.unflatten(2, (h, w)).unflatten(1, (h, w))  # (B, h, w, h, w)
+    return cells.flip(2, 4).flatten(3).flatten(1, 2)

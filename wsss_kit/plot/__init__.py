@@ -5,7 +5,7 @@ write it with ``save_figure``. Matplotlib is loaded on first use. Maps are virid
 with hatches, masks outlined: no figure speaks through colour alone.
 """
 
-from wsss_kit.plot.bars import iou_bars
+from wsss_kit.plot.bars import iou_bars, step_bars
 from wsss_kit.plot.canvas import alt_text, class_colours, new_figure, save_figure
 from wsss_kit.plot.curves import show_curves
 from wsss_kit.plot.figures import overlay, show_cams, show_masks, show_samples
@@ -21,4 +21,5 @@ __all__ = [
     "show_curves",
     "show_masks",
     "show_samples",
+    "step_bars",
 ]

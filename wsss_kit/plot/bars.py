@@ -1,9 +1,10 @@
-"""IoU as bars: methods beside each other, class by class, with intervals and protocol."""
+"""IoU as bars: methods class by class, or step by step, with intervals and protocol."""
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,35 +58,117 @@ def iou_bars(reports: Mapping[str, Report]) -> Figure:
     ax = figure.add_subplot()
     _draw_bars(ax, reports)
     ax.axvline(len(ticks) - 1.5, color="grey", linewidth=0.8, linestyle=":")
-    ax.set(xlim=(-0.6, len(ticks) - 0.4), ylim=(0, 100), ylabel="IoU in percent")
     slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    ax.set_xticks(range(len(ticks)), ticks, **(slanted if len(ticks) > 9 else {}))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", linewidth=0.5, alpha=0.5)
-    ax.set_axisbelow(True)
+    _finish_axis(ax, ticks, "IoU in percent", **(slanted if len(ticks) > 9 else {}))
     figure.legend(loc="outside upper left", fontsize=9, frameon=False)
     caption = _protocol_caption(reports, int(figure.get_figwidth() * 16))
     figure.supxlabel(caption, fontsize=NOTE_SIZE, x=0.01, ha="left")
     return figure
 
 
-def _draw_bars(ax: Axes, reports: Mapping[str, Report]) -> None:
-    """One group of bars for each class and one for the mean, which also gets its interval."""
+def step_bars(series: Mapping[str, Mapping[str, Report]]) -> Figure:
+    """Bars of mIoU, one group for each step of a method, one bar in it for each series.
+
+    Args:
+        series: name, such as "with CRF" -> step, such as "softmax" -> its report. Every series has
+            the same steps.
+
+    Returns:
+        The figure, with the number and its 95 % interval on each bar, and below the axis what all
+        protocols have in common.
+
+    Raises:
+        ValueError: if there is no report, or the series have different steps.
+
+    Example:
+        >>> import torch
+        >>> from wsss_kit.evaluation import Protocol, evaluate
+        >>> masks, protocol = {"a": torch.tensor([[0, 1]])}, Protocol("one picture", "val")
+        >>> report = evaluate(masks, masks, classes=("cow",), protocol=protocol, n_bootstrap=0)
+        >>> step_bars({"no CRF": {"logit": report, "softmax": report}}).get_label()
+        'Bars of mIoU in percent by step. no CRF: logit 100.0, softmax 100.0.'
+    """
+    steps = list(next(iter(series.values()), {}))
+    if not steps:
+        raise ValueError("series is empty, expected at least one with a step and its report")
+    for name, reports in series.items():
+        if list(reports) != steps:
+            raise ValueError(
+                f"{name!r} has the steps {', '.join(reports)}, expected {', '.join(steps)}, "
+                "as the first series"
+            )
+    words = {
+        name: ", ".join(f"{step} {100 * r.mean_iou:.1f}" for step, r in reports.items())
+        for name, reports in series.items()
+    }
+    alt = " ".join(f"{name}: {listing}." for name, listing in words.items())
+    width = max(6.0, 1.0 + len(steps) * (0.5 + 0.45 * len(series)))
+    figure = new_figure(width, 4.0, alt=f"Bars of mIoU in percent by step. {alt}")
+    ax = figure.add_subplot()
+    for index, (name, reports) in enumerate(series.items()):
+        left, bar, style = _place_and_style(len(steps), index, len(series))
+        heights = 100 * np.array([report.mean_iou for report in reports.values()])
+        ax.bar(left, heights, bar, label=name, **style)
+        for x, report in zip(left, reports.values(), strict=True):
+            top = _whisker(ax, x, report)
+            ax.text(x, top + 1, f"{100 * report.mean_iou:.1f}", ha="center", fontsize=NOTE_SIZE)
+    _finish_axis(ax, [textwrap.fill(step, 16) for step in steps], "mIoU in percent")
+    figure.legend(loc="outside upper left", ncols=len(series), fontsize=9, frameon=False)
+    every = [report for reports in series.values() for report in reports.values()]
+    caption = textwrap.fill(_in_common(every), int(width * 16))
+    figure.supxlabel(caption, fontsize=NOTE_SIZE, x=0.01, ha="left")
+    return figure
+
+
+def _place_and_style(n_groups: int, index: int, n_bars: int) -> tuple[np.ndarray, float, dict]:
+    """Middles of the bars of one series, their width, and how they are drawn."""
     from matplotlib import colormaps
 
-    shades = colormaps["cividis"](np.linspace(0.95, 0.35, len(reports)))
-    bar = 0.8 / len(reports)
+    shade = colormaps["cividis"](np.linspace(0.95, 0.35, n_bars))[index]
+    bar = 0.8 / n_bars
+    middles = np.arange(n_groups) + (index - (n_bars - 1) / 2) * bar
+    style = {"color": shade, "hatch": HATCHES[index % len(HATCHES)]}
+    return middles, bar, style | {"edgecolor": "black", "linewidth": 0.6}
+
+
+def _whisker(ax: Axes, x: float, report: Report) -> float:
+    """Draw the interval of a report's mIoU where there is one; returns the top of it all."""
+    height = 100 * report.mean_iou
+    spread = np.abs(100 * np.array(report.interval) - height)[:, None]  # (2, 1)
+    if not np.isfinite(spread).all():
+        return height
+    ax.errorbar([x], [height], spread, color="black", capsize=3, fmt="none")
+    return height + spread[1, 0]
+
+
+def _finish_axis(ax: Axes, ticks: list[str], y: str, **slanted: object) -> None:
+    ax.set(xlim=(-0.6, len(ticks) - 0.4), ylim=(0, 100), ylabel=y)
+    ax.set_xticks(range(len(ticks)), ticks, **slanted)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", linewidth=0.5, alpha=0.5)
+    ax.set_axisbelow(True)
+
+
+def _in_common(reports: Sequence[Report]) -> str:
+    """What the protocols of all reports agree on; the rest varies from bar to bar."""
+    first, *others = [report.protocol for report in reports]
+    varied = {
+        field.name: "varies"
+        for field in dataclasses.fields(first)
+        if any(getattr(first, field.name) != getattr(other, field.name) for other in others)
+    }
+    return str(dataclasses.replace(first, **varied))
+
+
+def _draw_bars(ax: Axes, reports: Mapping[str, Report]) -> None:
+    """One group of bars for each class and one for the mean, which also gets its interval."""
     for index, (name, report) in enumerate(reports.items()):
         heights = 100 * np.array([*report.iou, report.mean_iou])
-        left = np.arange(len(heights)) + (index - (len(reports) - 1) / 2) * bar
-        style = {"color": shades[index], "hatch": HATCHES[index % len(HATCHES)]}
-        style |= {"edgecolor": "black", "linewidth": 0.6}
+        left, bar, style = _place_and_style(len(heights), index, len(reports))
         ax.bar(left, np.nan_to_num(heights), bar, label=f"{name}: {report.headline}", **style)
         for x in left[np.isnan(heights)]:
             ax.text(x, 1, "absent", rotation=90, ha="center", va="bottom", fontsize=NOTE_SIZE)
-        spread = np.abs(100 * np.array(report.interval) - heights[-1])[:, None]  # (2, 1)
-        if np.isfinite(spread).all():
-            ax.errorbar(left[-1:], heights[-1:], spread, color="black", capsize=3, fmt="none")
+        _whisker(ax, left[-1], report)
 
 
 def _protocol_caption(reports: Mapping[str, Report], wrap: int) -> str:
