@@ -9,7 +9,15 @@ import os
 import pytest
 import torch
 
-from wsss_kit.files import check_classes, load_model, save_model, write_whole
+from wsss_kit.files import (
+    check_card,
+    check_classes,
+    check_same_run,
+    load_model,
+    read_card,
+    save_model,
+    write_whole,
+)
 
 
 def refuse(*_):
@@ -117,3 +125,62 @@ def test_another_class_list_is_refused(stored, wanted, place):
     with pytest.raises(ValueError, match=rf"run\.safetensors.*differ from class {place} on"):
         check_classes({"classes": stored}, wanted, "run.safetensors")
     check_classes({"classes": stored}, tuple(stored), "run.safetensors")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": 1', "\ufeff{}x", "nonsense"])
+def test_a_card_that_is_no_json(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json is no card: .*; copy it again, or train"):
+        read_card(path)
+    save_model(tmp_path / "a", TENSORS, {})
+    path.write_text(text)
+    with pytest.raises(ValueError, match="is no card"):
+        load_model(path)
+
+
+def test_a_card_that_is_no_object_no_text_or_nowhere(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[1]")
+    with pytest.raises(ValueError, match="holds list, expected a JSON object"):
+        read_card(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is no card"):
+        read_card(path)
+    with pytest.raises(FileNotFoundError, match=r"b\.json is missing"):
+        read_card(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("key", ["sha256", "bytes"])
+def test_a_card_without_the_sum_of_its_weights(tmp_path, key):
+    path = save_model(tmp_path / "a", TENSORS, {}).with_suffix(".json")
+    card = json.loads(path.read_text())
+    del card[key]
+    path.write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=f"does not say the {key} of its weights"):
+        load_model(path)
+
+
+def test_cards_of_other_methods_and_versions():
+    card = {"method": "CAM", "version": 2, "stride": 8}
+    options = {"method": "CAM", "version": 2, "keys": ("stride",)}
+    assert check_card(card, "x", **options) is None
+    for change, message in (
+        ({"method": "CLIMS"}, "x is a card of CLIMS, expected one of CAM"),
+        ({"version": 3}, "card of version 3, expected 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_card({**card, **change}, "x", **options)
+    with pytest.raises(ValueError, match="the card of x lacks stride"):
+        check_card({"method": "CAM", "version": 2}, "x", **options)
+
+
+def test_checkpoints_of_other_runs():
+    stored = json.loads(json.dumps({"seed": 1, "long_side": (3, 4), "crop": None}))
+    assert check_same_run(stored, {"seed": 1, "long_side": (3, 4), "crop": None}, "x") is None
+    for change in ({"seed": 2}, {"long_side": (3, 5)}, {"crop": 4}, {"new": 1}):
+        (key,) = change
+        with pytest.raises(
+            ValueError, match=f"x is a checkpoint of a run with {key} .* same {key}"
+        ):
+            check_same_run(stored, {"seed": 1, "long_side": (3, 4), "crop": None, **change}, "x")

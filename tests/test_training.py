@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from wsss_kit.classes import Sample
-from wsss_kit.training import augment, classes_of, labels_of, polynomial_decay, progress
+from wsss_kit.data.doors import LazySamples
+from wsss_kit.training import (
+    Diverged,
+    augment,
+    check_loss,
+    classes_of,
+    fingerprint,
+    labels_of,
+    polynomial_decay,
+    progress,
+)
 
 
 def generator(seed=0):
@@ -150,3 +160,53 @@ def test_labels_and_classes_of_samples():
 def test_progress_passes_everything_on(shown, capsys):
     assert list(progress(iter("abc"), what="letters", shown=shown)) == ["a", "b", "c"]
     assert ("letters" in capsys.readouterr().err) == shown
+
+
+def test_labels_of_lazy_samples_decode_no_picture():
+    def decode(name):
+        raise AssertionError(name)
+
+    rows = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([1.0, 1.0])}
+    lazy = LazySamples(rows, image=decode, labels=rows.__getitem__, classes=("cat", "dog"))
+    assert labels_of(lazy).tolist() == [[0, 1], [1, 1]]
+    rows["b"] = torch.tensor([1.0, 3.0])
+    with pytest.raises(ValueError, match="labels of 'b' holds 3, expected only 0 and 1"):
+        labels_of(lazy)
+
+
+def test_labels_that_are_none_are_named():
+    zeros = torch.zeros(3, 2, 2)
+    samples = [Sample(name, zeros, torch.tensor([0.0, 1.0])) for name in "abc"]
+    with pytest.raises(
+        ValueError, match=r"labels of 'c' have shape \(3,\), expected \(2,\) as thos"
+    ):
+        labels_of([*samples[:2], samples[2]._replace(labels=torch.zeros(3))])
+    with pytest.raises(ValueError, match="labels of 'b' holds nan"):
+        labels_of(
+            [samples[0], samples[1]._replace(labels=torch.tensor([1, torch.nan])), samples[2]]
+        )
+
+
+def test_a_fingerprint_is_of_names_order_labels_and_the_first_picture():
+    def made(**changes):
+        samples = [Sample(n, torch.full((3, 2, 2), 0.1), torch.tensor([1.0, 0.0])) for n in "ab"]
+        samples[1] = samples[1]._replace(**changes)
+        return samples
+
+    plain = fingerprint(made())
+    assert plain == fingerprint(made()) and len(plain) == 16
+    others = [
+        made(name="c"),
+        made(labels=torch.tensor([0.0, 1.0])),
+        made()[::-1],
+        made()[:1],
+        made(image=torch.zeros(3, 2, 2))[::-1],
+    ]
+    assert len({plain, *map(fingerprint, others)}) == 6
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 7.01])
+def test_a_loss_that_runs_away(loss):
+    with pytest.raises(Diverged, match=r"in epoch 3: its loss is .* began at 0.7; .* below 0.05"):
+        check_loss(loss, 0.7, epoch=2, learning_rate=0.05)
+    assert check_loss(6.9, 0.7, epoch=2, learning_rate=0.05) is None

@@ -13,9 +13,6 @@ from torch import Tensor
 IGNORE_INDEX = 255
 """Mask value of pixels that no score counts (VOC's void, low-confidence pseudo labels)."""
 
-RANGE_TOLERANCE = 1e-3
-"""How far rounding may carry pictures, maps and scores outside [0, 1]."""
-
 PAPER_CLASSES = ("boat", "train", "plane", "bus", "cow", "camel", "bird", "cat")
 """Classes of the embedded world."""
 

@@ -61,6 +61,59 @@ def save_model(path: str | Path, tensors: Mapping[str, Tensor], card: Mapping[st
     return path
 
 
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Read a card: a JSON object.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is empty, cut off or no JSON object.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; save it again or copy it from where it was")
+    advice = "copy it again, or train and save it again"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f"{path} is no card: {error}; {advice}") from error
+    if not isinstance(card, dict):
+        raise ValueError(f"{path} holds {type(card).__name__}, expected a JSON object; {advice}")
+    return card
+
+
+def check_card(
+    card: Mapping[str, Any], path: str | Path, *, method: str, version: int, keys: Sequence[str]
+) -> None:
+    """Refuse a card of another method, another version, or with a part missing.
+
+    Args:
+        card: as `read_card` or `load_model` gave it.
+        path: where it came from, for the message.
+        method: whose card is expected.
+        version: of the card's layout that is expected.
+        keys: what it must hold.
+
+    Raises:
+        ValueError: saying what arrived and what was expected.
+    """
+    if card.get("method") != method:
+        raise ValueError(
+            f"{path} is a card of {card.get('method', 'no method')}, expected one of {method}; "
+            "load it by the class that saved it"
+        )
+    if card.get("version") != version:
+        raise ValueError(
+            f"{path} has a card of version {card.get('version', 'none')}, expected {version}: it "
+            "was saved by another version of the kit; fit and save it again"
+        )
+    missing = [key for key in keys if key not in card]
+    if missing:
+        raise ValueError(
+            f"the card of {path} lacks {', '.join(missing)}; it was changed or cut off, so copy it "
+            "again or fit and save it again"
+        )
+
+
 def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_model` wrote, checked against its card.
 
@@ -69,7 +122,8 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if the weights or the card are missing.
-        ValueError: if the weights are not those of the card, as after a broken copy.
+        ValueError: if the weights are not those of the card, as after a broken copy, or the card
+            is none.
     """
     from safetensors.torch import load
 
@@ -77,7 +131,7 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     card_path = path.with_suffix(".json")
     old = path.with_name(path.name + ".old")
     if card_path.exists() and old.exists():  # a crash between the files of a pair
-        wanted = json.loads(card_path.read_text(encoding="utf-8"))["sha256"]
+        wanted = read_card(card_path).get("sha256")
         if hashlib.sha256(old.read_bytes()).hexdigest() == wanted:
             os.replace(old, path)
     for needed in (path, card_path):
@@ -86,7 +140,13 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 f"{needed} is missing; a saved model is a pair of files, {path.name} and "
                 f"{card_path.name}: copy both, or train and save it again"
             )
-    card, data = json.loads(card_path.read_text(encoding="utf-8")), path.read_bytes()
+    card, data = read_card(card_path), path.read_bytes()
+    for key in ("sha256", "bytes"):
+        if key not in card:
+            raise ValueError(
+                f"{card_path} does not say the {key} of its weights; it is no card of a saved "
+                "model, so copy the pair again or train and save it again"
+            )
     found = hashlib.sha256(data).hexdigest()
     if found != card["sha256"]:
         raise ValueError(
@@ -95,6 +155,25 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "truncated or changed, so copy it again or train and save it again"
         )
     return load(data), card
+
+
+def check_same_run(stored: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path) -> None:
+    """Refuse to go on with a checkpoint of another run.
+
+    Args:
+        stored: what the checkpoint says of its run.
+        asked: what is asked for now, under the same names.
+        where: path of the checkpoint, for the message.
+
+    Raises:
+        ValueError: naming the first difference.
+    """
+    for key, wanted in json.loads(json.dumps(asked)).items():
+        if stored.get(key) != wanted:
+            raise ValueError(
+                f"{where} is a checkpoint of a run with {key} {stored.get(key)!r}, and this one "
+                f"asks for {wanted!r}; use another path for another run, or the same {key}"
+            )
 
 
 def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | Path) -> None:

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from wsss_kit.classes import IGNORE_INDEX, RANGE_TOLERANCE
+from wsss_kit.checks import RANGE_TOLERANCE, check_labels
+from wsss_kit.classes import IGNORE_INDEX
 
 
 def add_background(
@@ -153,8 +154,6 @@ def _check_scores(scores: Tensor, labels: Tensor) -> None:
             f"scores has {n_channels} channels but labels {n_classes} classes, "
             f"expected {n_classes + 1} channels; {advice}"
         )
-    odd = labels[(labels != 0) & (labels != 1)]
-    if odd.numel():
-        raise ValueError(f"labels holds {odd[0].item():.4g}, expected only 0 and 1; threshold them")
+    check_labels(labels)
     if scores.isnan().any():
         raise ValueError("scores holds NaN, expected numbers; look at the step that made them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsss_kit.checks import check_labels
 from wsss_kit.classes import Sample
 
 Item = TypeVar("Item")
@@ -100,8 +102,84 @@ def augment(
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:
-    """Image-level labels of all samples as (M, C) float32."""
-    return torch.stack([sample.labels for sample in samples]).float()
+    """Image-level labels of all samples, checked; lazy samples are not decoded for it.
+
+    Args:
+        samples: M pictures with labels.
+
+    Returns:
+        (M, C) float32 of 0 and 1.
+
+    Raises:
+        ValueError: naming the first sample whose labels are of another number than the first
+            one's, or anything but 0 and 1.
+    """
+    lazy = getattr(samples, "image_labels", None)
+    if lazy is not None:
+        rows, names = list(lazy()), samples.names
+    else:
+        rows, names = [], []
+        for sample in samples:
+            rows.append(sample.labels)
+            names.append(sample.name)
+    for name, row in zip(names, rows, strict=True):
+        if row.shape != rows[0].shape:
+            raise ValueError(
+                f"labels of {name!r} have shape {tuple(row.shape)}, expected "
+                f"{tuple(rows[0].shape)} as those of {names[0]!r}: one number a class"
+            )
+    labels = torch.stack(rows)
+    odd = ((labels != 0) & (labels != 1)).any(1)
+    if odd.any():
+        first = int(odd.nonzero()[0])
+        check_labels(labels[first], f"labels of {names[first]!r}")
+    return labels.float()
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """What tells one training set from another, in sixteen letters.
+
+    Names, their order, the first picture's pixels and, where no picture has to be decoded for
+    them, the labels.
+
+    Args:
+        samples: M pictures with labels, at least one.
+    """
+    found = hashlib.sha256()
+    names = getattr(samples, "names", None)
+    if names is None:
+        names = [sample.name for sample in samples]
+    found.update("\n".join(names).encode())
+    first = samples[0]
+    found.update(first.image.detach().cpu().contiguous().numpy().tobytes())
+    if hasattr(samples, "image_labels") or isinstance(samples, (list, tuple)):
+        found.update(labels_of(samples).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+class Diverged(RuntimeError):
+    """A training whose loss is no number any more, or far above where it began."""
+
+
+def check_loss(loss: float, first: float, *, epoch: int, learning_rate: float) -> None:
+    """Stop a training that diverges.
+
+    Args:
+        loss: mean loss of an epoch.
+        first: loss of the first step of all.
+        epoch: which epoch, from 0.
+        learning_rate: for the advice.
+
+    Raises:
+        Diverged: if the loss is NaN, infinite or more than ten times the first one.
+    """
+    if loss <= 10 * max(first, 1e-6):  # NaN fails
+        return
+    raise Diverged(
+        f"training diverged in epoch {epoch + 1}: its loss is {loss:.3g} and began at {first:.3g}; "
+        f"try a learning rate below {learning_rate:g}, pretrained weights, or look for pictures "
+        "that are not RGB in [0, 1]"
+    )
 
 
 def classes_of(samples: Sequence[Sample]) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,6 +290,50 @@ def test_texts_equal_open_clip(paper):
     literal = paper.model.encode_text(paper.tokenizer(texts))
     literal = literal / literal.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(paper.encode_text(texts), literal, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def forgetful(paper):
+    """The tiny CLIP without the texts that other tests have asked for."""
+    return load_clip("paper", device="cpu")
+
+
+@pytest.mark.parametrize("texts", [["a violin", "a spaceship"], ["a cat", "a violin in the fog"]])
+def test_words_that_the_model_never_read_are_named(forgetful, texts):
+    unknown = [repr(word) for text in texts for word in forgetful.unknown_words(text)]
+    with pytest.warns(UserWarning, match=f"never read {', '.join(unknown)}, as in") as caught:
+        forgetful.encode_text(texts)
+    assert len(caught) == 1 and Path(caught[0].filename) == Path(__file__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        forgetful.encode_text([*texts, "a cat on the water"])
+
+
+def test_many_unknown_words_are_counted(forgetful):
+    with pytest.warns(UserWarning, match="'aa', 'bb', 'cc', 'dd', 'ee' and 2 more, as in 'aa'"):
+        forgetful.encode_text(["aa", "bb cc", "dd", "ee", "ff gg"])
+
+
+def test_texts_longer_than_the_model_reads_are_named(forgetful):
+    whole, cut = " ".join(["cat"] * 18), " ".join(["cat"] * 19)  # 20 with start and end
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forgetful.encode_text([whole])
+    with pytest.warns(UserWarning, match=f"reads 18 tokens of a text and cuts .* '{cut}'; say it"):
+        forgetful.encode_text([cut])
+    assert torch.equal(*forgetful.encode_text([whole, cut]))
+
+
+def test_a_real_tokenizer_has_a_length_as_well():
+    open_clip = pytest.importorskip("open_clip")
+    model = small_model()
+    clip = FrozenCLIP(model, open_clip.SimpleTokenizer(context_length=77))
+    clip.model.encode_text = lambda ids: torch.ones(len(ids), 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clip.encode_text(["a clean origami cat."])
+    with pytest.warns(UserWarning, match="reads 75 tokens"):
+        clip.encode_text(["cat " * 76])
 
 
 def test_unknown_words(paper):

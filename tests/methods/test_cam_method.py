@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from wsss_kit.classes import Sample
+from wsss_kit.files import load_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.training import Diverged
 
 QUICK = {"epochs": 3, "batch_size": 3, "learning_rate": 0.05, "progress": False}
 
@@ -294,6 +296,89 @@ def test_a_checkpoint_of_other_classes_is_refused_and_untouched(samples, tmp_pat
     with pytest.raises(ValueError, match="differ from class 1 on"):
         make().fit(other, **QUICK, checkpoint=tmp_path / "run")
     assert files_of(tmp_path) == before
+
+
+def relabelled(samples):
+    other = Named(samples)
+    other[5] = other[5]._replace(labels=1 - other[5].labels)
+    return other
+
+
+def renamed(samples):
+    other = Named(samples)
+    other[5] = other[5]._replace(name="five")
+    return other
+
+
+def repainted(samples):
+    return Named([samples[0]._replace(image=samples[0].image * 0.99), *samples[1:]])
+
+
+def fewer(samples):
+    return Named(samples[:-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"seed": 7}, "seed"),
+        ({"learning_rate": 0.04}, "learning_rate"),
+        ({"batch_size": 4}, "batch_size"),
+        ({"crop": 16}, "crop"),
+        ({"long_side": (16, 20), "crop": 16}, "crop"),
+        ({"preset": "reference"}, "preset"),
+        ({"data": fewer}, "pictures"),
+        ({"data": relabelled}, "data"),
+        ({"data": renamed}, "data"),
+        ({"data": repainted}, "data"),
+    ],
+)
+@pytest.mark.parametrize("epochs_done", [1, 3])
+def test_a_checkpoint_of_another_run_is_refused_and_untouched(
+    samples, tmp_path, change, key, epochs_done
+):
+    first = {**QUICK, "epochs": epochs_done}
+    make().fit(samples, **first, checkpoint=tmp_path / "run")
+    before = files_of(tmp_path)
+    own = ("data", "preset")
+    data = change["data"](samples) if "data" in change else samples
+    preset = change.get("preset", "clean")
+    options = {**QUICK, **{k: v for k, v in change.items() if k not in own}}
+    with pytest.raises(ValueError, match=rf"a checkpoint of a run with {key} .* asks for .*same"):
+        make(preset=preset).fit(data, **options, checkpoint=tmp_path / "run")
+    assert files_of(tmp_path) == before
+
+
+def test_only_epochs_may_be_more_and_never_fewer(samples, tmp_path):
+    run = make().fit(samples, **QUICK, checkpoint=tmp_path / "run")
+    longer = make().fit(samples, **{**QUICK, "epochs": 5}, checkpoint=tmp_path / "run")
+    assert longer.losses_[:3] == pytest.approx(run.losses_) and len(longer.losses_) == 5
+    with pytest.raises(ValueError, match="has done 5 epochs, and 3 are asked for"):
+        make().fit(samples, **QUICK, checkpoint=tmp_path / "run")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 7.1])
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(samples, tmp_path, monkeypatch, bad):
+    """Three steps an epoch; the loss begins at 0.7 and runs away in the second epoch."""
+    losses = iter([0.7, 3.0, 6.9, bad, bad, bad])
+    monkeypatch.setattr("wsss_kit.classifier.train._step", lambda *_: next(losses))
+    with pytest.raises(
+        Diverged, match=r"in epoch 2: its loss is \S+ and began at 0.7; .* below 0.05"
+    ):
+        make().fit(samples, **QUICK, checkpoint=tmp_path / "run")
+    assert load_model(tmp_path / "run")[1]["epoch"] == 1
+
+
+def test_pooled_features_belong_to_the_samples(samples):
+    pooled = make().pool(samples, progress=False)
+    quick = {**QUICK, "train_backbone": False}
+    shared, own = (make().fit(samples, **quick, pooled=x) for x in (pooled, None))
+    assert_equal_states(shared, own)
+    for wrong in (pooled[:3], pooled[:, :1], pooled[..., :5], torch.cat([pooled, pooled])):
+        with pytest.raises(ValueError, match=r"pooled has shape .*, expected \(8, 2, 6\) as pool"):
+            make().fit(samples, **quick, pooled=wrong)
+    with pytest.raises(ValueError, match="pooled features need train_backbone=False"):
+        make().fit(samples, **QUICK, pooled=pooled)
 
 
 def test_a_truncated_checkpoint_is_refused_and_untouched(samples, tmp_path):

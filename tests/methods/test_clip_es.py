@@ -211,7 +211,7 @@ def test_half_precision(sample):
 
 
 def test_saved_and_loaded(clip, sample, tmp_path):
-    prompts = Prompts.for_classes(["cat", "boat"]).replace(template="a drawing of a {}")
+    prompts = Prompts(["cat", "boat"], ["fog", "water"], template="a picture of a {}")
     options = {"n_layers": 2, "preset": "clean", "target": "logit", "flip": False}
     method = CLIPES(clip, prompts=prompts, **options).fit()
     path = method.save(tmp_path / "method")

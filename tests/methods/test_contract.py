@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
+from wsss_kit.training import Diverged
 
 
 @functools.cache
@@ -25,26 +27,53 @@ def paper_clip():
 
 
 class Case(NamedTuple):
-    """How to make a method, fit it in a second or two, and give `load` what no file holds."""
+    """One method.
+
+    Args:
+        make: makes it, with keyword arguments put over its own.
+        fit: what `fit` needs to take a second or two.
+        load: what `load` has to be given, for no file holds it.
+        others: for every other argument of the constructor another value, which is saved.
+    """
 
     make: functools.partial
     fit: dict
     load: dict
+    others: dict
 
 
-SMALL = {"scales": (1.0,), "device": "cpu"}
 METHODS = {
     "cam": Case(
-        functools.partial(CAM, "paper", preset="clean", **SMALL),
+        functools.partial(
+            CAM, backbone="paper", preset="clean", scales=(1.0,), device="cpu", weights=None
+        ),
         {"epochs": 30, "batch_size": 4, "progress": False},
-        SMALL,
+        {"device": "cpu"},
+        {
+            "backbone": "resnet18",
+            "weights": "web",
+            "stride": 4,
+            "scales": (0.5, 1.5),
+            "flip": False,
+            "preset": "reference",
+        },
     ),
     "clip_es": Case(
-        functools.partial(lambda: CLIPES(paper_clip(), prompts=Prompts.paper())),
+        functools.partial(
+            lambda **options: CLIPES(paper_clip(), **{"prompts": Prompts.paper(), **options})
+        ),
         {},
         {"clip": paper_clip},
+        {
+            "prompts": Prompts.paper().replace(template="a photo of a {}", backgrounds=["fog"]),
+            "n_layers": 3,
+            "preset": "clean",
+            "target": "logit",
+            "flip": True,
+        },
     ),
 }
+ARGUMENTS = [(name, argument) for name, case in METHODS.items() for argument in case.others]
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -184,11 +213,170 @@ def test_saved_and_loaded_it_gives_the_same_maps(name, method, batch, tmp_path):
     path = method.save(tmp_path / "deep" / "method")
     assert path.exists()
     assert {p.suffix for p in path.parent.iterdir()} <= {".safetensors", ".json"}  # no pickle
-    options = {k: v() if callable(v) else v for k, v in METHODS[name].load.items()}
+    options = options_of(name)
     for given in (path, str(path.with_suffix(""))):
         loaded = type(method).load(given, **options)
         expected = method(batch.images, batch.labels)
         assert torch.equal(loaded(batch.images, batch.labels).cams, expected.cams)
+
+
+def options_of(name):
+    return {k: v() if callable(v) else v for k, v in METHODS[name].load.items()}
+
+
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS, ids="-".join)
+def test_every_argument_is_saved(name, argument, world, batch, tmp_path):
+    """Fitted with another value, saved and loaded with nothing said: the same maps."""
+    case = METHODS[name]
+    method = case.make(**{argument: case.others[argument]}).fit(world, **case.fit)
+    loaded = type(method).load(method.save(tmp_path / "method"), **options_of(name))
+    found, expected = (m(batch.images, batch.labels) for m in (loaded, method))
+    assert torch.equal(found.cams, expected.cams)
+    assert (found.affinity is None) == (expected.affinity is None)
+    if found.affinity is not None:
+        assert torch.equal(found.affinity, expected.affinity)
+    for key in case.others:
+        assert getattr(loaded, key) == getattr(method, key), key
+
+
+@pytest.mark.parametrize("case", METHODS.values(), ids=METHODS)
+def test_no_argument_is_forgotten_here(case):
+    """A new argument of a constructor has to join the test above."""
+    known = {"self", *case.others, *case.load}
+    assert set(inspect.signature(type(case.make()).__init__).parameters) == known
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no card"),
+        ("{", "is no card"),
+        ("[]", "holds list, expected a JSON object"),
+        ("{}", "(does not say the sha256|is a card of no method)"),
+    ],
+)
+def test_a_card_that_is_none_is_refused(method, name, tmp_path, text, message):
+    path = method.save(tmp_path / "method").with_suffix(".json")
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        type(method).load(path, **options_of(name))
+
+
+def test_a_card_of_another_kind_is_refused(method, name, tmp_path):
+    """Of another method, of another version, or with any one part missing."""
+    path = method.save(tmp_path / "method").with_suffix(".json")
+    card = json.loads(path.read_text())
+    changes = [({"method": "CAN"}, f"card of CAN, expected one of {card['method']}")]
+    changes += [({"version": v}, f"version {v}, expected") for v in (1, 99, "2")]
+    for change, message in changes:
+        path.write_text(json.dumps({**card, **change}))
+        with pytest.raises(ValueError, match=message):
+            type(method).load(path, **options_of(name))
+    for key in set(card) - {"method", "version", "sha256", "bytes"}:
+        path.write_text(json.dumps({k: v for k, v in card.items() if k != key}))
+        with pytest.raises(ValueError, match=f"lacks {key}"):
+            type(method).load(path, **options_of(name))
+    path.write_text(json.dumps({k: v for k, v in card.items() if k != "version"}))
+    with pytest.raises(ValueError, match="version none, expected"):
+        type(method).load(path, **options_of(name))
+
+
+# -- what is refused ------------------------------------------------------------------------
+
+BAD_PICTURES = {
+    "in 0..255": (lambda x: 255 * x, r"ranges from .* to 2\d\d.*, expected \[0, 1\]"),
+    "8-bit": (lambda x: (255 * x).byte(), "hold uint8, expected floating-point"),
+    "whole numbers": (lambda x: x.long(), "hold int64, expected floating-point"),
+    "with a NaN": (lambda x: x.where(x != x.flatten()[0], torch.nan), "holds NaN"),
+    "infinite": (lambda x: x.where(x != x.flatten()[0], torch.inf), "to inf, expected"),
+    "normalised": (lambda x: (x - 0.45) / 0.27, "ranges from -"),
+    "without pixels": (lambda x: x[..., :0], r"shape \(.*, 0\), expected"),
+    "grey": (lambda x: x[..., :1, :, :], r"shape \(.*1, \d+, \d+\), expected"),
+    "channels last": (lambda x: x.movedim(-3, -1), r"shape \(.*, 3\), expected"),
+}
+BAD_LABELS = {
+    "minus one": (lambda y: y.where(y == 0, -1), "holds -1, expected only 0 and 1"),
+    "two": (lambda y: 2 * y, "holds 2, expected only 0 and 1"),
+    "probabilities": (lambda y: 0.3 * y, "holds 0.3, expected only 0 and 1"),
+    "NaN": (lambda y: y.where(y == 0, torch.nan), "holds nan, expected only 0 and 1"),
+    "one too many": (lambda y: torch.cat([y, y[..., :1]], -1), r"\(.*9,?\)|9 labels"),
+    "one too few": (lambda y: y[..., 1:], r"\(.*7,?\)|7 labels"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_PICTURES)
+def test_bad_pictures_are_refused_by_maps(method, batch, bad):
+    spoil, message = BAD_PICTURES[bad]
+    with pytest.raises(ValueError, match=message):
+        method(spoil(batch.images), batch.labels)
+
+
+@pytest.mark.parametrize("bad", BAD_LABELS)
+def test_bad_labels_are_refused_by_maps(method, batch, bad):
+    spoil, message = BAD_LABELS[bad]
+    with pytest.raises(ValueError, match=message):
+        method(batch.images, spoil(batch.labels))
+
+
+class Named(list):
+    """Samples in a list with the class names of the world."""
+
+    classes = PAPER_CLASSES
+
+
+TRAINED = [name for name, case in METHODS.items() if case.fit]
+FITS = [{}, {"train_backbone": False}]
+
+
+@pytest.mark.parametrize("options", FITS, ids=["whole", "head"])
+@pytest.mark.parametrize("bad", BAD_PICTURES)
+@pytest.mark.parametrize("name", TRAINED)
+def test_bad_pictures_are_refused_by_fit(name, world, bad, options):
+    """Any one of them, not only the first; and the message names it."""
+    spoil, message = BAD_PICTURES[bad]
+    samples = Named(world)
+    samples[3] = samples[3]._replace(image=spoil(samples[3].image))
+    with pytest.raises(ValueError, match=f"picture '{samples[3].name}' .*{message}"):
+        METHODS[name].make().fit(samples, **METHODS[name].fit, **options)
+
+
+@pytest.mark.parametrize("options", FITS, ids=["whole", "head"])
+@pytest.mark.parametrize("bad", BAD_LABELS)
+@pytest.mark.parametrize("name", TRAINED)
+def test_bad_labels_are_refused_by_fit(name, world, bad, options):
+    spoil, message = BAD_LABELS[bad]
+    samples = Named(s._replace(labels=spoil(s.labels)) for s in world)
+    with pytest.raises(ValueError, match=message):
+        METHODS[name].make().fit(samples, **METHODS[name].fit, **options)
+    samples = Named(world)
+    samples[3] = samples[3]._replace(labels=spoil(samples[3].labels))
+    with pytest.raises(ValueError, match=f"'{samples[3].name}' .*({message})"):
+        METHODS[name].make().fit(samples, **METHODS[name].fit, **options)
+
+
+@pytest.mark.parametrize("options", FITS, ids=["whole", "head"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_training_that_diverges_stops(name, world, options):
+    values = {**METHODS[name].fit, **options, "learning_rate": 1e9}
+    with pytest.raises(Diverged, match=r"diverged in epoch \d+: its loss is .* began at 0\.\d+"):
+        METHODS[name].make().fit(world, **values)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("epochs", v) for v in (0, -1, 1.5, "3", True)),
+        *(("batch_size", v) for v in (0, -4, 2.5)),
+        *(("learning_rate", v) for v in (0, -0.1, float("nan"), float("inf"), "fast")),
+        *(("seed", v) for v in (-1, 0.5, "one")),
+        *(("crop", v) for v in (0, -8, 1.5)),
+        *(("long_side", v) for v in ((0, 4), (8, 4), (1.5, 3))),
+    ],
+)
+@pytest.mark.parametrize("name", TRAINED)
+def test_numbers_that_make_no_training(name, world, key, value):
+    with pytest.raises(ValueError, match=f"{key} is .*, expected a (whole )?number"):
+        METHODS[name].make().fit(world, **{**METHODS[name].fit, key: value})
 
 
 def test_loading_what_is_not_there(method, tmp_path):

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.checks import check_image
 from wsss_kit.classes import Sample
-from wsss_kit.training import augment, labels_of, polynomial_decay, progress
+from wsss_kit.training import augment, check_loss, labels_of, polynomial_decay, progress
 
 Recipe = Mapping[str, Any]
 
@@ -51,6 +52,9 @@ def train_classifier(
         optimiser: from `sgd`, with its moments where a run is resumed.
         first_epoch: epochs done before.
         after_epoch: called with the epoch's number and mean loss, to log and to save.
+
+    Raises:
+        Diverged: if the loss runs away; the last epoch is then neither logged nor saved.
     """
     steps = -(-len(samples) // recipe["batch_size"])
     schedule = polynomial_decay(
@@ -62,13 +66,15 @@ def train_classifier(
     trunk.train()
     if recipe["fixed_batch_norm"] and recipe["pretrained"]:
         _fix_batch_norm(trunk)
-    epochs = range(first_epoch, recipe["epochs"])
+    epochs, began = range(first_epoch, recipe["epochs"]), None
     for epoch in progress(epochs, what="CAM classifier", shown=recipe["shown"]):
-        total = 0.0
+        losses = []
         for images, labels in _batches(samples, epoch, recipe):
             pooled = trunk(images.to(head.device)).mean((2, 3))  # (B, D)
-            total += _step(pooled @ head.T, labels.to(head.device), optimiser, schedule)
-        after_epoch(epoch, total / steps)
+            losses.append(_step(pooled @ head.T, labels.to(head.device), optimiser, schedule))
+        began = losses[0] if began is None else began
+        check_loss(sum(losses) / steps, began, epoch=epoch, learning_rate=recipe["learning_rate"])
+        after_epoch(epoch, sum(losses) / steps)
 
 
 @torch.no_grad()
@@ -76,10 +82,14 @@ def pool_features(trunk: nn.Module, samples: Sequence[Sample], *, shown: bool = 
     """Pooled features of every picture and of its mirror image: (M, 2, D) float32.
 
     The trunk goes to evaluation mode: its batch statistics neither count nor change.
+
+    Raises:
+        ValueError: if a picture is not (3, H, W) RGB in [0, 1].
     """
     trunk.eval()
     pooled = []
     for sample in progress(samples, what="features", shown=shown, total=len(samples)):
+        check_image(sample.image, f"picture {sample.name!r}")
         views = torch.stack([sample.image, sample.image.flip(-1)]).to(device_of(trunk))
         pooled.append(trunk(views).mean((2, 3)).float())  # (2, D)
     return torch.stack(pooled)
@@ -96,19 +106,26 @@ def train_head(head: Tensor, features: Tensor, labels: Tensor, recipe: Recipe) -
 
     Returns:
         Mean loss of every epoch.
+
+    Raises:
+        Diverged: if the loss runs away.
     """
     M, labels = len(features), labels.to(features.device)
     optimiser = sgd(head, recipe)
     steps = -(-M // recipe["batch_size"])
     schedule = polynomial_decay(optimiser, steps * recipe["epochs"])
     random = torch.Generator().manual_seed(recipe["seed"])
-    losses = []
-    for _ in progress(range(recipe["epochs"]), what="CAM head", shown=recipe["shown"]):
+    losses: list[float] = []
+    began = None
+    for epoch in progress(range(recipe["epochs"]), what="CAM head", shown=recipe["shown"]):
         total = 0.0
         for rows in torch.randperm(M, generator=random).split(recipe["batch_size"]):
             view = torch.randint(0, 2, (len(rows),), generator=random)
-            total += _step(features[rows, view] @ head.T, labels[rows], optimiser, schedule)
+            loss = _step(features[rows, view] @ head.T, labels[rows], optimiser, schedule)
+            began = loss if began is None else began
+            total += loss
         losses.append(total / steps)
+        check_loss(losses[-1], began, epoch=epoch, learning_rate=recipe["learning_rate"])
     return losses
 
 
@@ -145,6 +162,8 @@ def _batches(
     random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)
     for rows in torch.randperm(len(samples), generator=random).split(recipe["batch_size"]):
         chosen = [samples[int(i)] for i in rows]
+        for s in chosen:
+            check_image(s.image, f"picture {s.name!r}")
         images = [
             augment(s.image, random, crop=recipe["crop"], long_side=recipe["long_side"])
             for s in chosen

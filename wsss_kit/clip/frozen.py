@@ -7,7 +7,8 @@ picture size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.checks import check_images
 from wsss_kit.paperworld.tiny_clip import float_mask
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -136,18 +138,44 @@ class FrozenCLIP(nn.Module):
 
         Raises:
             RuntimeError: if the model was wrapped without a tokenizer.
+
+        Warns:
+            UserWarning: if a text has words that the model never read, or is longer than it can
+                read and is cut.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if self.tokenizer is None:
             raise RuntimeError("this CLIP has no tokenizer; pass one: FrozenCLIP(model, tokenizer)")
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if new:
+            self._warn_of(new)
             ids = self.tokenizer(new).to(self.device)
             features = F.normalize(self.model.encode_text(ids).float(), dim=-1)
             self._texts.update(zip(new, features, strict=True))
         if not texts:
             return torch.zeros(0, self.model.visual.proj.shape[1], device=self.device)
         return torch.stack([self._texts[text].to(self.device) for text in texts])
+
+    def _warn_of(self, texts: Sequence[str]) -> None:
+        """Say which words the model cannot know and which texts it cannot read to their end."""
+        unknown = {word: text for text in texts for word in self.unknown_words(text)}
+        if unknown:
+            first = next(iter(unknown.values()))
+            warnings.warn(
+                f"this model never read {_listed(unknown)}, as in {first!r}: words it does not "
+                "know all mean the same to it, and so do texts that differ in nothing else",
+                stacklevel=4,  # past encode_text and its decorator
+            )
+        most, encode = (getattr(self.tokenizer, n, None) for n in ("context_length", "encode"))
+        if most is None or encode is None:
+            return
+        long = [text for text in texts if len(encode(text)) > most - 2]  # start and end go along
+        if long:
+            warnings.warn(
+                f"this model reads {most - 2} tokens of a text and cuts the rest off: "
+                f"{_listed(long)}; say it in fewer words",
+                stacklevel=4,  # past encode_text and its decorator
+            )
 
     def unknown_words(self, text: str) -> list[str]:
         """Words the model cannot know; always empty for sub-word vocabularies."""
@@ -193,7 +221,7 @@ class FrozenCLIP(nn.Module):
 
     def _embed(self, images: Tensor, rounded: bool | None = None) -> tuple[Tensor, tuple[int, int]]:
         """Normalise, cut into patches, add positions: (B, 3, H, W) -> (B, 1 + N, D), (h, w)."""
-        _check_images(images)
+        check_images(images)
         visual = self.model.visual
         x = (self.fit_to_patches(images).to(self.device) - self.mean) / self.std
         x = visual.conv1(x.to(self.dtype))  # (B, D, h, w)
@@ -294,17 +322,16 @@ class FrozenCLIP(nn.Module):
         return visual.ln_post(_end_block(block, tokens, mixed))[:, 1:].mean(1) @ visual.proj
 
 
+def _listed(words: Collection[str], most: int = 5) -> str:
+    """Some of the words, quoted, and how many more there are."""
+    shown = ", ".join(repr(word) for word in list(words)[:most])
+    return shown + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
 def _end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
     """What a block does after its attention: both residuals and the perceptron."""
     x = x + block.ls_1(mixed)
     return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-
-def _check_images(images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(
-            f"images have shape {tuple(images.shape)}, expected (B, 3, H, W) RGB in [0, 1]"
-        )
 
 
 @lru_cache(maxsize=16)

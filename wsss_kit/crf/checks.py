@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from wsss_kit.classes import RANGE_TOLERANCE
+from wsss_kit.checks import check_range
 
 
 def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
@@ -30,18 +30,8 @@ def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
             f"images has shape {tuple(images.shape)} but scores {tuple(scores.shape)} needs "
             f"{expected}; resize the scores to the picture with cam.upsample"
         )
-    _check_range("scores", scores, "scale maps with cam.normalize_cams, logits with a softmax")
-    _check_range("images", images, "divide 8-bit pictures by 255")
-
-
-def _check_range(name: str, values: Tensor, advice: str) -> None:
-    if not values.numel():
-        return
-    low, high = (value.item() for value in values.detach().float().aminmax())
-    if math.isnan(low) or math.isnan(high):
-        raise ValueError(f"{name} holds NaN, expected numbers in [0, 1]; look at what made them")
-    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
-        raise ValueError(f"{name} ranges from {low:.4g} to {high:.4g}, expected [0, 1]; {advice}")
+    check_range("scores", scores, "scale maps with cam.normalize_cams, logits with a softmax")
+    check_range("images", images, "divide 8-bit pictures by 255")
 
 
 def check_iterations(iterations: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from wsss_kit.checks import check_images, check_labels
 from wsss_kit.classes import Sample
 
 
@@ -69,18 +70,15 @@ def preset_values(
 
 
 def check_batch(images: Tensor, labels: Tensor, n_classes: int) -> None:
-    """Refuse pictures and labels that do not belong together.
+    """Refuse pictures and labels that are not what they should be or do not belong together.
 
     Raises:
-        ValueError: saying which shape arrived and which was expected.
+        ValueError: saying what arrived and what was expected.
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(
-            f"images have shape {tuple(images.shape)}, expected (B, 3, H, W) RGB in [0, 1]; "
-            "add a batch axis with image[None]"
-        )
+    check_images(images)
     if labels.shape != (len(images), n_classes):
         raise ValueError(
             f"labels have shape {tuple(labels.shape)}, expected ({len(images)}, {n_classes}): one "
             "row a picture, one column a class, background not among them"
         )
+    check_labels(labels)

@@ -6,7 +6,7 @@ training and inference recipe that WSSS papers share (IRN's classifier, CLIMS's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
+from wsss_kit.checks import check_count, check_images, check_positive
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import device_of, pool_features, sgd, train_classifier, train_head
-from wsss_kit.files import check_classes, load_model, save_model, weights_path
+from wsss_kit.files import (
+    check_card,
+    check_classes,
+    check_same_run,
+    load_model,
+    save_model,
+    weights_path,
+)
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
-from wsss_kit.training import classes_of, labels_of
+from wsss_kit.training import classes_of, fingerprint, labels_of
 
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {
@@ -47,6 +55,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Reference: the released trainers hand weight decay to SGD's momentum, so that the real momentum
 is 1e-4, and keep batch normalisation fixed. ``clean`` uses momentum 0.9 and trains it."""
+
+_CARD_VERSION = 2
+_CARD_KEYS = ("backbone", "weights", "stride", "scales", "flip", "preset", "classes", "losses")
 
 HEAD_ALONE: dict[str, Any] = {
     "epochs": 60,
@@ -128,31 +139,50 @@ class CAM(CAMMethod):
             pooled: what `pool` returned for these samples, to share it between several heads;
                 only with ``train_backbone=False``.
             seed: of weights, order and crops. Equal seeds give equal weights on one machine.
-            checkpoint: path that the state is written to after every epoch and resumed from.
+            checkpoint: path that the state is written to after every epoch and resumed from. It
+                has to be of the same data, seed and recipe; only ``epochs`` may be more, and then
+                the learning rate falls later from there on than in a run of its own.
             progress: whether to show a bar.
 
         Returns:
             Itself, with ``backbone_``, ``head_`` (C, D), ``classes_`` and ``losses_``.
 
         Raises:
-            ValueError: if there are no samples, or the checkpoint has another class list.
+            ValueError: if there are no samples, a picture, label or number is not what it should
+                be, or the checkpoint is of other data or another recipe.
+            Diverged: if the loss runs away.
         """
         if len(samples) == 0:
             raise ValueError("samples is empty, expected at least one labelled picture")
         if checkpoint is not None and not train_backbone:
             raise ValueError("a checkpoint needs train_backbone=True; a head alone takes seconds")
+        if pooled is not None and train_backbone:
+            raise ValueError("pooled features need train_backbone=False; a trunk that learns moves")
         presets = PRESETS
         if not train_backbone:
             presets = {name: {**preset, **HEAD_ALONE} for name, preset in PRESETS.items()}
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         values = preset_values(presets, self.preset, given)
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
-        self._build(classes_of(samples), seed)
+        _check_recipe(values)
+        classes = classes_of(samples)
+        if (n_labels := labels_of([next(iter(samples))]).shape[1]) != len(classes):
+            raise ValueError(
+                f"the samples name {len(classes)} classes but the first has {n_labels} labels; "
+                "expected one label a class"
+            )
+        self._build(classes, seed)
         if train_backbone:
             self._train_all(samples, values, checkpoint)
         else:
             if pooled is None:
                 pooled = self.pool(samples, progress=progress)
+            expected = (len(samples), 2, self.head_.shape[1])
+            if pooled.shape != expected:
+                raise ValueError(
+                    f"pooled has shape {tuple(pooled.shape)}, expected {expected} as pool(samples) "
+                    "returns for these samples and this trunk"
+                )
             self.losses_ += train_head(self.head_, pooled, labels_of(samples), values)
         self.backbone_.eval()
         return self
@@ -173,12 +203,18 @@ class CAM(CAMMethod):
     ) -> None:
         optimiser, first = sgd(self.head_, recipe, self.backbone_), 0
         if checkpoint is not None:
-            first = self._resume(checkpoint, optimiser)
+            run = self._run(samples, recipe)
+            first = self._resume(checkpoint, optimiser, run)
+            if first > recipe["epochs"]:
+                raise ValueError(
+                    f"{checkpoint} has done {first} epochs, and {recipe['epochs']} are asked for; "
+                    "use another path, or ask for at least as many"
+                )
 
         def after_epoch(epoch: int, loss: float) -> None:
             self.losses_.append(loss)
             if checkpoint is not None:
-                self._save_checkpoint(checkpoint, epoch + 1, optimiser)
+                self._save_checkpoint(checkpoint, epoch + 1, optimiser, run)
 
         pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
         train_classifier(
@@ -239,8 +275,9 @@ class CAM(CAMMethod):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Logits of the classifier itself: (B, 3, H, W) -> (B, C)."""
+        """Logits of the classifier itself: (B, 3, H, W) RGB in [0, 1] -> (B, C)."""
         self._check_fitted()
+        check_images(images)
         pooled = self.backbone_(images.to(self.head_.device)).mean((2, 3))
         return (pooled @ self.head_.T).float().to(images.device)
 
@@ -254,8 +291,12 @@ class CAM(CAMMethod):
         named = isinstance(self.backbone, str)
         return {
             "method": "CAM",
+            "version": _CARD_VERSION,
             "backbone": self.backbone if named else type(self.backbone).__name__,
+            "weights": None if self.weights is None else str(self.weights),
             "stride": self.stride,
+            "scales": None if self.scales is None else list(self.scales),
+            "flip": self.flip,
             "preset": self.preset,
             "classes": list(self.classes_),
             "losses": self.losses_,
@@ -282,23 +323,25 @@ class CAM(CAMMethod):
             path: as given to `save`.
             backbone: the module, where the trunk was your own.
             classes: refuse a file of another class list than this.
-            **options: ``scales``, ``flip`` or ``device`` of the constructor.
+            **options: ``scales``, ``flip`` or ``device`` of the constructor, instead of what was
+                saved.
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if the file is damaged, of other classes, or of another trunk.
+            ValueError: if the file is damaged, of another method or version, of other classes, or
+                of another trunk.
         """
         tensors, card = load_model(path)
+        check_card(card, path, method="CAM", version=_CARD_VERSION, keys=_CARD_KEYS)
         if classes is not None:
             check_classes(card, classes, path)
-        cam = cls(
-            backbone if backbone is not None else card["backbone"],
-            stride=card["stride"],
-            preset=card["preset"],
-            **options,
-        )
+        scales = None if card["scales"] is None else tuple(card["scales"])
+        saved = {"scales": scales, "flip": card["flip"]}
+        saved |= {"stride": card["stride"], "preset": card["preset"]}
+        cam = cls(backbone if backbone is not None else card["backbone"], **{**saved, **options})
         cam._build(card["classes"], 0)
         cam._take(tensors, path)
+        cam.weights = card["weights"]  # what a new fit would begin with; these are in the file
         cam.losses_ = list(card["losses"])
         cam.backbone_.eval()
         return cam
@@ -315,20 +358,41 @@ class CAM(CAMMethod):
             raise ValueError(f"{path} was saved from another trunk: {error}") from error
 
     def _save_checkpoint(
-        self, path: str | Path, epoch: int, optimiser: torch.optim.Optimizer
+        self,
+        path: str | Path,
+        epoch: int,
+        optimiser: torch.optim.Optimizer,
+        run: Mapping[str, Any],
     ) -> None:
         moments = {
             f"momentum.{i}": state["momentum_buffer"]
             for i, state in optimiser.state_dict()["state"].items()
             if state.get("momentum_buffer") is not None
         }
-        save_model(path, {**self._tensors(), **moments}, {**self._card(), "epoch": epoch})
+        card = {**self._card(), "epoch": epoch, "run": run}
+        save_model(path, {**self._tensors(), **moments}, card)
 
-    def _resume(self, path: str | Path, optimiser: torch.optim.Optimizer) -> int:
+    def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """What has to agree for a checkpoint to be one of this run; epochs may be more."""
+        free = ("epochs", "shown", "scales", "flip")
+        card = self._card()
+        return {
+            **{key: card[key] for key in ("backbone", "weights", "stride", "preset")},
+            **{key: value for key, value in recipe.items() if key not in free},
+            "pictures": len(samples),
+            "data": fingerprint(samples),
+        }
+
+    def _resume(
+        self, path: str | Path, optimiser: torch.optim.Optimizer, run: Mapping[str, Any]
+    ) -> int:
         if not weights_path(path).with_suffix(".json").exists():
             return 0
         tensors, card = load_model(path)
+        keys = (*_CARD_KEYS, "epoch", "run")
+        check_card(card, path, method="CAM", version=_CARD_VERSION, keys=keys)
         check_classes(card, self.classes_, path)
+        check_same_run(card["run"], run, path)
         self._take(tensors, path)
         self.losses_ = list(card["losses"])
         state = optimiser.state_dict()
@@ -339,3 +403,17 @@ class CAM(CAMMethod):
         }
         optimiser.load_state_dict(state)
         return card["epoch"]
+
+
+def _check_recipe(values: Mapping[str, Any]) -> None:
+    """Refuse a recipe whose numbers make no training."""
+    for name in ("epochs", "batch_size"):
+        check_count(name, values[name])
+    check_positive("learning_rate", values["learning_rate"])
+    check_count("seed", values["seed"], least=0)
+    if values["crop"] is not None:
+        check_count("crop", values["crop"])
+    if values["long_side"] is not None:
+        shortest, longest = values["long_side"]
+        check_count("the shortest long_side", shortest)
+        check_count("the longest long_side", longest, least=shortest)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
 from wsss_kit.classes import Sample
 from wsss_kit.clip import DenseTokens, FrozenCLIP, load_clip
-from wsss_kit.files import weights_path, write_whole
+from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.prompts import Prompts
 
@@ -35,6 +35,8 @@ TARGETS = ("softmax", "classes", "logit")
 words (the method), among the classes present alone, or its logit (plain Grad-CAM)."""
 
 _EPS = 1e-7
+_CARD_VERSION = 2
+_SAVED = ("prompts", "n_layers", "preset", "target", "flip")
 
 
 class CLIPES(CAMMethod):
@@ -148,31 +150,34 @@ class CLIPES(CAMMethod):
     def save(self, path: str | Path) -> Path:
         """Write prompts and arguments as JSON: all there is to know beside CLIP itself."""
         path = weights_path(path).with_suffix(".json")
+        arguments = {name: getattr(self, name) for name in _SAVED}
         card = {
             "method": "CLIP-ES",
-            "preset": self.preset,
-            "n_layers": self.n_layers,
-            "target": self.target,
-            "flip": self.flip,
+            "version": _CARD_VERSION,
+            **arguments,
             "prompts": json.loads(self.prompts.to_json()),
         }
         return write_whole(path, json.dumps(card, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path, *, clip: FrozenCLIP | None = None, **options: Any) -> CLIPES:
-        """A fitted CLIP-ES from what `save` wrote, on the tiny CLIP unless another is given."""
-        card = json.loads(weights_path(path).with_suffix(".json").read_text(encoding="utf-8"))
-        prompts = Prompts.from_json(json.dumps(card["prompts"]))
-        method = cls(
-            clip if clip is not None else load_clip("paper"),
-            prompts=prompts,
-            n_layers=card["n_layers"],
-            preset=card["preset"],
-            target=card.get("target", "softmax"),  # cards from before there was a choice
-            flip=card.get("flip"),
-            **options,
-        )
-        return method.fit()
+        """A fitted CLIP-ES from what `save` wrote.
+
+        Args:
+            path: as given to `save`.
+            clip: the model; the tiny CLIP unless another is given, for it is not in the file.
+            **options: arguments of the constructor, instead of what was saved.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, or a card of another method or version.
+        """
+        path = weights_path(path).with_suffix(".json")
+        card = read_card(path)
+        check_card(card, path, method="CLIP-ES", version=_CARD_VERSION, keys=_SAVED)
+        saved = {key: card[key] for key in _SAVED}
+        saved["prompts"] = Prompts.from_json(json.dumps(card["prompts"]))
+        return cls(clip if clip is not None else load_clip("paper"), **{**saved, **options}).fit()
 
 
 def _mirrored(dense: DenseTokens) -> Tensor:

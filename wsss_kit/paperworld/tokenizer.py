@@ -56,10 +56,13 @@ class WordTokenizer:
         texts = [texts] if isinstance(texts, str) else list(texts)
         ids = torch.full((len(texts), self.context_length), PAD, dtype=torch.long)
         for row, text in zip(ids, texts, strict=True):
-            words = [self._ids.get(word, UNKNOWN) for word in self._split(text)]
-            kept = [self.start, *words[: self.context_length - 2], self.end]
+            kept = [self.start, *self.encode(text)[: self.context_length - 2], self.end]
             row[: len(kept)] = torch.tensor(kept)
         return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text's words, all of them, without start and end."""
+        return [self._ids.get(word, UNKNOWN) for word in self._split(text)]
 
     def unknown(self, text: str) -> list[str]:
         """Words of a text that no caption ever held; the model cannot know what they mean."""

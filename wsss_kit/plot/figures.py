@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wsss_kit.classes import IGNORE_INDEX, RANGE_TOLERANCE, Sample
+from wsss_kit.checks import RANGE_TOLERANCE
+from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.plot.canvas import (
     DISTINCT_COLOURS,
     NOTE_SIZE,

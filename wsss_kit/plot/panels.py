@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.classes import IGNORE_INDEX, RANGE_TOLERANCE, Sample
+from wsss_kit.checks import RANGE_TOLERANCE
+from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.plot.canvas import MAX_WIDTH, new_figure
 
 if TYPE_CHECKING:
