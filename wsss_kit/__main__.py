@@ -3,9 +3,51 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+
+def _number(kind: type, least: float, most: float = math.inf) -> Callable[[str], Any]:
+    """A type of argparse: a whole number or a fraction within bounds, refused before any work."""
+    what = "a whole number" if kind is int else "a number"
+    bounds = f"of at least {least}" if most == math.inf else f"from {least:g} to {most:g}"
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most or value == math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bounds}")
+        return value
+
+    return read
+
+
+_COUNT, _WHOLE, _SHARE = _number(int, 1), _number(int, 0), _number(float, 0, 1)
+
+
+def _device(text: str) -> str:
+    """A type of argparse: a device that is there."""
+    import torch
+
+    try:
+        kind = torch.device(text).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda", "mps"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device, expected cpu, cuda or mps")
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there[kind]:
+        raise argparse.ArgumentTypeError(f"there is no {text} here; leave it out for the CPU")
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -17,34 +59,36 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="both methods on the embedded world, offline")
     demo.add_argument("--out", type=Path, default=Path("data/runs/demo"), help="folder to write to")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=_WHOLE, default=0)
 
     baseline = commands.add_parser("baseline", help="plain CAM on real photographs")
     baseline.add_argument("--data", choices=("voc", "folder"), default="voc")
-    baseline.add_argument("--root", type=Path, default=Path("data/VOC2012"))
+    baseline.add_argument(
+        "--root", type=Path, help="default: data/VOC2012, or data/mine of one's own folder"
+    )
     baseline.add_argument(
         "--backbone",
         default="resnet50",
         help="resnet18, resnet34, resnet50, or FILE.py:FUNCTION that returns a module",
     )
     baseline.add_argument("--weights", help="of a named ResNet: imagenet or a local file")
-    baseline.add_argument("--seeds", type=int, default=3, help="how many heads to train")
-    baseline.add_argument("--threshold", type=float, default=0.25, help="constant background")
+    baseline.add_argument("--seeds", type=_COUNT, default=3, help="how many heads to train")
+    baseline.add_argument("--threshold", type=_SHARE, default=0.25, help="constant background")
     baseline.add_argument("--scored", help="classes that count, with commas; default all")
-    baseline.add_argument("--limit", type=int, help="use only the first pictures of each split")
+    baseline.add_argument("--limit", type=_COUNT, help="use only the first pictures of each split")
     baseline.add_argument("--crf", action="store_true", help="refine by the dense CRF")
     baseline.add_argument("--out", type=Path, default=Path("data/runs/baseline"))
 
     train = commands.add_parser("train", help="train what the package ships")
     train.add_argument("what", choices=("paper-clip", "choose-clip", "paper-trunk"))
-    train.add_argument("--steps", type=int, help="of 128 pictures (CLIP) or 64 (trunk)")
-    train.add_argument("--fall", type=float, default=0.2, help="last share of steps, rate falling")
+    train.add_argument("--steps", type=_COUNT, help="of 128 pictures (CLIP) or 64 (trunk)")
+    train.add_argument("--fall", type=_SHARE, default=0.2, help="last share of steps, rate falling")
     train.add_argument("--out", type=Path, default=Path("data/runs/paper"))
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
-    train.add_argument("--device", default="cpu")
+    train.add_argument("--seed", type=_WHOLE, default=0)
+    train.add_argument("--workers", type=_WHOLE, default=1, help="processes that draw pictures")
+    train.add_argument("--device", type=_device, default="cpu", help="of paper-clip")
     train.add_argument(
-        "--torn", type=float, help="of paper-clip: share of objects without signature part"
+        "--torn", type=_SHARE, help="of paper-clip: share of objects without signature part"
     )
     train.add_argument(
         "--candidates", type=Path, nargs="+", default=(), help="of choose-clip: weights to compare"
@@ -62,13 +106,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _COMMANDS[options.command](options)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"wsss_kit {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        resumes = (
+            getattr(options, "what", "") == "paper-clip" and (options.out / CHECKPOINT).exists()
+        )
+        again = "goes on from the last checkpoint" if resumes else "begins again"
+        print(f"\nstopped; the same command {again}", file=sys.stderr)
         return 130
     return 0
+
+
+CHECKPOINT = "checkpoint.safetensors"
+"""What a resumable run leaves in its folder."""
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -98,9 +150,13 @@ def _train(options: argparse.Namespace) -> None:
     from wsss_kit.commands.train import choose_paper_clip, train_paper_clip, train_paper_trunk
 
     given = {"seed": options.seed, "workers": options.workers}
-    if options.steps:
+    if options.steps is not None:
         given["steps"] = options.steps
     if options.what == "paper-trunk":
+        if options.device != "cpu":
+            raise ValueError(
+                f"paper-trunk trains on the CPU, not on {options.device}; leave it out"
+            )
         path = train_paper_trunk(options.out, teacher=options.teacher, **given)
     elif options.what == "choose-clip":
         path = choose_paper_clip(options.candidates, options.out)

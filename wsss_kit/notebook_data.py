@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsss_kit.classes import VOC_CLASSES, Sample
 from wsss_kit.clip import load_clip
@@ -130,7 +130,7 @@ def open_data(
     if name == "paper":
         train, val, test = (PaperWorld(n, split=split) for split, n in sizes.items())
         return OpenData(name, PaperWorld.classes, train, val, test, val.masks, test.masks)
-    found = Path(root) if root is not None else _place(name)
+    found = Path(root) if root is not None else place_of(name)
     data = _open_voc(found, sizes) if name == "voc" else _open_folder(found, sizes, classes)
     for split in sizes:
         if not len(getattr(data, split)):
@@ -141,19 +141,31 @@ def open_data(
     return data
 
 
-def train_cam(data: OpenData) -> CAM:
+def train_cam(
+    data: OpenData, *, backbone: str | nn.Module | None = None, weights: str | Path | None = None
+) -> CAM:
     """Plain CAM on a data set's ``train``, as small as a laptop likes it.
 
     A linear head on a trunk that stays as it is: the paper trunk that comes with the package, or a
-    ResNet-50 with ImageNet weights that torchvision downloads once.
+    ResNet-50 with ImageNet weights that torchvision downloads once. Without a network give another
+    trunk.
+
+    Args:
+        data: from `open_data`.
+        backbone: another trunk, by name or a module with weights of its own.
+        weights: of a named one; for photographs without a network a file, such as
+            ``train_cam(data, backbone="resnet18", weights="resnet18.pth")``.
 
     Returns:
         The fitted method, one scale, preset ``"clean"``.
+
+    Raises:
+        RuntimeError: if ImageNet's weights cannot be downloaded.
     """
-    if data.name == "paper":
-        cam = CAM("paper", weights="web", preset="clean", scales=(1.0,))
-    else:
-        cam = CAM("resnet50", weights="imagenet", preset="clean", scales=(1.0,))
+    usual = ("paper", "web") if data.name == "paper" else ("resnet50", "imagenet")
+    if backbone is None:
+        backbone, weights = usual[0], usual[1] if weights is None else weights
+    cam = CAM(backbone, weights=weights, preset="clean", scales=(1.0,))
     return cam.fit(data.train, train_backbone=False)
 
 
@@ -171,7 +183,8 @@ def make_clip_es(data: OpenData) -> CLIPES:
     return CLIPES(clip, prompts=prompts).fit()
 
 
-def _place(name: str) -> Path:
+def place_of(name: str) -> Path:
+    """Where ``"voc"`` or ``"folder"`` lies: as its environment variable says, else in ``data/``."""
     variable, folder = PLACES[name]
     if os.environ.get(variable):
         return Path(os.environ[variable]).expanduser()

@@ -42,6 +42,9 @@ class ResNetTrunk(_Normalised):
         stride: 16 or 8.
         weights: None for random weights, ``"imagenet"`` (torchvision downloads them once), or a
             local state dict (.safetensors, or .pth read with ``weights_only``).
+
+    Raises:
+        RuntimeError: if ImageNet's weights cannot be downloaded.
     """
 
     def __init__(self, name: str, *, stride: int = 16, weights: str | Path | None = None) -> None:
@@ -50,9 +53,15 @@ class ResNetTrunk(_Normalised):
 
         if stride not in (8, 16):
             raise ValueError(f"stride is {stride}, expected 16 or 8")
-        net = getattr(torchvision.models, name)(
-            weights="IMAGENET1K_V1" if weights == "imagenet" else None
-        )
+        make = getattr(torchvision.models, name)
+        try:
+            net = make(weights="IMAGENET1K_V1" if weights == "imagenet" else None)
+        except OSError as error:  # no network, or no room to keep the file
+            raise RuntimeError(
+                f"the ImageNet weights of {name} could not be fetched ({error}); where there is no "
+                "network, give the path of a file that was downloaded elsewhere instead of "
+                '"imagenet", or bring a trunk of your own'
+            ) from error
         if weights is not None and weights != "imagenet":
             _load_trunk(net, Path(weights))
         self.out_channels = net.fc.in_features

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams, upsample
+from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import pool_features
+from wsss_kit.commands.runs import run_folder
 from wsss_kit.crf import dense_crf
 from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
 from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
 from wsss_kit.files import save_model, write_whole
 from wsss_kit.masks import scores_to_masks
 from wsss_kit.methods.cam import CAM
+from wsss_kit.notebook_data import PLACES, place_of
 from wsss_kit.training import progress
 
 SCALES = (0.5, 1.0, 1.5)
@@ -48,25 +51,17 @@ def load_function(text: str) -> nn.Module:
     return getattr(module, name)()
 
 
-def train_heads(
-    trunk: str | nn.Module,
-    samples: Sequence[Sample],
-    seeds: Sequence[int],
-    *,
-    weights: str | None = None,
-) -> list[CAM]:
+def train_heads(trunk: nn.Module, samples: Sequence[Sample], seeds: Sequence[int]) -> list[CAM]:
     """One CAM a seed on the same frozen trunk; the features are computed once.
 
     Args:
-        trunk: a ResNet's name or a module.
+        trunk: the module.
         samples: training pictures with labels.
         seeds: of the heads' weights and of the order of the pictures.
-        weights: of a named ResNet.
 
     Returns:
         Fitted CAMs that share their trunk.
     """
-    trunk = build_backbone(trunk, weights=weights)
     pooled = pool_features(trunk, samples)
     return [
         CAM(trunk, scales=SCALES, preset="clean").fit(
@@ -119,7 +114,7 @@ def predict_all(
 
 def run_baseline(
     data: str,
-    root: str | Path,
+    root: str | Path | None = None,
     *,
     backbone: str | nn.Module = "resnet50",
     weights: str | None = None,
@@ -134,7 +129,7 @@ def run_baseline(
 
     Args:
         data: ``"voc"`` (its train and val splits) or ``"folder"`` (every fourth picture is val).
-        root: the data set's folder.
+        root: the data set's folder; None for where `notebook_data.open_data` looks.
         backbone: a ResNet's name, ``FILE.py:FUNCTION`` or a module.
         weights: of a named ResNet.
         seeds: one head is trained for each.
@@ -146,35 +141,80 @@ def run_baseline(
 
     Returns:
         One report a seed.
+
+    Raises:
+        ValueError: if a number or a class name is not right, or the folder cannot be written to,
+            is in use or holds heads of another run; all before the first picture is read.
     """
+    rule, seeds = BackgroundRule(threshold=threshold), list(seeds)
+    if not seeds:
+        raise ValueError("seeds is empty, expected at least one; each trains a head")
+    for seed in seeds:
+        check_count("a seed", seed, least=0)
+    if limit is not None:
+        check_count("limit", limit)
+    if data not in PLACES:
+        raise ValueError(f"data is {data!r}, expected one of {', '.join(PLACES)}")
+    root = place_of(data) if root is None else Path(root)
     train, val, target = _open(data, root, limit)
-    trunk: str | nn.Module = backbone
-    if isinstance(backbone, str) and ":" in backbone:
-        trunk = load_function(backbone)
-    rule, out = BackgroundRule(threshold=threshold), Path(out)
-    cams = train_heads(trunk, train, list(seeds), weights=weights)
-    for seed, cam in zip(seeds, cams, strict=True):
-        card = {"method": "CAM head", "classes": list(cam.classes_), "losses": cam.losses_}
-        save_model(out / f"head-seed-{seed}", {"head": cam.head_}, card)
-    protocol = Protocol(
-        f"{data} ({Path(root).name})",
-        "val",
-        resolution="original",
-        background=f"{rule}, fixed beforehand",
-        refinement="dense CRF" if crf else "none",
-        preset=f"frozen trunk, linear head, scales {SCALES} with flip",
-    )
-    truth = {sample.name: target[sample.name] for sample in val}
-    predicted = predict_all(cams, val, rule, crf=crf)
-    reports = [
-        evaluate(masks, truth, classes=val.classes, protocol=protocol, scored=scored)
-        for masks in predicted
-    ]
-    text = _table(reports, list(seeds))
-    write_whole(out / "table.txt", text + "\n")
-    _figures(out, val, predicted[0], truth)
-    print(f"\n{text}\n\n{out} holds the heads, this table and the figures.")
-    return reports
+    if scored is not None and (unknown := sorted(set(scored) - set(val.classes))):
+        raise ValueError(
+            f"scored names {', '.join(unknown)}, expected classes among {', '.join(val.classes)}"
+        )
+    with run_folder(out) as folder:
+        _refuse_other_heads(folder, seeds)
+        trunk, name = _trunk(backbone, weights)
+        cams = train_heads(trunk, train, seeds)
+        for seed, cam in zip(seeds, cams, strict=True):
+            card = {"method": "CAM head", "trunk": name, "seed": seed}
+            card |= {"classes": list(cam.classes_), "losses": cam.losses_}
+            save_model(folder / f"head-seed-{seed}", {"head": cam.head_}, card)
+        protocol = Protocol(
+            f"{data} ({root.name})",
+            "val",
+            resolution="original",
+            background=f"{rule}, fixed beforehand",
+            refinement="dense CRF" if crf else "none",
+            preset=f"frozen {name}, linear head, scales {SCALES} with flip",
+        )
+        predicted = predict_all(cams, val, rule, crf=crf)
+        truth = {sample.name: target[sample.name] for sample in val}
+        reports = [
+            evaluate(masks, truth, classes=val.classes, protocol=protocol, scored=scored)
+            for masks in predicted
+        ]
+        text = _table(reports, seeds)
+        write_whole(folder / "table.txt", text + "\n")
+        _figures(folder, val, predicted[0], truth)
+        print(f"\n{text}\n\n{folder} holds the heads, this table and the figures.")
+        return reports
+
+
+def _trunk(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module, str]:
+    """The trunk and how protocol and cards call it."""
+    if not isinstance(backbone, str):
+        return build_backbone(backbone, weights=weights), type(backbone).__name__
+    if ":" in backbone:
+        return build_backbone(load_function(backbone), weights=weights), Path(backbone).name
+    trunk = build_backbone(backbone, weights=weights)
+    if weights is None:
+        print(
+            f"No --weights: the trunk {backbone} is RANDOM. It has never seen a picture, and the "
+            "maps will mean little; --weights imagenet or a file gives it eyes."
+        )
+        return trunk, f"{backbone} with random weights"
+    return trunk, f"{backbone} with weights {Path(weights).name}"
+
+
+def _refuse_other_heads(folder: Path, seeds: Sequence[int]) -> None:
+    """Heads of an earlier run that this one would not replace would look like its own."""
+    own = {f"head-seed-{seed}.safetensors" for seed in seeds}
+    others = sorted(p.name for p in folder.glob("head-seed-*.safetensors") if p.name not in own)
+    if others:
+        raise ValueError(
+            f"{folder} holds {', '.join(others)} of another run, and the two would mix; give --out "
+            "another folder, or remove what is not needed any more"
+        )
 
 
 def _open(
@@ -204,6 +244,9 @@ def _table(reports: Sequence[Report], seeds: Sequence[int]) -> str:
     lines = [" ".join(["class".ljust(14), *(f"seed {s}".rjust(8) for s in seeds), "    mean"])]
     for i, name in enumerate(names):
         if np.isnan(values[:, i]).all():
+            lines.append(
+                f"{name.ljust(14)} {'neither in val nor predicted':>{9 * len(reports) + 8}}"
+            )
             continue
         cells = [f"{value:8.1f}" for value in [*values[:, i], values[:, i].mean()]]
         lines.append(" ".join([name.ljust(14), *cells]))

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wsss_kit.checks import check_count
 from wsss_kit.clip import load_clip
+from wsss_kit.commands.runs import run_folder
 from wsss_kit.crf import crf_of_present
 from wsss_kit.evaluation import (
     CONSTANTS,
@@ -67,8 +69,19 @@ def run_demo(
 
     Returns:
         Row of the table -> report; ``CAM`` and ``CLIP-ES`` are those with the CRF.
+
+    Raises:
+        ValueError: if a number is out of range, or the folder cannot be written to or is in use.
     """
-    started, folder = time.monotonic(), Path(folder)
+    for name, n in (("n_train", n_train), ("n_val", n_val), ("n_test", n_test)):
+        check_count(name, n)
+    check_count("seed", seed, least=0)
+    with run_folder(folder) as folder:
+        return _run(folder, seed, n_train=n_train, n_val=n_val, n_test=n_test)
+
+
+def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> dict[str, Report]:
+    started = time.monotonic()
     train, val, test = (
         PaperWorld(n, split=split, seed=seed)
         for n, split in ((n_train, "train"), (n_val, "val"), (n_test, "test"))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.commands.runs import run_folder
 from wsss_kit.evaluation import CRF_RULES, sweep_background
 from wsss_kit.files import load_model, save_model
 from wsss_kit.methods.clip_es import CLIPES
@@ -52,11 +53,12 @@ def train_paper_clip(
     Returns:
         The path of the weights.
     """
-    run = Pretraining(
-        out, steps=steps, fall=fall, seed=seed, workers=workers, device=device, torn=torn
-    )
-    path = run.run(progress=partial(progress, what="paper-clip")).export(Path(out) / "tiny_clip")
-    return write_attention_layers(path)
+    with run_folder(out) as folder:
+        run = Pretraining(
+            folder, steps=steps, fall=fall, seed=seed, workers=workers, device=device, torn=torn
+        )
+        path = run.run(progress=partial(progress, what="paper-clip")).export(folder / "tiny_clip")
+        return write_attention_layers(path)
 
 
 def choose_paper_clip(candidates: Sequence[str | Path], out: str | Path) -> Path:
@@ -126,14 +128,15 @@ def train_paper_trunk(
     Returns:
         The path of the weights.
     """
-    return train_trunk(
-        Path(out) / "paper_trunk",
-        teacher=teacher,
-        steps=steps,
-        seed=seed,
-        workers=workers,
-        progress=partial(progress, what="paper-trunk"),
-    )
+    with run_folder(out) as folder:
+        return train_trunk(
+            folder / "paper_trunk",
+            teacher=teacher,
+            steps=steps,
+            seed=seed,
+            workers=workers,
+            progress=partial(progress, what="paper-trunk"),
+        )
 
 
 def score_attention_layers(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wsss_kit.checks import check_positive, check_probability
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.masks import add_background, scores_to_masks
@@ -28,6 +29,13 @@ Refine = Callable[[Tensor, Tensor, Tensor], Tensor]
 class BackgroundRule:
     """One background rule; exactly one of the two numbers is given.
 
+    Args:
+        threshold: the constant background, in [0, 1].
+        power: the exponent, above 0.
+
+    Raises:
+        ValueError: if both or none are given, or one is out of its range.
+
     Example:
         >>> str(BackgroundRule(threshold=0.25)), str(BackgroundRule(power=2))
         ('constant 0.25', '(1 - max)^2')
@@ -42,6 +50,10 @@ class BackgroundRule:
                 f"threshold is {self.threshold} and power {self.power}, expected exactly one of "
                 "the two"
             )
+        if self.threshold is not None:
+            check_probability("threshold", self.threshold)
+        else:
+            check_positive("power", self.power)
 
     def __str__(self) -> str:
         if self.threshold is not None:
@@ -169,9 +181,14 @@ def sweep_background(
 
     Returns:
         Rule -> mIoU in [0, 1], in the order of ``rules``.
+
+    Raises:
+        ValueError: if there is no picture, or one without ground truth where names are known
+            without decoding; nothing is computed then.
     """
     if len(samples) == 0:
         raise ValueError("samples is empty, expected at least one picture of a validation split")
+    _check_targets(samples, target)
     matrices: list[ConfusionMatrix] = []
     for batch in map_batches(maps_of, samples, batch_size=batch_size, what=what, shown=shown):
         truth = torch.stack([target[name] for name in batch.names])
@@ -191,6 +208,20 @@ def sweep_background(
     values = slice(None) if scored is None else [0, *scored]
     means = [float(matrix.iou()[values].nanmean()) for matrix in matrices]
     return dict(zip(rules, means, strict=True))
+
+
+def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> None:
+    """Refuse pictures without ground truth before any map is made."""
+    names = getattr(samples, "names", None)
+    if names is None:
+        names = [s.name for s in samples] if isinstance(samples, (list, tuple)) else []
+    missing = [name for name in names if name not in target]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(names)} pictures have no ground truth, the first is "
+            f"{missing[0]!r}; score those that have one: "
+            "samples.pick(name for name in samples.names if name in target)"
+        )
 
 
 def _masks_by_all_rules(

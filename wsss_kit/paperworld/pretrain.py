@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
+from wsss_kit.checks import check_count, check_positive, check_probability
 from wsss_kit.files import save_model
 from wsss_kit.paperworld.scenes import KINDS
 from wsss_kit.paperworld.tiny_clip import (
@@ -102,6 +103,9 @@ class Pretraining:
         workers: processes that draw pictures.
         device: where to train.
         torn: how often an object of the pictures has lost its signature part, in [0, 1].
+
+    Raises:
+        ValueError: if a number is out of range.
     """
 
     def __init__(
@@ -118,6 +122,14 @@ class Pretraining:
         device: str = "cpu",
         torn: float = TORN["web"],
     ) -> None:
+        check_count("steps", steps)
+        check_count("batch", batch)
+        check_count("seed", seed, least=0)
+        check_count("workers", workers, least=0)
+        check_positive("learning_rate", learning_rate)
+        check_positive("keep", keep)
+        for name, share in (("fall", fall), ("keep", keep), ("torn", torn)):
+            check_probability(name, share)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.steps, self.batch, self.seed = steps, batch, seed
@@ -322,6 +334,8 @@ class Pretraining:
             "seed": self.seed,
             "batch": self.batch,
             "torn": self.torn,
+            "learning_rate": self.learning_rate,
+            "keep": self.keep,
             "falls_from": self.falls_from,
         }
         temporary = self.folder / f"{name}.safetensors.tmp"
@@ -332,18 +346,25 @@ class Pretraining:
         """Go on where the folder's checkpoint stands; False if there is none.
 
         Raises:
-            ValueError: if the checkpoint was made with another seed, batch size or share of torn
-                objects, or is beyond the step from which a longer run could go on.
+            ValueError: if the checkpoint is damaged, was made with another seed, batch size, rate
+                or share of torn objects, or is beyond the step from which a longer run could go on.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
             return False
-        with safe_open(path, "pt") as file:
-            place = json.loads(file.metadata()["place"])
-        for key in ("seed", "batch", "torn"):
-            made, own = place.get(key, 0.0), getattr(self, key)  # old checkpoints: nothing torn
+        try:
+            with safe_open(path, "pt") as file:
+                place = json.loads(file.metadata()["place"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is no whole checkpoint ({error}); it is truncated or of another kind, so "
+                "remove it to begin again, or copy it again"
+            ) from error
+        unsaid = {"torn": 0.0, "learning_rate": self.learning_rate, "keep": self.keep}  # once
+        for key in ("seed", "batch", *unsaid):
+            made, own = place.get(key, unsaid.get(key)), getattr(self, key)
             if made != own:
                 raise ValueError(
                     f"{path} was trained with {key} {made} and this run asks for {own}; "

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
+from wsss_kit.checks import check_count, check_positive
 from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.pretrain import WebBatches
 from wsss_kit.paperworld.tiny_clip import (
@@ -113,7 +114,16 @@ def train_trunk(
 
     Returns:
         The path of the weights.
+
+    Raises:
+        ValueError: if a number is out of range.
+        FileNotFoundError: if the teacher is missing.
     """
+    check_count("steps", steps)
+    check_count("batch", batch)
+    check_count("seed", seed, least=0)
+    check_count("workers", workers, least=0)
+    check_positive("learning_rate", learning_rate)
     started = time.monotonic()
     patches_of, teacher_card = _teacher(teacher)
     with torch.random.fork_rng(devices=[]):

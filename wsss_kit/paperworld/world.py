@@ -108,6 +108,9 @@ class _Door(Mapping[str, Value], Generic[Value]):
             raise KeyError(f"{name!r} is not a picture of {self._world!r}; {run}") from None
         return self._read(self._world.page(index))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._world.names  # without drawing it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._world.names)
 

@@ -1,0 +1,229 @@
+"""The command line: numbers and folders are refused before any work, and never by a traceback."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from wsss_kit.__main__ import _parser, main
+from wsss_kit.commands.runs import run_folder
+
+COMMANDS = {
+    "demo": ["demo"],
+    "baseline": ["baseline"],
+    "paper-clip": ["train", "paper-clip"],
+    "paper-trunk": ["train", "paper-trunk"],
+}
+
+
+def refused(arguments, capsys):
+    """What is printed when a command refuses; its exit status is 2."""
+    try:
+        status = main(arguments)
+    except SystemExit as left:  # argparse's own way
+        status = left.code
+    assert status == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Everything that takes time fails the test."""
+
+    def work(*_, **__):
+        raise AssertionError("work has begun")
+
+    for name in ("paperworld.world.draw", "clip.weights.load_tiny_clip"):
+        module, _, function = name.rpartition(".")
+        monkeypatch.setattr(f"wsss_kit.{module}.{function}", work)
+    monkeypatch.setattr("wsss_kit.commands.demo.load_clip", work)
+    monkeypatch.setattr("wsss_kit.commands.baseline.load_voc", work)
+    monkeypatch.setattr("wsss_kit.commands.baseline.load_folder", work)
+
+
+NUMBERS = [
+    (command, option, text)
+    for commands, options, texts in (
+        (("paper-clip", "paper-trunk"), ("--steps",), ("0", "-1", "1.5", "many", "")),
+        (("baseline",), ("--seeds", "--limit"), ("0", "-2", "2.5", "nan")),
+        (("baseline",), ("--threshold",), ("7", "-0.1", "nan", "inf", "low")),
+        (("paper-clip",), ("--fall", "--torn"), ("1.5", "-0.1", "nan", "half")),
+        (("demo", "paper-clip", "paper-trunk"), ("--seed",), ("-1", "0.5", "one")),
+        (("paper-clip", "paper-trunk"), ("--workers",), ("-1", "0.5")),
+        (("paper-clip", "paper-trunk"), ("--device",), ("gpu", "cud", "meta")),
+    )
+    for command in commands
+    for option in options
+    for text in texts
+]
+
+
+@pytest.mark.parametrize(("command", "option", "text"), NUMBERS)
+def test_numbers_out_of_range(command, option, text, tmp_path, no_work, capsys):
+    message = refused([*COMMANDS[command], "--out", str(tmp_path), option, text], capsys)
+    assert option in message and repr(text) in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_number_of_the_command_line_is_checked():
+    """Plain int and float let anything through: -1 pictures, a threshold of 7."""
+    subparsers = next(a for a in _parser()._actions if a.choices and hasattr(a, "_name_parser_map"))
+    kinds = {a.type for p in subparsers.choices.values() for a in p._actions}
+    assert not kinds & {int, float} and len(kinds) > 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("command", ["paper-clip", "paper-trunk"])
+def test_a_device_that_is_not_there(command, tmp_path, no_work, capsys):
+    message = refused([*COMMANDS[command], "--out", str(tmp_path), "--device", "cuda"], capsys)
+    assert "there is no cuda here" in message
+
+
+def test_the_trunk_says_that_it_knows_the_cpu_only(tmp_path, no_work, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    arguments = ["train", "paper-trunk", "--out", str(tmp_path), "--device", "cuda"]
+    assert "trains on the CPU, not on cuda" in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_is_no_folder_to_write_to(command, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    for out in (file, file / "deeper"):
+        message = refused([*prepared(command, tmp_path), "--out", str(out)], capsys)
+        assert str(file) in message and "--out" in message
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("number", [13, 28, 30], ids=["no permission", "full", "read-only"])
+def test_a_folder_that_cannot_be_written_to(command, number, tmp_path, capsys, monkeypatch):
+    """Root may write anywhere, so the system's refusal is made up."""
+
+    def refuse(self, *_, **__):
+        if self.name == "out":
+            raise OSError(number, os.strerror(number), str(self))
+        return made(self, *_, **__)
+
+    arguments, made = prepared(command, tmp_path), Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    message = refused([*arguments, "--out", str(tmp_path / "out")], capsys)
+    assert os.strerror(number) in message and "give --out another folder" in message
+
+
+def prepared(command, folder):
+    """A command whose data is there, so that only its folder can be wrong."""
+    if command != "baseline":
+        return COMMANDS[command]
+    from PIL import Image
+
+    mine = folder / "mine"
+    (mine / "masks").mkdir(parents=True, exist_ok=True)
+    rows = ["file,labels"]
+    for i in range(8):
+        Image.new("RGB", (16, 16), (30 * i, 0, 0)).save(mine / f"p{i}.png")
+        Image.new("L", (16, 16), 1).save(mine / "masks" / f"p{i}.png")
+        rows.append(f"p{i}.png,red")
+    (mine / "labels.csv").write_text("\n".join(rows))
+    return ["baseline", "--data", "folder", "--root", str(mine), "--backbone", "resnet18"]
+
+
+# -- one run a folder -----------------------------------------------------------------------
+
+
+def _hold(folder, ready, free):
+    with run_folder(folder):
+        ready.set()
+        free.wait(30)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_second_run_in_the_same_folder_is_refused(command, tmp_path, capsys):
+    context = multiprocessing.get_context("spawn")
+    ready, free = context.Event(), context.Event()
+    out = tmp_path / "out"
+    first = context.Process(target=_hold, args=(str(out), ready, free))
+    first.start()
+    try:
+        assert ready.wait(60)
+        message = refused([*prepared(command, tmp_path), "--out", str(out)], capsys)
+        assert "another run is writing into" in message and str(out) in message
+    finally:
+        free.set()
+        first.join()
+    with run_folder(out):
+        pass  # the first has gone
+
+
+def test_a_run_that_was_killed_leaves_no_lock(tmp_path):
+    code = (
+        "import sys, time; from wsss_kit.commands.runs import run_folder\n"
+        "with run_folder(sys.argv[1]): print('in', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "in\n"
+    with pytest.raises(ValueError, match="another run is writing"), run_folder(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    started = time.monotonic()
+    with run_folder(tmp_path) as folder:
+        assert folder == tmp_path and time.monotonic() - started < 5
+
+
+def test_a_run_that_fails_gives_its_folder_back(tmp_path):
+    with pytest.raises(KeyError), run_folder(tmp_path / "a" / "b"):
+        raise KeyError("boom")
+    with run_folder(tmp_path / "a" / "b"):
+        pass
+
+
+# -- stopping -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_stopped_command_promises_what_it_keeps(
+    command, checkpoint, tmp_path, capsys, monkeypatch
+):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    for function in (
+        *("demo.run_demo", "baseline.run_baseline"),
+        *("train.train_paper_clip", "train.train_paper_trunk"),
+    ):
+        monkeypatch.setattr(f"wsss_kit.commands.{function}", stopped)
+    if checkpoint:
+        (tmp_path / "checkpoint.safetensors").touch()
+    assert main([*COMMANDS[command], "--out", str(tmp_path)]) == 130
+    goes_on = checkpoint and command == "paper-clip"
+    said = "goes on from the last checkpoint" if goes_on else "begins again"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"\x10", b"nonsense" * 20, None])
+def test_a_truncated_checkpoint_is_refused(content, tmp_path, capsys):
+    from wsss_kit.paperworld.pretrain import Pretraining
+
+    path = tmp_path / "checkpoint.safetensors"
+    Pretraining(tmp_path, steps=2, batch=2).save("checkpoint")
+    path.write_bytes(path.read_bytes()[:-9] if content is None else content)
+    before = path.read_bytes()
+    arguments = ["train", "paper-clip", "--steps", "2", "--out", str(tmp_path)]
+    message = refused(arguments, capsys)
+    assert "checkpoint.safetensors is no whole checkpoint" in message and "remove it" in message
+    assert path.read_bytes() == before
