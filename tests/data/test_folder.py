@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from PIL import Image
@@ -187,6 +189,67 @@ def test_masks_of_pictures_in_subfolders(root):
     Image.new("RGB", (6, 4)).save(root / "garden" / "cat1.jpg")
     write(root, "cat1.jpg,cat", "garden/cat1.jpg,cat", "garden/dog1.png,dog;sofa")
     assert list(load_folder_masks(root)) == ["cat1", "garden/dog1"], "cat1.png is not both cats'"
+
+
+@pytest.mark.parametrize("ending", [".PNG", ".Png", ".png"])
+def test_the_case_of_a_masks_ending_does_not_matter(root, ending):
+    (root / "masks" / "cat1.png").rename(root / "masks" / f"cat1{ending}")
+    assert load_folder_masks(root)["cat1"].unique().tolist() == [3]
+
+
+@pytest.mark.parametrize("name", ["mask_cat1.png", "cat1.jpg", "cat1.npy", "1.png", "CAT1.png"])
+def test_masks_none_of_which_belongs_to_a_picture(root, name):
+    (root / "masks" / "cat1.png").rename(root / "masks" / name)
+    with pytest.raises(
+        ValueError, match=rf"holds 1 files, such as '{name}', .*expected .*cat1\.png"
+    ):
+        load_folder_masks(root)
+
+
+def test_an_empty_folder_of_masks(root):
+    (root / "masks" / "cat1.png").unlink()
+    with pytest.raises(ValueError, match="holds 0 files, and none is the PNG mask of a picture"):
+        load_folder_masks(root)
+
+
+def test_masks_some_of_which_belong_to_no_picture(root):
+    for name in ("wal.png", "cat1_mask.png"):
+        Image.new("L", (6, 4), 1).save(root / "masks" / name)
+    with pytest.warns(UserWarning, match=r"2 of 3 files in .*masks belong to no picture, .*_mask"):
+        assert list(load_folder_masks(root)) == ["cat1"]
+    for name in ("wal.png", "cat1_mask.png"):
+        (root / "masks" / name).unlink()
+    (root / "masks" / ".DS_Store").touch()  # what systems leave behind
+    Image.new("L", (6, 4), 1).save(root / "masks" / "unlisted.png")
+    Image.new("RGB", (6, 4)).save(root / "unlisted.jpg")  # a picture that the table leaves out
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(load_folder_masks(root)) == ["cat1"]
+
+
+@pytest.mark.parametrize(
+    "label", ["cat|dog", "cat/dog", '"cat,dog"', "cat+dog", "cat & dog", "a\tb"]
+)
+def test_labels_with_another_mark_between_them(root, label):
+    table = root / "labels.csv"
+    table.write_text(f"file,labels\ncat1.jpg,{label}\n")
+    said = label.strip('"')
+    with pytest.raises(ValueError, match=r"line 2: .* looks like several classes; put ';' between"):
+        load_folder(root)
+    table.write_text(f"file,labels\ncat1.jpg,{label}\n")
+    assert load_folder(root, classes=[said, "dog"])[0].labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("mark", [" ", "-", ":", ". "])
+def test_labels_whose_parts_are_classes_themselves(root, mark):
+    table = root / "labels.csv"
+    rows = ["cat1.jpg,cat", "wall.jpg,dog", f"garden/dog1.png,cat{mark}dog"]
+    table.write_text("\n".join(["file,labels", *rows]))
+    with pytest.raises(ValueError, match=f"line 4: 'cat{mark}dog' looks like several classes"):
+        load_folder(root)
+    rows[1] = "wall.jpg,sofa"  # where one part is no class, it is a name of two words
+    table.write_text("\n".join(["file,labels", *rows]))
+    assert f"cat{mark}dog" in load_folder(root).classes
 
 
 def test_bad_masks_are_reported_when_read(root):

@@ -228,3 +228,11 @@ def test_masks_that_cannot_hold_ids(tmp_path):
     Image.fromarray(IDS.astype(np.float32)).save(tmp_path / "float.tiff")
     with pytest.raises(ValueError, match=r"float\.tiff has mode F, expected a palette or grey"):
         read_mask(tmp_path / "float.tiff")
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, picture_size])
+def test_a_picture_too_large_to_trust_is_named_as_such(tmp_path, monkeypatch, read):
+    Image.new("L", (40, 30)).save(tmp_path / "big.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses twice as many
+    with pytest.raises(ValueError, match=r"big\.png is a huge picture .*MAX_IMAGE_PIXELS"):
+        read(tmp_path / "big.png")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -43,8 +45,9 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
     Raises:
         FileNotFoundError: if the folder, its table, or pictures that the table names are missing.
         ValueError: if the table has another header, encoding or separator, names a picture twice,
-            two pictures with one name, or a class outside ``classes``. Bad rows are reported
-            together. On reading an item, if its picture does not decode.
+            two pictures with one name, or a class outside ``classes``, or has a label that looks
+            like several. Bad rows are reported together. On reading an item, if its picture does
+            not decode.
 
     Example:
         A picture without any class stays in:
@@ -81,7 +84,8 @@ def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None)
 
     Raises:
         FileNotFoundError: if the folder, its table or ``masks/`` is missing.
-        ValueError: as for ``load_folder``; on reading an item, if its mask does not decode, has
+        ValueError: as for ``load_folder``, or if no file is the mask of a picture; on reading an
+            item, if its mask does not decode, has
             another size than its picture or a value that is no class.
 
     Example:
@@ -153,6 +157,7 @@ class _Folder:
             raise FileNotFoundError(f"{what}; expected" + LAYOUT.format(root=root))
         problems: list[_Problem] = []
         rows = _read_rows(table, problems)
+        self.mixed = _mixed(rows) if classes is None else frozenset()
         self.classes = _checked(classes) if classes is not None else _classes_of(rows, table)
         self.rows: dict[str, _Row] = {}
         for row in rows:
@@ -178,18 +183,55 @@ class _Folder:
             text = f"there is no picture '{row.file}'"
             problems.append(_Problem(row.line, text, row.file.name, there, missing=True))
         for label in row.labels:
-            if label not in self.classes:
+            if label in self.mixed:
+                text = (
+                    f"{label!r} looks like several classes; put ';' between them, or pass classes= "
+                    "if it is one name"
+                )
+                problems.append(_Problem(row.line, text))
+            elif label not in self.classes:
                 text = f"unknown class {label!r}"
                 problems.append(_Problem(row.line, text, label, self.classes))
 
     def find_masks(self) -> None:
+        """Mask files by picture name; those that belong to no picture are reported."""
+        files = sorted(path for path in self.mask_folder.rglob("*") if path.is_file())
+        there = {
+            str(path.relative_to(self.mask_folder).with_suffix("").as_posix()): path
+            for path in files
+            if path.suffix.lower() == ".png"
+        }
         stems = Counter(row.file.stem for row in self.rows.values())
         for name, row in self.rows.items():
-            full, short = (self.mask_folder / f"{part}.png" for part in (name, row.file.stem))
-            if full.is_file():
-                self.masks[name] = full
-            elif stems[row.file.stem] == 1 and short.is_file():
-                self.masks[name] = short
+            if name in there:
+                self.masks[name] = there[name]
+            elif stems[row.file.stem] == 1 and row.file.stem in there:
+                self.masks[name] = there[row.file.stem]
+        self._check_masks(files)
+
+    def _check_masks(self, files: Sequence[Path]) -> None:
+        """No mask at all is an error; a mask without its picture is probably misnamed."""
+        used = set(self.masks.values())
+        hidden = [path for path in files if path.name.startswith(".") or path.name == "Thumbs.db"]
+        foreign = [path for path in files if path not in used and path not in hidden]
+        example = next(iter(self.rows))
+        expected = f"expected {self.mask_folder / example}.png for the picture {example!r}"
+        if not used:
+            first = f", such as {foreign[0].name!r}" if foreign else ""
+            raise ValueError(
+                f"{self.mask_folder} holds {len(foreign)} files{first}, and none is the PNG mask "
+                f"of a picture; {expected}"
+            )
+        if not foreign:
+            return
+        pictures = {p.stem for p in self.root.rglob("*") if self.mask_folder not in p.parents}
+        lost = [path.name for path in foreign if path.stem not in pictures]
+        if lost:
+            warnings.warn(
+                f"{len(lost)} of {len(files)} files in {self.mask_folder} belong to no picture, "
+                f"the first is {lost[0]!r}; {expected}",
+                stacklevel=4,
+            )
 
     def image(self, name: str) -> Tensor:
         return read_image(self.root / self.rows[name].file)
@@ -255,6 +297,21 @@ def _checked(classes: Sequence[str]) -> tuple[str, ...]:
             'such as ["cat", "dog"]'
         )
     return names
+
+
+def _mixed(rows: list[_Row]) -> frozenset[str]:
+    """Labels that are probably several, with something else than ';' between them.
+
+    Either it is a mark that no name has, or each of the parts is a label of its own elsewhere.
+    """
+    labels = {label for row in rows for label in row.labels}
+    found = set()
+    for label in labels:
+        parts = [part for part in re.split(r"[^\w]+", label) if part]
+        known = len(parts) > 1 and all(part in labels for part in parts)
+        if known or re.search(r"[,|/\t+&]", label):
+            found.add(label)
+    return frozenset(found)
 
 
 def _classes_of(rows: list[_Row], table: Path) -> tuple[str, ...]:

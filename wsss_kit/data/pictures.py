@@ -38,7 +38,8 @@ def read_image(path: str | Path) -> Tensor:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it does not decode, is cut short, or holds negative or non-finite values.
+        ValueError: if it does not decode, is cut short, has more pixels than Pillow lets through,
+            or holds negative or non-finite values.
 
     Example:
         A 16-bit grey picture is scaled, not clipped at 255:
@@ -163,6 +164,11 @@ def _open(path: Path) -> Image.Image:
         raise ValueError(f"{path} is a folder, expected a picture file") from None
     try:
         return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} is a huge picture ({error}); make it smaller, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust it and have the memory"
+        ) from error
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise ValueError(
             f"{path} does not decode as a picture: {len(data)} bytes arrived, beginning "
