@@ -208,5 +208,5 @@ def test_a_fingerprint_is_of_names_order_labels_and_the_first_picture():
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 7.01])
 def test_a_loss_that_runs_away(loss):
     with pytest.raises(Diverged, match=r"in epoch 3: its loss is .* began at 0.7; .* below 0.05"):
-        check_loss(loss, 0.7, epoch=2, learning_rate=0.05)
-    assert check_loss(6.9, 0.7, epoch=2, learning_rate=0.05) is None
+        check_loss(loss, 0.7, where="epoch 3", learning_rate=0.05)
+    assert check_loss(6.9, 0.7, where="epoch 3", learning_rate=0.05) is None

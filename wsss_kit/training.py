@@ -161,13 +161,13 @@ class Diverged(RuntimeError):
     """A training whose loss is no number any more, or far above where it began."""
 
 
-def check_loss(loss: float, first: float, *, epoch: int, learning_rate: float) -> None:
+def check_loss(loss: float, first: float, *, where: str, learning_rate: float) -> None:
     """Stop a training that diverges.
 
     Args:
-        loss: mean loss of an epoch.
+        loss: mean over an epoch or some steps.
         first: loss of the first step of all.
-        epoch: which epoch, from 0.
+        where: of the training, such as ``"epoch 3"``.
         learning_rate: for the advice.
 
     Raises:
@@ -176,7 +176,7 @@ def check_loss(loss: float, first: float, *, epoch: int, learning_rate: float) -
     if loss <= 10 * max(first, 1e-6):  # NaN fails
         return
     raise Diverged(
-        f"training diverged in epoch {epoch + 1}: its loss is {loss:.3g} and began at {first:.3g}; "
+        f"training diverged in {where}: its loss is {loss:.3g} and began at {first:.3g}; "
         f"try a learning rate below {learning_rate:g}, pretrained weights, or look for pictures "
         "that are not RGB in [0, 1]"
     )

@@ -25,6 +25,7 @@ from wsss_kit.paperworld.tiny_clip import (
 )
 from wsss_kit.paperworld.tokenizer import WordTokenizer
 from wsss_kit.paperworld.world import TORN, PaperWorld
+from wsss_kit.training import Diverged
 
 SMALL = {"steps": 4, "batch": 4, "workers": 0}
 
@@ -190,6 +191,34 @@ def test_a_finished_run_is_taken_as_it_is(finished):
     again = Pretraining(run.folder, **SMALL).run()
     assert again.finished
     assert_equal_states(state_of(again), state)
+
+
+def test_a_loss_that_runs_away_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    run = Pretraining(tmp_path, steps=200, batch=2, workers=0)
+    losses = iter([0.7] * 100 + [math.nan] * 100)
+    monkeypatch.setattr(run, "_train_step", lambda *_: next(losses))
+    with pytest.raises(Diverged, match=r"diverged in step 200: its loss is nan and began at 0\.693"):
+        run.run(save_every=100)
+    fresh = Pretraining(tmp_path, steps=200, batch=2, workers=0)
+    assert fresh.resume() and fresh.step == 100
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("steps", v) for v in (0, -1, 1.5)),
+        *(("batch", v) for v in (0, 2.5)),
+        *(("seed", v) for v in (-1, "one")),
+        ("workers", -1),
+        *(("learning_rate", v) for v in (0, math.nan, math.inf)),
+        *((k, v) for k in ("fall", "keep", "torn") for v in (-0.1, 1.1, math.nan)),
+        ("keep", 0),
+    ],
+)
+def test_numbers_that_make_no_run_leave_no_folder(tmp_path, key, value):
+    with pytest.raises(ValueError, match=f"{key} is .*, expected a (whole )?number"):
+        Pretraining(tmp_path / "run", **{**SMALL, key: value})
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_empty_folder_has_nothing_to_resume(tmp_path):

@@ -1,5 +1,6 @@
 """Figures: what they show, that nothing is clipped, and the words that come with them."""
 
+import io
 import subprocess
 import sys
 import warnings
@@ -229,6 +230,28 @@ def test_eight_colours_are_apart():
     colours = class_colours(8)
     distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 9 * np.eye(9)
     assert distance.min() > 0.25
+
+
+@pytest.mark.parametrize(("side", "photographs"), [(96, False), (256, False), (257, True)])
+def test_large_pictures_keep_their_colours(side, photographs, tmp_path):
+    """A smooth slope has thousands of colours: 256 of them are speckles, which shift by more."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, side), indexing="ij")
+    picture = torch.stack([x, y, 1 - x])
+    figure = show_samples([Sample("slope", picture, torch.zeros(8))], PAPER_CLASSES, columns=1)
+    path = save_figure(figure, tmp_path / "slope.png")
+    with Image.open(path) as saved:
+        assert (saved.mode, saved.info["Description"]) == (
+            "RGB" if photographs else "P",
+            alt_text(figure),
+        )
+        colours = len(np.unique(np.asarray(saved.convert("RGB")).reshape(-1, 3), axis=0))
+    assert (colours > 1000) is photographs
+    data, metadata = figure._repr_mimebundle_()
+    kind = "image/jpeg" if photographs else "image/png"
+    assert set(data) == {kind, "text/plain"} and metadata == {kind: {"alt": alt_text(figure)}}
+    with Image.open(io.BytesIO(data[kind])) as shown:
+        assert shown.size == (int(figure.bbox.width), int(figure.bbox.height))
+    assert len(data[kind]) < 400_000
 
 
 def test_bars_show_the_report():

@@ -73,7 +73,12 @@ def train_classifier(
             pooled = trunk(images.to(head.device)).mean((2, 3))  # (B, D)
             losses.append(_step(pooled @ head.T, labels.to(head.device), optimiser, schedule))
         began = losses[0] if began is None else began
-        check_loss(sum(losses) / steps, began, epoch=epoch, learning_rate=recipe["learning_rate"])
+        check_loss(
+            sum(losses) / steps,
+            began,
+            where=f"epoch {epoch + 1}",
+            learning_rate=recipe["learning_rate"],
+        )
         after_epoch(epoch, sum(losses) / steps)
 
 
@@ -125,7 +130,9 @@ def train_head(head: Tensor, features: Tensor, labels: Tensor, recipe: Recipe) -
             began = loss if began is None else began
             total += loss
         losses.append(total / steps)
-        check_loss(losses[-1], began, epoch=epoch, learning_rate=recipe["learning_rate"])
+        check_loss(
+            losses[-1], began, where=f"epoch {epoch + 1}", learning_rate=recipe["learning_rate"]
+        )
     return losses
 
 

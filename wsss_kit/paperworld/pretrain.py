@@ -43,6 +43,7 @@ from wsss_kit.paperworld.tiny_clip import (
 from wsss_kit.paperworld.tokenizer import UNKNOWN, WordTokenizer
 from wsss_kit.paperworld.world import COOCCURRENCE, TORN, WEB_KINDS, page
 from wsss_kit.paperworld.zero_shot import zero_shot_accuracy
+from wsss_kit.training import check_loss
 
 _OPENING = re.compile(r"^(a photo of|a picture of|an image of|a clean cutout of)\s+")
 _HIGHEST_SCALE = math.log(60.0)
@@ -225,6 +226,9 @@ class Pretraining:
 
         Returns:
             Itself; `finished` says whether the last step was done.
+
+        Raises:
+            Diverged: if the loss runs away; the last checkpoint stays.
         """
         self.resume()
         self._tokenizer = WordTokenizer()
@@ -244,7 +248,9 @@ class Pretraining:
             self.step += 1
             self.seconds = before + time.monotonic() - started
             if self.step % 100 == 0:
-                self._log(loss=float(np.mean(losses[-100:])))
+                self._log(loss=(loss := float(np.mean(losses[-100:]))))
+                chance, where = math.log(self.batch), f"step {self.step}"
+                check_loss(loss, chance, where=where, learning_rate=self.learning_rate)
             if self.step % save_every == 0 or self.step == self.steps:
                 self.save("checkpoint")
             if until is not None and time.monotonic() - started > until:

@@ -31,6 +31,7 @@ from wsss_kit.paperworld.tiny_clip import (
     trained_grid,
 )
 from wsss_kit.paperworld.world import COOCCURRENCE
+from wsss_kit.training import check_loss
 
 PAPER_TRUNK = Path(__file__).parent / "paper_trunk.safetensors"
 """Weights of the paper trunk; its card lies beside them."""
@@ -118,6 +119,7 @@ def train_trunk(
     Raises:
         ValueError: if a number is out of range.
         FileNotFoundError: if the teacher is missing.
+        Diverged: if the loss runs away.
     """
     check_count("steps", steps)
     check_count("batch", batch)
@@ -155,6 +157,9 @@ def train_trunk(
         optimiser.step()
         schedule.step()
         losses.append(loss.item())
+        if len(losses) % 50 == 0:
+            mean, where = sum(losses[-50:]) / 50, f"step {len(losses)}"
+            check_loss(mean, losses[0], where=where, learning_rate=learning_rate)
     card: dict[str, Any] = {
         "name": "paper trunk",
         "objective": "the tiny CLIP's embedding of every patch and of the whole picture",

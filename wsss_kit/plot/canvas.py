@@ -17,6 +17,7 @@ from wsss_kit.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL import Image
 
 DPI = 100
 NOTE_SIZE, TITLE_SIZE = 8, 10  # points
@@ -35,14 +36,20 @@ def _figure_class() -> type[Figure]:
     from matplotlib.figure import Figure
 
     class KitFigure(Figure):
-        """A figure that a notebook shows as PNG, with its alt text, whatever the backend."""
+        """A figure that a notebook shows with its alt text, whatever the backend.
+
+        As PNG, or as JPEG where it holds photographs: 256 colours are speckles there, and all
+        colours as PNG would be megabytes in the notebook.
+        """
+
+        photographs = False
 
         def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
             text = alt_text(self)
-            return (
-                {"image/png": png_bytes(self), "text/plain": text or repr(self)},
-                {"image/png": {"alt": text}},
-            )
+            kind, data = "image/png", png_bytes
+            if self.photographs:
+                kind, data = "image/jpeg", _jpeg_bytes
+            return {kind: data(self), "text/plain": text or repr(self)}, {kind: {"alt": text}}
 
     return KitFigure
 
@@ -116,6 +123,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 def png_bytes(figure: Figure) -> bytes:
     """The figure as a PNG file of 256 colours, a third of the size of one with all of them.
 
+    One that holds photographs keeps all of its colours.
+
     Args:
         figure: any matplotlib figure.
 
@@ -126,10 +135,12 @@ def png_bytes(figure: Figure) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    drawn, small, text = io.BytesIO(), io.BytesIO(), PngInfo()
-    figure.savefig(drawn, format="png", dpi=figure.dpi)
+    small, text = io.BytesIO(), PngInfo()
     text.add_itxt("Description", alt_text(figure))
-    picture = Image.open(drawn).convert("RGB")
+    picture = _drawn(figure)
+    if getattr(figure, "photographs", False):
+        picture.save(small, format="PNG", optimize=True, pnginfo=text)
+        return small.getvalue()
     # the picture's own colours, and those that must not shift: white, black and the colour map's
     own = picture.quantize(222, method=Image.Quantize.MEDIANCUT).getpalette()[: 3 * 222]
     scale = (colormaps["viridis"](np.linspace(0, 1, 32))[:, :3] * 255).round().astype(int)
@@ -137,6 +148,21 @@ def png_bytes(figure: Figure) -> bytes:
     colours.putpalette([*own, *scale.ravel().tolist(), 255, 255, 255, 0, 0, 0])
     picture = picture.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
     picture.save(small, format="PNG", optimize=True, pnginfo=text)
+    return small.getvalue()
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=figure.dpi)
+    return Image.open(drawn).convert("RGB")
+
+
+def _jpeg_bytes(figure: Figure) -> bytes:
+    """The figure as a JPEG file of high quality, colours at full resolution."""
+    small = io.BytesIO()
+    _drawn(figure).save(small, format="JPEG", quality=90, subsampling=0, optimize=True)
     return small.getvalue()
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL_WIDTH = 2.2  # inches, less where many columns share the width
+LARGEST_DRAWN = 256
+"""Pixels of the longer side up to which pictures pass as drawn, and figures as 256 colours."""
 IGNORED = {"facecolor": "#d0d0d0", "edgecolor": "#505050", "hatch": "////"}
 
 
@@ -119,6 +121,7 @@ def panel_grid(
     heights = [width * max(tall[i : i + per_row]) for i in range(0, len(tall), per_row)]
     height = sum(heights) + len(heights) * (0.22 * text_lines + 0.06) + extra[1]
     figure = new_figure(columns * width + extra[0], height, alt=alt)
+    figure.photographs = max(max(picture.shape[:2]) for picture in pictures) > LARGEST_DRAWN
     axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
