@@ -27,7 +27,7 @@ demo: $(RUN)
 	$(PY) -m wsss_kit demo
 
 lab: $(RUN)
-	$(PY) -m jupyterlab $(ARGS) notebooks/00_start_here.ipynb
+	$(PY) -m jupyterlab $(ARGS) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: $(DEV)
 	$(PY) -m pytest $(ARGS)

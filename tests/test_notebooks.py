@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import nbformat
@@ -75,6 +76,25 @@ def cell_with(notebook, text):
 )
 def test_a_source_runs_and_its_notebook_is_up_to_date(source):
     build.build(source, check=True)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_notebook_sends_nobody_to_one_that_is_not_there(source):
+    """By its name, or by its number as in "notebook 02"."""
+    names = {path.stem for path in SOURCES}
+    text = "\n".join(c.source for c in build.read_source(source).cells if c.cell_type == "markdown")
+    named = set(re.findall(r"`(\d\d_[a-z_]+)`", text))
+    numbered = set(re.findall(r"\b[Nn]otebooks? (\d\d)\b", text))
+    assert named <= names and numbered <= {name[:2] for name in names}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_red_checks_are_announced_before_the_first(source):
+    cells = build.read_source(source).cells
+    first = next((i for i, cell in enumerate(cells) if build.is_stub(cell)), None)
+    if first is not None:
+        before = "\n".join(c.source for c in cells[:first] if c.cell_type == "markdown")
+        assert "red `NotImplementedError`" in before
 
 
 def test_every_notebook_equals_its_source(capsys):

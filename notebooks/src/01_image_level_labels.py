@@ -254,6 +254,8 @@ print({part: len(getattr(own, part)) for part in ("train", "val", "test")}, "pic
 # %% [markdown]
 # ## Exercises
 #
+# A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
+#
 # **Exercise 1. A classifier that never looks at an object.** Write a rule that guesses the classes of a picture from its `stuff` map alone: a class is there if its home covers at least a tenth of the picture. How often is it right at each position of the dial?
 
 

@@ -61,7 +61,7 @@ DATA = "paper"  # or "voc", "folder"
 #
 # Why not train all of it? A few hundred pictures with labels do not teach a network to see. Started from random weights it takes the easiest way to the labels, and Exercise 3 shows where that leads. So all CAM papers start from ImageNet weights. They go on to train the trunk as well; we leave that out, and gain a clean comparison: two classifiers of this notebook have the same features and differ in nothing but the weights of their heads.
 #
-# In the paper world the trunk is a small one that learned on the split `web` to imitate the tiny CLIP's picture features. With `"voc"` and `"folder"` it is a ResNet-50 with ImageNet weights (downloaded once). The parts marked *paper world* are then skipped, for no photograph comes with the maps they need.
+# In the paper world the trunk is a small one that learned on the split `web`, nothing torn, to imitate the picture features of a tiny CLIP. With `"voc"` and `"folder"` it is a ResNet-50 with ImageNet weights (downloaded once). The parts marked *paper world* are then skipped, for no photograph comes with the maps they need.
 
 # %%
 data = open_data(DATA, n_train=500, n_val=80, n_test=100)
@@ -200,7 +200,7 @@ if DATA == "paper":
 # %% [markdown]
 # Three readings.
 #
-# - **Parts.** The signature part is bright nearly everywhere, the body clearly less: four classes share its style, and so it says less. That is the textbook's picture. The missing body is what harder questions (notebook 03) and the random walk (06) are for.
+# - **Parts.** The signature part is bright nearly everywhere, the body clearly less: four classes share its style, and so it says less. That is the textbook's picture. The missing body is what harder questions to the classifier (SC-CAM) and walks over an affinity are for.
 # - **Surroundings.** Home background is much brighter than other background, pixel for pixel, and because it is large it holds a great part of the map. It is not named by any label; it merely came along.
 # - **And yet:** mass divided by area is larger on the object than on any background. The map is not wrong, it is not *only* about the object.
 #
@@ -284,7 +284,7 @@ if DATA == "paper":
 #
 # Only the dial differs between the two, so the difference is the dial's. For photographs there is no such dial, and the leak is seen only if someone has drawn masks.
 #
-# SC-CAM (notebook 03), CLIMS (04) and CLIP-ES (05) are three answers: finer labels, losses against the background, background words that compete.
+# SC-CAM, CLIMS and CLIP-ES (notebook 05) are three answers: finer labels, losses against the background, background words that compete.
 
 # %%
 far = {}
@@ -331,6 +331,8 @@ pd.DataFrame(gains).T
 # Larger views see finer, smaller ones see more at once, and in their sum the accidents of each weigh less. On so few pictures, read a point of mIoU as next to nothing. What no sum of views can do is change the reason: a classifier that likes water likes water at four scales.
 #
 # ## Exercises
+#
+# A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
 #
 # **Exercise 1. The logit is in the map.** Given the raw map of a class, before anything is clamped or scaled, how much of its logit comes from the cells inside a region? Return the region's share of the score, so that the shares of a region and of its complement add up to the logit.
 
@@ -422,6 +424,6 @@ if DATA == "paper":
 # - Two classifiers with the same answers may have different reasons, and different masks.
 # - The threshold is a choice; make it on `val`.
 #
-# Next: `03_sc_cam_subcategories` asks the classifier a harder question, `05_clip_es_softmax_grad_cam` asks another model.
+# Next: `05_clip_es_softmax_grad_cam` asks another model, one that has read captions.
 #
 # **Further reading.** B. Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: the score is Eq. 1, the map Eq. 2. J. Ahn et al., *Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations*, CVPR 2019 (IRN): the scales and the training that later papers share. Three answers: Y.-T. Chang et al., CVPR 2020 (SC-CAM); J. Xie et al., CVPR 2022 (CLIMS); Y. Lin et al., CVPR 2023 (CLIP-ES). J. Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016: the pointing game.

@@ -17,6 +17,7 @@ from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import OPENAI_MEAN, OPENAI_STD, FrozenCLIP, load_clip
 from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.tiny_clip import TINY_CLIP, window_mask
+from wsss_kit.paperworld.world import TORN
 
 TEXT = {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
 
@@ -420,6 +421,17 @@ def test_the_card_says_how_many_layers_attention_is_made_of(paper, tmp_path):
     del old["attention"]
     path = save_model(tmp_path / "old", load_model(TINY_CLIP)[0], old)
     assert load_clip("paper", weights=path, device="cpu").attention_layers is None
+
+
+def test_the_card_says_what_was_torn_and_among_which_towers_it_was_chosen():
+    card = load_model(TINY_CLIP)[1]
+    assert card["data"]["torn"] == TORN["web"]
+    among = card["chosen"]["among"]
+    assert len({tower["seed"] for tower in among}) >= 2
+    best = max(among, key=lambda tower: tower["mean_iou"])
+    assert best["mean_iou"] == max(card["attention"]["mean_iou"].values())
+    own = (card["training"]["seed"], card["data"]["torn"], card["data"]["pictures"])
+    assert own == (best["seed"], best["torn"], best["pictures"])
 
 
 def test_without_a_card_attention_is_made_of_eight_layers():

@@ -133,7 +133,7 @@ def build_backbone(
         backbone: one of ``BACKBONES``, or a module with ``out_channels``.
         stride: of a named trunk; None for its default, 8 for ``"paper"`` and 16 for ResNets.
         weights: of a named ResNet, see `ResNetTrunk`; of ``"paper"``: None for random weights, or
-            ``"web"`` for those in the package, which learned from the tiny CLIP on ``web`` pictures
+            ``"web"`` for those in the package, which learned from a tiny CLIP on ``web`` pictures
             and play the part that ImageNet weights play for photographs.
         seed: of random initial weights; the global random state is left as it was.
 

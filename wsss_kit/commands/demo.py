@@ -112,7 +112,7 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
     )
     print(f"\n{table_text(reports)}\n")
     print(f"{page} shows the table and {len(figures)} figures, which lie beside it as PNG.")
-    print("Next: `make lab` (or `jupyter lab notebooks/00_start_here.ipynb`) opens the notebooks.")
+    print("Next: `make lab` (or `jupyter lab`, then notebooks/00_start_here.ipynb).")
     print(f"{time.monotonic() - started:.0f} s with {torch.get_num_threads()} threads")
     return reports
 
@@ -170,15 +170,16 @@ def _figures(
 def _notes(cam: CAM, clip_es: CLIPES) -> Sequence[str]:
     return (
         "The examples are the first pictures of the test split, not a choice. Ground truth entered "
-        "twice: on val to choose each row's background rule (and, when the tiny CLIP was made, how "
-        "many layers CLIP-ES's affinity is made of), on test to score.",
+        "twice: on val to choose each row's background rule (and, when the tiny CLIP was made, one "
+        "tower among several and how many layers its affinity is made of), on test to score.",
         "The dense CRF knows the scores and the picture's colours, nothing else. Maps have cells "
         "of 4 pixels (CAM) or 8 (CLIP-ES); the CRF gives masks the edges of the picture. Cut paper "
         "has plain colours and sharp edges, so it gains far more here than on photographs, where "
         "CLIP-ES's authors report four points.",
         f"Plain CAM: a linear head trained for {len(cam.losses_)} epochs on image-level labels, on "
-        "a small trunk that learned from the tiny CLIP without labels. In its training pictures "
+        "a small trunk that learned from a tiny CLIP without labels. In its training pictures "
         "objects mostly stand on their usual background, so it answers to that as well.",
-        "CLIP-ES: no training on these pictures; a tiny CLIP that learned from captions compares "
+        "CLIP-ES: no training on these pictures; a tiny CLIP that learned from captions, of whole "
+        "objects and of torn ones, compares "
         f"each class with {len(clip_es.prompts.backgrounds)} background words.",
     )
