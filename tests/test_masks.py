@@ -84,7 +84,10 @@ def test_exactly_one_background_rule(options):
         (torch.zeros(2, 4, 4), {"power": 1}, r"\(2, 4, 4\).*cams\[None\]"),
         (torch.zeros(1, 0, 4, 4), {"power": 1}, "at least one class"),
         (torch.full((1, 1, 2, 2), 3.0), {"power": 1}, "3 to 3.*normalize_cams"),
-        (torch.full((1, 1, 2, 2), float("nan")), {"power": 1}, "nan"),
+        (torch.full((1, 1, 2, 2), float("nan")), {"power": 1}, "NaN"),
+        (torch.full((1, 1, 2, 2), float("nan")), {"threshold": 0.3}, "NaN"),
+        (torch.full((1, 1, 2, 2), 255), {"threshold": 0.3}, "is int64, expected"),
+        (torch.full((1, 1, 2, 2), 255.0), {"threshold": 0.3}, "255 to 255.*normalize_cams"),
         (torch.zeros(1, 1, 2, 2), {"power": 0}, "power is 0"),
         (torch.zeros(1, 1, 2, 2), {"threshold": 40}, "threshold is 40"),
     ],
@@ -113,5 +116,5 @@ def test_mask_errors(scores, labels, message):
 
 @pytest.mark.parametrize("confidence", [-0.1, 95, float("nan")])
 def test_a_confidence_is_a_probability(confidence):
-    with pytest.raises(ValueError, match=r"min_confidence is .*expected a probability from 0 to 1"):
+    with pytest.raises(ValueError, match=r"min_confidence is .*expected a number in \[0, 1\]"):
         scores_to_masks(torch.ones(1, 2, 2, 2), torch.ones(1, 1), min_confidence=confidence)

@@ -91,7 +91,7 @@ def test_the_environment_names_the_folder(folder, monkeypatch):
 def test_bad_arguments_are_refused(folder):
     with pytest.raises(ValueError, match=r"DATA is 'coco', expected one of paper, voc, folder"):
         open_data("coco")
-    with pytest.raises(ValueError, match=r"n_val is 0, expected at least 1"):
+    with pytest.raises(ValueError, match=r"n_val is 0, expected a whole number of at least 1"):
         open_data("paper", n_val=0)
     (folder / "labels.csv").write_text("file,labels\np0.png,cat\n")
     with pytest.raises(ValueError, match=r"leaves no picture for train"):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from wsss_kit.checks import check_count, check_maps, check_positive, check_probability, check_range
 
 
 def transition_matrix(
@@ -27,7 +31,8 @@ def transition_matrix(
         (B, N, N).
 
     Raises:
-        ValueError: if the affinity is not square.
+        ValueError: if the affinity is not square, negative, infinite or NaN, if it leaves a cell
+            without any neighbour, or if a number is out of its range.
 
     Example:
         >>> affinity = torch.tensor([[[1.0, 3.0], [3.0, 1.0]]])
@@ -36,7 +41,11 @@ def transition_matrix(
     """
     if affinity.ndim != 3 or affinity.shape[1] != affinity.shape[2]:
         raise ValueError(f"affinity has shape {tuple(affinity.shape)}, expected (B, N, N)")
+    check_positive("power", power)
+    check_count("sinkhorn", sinkhorn, least=0)
+    check_count("squarings", squarings, least=0)
     walk = affinity**power if power != 1 else affinity
+    _check_rows(walk)
     if sinkhorn:
         for _ in range(sinkhorn):
             walk = walk / walk.sum(1, keepdim=True)
@@ -47,6 +56,19 @@ def transition_matrix(
     for _ in range(squarings):
         walk = walk @ walk
     return walk
+
+
+def _check_rows(walk: Tensor) -> None:
+    """Refuse entries below 0 or without end, and rows with nothing to divide by."""
+    if not walk.numel():
+        return
+    low, least = walk.detach().amin().item(), walk.detach().sum(2).amin().item()
+    if not (0 <= low and 0 < least < math.inf):  # NaN fails
+        raise ValueError(
+            f"the affinity has entries from {low:.4g} on and a smallest row sum of {least:.4g}, "
+            "expected numbers of 0 or more and no empty row; give every cell itself as neighbour, "
+            "and choose a power that leaves something of the largest entry"
+        )
 
 
 def random_walk(scores: Tensor, transition: Tensor) -> Tensor:
@@ -60,10 +82,17 @@ def random_walk(scores: Tensor, transition: Tensor) -> Tensor:
         (B, K, h, w).
 
     Raises:
-        ValueError: if the transition has another number of cells.
+        ValueError: if the scores are no batch of maps, or the transition has another number of
+            cells or pictures.
     """
+    check_maps(scores, "scores")
     B, K, h, w = scores.shape
-    if transition.shape != (B, h * w, h * w):
+    if transition.ndim != 3 or len(transition) != B:
+        raise ValueError(
+            f"transition has shape {tuple(transition.shape)} but scores hold {B} pictures; "
+            "expected one matrix a picture, (B, N, N)"
+        )
+    if transition.shape[1:] != (h * w, h * w):
         raise ValueError(
             f"transition has {transition.shape[-1]} nodes but the maps are {h}x{w} = {h * w} "
             "cells; resize the maps to the grid of the affinity before the walk"
@@ -85,9 +114,15 @@ def box_masks(cams: Tensor, *, threshold: float, clamp: bool = True) -> Tensor:
 
     Returns:
         Same shape and type, 0 or 1.
+
+    Raises:
+        ValueError: if ``cams`` or ``threshold`` leaves [0, 1].
     """
     from scipy import ndimage
 
+    check_maps(cams, "cams")
+    check_range("cams", cams, "scale them first with cam.normalize_cams")
+    check_probability("threshold", threshold)
     B, C, h, w = cams.shape
     masks = np.zeros((B, C, h, w), np.float32)
     levels = (cams.detach().float().cpu().numpy() * 255).astype(np.uint8)  # cut, not rounded

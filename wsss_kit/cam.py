@@ -13,6 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsss_kit.checks import (
+    check_count,
+    check_floating,
+    check_maps,
+    check_positive,
+    check_scales,
+    check_size,
+)
+
 
 def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
     r"""Project features onto every class: :math:`M_c = w_c^\top F`.
@@ -28,13 +37,15 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
         (B, C, h, w), of any sign.
 
     Raises:
-        ValueError: if the channels do not agree.
+        ValueError: if the channels do not agree, or one of the two is no floating-point tensor.
 
     Example:
         >>> features = torch.tensor([1.0, -2.0]).view(1, 1, 1, 2)
         >>> class_activation_maps(features, torch.tensor([[3.0]])).flatten().tolist()
         [3.0, -6.0]
     """
+    check_floating(features, "features")
+    check_floating(weight, "weight")
     if features.ndim != 4 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
         raise ValueError(
             f"features {tuple(features.shape)} and weight {tuple(weight.shape)} do not fit; "
@@ -59,7 +70,7 @@ def normalize_cams(
         Same shape, in [0, 1]. A map without a positive value stays zero.
 
     Raises:
-        ValueError: if ``over`` is neither word.
+        ValueError: if ``over`` is neither word, ``cams`` no batch of maps, or ``eps`` not above 0.
 
     Example:
         >>> cams = torch.tensor([[[[-1.0, 0.0, 4.0]]]])
@@ -68,6 +79,8 @@ def normalize_cams(
     """
     if over not in ("map", "image"):
         raise ValueError(f'over is {over!r}, expected "map" or "image"')
+    check_maps(cams, "cams")
+    check_positive("eps", eps)
     dims = (-2, -1) if over == "map" else (-3, -2, -1)
     low = cams.amin(dims, keepdim=True) if subtract_min else cams.new_zeros(())
     cams = (cams - low).clamp_min(0)
@@ -83,7 +96,12 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
     Returns:
         (B, C, H, W).
+
+    Raises:
+        ValueError: if ``maps`` is no batch of maps or ``size`` no size.
     """
+    check_maps(maps)
+    check_size("size", size)
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
@@ -108,10 +126,10 @@ def multi_scale(
         (B, C, ceil(H / stride), ceil(W / stride)), not negative.
 
     Raises:
-        ValueError: if ``scales`` is empty or not positive.
+        ValueError: if ``scales`` is empty or not positive, or ``stride`` no count.
     """
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"scales is {scales}, expected at least one positive factor")
+    check_scales(scales)
+    check_count("stride", stride)
     H, W = images.shape[-2:]
     grid = (-(-H // stride), -(-W // stride))
     total: Tensor | float = 0.0

@@ -6,11 +6,25 @@ Every public door asks these before its work begins. A check costs one pass over
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 from torch import Tensor
 
 RANGE_TOLERANCE = 1e-3
 """How far rounding may carry pictures, maps and scores outside [0, 1]."""
+
+
+def check_tensor(values: Tensor, name: str) -> None:
+    """Refuse what is no tensor: arrays, lists, None.
+
+    Raises:
+        ValueError: with the type that arrived.
+    """
+    if not isinstance(values, Tensor):
+        kind = type(values).__name__
+        raise ValueError(f"{name} is {kind}, expected a tensor; use torch.from_numpy or stack")
 
 
 def check_range(name: str, values: Tensor, advice: str) -> None:
@@ -43,6 +57,7 @@ def check_images(images: Tensor, name: str = "images") -> None:
     Raises:
         ValueError: saying what arrived and what was expected.
     """
+    check_tensor(images, name)
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise ValueError(
             f"{name} have shape {tuple(images.shape)}, expected (B, 3, H, W) RGB in [0, 1]; "
@@ -53,6 +68,7 @@ def check_images(images: Tensor, name: str = "images") -> None:
 
 def check_image(image: Tensor, name: str) -> None:
     """Refuse what is no single picture (3, H, W), as `check_images` does for a batch."""
+    check_tensor(image, name)
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape[1:]:
         raise ValueError(f"{name} has shape {tuple(image.shape)}, expected (3, H, W) RGB in [0, 1]")
     _check_colours(image, name)
@@ -74,9 +90,35 @@ def check_labels(labels: Tensor, name: str = "labels") -> None:
     Raises:
         ValueError: with the first value that is neither.
     """
+    check_tensor(labels, name)
     odd = labels[(labels != 0) & (labels != 1)]
     if odd.numel():
         raise ValueError(f"{name} holds {odd[0].item():.4g}, expected only 0 and 1; threshold them")
+
+
+def check_floating(values: Tensor, name: str) -> None:
+    """Refuse what is no tensor of a floating-point type: arrays, lists, integers.
+
+    Raises:
+        ValueError: with what arrived.
+    """
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        kind = str(getattr(values, "dtype", type(values).__name__)).removeprefix("torch.")
+        raise ValueError(f"{name} is {kind}, expected a tensor of floating-point numbers")
+
+
+def check_maps(maps: Tensor, name: str = "maps") -> None:
+    """Refuse what is no batch of maps (B, C, h, w) of a floating-point type.
+
+    Raises:
+        ValueError: saying what arrived and what was expected.
+    """
+    check_floating(maps, name)
+    if maps.ndim != 4:
+        raise ValueError(
+            f"{name} has shape {tuple(maps.shape)}, expected (B, C, h, w); "
+            f"add the batch axis of one picture with {name}[None]"
+        )
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
@@ -85,9 +127,26 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < least:
         raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least}")
+
+
+def check_counts(name: str, values: Sequence[int], unit: str) -> None:
+    """Refuse anything but a sequence of whole numbers of at least 1, at least one of them.
+
+    Raises:
+        ValueError: with what arrived.
+    """
+    if not _all_of(values, Integral, lambda value: value >= 1):
+        raise ValueError(f"{name} is {values!r}, expected whole numbers of {unit}, at least 1")
+
+
+def _all_of(values: Any, kind: type, right: Callable[[Any], bool]) -> bool:
+    """Whether this is a sequence, not empty, of numbers of a kind that are right."""
+    if not isinstance(values, Sequence) or not len(values):
+        return False
+    return all(isinstance(v, kind) and not isinstance(v, bool) and right(v) for v in values)
 
 
 def check_positive(name: str, value: float) -> None:
@@ -96,7 +155,7 @@ def check_positive(name: str, value: float) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not 0 < value < math.inf:
         raise ValueError(f"{name} is {value!r}, expected a number above 0")
 
@@ -107,6 +166,26 @@ def check_probability(name: str, value: float) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not 0 <= value <= 1:
         raise ValueError(f"{name} is {value!r}, expected a number in [0, 1]")
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Refuse anything but a sequence of at least one finite factor above 0 on a picture's sides.
+
+    Raises:
+        ValueError: with what arrived.
+    """
+    if not _all_of(scales, Real, lambda scale: 0 < scale < math.inf):
+        raise ValueError(f"scales is {scales!r}, expected at least one positive factor: (1.0, 0.5)")
+
+
+def check_size(name: str, size: Sequence[int]) -> None:
+    """Refuse anything but two whole numbers of pixels (H, W), each at least 1.
+
+    Raises:
+        ValueError: with what arrived.
+    """
+    if not _all_of(size, Integral, lambda side: side >= 1) or len(size) != 2:
+        raise ValueError(f"{name} is {size!r}, expected two whole numbers of pixels (H, W)")

@@ -11,7 +11,14 @@ import math
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import RANGE_TOLERANCE, check_labels
+from wsss_kit.checks import (
+    check_labels,
+    check_maps,
+    check_positive,
+    check_probability,
+    check_range,
+    check_tensor,
+)
 from wsss_kit.classes import IGNORE_INDEX
 
 
@@ -34,7 +41,7 @@ def add_background(
 
     Raises:
         ValueError: if both rules or none are given, if one is outside its range, if ``cams`` has
-            another number of axes, no class, or (power rule) values outside [0, 1].
+            another number of axes, no class, or values outside [0, 1].
 
     Example:
         With every map at zero the power rule is sure of background, a constant is not:
@@ -48,34 +55,19 @@ def add_background(
     if (threshold is None) == (power is None):
         given = "neither threshold nor power" if threshold is None else "both threshold and power"
         raise ValueError(f"add_background got {given}; give exactly one of the two")
-    if cams.ndim != 4 or cams.shape[1] == 0:
-        raise ValueError(
-            f"cams has shape {tuple(cams.shape)}, expected (B, C, H, W) with at least one class; "
-            "add the batch axis of one picture with cams[None]"
-        )
+    check_maps(cams, "cams")
+    if cams.shape[1] == 0:
+        raise ValueError(f"cams has shape {tuple(cams.shape)}, expected at least one class")
+    check_range("cams", cams, "scale them first with cam.normalize_cams")
     cams = cams.detach().float()
     best = cams.amax(1, keepdim=True)  # (B, 1, H, W)
     if threshold is not None:
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold}, expected 0 to 1, the range of the maps")
+        check_probability("threshold", threshold)
         background = torch.full_like(best, threshold)
     else:
-        background = _power_background(best, power)
+        check_positive("power", power)
+        background = (1 - best).clamp(0, 1) ** power
     return torch.cat([background, cams], 1)  # (B, 1+C, H, W)
-
-
-def _power_background(best: Tensor, power: float) -> Tensor:
-    """``(1 - best) ** power`` for the largest class score of each pixel, (B, 1, H, W)."""
-    if not (power > 0 and math.isfinite(power)):
-        raise ValueError(f"power is {power}, expected a number above 0")
-    if best.numel():
-        low, high = (value.item() for value in best.aminmax())
-        if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # NaN fails too
-            raise ValueError(
-                f"the largest maps range from {low:.4g} to {high:.4g}, expected [0, 1] for the "
-                "power rule; scale them first with cam.normalize_cams"
-            )
-    return (1 - best).clamp(0, 1) ** power
 
 
 def scores_to_masks(
@@ -99,7 +91,7 @@ def scores_to_masks(
 
     Raises:
         ValueError: if the shapes do not fit, ``labels`` holds anything but 0 and 1, ``scores``
-            holds NaN, or ``min_confidence`` is no probability.
+            holds NaN, or ``min_confidence`` is given and it or ``scores`` are no probabilities.
 
     Example:
         The second class is absent, so its score of 0.9 counts for nothing:
@@ -111,11 +103,9 @@ def scores_to_masks(
         255
     """
     _check_scores(scores, labels)
-    if min_confidence is not None and not 0 <= min_confidence <= 1:
-        raise ValueError(
-            f"min_confidence is {min_confidence}, expected a probability from 0 to 1, or None to "
-            "keep every pixel"
-        )
+    if min_confidence is not None:
+        check_probability("min_confidence", min_confidence)
+        check_range("scores", scores, "divide them by their sum over the classes present")
     present = labels.detach().to(scores.device) > 0  # (B, C)
     allowed = torch.cat([torch.ones_like(present[:, :1]), present], 1)  # (B, K)
     competing = torch.where(allowed[:, :, None, None], scores.detach(), -math.inf)
@@ -128,6 +118,8 @@ def scores_to_masks(
 
 def _check_scores(scores: Tensor, labels: Tensor) -> None:
     """Raise the errors of ``scores_to_masks``."""
+    check_tensor(scores, "scores")
+    check_tensor(labels, "labels")
     if scores.ndim != 4:
         raise ValueError(
             f"scores has shape {tuple(scores.shape)}, expected (B, K, H, W); "

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from wsss_kit.checks import check_count
 from wsss_kit.classes import VOC_CLASSES, Sample
 from wsss_kit.clip import load_clip
 from wsss_kit.data import (
@@ -123,8 +124,7 @@ def open_data(
     """
     sizes = {"train": n_train, "val": n_val, "test": n_test}
     for split, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"n_{split} is {size}, expected at least 1 picture")
+        check_count(f"n_{split}", size)
     if name not in NAMES:
         raise ValueError(f"DATA is {name!r}, expected one of {', '.join(NAMES)}")
     if name == "paper":

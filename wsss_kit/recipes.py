@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wsss_kit.affinity import box_masks, random_walk, transition_matrix
 from wsss_kit.cam import normalize_cams, upsample
+from wsss_kit.checks import check_positive, check_probability
 from wsss_kit.crf import crf_of_present, reference_crf_images
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
@@ -36,8 +37,17 @@ def clip_es_maps(
 
     Returns:
         (B, C, H, W) in [0, 1].
+
+    Raises:
+        ValueError: if the method has no affinity, or ``box_threshold`` leaves [0, 1].
     """
+    check_probability("box_threshold", box_threshold)
     cams, affinity = method(images, labels)  # (B, C, h, w), (B, N, N)
+    if affinity is None:
+        raise ValueError(
+            f"{type(method).__name__} has no affinity to refine its maps with; give a CLIPES, or "
+            "take cam_maps for maps as they are"
+        )
     walk = transition_matrix(affinity, sinkhorn=3, squarings=1)  # (B, N, N)
     boxes = box_masks(cams, threshold=box_threshold, clamp=_as_released(method))
     cams = random_walk(cams * boxes, walk)  # (B, C, h, w)
@@ -66,6 +76,7 @@ def cam_masks(
     images: Tensor, labels: Tensor, *, method: CAMMethod, threshold: float = 0.15
 ) -> Tensor:
     """Plain CAM with a constant background (IRN and CLIMS: 0.15): -> (B, H, W) int64."""
+    check_probability("threshold", threshold)
     cams = cam_maps(images, labels, method=method)  # (B, C, H, W)
     scores = add_background(cams, threshold=threshold)  # (B, 1 + C, H, W)
     return scores_to_masks(scores, labels)  # (B, H, W)
@@ -80,6 +91,8 @@ def cam_crf_masks(
     min_confidence: float | None = None,
 ) -> Tensor:
     """Plain CAM with a constant background and CLIP-ES's dense CRF: -> (B, H, W) int64."""
+    check_probability("threshold", threshold)
+    _check_confidence(min_confidence)
     cams = cam_maps(images, labels, method=method)  # (B, C, H, W)
     scores = add_background(cams, threshold=threshold)  # (B, 1 + C, H, W)
     scores = crf_of_present(scores, images, labels)  # (B, 1 + C, H, W)
@@ -110,11 +123,21 @@ def clip_es_masks(
 
     Returns:
         (B, H, W) int64.
+
+    Raises:
+        ValueError: if a number is out of its range; nothing is computed then.
     """
+    check_positive("power", power)
+    _check_confidence(min_confidence)
     cams = clip_es_maps(images, labels, method=method, box_threshold=box_threshold)
     scores = add_background(cams, power=power)  # (B, 1 + C, H, W)
     scores = clip_es_crf(scores, images, labels, method=method)  # (B, 1 + C, H, W)
     return scores_to_masks(scores, labels, min_confidence=min_confidence)  # (B, H, W)
+
+
+def _check_confidence(min_confidence: float | None) -> None:
+    if min_confidence is not None:
+        check_probability("min_confidence", min_confidence)
 
 
 def _as_released(method: CAMMethod) -> bool:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wsss_kit.checks import check_probability
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.plot import overlay
 
@@ -30,7 +31,8 @@ class ThresholdPicker(widgets.VBox):
         threshold: where the slider stands at first.
 
     Raises:
-        ValueError: if there is no method or no picture with a class.
+        ValueError: if there is no method or no picture with a class, or ``threshold`` is outside
+            [0, 1].
 
     Example:
         >>> from wsss_kit.paperworld import PaperWorld
@@ -57,6 +59,7 @@ class ThresholdPicker(widgets.VBox):
                 f"there are {len(maps)} methods and {len(self._samples)} pictures with a class, "
                 "expected at least one of each"
             )
+        check_probability("threshold", threshold)
         self._maps, self._masks, self._names = maps, masks, tuple(classes)
         names = list(self._samples)
         self.picture = widgets.Dropdown(options=names, description="picture")

@@ -187,7 +187,7 @@ def test_wrong_arguments(paper):
         paper.encode_image(torch.rand(3, 24, 24))
     with pytest.raises(ValueError, match=r"images have shape \(1, 1, 24, 24\)"):
         paper.encode_dense(torch.rand(1, 1, 24, 24))
-    with pytest.raises(ValueError, match="n_layers is 0, expected at least 1"):
+    with pytest.raises(ValueError, match="n_layers is 0, expected a whole number of at least 1"):
         paper.encode_dense(torch.rand(1, 3, 24, 24), n_layers=0)
     with pytest.raises(RuntimeError, match="no tokenizer; pass one"):
         FrozenCLIP(small_model()).encode_text(["a cat"])

@@ -341,14 +341,14 @@ def test_it_says_what_it_is(val):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"n": 0}, "n is 0, expected at least 1 picture"),
+        ({"n": 0}, "n is 0, expected a whole number of at least 1"),
         ({"split": "trainval"}, "split is 'trainval', expected one of web, train, val, test"),
         ({"size": 31}, "size is 31, expected 32 to 2048 pixels"),
         ({"size": 2049}, "size is 2049, expected"),
-        ({"cooccurrence": 1.5}, r"cooccurrence is 1.5, expected a probability in \[0, 1\]"),
+        ({"cooccurrence": 1.5}, r"cooccurrence is 1.5, expected a number in \[0, 1\]"),
         ({"cooccurrence": -0.1}, "cooccurrence is -0.1"),
         ({"cooccurrence": float("nan")}, "cooccurrence is nan"),
-        ({"torn": 1.5}, r"torn is 1.5, expected a probability in \[0, 1\]"),
+        ({"torn": 1.5}, r"torn is 1.5, expected a number in \[0, 1\]"),
         ({"torn": -0.1}, "torn is -0.1"),
         ({"torn": float("nan")}, "torn is nan"),
     ],

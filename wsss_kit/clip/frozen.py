@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.checks import check_images
+from wsss_kit.checks import check_count, check_images
 from wsss_kit.paperworld.tiny_clip import float_mask
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -274,8 +274,7 @@ class FrozenCLIP(nn.Module):
         """
         if n_layers is None:
             n_layers = self.attention_layers or ATTENTION_LAYERS
-        if n_layers < 1:
-            raise ValueError(f"n_layers is {n_layers}, expected at least 1")
+        check_count("n_layers", n_layers)
         x, grid = self._embed(images, round_positions)
         mask = self.attention_mask(grid)
         n_layers = min(n_layers, len(self.blocks))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from torch import Tensor
 
-from wsss_kit.checks import check_range
+from wsss_kit.checks import check_floating, check_positive, check_range
 
 
 def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
@@ -19,6 +20,8 @@ def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
     Raises:
         ValueError: saying what arrived and what was expected.
     """
+    check_floating(scores, "scores")
+    check_floating(images, "images")
     if scores.ndim != 4 or 0 in scores.shape[1:]:
         raise ValueError(
             f"scores has shape {tuple(scores.shape)}, expected (B, K, H, W) with at least one "
@@ -34,21 +37,16 @@ def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
     check_range("images", images, "divide 8-bit pictures by 255")
 
 
-def check_iterations(iterations: int) -> None:
-    """Refuse a number of rounds that is no whole number or below 0."""
-    if isinstance(iterations, bool) or iterations != int(iterations) or iterations < 0:
-        raise ValueError(f"iterations is {iterations!r}, expected a whole number, 0 or more")
-
-
 def check_weight(name: str, weight: float) -> None:
     """Refuse a kernel's weight that is negative, infinite or NaN."""
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"{name} is {weight}, expected a number of 0 or more; 0 leaves it out")
+    number = isinstance(weight, Real) and not isinstance(weight, bool)
+    if not number or not 0 <= weight < math.inf:
+        raise ValueError(f"{name} is {weight!r}, expected a number of 0 or more; 0 leaves it out")
 
 
 def check_deviation(name: str, deviation: float, weight: str) -> None:
     """Refuse a standard deviation that is not above 0."""
-    if not 0 < deviation < math.inf:
-        raise ValueError(
-            f"{name} is {deviation}, expected a number above 0; {weight}=0 leaves its kernel out"
-        )
+    try:
+        check_positive(name, deviation)
+    except ValueError as error:
+        raise ValueError(f"{error}; {weight}=0 leaves its kernel out") from None

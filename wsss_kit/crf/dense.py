@@ -13,12 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wsss_kit.crf.checks import (
-    check_deviation,
-    check_iterations,
-    check_scores_and_images,
-    check_weight,
-)
+from wsss_kit.checks import check_count, check_images
+from wsss_kit.crf.checks import check_deviation, check_scores_and_images, check_weight
 from wsss_kit.crf.permutohedral import Lattice
 
 SMALLEST_SCORE = 1e-5
@@ -82,7 +78,7 @@ def dense_crf(
         True
     """
     check_scores_and_images(scores, images)
-    check_iterations(iterations)
+    check_count("iterations", iterations, least=0)
     check_weight("spatial_weight", spatial_weight)
     check_weight("bilateral_weight", bilateral_weight)
     check_deviation("spatial_std", spatial_std, "spatial_weight")
@@ -130,6 +126,7 @@ def reference_crf_images(images: Tensor) -> Tensor:
         >>> (reference_crf_images(image) * 255).flatten().tolist()
         [251.0, 0.0, 4.0]
     """
+    check_images(images)
     levels = _levels(images).float().flip(1)  # BGR
     shifted = levels - levels.new_tensor(BGR_MEAN).view(3, 1, 1)
     return shifted.long().remainder(256) / 255  # cut towards 0, then wrapped

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsss_kit.crf.checks import check_iterations, check_scores_and_images
+from wsss_kit.checks import check_count, check_counts
+from wsss_kit.crf.checks import check_scores_and_images
 
 SHARPNESS = 0.1
 """Share of the local standard deviation that colour differences are divided by."""
@@ -55,9 +56,8 @@ def pamr(
         ['1.00', '0.19', '0.19']
     """
     check_scores_and_images(scores, images)
-    check_iterations(iterations)
-    if not len(dilations) or any(d != int(d) or d < 1 for d in dilations):
-        raise ValueError(f"dilations is {dilations}, expected whole numbers of pixels, at least 1")
+    check_count("iterations", iterations, least=0)
+    check_counts("dilations", dilations, "pixels")
     steps = [int(d) for d in dilations]
     scores = scores.float().clamp(0, 1)
     K, total = scores.shape[1], scores.sum(1, keepdim=True)

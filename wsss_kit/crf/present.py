@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsss_kit.checks import check_labels
 from wsss_kit.crf.checks import check_scores_and_images
 from wsss_kit.crf.dense import dense_crf
 from wsss_kit.crf.pixel_adaptive import pamr
@@ -73,6 +74,7 @@ def _of_present(
             f"labels has shape {tuple(labels.shape)} but scores {tuple(scores.shape)} needs "
             f"({B}, {K - 1}): one column a class, background not among them"
         )
+    check_labels(labels)
     kept = torch.cat([labels.new_ones(B, 1), labels], 1) > 0  # (B, K)
     refined = torch.zeros(scores.shape, device=scores.device)
     # pictures with the same classes, one after the other, go together

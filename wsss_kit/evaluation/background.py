@@ -6,6 +6,7 @@ power (``power``: the background score is ``(1 - max) ** power``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_positive, check_probability
+from wsss_kit.checks import check_count, check_counts, check_positive, check_probability
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.masks import add_background, scores_to_masks
@@ -104,7 +105,17 @@ class MapBatch(NamedTuple):
 def map_batches(
     maps_of: MapsOf, samples: Sequence[Sample], *, batch_size: int, what: str, shown: bool
 ) -> Iterator[MapBatch]:
-    """Maps of all samples in order, up to ``batch_size`` pictures of equal size together."""
+    """Maps of all samples in order, up to ``batch_size`` pictures of equal size together.
+
+    Raises:
+        ValueError: if there is no picture, or ``batch_size`` is no count.
+    """
+    check_count("batch_size", batch_size)
+    if not hasattr(samples, "__len__"):
+        kind = type(samples).__name__
+        raise ValueError(f"samples is a {kind}, expected a sequence; give list(samples)")
+    if len(samples) == 0:
+        raise ValueError("samples is empty, expected at least one picture")
     batch: list[Sample] = []
     count = len(samples)
     for i, sample in enumerate(progress(samples, what=what, shown=shown, total=count)):
@@ -120,7 +131,14 @@ def map_batches(
 def _maps_of_batch(maps_of: MapsOf, batch: Sequence[Sample]) -> MapBatch:
     images = torch.stack([sample.image for sample in batch])
     labels = torch.stack([sample.labels for sample in batch])
-    return MapBatch([sample.name for sample in batch], images, maps_of(images, labels), labels)
+    maps = maps_of(images, labels)
+    expected = (*labels.shape, *images.shape[-2:])
+    if maps.shape != expected:
+        raise ValueError(
+            f"the maps have shape {tuple(maps.shape)}, expected {expected}: one map a class at the "
+            "size of the picture; recipes.cam_maps makes such maps, and cam.upsample resizes"
+        )
+    return MapBatch([sample.name for sample in batch], images, maps, labels)
 
 
 def predict_masks(
@@ -146,10 +164,18 @@ def predict_masks(
 
     Returns:
         name -> (H, W) int64.
+
+    Raises:
+        ValueError: if there is no picture, two of them share a name, the maps are not of the
+            pictures' size and classes, or an argument is not what it should be.
     """
-    predicted = {}
+    _check_rules([rule])
+    predicted: dict[str, Tensor] = {}
     for batch in map_batches(maps_of, samples, batch_size=batch_size, what=what, shown=shown):
-        predicted.update(zip(batch.names, batch.masks(rule, refine), strict=True))
+        for name, mask in zip(batch.names, batch.masks(rule, refine), strict=True):
+            if name in predicted:
+                raise ValueError(f"two pictures are called {name!r}, expected different names")
+            predicted[name] = mask
     return predicted
 
 
@@ -184,10 +210,12 @@ def sweep_background(
 
     Raises:
         ValueError: if there is no picture, or one without ground truth where names are known
-            without decoding; nothing is computed then.
+            without decoding, or an argument is not what it should be; nothing is computed then.
+            Also if the maps are not of the pictures' size and classes.
     """
-    if len(samples) == 0:
-        raise ValueError("samples is empty, expected at least one picture of a validation split")
+    _check_rules(rules)
+    if scored is not None:
+        check_counts("scored", scored, "mask values")
     _check_targets(samples, target)
     matrices: list[ConfusionMatrix] = []
     for batch in map_batches(maps_of, samples, batch_size=batch_size, what=what, shown=shown):
@@ -196,6 +224,9 @@ def sweep_background(
             counted = torch.isin(truth, torch.tensor([0, *scored]))
             truth = truth.masked_fill(~counted, IGNORE_INDEX)
         if not matrices:
+            C = batch.labels.shape[1]
+            if scored is not None and max(scored, default=1) > C:
+                raise ValueError(f"scored holds {max(scored)}, expected mask values from 1 to {C}")
             matrices = [ConfusionMatrix(1 + batch.labels.shape[1]) for _ in rules]
         if refine is None:
             for matrix, rule in zip(matrices, rules, strict=True):
@@ -208,6 +239,15 @@ def sweep_background(
     values = slice(None) if scored is None else [0, *scored]
     means = [float(matrix.iou()[values].nanmean()) for matrix in matrices]
     return dict(zip(rules, means, strict=True))
+
+
+def _check_rules(rules: Sequence[BackgroundRule]) -> None:
+    """Refuse what are no rules, and none at all."""
+    if not rules:
+        raise ValueError("rules is empty, expected at least one BackgroundRule")
+    for rule in rules:
+        if not isinstance(rule, BackgroundRule):
+            raise ValueError(f"a rule is {rule!r}, expected BackgroundRule(threshold=...)")
 
 
 def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> None:
@@ -236,5 +276,15 @@ def _masks_by_all_rules(
 
 
 def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
-    """The rule with the highest mIoU; the first of equals."""
-    return max(swept, key=lambda rule: swept[rule])
+    """The rule with the highest mIoU; the first of equals.
+
+    Raises:
+        ValueError: if there is none whose mIoU is a number.
+    """
+    scored = {rule: score for rule, score in swept.items() if not math.isnan(score)}
+    if not scored:
+        raise ValueError(
+            f"none of {len(swept)} rules has an mIoU that is a number, expected what "
+            "sweep_background returns for pictures with ground truth"
+        )
+    return max(scored, key=lambda rule: scored[rule])

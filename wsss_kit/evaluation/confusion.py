@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX
 
 
@@ -44,8 +45,7 @@ class ConfusionMatrix:
     """
 
     def __init__(self, n_classes: int = 21, *, ignore_index: int = IGNORE_INDEX) -> None:
-        if n_classes < 1:
-            raise ValueError(f"n_classes is {n_classes}, expected at least 1 (the background)")
+        check_count("n_classes", n_classes)
         if 0 <= ignore_index < n_classes:
             raise ValueError(
                 f"ignore_index is {ignore_index}, one of the {n_classes} classes; "

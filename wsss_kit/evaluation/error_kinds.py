@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsss_kit.checks import check_count, check_size
 from wsss_kit.classes import IGNORE_INDEX
+from wsss_kit.evaluation.confusion import as_mask
 
 ERROR_KINDS = ("boundary", "missed", "spilled", "confused")
 """The kinds in the order they are asked; value k + 1 of an error map is ``ERROR_KINDS[k]``."""
@@ -22,10 +24,14 @@ ERROR_KINDS = ("boundary", "missed", "spilled", "confused")
 def boundary_width(height: int, width: int) -> int:
     """The default width of the boundary band: 1 % of the picture's diagonal, at least 2 pixels.
 
+    Raises:
+        ValueError: if height or width is no number of pixels.
+
     Example:
         >>> boundary_width(375, 500), boundary_width(1, 1)
         (6, 2)
     """
+    check_size("height, width", (height, width))
     return max(2, round(0.01 * math.hypot(height, width)))
 
 
@@ -45,7 +51,7 @@ def boundary_band(target: Tensor, width: int | None = None) -> Tensor:
         (H, W) bool on the device of ``target``.
 
     Raises:
-        ValueError: if ``width`` is negative or ``target`` is not (H, W).
+        ValueError: if ``width`` is no number of pixels or ``target`` is not (H, W) integers.
 
     Example:
         The border runs through the middle of the ignored pixels:
@@ -55,11 +61,11 @@ def boundary_band(target: Tensor, width: int | None = None) -> Tensor:
     """
     from scipy import ndimage
 
-    if target.ndim != 2:
+    target = as_mask(target, "target")
+    if target.ndim != 2 or not target.numel():
         raise ValueError(f"target has shape {tuple(target.shape)}, expected (H, W)")
     width = boundary_width(*target.shape) if width is None else width
-    if width < 0:
-        raise ValueError(f"the boundary width is {width}, expected 0 pixels or more")
+    check_count("the boundary width", width, least=0)
     classes = target.detach().cpu().numpy()
     ignored = classes == IGNORE_INDEX
     if ignored.all():
@@ -87,13 +93,14 @@ def error_map(predicted: Tensor, target: Tensor, *, boundary: int | None = None)
         in ``ERROR_KINDS``.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, a mask holds no integers, or ``boundary`` is no width.
 
     Example:
         >>> target = torch.tensor([[0, 1, 1, 255]])
         >>> error_map(torch.tensor([[2, 2, 255, 0]]), target, boundary=0).tolist()
         [[3, 4, 2, 0]]
     """
+    predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
     if predicted.shape != target.shape:
         raise ValueError(
             f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}, "
@@ -122,6 +129,9 @@ def error_shares(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     Returns:
         (K, 4) float64 in the order of ``ERROR_KINDS``; NaN for a class in neither.
 
+    Raises:
+        ValueError: if the two are not square and of one shape.
+
     Example:
         Background lost one pixel of three to a spill; so did class 1, which has it too many:
 
@@ -129,6 +139,11 @@ def error_shares(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
         >>> error_shares(np.zeros((2, 2), int), counts).round(2).tolist()
         [[0.0, 0.0, 0.33, 0.0], [0.0, 0.0, 0.5, 0.0]]
     """
+    shapes = np.shape(inside), np.shape(outside)
+    if len(shapes[0]) != 2 or len(set(shapes[0])) != 1 or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"inside has shape {shapes[0]} and outside {shapes[1]}, expected (K, K) for both"
+        )
     whole = inside + outside
     union = whole.sum(0) + whole.sum(1) - whole.diagonal()
     boundary = inside.sum(0) + inside.sum(1) - 2 * inside.diagonal()

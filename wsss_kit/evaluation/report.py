@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsss_kit.checks import check_count
 from wsss_kit.evaluation.error_kinds import ERROR_KINDS
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class Protocol:
         preset: the method's preset, as in ``"reference"``.
         scored: the classes that count; ``evaluate`` fills it in.
 
+    Raises:
+        ValueError: if one of the words is no text or empty, or ``n_images`` no count.
+
     Example:
         What nobody stated is not hidden:
 
@@ -48,6 +52,15 @@ refinement: not stated, preset: not stated, scored: all classes
     refinement: str = "not stated"
     preset: str = "not stated"
     scored: str = "all classes"
+
+    def __post_init__(self) -> None:
+        for name, said in asdict(self).items():
+            if name != "n_images" and not (isinstance(said, str) and said.strip()):
+                raise ValueError(
+                    f"{name} of the protocol is {said!r}, expected words, such as 'PaperWorld'"
+                )
+        if self.n_images is not None:
+            check_count("n_images", self.n_images)
 
     def __str__(self) -> str:
         """The protocol on one line."""

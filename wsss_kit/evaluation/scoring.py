@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.evaluation.confusion import ConfusionMatrix, as_mask
 from wsss_kit.evaluation.error_kinds import boundary_band, error_shares
@@ -72,7 +74,7 @@ def evaluate(
         ('b', 0.5)
     """
     keep = _scored_values(classes, scored)
-    _check_arguments(predicted, target, protocol, n_bootstrap)
+    _check_arguments(predicted, target, protocol, n_bootstrap, seed, boundary)
     n_values = 1 + len(classes)
     counts, image_iou = [], {}
     matrix = np.zeros((2, n_values, n_values), np.int64)  # outside and inside the boundary band
@@ -124,14 +126,30 @@ def bootstrap_mean_iou(
     Returns:
         (R,) float64 in [0, 1]; NaN for a resample without a counted pixel.
 
+    Raises:
+        ValueError: if the counts differ in shape, hold no picture, or intersect more than they
+            unite, or a number is out of its range.
+
     Example:
         With one picture every resample is the data set itself:
 
         >>> bootstrap_mean_iou(np.array([[1, 3]]), np.array([[2, 4]]), n_bootstrap=2)
         array([0.625, 0.625])
     """
+    check_count("n_bootstrap", n_bootstrap, least=0)
+    check_count("seed", seed, least=0)
+    shapes = np.shape(intersections), np.shape(unions)
+    if len(shapes[0]) != 2 or shapes[0] != shapes[1] or not shapes[0][0]:
+        raise ValueError(
+            f"intersections have shape {shapes[0]} and unions {shapes[1]}, expected (N, S) for "
+            "both, with at least one picture"
+        )
+    if not np.all((np.asarray(intersections) >= 0) & (np.asarray(intersections) <= unions)):
+        raise ValueError(
+            "there are intersections below 0 or above their union; expected pixel counts"
+        )
     rng = np.random.default_rng(seed)
-    N, S = intersections.shape
+    N, S = shapes[0]
     sums = np.hstack([intersections, unions]).astype(float)  # (N, 2S)
     means = []
     for start in range(0, n_bootstrap, 100):  # in portions, so that weights stay small
@@ -165,11 +183,18 @@ def _picture_counts(
 
 def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.ndarray:
     """The mask values that count, ascending, background among them."""
+    for what, names in (("classes", classes), ("scored", () if scored is None else scored)):
+        if isinstance(names, str) or not isinstance(names, Collection):
+            raise ValueError(f"{what} is {names!r}, expected a sequence of class names")
     classes = list(classes)
     if "background" in classes:
         raise ValueError(f"classes holds 'background' ({classes}); leave it out, it is value 0")
-    if isinstance(scored, str):
-        raise ValueError(f"scored is the string {scored!r}, expected a sequence of class names")
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice or not classes:
+        said = f"names {twice[0]!r} twice" if twice else "is empty"
+        raise ValueError(f"classes {said}, expected different names, at least one")
+    if scored is not None and not len(scored):
+        raise ValueError("scored is empty, expected at least one class, or None for all of them")
     unknown = [name for name in scored or () if name not in classes]
     if unknown:
         raise ValueError(f"scored names {unknown}, expected names among {classes}")
@@ -179,7 +204,12 @@ def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.n
 
 
 def _check_arguments(
-    predicted: Mapping, target: Mapping, protocol: Protocol, n_bootstrap: int
+    predicted: Mapping,
+    target: Mapping,
+    protocol: Protocol,
+    n_bootstrap: int,
+    seed: int,
+    boundary: int | None,
 ) -> None:
     """Raise the errors of ``evaluate`` that need no mask."""
     if not isinstance(protocol, Protocol):
@@ -187,8 +217,15 @@ def _check_arguments(
             f"protocol is {protocol!r}, expected evaluation.Protocol(data=..., split=...); "
             "a number never travels alone"
         )
-    if n_bootstrap < 0:
-        raise ValueError(f"n_bootstrap is {n_bootstrap}, expected 0 (no interval) or more")
+    for what, masks in (("predicted", predicted), ("target", target)):
+        if not isinstance(masks, Mapping):
+            raise ValueError(
+                f"{what} is {type(masks).__name__}, expected a mapping from picture names to masks"
+            )
+    check_count("n_bootstrap", n_bootstrap, least=0)
+    check_count("seed", seed, least=0)
+    if boundary is not None:
+        check_count("boundary", boundary, least=0)
     if not len(target):
         raise ValueError("target holds no pictures, expected at least one mask")
     missing = [name for name in target if name not in predicted]

@@ -76,9 +76,9 @@ def check_batch(images: Tensor, labels: Tensor, n_classes: int) -> None:
         ValueError: saying what arrived and what was expected.
     """
     check_images(images)
+    check_labels(labels)
     if labels.shape != (len(images), n_classes):
         raise ValueError(
             f"labels have shape {tuple(labels.shape)}, expected ({len(images)}, {n_classes}): one "
             "row a picture, one column a class, background not among them"
         )
-    check_labels(labels)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
-from wsss_kit.checks import check_count, check_images, check_positive
+from wsss_kit.checks import check_count, check_images, check_positive, check_scales
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import device_of, pool_features, sgd, train_classifier, train_head
@@ -84,6 +84,9 @@ class CAM(CAMMethod):
         preset: ``"reference"`` or ``"clean"``, see ``PRESETS``.
         device: where a named trunk goes; a module that you bring stays where it is.
 
+    Raises:
+        ValueError: if there is no such preset, or a number is out of its range.
+
     Example:
         >>> from wsss_kit.paperworld import PaperWorld
         >>> world = PaperWorld(4, split="train")
@@ -104,6 +107,11 @@ class CAM(CAMMethod):
         preset: str = "reference",
         device: str = "auto",
     ) -> None:
+        preset_values(PRESETS, preset, {})
+        if stride is not None:
+            check_count("stride", stride)
+        if scales is not None:
+            check_scales(scales)
         self.backbone, self.weights, self.stride = backbone, weights, stride
         self.scales, self.flip, self.preset, self.device = scales, flip, preset, device
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
+from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.clip import DenseTokens, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
@@ -54,7 +55,8 @@ class CLIPES(CAMMethod):
             preset's.
 
     Raises:
-        ValueError: if there is no such target.
+        ValueError: if there is no such target or preset, ``n_layers`` is no count, or ``clip`` and
+            ``prompts`` are something else.
 
     Example:
         >>> from wsss_kit.clip import load_clip
@@ -76,6 +78,14 @@ class CLIPES(CAMMethod):
         target: str = "softmax",
         flip: bool | None = None,
     ) -> None:
+        if not hasattr(clip, "encode_dense") or not isinstance(prompts, Prompts):
+            raise ValueError(
+                f"clip is {type(clip).__name__} and prompts {type(prompts).__name__}, expected a "
+                "FrozenCLIP from load_clip and Prompts"
+            )
+        preset_values(PRESETS, preset, {})
+        if n_layers is not None:
+            check_count("n_layers", n_layers)
         if target not in TARGETS:
             raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
         self.clip, self.prompts, self.n_layers, self.preset = clip, prompts, n_layers, preset

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsss_kit.checks import check_count, check_probability
 from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.paperworld.captions import caption
 from wsss_kit.paperworld.dice import Dice
@@ -88,8 +89,7 @@ def _all_seen(scene: Scene, drawing: Drawing) -> bool:
 
 def _dial(name: str, given: float | None, usual: float) -> float:
     dial = usual if given is None else given
-    if not 0 <= dial <= 1:
-        raise ValueError(f"{name} is {dial}, expected a probability in [0, 1]")
+    check_probability(name, dial)
     return float(dial)
 
 
@@ -198,8 +198,9 @@ class PaperWorld(Sequence[Sample]):
         cooccurrence: float | None = None,
         torn: float | None = None,
     ) -> None:
-        if n < 1:
-            raise ValueError(f"n is {n}, expected at least 1 picture")
+        check_count("n", n)
+        check_count("size", size)
+        check_count("seed", seed, least=0)
         if split not in COOCCURRENCE:
             raise ValueError(f"split is {split!r}, expected one of {', '.join(COOCCURRENCE)}")
         if not _SIZES[0] <= size <= _SIZES[1]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsss_kit.checks import check_count, check_positive
 from wsss_kit.classes import palette
 from wsss_kit.files import write_whole
 
@@ -66,15 +67,17 @@ def new_figure(width: float, height: float, *, alt: str) -> Figure:
         A matplotlib ``Figure`` outside pyplot.
 
     Raises:
-        ValueError: if ``alt`` is empty.
+        ValueError: if ``alt`` is empty, or a size not above 0.
 
     Example:
         >>> figure = new_figure(30, 2, alt="An empty figure.")
         >>> float(figure.get_figwidth()), alt_text(figure)
         (11.0, 'An empty figure.')
     """
-    if not alt.strip():
-        raise ValueError("alt is empty, expected a sentence that says what the figure shows")
+    check_positive("width", width)
+    check_positive("height", height)
+    if not isinstance(alt, str) or not alt.strip():
+        raise ValueError(f"alt is {alt!r}, expected a sentence that says what the figure shows")
     size = (min(width, MAX_WIDTH), height)
     figure = _figure_class()(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
     figure.set_label(alt)
@@ -178,12 +181,16 @@ def class_colours(n_classes: int) -> np.ndarray:
     Returns:
         (1 + C, 3) float64 in [0, 1]; the first is background, black.
 
+    Raises:
+        ValueError: if ``n_classes`` is no count.
+
     Example:
         The ninth class changes all colours:
 
         >>> class_colours(8)[5].round(2).tolist(), class_colours(9)[5].round(2).tolist()
         ([0.0, 0.45, 0.7], [0.5, 0.0, 0.5])
     """
+    check_count("n_classes", n_classes, least=0)
     if n_classes > len(DISTINCT_COLOURS):
         return palette(1 + n_classes) / 255
     codes = ("#000000", *DISTINCT_COLOURS[:n_classes])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsss_kit.checks import check_count
 from wsss_kit.plot.canvas import NOTE_SIZE, new_figure
 
 if TYPE_CHECKING:
@@ -42,15 +43,22 @@ def show_curves(
         The figure, with one legend where there are several curves.
 
     Raises:
-        ValueError: if there is no panel or a curve has no point.
+        ValueError: if there is no panel, a curve has no point, ``columns`` is no count, or an x
+            is not above 0 on a logarithmic axis.
 
     Example:
         >>> figure = show_curves({"threshold": {"CAM": {0.1: 40.0, 0.3: 61.5}}}, y="mIoU, percent")
         >>> figure.get_label()
         'mIoU, percent against threshold. CAM: 40 at 0.1, highest 61.5 at 0.3, 61.5 at 0.3.'
     """
+    check_count("columns", columns)
     if not panels or not all(curves and all(curves.values()) for curves in panels.values()):
         raise ValueError(f"panels is {panels}, expected curves with at least one point in each")
+    every = [x for curves in panels.values() for curve in curves.values() for x in curve]
+    if log and min(every) <= 0:
+        raise ValueError(
+            f"log is True and an x is {min(every)}, expected x above 0 on such an axis"
+        )
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)

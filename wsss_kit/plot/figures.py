@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wsss_kit.checks import RANGE_TOLERANCE
+from wsss_kit.checks import check_count, check_labels, check_probability, check_range
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.plot.canvas import (
     DISTINCT_COLOURS,
@@ -61,18 +61,17 @@ def overlay(
     """
     from matplotlib import colormaps
 
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}, expected 0 to 1")
+    check_probability("alpha", alpha)
+    if cmap not in colormaps:
+        raise ValueError(
+            f"cmap is {cmap!r}, expected one of matplotlib's colour maps; viridis, cividis and "
+            "magma grow evenly in lightness"
+        )
     picture = picture_array(image)  # (H, W, 3)
     cam = torch.as_tensor(cam).detach().float().cpu()
-    if cam.ndim != 2:
+    if cam.ndim != 2 or not cam.numel():
         raise ValueError(f"cam has shape {tuple(cam.shape)}, expected (h, w); choose one class")
-    low, high = cam.min().item(), cam.max().item()
-    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
-        raise ValueError(
-            f"cam ranges from {low:.4g} to {high:.4g}, expected [0, 1]; "
-            "scale maps first with cam.normalize_cams"
-        )
+    check_range("cam", cam, "scale maps first with cam.normalize_cams")
     cam = interpolate(cam[None, None], picture.shape[:2], mode="bilinear", align_corners=False)
     colour = colormaps[cmap](cam[0, 0].clamp(0, 1).numpy())[..., :3]  # (H, W, 3)
     return (alpha * colour + (1 - alpha) * grey(picture)).astype(np.float32)
@@ -96,6 +95,9 @@ def show_samples(
     Returns:
         The figure.
 
+    Raises:
+        ValueError: if there is no sample, labels and classes do not fit, or a caption is missing.
+
     Example:
         >>> from wsss_kit.plot import alt_text
         >>> sample = Sample("a", torch.zeros(3, 8, 8), torch.tensor([0.0, 0.0]))
@@ -104,17 +106,18 @@ def show_samples(
     """
     _, pictures = names_and_pictures(samples)
     names = [", ".join(_present(s.labels, classes)) or "no class" for s in samples]
+    check_count("columns", columns)
     columns = min(columns, len(samples))
+    said = _captions(samples, captions)
     alt = f"{_count(samples)} with {'its' if len(samples) == 1 else 'their'} image-level labels. "
     alt += "; ".join(f"{s.name}: {text}" for s, text in zip(samples, names, strict=True)) + "."
     lines = 1 if captions is None else 2.5
     figure, axes, wrap = panel_grid(pictures, columns, alt=alt, per_row=columns, text_lines=lines)
-    for index, (ax, sample) in enumerate(zip(axes.flat, samples, strict=False)):
-        ax.imshow(pictures[index])
+    for index, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        ax.imshow(picture)
         ax.set_title(textwrap.fill(names[index], wrap), fontsize=TITLE_SIZE)
         if captions is not None:
-            text = captions[sample.name if isinstance(captions, Mapping) else index]
-            ax.set_xlabel(textwrap.fill(text, int(wrap * 1.2)), fontsize=NOTE_SIZE)
+            ax.set_xlabel(textwrap.fill(said[index], int(wrap * 1.2)), fontsize=NOTE_SIZE)
     return figure
 
 
@@ -205,7 +208,8 @@ def show_masks(
         The figure, with a legend of the classes that occur.
 
     Raises:
-        ValueError: if a method has another number of masks, or a mask another size.
+        ValueError: if a method has another number of masks, a mask another size, or there are
+            other colours than classes.
 
     Example:
         >>> from wsss_kit.plot import alt_text
@@ -222,6 +226,12 @@ def show_masks(
     ]
     seen = {value for row in found for values in row for value in values}
     colours = _mask_colours(seen, len(classes)) if colours is None else np.asarray(colours)
+    if colours.shape != (1 + len(classes), 3):
+        raise ValueError(
+            f"colours has shape {colours.shape}, expected {(1 + len(classes), 3)}: RGB in [0, 1] "
+            "for background and each class"
+        )
+    check_probability("alpha", alpha)
     alt = f"Masks over {_count(pictures)} in the columns {', '.join(table)}."
     for name, row in zip(names, found, strict=True):
         shown = [f"{t} shows {_words(v, classes)}" for t, v in zip(table, row, strict=True)]
@@ -256,7 +266,23 @@ def _present(labels: Tensor, classes: Sequence[str]) -> list[str]:
     """The names of the positive labels of one picture."""
     if len(labels) != len(classes):
         raise ValueError(f"labels holds {len(labels)} values but there are {len(classes)} classes")
-    return [name for name, label in zip(classes, labels.tolist(), strict=True) if label > 0]
+    check_labels(labels)
+    return [name for name, label in zip(classes, labels.tolist(), strict=True) if label]
+
+
+def _captions(
+    samples: Sequence[Sample], captions: Sequence[str] | Mapping[str, str] | None
+) -> list[str]:
+    """One caption a sample, in their order; none at all for None."""
+    if captions is None:
+        return []
+    if not isinstance(captions, Mapping):
+        _check_lengths(samples, captions=captions)
+        return list(captions)
+    missing = [sample.name for sample in samples if sample.name not in captions]
+    if missing:
+        raise ValueError(f"there is no caption for {missing[0]!r}; add one, or give none at all")
+    return [captions[sample.name] for sample in samples]
 
 
 def _count(pictures: Sequence[Any]) -> str:

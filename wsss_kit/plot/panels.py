@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import RANGE_TOLERANCE
+from wsss_kit.checks import check_range
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.plot.canvas import MAX_WIDTH, new_figure
 
@@ -47,12 +47,8 @@ def picture_array(image: Tensor | np.ndarray) -> np.ndarray:
             "a picture is no (3, H, W) tensor or (H, W, 3) array in RGB but, channels last, "
             f"{image.shape}; take one picture of a batch with images[0]"
         )
-    low, high = image.min(), image.max()
-    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
-        raise ValueError(
-            f"a picture ranges from {low:.4g} to {high:.4g}, expected [0, 1]; "
-            "divide 8-bit values by 255, and undo any normalisation"
-        )
+    advice = "divide 8-bit values by 255, and undo any normalisation"
+    check_range("a picture", torch.from_numpy(image), advice)
     return image.astype(np.float32).clip(0, 1)
 
 

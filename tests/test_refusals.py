@@ -1,0 +1,542 @@
+"""Every public door refuses numbers, pictures, maps and labels that it cannot mean.
+
+A door is one line of ``DOORS``: a call that works, and the kind of each argument that has one. All
+wrong values of a kind are tried on all arguments of it, so a new door gets its siblings' tests.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import reprlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+import wsss_kit
+from wsss_kit import affinity, crf, evaluation, plot
+from wsss_kit.classes import PAPER_CLASSES, Sample
+from wsss_kit.clip import load_clip
+from wsss_kit.commands.baseline import run_baseline
+from wsss_kit.commands.demo import run_demo
+from wsss_kit.commands.train import train_paper_clip, train_paper_trunk
+from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, Protocol
+from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.notebook_data import open_data
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
+from wsss_kit.widgets import ThresholdPicker
+
+NAN, INF = float("nan"), float("inf")
+MAPS = torch.linspace(0, 1, 32).view(1, 2, 4, 4)
+SCORES = torch.cat([torch.full((1, 1, 4, 4), 0.5), MAPS], 1)
+IMAGES = torch.linspace(0, 1, 48).view(1, 3, 4, 4)
+LABELS = torch.tensor([[1.0, 1.0]])
+CELLS = torch.full((1, 16, 16), 0.1) + torch.eye(16)
+MASK = torch.tensor([[0, 1], [2, 255]])
+MASKS = {"a": MASK}
+
+
+def odd(good: torch.Tensor, value: float) -> torch.Tensor:
+    """A tensor in which one value is another."""
+    bad = good.clone()
+    bad.view(-1)[-1] = value
+    return bad
+
+
+def wrong_maps(good: torch.Tensor) -> list[Any]:
+    range_left = [odd(good, value) for value in (NAN, INF, -0.5, 1.5)]
+    return [*range_left, 255 * good, (255 * good).byte(), good[0], good.numpy(), good.tolist()]
+
+
+def wrong_labels(good: torch.Tensor) -> list[Any]:
+    values = [odd(good, value) for value in (NAN, -1, 2, 0.5, 255)]
+    return [*values, good[:, :1], good.repeat(2, 1), good.numpy()]
+
+
+def wrong_mask(good: torch.Tensor) -> list[Any]:
+    return [good.float(), good.tolist(), None, odd(good, -1), good[:1]]
+
+
+def wrong_masks(good: dict[str, torch.Tensor]) -> list[Any]:
+    (name, mask), *_ = good.items()
+    return [{}, [mask], mask, None, *({name: wrong} for wrong in wrong_mask(mask))]
+
+
+NO_NUMBERS = ["3", True, None, [3], NAN]
+WRONG: dict[str, Callable[[Any], list[Any]]] = {
+    "count": lambda good: [*NO_NUMBERS, 0, -1, 1.5, INF],
+    "count from 0": lambda good: [*NO_NUMBERS, -1, 1.5, INF],
+    "positive": lambda good: [*NO_NUMBERS, 0, -1, INF, -INF],
+    "not negative": lambda good: [*NO_NUMBERS, -1, INF, -INF],
+    "probability": lambda good: [*NO_NUMBERS, -0.01, 1.01, INF, 40],
+    "counts": lambda good: ["12", 3, None, (), (0, 1), (1.5,), ("2",), (True,), (NAN,)],
+    "factors": lambda good: ["12", 3.0, None, (), (0.0, 1), ("2",), (True,), (NAN,), (INF,)],
+    "size": lambda good: ["44", 4, None, (), (4,), (0, 4), (4, -1), (4, 4.0), (4, 4, 4)],
+    "word of a list": lambda good: ["other", "", None, 3],
+    "unit maps": wrong_maps,
+    "maps": lambda good: [good[0], (255 * good).byte(), good.numpy(), good.tolist(), None],
+    "labels": wrong_labels,
+    "masks": wrong_masks,
+    "names": lambda good: ["cow", 3, None, (), ("cow", "cow")],
+    "words": lambda good: ["", "  ", None, 3],
+    "rules": lambda good: [(), (0.3,), ("power",), (None,)],
+    "matrix": lambda good: [good[:1], good[0], good[None]],
+}
+"""Kind -> from a good value to the wrong ones; ``" or None"`` after a kind lets None in."""
+
+
+class Door(NamedTuple):
+    """One public callable: what it is called with, and the kinds of its arguments."""
+
+    call: Callable[..., Any]
+    good: dict[str, Any]
+    kinds: dict[str, str]
+
+
+@functools.cache
+def small_world() -> PaperWorld:
+    return PaperWorld(2)
+
+
+@functools.cache
+def small_cam() -> CAM:
+    cam = CAM("paper", scales=(1.0,), flip=False, device="cpu", weights="web")
+    return cam.fit(small_world(), train_backbone=False, epochs=1, progress=False)
+
+
+@functools.cache
+def small_clip_es() -> CLIPES:
+    return CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
+
+
+def all_maps(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return labels[:, :, None, None].expand(*labels.shape, *images.shape[-2:]).float()
+
+
+def batch() -> dict[str, torch.Tensor]:
+    samples = list(small_world())
+    return {
+        "images": torch.stack([sample.image for sample in samples]),
+        "labels": torch.stack([sample.labels for sample in samples]),
+    }
+
+
+def curves() -> dict[str, Any]:
+    return {"panels": {"x": {"a": {0.5: 1.0}}}, "y": "y"}
+
+
+def report() -> evaluation.Report:
+    return evaluation.evaluate(
+        MASKS, MASKS, classes=("a", "b"), protocol=Protocol("d", "val"), n_bootstrap=2
+    )
+
+
+PICTURES = {"images": "unit maps", "labels": "labels"}
+CRF = {
+    **{name: "not negative" for name in ("spatial_weight", "bilateral_weight")},
+    **{name: "positive" for name in ("spatial_std", "bilateral_xy_std", "bilateral_rgb_std")},
+    "iterations": "count from 0",
+    "unary": "word of a list",
+}
+CRF_VALUES = dict.fromkeys(CRF, 1) | {"unary": "soft"}
+PAMR = {"iterations": "count from 0", "dilations": "counts"}
+PAMR_VALUES = {"iterations": 1, "dilations": (1,)}
+SCORED = {"scores": SCORES, "images": IMAGES}
+TARGETS = {"a": MASK}
+
+DOORS: dict[str, Callable[[], Door]] = {
+    # maps
+    "class_activation_maps": lambda: Door(
+        wsss_kit.class_activation_maps,
+        {"features": MAPS, "weight": torch.ones(3, 2)},
+        {"features": "maps"},
+    ),
+    "normalize_cams": lambda: Door(
+        wsss_kit.normalize_cams,
+        {"cams": MAPS, "eps": 1e-5, "over": "map"},
+        {"cams": "maps", "eps": "positive", "over": "word of a list"},
+    ),
+    "upsample": lambda: Door(
+        wsss_kit.upsample, {"maps": MAPS, "size": (8, 8)}, {"maps": "maps", "size": "size"}
+    ),
+    "multi_scale": lambda: Door(
+        functools.partial(wsss_kit.multi_scale, lambda view: view, flip=True),
+        {"images": IMAGES, "scales": (1.0,), "stride": 4},
+        {"scales": "factors", "stride": "count"},
+    ),
+    # affinity
+    "transition_matrix": lambda: Door(
+        affinity.transition_matrix,
+        {"affinity": CELLS, "power": 1, "sinkhorn": 1, "squarings": 1},
+        {"power": "positive", "sinkhorn": "count from 0", "squarings": "count from 0"},
+    ),
+    "random_walk": lambda: Door(
+        affinity.random_walk, {"scores": MAPS, "transition": CELLS}, {"scores": "maps"}
+    ),
+    "box_masks": lambda: Door(
+        affinity.box_masks,
+        {"cams": MAPS, "threshold": 0.4},
+        {"cams": "unit maps", "threshold": "probability"},
+    ),
+    # masks
+    "add_background, constant": lambda: Door(
+        wsss_kit.add_background,
+        {"cams": MAPS, "threshold": 0.3},
+        {"cams": "unit maps", "threshold": "probability"},
+    ),
+    "add_background, power": lambda: Door(
+        wsss_kit.add_background,
+        {"cams": MAPS, "power": 2},
+        {"cams": "unit maps", "power": "positive"},
+    ),
+    "scores_to_masks": lambda: Door(
+        wsss_kit.scores_to_masks,
+        {"scores": SCORES, "labels": LABELS, "min_confidence": 0.9},
+        {"scores": "unit maps", "labels": "labels", "min_confidence": "probability or None"},
+    ),
+    "BackgroundRule, constant": lambda: Door(
+        BackgroundRule, {"threshold": 0.3}, {"threshold": "probability"}
+    ),
+    "BackgroundRule, power": lambda: Door(BackgroundRule, {"power": 2}, {"power": "positive"}),
+    # refinement
+    "dense_crf": lambda: Door(
+        wsss_kit.dense_crf,
+        {**SCORED, **CRF_VALUES},
+        {"scores": "unit maps", "images": "unit maps", **CRF},
+    ),
+    "crf_of_present": lambda: Door(
+        wsss_kit.crf_of_present,
+        {**SCORED, "labels": LABELS, **CRF_VALUES},
+        {"scores": "unit maps", **PICTURES, **CRF},
+    ),
+    "pamr": lambda: Door(
+        wsss_kit.pamr,
+        {**SCORED, **PAMR_VALUES},
+        {"scores": "unit maps", "images": "unit maps", **PAMR},
+    ),
+    "pamr_of_present": lambda: Door(
+        wsss_kit.pamr_of_present,
+        {**SCORED, "labels": LABELS, **PAMR_VALUES},
+        {"scores": "unit maps", **PICTURES, **PAMR},
+    ),
+    "reference_crf_images": lambda: Door(
+        crf.reference_crf_images, {"images": IMAGES}, {"images": "unit maps"}
+    ),
+    # methods and recipes
+    "CAM": lambda: Door(
+        CAM,
+        {"backbone": "paper", "stride": 8, "scales": (1.0,), "preset": "clean"},
+        {"stride": "count or None", "scales": "factors or None", "preset": "word of a list"},
+    ),
+    "CAM.fit": lambda: Door(
+        CAM("paper", preset="clean", device="cpu").fit,
+        {
+            **{"samples": small_world(), "epochs": 1, "batch_size": 2, "learning_rate": 0.01},
+            **{"crop": 32, "long_side": (32, 48), "seed": 0, "progress": False},
+        },
+        {
+            "epochs": "count or None",
+            "batch_size": "count or None",
+            "learning_rate": "positive or None",
+            "crop": "count or None",
+            "seed": "count from 0",
+        },
+    ),
+    "CAM.__call__": lambda: Door(small_cam(), batch(), PICTURES),
+    "CAM.predict": lambda: Door(
+        small_cam().predict, {"images": batch()["images"]}, {"images": "unit maps"}
+    ),
+    "CLIPES": lambda: Door(
+        functools.partial(CLIPES, load_clip("paper", device="cpu"), prompts=Prompts.paper()),
+        {"n_layers": 1, "preset": "clean", "target": "softmax"},
+        {"n_layers": "count or None", "preset": "word of a list", "target": "word of a list"},
+    ),
+    "CLIPES.__call__": lambda: Door(small_clip_es(), batch(), PICTURES),
+    "cam_maps": lambda: Door(
+        functools.partial(wsss_kit.cam_maps, method=small_cam()), batch(), PICTURES
+    ),
+    "cam_masks": lambda: Door(
+        functools.partial(wsss_kit.cam_masks, method=small_cam()),
+        {**batch(), "threshold": 0.3},
+        {**PICTURES, "threshold": "probability"},
+    ),
+    "cam_crf_masks": lambda: Door(
+        functools.partial(wsss_kit.cam_crf_masks, method=small_cam()),
+        {**batch(), "threshold": 0.3, "min_confidence": 0.9},
+        {**PICTURES, "threshold": "probability", "min_confidence": "probability or None"},
+    ),
+    "clip_es_maps": lambda: Door(
+        functools.partial(wsss_kit.clip_es_maps, method=small_clip_es()),
+        {**batch(), "box_threshold": 0.4},
+        {**PICTURES, "box_threshold": "probability"},
+    ),
+    "clip_es_masks": lambda: Door(
+        functools.partial(wsss_kit.clip_es_masks, method=small_clip_es()),
+        {**batch(), "box_threshold": 0.4, "power": 1, "min_confidence": 0.9},
+        {
+            **PICTURES,
+            "box_threshold": "probability",
+            "power": "positive",
+            "min_confidence": "probability or None",
+        },
+    ),
+    # evaluation
+    "ConfusionMatrix": lambda: Door(ConfusionMatrix, {"n_classes": 3}, {"n_classes": "count"}),
+    "evaluate": lambda: Door(
+        functools.partial(wsss_kit.evaluate, protocol=Protocol("d", "val")),
+        {
+            **{"predicted": MASKS, "target": TARGETS, "classes": ("a", "b")},
+            **{"n_bootstrap": 2, "seed": 0, "boundary": 1, "scored": ("a",)},
+        },
+        {
+            **{"predicted": "masks", "target": "masks", "classes": "names"},
+            **{"n_bootstrap": "count from 0", "seed": "count from 0"},
+            **{"boundary": "count from 0 or None", "scored": "names or None"},
+        },
+    ),
+    "bootstrap_mean_iou": lambda: Door(
+        evaluation.bootstrap_mean_iou,
+        {
+            **{"intersections": np.ones((2, 3)), "unions": np.ones((2, 3))},
+            **{"n_bootstrap": 2, "seed": 0},
+        },
+        {
+            **{"intersections": "matrix", "unions": "matrix"},
+            **{"n_bootstrap": "count from 0", "seed": "count from 0"},
+        },
+    ),
+    "boundary_band": lambda: Door(
+        evaluation.boundary_band, {"target": MASK, "width": 1}, {"width": "count from 0 or None"}
+    ),
+    "boundary_width": lambda: Door(
+        evaluation.boundary_width,
+        {"height": 4, "width": 4},
+        {"height": "count", "width": "count"},
+    ),
+    "error_map": lambda: Door(
+        evaluation.error_map,
+        {"predicted": MASK, "target": MASK, "boundary": 1},
+        {"boundary": "count from 0 or None"},
+    ),
+    "error_shares": lambda: Door(
+        evaluation.error_shares,
+        {"inside": np.ones((3, 3), int), "outside": np.ones((3, 3), int)},
+        {"inside": "matrix", "outside": "matrix"},
+    ),
+    "Protocol": lambda: Door(
+        Protocol,
+        {"data": "d", "split": "val", "background": "power 1", "n_images": 3},
+        {
+            **{"data": "words", "split": "words", "background": "words"},
+            "n_images": "count or None",
+        },
+    ),
+    "predict_masks": lambda: Door(
+        functools.partial(wsss_kit.predict_masks, all_maps, small_world(), shown=False),
+        {"rule": BackgroundRule(power=1), "batch_size": 2},
+        {"batch_size": "count"},
+    ),
+    "sweep_background": lambda: Door(
+        functools.partial(
+            wsss_kit.sweep_background, all_maps, small_world(), small_world().masks, shown=False
+        ),
+        {"rules": (BackgroundRule(power=1),), "batch_size": 2, "scored": (1, 2)},
+        {"rules": "rules", "batch_size": "count", "scored": "counts or None"},
+    ),
+    # doors of data and the commands behind them
+    "PaperWorld": lambda: Door(
+        PaperWorld,
+        {"n": 1, "size": 64, "seed": 0, "cooccurrence": 0.5, "torn": 0.5, "split": "val"},
+        {
+            **{"n": "count", "size": "count", "seed": "count from 0", "split": "word of a list"},
+            **{"cooccurrence": "probability or None", "torn": "probability or None"},
+        },
+    ),
+    "open_data": lambda: Door(
+        open_data,
+        {"name": "paper", "n_train": 1, "n_val": 1, "n_test": 1},
+        {
+            **{"n_train": "count", "n_val": "count", "n_test": "count"},
+            "name": "word of a list",
+        },
+    ),
+    # figures
+    "class_colours": lambda: Door(
+        plot.class_colours, {"n_classes": 3}, {"n_classes": "count from 0"}
+    ),
+    "overlay": lambda: Door(
+        plot.overlay,
+        {"image": IMAGES[0], "cam": MAPS[0, 0], "alpha": 0.5, "cmap": "viridis"},
+        {"alpha": "probability", "cmap": "word of a list"},
+    ),
+    "show_samples": lambda: Door(
+        plot.show_samples,
+        {
+            "samples": [Sample("a", IMAGES[0], LABELS[0])],
+            "classes": ("a", "b"),
+            "columns": 1,
+        },
+        {"columns": "count"},
+    ),
+    "show_cams": lambda: Door(
+        plot.show_cams,
+        {
+            **{"images": IMAGES, "cams": MAPS, "classes": ("a", "b"), "labels": LABELS},
+            **{"alpha": 0.5, "cmap": "viridis"},
+        },
+        {"labels": "labels", "alpha": "probability", "cmap": "word of a list"},
+    ),
+    "show_masks": lambda: Door(
+        plot.show_masks,
+        {
+            **{"images": IMAGES[..., :2, :2], "masks": {"truth": [MASK]}, "classes": ("a", "b")},
+            **{"alpha": 0.5, "colours": np.zeros((3, 3))},
+        },
+        {"alpha": "probability"},
+    ),
+    "show_curves": lambda: Door(plot.show_curves, {**curves(), "columns": 1}, {"columns": "count"}),
+    "new_figure": lambda: Door(
+        plot.new_figure,
+        {"width": 1.0, "height": 1.0, "alt": "Nothing."},
+        {"width": "positive", "height": "positive", "alt": "words"},
+    ),
+    "ThresholdPicker": lambda: Door(
+        functools.partial(
+            ThresholdPicker,
+            small_world(),
+            {"all": {s.name: all_maps(s.image[None], s.labels[None])[0] for s in small_world()}},
+            small_world().masks,
+            PAPER_CLASSES,
+        ),
+        {"threshold": 0.3},
+        {"threshold": "probability"},
+    ),
+}
+
+COMMANDS: dict[str, Callable[[Any], Door]] = {
+    "run_demo": lambda out: Door(
+        functools.partial(run_demo, out),
+        {"seed": 0, "n_train": 4, "n_val": 2, "n_test": 2},
+        {
+            "seed": "count from 0",
+            **{"n_train": "count", "n_val": "count", "n_test": "count"},
+        },
+    ),
+    "run_baseline": lambda out: Door(
+        functools.partial(run_baseline, "paper", out=out),
+        {"threshold": 0.3, "seeds": (0,), "limit": 2},
+        {"threshold": "probability", "limit": "count or None"},
+    ),
+    "train_paper_clip": lambda out: Door(
+        functools.partial(train_paper_clip, out / "clip"),
+        {"steps": 1, "fall": 0.2, "seed": 0, "workers": 0, "torn": 0.3},
+        {
+            **{"steps": "count", "seed": "count from 0", "workers": "count from 0"},
+            **{"fall": "probability", "torn": "probability"},
+        },
+    ),
+    "train_paper_trunk": lambda out: Door(
+        functools.partial(train_paper_trunk, out / "trunk"),
+        {"steps": 1, "seed": 0, "workers": 0},
+        {"steps": "count", "seed": "count from 0", "workers": "count from 0"},
+    ),
+}
+
+
+def wrong_values(kind: str, good: Any) -> list[Any]:
+    name, _, none_is_right = kind.partition(" or ")
+    return [value for value in WRONG[name](good) if value is not None or not none_is_right]
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_the_call_that_is_tried_with_wrong_values_works(name):
+    door = DOORS[name]()
+    door.call(**door.good)
+    assert set(door.kinds) <= set(door.good)
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_every_wrong_value_is_refused_in_words(name):
+    _refuses_all(DOORS[name]())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_refuse_before_they_write(name, tmp_path):
+    _refuses_all(COMMANDS[name](tmp_path / "out"))
+    written = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert set(written) <= {".lock"}
+
+
+def _refuses_all(door: Door) -> None:
+    """Every wrong value is refused by a ValueError that says what was expected."""
+    failures = []
+    for argument, kind in door.kinds.items():
+        for value in wrong_values(kind, door.good[argument]):
+            found = _answer(lambda arg=argument, v=value: door.call(**{**door.good, arg: v}))
+            if found is not None:
+                failures.append(f"{argument}={reprlib.repr(value)}: {found}")
+    assert not failures, "\n".join(failures)
+
+
+def _answer(call: Callable[[], Any]) -> str | None:
+    """What is wrong with the answer to a wrong value; None for a refusal in words."""
+    try:
+        call()
+    except ValueError as error:
+        good = type(error) is ValueError and re.search(
+            "expected|give|needs|there are|predict", str(error)
+        )
+        return None if good else f"says {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "let in"
+
+
+NUMBERS = re.compile(r"\b(int|float)\b")
+WITHOUT_CHECK = {
+    ("ConfusionMatrix", "ignore_index"): "any whole number outside the classes",
+    ("FrozenCLIP", "window"): "read from a card",
+    ("FrozenCLIP", "attention_layers"): "read from a card",
+    ("FrozenCLIP", "mean"): "three numbers of the model's own preprocessing",
+    ("FrozenCLIP", "std"): "three numbers of the model's own preprocessing",
+    ("Report", "mean_iou"): "made by evaluate",
+    ("Report", "interval"): "made by evaluate",
+    ("Report", "image_iou"): "made by evaluate",
+    ("best_rule", "swept"): "tested in evaluation/test_background.py",
+    ("load_voc", "limit"): "tested in data/test_voc.py",
+    ("softmax_grad_cam", "grid"): "has to fit the tokens",
+    ("softmax_grad_cam", "logit_scale"): "of the model",
+    ("show_curves", "panels"): "any numbers",
+    ("show_curves", "marked"): "any number",
+}
+
+
+def test_no_public_number_is_forgotten():
+    """Whatever takes a number is in the table, or in the list of those that have no range."""
+    known = {(name.split(",")[0], a) for name, door in DOORS.items() for a in door().kinds}
+    doors = {
+        name: getattr(module, name)
+        for module in (wsss_kit, evaluation, plot, crf)
+        for name in module.__all__
+    }
+    doors |= {
+        name: getattr(affinity, name)
+        for name in dir(affinity)
+        if getattr(getattr(affinity, name), "__module__", "") == affinity.__name__
+    }
+    doors = {n: door for n, door in doors.items() if callable(door) and not n.startswith("_")}
+    assert len(doors) > 50
+    forgotten = [
+        (name, argument)
+        for name, door in doors.items()
+        for argument, parameter in inspect.signature(door).parameters.items()
+        if NUMBERS.search(str(parameter.annotation))
+    ]
+    forgotten = [pair for pair in forgotten if pair not in known and pair not in WITHOUT_CHECK]
+    assert not forgotten
