@@ -12,7 +12,6 @@ import torch
 from wsss_kit.files import (
     check_card,
     check_classes,
-    check_same_run,
     load_model,
     read_card,
     save_model,
@@ -173,14 +172,3 @@ def test_cards_of_other_methods_and_versions():
             check_card({**card, **change}, "x", **options)
     with pytest.raises(ValueError, match="the card of x lacks stride"):
         check_card({"method": "CAM", "version": 2}, "x", **options)
-
-
-def test_checkpoints_of_other_runs():
-    stored = json.loads(json.dumps({"seed": 1, "long_side": (3, 4), "crop": None}))
-    assert check_same_run(stored, {"seed": 1, "long_side": (3, 4), "crop": None}, "x") is None
-    for change in ({"seed": 2}, {"long_side": (3, 5)}, {"crop": 4}, {"new": 1}):
-        (key,) = change
-        with pytest.raises(
-            ValueError, match=f"x is a checkpoint of a run with {key} .* same {key}"
-        ):
-            check_same_run(stored, {"seed": 1, "long_side": (3, 4), "crop": None, **change}, "x")

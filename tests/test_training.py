@@ -12,7 +12,6 @@ from wsss_kit.training import (
     augment,
     check_loss,
     classes_of,
-    fingerprint,
     labels_of,
     polynomial_decay,
     progress,
@@ -185,24 +184,6 @@ def test_labels_that_are_none_are_named():
         labels_of(
             [samples[0], samples[1]._replace(labels=torch.tensor([1, torch.nan])), samples[2]]
         )
-
-
-def test_a_fingerprint_is_of_names_order_labels_and_the_first_picture():
-    def made(**changes):
-        samples = [Sample(n, torch.full((3, 2, 2), 0.1), torch.tensor([1.0, 0.0])) for n in "ab"]
-        samples[1] = samples[1]._replace(**changes)
-        return samples
-
-    plain = fingerprint(made())
-    assert plain == fingerprint(made()) and len(plain) == 16
-    others = [
-        made(name="c"),
-        made(labels=torch.tensor([0.0, 1.0])),
-        made()[::-1],
-        made()[:1],
-        made(image=torch.zeros(3, 2, 2))[::-1],
-    ]
-    assert len({plain, *map(fingerprint, others)}) == 6
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 7.01])

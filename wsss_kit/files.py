@@ -157,25 +157,6 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load(data), card
 
 
-def check_same_run(stored: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path) -> None:
-    """Refuse to go on with a checkpoint of another run.
-
-    Args:
-        stored: what the checkpoint says of its run.
-        asked: what is asked for now, under the same names.
-        where: path of the checkpoint, for the message.
-
-    Raises:
-        ValueError: naming the first difference.
-    """
-    for key, wanted in json.loads(json.dumps(asked)).items():
-        if stored.get(key) != wanted:
-            raise ValueError(
-                f"{where} is a checkpoint of a run with {key} {stored.get(key)!r}, and this one "
-                f"asks for {wanted!r}; use another path for another run, or the same {key}"
-            )
-
-
 def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | Path) -> None:
     """Refuse a checkpoint of another class list.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -134,27 +133,6 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
         first = int(odd.nonzero()[0])
         check_labels(labels[first], f"labels of {names[first]!r}")
     return labels.float()
-
-
-def fingerprint(samples: Sequence[Sample]) -> str:
-    """What tells one training set from another, in sixteen letters.
-
-    Names, their order, the first picture's pixels and, where no picture has to be decoded for
-    them, the labels.
-
-    Args:
-        samples: M pictures with labels, at least one.
-    """
-    found = hashlib.sha256()
-    names = getattr(samples, "names", None)
-    if names is None:
-        names = [sample.name for sample in samples]
-    found.update("\n".join(names).encode())
-    first = samples[0]
-    found.update(first.image.detach().cpu().contiguous().numpy().tobytes())
-    if hasattr(samples, "image_labels") or isinstance(samples, (list, tuple)):
-        found.update(labels_of(samples).numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 class Diverged(RuntimeError):

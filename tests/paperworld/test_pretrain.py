@@ -31,7 +31,9 @@ SMALL = {"steps": 4, "batch": 4, "workers": 0}
 
 
 def state_of(run):
-    return {k: v.clone() for k, v in run.model.state_dict().items()}
+    """Weights and, once the last stretch has begun, their mean."""
+    weights = {k: v.clone() for k, v in run.model.state_dict().items()}
+    return weights | {f"mean {k}": v.clone() for k, v in run.average.state_dict().items()}
 
 
 def assert_equal_states(one, other):
@@ -180,6 +182,34 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, tmp_path, read):
     assert_equal_states(state_of(resumed), finished[1])
 
 
+def test_what_comes_out_is_the_mean_of_the_weights_over_the_last_stretch(tmp_path):
+    run, seen = Pretraining(tmp_path, **{**SMALL, "steps": 5, "fall": 0.6}), []
+
+    def watched(batches):
+        for batch in batches:
+            yield batch
+            seen.append({k: v.clone() for k, v in run.model.state_dict().items()})
+
+    assert run.falls_from == 2 and run.result is run.model
+    run.run(progress=watched)
+    assert run.average.n_averaged == 3
+    for name, found in run.result.state_dict().items():
+        expected = torch.stack([weights[name] for weights in seen[2:]]).mean(0)
+        torch.testing.assert_close(found, expected)
+    assert not torch.allclose(run.result.visual.proj, run.model.visual.proj, atol=1e-7)
+
+
+def test_a_checkpoint_from_before_there_was_a_mean_begins_one(finished, tmp_path):
+    with safe_open(finished[0].folder / "steady.safetensors", "pt") as file:
+        place = file.metadata()
+    state = load_file(finished[0].folder / "steady.safetensors")
+    old = {key: value for key, value in state.items() if not key.startswith("average.")}
+    save_file(old, tmp_path / "checkpoint.safetensors", metadata=place)
+    run = Pretraining(tmp_path, **SMALL).run()
+    assert run.finished
+    assert_equal_states(state_of(run), finished[1])
+
+
 def test_a_run_can_stop_by_the_clock_and_go_on(finished, tmp_path):
     run = Pretraining(tmp_path, **SMALL).run(until=0.0)
     assert run.step == 1 and not run.finished and run.seconds > 0
@@ -230,9 +260,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_untouched(finished, key, own
     folder = finished[0].folder
     before = (folder / "checkpoint.safetensors").read_bytes()
     run = Pretraining(folder, **{**SMALL, key: own})
-    with pytest.raises(
-        ValueError, match=rf"was trained with {key} [\d.]+ and this run asks for {own}"
-    ):
+    with pytest.raises(ValueError, match=rf"with {key} [\d.]+, and this one asks for {own}"):
         run.run()
     assert run.step == 0
     assert (folder / "checkpoint.safetensors").read_bytes() == before
@@ -310,7 +338,7 @@ def test_a_checkpoint_from_before_there_were_tears_goes_on_without(finished, tmp
     del place["torn"]
     save_file(load_file(path), path, metadata={"place": json.dumps(place)})
     assert Pretraining(tmp_path, **SMALL, torn=0.0).resume()
-    with pytest.raises(ValueError, match=r"was trained with torn 0.0 and this run asks for 0.35"):
+    with pytest.raises(ValueError, match=r"with torn 0.0, and this one asks for 0.35"):
         Pretraining(tmp_path, **SMALL, torn=0.35).resume()
 
 
@@ -332,8 +360,8 @@ def test_exported_weights_come_back(finished, tmp_path):
     clip = load_clip("paper", weights=path, device="cpu")
     images = torch.rand(2, 3, 96, 96)
     with torch.no_grad():
-        expected = train_image_features(run.model, (images - 0.45) / 0.27, run.mask, None)
-        words = run.model.encode_text(WordTokenizer()(["a cat"]))
+        expected = train_image_features(run.result, (images - 0.45) / 0.27, run.mask, None)
+        words = run.result.encode_text(WordTokenizer()(["a cat"]))
     torch.testing.assert_close(clip.encode_image(images), expected, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(
         clip.encode_text(["a cat"]), F.normalize(words, dim=-1), atol=1e-5, rtol=1e-4

@@ -14,6 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
+from wsss_kit.checkpoints import (
+    check_same_run,
+    fingerprint,
+    optimiser_tensors,
+    restore_optimiser,
+)
 from wsss_kit.checks import check_count, check_images, check_positive, check_scales
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
@@ -21,13 +27,12 @@ from wsss_kit.classifier.train import device_of, pool_features, sgd, train_class
 from wsss_kit.files import (
     check_card,
     check_classes,
-    check_same_run,
     load_model,
     save_model,
     weights_path,
 )
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
-from wsss_kit.training import classes_of, fingerprint, labels_of
+from wsss_kit.training import classes_of, labels_of
 
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {
@@ -372,13 +377,8 @@ class CAM(CAMMethod):
         optimiser: torch.optim.Optimizer,
         run: Mapping[str, Any],
     ) -> None:
-        moments = {
-            f"momentum.{i}": state["momentum_buffer"]
-            for i, state in optimiser.state_dict()["state"].items()
-            if state.get("momentum_buffer") is not None
-        }
-        card = {**self._card(), "epoch": epoch, "run": run}
-        save_model(path, {**self._tensors(), **moments}, card)
+        card = {**self._card(), "epoch": epoch, "run": run, "optimiser": type(optimiser).__name__}
+        save_model(path, {**self._tensors(), **optimiser_tensors(optimiser)}, card)
 
     def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
         """What has to agree for a checkpoint to be one of this run; epochs may be more."""
@@ -397,19 +397,13 @@ class CAM(CAMMethod):
         if not weights_path(path).with_suffix(".json").exists():
             return 0
         tensors, card = load_model(path)
-        keys = (*_CARD_KEYS, "epoch", "run")
+        keys = (*_CARD_KEYS, "epoch", "run", "optimiser")
         check_card(card, path, method="CAM", version=_CARD_VERSION, keys=keys)
         check_classes(card, self.classes_, path)
         check_same_run(card["run"], run, path)
         self._take(tensors, path)
         self.losses_ = list(card["losses"])
-        state = optimiser.state_dict()
-        state["state"] = {
-            int(k.removeprefix("momentum.")): {"momentum_buffer": v}
-            for k, v in tensors.items()
-            if k.startswith("momentum.")
-        }
-        optimiser.load_state_dict(state)
+        restore_optimiser(optimiser, tensors)
         return card["epoch"]
 
 

@@ -3,7 +3,9 @@
 The objective is CLIP's symmetric contrastive loss, with pictures of equal captions as common
 positives. No mask, part or box is read. The learning rate is constant after a warm-up and falls
 in a last stretch on whole pictures (before it, half the patches are dropped); a run that has not
-begun to fall can be prolonged at will by asking for more steps.
+begun to fall can be prolonged at will by asking for more steps. What comes out is the mean of the
+weights over the last stretch: from one hundred steps to the next, masks made with them move by
+points, and with their mean they do not.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
+from wsss_kit.checkpoints import check_same_run, optimiser_tensors, restore_optimiser
 from wsss_kit.checks import check_count, check_positive, check_probability
 from wsss_kit.files import save_model
 from wsss_kit.paperworld.scenes import KINDS
@@ -140,6 +143,7 @@ class Pretraining:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = build(self.architecture).to(self.device).train()
+        self.average = AveragedModel(self.model)  # over the last stretch
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.ndim < 2]
         self.optimiser = torch.optim.AdamW(
@@ -246,6 +250,8 @@ class Pretraining:
                 self.save("steady")  # from here a longer run could go on
             losses.append(self._train_step(pictures, captions))
             self.step += 1
+            if self.step > self.falls_from:
+                self.average.update_parameters(self.model)
             self.seconds = before + time.monotonic() - started
             if self.step % 100 == 0:
                 self._log(loss=(loss := float(np.mean(losses[-100:]))))
@@ -260,6 +266,11 @@ class Pretraining:
         return self
 
     @property
+    def result(self) -> nn.Module:
+        """The model that is measured and written: the mean over the last stretch, once begun."""
+        return self.average.module if self.average.n_averaged > 0 else self.model
+
+    @property
     def finished(self) -> bool:
         """Whether the last step was done."""
         return self.step >= self.steps
@@ -270,8 +281,8 @@ class Pretraining:
             log.write(json.dumps(entry) + "\n")
 
     def measure(self, n: int = 800) -> dict[str, float]:
-        """Zero-shot accuracies of the model as it is, see `zero_shot_accuracy`."""
-        model, tokenizer = self.model.eval(), WordTokenizer()
+        """Zero-shot accuracies of `result` as it is, see `zero_shot_accuracy`."""
+        model, tokenizer = self.result.eval(), WordTokenizer()
         tie_keys(model)
         with torch.no_grad():
             figures = zero_shot_accuracy(
@@ -285,7 +296,7 @@ class Pretraining:
         return figures
 
     def export(self, path: str | Path, *, n: int = 800) -> Path:
-        """Measure the model and write its weights in half precision with the card beside them.
+        """Measure `result` and write its weights in half precision with the card beside them.
 
         Args:
             path: of the weights; `load_clip("paper", weights=path)` reads them.
@@ -294,14 +305,15 @@ class Pretraining:
         Returns:
             The path of the weights.
         """
-        tie_keys(self.model)
-        half = {k: v.half().float() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(half)  # measure what is written
+        model = self.result
+        tie_keys(model)
+        half = {k: v.half().float() for k, v in model.state_dict().items()}
+        model.load_state_dict(half)  # measure what is written
         card = {
             "name": "tiny CLIP of the embedded world",
             "architecture": self.architecture,
             "words": list(WordTokenizer().words),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": sum(p.numel() for p in model.parameters()),
             "data": {
                 "split": "web",
                 "seed": self.seed,
@@ -318,6 +330,7 @@ class Pretraining:
                 "learning_rate": self.learning_rate,
                 "fall": self.fall,
                 "patches_kept": self.keep,
+                "steps_averaged": int(self.average.n_averaged),
                 "seconds": round(self.seconds),
                 "torch": torch.__version__.split("+")[0],
             },
@@ -331,9 +344,9 @@ class Pretraining:
     def save(self, name: str) -> None:
         """Write weights, moments and place; a crash while writing leaves the old file whole."""
         state = {f"model.{k}": v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-        for i, values in self.optimiser.state_dict()["state"].items():
-            for key, value in values.items():
-                state[f"optimiser.{i}.{key}"] = value.detach().cpu().clone()
+        for key, value in self.average.state_dict().items():
+            state[f"average.{key}"] = value.detach().cpu().clone()
+        state |= optimiser_tensors(self.optimiser)
         place = {
             "step": self.step,
             "seconds": self.seconds,
@@ -369,13 +382,8 @@ class Pretraining:
                 "remove it to begin again, or copy it again"
             ) from error
         unsaid = {"torn": 0.0, "learning_rate": self.learning_rate, "keep": self.keep}  # once
-        for key in ("seed", "batch", *unsaid):
-            made, own = place.get(key, unsaid.get(key)), getattr(self, key)
-            if made != own:
-                raise ValueError(
-                    f"{path} was trained with {key} {made} and this run asks for {own}; "
-                    f"use another folder or {key} {made}"
-                )
+        asked = {key: getattr(self, key) for key in ("seed", "batch", *unsaid)}
+        check_same_run({**unsaid, **place}, asked, path)
         fell = place.get("falls_from", self.falls_from)
         if place["step"] > fell != self.falls_from:
             raise ValueError(
@@ -383,15 +391,10 @@ class Pretraining:
                 "to fall; to prolong the run, start from steady.safetensors"
             )
         state = load_file(path)
-        self.model.load_state_dict(
-            {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-        )
-        optimiser: dict[str, Any] = self.optimiser.state_dict()
-        optimiser["state"] = {}
-        for key, value in state.items():
-            if key.startswith("optimiser."):
-                _, i, field = key.split(".")
-                optimiser["state"].setdefault(int(i), {})[field] = value
-        self.optimiser.load_state_dict(optimiser)
+        for name, module in (("model.", self.model), ("average.", self.average)):
+            stored = {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
+            if stored or module is self.model:  # there was no average once
+                module.load_state_dict(stored)
+        restore_optimiser(self.optimiser, state)
         self.step, self.seconds = place["step"], place["seconds"]
         return True

@@ -1,0 +1,92 @@
+"""What a training needs to go on where it stopped, and to refuse the checkpoint of another one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wsss_kit.classes import Sample
+from wsss_kit.training import labels_of
+
+_PREFIX = "optimiser."
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's moments, to be saved beside the weights.
+
+    Args:
+        optimiser: any of torch's.
+
+    Returns:
+        ``"optimiser.NUMBER.NAME"`` -> tensor, copied to the CPU; plain numbers as 0-d tensors.
+
+    Example:
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> sgd = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+        >>> weight.sum().backward()
+        >>> sgd.step()
+        >>> optimiser_tensors(sgd)
+        {'optimiser.0.momentum_buffer': tensor([1.])}
+    """
+    return {
+        f"{_PREFIX}{number}.{name}": torch.as_tensor(value).detach().cpu().clone()
+        for number, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+        if value is not None
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimiser_tensors` took; other tensors among them are left alone."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(_PREFIX):
+            number, name = key.removeprefix(_PREFIX).split(".")
+            state.setdefault(int(number), {})[name] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def check_same_run(stored: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path) -> None:
+    """Refuse to go on with a checkpoint of another run.
+
+    Args:
+        stored: what the checkpoint says of its run.
+        asked: what is asked for now, under the same names.
+        where: path of the checkpoint, for the message.
+
+    Raises:
+        ValueError: naming the first difference.
+    """
+    for key, wanted in json.loads(json.dumps(asked)).items():
+        if stored.get(key) != wanted:
+            raise ValueError(
+                f"{where} is a checkpoint of a run with {key} {stored.get(key)!r}, and this one "
+                f"asks for {wanted!r}; use another path for another run, or the same {key}"
+            )
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """What tells one training set from another, in sixteen letters.
+
+    Names, their order, the first picture's pixels and, where no picture has to be decoded for
+    them, the labels.
+
+    Args:
+        samples: M pictures with labels, at least one.
+    """
+    found = hashlib.sha256()
+    names = getattr(samples, "names", None)
+    if names is None:
+        names = [sample.name for sample in samples]
+    found.update("\n".join(names).encode())
+    first = samples[0]
+    found.update(first.image.detach().cpu().contiguous().numpy().tobytes())
+    if hasattr(samples, "image_labels") or isinstance(samples, (list, tuple)):
+        found.update(labels_of(samples).numpy().tobytes())
+    return found.hexdigest()[:16]
