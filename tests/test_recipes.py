@@ -19,6 +19,7 @@ from wsss_kit.recipes import (
     cam_crf_masks,
     cam_maps,
     cam_masks,
+    clims_masks,
     clip_es_crf,
     clip_es_maps,
     clip_es_masks,
@@ -119,6 +120,21 @@ def test_plain_maps_and_masks(given):
         cam_masks(images, labels, method=method), masks_by_hand(maps, labels, lambda _: 0.15)
     )
     assert found.dtype == torch.int64 and found.unique().tolist() == [0, 1, 2, 3]
+
+
+def test_clims_masks_are_a_constant_background_and_a_crf_if_asked_for(given):
+    method, images, labels = given
+    maps = resize(method.output.cams, (17, 22))
+    found = clims_masks(images, labels, method=method)
+    assert torch.equal(found, masks_by_hand(maps, labels, lambda _: 0.15))
+    options = {"method": method, "threshold": 0.4, "min_confidence": 0.6}
+    refined = clims_masks(images, labels, crf=True, **options)
+    assert torch.equal(refined, cam_crf_masks(images, labels, **options))
+    unsure = clims_masks(images, labels, **options)
+    plain = masks_by_hand(maps, labels, lambda _: 0.4)
+    scores = torch.cat([torch.full_like(maps[:, :1], 0.4), maps * labels[:, :, None, None]], 1)
+    doubtful = (scores.amax(1) < 0.6) & labels.any(1)[:, None, None]
+    assert torch.equal(unsure, plain.masked_fill(doubtful, 255)) and doubtful.any()
 
 
 @pytest.mark.parametrize("threshold", [0.4, 0.7])

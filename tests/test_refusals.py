@@ -26,6 +26,7 @@ from wsss_kit.commands.demo import run_demo
 from wsss_kit.commands.train import train_paper_clip, train_paper_trunk
 from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, Protocol
 from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.notebook_data import open_data
 from wsss_kit.paperworld import PaperWorld
@@ -251,6 +252,23 @@ DOORS: dict[str, Callable[[], Door]] = {
     "CAM.__call__": lambda: Door(small_cam(), batch(), PICTURES),
     "CAM.predict": lambda: Door(
         small_cam().predict, {"images": batch()["images"]}, {"images": "unit maps"}
+    ),
+    "CLIMS": lambda: Door(
+        functools.partial(CLIMS, None, "paper", prompts=Prompts.paper(method="clims")),
+        {
+            **dict.fromkeys(("otm", "btm", "cbs", "reg"), 1.0),
+            **{"cbs_threshold": 0.2, "stride": 8, "scales": (1.0,), "preset": "paper"},
+        },
+        {
+            **dict.fromkeys(("otm", "btm", "cbs", "reg"), "not negative or None"),
+            **{"cbs_threshold": "probability or None", "stride": "count or None"},
+            **{"scales": "factors or None", "preset": "word of a list"},
+        },
+    ),
+    "clims_masks": lambda: Door(
+        functools.partial(wsss_kit.clims_masks, method=small_cam()),
+        {**batch(), "threshold": 0.3, "min_confidence": 0.9},
+        {**PICTURES, "threshold": "probability", "min_confidence": "probability or None"},
     ),
     "CLIPES": lambda: Door(
         functools.partial(CLIPES, load_clip("paper", device="cpu"), prompts=Prompts.paper()),

@@ -31,11 +31,19 @@ from wsss_kit.evaluation import (
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod, MethodOutput
 from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import canvas
 from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import cam_crf_masks, cam_maps, cam_masks, clip_es_maps, clip_es_masks
+from wsss_kit.recipes import (
+    cam_crf_masks,
+    cam_maps,
+    cam_masks,
+    clims_masks,
+    clip_es_maps,
+    clip_es_masks,
+)
 
 # Where these modules were before they had folders: copies of the first notebooks keep running.
 sys.modules[f"{__name__}.background"], sys.modules[f"{__name__}.canvas"] = background, canvas
@@ -44,6 +52,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CAM",
+    "CLIMS",
     "CLIPES",
     "COCO_CLASSES",
     "IGNORE_INDEX",
@@ -65,6 +74,7 @@ __all__ = [
     "cam_maps",
     "cam_masks",
     "class_activation_maps",
+    "clims_masks",
     "clip_es_maps",
     "clip_es_masks",
     "crf_of_present",

@@ -160,6 +160,17 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value!r}, expected a number above 0")
 
 
+def check_not_negative(name: str, value: float) -> None:
+    """Refuse what is no finite number of at least 0.
+
+    Raises:
+        ValueError: with what arrived.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value!r}, expected a number of 0 or more")
+
+
 def check_probability(name: str, value: float) -> None:
     """Refuse what is no number in [0, 1].
 

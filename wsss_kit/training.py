@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -49,6 +50,35 @@ def polynomial_decay(
         rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
         return rising * max(0.0, 1 - step / steps) ** power
 
+    return _scheduled(optimiser, factor, first)
+
+
+def cosine_decay(
+    optimiser: torch.optim.Optimizer, steps: int, *, warmup: int = 0, first: int = 0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Learning rates along half a cosine to 0, after a linear warm-up.
+
+    Args:
+        optimiser: whose groups are scheduled.
+        steps: length of the run.
+        warmup: steps until the full rate.
+        first: steps that a resumed run has done before.
+
+    Returns:
+        A scheduler to step after every optimiser step.
+    """
+
+    def factor(step: int) -> float:
+        rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        return rising * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps)))
+
+    return _scheduled(optimiser, factor, first)
+
+
+def _scheduled(
+    optimiser: torch.optim.Optimizer, factor: Callable[[int], float], first: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Rates by a factor on what they were when the run began."""
     for group in optimiser.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return torch.optim.lr_scheduler.LambdaLR(optimiser, factor, last_epoch=first - 1)
@@ -161,8 +191,18 @@ def check_loss(loss: float, first: float, *, where: str, learning_rate: float) -
 
 
 def classes_of(samples: Sequence[Sample]) -> tuple[str, ...]:
-    """Class names of a data set, or ``class 1`` and so on where it does not say."""
+    """Class names of a data set, or ``class 1`` and so on where it does not say.
+
+    Raises:
+        ValueError: if the first sample has another number of labels than there are names.
+    """
+    n_labels = labels_of([next(iter(samples))]).shape[1]
     names = getattr(samples, "classes", None)
-    if names is not None:
-        return tuple(names)
-    return tuple(f"class {c + 1}" for c in range(len(samples[0].labels)))
+    if names is None:
+        return tuple(f"class {c + 1}" for c in range(n_labels))
+    if n_labels != len(names):
+        raise ValueError(
+            f"the samples name {len(names)} classes but the first has {n_labels} labels; "
+            "expected one label a class"
+        )
+    return tuple(names)

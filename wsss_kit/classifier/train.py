@@ -65,11 +65,11 @@ def train_classifier(
     )
     trunk.train()
     if recipe["fixed_batch_norm"] and recipe["pretrained"]:
-        _fix_batch_norm(trunk)
+        fix_batch_norm(trunk)
     epochs, began = range(first_epoch, recipe["epochs"]), None
     for epoch in progress(epochs, what="CAM classifier", shown=recipe["shown"]):
         losses = []
-        for images, labels in _batches(samples, epoch, recipe):
+        for images, labels in batches(samples, epoch, recipe):
             pooled = trunk(images.to(head.device)).mean((2, 3))  # (B, D)
             losses.append(_step(pooled @ head.T, labels.to(head.device), optimiser, schedule))
         began = losses[0] if began is None else began
@@ -156,13 +156,14 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def _fix_batch_norm(module: nn.Module) -> None:
+def fix_batch_norm(module: nn.Module) -> None:
+    """Keep batch normalisation at its statistics, whatever mode the rest is in."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()
 
 
-def _batches(
+def batches(
     samples: Sequence[Sample], epoch: int, recipe: Recipe
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented batches of one epoch; the same for equal seed and epoch, however training began."""

@@ -156,6 +156,18 @@ class FrozenCLIP(nn.Module):
             return torch.zeros(0, self.model.visual.proj.shape[1], device=self.device)
         return torch.stack([self._texts[text].to(self.device) for text in texts])
 
+    def encode_templates(self, texts: Sequence[Sequence[str]]) -> Tensor:
+        """Unit embeddings of phrases that several templates say, averaged and made unit again.
+
+        Args:
+            texts: for every template its P texts.
+
+        Returns:
+            (P, D) float32 of unit length; of one template, as `encode_text` gives them.
+        """
+        said = [self.encode_text(each) for each in texts]
+        return said[0] if len(said) == 1 else F.normalize(torch.stack(said).mean(0), dim=-1)
+
     def _warn_of(self, texts: Sequence[str]) -> None:
         """Say which words the model cannot know and which texts it cannot read to their end."""
         unknown = {word: text for text in texts for word in self.unknown_words(text)}
@@ -219,11 +231,17 @@ class FrozenCLIP(nn.Module):
             table = torch.cat([table[:1], cells.flatten(2)[0].T.to(table.dtype)])
         return table.half().to(table.dtype) if rounded else table
 
-    def _embed(self, images: Tensor, rounded: bool | None = None) -> tuple[Tensor, tuple[int, int]]:
+    def _embed(
+        self, images: Tensor, rounded: bool | None = None, *, normalised: bool = False
+    ) -> tuple[Tensor, tuple[int, int]]:
         """Normalise, cut into patches, add positions: (B, 3, H, W) -> (B, 1 + N, D), (h, w)."""
-        check_images(images)
         visual = self.model.visual
-        x = (self.fit_to_patches(images).to(self.device) - self.mean) / self.std
+        if normalised:
+            self._check_whole_patches(images)
+            x = images.to(self.device)
+        else:
+            check_images(images)
+            x = (self.fit_to_patches(images).to(self.device) - self.mean) / self.std
         x = visual.conv1(x.to(self.dtype))  # (B, D, h, w)
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # (B, N, D)
@@ -231,21 +249,31 @@ class FrozenCLIP(nn.Module):
         x = torch.cat([cls, x], dim=1) + self.position_embedding(grid, rounded=rounded)
         return visual.ln_pre(x), grid
 
+    def _check_whole_patches(self, images: Tensor) -> None:
+        H, W = images.shape[-2:]
+        if H % self.patch_size or W % self.patch_size or not torch.isfinite(images).all():
+            raise ValueError(
+                f"normalised pictures of {H}x{W} arrived, expected finite numbers at a multiple of "
+                f"{self.patch_size} pixels; resize them before they are normalised"
+            )
+
     def attention_mask(self, grid: tuple[int, int]) -> Tensor | None:
         """(1 + N, 1 + N) float, -inf where the card forbids attention; None if nowhere."""
         return _float_mask(grid, self.window, self.device, self.dtype)
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Tensor, *, normalised: bool = False) -> Tensor:
         """Image embeddings as open_clip's, at any picture size; gradients reach the pictures.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
+            normalised: take them as they are, whatever they were normalised by. For CLIMS, whose
+                released code shows CLIP pictures normalised for ImageNet.
 
         Returns:
             (B, D) float32, not normalised.
         """
         visual = self.model.visual
-        x, grid = self._embed(images)
+        x, grid = self._embed(images, normalised=normalised)
         mask = self.attention_mask(grid)
         for block in self.blocks:
             x = block(x, attn_mask=mask)

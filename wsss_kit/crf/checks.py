@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-
 from torch import Tensor
 
-from wsss_kit.checks import check_floating, check_positive, check_range
+from wsss_kit.checks import check_floating, check_not_negative, check_positive, check_range
 
 
 def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
@@ -39,9 +36,10 @@ def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
 
 def check_weight(name: str, weight: float) -> None:
     """Refuse a kernel's weight that is negative, infinite or NaN."""
-    number = isinstance(weight, Real) and not isinstance(weight, bool)
-    if not number or not 0 <= weight < math.inf:
-        raise ValueError(f"{name} is {weight!r}, expected a number of 0 or more; 0 leaves it out")
+    try:
+        check_not_negative(name, weight)
+    except ValueError as error:
+        raise ValueError(f"{error}; 0 leaves its kernel out") from None
 
 
 def check_deviation(name: str, deviation: float, weight: str) -> None:

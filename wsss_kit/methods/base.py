@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checks import check_images, check_labels
 from wsss_kit.classes import Sample
 
@@ -67,6 +69,40 @@ def preset_values(
     if preset not in presets:
         raise ValueError(f"preset is {preset!r}, expected one of {', '.join(presets)}")
     return {**presets[preset], **{k: v for k, v in given.items() if v is not None}}
+
+
+@torch.no_grad()
+def read_out(
+    trunk: nn.Module,
+    head: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    scales: tuple[float, ...],
+    flip: bool,
+) -> MethodOutput:
+    """A classifier's maps of the classes present, summed over scales and mirror images.
+
+    Args:
+        trunk: (B, 3, H, W) -> (B, D, h, w).
+        head: (C, D).
+        images: (B, 3, H, W) RGB in [0, 1].
+        labels: (B, C) of 0 and 1.
+        scales: factors on the picture's sides.
+        flip: whether mirror images join.
+
+    Returns:
+        cams (B, C, ceil(H / 4), ceil(W / 4)), ReLU of the logits' maps, each divided by its
+        maximum; no affinity.
+    """
+    cams = multi_scale(
+        lambda view: class_activation_maps(trunk(view), head),
+        images.to(head.device),
+        scales=scales,
+        flip=flip,
+    )
+    cams = cams * labels.to(cams)[:, :, None, None]  # absent classes to zero
+    return MethodOutput(normalize_cams(cams).float().to(images.device))
 
 
 def check_batch(images: Tensor, labels: Tensor, n_classes: int) -> None:

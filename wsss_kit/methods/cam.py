@@ -13,17 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checkpoints import (
     check_same_run,
     fingerprint,
     optimiser_tensors,
     restore_optimiser,
 )
-from wsss_kit.checks import check_count, check_images, check_positive, check_scales
+from wsss_kit.checks import check_count, check_images, check_scales
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.backbones import build_backbone
-from wsss_kit.classifier.train import device_of, pool_features, sgd, train_classifier, train_head
+from wsss_kit.classifier.network import (
+    build_classifier,
+    classifier_tensors,
+    restore_classifier,
+)
+from wsss_kit.classifier.recipe import CLASSIFIER, HEAD_ALONE, check_recipe
+from wsss_kit.classifier.train import pool_features, sgd, train_classifier, train_head
 from wsss_kit.files import (
     check_card,
     check_classes,
@@ -31,48 +35,23 @@ from wsss_kit.files import (
     save_model,
     weights_path,
 )
-from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
+from wsss_kit.methods.base import (
+    CAMMethod,
+    MethodOutput,
+    check_batch,
+    preset_values,
+    read_out,
+)
 from wsss_kit.training import classes_of, labels_of
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "reference": {
-        "scales": (1.0, 0.5, 1.5, 2.0),
-        "flip": True,
-        "epochs": 5,
-        "batch_size": 16,
-        "learning_rate": 0.1,
-        "head_factor": 10.0,
-        "momentum": 1e-4,
-        "weight_decay": 1e-4,
-        "fixed_batch_norm": True,
-    },
-    "clean": {
-        "scales": (1.0, 0.5, 1.5, 2.0),
-        "flip": True,
-        "epochs": 12,
-        "batch_size": 32,
-        "learning_rate": 0.05,
-        "head_factor": 2.0,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "fixed_batch_norm": False,
-    },
+    name: {"scales": (1.0, 0.5, 1.5, 2.0), "flip": True, **training}
+    for name, training in CLASSIFIER.items()
 }
-"""Reference: the released trainers hand weight decay to SGD's momentum, so that the real momentum
-is 1e-4, and keep batch normalisation fixed. ``clean`` uses momentum 0.9 and trains it."""
+"""The papers' scales and mirror image with the training of `classifier.recipe`."""
 
 _CARD_VERSION = 2
 _CARD_KEYS = ("backbone", "weights", "stride", "scales", "flip", "preset", "classes", "losses")
-
-HEAD_ALONE: dict[str, Any] = {
-    "epochs": 60,
-    "batch_size": 32,
-    "learning_rate": 1.0,
-    "head_factor": 1.0,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-}
-"""What both presets train a head by on a trunk that stays as it is."""
 
 
 class CAM(CAMMethod):
@@ -177,13 +156,8 @@ class CAM(CAMMethod):
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         values = preset_values(presets, self.preset, given)
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
-        _check_recipe(values)
+        check_recipe(values)
         classes = classes_of(samples)
-        if (n_labels := labels_of([next(iter(samples))]).shape[1]) != len(classes):
-            raise ValueError(
-                f"the samples name {len(classes)} classes but the first has {n_labels} labels; "
-                "expected one label a class"
-            )
         self._build(classes, seed)
         if train_backbone:
             self._train_all(samples, values, checkpoint)
@@ -201,14 +175,15 @@ class CAM(CAMMethod):
         return self
 
     def _build(self, classes: Sequence[str], seed: int) -> None:
-        trunk = build_backbone(self.backbone, stride=self.stride, weights=self.weights, seed=seed)
-        if isinstance(self.backbone, str):
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-            trunk = trunk.to(wanted if self.device == "auto" else self.device)
-        generator = torch.Generator().manual_seed(seed)
-        head = torch.randn(len(classes), trunk.out_channels, generator=generator) * 0.01
-        self.backbone_, self.classes_ = trunk, tuple(classes)
-        self.head_ = head.to(device_of(trunk)).requires_grad_()
+        self.backbone_, self.head_ = build_classifier(
+            self.backbone,
+            len(classes),
+            stride=self.stride,
+            weights=self.weights,
+            seed=seed,
+            device=self.device,
+        )
+        self.classes_ = tuple(classes)
         self.losses_: list[float] = []
 
     def _train_all(
@@ -271,14 +246,8 @@ class CAM(CAMMethod):
         self._check_fitted()
         check_batch(images, labels, len(self.classes_))
         values = preset_values(PRESETS, self.preset, {"scales": self.scales, "flip": self.flip})
-        cams = multi_scale(
-            lambda view: class_activation_maps(self.backbone_(view), self.head_),
-            images.to(self.head_.device),
-            scales=tuple(values["scales"]),
-            flip=values["flip"],
-        )
-        cams = cams * labels.to(cams)[:, :, None, None]  # absent classes to zero
-        return MethodOutput(normalize_cams(cams).float().to(images.device))
+        scales, flip = tuple(values["scales"]), values["flip"]
+        return read_out(self.backbone_, self.head_, images, labels, scales=scales, flip=flip)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "head_"):
@@ -295,10 +264,6 @@ class CAM(CAMMethod):
         return (pooled @ self.head_.T).float().to(images.device)
 
     # -- files ------------------------------------------------------------------------------
-
-    def _tensors(self) -> dict[str, Tensor]:
-        trunk = {f"backbone.{k}": v for k, v in self.backbone_.state_dict().items()}
-        return {"head": self.head_, **trunk}
 
     def _card(self) -> dict[str, Any]:
         named = isinstance(self.backbone, str)
@@ -319,7 +284,7 @@ class CAM(CAMMethod):
         """Write ``NAME.safetensors`` and ``NAME.json``; returns the first."""
         if not hasattr(self, "head_"):
             raise RuntimeError("nothing to save yet; call fit(samples) first")
-        return save_model(path, self._tensors(), self._card())
+        return save_model(path, classifier_tensors(self.backbone_, self.head_), self._card())
 
     @classmethod
     def load(
@@ -353,22 +318,11 @@ class CAM(CAMMethod):
         saved |= {"stride": card["stride"], "preset": card["preset"]}
         cam = cls(backbone if backbone is not None else card["backbone"], **{**saved, **options})
         cam._build(card["classes"], 0)
-        cam._take(tensors, path)
+        restore_classifier(cam.backbone_, cam.head_, tensors, path)
         cam.weights = card["weights"]  # what a new fit would begin with; these are in the file
         cam.losses_ = list(card["losses"])
         cam.backbone_.eval()
         return cam
-
-    def _take(self, tensors: dict[str, Tensor], path: str | Path) -> None:
-        trunk = {
-            k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")
-        }
-        try:
-            self.backbone_.load_state_dict(trunk)
-            with torch.no_grad():
-                self.head_.copy_(tensors["head"])
-        except RuntimeError as error:
-            raise ValueError(f"{path} was saved from another trunk: {error}") from error
 
     def _save_checkpoint(
         self,
@@ -378,7 +332,8 @@ class CAM(CAMMethod):
         run: Mapping[str, Any],
     ) -> None:
         card = {**self._card(), "epoch": epoch, "run": run, "optimiser": type(optimiser).__name__}
-        save_model(path, {**self._tensors(), **optimiser_tensors(optimiser)}, card)
+        tensors = classifier_tensors(self.backbone_, self.head_)
+        save_model(path, {**tensors, **optimiser_tensors(optimiser)}, card)
 
     def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
         """What has to agree for a checkpoint to be one of this run; epochs may be more."""
@@ -401,21 +356,7 @@ class CAM(CAMMethod):
         check_card(card, path, method="CAM", version=_CARD_VERSION, keys=keys)
         check_classes(card, self.classes_, path)
         check_same_run(card["run"], run, path)
-        self._take(tensors, path)
+        restore_classifier(self.backbone_, self.head_, tensors, path)
         self.losses_ = list(card["losses"])
         restore_optimiser(optimiser, tensors)
         return card["epoch"]
-
-
-def _check_recipe(values: Mapping[str, Any]) -> None:
-    """Refuse a recipe whose numbers make no training."""
-    for name in ("epochs", "batch_size"):
-        check_count(name, values[name])
-    check_positive("learning_rate", values["learning_rate"])
-    check_count("seed", values["seed"], least=0)
-    if values["crop"] is not None:
-        check_count("crop", values["crop"])
-    if values["long_side"] is not None:
-        shortest, longest = values["long_side"]
-        check_count("the shortest long_side", shortest)
-        check_count("the longest long_side", longest, least=shortest)

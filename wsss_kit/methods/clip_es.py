@@ -6,13 +6,12 @@ Lin et al., "CLIP is Also an Efficient Segmenter", CVPR 2023.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
 from wsss_kit.checks import check_count
@@ -100,13 +99,10 @@ class CLIPES(CAMMethod):
         """
         if training:
             raise ValueError(f"CLIP-ES has nothing to train; it cannot use {', '.join(training)}")
-        self.class_features_ = self._encode(self.prompts.class_texts)
-        self.background_features_ = self._encode(self.prompts.background_texts)
+        prompts, encode = self.prompts, self.clip.encode_templates
+        self.class_features_ = encode([prompts.class_texts(t) for t in prompts.templates])
+        self.background_features_ = encode([prompts.background_texts(t) for t in prompts.templates])
         return self
-
-    def _encode(self, texts: Callable[[str], list[str]]) -> Tensor:
-        said = [self.clip.encode_text(texts(template)) for template in self.prompts.templates]
-        return said[0] if len(said) == 1 else F.normalize(torch.stack(said).mean(0), dim=-1)
 
     def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
         """Maps of the classes present and the affinity that refines them.

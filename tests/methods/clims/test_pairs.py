@@ -29,11 +29,11 @@ def clip():
 def test_masked_pictures_equal_a_loop(rng, which, side, align_corners):
     images, maps = torch.rand(3, 3, 16, 20, generator=rng), torch.rand(3, 3, 4, 5, generator=rng)
     labels, mean = torch.tensor(LABELS[which]), torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
+    size = (16, 20) if side is None else (side, side)
     found = masked_pictures(
-        images, pairs_of(maps, labels), side=side, align_corners=align_corners, empty=mean
+        images, pairs_of(maps, labels), size=size, align_corners=align_corners, empty=mean
     )
     shown, left = [], []
-    size = (16, 20) if side is None else (side, side)
     for n in range(3):
         for c in range(3):
             if labels[n, c]:
@@ -51,7 +51,9 @@ def test_a_full_map_shows_the_picture_itself(rng):
     """The oracle of methods.md: P = 1 everywhere makes the foreground input X."""
     images, labels = torch.rand(2, 3, 8, 8, generator=rng), torch.tensor([[1], [1]])
     pairs = pairs_of(torch.ones(2, 1, 2, 2), labels)
-    masked = masked_pictures(images, pairs, side=None, align_corners=False, empty=BLACK)
+    masked = masked_pictures(
+        images, pairs, size=images.shape[-2:], align_corners=False, empty=BLACK
+    )
     assert torch.equal(masked[:2], images) and not masked[2:].any()
 
 
@@ -64,7 +66,9 @@ def test_cosines_equal_a_loop_and_leave_clip_alone(clip, rng, which):
     texts = clip.encode_text([f"a photo of a {name}" for name in PAPER_CLASSES[:3]])
     backgrounds = clip.encode_text(["a photo of a road", "a photo of a sky"])
     pairs = pairs_of(maps, labels)
-    masked = masked_pictures(images, pairs, side=None, align_corners=False, empty=BLACK)
+    masked = masked_pictures(
+        images, pairs, size=images.shape[-2:], align_corners=False, empty=BLACK
+    )
     found = cosines(clip, masked, pairs.classes, texts, backgrounds)
     assert found.cooccurrence.shape == (int(labels.sum()), 2)
     for i, (n, c) in enumerate(labels.nonzero().tolist()):

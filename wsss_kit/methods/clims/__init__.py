@@ -1,7 +1,7 @@
 """CLIMS: a CAM that CLIP teaches what an object is and what only comes with it.
 
 Xie et al., "CLIMS: Cross Language Image Matching for Weakly Supervised Semantic Segmentation",
-CVPR 2022. So far its four losses, and the masked pictures that they look at.
+CVPR 2022.
 """
 
 from wsss_kit.methods.clims.losses import (
@@ -10,8 +10,12 @@ from wsss_kit.methods.clims.losses import (
     cooccurrence_loss,
     object_text_loss,
 )
+from wsss_kit.methods.clims.method import CLIMS
+from wsss_kit.methods.clims.presets import PRESETS
 
 __all__ = [
+    "CLIMS",
+    "PRESETS",
     "area_loss",
     "background_text_loss",
     "cooccurrence_loss",

@@ -42,26 +42,24 @@ def pairs_of(maps: Tensor, labels: Tensor) -> Pairs:
 
 
 def masked_pictures(
-    pixels: Tensor, pairs: Pairs, *, side: int | None, align_corners: bool, empty: Tensor
+    pixels: Tensor, pairs: Pairs, *, size: tuple[int, int], align_corners: bool, empty: Tensor
 ) -> Tensor:
     """What each map shows of its picture, and then what it leaves.
 
     Args:
         pixels: (B, 3, H, W), in whatever units the evaluator takes.
         pairs: from `pairs_of`.
-        side: pictures and maps are resized to this square first (224 for CLIP); None keeps the
-            pictures' size.
+        size: (H', W') that pictures and maps are resized to first.
         align_corners: of the resizing; the released code says True.
         empty: (3, 1, 1) what stands where nothing is shown, in the units of ``pixels``.
 
     Returns:
         (2 * pairs, 3, H', W'): first all maps' own, then all remainders.
     """
-    size = pixels.shape[-2:] if side is None else (side, side)
     maps = pairs.maps[:, None]
-    if maps.shape[-2:] != size:
+    if tuple(maps.shape[-2:]) != size:
         maps = F.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
-    if pixels.shape[-2:] != size:
+    if tuple(pixels.shape[-2:]) != size:
         pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=align_corners)
     shown = pixels[pairs.pictures] - empty  # (pairs, 3, H', W')
     return torch.cat([shown * maps, shown * (1 - maps)]) + empty
@@ -82,21 +80,28 @@ class Cosines(NamedTuple):
 
 
 def cosines(
-    clip: FrozenCLIP, masked: Tensor, classes: Tensor, texts: Tensor, backgrounds: Tensor
+    clip: FrozenCLIP,
+    masked: Tensor,
+    classes: Tensor,
+    texts: Tensor,
+    backgrounds: Tensor,
+    *,
+    normalised: bool = False,
 ) -> Cosines:
     """Cosines of masked pictures with texts; gradients reach the pictures, never CLIP.
 
     Args:
         clip: the evaluator.
-        masked: (2 * pairs, 3, H, W) RGB in [0, 1] from `masked_pictures`.
+        masked: (2 * pairs, 3, H, W) from `masked_pictures`, RGB in [0, 1].
         classes: (pairs,) int64, the class of each pair.
         texts: (C, D) unit embeddings of the classes.
         backgrounds: (P, D) unit embeddings of the backgrounds; P may be 0.
+        normalised: whether the pictures are normalised already; CLIP then does not.
     """
     if not len(masked):
         none = masked.new_zeros(0)
         return Cosines(none, none, none[:, None].expand(0, len(backgrounds)))
-    seen = F.normalize(clip.encode_image(masked), dim=-1)  # (2 * pairs, D)
+    seen = F.normalize(clip.encode_image(masked, normalised=normalised), dim=-1)  # (2 * pairs, D)
     shown, left = seen.chunk(2)
     own = texts[classes]  # (pairs, D)
     return Cosines((shown * own).sum(1), (left * own).sum(1), shown @ backgrounds.T)

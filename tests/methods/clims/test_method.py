@@ -1,0 +1,287 @@
+"""CLIMS's training: against a literal version, from a CAM, resumed, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from wsss_kit.classes import PAPER_CLASSES
+from wsss_kit.clip import load_clip
+from wsss_kit.files import load_model
+from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clims import CLIMS, PRESETS
+from wsss_kit.methods.clims.judge import Judge
+from wsss_kit.methods.clims.train import calibrate, check_maps, make_optimiser, train_step
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
+from wsss_kit.training import Diverged
+
+IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+FIT = {"epochs": 2, "batch_size": 4, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("paper", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def world():
+    return PaperWorld(8, split="train", size=32)
+
+
+@pytest.fixture(scope="module")
+def cam(world):
+    made = CAM("paper", weights="web", preset="clean", scales=(1.0,), device="cpu")
+    return made.fit(world, epochs=3, batch_size=4, progress=False)
+
+
+def make(clip, start, **options):
+    usual = {"prompts": Prompts.paper(method="clims"), "preset": "clean", "scales": (1.0,)}
+    return CLIMS(clip, start, **{**usual, **options})
+
+
+# -- one step -------------------------------------------------------------------------------
+
+
+def literal_losses(clip, prompts, choices, images, maps, labels):
+    """The four losses pair by pair and text by text, as the papers' codes do it."""
+    mean, std = IMAGENET if choices["pixels"] == "imagenet" else (clip.mean, clip.std)
+    otm, btm, cbs, areas = [], [], 0.0, []
+    for n in range(len(images)):
+        for c, name in enumerate(prompts.classes):
+            areas += [] if choices["area"] == "present" else [maps[n, c].mean()]
+            if not labels[n, c]:
+                continue
+            areas += [maps[n, c].mean()] if choices["area"] == "present" else []
+            how = {"mode": "bilinear", "align_corners": choices["align_corners"]}
+            size = (choices["side"],) * 2 if choices["side"] else images.shape[2:]
+            x, p = images[n : n + 1], F.interpolate(maps[n : n + 1, c : c + 1], size, **how)
+            if choices["pixels"] == "rgb":
+                x = F.interpolate(x, size, **how)
+                seen = [clip.encode_image(each) for each in (x * p, x * (1 - p))]
+            else:
+                x = F.interpolate((x - mean.view(3, 1, 1)) / std.view(3, 1, 1), size, **how)
+                seen = [clip.encode_image(y, normalised=True) for y in (x * p, x * (1 - p))]
+            shown, left = (F.normalize(each, dim=-1)[0] for each in seen)
+            text = clip.encode_text([prompts.class_texts()[c]])[0]
+            heavy = choices["heavy_classes"].get(name, 1.0)
+            otm.append(-heavy * (shown @ text).clamp(1e-4, 0.9999).log())
+            btm.append(-heavy * (1 - (left @ text).clamp(1e-4, 0.9999)).log())
+            words = prompts.backgrounds_of(name)
+            for word in words:
+                text = clip.encode_text([prompts.template.replace("{}", word)])[0]
+                cosine = shown @ text
+                if choices["cbs_threshold"] is None or cosine > choices["cbs_threshold"]:
+                    share = 1 / len(words) if choices["backgrounds"] == "texts" else 1.0
+                    cbs = cbs - share * (1 - cosine).log()
+    if choices["backgrounds"] == "pairs":
+        cbs = cbs / max(1, len(otm))
+    zero = torch.zeros(())
+    return {
+        "otm": torch.stack(otm).mean() if otm else zero,
+        "btm": torch.stack(btm).mean() if btm else zero,
+        "cbs": torch.as_tensor(cbs),
+        "reg": torch.stack(areas).mean(),
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("own", [True, False], ids=["backgrounds of a class", "for all"])
+@pytest.mark.parametrize("positives", ["some", "one", "all"])
+def test_the_losses_equal_a_literal_version(clip, rng, preset, own, positives):
+    choices = {**PRESETS[preset], "heavy_classes": {"cow": 3.0}}
+    choices["side"] = choices["side"] and 96
+    prompts = Prompts.paper(method="clims")
+    prompts = prompts if own else prompts.replace(class_backgrounds={}, backgrounds=["sky", "fog"])
+    labels = torch.zeros(2, len(PAPER_CLASSES))
+    labels[0, 3] = 1
+    if positives != "one":
+        labels[1, [0, 3]] = 1
+    if positives == "all":
+        labels[:] = 1
+    images = torch.rand(2, 3, 96, 96, generator=rng)
+    maps = torch.rand(*labels.shape, 12, 12, generator=rng)
+    found = Judge(clip, prompts, choices).losses(images, maps, labels)
+    expected = literal_losses(clip, prompts, choices, images, maps, labels)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def network(cam):
+    trunk, head = copy.deepcopy(cam.backbone_).eval(), cam.head_.detach().clone()
+    return trunk, head.requires_grad_(), torch.full((8,), -3.0, requires_grad=True)
+
+
+def recipe_of(preset, **changes):
+    values = {"accumulate": 1, "seed": 0, "crop": None, "long_side": None, "shown": False}
+    return {**PRESETS[preset], **values, **changes}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_a_step_in_parts_is_the_step(clip, cam, world, preset, parts):
+    """Batch normalisation is fixed here, so that nothing else is left to differ."""
+    images = torch.stack([s.image for s in world][:5])
+    labels = torch.stack([s.labels for s in world][:5])
+    labels[4] = 0
+    moved = []
+    for accumulate in (1, parts):
+        recipe = recipe_of(preset, accumulate=accumulate, side=32)
+        trunk, head, bias = network(cam)
+        judge = Judge(clip, Prompts.paper(method="clims"), recipe)
+        optimiser = torch.optim.SGD([*trunk.parameters(), head, bias], lr=0.1)
+        found = train_step(trunk, head, bias, images, labels, judge, recipe, optimiser)
+        moved.append((found, [*trunk.parameters(), head, bias]))
+    (whole, expected), (split, got) = moved
+    assert split == pytest.approx(whole, rel=1e-4)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("positives", [0, 1, 8])
+def test_a_batch_of_no_one_or_all_positives_and_a_clip_that_stays(clip, cam, rng, positives):
+    before = {name: value.clone() for name, value in clip.state_dict().items()}
+    labels = torch.zeros(2, 8)
+    labels[0, :positives] = 1
+    recipe = recipe_of("clean")
+    trunk, head, bias = network(cam)
+    judge = Judge(clip, Prompts.paper(method="clims"), recipe)
+    optimiser = make_optimiser(trunk, head, bias, recipe)
+    images = torch.rand(2, 3, 32, 32, generator=rng)
+    found = train_step(trunk, head, bias, images, labels, judge, recipe, optimiser)
+    assert all(math.isfinite(value) for value in found.values())
+    if not positives:
+        assert found["otm"] == found["btm"] == found["cbs"] == 0 < found["reg"]
+    assert all(p.grad is None and not p.requires_grad for p in clip.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in clip.state_dict().items())
+
+
+def test_what_does_not_learn_stays(clip, cam, world):
+    """Reference: the stem stays as it was, and batch statistics move; clean the other way round."""
+    for preset in ("reference", "clean"):
+        clims = make(clip, cam, preset=preset, scales=(1.0,)).fit(world, **{**FIT, "epochs": 1})
+        for name, value in clims.backbone_.state_dict().items():
+            if "num_batches" in name:
+                continue
+            same = torch.equal(value, cam.backbone_.state_dict()[name])
+            statistic = "running" in name
+            if name.startswith("stem") and not statistic:
+                assert same == (preset == "reference"), name
+            if statistic:
+                assert same == (preset == "clean"), name
+
+
+# -- beginnings and ends --------------------------------------------------------------------
+
+
+def test_it_starts_from_a_copy_of_a_fitted_cam(clip, cam, world):
+    before = {name: value.clone() for name, value in cam.backbone_.state_dict().items()}
+    head = cam.head_.detach().clone()
+    clims = make(clip, cam).fit(world, **FIT)
+    assert torch.equal(cam.head_, head) and not torch.equal(clims.head_, head)
+    assert all(torch.equal(v, before[k]) for k, v in cam.backbone_.state_dict().items())
+    rate = 1e-9  # with hardly a step the maps are the CAM's, but for the calibration's scale
+    still = make(clip, cam).fit(world, **FIT, learning_rate=rate)
+    images, labels = world[0].image[None], world[0].labels[None]
+    found, expected = (m(images, labels).cams for m in (still, cam))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+def test_the_calibration_puts_a_usual_maximum_where_the_sigmoid_has_a_slope(cam, world):
+    trunk, head, bias = network(cam)
+    calibrate(trunk, head, bias, world)
+    for c in range(8):
+        shown = [s for s in world if s.labels[c]]
+        if not shown:
+            continue
+        maps = [trunk(s.image[None]) for s in shown]
+        peaks = [(torch.einsum("bdhw,d->bhw", m, head[c]) + bias[c]).amax().item() for m in maps]
+        usual = torch.tensor(peaks).median().item()
+        assert usual == pytest.approx(2.0, abs=1e-3) or usual <= -3
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_resumed_fit_equals_an_uninterrupted_one(clip, world, tmp_path, monkeypatch, done):
+    options = {**FIT, "baseline": {"epochs": 2, "batch_size": 4}}
+    whole = make(clip, "paper", weights="web", device="cpu").fit(world, **options)
+    path, saves = tmp_path / "run", []
+    stopped = make(clip, "paper", weights="web", device="cpu")
+    save = CLIMS._save_checkpoint
+
+    def failing(self, *arguments):
+        save(self, *arguments)
+        saves.append(arguments[1])
+        if arguments[1] == done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(CLIMS, "_save_checkpoint", failing)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(world, **options, checkpoint=path)
+    monkeypatch.undo()
+    assert load_model(path)[1]["epoch"] == done
+    again = make(clip, "paper", weights="web", device="cpu")
+    monkeypatch.setattr(CLIMS, "_train_baseline", lambda *_: pytest.fail("trained twice"))
+    again.fit(world, **options, checkpoint=path)
+    assert again.losses_ == whole.losses_
+    assert torch.equal(again.head_, whole.head_) and torch.equal(again.bias_, whole.bias_)
+    for name, value in whole.backbone_.state_dict().items():
+        assert torch.equal(again.backbone_.state_dict()[name], value), name
+
+
+def test_a_checkpoint_of_another_run_is_refused(clip, cam, world, tmp_path):
+    make(clip, cam).fit(world, **FIT, checkpoint=tmp_path / "run")
+    for change, said in (({"seed": 1}, "seed"), ({"batch_size": 2}, "batch_size")):
+        with pytest.raises(ValueError, match=f"of a run with {said}"):
+            make(clip, cam).fit(world, **{**FIT, **change}, checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match="of a run with otm"):
+        make(clip, cam, otm=1.0).fit(world, **FIT, checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match="has done 2 epochs, and 1 are asked for"):
+        make(clip, cam).fit(world, **{**FIT, "epochs": 1}, checkpoint=tmp_path / "run")
+
+
+def test_a_loaded_one_needs_no_clip_to_show_maps(clip, cam, world, tmp_path):
+    clims = make(clip, cam).fit(world, **FIT)
+    loaded = CLIMS.load(clims.save(tmp_path / "clims"), device="cpu")
+    images, labels = world[0].image[None], world[0].labels[None]
+    assert torch.equal(loaded(images, labels).cams, clims(images, labels).cams)
+    assert loaded.losses_ == clims.losses_ and loaded.prompts == clims.prompts
+    with pytest.raises(RuntimeError, match="no CLIP to learn from"):
+        loaded.fit(world, **FIT)
+
+
+# -- what is refused ------------------------------------------------------------------------
+
+
+def test_what_does_not_go_together(clip, cam, world):
+    with pytest.raises(RuntimeError, match="is not fitted; call its fit"):
+        make(clip, CAM("paper")).fit(world, **FIT)
+    with pytest.raises(ValueError, match="give one of the two"):
+        make(clip, cam).fit(world, **FIT, baseline={"epochs": 1})
+    with pytest.raises(ValueError, match="baseline names momentum"):
+        make(clip, "paper").fit(world, **FIT, baseline={"momentum": 1})
+    three = Prompts(["cow", "bus", "cat"], ["sky"], template="a {}")
+    with pytest.raises(ValueError, match=r"samples have 8 classes .* prompts 3"):
+        make(clip, cam, prompts=three).fit(world, **FIT)
+    other = Prompts.paper(method="clims")
+    other = other.replace(classes=other.classes[::-1])
+    with pytest.raises(ValueError, match="same in the same order"):
+        make(clip, cam, prompts=other).fit(world, **FIT)
+    with pytest.raises(ValueError, match="prompts is list, expected Prompts"):
+        make(clip, cam, prompts=["cow"])
+
+
+def test_maps_that_say_nothing_stop_the_training(clip, cam, world):
+    with pytest.raises(Diverged, match=r"maps of the classes present average 0\.00"):
+        make(clip, cam, reg=1e4).fit(world, **{**FIT, "epochs": 60}, learning_rate=0.3)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.002, 0.998, 1.0, math.nan])
+def test_saturated_maps_do_not_pass(mean):
+    check_maps(0.5, "epoch 1")
+    with pytest.raises(Diverged, match="diverged in epoch 1: the maps"):
+        check_maps(mean, "epoch 1")

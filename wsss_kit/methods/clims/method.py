@@ -1,0 +1,426 @@
+"""CLIMS as a method: fitted, read out, saved."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wsss_kit.checkpoints import (
+    check_same_run,
+    fingerprint,
+    optimiser_tensors,
+    restore_optimiser,
+)
+from wsss_kit.checks import check_count, check_not_negative, check_probability, check_scales
+from wsss_kit.classes import Sample
+from wsss_kit.classifier.network import (
+    build_classifier,
+    classifier_tensors,
+    restore_classifier,
+)
+from wsss_kit.classifier.recipe import CLASSIFIER, check_recipe
+from wsss_kit.classifier.train import sgd, train_classifier
+from wsss_kit.clip import FrozenCLIP
+from wsss_kit.files import check_card, check_classes, load_model, save_model, weights_path
+from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values, read_out
+from wsss_kit.methods.clims.judge import Judge
+from wsss_kit.methods.clims.presets import LOSSES, PRESETS
+from wsss_kit.methods.clims.train import calibrate, make_optimiser, train
+from wsss_kit.prompts import Prompts
+from wsss_kit.training import classes_of
+
+_CARD_VERSION = 2
+_ARGUMENTS = (
+    *("weights", "stride", "otm", "btm", "cbs", "reg", "cbs_threshold", "scales", "flip"),
+    "preset",
+)
+_CARD_KEYS = ("backbone", *_ARGUMENTS, "prompts", "classes", "losses")
+
+
+class CLIMS(CAMMethod):
+    """A CAM trained on by what a frozen CLIP says of the pictures that it masks.
+
+    Args:
+        clip: the evaluator, any `FrozenCLIP`; it is neither moved nor changed. None for a method
+            that only reads out maps.
+        backbone: a fitted `CAM`, whose trunk and head are copied and trained on; or a name or a
+            module as for `CAM`, and a classifier is trained first.
+        prompts: classes, background texts and, in ``class_backgrounds``, which of these come with
+            which class; without any, all backgrounds count for every class, as released.
+        weights: of a named trunk.
+        stride: of a named trunk.
+        otm: alpha, weight of the object text loss.
+        btm: beta, of the background text loss.
+        cbs: gamma, of the co-occurring background suppression.
+        reg: delta, of the area regularisation.
+        cbs_threshold: cosines up to this are no background; None takes the preset's.
+        scales: factors on the picture's sides whose maps are summed.
+        flip: whether mirror images join the sum.
+        preset: ``"reference"``, ``"paper"`` or ``"clean"``, see ``presets.PRESETS``; an argument
+            that is None takes its value.
+        device: where a named trunk goes.
+
+    Raises:
+        ValueError: if there is no such preset, or a number is out of its range.
+
+    Example:
+        >>> from wsss_kit.clip import load_clip
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> world = PaperWorld(4, split="train")
+        >>> clip, prompts = load_clip("paper", device="cpu"), Prompts.paper(method="clims")
+        >>> clims = CLIMS(clip, "paper", weights="web", prompts=prompts, preset="clean")
+        >>> clims = clims.fit(world, epochs=1, batch_size=2, progress=False)
+        >>> cams, affinity = clims(world[0].image[None], world[0].labels[None])
+        >>> sorted(clims.losses_[0]), tuple(cams.shape), affinity
+        (['btm', 'cbs', 'otm', 'reg', 'total'], (1, 8, 24, 24), None)
+    """
+
+    def __init__(
+        self,
+        clip: FrozenCLIP | None,
+        backbone: str | nn.Module | CAMMethod = "resnet50",
+        *,
+        prompts: Prompts,
+        weights: str | Path | None = None,
+        stride: int | None = None,
+        otm: float | None = None,
+        btm: float | None = None,
+        cbs: float | None = None,
+        reg: float | None = None,
+        cbs_threshold: float | None = None,
+        scales: tuple[float, ...] | None = None,
+        flip: bool | None = None,
+        preset: str = "reference",
+        device: str = "auto",
+    ) -> None:
+        preset_values(PRESETS, preset, {})
+        if not isinstance(prompts, Prompts):
+            raise ValueError(f"prompts is {type(prompts).__name__}, expected Prompts")
+        for name, value in (("otm", otm), ("btm", btm), ("cbs", cbs), ("reg", reg)):
+            if value is not None:
+                check_not_negative(name, value)
+        if cbs_threshold is not None:
+            check_probability("cbs_threshold", cbs_threshold)
+        if stride is not None:
+            check_count("stride", stride)
+        if scales is not None:
+            check_scales(scales)
+        self.clip, self.backbone, self.prompts = clip, backbone, prompts
+        self.weights, self.stride, self.cbs_threshold = weights, stride, cbs_threshold
+        self.otm, self.btm, self.cbs, self.reg = otm, btm, cbs, reg
+        self.scales, self.flip, self.preset, self.device = scales, flip, preset, device
+
+    # -- training ---------------------------------------------------------------------------
+
+    def fit(
+        self,
+        samples: Sequence[Sample],
+        *,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        crop: int | None = None,
+        long_side: tuple[int, int] | None = None,
+        accumulate: int = 1,
+        baseline: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+        progress: bool = True,
+    ) -> CLIMS:
+        """Train by the four losses, from a classifier on.
+
+        Args:
+            samples: M pictures with labels, of the prompts' classes.
+            epochs: passes over the samples with CLIP.
+            batch_size: pictures a step of the optimiser.
+            learning_rate: of the trunk at its start.
+            crop: side of random square crops, needed where pictures differ in size.
+            long_side: range of the longer side before cropping.
+            accumulate: parts a batch is split into where memory is short; the step is the same,
+                batch normalisation by batch statistics aside.
+            baseline: of the classifier that is trained first where ``backbone`` is no fitted CAM:
+                ``epochs``, ``batch_size`` or ``learning_rate`` instead of the usual ones.
+            seed: of weights, order and crops. Equal seeds give equal weights on one machine.
+            checkpoint: path that the state is written to after every epoch, and once the
+                classifier stands, and resumed from; of the same data, seed and recipe, only
+                ``epochs`` may be more.
+            progress: whether to show bars, with the four losses.
+
+        Returns:
+            Itself, with ``backbone_``, ``head_`` (C, D), ``bias_`` (C,) of the sigmoid,
+            ``classes_`` and ``losses_``, one dictionary an epoch: the losses, not weighted, and
+            ``total``, weighted.
+
+        Raises:
+            ValueError: if there are no samples, a picture, label or number is not what it should
+                be, the classes are not the prompts', or the checkpoint is of another run.
+            RuntimeError: if there is no CLIP, or the CAM to start from is not fitted.
+            Diverged: if the loss runs away, or the maps are 0 or 1 all over.
+        """
+        if self.clip is None:
+            raise RuntimeError("this CLIMS has no CLIP to learn from; give it one: CLIMS(clip, …)")
+        if len(samples) == 0:
+            raise ValueError("samples is empty, expected at least one labelled picture")
+        values = self._values({"epochs": epochs, "batch_size": batch_size})
+        values.update({} if learning_rate is None else {"learning_rate": learning_rate})
+        values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
+        check_recipe(values)
+        check_count("accumulate", accumulate)
+        values["accumulate"] = accumulate
+        self._check_classes(samples)
+        base = self._base_recipe(values, baseline or {})
+        self._begin(seed)
+        recipe = {**values, "baseline": base}
+        run = self._run(samples, recipe) if checkpoint is not None else {}
+        done = self._stored_epochs(checkpoint, run, values["epochs"])
+        if done is None:
+            if base is not None:
+                self._train_baseline(samples, base)
+            if values["calibrated"]:
+                calibrate(self.backbone_, self.head_, self.bias_, samples)
+        optimiser = make_optimiser(self.backbone_, self.head_, self.bias_, values)
+        if checkpoint is not None:
+            if done is None:
+                self._save_checkpoint(checkpoint, 0, optimiser, run)
+            else:
+                restore_optimiser(optimiser, load_model(checkpoint)[0])
+
+        def after_epoch(epoch: int, losses: dict[str, float]) -> None:
+            self.losses_.append(losses)
+            if checkpoint is not None:
+                self._save_checkpoint(checkpoint, epoch + 1, optimiser, run)
+
+        train(
+            self.backbone_,
+            self.head_,
+            self.bias_,
+            samples,
+            Judge(self.clip, self.prompts, values),
+            values,
+            optimiser=optimiser,
+            first_epoch=done or 0,
+            after_epoch=after_epoch,
+        )
+        self.backbone_.eval()
+        return self
+
+    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The preset's choices with the arguments that were given over them."""
+        names = (*LOSSES, "cbs_threshold", "scales", "flip")
+        own = {name: getattr(self, name) for name in names}
+        return preset_values(PRESETS, self.preset, {**own, **given})
+
+    def _check_classes(self, samples: Sequence[Sample]) -> None:
+        found = classes_of(samples)
+        named = getattr(samples, "classes", None) is not None
+        if (named and found != self.prompts.classes) or len(found) != len(self.prompts.classes):
+            raise ValueError(
+                f"the samples have {len(found)} classes ({', '.join(found[:4])}, …) and the "
+                f"prompts {len(self.prompts.classes)} ({', '.join(self.prompts.classes[:4])}, …); "
+                "expected the same in the same order"
+            )
+
+    def _base_recipe(
+        self, values: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """How the classifier is trained first; None where a fitted one is there."""
+        if isinstance(self.backbone, CAMMethod):
+            if given:
+                raise ValueError(
+                    f"baseline is {dict(given)} and backbone a fitted CAM; give one of the two"
+                )
+            return None
+        usual = CLASSIFIER["clean" if self.preset == "clean" else "reference"]
+        unknown = set(given) - {"epochs", "batch_size", "learning_rate"}
+        if unknown:
+            raise ValueError(
+                f"baseline names {', '.join(sorted(unknown))}, expected epochs, batch_size or "
+                "learning_rate"
+            )
+        shared = ("crop", "long_side", "seed", "shown")
+        recipe = {**usual, **{key: values[key] for key in shared}, **given}
+        check_recipe(recipe)
+        pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
+        return {**recipe, "pretrained": pretrained}
+
+    def _begin(self, seed: int) -> None:
+        """A trunk and a head to train: copies of a fitted CAM's, or new ones."""
+        start, classes = self.backbone, self.prompts.classes
+        if isinstance(start, CAMMethod):
+            if not hasattr(start, "head_"):
+                raise RuntimeError("the CAM to start from is not fitted; call its fit(samples)")
+            if tuple(start.classes_) != classes:
+                raise ValueError(
+                    f"the CAM to start from knows {', '.join(start.classes_[:4])}, … and the "
+                    f"prompts {', '.join(classes[:4])}, …; expected the same classes"
+                )
+            self.backbone_ = copy.deepcopy(start.backbone_)
+            self.head_ = start.head_.detach().clone().requires_grad_()
+        else:
+            self.backbone_, self.head_ = build_classifier(
+                start,
+                len(classes),
+                stride=self.stride,
+                weights=self.weights,
+                seed=seed,
+                device=self.device,
+            )
+        self.bias_ = torch.zeros(len(classes), device=self.head_.device, requires_grad=True)
+        self.classes_ = classes
+        self.losses_: list[dict[str, float]] = []
+
+    def _train_baseline(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> None:
+        train_classifier(
+            self.backbone_,
+            self.head_,
+            samples,
+            recipe,
+            optimiser=sgd(self.head_, recipe, self.backbone_),
+            first_epoch=0,
+            after_epoch=lambda epoch, loss: None,
+        )
+
+    # -- maps -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
+        """Maps of the classes present: ReLU of the logits, as released, not the sigmoid.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            labels: (B, C) of 0 and 1.
+
+        Returns:
+            cams (B, C, ceil(H / 4), ceil(W / 4)), each divided by its maximum; no affinity.
+
+        Raises:
+            RuntimeError: if `fit` or `load` was not called.
+            ValueError: if shapes do not fit.
+        """
+        if not hasattr(self, "head_"):
+            raise RuntimeError("this CLIMS is not trained yet; call fit(samples) or CLIMS.load")
+        check_batch(images, labels, len(self.classes_))
+        values = self._values({})
+        scales, flip = tuple(values["scales"]), values["flip"]
+        return read_out(self.backbone_, self.head_, images, labels, scales=scales, flip=flip)
+
+    # -- files ------------------------------------------------------------------------------
+
+    def _card(self) -> dict[str, Any]:
+        start = self.backbone
+        if isinstance(start, CAMMethod):
+            start = start.backbone
+        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
+        if isinstance(self.backbone, CAMMethod):
+            arguments |= {"weights": self.backbone.weights, "stride": self.backbone.stride}
+        arguments["weights"] = None if arguments["weights"] is None else str(arguments["weights"])
+        return {
+            "method": "CLIMS",
+            "version": _CARD_VERSION,
+            "backbone": start if isinstance(start, str) else type(start).__name__,
+            **arguments,
+            "prompts": json.loads(self.prompts.to_json()),
+            "classes": list(self.classes_),
+            "losses": self.losses_,
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**classifier_tensors(self.backbone_, self.head_), "bias": self.bias_}
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first."""
+        if not hasattr(self, "head_"):
+            raise RuntimeError("nothing to save yet; call fit(samples) first")
+        return save_model(path, self._tensors(), self._card())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        clip: FrozenCLIP | None = None,
+        backbone: nn.Module | None = None,
+        **options: Any,
+    ) -> CLIMS:
+        """A trained CLIMS from its files.
+
+        Args:
+            path: as given to `save`.
+            clip: the evaluator, needed only to train on; it is not in the file.
+            backbone: the module, where the trunk was your own.
+            **options: ``scales``, ``flip`` or ``device`` of the constructor, instead of what was
+                saved.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if the file is damaged, of another method or version, or of another trunk.
+        """
+        tensors, card = load_model(path)
+        check_card(card, path, method="CLIMS", version=_CARD_VERSION, keys=_CARD_KEYS)
+        saved = {key: card[key] for key in _ARGUMENTS}
+        saved["scales"] = None if card["scales"] is None else tuple(card["scales"])
+        saved["prompts"] = Prompts.from_json(json.dumps(card["prompts"]))
+        trunk = backbone if backbone is not None else card["backbone"]
+        given, saved["weights"] = saved["weights"], None  # the trunk's are in the file
+        if backbone is not None:
+            saved["stride"] = None
+        clims = cls(clip, trunk, **{**saved, **options})
+        clims._begin(0)
+        clims._take(tensors, path)
+        clims.weights, clims.losses_ = given, list(card["losses"])
+        clims.backbone_.eval()
+        return clims
+
+    def _take(self, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+        restore_classifier(self.backbone_, self.head_, tensors, path)
+        with torch.no_grad():
+            self.bias_.copy_(tensors["bias"])
+
+    def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """What has to agree for a checkpoint to be one of this run; epochs may be more."""
+        free = ("epochs", "shown", "scales", "flip", "accumulate")
+        card = self._card()
+        base = recipe["baseline"]
+        return {
+            **{key: card[key] for key in ("backbone", "weights", "stride", "preset", "prompts")},
+            **{key: value for key, value in recipe.items() if key not in (*free, "baseline")},
+            "baseline": None if base is None else {k: v for k, v in base.items() if k != "shown"},
+            "pictures": len(samples),
+            "data": fingerprint(samples),
+        }
+
+    def _save_checkpoint(
+        self,
+        path: str | Path,
+        epoch: int,
+        optimiser: torch.optim.Optimizer,
+        run: Mapping[str, Any],
+    ) -> None:
+        card = {**self._card(), "epoch": epoch, "run": run}
+        save_model(path, {**self._tensors(), **optimiser_tensors(optimiser)}, card)
+
+    def _stored_epochs(
+        self, path: str | Path | None, run: Mapping[str, Any], epochs: int
+    ) -> int | None:
+        """Epochs that a checkpoint has done, its weights taken; None where there is none."""
+        if path is None or not weights_path(path).with_suffix(".json").exists():
+            return None
+        tensors, card = load_model(path)
+        keys = (*_CARD_KEYS, "epoch", "run")
+        check_card(card, path, method="CLIMS", version=_CARD_VERSION, keys=keys)
+        check_classes(card, self.classes_, path)
+        check_same_run(card["run"], run, path)
+        if card["epoch"] > epochs:
+            raise ValueError(
+                f"{path} has done {card['epoch']} epochs, and {epochs} are asked for; use another "
+                "path, or ask for at least as many"
+            )
+        self._take(tensors, path)
+        self.losses_ = list(card["losses"])
+        return card["epoch"]

@@ -1,0 +1,212 @@
+"""Training by what a frozen CLIP says of masked pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wsss_kit.cam import class_activation_maps
+from wsss_kit.classes import Sample
+from wsss_kit.classifier.train import batches, device_of, fix_batch_norm
+from wsss_kit.methods.clims.judge import Judge
+from wsss_kit.methods.clims.presets import LOSSES
+from wsss_kit.training import (
+    Diverged,
+    check_loss,
+    cosine_decay,
+    polynomial_decay,
+    progress,
+)
+
+Recipe = Mapping[str, Any]
+
+_AT_MAXIMUM, _AT_ZERO = 2.0, -3.0
+"""Calibrated sigmoids: the logit at a class's usual maximum, and where the map is zero."""
+_WARM_UP = 20  # steps of AdamW
+_SATURATED = 0.003  # mean map of present classes from which on nothing is learned
+
+
+def activation_maps(trunk: nn.Module, head: Tensor, bias: Tensor, images: Tensor) -> Tensor:
+    """The maps that are trained: the sigmoid of CAM's, (B, 3, H, W) -> (B, C, h, w)."""
+    cams = class_activation_maps(trunk(images), head.to(images.dtype))
+    return torch.sigmoid(cams.float() + bias[:, None, None])
+
+
+@torch.no_grad()
+def calibrate(trunk: nn.Module, head: Tensor, bias: Tensor, samples: Sequence[Sample]) -> None:
+    """Scale and shift the head so that maps begin where the sigmoid has a slope.
+
+    A class's usual maximum, the median over up to 400 pictures that show it, becomes 0.88, and a
+    map of zero 0.05. The order of values within a map stays, and so does the map that is read out.
+
+    Args:
+        trunk: in evaluation mode afterwards.
+        head: (C, D); changed in place.
+        bias: (C,); changed in place.
+        samples: training pictures.
+    """
+    trunk.eval()
+    highest: list[list[float]] = [[] for _ in range(len(head))]
+    for sample in list(samples[: min(400, len(samples))]):
+        cams = class_activation_maps(trunk(sample.image[None].to(head.device)), head)
+        for c in sample.labels.nonzero().flatten().tolist():
+            highest[c].append(cams[0, c].amax().item())
+    for c, values in enumerate(highest):
+        usual = float(torch.tensor(values).median()) if values else 0.0
+        if usual > 0:
+            head[c] *= (_AT_MAXIMUM - _AT_ZERO) / usual
+        bias[c] = _AT_ZERO
+
+
+def make_optimiser(
+    trunk: nn.Module, head: Tensor, bias: Tensor, recipe: Recipe
+) -> torch.optim.Optimizer:
+    """The preset's optimiser: the head learns faster, the frozen stem not at all."""
+    stem = set()
+    if not recipe["trains_stem"]:
+        stem = {id(p) for p in getattr(trunk, "stem", nn.Module()).parameters()}
+    rate, own = recipe["learning_rate"], [head, bias] if recipe["calibrated"] else [head]
+    groups = [
+        {"params": [p for p in trunk.parameters() if id(p) not in stem], "lr": rate},
+        {"params": own, "lr": rate * recipe["head_factor"]},
+    ]
+    if recipe["optimiser"] == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=recipe["weight_decay"])
+    return torch.optim.SGD(
+        groups, lr=rate, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"]
+    )
+
+
+def train(
+    trunk: nn.Module,
+    head: Tensor,
+    bias: Tensor,
+    samples: Sequence[Sample],
+    judge: Judge,
+    recipe: Recipe,
+    *,
+    optimiser: torch.optim.Optimizer,
+    first_epoch: int,
+    after_epoch: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Train trunk and head by the four losses.
+
+    Args:
+        trunk: (B, 3, H, W) -> (B, D, h, w); changed in place.
+        head: (C, D); changed in place.
+        bias: (C,) of the sigmoid; changed in place where the preset calibrates.
+        samples: pictures with labels.
+        judge: CLIP with its texts.
+        recipe: a preset's values with ``seed``, ``shown``, ``crop``, ``long_side`` and
+            ``accumulate``.
+        optimiser: from `make_optimiser`, with its moments where a run is resumed.
+        first_epoch: epochs done before.
+        after_epoch: called with the epoch's number and its mean losses, to log and to save.
+
+    Raises:
+        Diverged: if the loss runs away, or the maps are 0 or 1 everywhere.
+    """
+    steps = -(-len(samples) // recipe["batch_size"])
+    how = {"first": first_epoch * steps}
+    if recipe["optimiser"] == "adamw":
+        schedule = cosine_decay(optimiser, steps * recipe["epochs"], warmup=_WARM_UP, **how)
+    else:
+        schedule = polynomial_decay(optimiser, steps * recipe["epochs"], **how)
+    trunk.train()
+    if not recipe["trains_batch_norm"]:
+        fix_batch_norm(trunk)
+    began: float | None = None
+    for epoch in range(first_epoch, recipe["epochs"]):
+        where, sums = f"epoch {epoch + 1}", dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
+        bar = progress(
+            batches(samples, epoch, recipe),
+            what=f"CLIMS, epoch {epoch + 1} of {recipe['epochs']}",
+            shown=recipe["shown"],
+            total=steps,
+        )
+        for images, labels in bar:
+            found = train_step(
+                trunk, head, bias, images, labels, judge, recipe, optimiser, where=where
+            )
+            schedule.step()
+            began = found["total"] if began is None else began
+            for name, value in found.items():
+                sums[name] += value / steps
+            if hasattr(bar, "set_postfix"):
+                bar.set_postfix({name: f"{found[name]:.3f}" for name in LOSSES})
+        check_loss(sums["total"], began, where=where, learning_rate=recipe["learning_rate"])
+        check_maps(sums.pop("maps"), where)
+        after_epoch(epoch, sums)
+
+
+def train_step(
+    trunk: nn.Module,
+    head: Tensor,
+    bias: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    judge: Judge,
+    recipe: Recipe,
+    optimiser: torch.optim.Optimizer,
+    *,
+    where: str = "a step",
+) -> dict[str, float]:
+    """One step of the optimiser on one batch, in ``accumulate`` parts that add up to the whole.
+
+    Args:
+        trunk: (B, 3, H, W) -> (B, D, h, w); changed in place.
+        head: (C, D); changed in place.
+        bias: (C,); changed in place where the optimiser has it.
+        images: (B, 3, H, W) RGB in [0, 1].
+        labels: (B, C).
+        judge: CLIP with its texts.
+        recipe: as for `train`.
+        optimiser: of the network.
+        where: of the training, for an error.
+
+    Raises:
+        Diverged: if a map is no number.
+
+    Returns:
+        The losses of the batch, not weighted, with ``total``, weighted, and ``maps``, the mean of
+        the maps of the classes present.
+    """
+    device, parts = device_of(trunk), min(recipe["accumulate"], len(images))
+    found = dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
+    n_pairs = max(1.0, labels.sum().item())
+    optimiser.zero_grad(set_to_none=True)
+    for part, positive in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            maps = activation_maps(trunk, head, bias, part.to(device))
+            if not torch.isfinite(maps).all():
+                check_maps(float("nan"), where)
+            losses = judge.losses(part, maps, positive)
+        # means over pairs or maps, and a sum, of a part's share in the batch
+        pairs, pictures = positive.sum().item() / n_pairs, len(part) / len(images)
+        cbs = pairs if recipe["backgrounds"] == "pairs" else 1.0
+        reg = pairs if recipe["area"] == "present" and labels.any() else pictures
+        shares = {"otm": pairs, "btm": pairs, "cbs": cbs, "reg": reg}
+        losses = {name: shares[name] * losses[name] for name in LOSSES}
+        total = sum(recipe[name] * losses[name] for name in LOSSES)
+        total.backward()
+        with torch.no_grad():
+            present = positive.to(maps) > 0
+            found["maps"] += pairs * maps[present].mean().item() if present.any() else 0.0
+        for name, value in (*losses.items(), ("total", total)):
+            found[name] += value.item()
+    optimiser.step()
+    return found
+
+
+def check_maps(mean: float, where: str) -> None:
+    """Refuse to go on with maps that say nothing: 0 or 1 all over."""
+    if _SATURATED <= mean <= 1 - _SATURATED:
+        return
+    raise Diverged(
+        f"training diverged in {where}: the maps of the classes present average {mean:.4f}, where "
+        "a sigmoid has no slope left; try a lower learning rate, another weight of the area loss "
+        "(reg), or a fitted CAM to start from"
+    )
