@@ -30,6 +30,14 @@ def _number(kind: type, least: float, most: float = math.inf) -> Callable[[str],
 _COUNT, _WHOLE, _SHARE = _number(int, 1), _number(int, 0), _number(float, 0, 1)
 
 
+_TAKES = {
+    "paper-clip": ("steps", "fall", "seed", "workers", "device", "torn"),
+    "choose-clip": ("candidates",),
+    "paper-trunk": ("steps", "seed", "workers", "teacher"),
+}
+"""What each training can be told."""
+
+
 def _device(text: str) -> str:
     """A type of argparse: a device that is there."""
     import torch
@@ -80,18 +88,19 @@ def _parser() -> argparse.ArgumentParser:
     baseline.add_argument("--out", type=Path, default=Path("data/runs/baseline"))
 
     train = commands.add_parser("train", help="train what the package ships")
-    train.add_argument("what", choices=("paper-clip", "choose-clip", "paper-trunk"))
-    train.add_argument("--steps", type=_COUNT, help="of 128 pictures (CLIP) or 64 (trunk)")
-    train.add_argument("--fall", type=_SHARE, default=0.2, help="last share of steps, rate falling")
+    train.add_argument("what", choices=_TAKES)
     train.add_argument("--out", type=Path, default=Path("data/runs/paper"))
-    train.add_argument("--seed", type=_WHOLE, default=0)
-    train.add_argument("--workers", type=_WHOLE, default=1, help="processes that draw pictures")
-    train.add_argument("--device", type=_device, default="cpu", help="of paper-clip")
+    # None for what is not said, so that what a training does not take can be refused
+    train.add_argument("--steps", type=_COUNT, help="of 128 pictures (CLIP) or 64 (trunk)")
+    train.add_argument("--fall", type=_SHARE, help="last share of steps, rate falling (0.2)")
+    train.add_argument("--seed", type=_WHOLE)
+    train.add_argument("--workers", type=_WHOLE, help="processes that draw pictures")
+    train.add_argument("--device", type=_device, help="of paper-clip; the trunk takes the CPU")
     train.add_argument(
         "--torn", type=_SHARE, help="of paper-clip: share of objects without signature part"
     )
     train.add_argument(
-        "--candidates", type=Path, nargs="+", default=(), help="of choose-clip: weights to compare"
+        "--candidates", type=Path, nargs="+", help="of choose-clip: weights to compare"
     )
     train.add_argument(
         "--teacher",
@@ -110,17 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"wsss_kit {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resumes = (
-            getattr(options, "what", "") == "paper-clip" and (options.out / CHECKPOINT).exists()
-        )
+        from wsss_kit.checkpoints import CHECKPOINT
+
+        left = options.out / f"{CHECKPOINT}.safetensors"
+        resumes = getattr(options, "what", "") == "paper-clip" and left.exists()
         again = "goes on from the last checkpoint" if resumes else "begins again"
         print(f"\nstopped; the same command {again}", file=sys.stderr)
         return 130
     return 0
-
-
-CHECKPOINT = "checkpoint.safetensors"
-"""What a resumable run leaves in its folder."""
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -147,23 +153,21 @@ def _baseline(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from wsss_kit.commands.train import choose_paper_clip, train_paper_clip, train_paper_trunk
+    from wsss_kit.commands import train
 
-    given = {"seed": options.seed, "workers": options.workers}
-    if options.steps is not None:
-        given["steps"] = options.steps
-    if options.what == "paper-trunk":
-        if options.device != "cpu":
-            raise ValueError(
-                f"paper-trunk trains on the CPU, not on {options.device}; leave it out"
-            )
-        path = train_paper_trunk(options.out, teacher=options.teacher, **given)
-    elif options.what == "choose-clip":
-        path = choose_paper_clip(options.candidates, options.out)
+    given = {k: v for k, v in vars(options).items() if v is not None}
+    for own in ("command", "what", "out"):
+        del given[own]
+    foreign = [name for name in given if name not in _TAKES[options.what]]
+    if foreign:
+        takes = ", ".join(f"--{name}" for name in _TAKES[options.what])
+        raise ValueError(f"{options.what} takes no --{foreign[0]}, expected --out or {takes}")
+    if options.what == "choose-clip":
+        path = train.choose_paper_clip(given.get("candidates", ()), options.out)
+    elif options.what == "paper-trunk":
+        path = train.train_paper_trunk(options.out, **given)
     else:
-        if options.torn is not None:
-            given["torn"] = options.torn
-        path = train_paper_clip(options.out, fall=options.fall, device=options.device, **given)
+        path = train.train_paper_clip(options.out, **given)
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from wsss_kit.classes import Sample
 from wsss_kit.training import labels_of
 
+CHECKPOINT = "checkpoint"
+"""Name of what a resumable run leaves in its folder."""
 _PREFIX = "optimiser."
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wsss_kit.__main__ import _parser, main
+from wsss_kit.__main__ import _TAKES, _parser, main
 from wsss_kit.commands.runs import run_folder
 
 COMMANDS = {
@@ -59,7 +59,7 @@ NUMBERS = [
         (("paper-clip",), ("--fall", "--torn"), ("1.5", "-0.1", "nan", "half")),
         (("demo", "paper-clip", "paper-trunk"), ("--seed",), ("-1", "0.5", "one")),
         (("paper-clip", "paper-trunk"), ("--workers",), ("-1", "0.5")),
-        (("paper-clip", "paper-trunk"), ("--device",), ("gpu", "cud", "meta")),
+        (("paper-clip",), ("--device",), ("gpu", "cud", "meta")),
     )
     for command in commands
     for option in options
@@ -82,16 +82,39 @@ def test_every_number_of_the_command_line_is_checked():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("command", ["paper-clip", "paper-trunk"])
-def test_a_device_that_is_not_there(command, tmp_path, no_work, capsys):
-    message = refused([*COMMANDS[command], "--out", str(tmp_path), "--device", "cuda"], capsys)
+def test_a_device_that_is_not_there(tmp_path, no_work, capsys):
+    arguments = [*COMMANDS["paper-clip"], "--out", str(tmp_path), "--device", "cuda"]
+    message = refused(arguments, capsys)
     assert "there is no cuda here" in message
 
 
-def test_the_trunk_says_that_it_knows_the_cpu_only(tmp_path, no_work, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    arguments = ["train", "paper-trunk", "--out", str(tmp_path), "--device", "cuda"]
-    assert "trains on the CPU, not on cuda" in refused(arguments, capsys)
+OPTIONS = {
+    "steps": "3",
+    "fall": "0.3",
+    "seed": "0",
+    "workers": "1",
+    "device": "cpu",
+    "torn": "0",
+    "candidates": "a.safetensors",
+    "teacher": "a.safetensors",
+}
+
+
+def test_every_option_of_training_is_tried_here():
+    subparsers = next(a for a in _parser()._actions if a.choices and hasattr(a, "_name_parser_map"))
+    own = {a.dest for a in subparsers.choices["train"]._actions} - {"help", "what", "out"}
+    assert own == set(OPTIONS) == {name for names in _TAKES.values() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("what", "name"), [(w, n) for w, takes in _TAKES.items() for n in OPTIONS if n not in takes]
+)
+def test_a_training_refuses_what_it_would_not_heed(what, name, tmp_path, no_work, capsys):
+    """Even the usual value: who says --device cpu to the trunk believes that it can be another."""
+    arguments = ["train", what, "--out", str(tmp_path), f"--{name}", OPTIONS[name]]
+    message = refused(arguments, capsys)
+    assert f"{what} takes no --{name}, expected --out or --" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -75,7 +75,8 @@ def choose_paper_clip(candidates: Sequence[str | Path], out: str | Path) -> Path
         The path of the chosen weights.
 
     Raises:
-        ValueError: if there is no candidate, or one was not measured in the same way.
+        ValueError: if there is no candidate, one was not measured in the same way, or ``out`` is in
+            use.
         FileNotFoundError: if a candidate is missing.
     """
     if not candidates:
@@ -92,7 +93,8 @@ def choose_paper_clip(candidates: Sequence[str | Path], out: str | Path) -> Path
     best = max(range(len(loaded)), key=lambda i: figures[i]["mean_iou"])
     tensors, card = loaded[best]
     card["chosen"] = {"on": card["attention"]["chosen_on"], "among": figures}
-    return save_model(Path(out) / "tiny_clip", tensors, card)
+    with run_folder(out) as folder:
+        return save_model(folder / "tiny_clip", tensors, card)
 
 
 def _figures_of(card: Mapping[str, Any]) -> dict[str, Any]:

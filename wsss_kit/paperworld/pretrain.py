@@ -28,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
-from wsss_kit.checkpoints import check_same_run, optimiser_tensors, restore_optimiser
+from wsss_kit.checkpoints import CHECKPOINT, check_same_run, optimiser_tensors, restore_optimiser
 from wsss_kit.checks import check_count, check_positive, check_probability
 from wsss_kit.files import save_model
 from wsss_kit.paperworld.scenes import KINDS
@@ -258,9 +258,9 @@ class Pretraining:
                 chance, where = math.log(self.batch), f"step {self.step}"
                 check_loss(loss, chance, where=where, learning_rate=self.learning_rate)
             if self.step % save_every == 0 or self.step == self.steps:
-                self.save("checkpoint")
+                self.save(CHECKPOINT)
             if until is not None and time.monotonic() - started > until:
-                self.save("checkpoint")
+                self.save(CHECKPOINT)
                 break
         tie_keys(self.model)
         return self
@@ -361,7 +361,7 @@ class Pretraining:
         save_file(state, temporary, metadata={"place": json.dumps(place)})
         os.replace(temporary, self.folder / f"{name}.safetensors")
 
-    def resume(self, name: str = "checkpoint") -> bool:
+    def resume(self, name: str = CHECKPOINT) -> bool:
         """Go on where the folder's checkpoint stands; False if there is none.
 
         Raises:
