@@ -23,7 +23,7 @@ LAYERS = (
     (("data", "prompts"), ("paperworld",), ("clip", "classifier")),
     (("cam", "affinity", "crf", "masks"),),
     (("methods", "affinity_net", "segmentation", "evaluation"),),
-    (("recipes", "notebook_data"),),
+    (("recipes", "notebook_data"), ("ablation",)),
     (("plot",), ("widgets",), ("commands",), ("__main__",)),
 )
 """Layers from below to above; within a layer, steps that may import from the steps before."""
