@@ -4,6 +4,7 @@ Xie et al., "CLIMS: Cross Language Image Matching for Weakly Supervised Semantic
 CVPR 2022.
 """
 
+from wsss_kit.methods.clims.backgrounds import propose_backgrounds
 from wsss_kit.methods.clims.losses import (
     area_loss,
     background_text_loss,
@@ -20,4 +21,5 @@ __all__ = [
     "background_text_loss",
     "cooccurrence_loss",
     "object_text_loss",
+    "propose_backgrounds",
 ]

@@ -1,0 +1,78 @@
+"""Backgrounds that come with a class: on pictures whose homes are known, and by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wsss_kit.classes import PAPER_CLASSES, Sample
+from wsss_kit.clip import load_clip
+from wsss_kit.methods.clims import propose_backgrounds
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.paperworld.words import HOME
+from wsss_kit.prompts import Prompts
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("paper", device="cpu")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_homes_are_found_and_nothing_else_comes_first(clip, seed):
+    world, prompts = PaperWorld(150, split="train", seed=seed), Prompts.paper(method="clims")
+    found = propose_backgrounds(clip, world, prompts, shown=False)
+    assert {name: next(iter(words)) for name, words in found.items()} == HOME
+    chosen = prompts.replace(class_backgrounds={c: list(words) for c, words in found.items()})
+    assert all(HOME[name] in chosen.backgrounds_of(name) for name in PAPER_CLASSES)
+
+
+class Fake:
+    """A CLIP that sees in a picture what its first pixels say."""
+
+    logit_scale = torch.tensor(10.0)
+
+    def encode_templates(self, texts):
+        return torch.eye(len(texts[0]))
+
+    def encode_image(self, images):
+        return images[:, 0, 0, :3]
+
+
+def test_the_lift_is_a_difference_of_means():
+    prompts = Prompts(["dog", "cat"], ["sea", "sky", "fog"], template="a {}")
+    seen = torch.eye(3)[[0, 0, 1, 2, 2]]
+    labels = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 0], [0, 0]])
+    samples = []
+    for row, (colour, label) in enumerate(zip(seen, labels, strict=True)):
+        image = torch.zeros(3, 2, 4)
+        image[0, 0, :3] = colour
+        samples.append(Sample(str(row), image, label))
+    p = (10 * seen).softmax(1)
+    lift = p[:3].mean(0) - p[3:].mean(0)
+    found = propose_backgrounds(Fake(), samples, prompts, least=0.0, shown=False)
+    assert found["dog"] == {
+        "sea": pytest.approx(lift[0].item(), abs=1e-3),
+        "sky": pytest.approx(lift[1].item(), abs=1e-3),
+    }
+    assert list(found["dog"]) == ["sea", "sky"]  # fog is more common without a dog
+    assert found["cat"] == {}  # no picture shows one
+    assert list(propose_backgrounds(Fake(), samples, prompts, most=1, shown=False)["dog"]) == [
+        "sea"
+    ]
+    assert list(propose_backgrounds(Fake(), samples, prompts, least=0.5, shown=False)["dog"]) == [
+        "sea"
+    ]
+
+
+def test_what_is_refused(clip):
+    world, prompts = PaperWorld(2), Prompts.paper(method="clims")
+    with pytest.raises(ValueError, match="samples is empty"):
+        propose_backgrounds(clip, [], prompts, shown=False)
+    with pytest.raises(ValueError, match="most is 0"):
+        propose_backgrounds(clip, world, prompts, most=0, shown=False)
+    with pytest.raises(ValueError, match="least is 3"):
+        propose_backgrounds(clip, world, prompts, least=3, shown=False)
+    three = Prompts(["cow", "bus", "cat"], ["sky"], template="a {}")
+    with pytest.raises(ValueError, match="samples have 8 labels and the prompts 3 classes"):
+        propose_backgrounds(clip, world, three, shown=False)

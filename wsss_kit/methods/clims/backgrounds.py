@@ -1,0 +1,93 @@
+"""Which backgrounds come with which class, from image-level labels and CLIP alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsss_kit.checks import check_count, check_image, check_probability
+from wsss_kit.classes import Sample
+from wsss_kit.clip import FrozenCLIP
+from wsss_kit.prompts import Prompts
+from wsss_kit.training import labels_of, progress
+
+
+def propose_backgrounds(
+    clip: FrozenCLIP,
+    samples: Sequence[Sample],
+    prompts: Prompts,
+    *,
+    most: int = 3,
+    least: float = 0.1,
+    shown: bool = True,
+) -> dict[str, dict[str, float]]:
+    """Background words that CLIP sees in pictures of a class and hardly in others.
+
+    For every picture CLIP spreads a probability over the background words. A word's lift for a
+    class is its mean probability in the pictures with the class minus that in the pictures
+    without. What is common everywhere has none, however often it comes with the class.
+
+    Args:
+        clip: the model.
+        samples: M pictures with image-level labels; some with and some without each class.
+        prompts: classes, background words and templates.
+        most: words a class gets at most.
+        least: lift from which on a word counts, in [0, 1].
+        shown: whether to show a bar.
+
+    Returns:
+        Class -> word -> lift, the largest first; a class may have none. For CLIMS, give those
+        that have some to ``prompts.replace(class_backgrounds={"boat": ["water"], ...})``.
+
+    Raises:
+        ValueError: if there are no samples, a number is out of range, or labels and classes do
+            not fit.
+
+    Example:
+        >>> from wsss_kit.clip import load_clip
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> world, prompts = PaperWorld(40, split="train"), Prompts.paper(method="clims")
+        >>> found = propose_backgrounds(load_clip("paper"), world, prompts, shown=False)
+        >>> list(found["boat"]), list(found["cat"])
+        (['water'], ['carpet'])
+    """
+    check_count("most", most)
+    check_probability("least", least)
+    if len(samples) == 0:
+        raise ValueError("samples is empty, expected pictures with labels")
+    labels = labels_of(samples)  # (M, C)
+    if labels.shape[1] != len(prompts.classes):
+        raise ValueError(
+            f"the samples have {labels.shape[1]} labels and the prompts {len(prompts.classes)} "
+            "classes; expected one label a class"
+        )
+    texts = clip.encode_templates([prompts.background_texts(t) for t in prompts.templates])
+    seen = _probabilities(clip, samples, texts, shown=shown).to(labels)  # (M, P)
+    found = {}
+    for c, name in enumerate(prompts.classes):
+        having, lacking = labels[:, c] > 0, labels[:, c] == 0
+        if not having.any() or not lacking.any():
+            found[name] = {}
+            continue
+        lift = seen[having].mean(0) - seen[lacking].mean(0)  # (P,)
+        best = lift.argsort(descending=True)[:most].tolist()
+        found[name] = {
+            prompts.backgrounds[p]: round(lift[p].item(), 3) for p in best if lift[p] >= least
+        }
+    return found
+
+
+@torch.no_grad()
+def _probabilities(
+    clip: FrozenCLIP, samples: Sequence[Sample], texts: Tensor, *, shown: bool
+) -> Tensor:
+    """(M, P) softmax over the texts, picture by picture, for they may differ in size."""
+    rows = []
+    for sample in progress(samples, what="backgrounds", shown=shown, total=len(samples)):
+        check_image(sample.image, f"picture {sample.name!r}")
+        picture = F.normalize(clip.encode_image(sample.image[None]), dim=-1)
+        rows.append((clip.logit_scale.float() * picture @ texts.T).softmax(1)[0].cpu())
+    return torch.stack(rows)
