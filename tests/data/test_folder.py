@@ -240,7 +240,17 @@ def test_labels_with_another_mark_between_them(root, label):
     assert load_folder(root, classes=[said, "dog"])[0].labels.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("mark", [" ", "-", ":", ". "])
+@pytest.mark.parametrize("name", ["background", "Background", "", " ", None, 3])
+def test_a_class_is_the_name_of_a_thing(root, name):
+    with pytest.raises(ValueError, match=r"a class is|is among the classes, expected things"):
+        load_folder(root, classes=["cat", name])
+    if name == "background":
+        (root / "labels.csv").write_text("file,labels\ncat1.jpg,background\n")
+        with pytest.raises(ValueError, match="leave the label of a picture without a thing empty"):
+            load_folder(root)
+
+
+@pytest.mark.parametrize("mark", [" ", "-", ":", ". ", " and ", " or "])
 def test_labels_whose_parts_are_classes_themselves(root, mark):
     table = root / "labels.csv"
     rows = ["cat1.jpg,cat", "wall.jpg,dog", f"garden/dog1.png,cat{mark}dog"]

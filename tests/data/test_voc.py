@@ -112,8 +112,11 @@ def test_nothing_is_read_before_it_is_asked_for(root):
 
 def test_limit(root):
     assert len(load_voc(root, limit=2)) == 2 and len(load_voc(root, limit=99)) == 3
-    with pytest.raises(ValueError, match="limit is 0, expected at least 1"):
-        load_voc(root, limit=0)
+    for limit in (0, -1, 1.5, True, "1"):
+        with pytest.raises(ValueError, match=f"limit is {limit!r}, expected a whole number"):
+            load_voc(root, limit=limit)
+    with pytest.raises(ValueError, match="split is None, expected a name"):
+        load_voc(root, None)
 
 
 @pytest.mark.parametrize("above", [".", "VOCdevkit"])

@@ -296,6 +296,14 @@ def _checked(classes: Sequence[str]) -> tuple[str, ...]:
             f"classes is {classes!r}, expected a list of 1 to {most} different names, "
             'such as ["cat", "dog"]'
         )
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"a class is {name!r}, expected a name")
+        if name.lower() == "background":
+            raise ValueError(
+                f"{name!r} is among the classes, expected things alone: background is value 0 of "
+                "every mask; leave the label of a picture without a thing empty"
+            )
     return names
 
 
@@ -307,7 +315,7 @@ def _mixed(rows: list[_Row]) -> frozenset[str]:
     labels = {label for row in rows for label in row.labels}
     found = set()
     for label in labels:
-        parts = [part for part in re.split(r"[^\w]+", label) if part]
+        parts = [part for part in re.split(r"[^\w]+", label) if part not in ("", "and", "or")]
         known = len(parts) > 1 and all(part in labels for part in parts)
         if known or re.search(r"[,|/\t+&]", label):
             found.add(label)

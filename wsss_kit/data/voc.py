@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsss_kit.checks import check_count
 from wsss_kit.classes import VOC_CLASSES
 from wsss_kit.data.doors import LazyMasks, LazySamples, closest, read_mask_of
 from wsss_kit.data.pictures import read_image
@@ -58,8 +59,8 @@ def load_voc(
             JPEGImages/2007_000032.jpg
         ...
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}, expected at least 1, or None for the whole split")
+    if limit is not None:
+        check_count("limit", limit)
     voc = _VOC(root)
     names = voc.names(split)[:limit]
     if voc.annotations is None and not voc.mask_folders:
@@ -124,6 +125,8 @@ class _VOC:
     def names(self, split: str) -> list[str]:
         """Ids of a split file: bare, or as paths with a mask path behind."""
         folder = self.root / "ImageSets" / "Segmentation"
+        if not isinstance(split, str):
+            raise ValueError(f"split is {split!r}, expected a name such as 'train'")
         file = folder / f"{split}.txt"
         if not file.is_file():
             splits = sorted(path.stem for path in folder.glob("*.txt"))
