@@ -104,6 +104,7 @@ def _figures_of(card: Mapping[str, Any]) -> dict[str, Any]:
         "seed": card["training"]["seed"],
         "torn": card["data"].get("torn", 0.0),
         "pictures": card["data"]["pictures"],
+        "steps_averaged": card["training"].get("steps_averaged", 0),
         "attention_layers": card["attention"]["layers"],
         "mean_iou": max(card["attention"]["mean_iou"].values()),
         "zero_shot": {name: round(value, 4) for name, value in zero_shot.items()},
