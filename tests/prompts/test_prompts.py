@@ -51,8 +51,11 @@ def build(values):
 def test_published_tables(make, classes, method, n_backgrounds):
     prompts = make(method=method)
     assert prompts.classes == classes  # names are never replaced by phrases
-    assert len(prompts.class_texts()) == len(set(prompts.class_texts())) == len(classes)
-    assert len(prompts.background_texts()) == len(prompts.backgrounds) == n_backgrounds
+    for template in prompts.templates:
+        texts = prompts.class_texts(template)
+        assert len(texts) == len(set(texts)) == len(classes)
+        backgrounds = prompts.background_texts(template)
+        assert len(backgrounds) == len(prompts.backgrounds) == n_backgrounds
 
 
 def test_lengths_of_the_class_lists():
@@ -109,10 +112,13 @@ def test_paper_words_are_those_of_the_world():
     assert {name: clims.backgrounds_of(name) for name in PAPER_CLASSES} == {
         name: (home,) for name, home in HOME.items()
     }
-    for text in (*clip_es.class_texts(), *clims.class_texts(), *clims.background_texts()):
+    said = clip_es.class_texts()
+    for template in clims.templates:
+        said += clims.class_texts(template) + clims.background_texts(template)
+    for text in said:
         assert not WordTokenizer().unknown(text), text
     assert clip_es.class_texts()[0] == "a boat without background"
-    assert clims.background_texts()[1] == "a photo of a rails"
+    assert clims.background_texts(clims.templates[1])[1] == "a clean cutout of a rails"
 
 
 def test_texts_of_several_templates():

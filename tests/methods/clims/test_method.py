@@ -48,6 +48,11 @@ def make(clip, start, **options):
 # -- one step -------------------------------------------------------------------------------
 
 
+def averaged(clip, prompts, phrase):
+    said = clip.encode_text([template.replace("{}", phrase) for template in prompts.templates])
+    return F.normalize(said.mean(0), dim=0)
+
+
 def literal_losses(clip, prompts, choices, images, maps, labels):
     """The four losses pair by pair and text by text, as the papers' codes do it."""
     mean, std = IMAGENET if choices["pixels"] == "imagenet" else (clip.mean, clip.std)
@@ -68,14 +73,13 @@ def literal_losses(clip, prompts, choices, images, maps, labels):
                 x = F.interpolate((x - mean.view(3, 1, 1)) / std.view(3, 1, 1), size, **how)
                 seen = [clip.encode_image(y, normalised=True) for y in (x * p, x * (1 - p))]
             shown, left = (F.normalize(each, dim=-1)[0] for each in seen)
-            text = clip.encode_text([prompts.class_texts()[c]])[0]
+            text = averaged(clip, prompts, prompts.phrases[c])
             heavy = choices["heavy_classes"].get(name, 1.0)
             otm.append(-heavy * (shown @ text).clamp(1e-4, 0.9999).log())
             btm.append(-heavy * (1 - (left @ text).clamp(1e-4, 0.9999)).log())
             words = prompts.backgrounds_of(name)
             for word in words:
-                text = clip.encode_text([prompts.template.replace("{}", word)])[0]
-                cosine = shown @ text
+                cosine = shown @ averaged(clip, prompts, word)
                 if choices["cbs_threshold"] is None or cosine > choices["cbs_threshold"]:
                     share = 1 / len(words) if choices["backgrounds"] == "texts" else 1.0
                     cbs = cbs - share * (1 - cosine).log()

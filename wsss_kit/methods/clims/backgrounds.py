@@ -22,6 +22,7 @@ def propose_backgrounds(
     *,
     most: int = 3,
     least: float = 0.1,
+    template: str = "a photo of {}",
     shown: bool = True,
 ) -> dict[str, dict[str, float]]:
     """Background words that CLIP sees in pictures of a class and hardly in others.
@@ -33,9 +34,10 @@ def propose_backgrounds(
     Args:
         clip: the model.
         samples: M pictures with image-level labels; some with and some without each class.
-        prompts: classes, background words and templates.
+        prompts: classes and background words.
         most: words a class gets at most.
         least: lift from which on a word counts, in [0, 1].
+        template: what the words are said in; those of ``prompts`` may speak of things alone.
         shown: whether to show a bar.
 
     Returns:
@@ -51,8 +53,8 @@ def propose_backgrounds(
         >>> from wsss_kit.paperworld import PaperWorld
         >>> world, prompts = PaperWorld(40, split="train"), Prompts.paper(method="clims")
         >>> found = propose_backgrounds(load_clip("paper"), world, prompts, shown=False)
-        >>> list(found["boat"]), list(found["cat"])
-        (['water'], ['carpet'])
+        >>> next(iter(found["boat"])), next(iter(found["cat"]))
+        ('water', 'carpet')
     """
     check_count("most", most)
     check_probability("least", least)
@@ -64,7 +66,7 @@ def propose_backgrounds(
             f"the samples have {labels.shape[1]} labels and the prompts {len(prompts.classes)} "
             "classes; expected one label a class"
         )
-    texts = clip.encode_templates([prompts.background_texts(t) for t in prompts.templates])
+    texts = clip.encode_text(prompts.background_texts(template))
     seen = _probabilities(clip, samples, texts, shown=shown).to(labels)  # (M, P)
     found = {}
     for c, name in enumerate(prompts.classes):
