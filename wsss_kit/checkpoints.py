@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wsss_kit.classes import Sample
+from wsss_kit.files import check_card, check_classes, load_model, save_model, weights_path
 from wsss_kit.training import labels_of
 
 CHECKPOINT = "checkpoint"
@@ -52,6 +53,72 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
             number, name = key.removeprefix(_PREFIX).split(".")
             state.setdefault(int(number), {})[name] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def save_checkpoint(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    card: Mapping[str, Any],
+    *,
+    epoch: int,
+    run: Mapping[str, Any],
+) -> None:
+    """Write weights, moments and place of a training as a pair of files.
+
+    Args:
+        path: of the weights, with or without ending.
+        tensors: the weights.
+        optimiser: whose moments go along.
+        card: of the method.
+        epoch: epochs done.
+        run: what has to agree for a later training to be the same run.
+    """
+    card = {**card, "epoch": epoch, "run": run, "optimiser": type(optimiser).__name__}
+    save_model(path, {**tensors, **optimiser_tensors(optimiser)}, card)
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    method: str,
+    version: int,
+    keys: Sequence[str],
+    classes: Sequence[str],
+    run: Mapping[str, Any],
+    epochs: int,
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read what `save_checkpoint` wrote, if it is of this run.
+
+    Args:
+        path: as given to `save_checkpoint`.
+        method: whose card is expected.
+        version: of the card.
+        keys: what the card must hold, beside what `save_checkpoint` adds.
+        classes: names that it has to be for.
+        run: what has to agree.
+        epochs: as many as are asked for.
+
+    Returns:
+        (tensors, card), or None where there is no checkpoint.
+
+    Raises:
+        ValueError: if it is damaged, of another method, version, class list or run, or has done
+            more epochs than are asked for.
+    """
+    if not weights_path(path).with_suffix(".json").exists():
+        return None
+    tensors, card = load_model(path)
+    added = ("epoch", "run", "optimiser")
+    check_card(card, path, method=method, version=version, keys=(*keys, *added))
+    check_classes(card, classes, path)
+    check_same_run(card["run"], run, path)
+    if card["epoch"] > epochs:
+        raise ValueError(
+            f"{path} has done {card['epoch']} epochs, and {epochs} are asked for; use another "
+            "path, or ask for at least as many"
+        )
+    return tensors, card
 
 
 def check_same_run(stored: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path) -> None:

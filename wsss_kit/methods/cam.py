@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checkpoints import (
-    check_same_run,
     fingerprint,
-    optimiser_tensors,
+    load_checkpoint,
     restore_optimiser,
+    save_checkpoint,
 )
 from wsss_kit.checks import check_count, check_images, check_scales
 from wsss_kit.classes import Sample
@@ -28,13 +28,7 @@ from wsss_kit.classifier.network import (
 )
 from wsss_kit.classifier.recipe import CLASSIFIER, HEAD_ALONE, check_recipe
 from wsss_kit.classifier.train import pool_features, sgd, train_classifier, train_head
-from wsss_kit.files import (
-    check_card,
-    check_classes,
-    load_model,
-    save_model,
-    weights_path,
-)
+from wsss_kit.files import check_card, check_classes, load_model, save_model
 from wsss_kit.methods.base import (
     CAMMethod,
     MethodOutput,
@@ -192,17 +186,14 @@ class CAM(CAMMethod):
         optimiser, first = sgd(self.head_, recipe, self.backbone_), 0
         if checkpoint is not None:
             run = self._run(samples, recipe)
-            first = self._resume(checkpoint, optimiser, run)
-            if first > recipe["epochs"]:
-                raise ValueError(
-                    f"{checkpoint} has done {first} epochs, and {recipe['epochs']} are asked for; "
-                    "use another path, or ask for at least as many"
-                )
+            first = self._resume(checkpoint, optimiser, run, recipe["epochs"])
 
         def after_epoch(epoch: int, loss: float) -> None:
             self.losses_.append(loss)
             if checkpoint is not None:
-                self._save_checkpoint(checkpoint, epoch + 1, optimiser, run)
+                tensors = classifier_tensors(self.backbone_, self.head_)
+                place = {"epoch": epoch + 1, "run": run}
+                save_checkpoint(checkpoint, tensors, optimiser, self._card(), **place)
 
         pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
         train_classifier(
@@ -324,17 +315,6 @@ class CAM(CAMMethod):
         cam.backbone_.eval()
         return cam
 
-    def _save_checkpoint(
-        self,
-        path: str | Path,
-        epoch: int,
-        optimiser: torch.optim.Optimizer,
-        run: Mapping[str, Any],
-    ) -> None:
-        card = {**self._card(), "epoch": epoch, "run": run, "optimiser": type(optimiser).__name__}
-        tensors = classifier_tensors(self.backbone_, self.head_)
-        save_model(path, {**tensors, **optimiser_tensors(optimiser)}, card)
-
     def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
         """What has to agree for a checkpoint to be one of this run; epochs may be more."""
         free = ("epochs", "shown", "scales", "flip")
@@ -347,16 +327,19 @@ class CAM(CAMMethod):
         }
 
     def _resume(
-        self, path: str | Path, optimiser: torch.optim.Optimizer, run: Mapping[str, Any]
+        self,
+        path: str | Path,
+        optimiser: torch.optim.Optimizer,
+        run: Mapping[str, Any],
+        epochs: int,
     ) -> int:
-        if not weights_path(path).with_suffix(".json").exists():
+        """Take a checkpoint's weights and moments; returns the epochs it has done."""
+        kind = {"method": "CAM", "version": _CARD_VERSION, "keys": _CARD_KEYS}
+        found = load_checkpoint(path, **kind, classes=self.classes_, run=run, epochs=epochs)
+        if found is None:
             return 0
-        tensors, card = load_model(path)
-        keys = (*_CARD_KEYS, "epoch", "run", "optimiser")
-        check_card(card, path, method="CAM", version=_CARD_VERSION, keys=keys)
-        check_classes(card, self.classes_, path)
-        check_same_run(card["run"], run, path)
+        tensors, card = found
         restore_classifier(self.backbone_, self.head_, tensors, path)
-        self.losses_ = list(card["losses"])
         restore_optimiser(optimiser, tensors)
+        self.losses_ = list(card["losses"])
         return card["epoch"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from wsss_kit.checkpoints import save_checkpoint
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import load_clip
 from wsss_kit.files import load_model
@@ -213,17 +214,15 @@ def test_the_calibration_puts_a_usual_maximum_where_the_sigmoid_has_a_slope(cam,
 def test_a_resumed_fit_equals_an_uninterrupted_one(clip, world, tmp_path, monkeypatch, done):
     options = {**FIT, "baseline": {"epochs": 2, "batch_size": 4}}
     whole = make(clip, "paper", weights="web", device="cpu").fit(world, **options)
-    path, saves = tmp_path / "run", []
+    path = tmp_path / "run"
     stopped = make(clip, "paper", weights="web", device="cpu")
-    save = CLIMS._save_checkpoint
 
-    def failing(self, *arguments):
-        save(self, *arguments)
-        saves.append(arguments[1])
-        if arguments[1] == done:
+    def failing(*arguments, **place):
+        save_checkpoint(*arguments, **place)
+        if place["epoch"] == done:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(CLIMS, "_save_checkpoint", failing)
+    monkeypatch.setattr("wsss_kit.methods.clims.method.save_checkpoint", failing)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit(world, **options, checkpoint=path)
     monkeypatch.undo()

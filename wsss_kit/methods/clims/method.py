@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checkpoints import (
-    check_same_run,
     fingerprint,
-    optimiser_tensors,
+    load_checkpoint,
     restore_optimiser,
+    save_checkpoint,
 )
 from wsss_kit.checks import check_count, check_not_negative, check_probability, check_scales
 from wsss_kit.classes import Sample
@@ -27,7 +27,7 @@ from wsss_kit.classifier.network import (
 from wsss_kit.classifier.recipe import CLASSIFIER, check_recipe
 from wsss_kit.classifier.train import sgd, train_classifier
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.files import check_card, check_classes, load_model, save_model, weights_path
+from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values, read_out
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.methods.clims.presets import LOSSES, PRESETS
@@ -178,23 +178,28 @@ class CLIMS(CAMMethod):
         self._begin(seed)
         recipe = {**values, "baseline": base}
         run = self._run(samples, recipe) if checkpoint is not None else {}
-        done = self._stored_epochs(checkpoint, run, values["epochs"])
-        if done is None:
+        stored = self._stored(checkpoint, run, values["epochs"])
+        if stored is None:
             if base is not None:
                 self._train_baseline(samples, base)
             if values["calibrated"]:
                 calibrate(self.backbone_, self.head_, self.bias_, samples)
         optimiser = make_optimiser(self.backbone_, self.head_, self.bias_, values)
-        if checkpoint is not None:
-            if done is None:
-                self._save_checkpoint(checkpoint, 0, optimiser, run)
-            else:
-                restore_optimiser(optimiser, load_model(checkpoint)[0])
+        if stored is not None:
+            restore_optimiser(optimiser, stored[0])
+        done = stored[1]["epoch"] if stored is not None else 0
+
+        def save(epoch: int) -> None:
+            if checkpoint is not None:
+                place = {"epoch": epoch, "run": run}
+                save_checkpoint(checkpoint, self._tensors(), optimiser, self._card(), **place)
+
+        if stored is None:
+            save(0)
 
         def after_epoch(epoch: int, losses: dict[str, float]) -> None:
             self.losses_.append(losses)
-            if checkpoint is not None:
-                self._save_checkpoint(checkpoint, epoch + 1, optimiser, run)
+            save(epoch + 1)
 
         train(
             self.backbone_,
@@ -204,7 +209,7 @@ class CLIMS(CAMMethod):
             Judge(self.clip, self.prompts, values),
             values,
             optimiser=optimiser,
-            first_epoch=done or 0,
+            first_epoch=done,
             after_epoch=after_epoch,
         )
         self.backbone_.eval()
@@ -395,32 +400,15 @@ class CLIMS(CAMMethod):
             "data": fingerprint(samples),
         }
 
-    def _save_checkpoint(
-        self,
-        path: str | Path,
-        epoch: int,
-        optimiser: torch.optim.Optimizer,
-        run: Mapping[str, Any],
-    ) -> None:
-        card = {**self._card(), "epoch": epoch, "run": run}
-        save_model(path, {**self._tensors(), **optimiser_tensors(optimiser)}, card)
-
-    def _stored_epochs(
+    def _stored(
         self, path: str | Path | None, run: Mapping[str, Any], epochs: int
-    ) -> int | None:
-        """Epochs that a checkpoint has done, its weights taken; None where there is none."""
-        if path is None or not weights_path(path).with_suffix(".json").exists():
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """A checkpoint of this run, its weights taken; None where there is none."""
+        if path is None:
             return None
-        tensors, card = load_model(path)
-        keys = (*_CARD_KEYS, "epoch", "run")
-        check_card(card, path, method="CLIMS", version=_CARD_VERSION, keys=keys)
-        check_classes(card, self.classes_, path)
-        check_same_run(card["run"], run, path)
-        if card["epoch"] > epochs:
-            raise ValueError(
-                f"{path} has done {card['epoch']} epochs, and {epochs} are asked for; use another "
-                "path, or ask for at least as many"
-            )
-        self._take(tensors, path)
-        self.losses_ = list(card["losses"])
-        return card["epoch"]
+        kind = {"method": "CLIMS", "version": _CARD_VERSION, "keys": _CARD_KEYS}
+        found = load_checkpoint(path, **kind, classes=self.classes_, run=run, epochs=epochs)
+        if found is not None:
+            self._take(found[0], path)
+            self.losses_ = list(found[1]["losses"])
+        return found
