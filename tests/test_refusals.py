@@ -26,7 +26,7 @@ from wsss_kit.commands.demo import run_demo
 from wsss_kit.commands.train import train_paper_clip, train_paper_trunk
 from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, Protocol
 from wsss_kit.methods.cam import CAM
-from wsss_kit.methods.clims import CLIMS
+from wsss_kit.methods.clims import CLIMS, propose_backgrounds
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.notebook_data import open_data
 from wsss_kit.paperworld import PaperWorld
@@ -78,6 +78,7 @@ WRONG: dict[str, Callable[[Any], list[Any]]] = {
     "probability": lambda good: [*NO_NUMBERS, -0.01, 1.01, INF, 40],
     "counts": lambda good: ["12", 3, None, (), (0, 1), (1.5,), ("2",), (True,), (NAN,)],
     "factors": lambda good: ["12", 3.0, None, (), (0.0, 1), ("2",), (True,), (NAN,), (INF,)],
+    "range": lambda good: ["ab", 4, (), (4,), (0, 4), (8, 4), (4, 4.5), (4, 4, 4)],
     "size": lambda good: ["44", 4, None, (), (4,), (0, 4), (4, -1), (4, 4.0), (4, 4, 4)],
     "word of a list": lambda good: ["other", "", None, 3],
     "unit maps": wrong_maps,
@@ -86,6 +87,8 @@ WRONG: dict[str, Callable[[Any], list[Any]]] = {
     "masks": wrong_masks,
     "names": lambda good: ["cow", 3, None, (), ("cow", "cow")],
     "words": lambda good: ["", "  ", None, 3],
+    "device": lambda good: ["gpu", "cudaa", "meta", "", None, 3, "mps:x"],
+    "samples": lambda good: [None, [], iter(good), good[0], [good[0].image], [("a", 1)]],
     "rules": lambda good: [(), (0.3,), ("power",), (None,)],
     "matrix": lambda good: [good[:1], good[0], good[None]],
 }
@@ -232,8 +235,14 @@ DOORS: dict[str, Callable[[], Door]] = {
     # methods and recipes
     "CAM": lambda: Door(
         CAM,
-        {"backbone": "paper", "stride": 8, "scales": (1.0,), "preset": "clean"},
-        {"stride": "count or None", "scales": "factors or None", "preset": "word of a list"},
+        {
+            **{"backbone": "paper", "stride": 8, "scales": (1.0,), "preset": "clean"},
+            "device": "cpu",
+        },
+        {
+            **{"stride": "count or None", "scales": "factors or None", "device": "device"},
+            "preset": "word of a list",
+        },
     ),
     "CAM.fit": lambda: Door(
         CAM("paper", preset="clean", device="cpu").fit,
@@ -246,7 +255,9 @@ DOORS: dict[str, Callable[[], Door]] = {
             "batch_size": "count or None",
             "learning_rate": "positive or None",
             "crop": "count or None",
+            "long_side": "range or None",
             "seed": "count from 0",
+            "samples": "samples",
         },
     ),
     "CAM.__call__": lambda: Door(small_cam(), batch(), PICTURES),
@@ -258,11 +269,47 @@ DOORS: dict[str, Callable[[], Door]] = {
         {
             **dict.fromkeys(("otm", "btm", "cbs", "reg"), 1.0),
             **{"cbs_threshold": 0.2, "stride": 8, "scales": (1.0,), "preset": "paper"},
+            "device": "cpu",
         },
         {
             **dict.fromkeys(("otm", "btm", "cbs", "reg"), "not negative or None"),
             **{"cbs_threshold": "probability or None", "stride": "count or None"},
-            **{"scales": "factors or None", "preset": "word of a list"},
+            **{"scales": "factors or None", "preset": "word of a list", "device": "device"},
+        },
+    ),
+    "CLIMS.fit": lambda: Door(
+        CLIMS(
+            load_clip("paper", device="cpu"),
+            small_cam(),
+            prompts=Prompts.paper(method="clims"),
+            preset="clean",
+        ).fit,
+        {
+            **{"samples": small_world(), "epochs": 1, "batch_size": 2, "learning_rate": 1e-4},
+            **{"crop": 32, "long_side": (32, 48), "accumulate": 1, "seed": 0, "progress": False},
+        },
+        {
+            **{"epochs": "count or None", "batch_size": "count or None", "crop": "count or None"},
+            **{"learning_rate": "positive or None", "long_side": "range or None"},
+            **{"accumulate": "count", "seed": "count from 0", "samples": "samples"},
+        },
+    ),
+    "load_clip": lambda: Door(
+        wsss_kit.load_clip,
+        {"name": "paper", "device": "cpu", "dtype": "float32"},
+        {"name": "word of a list", "device": "device", "dtype": "word of a list"},
+    ),
+    "propose_backgrounds": lambda: Door(
+        functools.partial(
+            propose_backgrounds,
+            load_clip("paper", device="cpu"),
+            prompts=Prompts.paper(),
+            shown=False,
+        ),
+        {"samples": small_world(), "most": 2, "least": 0.1, "template": "a {}"},
+        {
+            **{"samples": "samples", "most": "count", "least": "probability"},
+            "template": "word of a list or None",
         },
     ),
     "clims_masks": lambda: Door(
@@ -356,9 +403,9 @@ DOORS: dict[str, Callable[[], Door]] = {
         },
     ),
     "predict_masks": lambda: Door(
-        functools.partial(wsss_kit.predict_masks, all_maps, small_world(), shown=False),
-        {"rule": BackgroundRule(power=1), "batch_size": 2},
-        {"batch_size": "count"},
+        functools.partial(wsss_kit.predict_masks, all_maps, shown=False),
+        {"samples": small_world(), "rule": BackgroundRule(power=1), "batch_size": 2},
+        {"batch_size": "count", "samples": "samples"},
     ),
     "sweep_background": lambda: Door(
         functools.partial(

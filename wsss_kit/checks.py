@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 RANGE_TOLERANCE = 1e-3
@@ -200,3 +201,42 @@ def check_size(name: str, size: Sequence[int]) -> None:
     """
     if not _all_of(size, Integral, lambda side: side >= 1) or len(size) != 2:
         raise ValueError(f"{name} is {size!r}, expected two whole numbers of pixels (H, W)")
+
+
+def check_device(device: str | torch.device) -> None:
+    """Refuse what is neither ``"auto"`` nor a device that is there.
+
+    Raises:
+        ValueError: with what arrived and what is there.
+    """
+    if device == "auto":
+        return
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        kind = ""
+    there = {"cpu": True, "cuda": torch.cuda.is_available()}
+    there["mps"] = torch.backends.mps.is_available()
+    if kind == "meta" or not there.get(kind, kind not in ("", *there)):
+        here = ", ".join(name for name, is_there in there.items() if is_there)
+        raise ValueError(f"device is {device!r}, expected 'auto' or one that is here: {here}")
+
+
+def check_samples(samples: Sequence[Any]) -> None:
+    """Refuse what is no sequence of labelled pictures, or holds none; looks at the first alone.
+
+    Raises:
+        ValueError: with what arrived.
+    """
+    if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
+        kind = type(samples).__name__
+        raise ValueError(f"samples is a {kind}, expected a sequence; give list(samples)")
+    if len(samples) == 0:
+        raise ValueError("samples is empty, expected at least one labelled picture")
+    first = next(iter(samples))
+    if not all(hasattr(first, part) for part in ("name", "image", "labels")):
+        kind = type(first).__name__
+        raise ValueError(
+            f"samples holds a {kind} first, expected Sample(name, image, labels) from "
+            "wsss_kit.classes"
+        )

@@ -152,6 +152,11 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
             rows.append(sample.labels)
             names.append(sample.name)
     for name, row in zip(names, rows, strict=True):
+        if row.ndim != 1:
+            raise ValueError(
+                f"labels of {name!r} have shape {tuple(row.shape)}, expected (C,): one number a "
+                "class"
+            )
         if row.shape != rows[0].shape:
             raise ValueError(
                 f"labels of {name!r} have shape {tuple(row.shape)}, expected "
@@ -200,6 +205,9 @@ def classes_of(samples: Sequence[Sample]) -> tuple[str, ...]:
     names = getattr(samples, "classes", None)
     if names is None:
         return tuple(f"class {c + 1}" for c in range(n_labels))
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"the samples name {twice[0]!r} twice, expected different classes")
     if n_labels != len(names):
         raise ValueError(
             f"the samples name {len(names)} classes but the first has {n_labels} labels; "

@@ -60,6 +60,13 @@ class ThresholdPicker(widgets.VBox):
                 "expected at least one of each"
             )
         check_probability("threshold", threshold)
+        for method, shown in maps.items():
+            missing = [name for name in self._samples if name not in shown]
+            if missing:
+                raise ValueError(
+                    f"{method!r} has no maps for {missing[0]!r}, expected some for every picture "
+                    "with a class"
+                )
         self._maps, self._masks, self._names = maps, masks, tuple(classes)
         names = list(self._samples)
         self.picture = widgets.Dropdown(options=names, description="picture")

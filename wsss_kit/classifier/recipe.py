@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wsss_kit.checks import check_count, check_positive
@@ -57,6 +57,9 @@ def check_recipe(values: Mapping[str, Any]) -> None:
     if values["crop"] is not None:
         check_count("crop", values["crop"])
     if values["long_side"] is not None:
-        shortest, longest = values["long_side"]
+        pair = values["long_side"]
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"long_side is {pair!r}, expected two numbers, shortest and longest")
+        shortest, longest = pair
         check_count("the shortest long_side", shortest)
         check_count("the longest long_side", longest, least=shortest)

@@ -138,6 +138,7 @@ class FrozenCLIP(nn.Module):
 
         Raises:
             RuntimeError: if the model was wrapped without a tokenizer.
+            ValueError: if a text is no text, or empty.
 
         Warns:
             UserWarning: if a text has words that the model never read, or is longer than it can
@@ -146,6 +147,9 @@ class FrozenCLIP(nn.Module):
         texts = [texts] if isinstance(texts, str) else list(texts)
         if self.tokenizer is None:
             raise RuntimeError("this CLIP has no tokenizer; pass one: FrozenCLIP(model, tokenizer)")
+        for text in texts:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"a text is {text!r}, expected words")
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if new:
             self._warn_of(new)
@@ -165,6 +169,8 @@ class FrozenCLIP(nn.Module):
         Returns:
             (P, D) float32 of unit length; of one template, as `encode_text` gives them.
         """
+        if not texts:
+            raise ValueError("texts is empty, expected the texts of at least one template")
         said = [self.encode_text(each) for each in texts]
         return said[0] if len(said) == 1 else F.normalize(torch.stack(said).mean(0), dim=-1)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wsss_kit.checks import check_device
 from wsss_kit.clip.frozen import OPENAI_MEAN, OPENAI_STD, FrozenCLIP
 from wsss_kit.paperworld.tiny_clip import MEAN, STD, load_tiny_clip
 from wsss_kit.paperworld.tokenizer import WordTokenizer
@@ -105,9 +106,11 @@ def load_clip(
 
     Raises:
         ValueError: if the name is unknown, if weights need another activation than the name has
-            (QuickGELU), or if a weights file is damaged or of another architecture.
+            (QuickGELU), if a weights file is damaged or of another architecture, or if the device
+            is not there.
         FileNotFoundError: if a weights file is not there.
     """
+    check_device(device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     number_type = torch.float32 if dtype == "auto" else dtype

@@ -14,7 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_counts, check_positive, check_probability
+from wsss_kit.checks import (
+    check_count,
+    check_counts,
+    check_positive,
+    check_probability,
+    check_samples,
+)
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.masks import add_background, scores_to_masks
@@ -111,11 +117,7 @@ def map_batches(
         ValueError: if there is no picture, or ``batch_size`` is no count.
     """
     check_count("batch_size", batch_size)
-    if not hasattr(samples, "__len__"):
-        kind = type(samples).__name__
-        raise ValueError(f"samples is a {kind}, expected a sequence; give list(samples)")
-    if len(samples) == 0:
-        raise ValueError("samples is empty, expected at least one picture")
+    check_samples(samples)
     batch: list[Sample] = []
     count = len(samples)
     for i, sample in enumerate(progress(samples, what=what, shown=shown, total=count)):

@@ -19,7 +19,13 @@ from wsss_kit.checkpoints import (
     restore_optimiser,
     save_checkpoint,
 )
-from wsss_kit.checks import check_count, check_images, check_scales
+from wsss_kit.checks import (
+    check_count,
+    check_device,
+    check_images,
+    check_samples,
+    check_scales,
+)
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.network import (
     build_classifier,
@@ -90,6 +96,7 @@ class CAM(CAMMethod):
             check_count("stride", stride)
         if scales is not None:
             check_scales(scales)
+        check_device(device)
         self.backbone, self.weights, self.stride = backbone, weights, stride
         self.scales, self.flip, self.preset, self.device = scales, flip, preset, device
 
@@ -138,8 +145,7 @@ class CAM(CAMMethod):
                 be, or the checkpoint is of other data or another recipe.
             Diverged: if the loss runs away.
         """
-        if len(samples) == 0:
-            raise ValueError("samples is empty, expected at least one labelled picture")
+        check_samples(samples)
         if checkpoint is not None and not train_backbone:
             raise ValueError("a checkpoint needs train_backbone=True; a head alone takes seconds")
         if pooled is not None and train_backbone:

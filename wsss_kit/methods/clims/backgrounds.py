@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsss_kit.checks import check_count, check_image, check_probability
+from wsss_kit.checks import check_count, check_image, check_probability, check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.prompts import Prompts
@@ -58,8 +58,7 @@ def propose_backgrounds(
     """
     check_count("most", most)
     check_probability("least", least)
-    if len(samples) == 0:
-        raise ValueError("samples is empty, expected pictures with labels")
+    check_samples(samples)
     labels = labels_of(samples)  # (M, C)
     if labels.shape[1] != len(prompts.classes):
         raise ValueError(

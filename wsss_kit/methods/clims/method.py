@@ -17,7 +17,14 @@ from wsss_kit.checkpoints import (
     restore_optimiser,
     save_checkpoint,
 )
-from wsss_kit.checks import check_count, check_not_negative, check_probability, check_scales
+from wsss_kit.checks import (
+    check_count,
+    check_device,
+    check_not_negative,
+    check_probability,
+    check_samples,
+    check_scales,
+)
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.network import (
     build_classifier,
@@ -111,6 +118,9 @@ class CLIMS(CAMMethod):
             check_count("stride", stride)
         if scales is not None:
             check_scales(scales)
+        check_device(device)
+        if clip is not None and not hasattr(clip, "encode_templates"):
+            raise ValueError(f"clip is {type(clip).__name__}, expected a FrozenCLIP from load_clip")
         self.clip, self.backbone, self.prompts = clip, backbone, prompts
         self.weights, self.stride, self.cbs_threshold = weights, stride, cbs_threshold
         self.otm, self.btm, self.cbs, self.reg = otm, btm, cbs, reg
@@ -165,8 +175,7 @@ class CLIMS(CAMMethod):
         """
         if self.clip is None:
             raise RuntimeError("this CLIMS has no CLIP to learn from; give it one: CLIMS(clip, …)")
-        if len(samples) == 0:
-            raise ValueError("samples is empty, expected at least one labelled picture")
+        check_samples(samples)
         values = self._values({"epochs": epochs, "batch_size": batch_size})
         values.update({} if learning_rate is None else {"learning_rate": learning_rate})
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
