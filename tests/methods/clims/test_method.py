@@ -243,6 +243,10 @@ def test_a_checkpoint_of_another_run_is_refused(clip, cam, world, tmp_path):
             make(clip, cam).fit(world, **{**FIT, **change}, checkpoint=tmp_path / "run")
     with pytest.raises(ValueError, match="of a run with otm"):
         make(clip, cam, otm=1.0).fit(world, **FIT, checkpoint=tmp_path / "run")
+    other = copy.deepcopy(cam)
+    other.head_.data += 0.01
+    with pytest.raises(ValueError, match="of a run with start"):
+        make(clip, other).fit(world, **FIT, checkpoint=tmp_path / "run")
     with pytest.raises(ValueError, match="has done 2 epochs, and 1 are asked for"):
         make(clip, cam).fit(world, **{**FIT, "epochs": 1}, checkpoint=tmp_path / "run")
 

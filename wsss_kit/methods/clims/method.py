@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -405,9 +406,17 @@ class CLIMS(CAMMethod):
             **{key: card[key] for key in ("backbone", "weights", "stride", "preset", "prompts")},
             **{key: value for key, value in recipe.items() if key not in (*free, "baseline")},
             "baseline": None if base is None else {k: v for k, v in base.items() if k != "shown"},
+            "start": self._start(),
             "pictures": len(samples),
             "data": fingerprint(samples),
         }
+
+    def _start(self) -> str | None:
+        """What tells one fitted CAM to start from from another; None where there is none."""
+        if not isinstance(self.backbone, CAMMethod):
+            return None
+        head = self.backbone.head_.detach().float().cpu().contiguous()
+        return hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]
 
     def _stored(
         self, path: str | Path | None, run: Mapping[str, Any], epochs: int
