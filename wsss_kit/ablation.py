@@ -7,15 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.evaluation import (
-    CONSTANTS,
-    Protocol,
-    Report,
-    best_rule,
-    evaluate,
-    predict_masks,
-    sweep_background,
-)
+from wsss_kit.evaluation import CONSTANTS, Report, score_chosen_rule
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.paperworld import PaperWorld
@@ -98,16 +90,7 @@ def ablate_losses(
 
 def _measure(method: CAMMethod, val: PaperWorld, test: PaperWorld) -> LossStep:
     maps_of = partial(cam_maps, method=method)
-    rule = best_rule(sweep_background(maps_of, val, val.masks, rules=CONSTANTS, shown=False))
-    masks = predict_masks(maps_of, test, rule, shown=False)
-    protocol = Protocol(
-        f"PaperWorld seed {test.seed}",
-        test.split,
-        resolution=f"{test.size}x{test.size}",
-        background=f"{rule}, chosen on {len(val)} val pictures",
-        refinement="none",
-        preset=method.preset,
-    )
-    report = evaluate(masks, test.masks, classes=test.classes, protocol=protocol)
+    options = {"rules": CONSTANTS, "preset": method.preset, "shown": False}
+    masks, report = score_chosen_rule(maps_of, val, test, **options)
     maps = {s.name: maps_of(s.image[None], s.labels[None])[0] for s in test}
     return LossStep(method, report, mass_shares(maps, test), part_recall(masks, test))

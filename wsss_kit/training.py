@@ -45,12 +45,9 @@ def polynomial_decay(
     Returns:
         A scheduler to step after every optimiser step.
     """
-
-    def factor(step: int) -> float:
-        rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
-        return rising * max(0.0, 1 - step / steps) ** power
-
-    return _scheduled(optimiser, factor, first)
+    return _scheduled(
+        optimiser, lambda step: max(0.0, 1 - step / steps) ** power, warmup=warmup, first=first
+    )
 
 
 def cosine_decay(
@@ -68,17 +65,20 @@ def cosine_decay(
         A scheduler to step after every optimiser step.
     """
 
-    def factor(step: int) -> float:
-        rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
-        return rising * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps)))
+    def fall(step: int) -> float:
+        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
 
-    return _scheduled(optimiser, factor, first)
+    return _scheduled(optimiser, fall, warmup=warmup, first=first)
 
 
 def _scheduled(
-    optimiser: torch.optim.Optimizer, factor: Callable[[int], float], first: int
+    optimiser: torch.optim.Optimizer, fall: Callable[[int], float], *, warmup: int, first: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Rates by a factor on what they were when the run began."""
+    """Rates that rise for ``warmup`` steps and fall by a factor on what they began with."""
+
+    def factor(step: int) -> float:
+        return fall(step) * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+
     for group in optimiser.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return torch.optim.lr_scheduler.LambdaLR(optimiser, factor, last_epoch=first - 1)

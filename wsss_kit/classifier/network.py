@@ -1,4 +1,4 @@
-"""A trunk with a linear head: made, written, read back, and turned into maps."""
+"""A trunk with a linear head: made, written and read back."""
 
 from __future__ import annotations
 

@@ -202,16 +202,19 @@ class FrozenCLIP(nn.Module):
 
     # -- images -----------------------------------------------------------------------------
 
+    def whole_patches(self, images: Tensor) -> tuple[int, int]:
+        """Height and width of pictures, rounded up to multiples of the patch size."""
+        H, W = (-(-side // self.patch_size) * self.patch_size for side in images.shape[-2:])
+        return H, W
+
     def fit_to_patches(self, images: Tensor) -> Tensor:
         """Resize pictures to whole patches: (B, 3, H, W) to the next multiples of the patch size.
 
         The resizing is Pillow's bicubic on 8-bit pictures, as in CLIP-ES: other filters move
         its maps by up to 0.4. Pictures that fit are returned as they are.
         """
-        H, W = images.shape[-2:]
-        p = self.patch_size
-        new = (-(-H // p) * p, -(-W // p) * p)
-        if new == (H, W):
+        new = self.whole_patches(images)
+        if new == images.shape[-2:]:
             return images
         pictures = (images.detach() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
         resized = [
@@ -256,8 +259,8 @@ class FrozenCLIP(nn.Module):
         return visual.ln_pre(x), grid
 
     def _check_whole_patches(self, images: Tensor) -> None:
-        H, W = images.shape[-2:]
-        if H % self.patch_size or W % self.patch_size or not torch.isfinite(images).all():
+        H, W = size = tuple(images.shape[-2:])
+        if size != self.whole_patches(images) or not torch.isfinite(images).all():
             raise ValueError(
                 f"normalised pictures of {H}x{W} arrived, expected finite numbers at a multiple of "
                 f"{self.patch_size} pixels; resize them before they are normalised"

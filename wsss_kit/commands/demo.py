@@ -15,17 +15,7 @@ from wsss_kit.checks import check_count
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.crf import crf_of_present
-from wsss_kit.evaluation import (
-    CONSTANTS,
-    CRF_RULES,
-    POWERS,
-    Protocol,
-    Report,
-    best_rule,
-    evaluate,
-    predict_masks,
-    sweep_background,
-)
+from wsss_kit.evaluation import Report, score_chosen_rule
 from wsss_kit.evaluation.background import MapsOf, Refine
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clip_es import CLIPES
@@ -99,7 +89,15 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
     }
     masks, reports = {}, {}
     for name, row in rows.items():
-        masks[name], reports[name] = _predict_and_score(name, row, val, test)
+        masks[name], reports[name] = score_chosen_rule(
+            row.maps_of,
+            val,
+            test,
+            preset=row.preset,
+            refine=row.refine,
+            refinement=row.refinement,
+            what=name,
+        )
     figures = _figures(test, maps, masks, reports)
     for i, figure in enumerate(figures.values()):
         save_figure(figure, folder / f"figure-{i + 1}.png")
@@ -115,31 +113,6 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
     print("Next: `make lab` (or `jupyter lab`, then notebooks/00_start_here.ipynb).")
     print(f"{time.monotonic() - started:.0f} s with {torch.get_num_threads()} threads")
     return reports
-
-
-def _predict_and_score(
-    name: str, row: _Row, val: PaperWorld, test: PaperWorld
-) -> tuple[dict[str, Tensor], Report]:
-    """Masks of ``test`` by the background rule that was best on ``val``, and their report."""
-    swept = sweep_background(
-        row.maps_of,
-        val,
-        val.masks,
-        rules=CONSTANTS + POWERS if row.refine is None else CRF_RULES,
-        refine=row.refine,
-        what=f"{name}: rule on val",
-    )
-    rule = best_rule(swept)
-    masks = predict_masks(row.maps_of, test, rule, refine=row.refine, what=f"{name}: masks on test")
-    protocol = Protocol(
-        f"PaperWorld seed {test.seed}",
-        test.split,
-        resolution=f"{test.size}x{test.size}",
-        background=f"{rule}, chosen on {len(val)} val pictures",
-        refinement=row.refinement,
-        preset=row.preset,
-    )
-    return masks, evaluate(masks, test.masks, classes=test.classes, protocol=protocol)
 
 
 def _figures(

@@ -13,6 +13,7 @@ from wsss_kit.evaluation.background import (
     predict_masks,
     sweep_background,
 )
+from wsss_kit.evaluation.chosen import score_chosen_rule
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.evaluation.error_kinds import (
     ERROR_KINDS,
@@ -41,5 +42,6 @@ __all__ = [
     "error_shares",
     "evaluate",
     "predict_masks",
+    "score_chosen_rule",
     "sweep_background",
 ]

@@ -78,7 +78,7 @@ def read_out(
     images: Tensor,
     labels: Tensor,
     *,
-    scales: tuple[float, ...],
+    scales: Sequence[float],
     flip: bool,
 ) -> MethodOutput:
     """A classifier's maps of the classes present, summed over scales and mirror images.
@@ -94,11 +94,15 @@ def read_out(
     Returns:
         cams (B, C, ceil(H / 4), ceil(W / 4)), ReLU of the logits' maps, each divided by its
         maximum; no affinity.
+
+    Raises:
+        ValueError: if pictures and labels are not what they should be.
     """
+    check_batch(images, labels, len(head))
     cams = multi_scale(
         lambda view: class_activation_maps(trunk(view), head),
         images.to(head.device),
-        scales=scales,
+        scales=tuple(scales),
         flip=flip,
     )
     cams = cams * labels.to(cams)[:, :, None, None]  # absent classes to zero

@@ -38,7 +38,6 @@ from wsss_kit.files import check_card, check_classes, load_model, save_model
 from wsss_kit.methods.base import (
     CAMMethod,
     MethodOutput,
-    check_batch,
     preset_values,
     read_out,
 )
@@ -241,10 +240,9 @@ class CAM(CAMMethod):
             ValueError: if shapes do not fit.
         """
         self._check_fitted()
-        check_batch(images, labels, len(self.classes_))
         values = preset_values(PRESETS, self.preset, {"scales": self.scales, "flip": self.flip})
-        scales, flip = tuple(values["scales"]), values["flip"]
-        return read_out(self.backbone_, self.head_, images, labels, scales=scales, flip=flip)
+        options = {"scales": values["scales"], "flip": values["flip"]}
+        return read_out(self.backbone_, self.head_, images, labels, **options)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "head_"):

@@ -101,9 +101,7 @@ class Judge:
         """What masked pictures are resized to: a square, or the next whole patches."""
         if self.choices["side"] is not None:
             return self.choices["side"], self.choices["side"]
-        p = self.clip.patch_size
-        H, W = (-(-side // p) * p for side in pixels.shape[-2:])
-        return H, W
+        return self.clip.whole_patches(pixels)
 
     def _pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures in the units in which they are masked, and what stands where nothing is shown.

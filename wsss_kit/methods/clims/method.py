@@ -36,7 +36,7 @@ from wsss_kit.classifier.recipe import CLASSIFIER, check_recipe
 from wsss_kit.classifier.train import sgd, train_classifier
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.files import check_card, load_model, save_model
-from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values, read_out
+from wsss_kit.methods.base import CAMMethod, MethodOutput, preset_values, read_out
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.methods.clims.presets import LOSSES, PRESETS
 from wsss_kit.methods.clims.train import calibrate, make_optimiser, train
@@ -320,10 +320,9 @@ class CLIMS(CAMMethod):
         """
         if not hasattr(self, "head_"):
             raise RuntimeError("this CLIMS is not trained yet; call fit(samples) or CLIMS.load")
-        check_batch(images, labels, len(self.classes_))
         values = self._values({})
-        scales, flip = tuple(values["scales"]), values["flip"]
-        return read_out(self.backbone_, self.head_, images, labels, scales=scales, flip=flip)
+        options = {"scales": values["scales"], "flip": values["flip"]}
+        return read_out(self.backbone_, self.head_, images, labels, **options)
 
     # -- files ------------------------------------------------------------------------------
 
