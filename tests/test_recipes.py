@@ -79,7 +79,7 @@ def boxes(cam, threshold):
     return mask
 
 
-def refined_by_hand(cams, affinity, size, threshold):
+def refined_by_hand(cams, affinity, size, threshold, squarings=1):
     out = torch.zeros(*cams.shape[:2], *size)
     for b in range(len(cams)):
         walk = affinity[b].clone()
@@ -87,7 +87,7 @@ def refined_by_hand(cams, affinity, size, threshold):
             walk = walk / walk.sum(0, keepdim=True)
             walk = walk / walk.sum(1, keepdim=True)
         walk = (walk + walk.T) / 2
-        walk = walk @ walk
+        walk = torch.linalg.matrix_power(walk, 2**squarings)
         for c in range(cams.shape[1]):
             cam = cams[b, c]
             moved = (walk @ (cam * boxes(cam, threshold)).flatten()).view(cam.shape)
@@ -145,6 +145,16 @@ def test_clip_es_maps(given, threshold):
     torch.testing.assert_close(found, literal, atol=1e-5, rtol=1e-4)
     assert found.min() >= 0 and found.max() <= 1
     assert (found[labels == 0] == 0).all()
+
+
+@pytest.mark.parametrize("squarings", [0, 1, 2])
+def test_clip_es_maps_walk_as_often_as_their_method_says(given, squarings):
+    method, images, labels = given
+    method.walk_squarings = squarings
+    method.output = method.output._replace(affinity=method.output.affinity**8)  # not all alike
+    found = clip_es_maps(images, labels, method=method)
+    literal = refined_by_hand(method.output.cams, method.output.affinity, (17, 22), 0.4, squarings)
+    torch.testing.assert_close(found, literal, atol=1e-5, rtol=1e-4)
 
 
 def wrapped(image):

@@ -319,8 +319,13 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "CLIPES": lambda: Door(
         functools.partial(CLIPES, load_clip("paper", device="cpu"), prompts=Prompts.paper()),
-        {"n_layers": 1, "preset": "clean", "target": "softmax"},
-        {"n_layers": "count or None", "preset": "word of a list", "target": "word of a list"},
+        {"n_layers": 1, "squarings": 0, "preset": "clean", "target": "softmax"},
+        {
+            "n_layers": "count or None",
+            "squarings": "count from 0 or None",
+            "preset": "word of a list",
+            "target": "word of a list",
+        },
     ),
     "CLIPES.__call__": lambda: Door(small_clip_es(), batch(), PICTURES),
     "cam_maps": lambda: Door(
@@ -568,6 +573,7 @@ WITHOUT_CHECK = {
     ("ConfusionMatrix", "ignore_index"): "any whole number outside the classes",
     ("FrozenCLIP", "window"): "read from a card",
     ("FrozenCLIP", "attention_layers"): "read from a card",
+    ("FrozenCLIP", "walk_squarings"): "read from a card",
     ("FrozenCLIP", "mean"): "three numbers of the model's own preprocessing",
     ("FrozenCLIP", "std"): "three numbers of the model's own preprocessing",
     ("Report", "mean_iou"): "made by evaluate",

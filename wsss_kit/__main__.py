@@ -34,6 +34,7 @@ _TAKES = {
     "paper-clip": ("steps", "fall", "seed", "workers", "device", "torn"),
     "choose-clip": ("candidates",),
     "paper-trunk": ("steps", "seed", "workers", "teacher"),
+    "paper-clims": ("seed",),
 }
 """What each training can be told."""
 
@@ -122,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from wsss_kit.checkpoints import CHECKPOINT
 
         left = options.out / f"{CHECKPOINT}.safetensors"
-        resumes = getattr(options, "what", "") == "paper-clip" and left.exists()
+        what = getattr(options, "what", "")
+        resumes = what == "paper-clims" or (what == "paper-clip" and left.exists())
         again = "goes on from the last checkpoint" if resumes else "begins again"
         print(f"\nstopped; the same command {again}", file=sys.stderr)
         return 130
@@ -153,7 +155,7 @@ def _baseline(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from wsss_kit.commands import train
+    from wsss_kit.commands import train, train_methods
 
     given = {k: v for k, v in vars(options).items() if v is not None}
     for own in ("command", "what", "out"):
@@ -166,6 +168,8 @@ def _train(options: argparse.Namespace) -> None:
         path = train.choose_paper_clip(given.get("candidates", ()), options.out)
     elif options.what == "paper-trunk":
         path = train.train_paper_trunk(options.out, **given)
+    elif options.what == "paper-clims":
+        path = train_methods.train_paper_clims(options.out, **given)
     else:
         path = train.train_paper_clip(options.out, **given)
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")

@@ -25,6 +25,7 @@ from wsss_kit.data import (
 )
 from wsss_kit.evaluation import Protocol
 from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
@@ -181,6 +182,30 @@ def make_clip_es(data: OpenData) -> CLIPES:
     prompts = Prompts.voc() if voc else Prompts.for_classes(data.classes)
     clip = load_clip("ViT-B-16-quickgelu", weights="openai")
     return CLIPES(clip, prompts=prompts).fit()
+
+
+def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
+    """CLIMS for a data set, not trained yet, starting from a fitted CAM.
+
+    The tiny CLIP and ``"clean"`` for the embedded world, else OpenAI's ViT-B/32 and ``"reference"``
+    as released.
+
+    Args:
+        data: from `open_data`.
+        cam: what it starts from.
+        **weights: of the losses (``otm``, ``btm``, ``cbs``, ``reg``) where they differ from the
+            preset's; 0 switches one off.
+
+    Returns:
+        The method; call its ``fit(data.train, ...)``.
+    """
+    if data.name == "paper":
+        prompts, clip = Prompts.paper(method="clims"), load_clip("paper")
+        return CLIMS(clip, cam, prompts=prompts, preset="clean", scales=(1.0,), **weights)
+    voc = data.classes == VOC_CLASSES
+    prompts = Prompts.voc(method="clims") if voc else Prompts.for_classes(data.classes)
+    clip = load_clip("ViT-B-32-quickgelu", weights="openai")
+    return CLIMS(clip, cam, prompts=prompts, **weights)
 
 
 def place_of(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The training command's last step: how many layers the affinity is made of, chosen on val."""
+"""The training command's last step: what the affinity is made of and walks, chosen on val."""
 
 from __future__ import annotations
 
@@ -20,25 +20,34 @@ def tower(tmp_path):
     return save_model(tmp_path / "tower", tensors, card)
 
 
-def test_the_best_number_of_layers_goes_into_the_card(tower, monkeypatch):
-    monkeypatch.setattr(train, "score_attention_layers", lambda *_, **__: {1: 0.5, 2: 0.6, 4: 0.6})
+def test_the_best_affinity_goes_into_the_card(tower, monkeypatch):
+    """By the mean of both figures: another has the best maps, a third the best with the CRF."""
+    scores = {(0, 1): (0.5, 0.5), (0, 4): (0.5, 0.6), (1, 1): (0.55, 0.5), (1, 4): (0.3, 0.7)}
+    found = {key: train.AffinityScore(*score) for key, score in scores.items()}
+    monkeypatch.setattr(train, "score_affinity", lambda *_, **__: found)
     before, old = load_model(tower)
-    assert train.write_attention_layers(tower, n_images=7) == tower
+    assert train.write_affinity(tower, n_images=7) == tower
     after, card = load_model(tower)
-    assert card["attention"]["layers"] == 2
-    assert card["attention"]["mean_iou"] == {"1": 0.5, "2": 0.6, "4": 0.6}
+    assert (card["attention"]["layers"], card["attention"]["squarings"]) == (4, 0)
+    assert card["attention"]["mean_iou"] == {
+        f"squarings {s}, layers {n}": {"maps": maps, "crf": crf}
+        for (s, n), (maps, crf) in scores.items()
+    }
     assert "val, 7 pictures" in card["attention"]["chosen_on"]
     assert {k: v for k, v in card.items() if k != "attention"} == old
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert load_clip("paper", weights=tower, device="cpu").attention_layers == 2
-
-
-def test_every_number_of_layers_is_scored(tower):
     clip = load_clip("paper", weights=tower, device="cpu")
-    scores = train.score_attention_layers(clip, n_images=2, shown=False)
-    assert list(scores) == [1, 2, 3, 4]
-    assert all(0 < value < 1 for value in scores.values())
-    assert len({round(value, 6) for value in scores.values()}) > 1
+    assert (clip.attention_layers, clip.walk_squarings) == (4, 0)
+
+
+def test_every_affinity_is_scored(tower):
+    clip = load_clip("paper", weights=tower, device="cpu")
+    scores = train.score_affinity(clip, n_images=2, shown=False)
+    assert list(scores) == [(s, n) for s in (0, 1) for n in (1, 2, 3, 4)]
+    for column in zip(*scores.values(), strict=True):
+        assert all(0 < value < 1 for value in column)
+        assert len({round(value, 6) for value in column}) > 2
+    assert all(score.crf > score.maps for score in scores.values())
 
 
 @pytest.fixture
@@ -48,10 +57,15 @@ def towers(tmp_path):
     card.pop("chosen", None)
     paths = []
     for seed, (torn, scores) in enumerate(
-        [(0.0, {"1": 0.61, "2": 0.6}), (0.35, {"1": 0.63, "2": 0.66}), (0.5, {"1": 0.64, "2": 0.5})]
+        [(0.0, ((0.5, 0.7), (0.5, 0.6))), (0.35, ((0.4, 0.6), (0.6, 0.66))), (0.5, ((0.4, 0.7),))]
     ):
         card["training"]["seed"], card["data"]["torn"] = seed, torn
-        card["attention"] |= {"layers": int(max(scores, key=scores.get)), "mean_iou": scores}
+        rows = {
+            f"squarings {s}, layers 3": {"maps": maps, "crf": crf}
+            for s, (maps, crf) in enumerate(scores)
+        }
+        best = max(range(len(scores)), key=lambda s: sum(scores[s]))
+        card["attention"] |= {"layers": 3, "squarings": best, "mean_iou": rows}
         changed = {**tensors, "logit_scale": torch.tensor(float(seed))}
         paths.append(save_model(tmp_path / f"tower{seed}", changed, card))
     return paths
@@ -62,17 +76,18 @@ def test_the_best_tower_on_val_is_chosen_and_its_card_names_the_others(towers, t
     names = [str(path) for path in towers]
     assert main(["train", "choose-clip", "--candidates", *names, "--out", str(out)]) == 0
     tensors, card = load_model(out / "tiny_clip")
-    assert tensors["logit_scale"] == 1 and card["attention"]["layers"] == 2
+    assert tensors["logit_scale"] == 1 and card["attention"]["squarings"] == 1
     among = card["chosen"]["among"]
-    assert [(a["seed"], a["torn"], a["mean_iou"]) for a in among] == [
-        (0, 0.0, 0.61),
-        (1, 0.35, 0.66),
-        (2, 0.5, 0.64),
+    told = ("seed", "torn", "walk_squarings", "mean_iou")
+    assert [tuple(a[key] for key in told) for a in among] == [
+        (0, 0.0, 0, {"maps": 0.5, "crf": 0.7}),
+        (1, 0.35, 1, {"maps": 0.6, "crf": 0.66}),
+        (2, 0.5, 0, {"maps": 0.4, "crf": 0.7}),
     ]
     assert all(set(a["zero_shot"]) == {"cutouts", "out_of_context", "backgrounds"} for a in among)
     assert card["chosen"]["on"] == card["attention"]["chosen_on"]
     assert {k: v for k, v in card.items() if k != "chosen"} == load_model(towers[1])[1]
-    assert load_clip("paper", weights=out / "tiny_clip", device="cpu").attention_layers == 2
+    assert load_clip("paper", weights=out / "tiny_clip", device="cpu").walk_squarings == 1
 
 
 def test_towers_that_cannot_be_compared_are_refused(towers, tower, tmp_path, capsys):
@@ -91,8 +106,10 @@ def test_towers_that_cannot_be_compared_are_refused(towers, tower, tmp_path, cap
 @pytest.mark.slow
 def test_the_shipped_card_repeats():
     card = load_model(TINY_CLIP)[1]["attention"]
-    scores = train.score_attention_layers(load_clip("paper", device="cpu"), shown=False)
-    assert {str(n): pytest.approx(v, abs=0.005) for n, v in scores.items()} == card["mean_iou"]
+    scores = train.score_affinity(load_clip("paper", device="cpu"), shown=False)
+    for (squarings, layers), score in scores.items():
+        told = card["mean_iou"][f"squarings {squarings}, layers {layers}"]
+        assert score._asdict() == pytest.approx(told, abs=0.005)
 
 
 def test_the_command_line_passes_everything_on(tmp_path, monkeypatch):

@@ -123,6 +123,18 @@ def test_the_number_of_layers(clip, sample):
     assert not torch.allclose(affinities[8], affinities[1])
 
 
+def test_the_length_of_the_walk(clip):
+    """What was asked for, else what the model's card says, else the published two steps."""
+    make = functools.partial(CLIPES, prompts=Prompts.paper())
+    assert make(clip).walk_squarings == (1 if clip.walk_squarings is None else clip.walk_squarings)
+    assert [make(clip, squarings=n).walk_squarings for n in (0, 3)] == [0, 3]
+    unknown = load_clip("paper", device="cpu")
+    unknown.walk_squarings = None
+    assert make(unknown).walk_squarings == 1
+    unknown.walk_squarings = 0
+    assert make(unknown).walk_squarings == 0
+
+
 def test_presets_round_or_not_and_leave_the_clip_alone(clip, sample):
     maps = {}
     for preset in ("reference", "clean"):

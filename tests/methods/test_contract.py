@@ -90,6 +90,7 @@ METHODS = {
         {
             "prompts": Prompts.paper().replace(template="a photo of a {}", backgrounds=["fog"]),
             "n_layers": 3,
+            "squarings": 2,
             "preset": "clean",
             "target": "logit",
             "flip": True,

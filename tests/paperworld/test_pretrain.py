@@ -309,13 +309,14 @@ def test_forgotten_words_are_words(finished):
     assert 0.015 < changed[:, 1:10].float().mean() < 0.045
 
 
-def test_half_of_the_patches_before_the_fall_and_all_after(finished):
+def test_half_of_the_patches_to_the_last_step_and_all_where_asked(finished):
     run, random = Pretraining(finished[0].folder, **SMALL), torch.Generator().manual_seed(0)
     kept = run._kept(random)
     assert len(kept) == 1 + 72 and kept[0] == 0
     assert kept.tolist() == sorted(set(kept.tolist())) and kept.max() <= 144
-    run.step = run.falls_from
-    assert run._kept(random) is None
+    run.step = run.steps - 1
+    assert len(run._kept(random)) == 1 + 72
+    assert Pretraining(finished[0].folder, keep=1, **SMALL)._kept(random) is None
 
 
 @pytest.mark.parametrize("torn", [0.0, 0.9])

@@ -26,6 +26,8 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 """Per-channel statistics that OpenAI's models normalise their pictures by."""
 ATTENTION_LAYERS = 8
 """Over how many of the last layers CLIP-ES averages attention, of ViT-B/16's 12."""
+WALK_SQUARINGS = 1
+"""How often CLIP-ES squares the transition made from that attention: a walk of two steps."""
 
 
 class DenseTokens(NamedTuple):
@@ -56,6 +58,8 @@ class FrozenCLIP(nn.Module):
             CLIP-ES's released code does.
         attention_layers: over how many of its last layers this model's attention is best averaged,
             where that was measured (the tiny CLIP's card says it); None for not known.
+        walk_squarings: how often the transition made from that attention is best squared, where
+            that was measured; None for not known.
 
     Raises:
         ValueError: if the image tower is not a ViT with class-token or average pooling.
@@ -78,6 +82,7 @@ class FrozenCLIP(nn.Module):
         window: int | None = None,
         round_positions: bool = False,
         attention_layers: int | None = None,
+        walk_squarings: int | None = None,
     ) -> None:
         super().__init__()
         visual = getattr(model, "visual", None)
@@ -88,7 +93,7 @@ class FrozenCLIP(nn.Module):
             )
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.window, self.round_positions = tokenizer, window, round_positions
-        self.attention_layers = attention_layers
+        self.attention_layers, self.walk_squarings = attention_layers, walk_squarings
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._texts: dict[str, Tensor] = {}

@@ -24,7 +24,8 @@ class ClipParts(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     window: int | None
-    attention_layers: int | None
+    attention_layers: int | None = None
+    walk_squarings: int | None = None
 
 
 def paper_parts(weights: str | Path | None) -> ClipParts:
@@ -37,8 +38,16 @@ def paper_parts(weights: str | Path | None) -> ClipParts:
     model, card = load_tiny_clip(weights)
     architecture = card["architecture"]
     tokenizer = WordTokenizer(card["words"], architecture["text_cfg"]["context_length"])
-    layers = card.get("attention", {}).get("layers")
-    return ClipParts(model, tokenizer, MEAN, STD, architecture["window"], layers)
+    found = card.get("attention", {})
+    return ClipParts(
+        model,
+        tokenizer,
+        MEAN,
+        STD,
+        architecture["window"],
+        attention_layers=found.get("layers"),
+        walk_squarings=found.get("squarings"),
+    )
 
 
 def open_clip_parts(name: str, weights: str | Path | None) -> ClipParts:
@@ -81,7 +90,7 @@ def open_clip_parts(name: str, weights: str | Path | None) -> ClipParts:
             ) from error
     mean = getattr(model.visual, "image_mean", None) or OPENAI_MEAN
     std = getattr(model.visual, "image_std", None) or OPENAI_STD
-    return ClipParts(model, open_clip.get_tokenizer(name), tuple(mean), tuple(std), None, None)
+    return ClipParts(model, open_clip.get_tokenizer(name), tuple(mean), tuple(std), None)
 
 
 def load_clip(
@@ -128,5 +137,6 @@ def load_clip(
         std=parts.std,
         window=parts.window,
         attention_layers=parts.attention_layers,
+        walk_squarings=parts.walk_squarings,
     )
     return clip.to(device=device, dtype=number_type)

@@ -16,7 +16,7 @@ from torch import Tensor
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
-from wsss_kit.clip import DenseTokens, FrozenCLIP, load_clip
+from wsss_kit.clip import WALK_SQUARINGS, DenseTokens, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.prompts import Prompts
@@ -36,8 +36,8 @@ TARGETS = ("softmax", "classes", "logit")
 words (the method), among the classes present alone, or its logit (plain Grad-CAM)."""
 
 _EPS = 1e-7
-_CARD_VERSION = 2
-_SAVED = ("prompts", "n_layers", "preset", "target", "flip")
+_CARD_VERSION = 3
+_SAVED = ("prompts", "n_layers", "squarings", "preset", "target", "flip")
 
 
 class CLIPES(CAMMethod):
@@ -48,14 +48,17 @@ class CLIPES(CAMMethod):
         prompts: classes, backgrounds and how they are said.
         n_layers: over how many of the last layers attention is averaged, clamped to the model's
             depth. None takes what the model's card says (the tiny CLIP's does) or the published 8.
+        squarings: how often the transition made from that attention is squared before maps are
+            walked with it: 0 is one step, 1 two. None takes what the model's card says or the
+            published 1.
         preset: ``"reference"`` or ``"clean"``.
         target: one of ``TARGETS``; all but ``"softmax"`` are there to see what the method gains.
         flip: whether to average maps and affinity with those of the mirror image; None takes the
             preset's.
 
     Raises:
-        ValueError: if there is no such target or preset, ``n_layers`` is no count, or ``clip`` and
-            ``prompts`` are something else.
+        ValueError: if there is no such target or preset, ``n_layers`` or ``squarings`` is no
+            count, or ``clip`` and ``prompts`` are something else.
 
     Example:
         >>> from wsss_kit.clip import load_clip
@@ -73,6 +76,7 @@ class CLIPES(CAMMethod):
         *,
         prompts: Prompts,
         n_layers: int | None = None,
+        squarings: int | None = None,
         preset: str = "reference",
         target: str = "softmax",
         flip: bool | None = None,
@@ -85,10 +89,20 @@ class CLIPES(CAMMethod):
         preset_values(PRESETS, preset, {})
         if n_layers is not None:
             check_count("n_layers", n_layers)
+        if squarings is not None:
+            check_count("squarings", squarings, least=0)
         if target not in TARGETS:
             raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
         self.clip, self.prompts, self.n_layers, self.preset = clip, prompts, n_layers, preset
-        self.target, self.flip = target, flip
+        self.squarings, self.target, self.flip = squarings, target, flip
+
+    @property
+    def walk_squarings(self) -> int:
+        """What ``squarings`` comes to: the argument, the model's own, or the published one."""
+        if self.squarings is not None:
+            return self.squarings
+        own = self.clip.walk_squarings
+        return WALK_SQUARINGS if own is None else own
 
     def fit(self, samples: Sequence[Sample] = (), **training: Any) -> CLIPES:
         """Encode the phrases; there is nothing to train, so ``samples`` may be left out.

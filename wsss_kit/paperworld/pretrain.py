@@ -2,10 +2,12 @@
 
 The objective is CLIP's symmetric contrastive loss, with pictures of equal captions as common
 positives. No mask, part or box is read. The learning rate is constant after a warm-up and falls
-in a last stretch on whole pictures (before it, half the patches are dropped); a run that has not
-begun to fall can be prolonged at will by asking for more steps. What comes out is the mean of the
-weights over the last stretch: from one hundred steps to the next, masks made with them move by
-points, and with their mean they do not.
+in a last stretch; a run that has not begun to fall can be prolonged at will by asking for more
+steps. Half the patches of every picture are dropped from the first step to the last: the text has
+to be read from what is left, so every patch learns to answer for itself, and maps cover more of an
+object than after a last stretch on whole pictures. What comes out is the mean of the weights over
+the last stretch: from one hundred steps to the next, masks made with them move by points, and with
+their mean they do not.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class Pretraining:
         seed: seeds the weights, the dropped patches and the world the pictures come from.
         learning_rate: of AdamW.
         fall: share of the steps, at the end, over which the learning rate falls to 0.
-        keep: share of the patches a step sees before the last ``fall``.
+        keep: share of the patches a step sees.
         workers: processes that draw pictures.
         device: where to train.
         torn: how often an object of the pictures has lost its signature part, in [0, 1].
@@ -178,7 +180,7 @@ class Pretraining:
         return (pictures.to(self.device).float() / 255 - mean) / std
 
     def _kept(self, random: torch.Generator) -> Tensor | None:
-        if self.step >= self.falls_from:
+        if self.keep == 1:
             return None
         count = round(self.cells * self.keep)
         patches = 1 + torch.randperm(self.cells, generator=random)[:count].sort().values

@@ -38,7 +38,10 @@ def world():
 @pytest.fixture(scope="module")
 def cam(world):
     made = CAM("paper", weights="web", preset="clean", scales=(1.0,), device="cpu")
-    return made.fit(world, epochs=3, batch_size=4, progress=False)
+    made.fit(world, epochs=8, batch_size=4, learning_rate=0.05, progress=False)
+    images, labels = (torch.stack([s[k] for s in world]) for k in (1, 2))
+    assert made(images, labels).cams.amax((1, 2, 3))[0] > 0.99  # maps that can be compared
+    return made
 
 
 def make(clip, start, **options):
@@ -179,6 +182,23 @@ def test_what_does_not_learn_stays(clip, cam, world):
                 assert same == (preset == "reference"), name
             if statistic:
                 assert same == (preset == "clean"), name
+
+
+@pytest.mark.parametrize("preset", ["reference", "clean"])
+def test_maps_can_be_looked_at_after_every_epoch(clip, cam, world, preset):
+    """And looking changes nothing, statistics of batch normalisation included."""
+    images, labels = (torch.stack([s[k] for s in world]) for k in (1, 2))
+    seen = {}
+    looked = make(clip, cam, preset=preset).fit(
+        world, **FIT, on_epoch=lambda epoch, m: seen.update({epoch: m(images, labels).cams})
+    )
+    blind = make(clip, cam, preset=preset).fit(world, **FIT)
+    assert list(seen) == [1, 2]
+    assert torch.equal(seen[2], looked(images, labels).cams)
+    assert not torch.equal(seen[1], seen[2])
+    assert torch.equal(looked.head_, blind.head_)
+    for name, value in blind.backbone_.state_dict().items():
+        assert torch.equal(value, looked.backbone_.state_dict()[name]), name
 
 
 # -- beginnings and ends --------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from wsss_kit.methods.clims.train import calibrate, make_optimiser, train
 from wsss_kit.prompts import Prompts
 from wsss_kit.training import classes_of
 
+PAPER_CLIMS = Path(__file__).with_name("paper_clims.safetensors")
 _CARD_VERSION = 2
 _ARGUMENTS = (
     *("weights", "stride", "otm", "btm", "cbs", "reg", "cbs_threshold", "scales", "flip"),
@@ -142,6 +143,7 @@ class CLIMS(CAMMethod):
         baseline: Mapping[str, Any] | None = None,
         seed: int = 0,
         checkpoint: str | Path | None = None,
+        on_epoch: Callable[[int, CLIMS], None] | None = None,
         progress: bool = True,
     ) -> CLIMS:
         """Train by the four losses, from a classifier on.
@@ -161,6 +163,8 @@ class CLIMS(CAMMethod):
             checkpoint: path that the state is written to after every epoch, and once the
                 classifier stands, and resumed from; of the same data, seed and recipe, only
                 ``epochs`` may be more.
+            on_epoch: called with the number of epochs done and this method, after each, to look at
+                maps on the way: ``on_epoch=lambda epoch, clims: ...``.
             progress: whether to show bars, with the four losses.
 
         Returns:
@@ -210,6 +214,9 @@ class CLIMS(CAMMethod):
         def after_epoch(epoch: int, losses: dict[str, float]) -> None:
             self.losses_.append(losses)
             save(epoch + 1)
+            if on_epoch is not None:
+                self.backbone_.eval()
+                on_epoch(epoch + 1, self)
 
         train(
             self.backbone_,
@@ -365,7 +372,8 @@ class CLIMS(CAMMethod):
         """A trained CLIMS from its files.
 
         Args:
-            path: as given to `save`.
+            path: as given to `save`; ``"paper"`` for the weights of the embedded world that come
+                with the package (``python -m wsss_kit train paper-clims`` makes them again).
             clip: the evaluator, needed only to train on; it is not in the file.
             backbone: the module, where the trunk was your own.
             **options: ``scales``, ``flip`` or ``device`` of the constructor, instead of what was
@@ -375,6 +383,7 @@ class CLIMS(CAMMethod):
             FileNotFoundError: if a file is missing.
             ValueError: if the file is damaged, of another method or version, or of another trunk.
         """
+        path = PAPER_CLIMS if path == "paper" else path
         tensors, card = load_model(path)
         check_card(card, path, method="CLIMS", version=_CARD_VERSION, keys=_CARD_KEYS)
         saved = {key: card[key] for key in _ARGUMENTS}

@@ -115,11 +115,11 @@ def train(
         schedule = cosine_decay(optimiser, steps * recipe["epochs"], warmup=_WARM_UP, **how)
     else:
         schedule = polynomial_decay(optimiser, steps * recipe["epochs"], **how)
-    trunk.train()
-    if not recipe["trains_batch_norm"]:
-        fix_batch_norm(trunk)
     began: float | None = None
     for epoch in range(first_epoch, recipe["epochs"]):
+        trunk.train()
+        if not recipe["trains_batch_norm"]:
+            fix_batch_norm(trunk)
         where, sums = f"epoch {epoch + 1}", dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
         bar = progress(
             batches(samples, epoch, recipe),
