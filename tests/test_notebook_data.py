@@ -8,7 +8,10 @@ import torch
 from PIL import Image
 
 from wsss_kit.classes import VOC_CLASSES
-from wsss_kit.notebook_data import open_data
+from wsss_kit.clip import load_clip
+from wsss_kit.methods.cam import CAM
+from wsss_kit.notebook_data import make_clims, open_data
+from wsss_kit.prompts import Prompts
 
 
 def save(path, value, mode):
@@ -96,3 +99,23 @@ def test_bad_arguments_are_refused(folder):
     (folder / "labels.csv").write_text("file,labels\np0.png,cat\n")
     with pytest.raises(ValueError, match=r"leaves no picture for train"):
         open_data("folder", root=folder)
+
+
+def test_clims_gets_the_words_and_the_clip_of_the_data(voc, folder, monkeypatch):
+    asked = []
+    tiny = load_clip("paper", device="cpu")
+    monkeypatch.setattr(
+        "wsss_kit.notebook_data.load_clip", lambda *a, **k: asked.append((a, k)) or tiny
+    )
+    cam = CAM("paper", preset="clean", device="cpu")
+    paper = make_clims(open_data("paper", n_train=1, n_val=1, n_test=1), cam, cbs=0.0)
+    assert (paper.preset, paper.cbs, paper.otm, paper.backbone) == ("clean", 0.0, None, cam)
+    assert paper.prompts == Prompts.paper(method="clims")
+    photographs = make_clims(open_data("voc", n_train=3, n_val=2, n_test=2, root=voc), cam)
+    assert (photographs.preset, photographs.scales) == ("reference", None)
+    assert photographs.prompts == Prompts.voc(method="clims")
+    own = make_clims(open_data("folder", root=folder), cam, btm=2.0)
+    assert own.prompts.classes == ("cat", "dog") and own.btm == 2.0
+    assert own.prompts.templates == Prompts.voc(method="clims").templates
+    large = (("ViT-B-32-quickgelu",), {"weights": "openai"})
+    assert asked == [(("paper",), {}), large, large]

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    demo = commands.add_parser("demo", help="both methods on the embedded world, offline")
+    demo = commands.add_parser("demo", help="every method on the embedded world, offline")
     demo.add_argument("--out", type=Path, default=Path("data/runs/demo"), help="folder to write to")
     demo.add_argument("--seed", type=_WHOLE, default=0)
 
@@ -122,9 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         from wsss_kit.checkpoints import CHECKPOINT
 
-        left = options.out / f"{CHECKPOINT}.safetensors"
-        what = getattr(options, "what", "")
-        resumes = what == "paper-clims" or (what == "paper-clip" and left.exists())
+        written = {"paper-clip": CHECKPOINT, "paper-clims": "cam"}.get(getattr(options, "what", ""))
+        resumes = written is not None and (options.out / f"{written}.safetensors").exists()
         again = "goes on from the last checkpoint" if resumes else "begins again"
         print(f"\nstopped; the same command {again}", file=sys.stderr)
         return 130

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -203,7 +204,8 @@ def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
         prompts, clip = Prompts.paper(method="clims"), load_clip("paper")
         return CLIMS(clip, cam, prompts=prompts, preset="clean", scales=(1.0,), **weights)
     voc = data.classes == VOC_CLASSES
-    prompts = Prompts.voc(method="clims") if voc else Prompts.for_classes(data.classes)
+    own = partial(Prompts.for_classes, data.classes)
+    prompts = (Prompts.voc if voc else own)(method="clims")
     clip = load_clip("ViT-B-32-quickgelu", weights="openai")
     return CLIMS(clip, cam, prompts=prompts, **weights)
 

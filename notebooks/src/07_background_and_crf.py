@@ -156,7 +156,7 @@ for s in examples:
 show_cams(examples, weights, list(kernels), torch.ones(len(examples), len(kernels)), alpha=0.8)
 
 # %% [markdown]
-# The spatial kernel is a dot: it can smooth a border and remove a lonely pixel, and no more. The bilateral kernel with 3 levels reaches all over the object and yet listens to few, for the paper has grain and two pixels of one sheet often differ by more than that. With 13 levels (PSA and SC-CAM) it takes in whatever has its colour: the black of the cat's coat and not the white, the windows of the bus and not its stripes. It is the bilateral kernel that carries a class from one end of an object to the other, as far as the colour goes.
+# The spatial kernel is a dot: it can smooth a border and remove a lonely pixel, and no more. The bilateral kernel with 3 levels reaches all over the object and yet listens to few, for the paper has grain and two pixels of one sheet often differ by more than that. With 13 levels (PSA and SC-CAM) it takes in whatever has its colour: the white of the cat's coat and not the black, the windows of the bus and not its stripes. It is the bilateral kernel that carries a class from one end of an object to the other, as far as the colour goes.
 #
 # ## Mean field, by hand
 #
@@ -361,7 +361,7 @@ print(f"wrong among the others: {100 * (~right[~below]).float().mean():.0f} %")
 print(f"share of all errors that 255 takes out: {100 * below[~right].float().mean():.0f} %")
 
 # %% [markdown]
-# Hatched pixels are 255. Doubt lies along the edges of what was found and where a colour is shared, and a pixel in doubt is wrong several times as often as one that is not. What 255 cannot take out is the confident error: the branch above the bird, along which its class has run, stays bird at 0.95, as a body that no map has touched would stay background; and a segmenter trained on these masks is told so. A higher bar takes out more of these errors, and most of the object with them.
+# Hatched pixels are 255. Doubt lies along the edges of what was found and where a colour is shared, and a pixel in doubt is wrong several times as often as one that is not. What 255 cannot take out is the confident error: the bird's tail and the cat's ears stay background at 0.95, as a branch along which the bird's class had run would stay bird; and a segmenter trained on these masks is told so. A higher bar takes out more of these errors, and most of the object with them.
 #
 # Masks that are *scored* keep all pixels (`min_confidence=None`): 255 counts as background there, and the number would fall for a reason that is no error.
 #

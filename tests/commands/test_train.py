@@ -55,6 +55,7 @@ def towers(tmp_path):
     """Three cards that differ as if they had been trained, on weights that differ too."""
     tensors, card = load_model(TINY_CLIP)
     card.pop("chosen", None)
+    card["zero_shot"] |= {"cutouts": 0.98, "out_of_context": 1.0, "backgrounds": 0.94}
     paths = []
     for seed, (torn, scores) in enumerate(
         [(0.0, ((0.5, 0.7), (0.5, 0.6))), (0.35, ((0.4, 0.6), (0.6, 0.66))), (0.5, ((0.4, 0.7),))]
@@ -88,6 +89,20 @@ def test_the_best_tower_on_val_is_chosen_and_its_card_names_the_others(towers, t
     assert card["chosen"]["on"] == card["attention"]["chosen_on"]
     assert {k: v for k, v in card.items() if k != "chosen"} == load_model(towers[1])[1]
     assert load_clip("paper", weights=out / "tiny_clip", device="cpu").walk_squarings == 1
+
+
+@pytest.mark.parametrize("test", ["cutouts", "out_of_context", "backgrounds"])
+def test_a_tower_that_does_not_know_its_pictures_is_not_chosen(towers, tmp_path, test):
+    for path, bad in zip((towers[1], towers[0], towers[2]), (1, 2, 3), strict=True):
+        tensors, card = load_model(path)
+        card["zero_shot"][test] = 0.93
+        save_model(path, tensors, card)
+        if bad < 3:
+            chosen = load_model(train.choose_paper_clip(towers, tmp_path / f"{bad}"))[1]
+            assert chosen["training"]["seed"] == (0, 2)[bad - 1]
+            assert len(chosen["chosen"]["among"]) == 3
+    with pytest.raises(ValueError, match=r"no candidate reaches cutouts 98 %.*train longer"):
+        train.choose_paper_clip(towers, tmp_path / "none")
 
 
 def test_towers_that_cannot_be_compared_are_refused(towers, tower, tmp_path, capsys):

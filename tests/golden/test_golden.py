@@ -162,7 +162,7 @@ def test_the_clean_preset_is_another_number(clip):
     prompts = Prompts(["one"], [f"word {p}" for p in range(25)], template="{}")
     maps = {}
     for preset in ("reference", "clean"):
-        method = CLIPES(clip, prompts=prompts, preset=preset)
+        method = CLIPES(clip, prompts=prompts, preset=preset, flip=False)
         method.class_features_ = torch.from_numpy(arrays["text_pos"])
         method.background_features_ = torch.from_numpy(arrays["text_bg"])
         maps[preset] = method(picture, torch.ones(1, 1)).cams

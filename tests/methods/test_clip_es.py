@@ -126,7 +126,7 @@ def test_the_number_of_layers(clip, sample):
 def test_the_length_of_the_walk(clip):
     """What was asked for, else what the model's card says, else the published two steps."""
     make = functools.partial(CLIPES, prompts=Prompts.paper())
-    assert make(clip).walk_squarings == (1 if clip.walk_squarings is None else clip.walk_squarings)
+    assert make(clip).walk_squarings == clip.walk_squarings == 0
     assert [make(clip, squarings=n).walk_squarings for n in (0, 3)] == [0, 3]
     unknown = load_clip("paper", device="cpu")
     unknown.walk_squarings = None
@@ -138,7 +138,7 @@ def test_the_length_of_the_walk(clip):
 def test_presets_round_or_not_and_leave_the_clip_alone(clip, sample):
     maps = {}
     for preset in ("reference", "clean"):
-        method = CLIPES(clip, prompts=Prompts.paper(), preset=preset).fit()
+        method = CLIPES(clip, prompts=Prompts.paper(), preset=preset, flip=False).fit()
         maps[preset] = method(sample.image[None, :, :72], sample.labels[None]).cams
         assert clip.round_positions is False
     assert not torch.equal(maps["reference"], maps["clean"])
@@ -150,9 +150,9 @@ def test_the_mirror_image_is_looked_at_where_it_is_asked_for(clip, sample):
     image, labels = sample.image[None, :, :72], sample.labels[None]  # 9 x 12 cells
     for options, symmetric in (
         ({"preset": "reference"}, False),
-        ({"preset": "clean"}, False),
+        ({"preset": "clean", "flip": False}, False),
         ({"preset": "reference", "flip": True}, True),
-        ({"preset": "clean", "flip": True}, True),
+        ({"preset": "clean"}, True),
     ):
         method = CLIPES(clip, prompts=Prompts.paper(), **options).fit()
         one, other = method(image, labels), method(image.flip(-1), labels)
@@ -211,8 +211,8 @@ def test_the_staircase_of_the_shipped_tower(clip):
     )
     rules = {  # step: (method, maps, rule without the CRF, rule with it)
         "logit": (logit, cam_maps, {"threshold": 0.05}, {"threshold": 0.15}),
-        "softmax": (softmax, cam_maps, {"power": 3}, {"threshold": 0.3}),
-        "affinity": (softmax, clip_es_maps, {"power": 1.5}, {"threshold": 0.35}),
+        "softmax": (softmax, cam_maps, {"power": 3}, {"threshold": 0.25}),
+        "affinity": (softmax, clip_es_maps, {"power": 1.5}, {"threshold": 0.3}),
     }
     raw, refined, recall = {}, {}, {}
     for step, (method, maps_of, *both) in rules.items():

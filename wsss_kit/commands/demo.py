@@ -1,4 +1,4 @@
-"""The first thing to run: both methods on the embedded world, offline, on the CPU."""
+"""The first thing to run: every method on the embedded world, offline, on the CPU."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from wsss_kit.crf import crf_of_present
 from wsss_kit.evaluation import Report, score_chosen_rule
 from wsss_kit.evaluation.background import MapsOf, Refine
 from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import iou_bars, save_figure, show_cams, show_masks, show_samples
@@ -45,7 +46,7 @@ def run_demo(
     n_val: int = 100,
     n_test: int = 200,
 ) -> dict[str, Report]:
-    """Train plain CAM's head, load the tiny CLIP, compare their masks, write figures and a page.
+    """Train plain CAM's head, load CLIMS and the tiny CLIP, compare masks, write figures, a page.
 
     Each method is scored without and with the dense CRF; the background rule of each row is chosen
     on ``val``, and the table is over ``test``.
@@ -58,7 +59,7 @@ def run_demo(
         n_test: pictures that are scored.
 
     Returns:
-        Row of the table -> report; ``CAM`` and ``CLIP-ES`` are those with the CRF.
+        Row of the table -> report; ``CAM``, ``CLIMS`` and ``CLIP-ES`` are those with the CRF.
 
     Raises:
         ValueError: if a number is out of range, or the folder cannot be written to or is in use.
@@ -79,11 +80,18 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
     cam = CAM("paper", weights="web", scales=(1.0, 1.5), preset="clean", device="cpu")
     cam.fit(train, train_backbone=False, seed=seed).save(folder / "cam")
     clip_es = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
-    maps = {"CAM": partial(cam_maps, method=cam), "CLIP-ES": partial(clip_es_maps, method=clip_es)}
+    clims = CLIMS.load("paper", device="cpu")
+    maps = {
+        "CAM": partial(cam_maps, method=cam),
+        "CLIMS": partial(cam_maps, method=clims),
+        "CLIP-ES": partial(clip_es_maps, method=clip_es),
+    }
     walked, released_crf = "attention affinity", partial(clip_es_crf, method=clip_es)
     rows = {
         "CAM, no CRF": _Row(maps["CAM"], None, "none", cam.preset),
         "CAM": _Row(maps["CAM"], crf_of_present, "dense CRF", cam.preset),
+        "CLIMS, no CRF": _Row(maps["CLIMS"], None, "none", clims.preset),
+        "CLIMS": _Row(maps["CLIMS"], crf_of_present, "dense CRF", clims.preset),
         "CLIP-ES, no CRF": _Row(maps["CLIP-ES"], None, walked, clip_es.preset),
         "CLIP-ES": _Row(maps["CLIP-ES"], released_crf, f"{walked}, dense CRF", clip_es.preset),
     }
@@ -103,10 +111,10 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
         save_figure(figure, folder / f"figure-{i + 1}.png")
     page = write_report(
         folder / "report.html",
-        title="Plain CAM and CLIP-ES on the embedded world",
+        title="Plain CAM, CLIMS and CLIP-ES on the embedded world",
         reports=reports,
         figures=figures,
-        notes=_notes(cam, clip_es),
+        notes=_notes(cam, clims, clip_es),
     )
     print(f"\n{table_text(reports)}\n")
     print(f"{page} shows the table and {len(figures)} figures, which lie beside it as PNG.")
@@ -140,18 +148,22 @@ def _figures(
     return figures
 
 
-def _notes(cam: CAM, clip_es: CLIPES) -> Sequence[str]:
+def _notes(cam: CAM, clims: CLIMS, clip_es: CLIPES) -> Sequence[str]:
     return (
         "The examples are the first pictures of the test split, not a choice. Ground truth entered "
         "twice: on val to choose each row's background rule (and, when the tiny CLIP was made, one "
-        "tower among several and how many layers its affinity is made of), on test to score.",
+        "tower among several and what its affinity is made of), on test to score.",
         "The dense CRF knows the scores and the picture's colours, nothing else. Maps have cells "
-        "of 4 pixels (CAM) or 8 (CLIP-ES); the CRF gives masks the edges of the picture. Cut paper "
-        "has plain colours and sharp edges, so it gains far more here than on photographs, where "
-        "CLIP-ES's authors report four points.",
+        "of 4 pixels (CAM, CLIMS) or 8 (CLIP-ES); the CRF gives masks the edges of the picture. "
+        "Cut paper has plain colours and sharp edges, so it gains far more here than on "
+        "photographs, where CLIP-ES's authors report four points.",
         f"Plain CAM: a linear head trained for {len(cam.losses_)} epochs on image-level labels, on "
         "a small trunk that learned from a tiny CLIP without labels. In its training pictures "
         "objects mostly stand on their usual background, so it answers to that as well.",
+        "CLIMS: weights that come with the package and were trained by `python -m wsss_kit train "
+        "paper-clims`: a CAM of its own, trunk and head, on 1,000 pictures of the training split, "
+        f"and then {len(clims.losses_)} epochs by what the tiny CLIP sees where the maps look and "
+        "where they do not.",
         "CLIP-ES: no training on these pictures; a tiny CLIP that learned from captions, of whole "
         "objects and of torn ones, compares "
         f"each class with {len(clip_es.prompts.backgrounds)} background words.",

@@ -28,6 +28,8 @@ from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import clip_es_crf, clip_es_maps
 from wsss_kit.training import progress
 
+ZERO_SHOT = {"cutouts": 0.98, "out_of_context": 0.98, "backgrounds": 0.94}
+"""Least accuracy of a tiny CLIP that is chosen, on held-out pictures, see `zero_shot_accuracy`."""
 _SQUARINGS = (0, 1)  # a walk of one step, and the published one of two
 
 
@@ -65,10 +67,12 @@ def train_paper_clip(
 
 
 def choose_paper_clip(candidates: Sequence[str | Path], out: str | Path) -> Path:
-    """Of several trained tiny CLIPs, write the one whose masks on ``val`` are best.
+    """Of several trained tiny CLIPs, write the one whose maps on ``val`` are best.
 
-    Equally trained towers differ by points, so several are trained and one is chosen. Its card
-    gets all of their figures, for what was chosen among several is a little too good on ``val``.
+    Equally trained towers differ by points, so several are trained and one is chosen, by the mean
+    of `AffinityScore`. One that has not learned to tell pictures apart (``ZERO_SHOT``) cannot be.
+    The card gets all of their figures, for what was chosen among several is a little too good on
+    ``val``.
 
     Args:
         candidates: weights that `train_paper_clip` wrote.
@@ -78,8 +82,8 @@ def choose_paper_clip(candidates: Sequence[str | Path], out: str | Path) -> Path
         The path of the chosen weights.
 
     Raises:
-        ValueError: if there is no candidate, one was not measured in the same way, or ``out`` is in
-            use.
+        ValueError: if there is no candidate, one was not measured in the same way, none reaches
+            ``ZERO_SHOT``, or ``out`` is in use.
         FileNotFoundError: if a candidate is missing.
     """
     if not candidates:
@@ -93,11 +97,19 @@ def choose_paper_clip(candidates: Sequence[str | Path], out: str | Path) -> Path
                 "measure it by write_affinity, as the training command does"
             )
     figures = [_figures_of(card) for _, card in loaded]
-    best = max(range(len(loaded)), key=lambda i: sum(figures[i]["mean_iou"].values()))
+    able = [i for i, found in enumerate(figures) if _is_able(found["zero_shot"])]
+    if not able:
+        bars = ", ".join(f"{name} {100 * least:.0f} %" for name, least in ZERO_SHOT.items())
+        raise ValueError(f"no candidate reaches {bars} zero-shot; train longer (--steps)")
+    best = max(able, key=lambda i: sum(figures[i]["mean_iou"].values()))
     tensors, card = loaded[best]
     card["chosen"] = {"on": card["attention"]["chosen_on"], "among": figures}
     with run_folder(out) as folder:
         return save_model(folder / "tiny_clip", tensors, card)
+
+
+def _is_able(zero_shot: Mapping[str, float]) -> bool:
+    return all(zero_shot[name] >= least for name, least in ZERO_SHOT.items())
 
 
 def _chosen_scores(card: Mapping[str, Any]) -> dict[str, float]:
