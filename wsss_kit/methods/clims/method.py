@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,19 +25,22 @@ from wsss_kit.checks import (
     check_scales,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.network import (
-    build_classifier,
-    classifier_tensors,
-    restore_classifier,
-)
-from wsss_kit.classifier.recipe import CLASSIFIER, check_recipe
-from wsss_kit.classifier.train import sgd, train_classifier
+from wsss_kit.classifier.network import classifier_tensors, restore_classifier
+from wsss_kit.classifier.recipe import check_recipe
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.methods.base import CAMMethod, MethodOutput, preset_values, read_out
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.methods.clims.presets import LOSSES, PRESETS
 from wsss_kit.methods.clims.train import calibrate, make_optimiser, train
+from wsss_kit.methods.start import (
+    baseline_recipe,
+    begin,
+    check_same_classes,
+    described,
+    fingerprint_of,
+    train_baseline,
+)
 from wsss_kit.prompts import Prompts
 from wsss_kit.training import classes_of
 
@@ -187,15 +188,17 @@ class CLIMS(CAMMethod):
         check_recipe(values)
         check_count("accumulate", accumulate)
         values["accumulate"] = accumulate
-        self._check_classes(samples)
-        base = self._base_recipe(values, baseline or {})
+        named = getattr(samples, "classes", None) is not None
+        check_same_classes(classes_of(samples), self.prompts.classes, named=named)
+        how = {"preset": self.preset, "weights": self.weights}
+        base = baseline_recipe(self.backbone, values, baseline or {}, **how)
         self._begin(seed)
         recipe = {**values, "baseline": base}
         run = self._run(samples, recipe) if checkpoint is not None else {}
         stored = self._stored(checkpoint, run, values["epochs"])
         if stored is None:
             if base is not None:
-                self._train_baseline(samples, base)
+                train_baseline(self.backbone_, self.head_, samples, base)
             if values["calibrated"]:
                 calibrate(self.backbone_, self.head_, self.bias_, samples)
         optimiser = make_optimiser(self.backbone_, self.head_, self.bias_, values)
@@ -238,75 +241,19 @@ class CLIMS(CAMMethod):
         own = {name: getattr(self, name) for name in names}
         return preset_values(PRESETS, self.preset, {**own, **given})
 
-    def _check_classes(self, samples: Sequence[Sample]) -> None:
-        found = classes_of(samples)
-        named = getattr(samples, "classes", None) is not None
-        if (named and found != self.prompts.classes) or len(found) != len(self.prompts.classes):
-            raise ValueError(
-                f"the samples have {len(found)} classes ({', '.join(found[:4])}, …) and the "
-                f"prompts {len(self.prompts.classes)} ({', '.join(self.prompts.classes[:4])}, …); "
-                "expected the same in the same order"
-            )
-
-    def _base_recipe(
-        self, values: Mapping[str, Any], given: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
-        """How the classifier is trained first; None where a fitted one is there."""
-        if isinstance(self.backbone, CAMMethod):
-            if given:
-                raise ValueError(
-                    f"baseline is {dict(given)} and backbone a fitted CAM; give one of the two"
-                )
-            return None
-        usual = CLASSIFIER["clean" if self.preset == "clean" else "reference"]
-        unknown = set(given) - {"epochs", "batch_size", "learning_rate"}
-        if unknown:
-            raise ValueError(
-                f"baseline names {', '.join(sorted(unknown))}, expected epochs, batch_size or "
-                "learning_rate"
-            )
-        shared = ("crop", "long_side", "seed", "shown")
-        recipe = {**usual, **{key: values[key] for key in shared}, **given}
-        check_recipe(recipe)
-        pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
-        return {**recipe, "pretrained": pretrained}
-
     def _begin(self, seed: int) -> None:
         """A trunk and a head to train: copies of a fitted CAM's, or new ones."""
-        start, classes = self.backbone, self.prompts.classes
-        if isinstance(start, CAMMethod):
-            if not hasattr(start, "head_"):
-                raise RuntimeError("the CAM to start from is not fitted; call its fit(samples)")
-            if tuple(start.classes_) != classes:
-                raise ValueError(
-                    f"the CAM to start from knows {', '.join(start.classes_[:4])}, … and the "
-                    f"prompts {', '.join(classes[:4])}, …; expected the same classes"
-                )
-            self.backbone_ = copy.deepcopy(start.backbone_)
-            self.head_ = start.head_.detach().clone().requires_grad_()
-        else:
-            self.backbone_, self.head_ = build_classifier(
-                start,
-                len(classes),
-                stride=self.stride,
-                weights=self.weights,
-                seed=seed,
-                device=self.device,
-            )
-        self.bias_ = torch.zeros(len(classes), device=self.head_.device, requires_grad=True)
-        self.classes_ = classes
-        self.losses_: list[dict[str, float]] = []
-
-    def _train_baseline(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> None:
-        train_classifier(
-            self.backbone_,
-            self.head_,
-            samples,
-            recipe,
-            optimiser=sgd(self.head_, recipe, self.backbone_),
-            first_epoch=0,
-            after_epoch=lambda epoch, loss: None,
+        self.classes_ = self.prompts.classes
+        self.backbone_, self.head_ = begin(
+            self.backbone,
+            self.classes_,
+            stride=self.stride,
+            weights=self.weights,
+            seed=seed,
+            device=self.device,
         )
+        self.bias_ = torch.zeros(len(self.classes_), device=self.head_.device, requires_grad=True)
+        self.losses_: list[dict[str, float]] = []
 
     # -- maps -------------------------------------------------------------------------------
 
@@ -334,17 +281,11 @@ class CLIMS(CAMMethod):
     # -- files ------------------------------------------------------------------------------
 
     def _card(self) -> dict[str, Any]:
-        start = self.backbone
-        if isinstance(start, CAMMethod):
-            start = start.backbone
         arguments = {name: getattr(self, name) for name in _ARGUMENTS}
-        if isinstance(self.backbone, CAMMethod):
-            arguments |= {"weights": self.backbone.weights, "stride": self.backbone.stride}
-        arguments["weights"] = None if arguments["weights"] is None else str(arguments["weights"])
+        arguments |= described(self.backbone, self.weights, self.stride)
         return {
             "method": "CLIMS",
             "version": _CARD_VERSION,
-            "backbone": start if isinstance(start, str) else type(start).__name__,
             **arguments,
             "prompts": json.loads(self.prompts.to_json()),
             "classes": list(self.classes_),
@@ -414,17 +355,10 @@ class CLIMS(CAMMethod):
             **{key: card[key] for key in ("backbone", "weights", "stride", "preset", "prompts")},
             **{key: value for key, value in recipe.items() if key not in (*free, "baseline")},
             "baseline": None if base is None else {k: v for k, v in base.items() if k != "shown"},
-            "start": self._start(),
+            "start": fingerprint_of(self.backbone),
             "pictures": len(samples),
             "data": fingerprint(samples),
         }
-
-    def _start(self) -> str | None:
-        """What tells one fitted CAM to start from from another; None where there is none."""
-        if not isinstance(self.backbone, CAMMethod):
-            return None
-        head = self.backbone.head_.detach().float().cpu().contiguous()
-        return hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]
 
     def _stored(
         self, path: str | Path | None, run: Mapping[str, Any], epochs: int

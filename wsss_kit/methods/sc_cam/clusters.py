@@ -1,0 +1,237 @@
+"""Sub-categories of every class: k-means over the pictures that show it.
+
+Two engines for the same question. scikit-learn's is the reference on a CPU. The other makes all
+restarts at once, one matrix product a step, and stays on the device that the features are on.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wsss_kit.checks import check_count, check_floating, check_labels, check_positive
+
+ENGINES = ("auto", "sklearn", "torch")
+
+
+class Clusters(NamedTuple):
+    """What k-means found.
+
+    Args:
+        labels: (N,) int64, the cluster of each point.
+        centres: (k, D).
+        inertia: sum of squared distances from the points to their centres.
+    """
+
+    labels: Tensor
+    centres: Tensor
+    inertia: float
+
+
+@torch.no_grad()
+def kmeans(
+    features: Tensor,
+    k: int,
+    *,
+    restarts: int = 10,
+    iterations: int = 300,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> Clusters:
+    """Lloyd's algorithm from greedy k-means++ starts, all restarts at once; the best of them.
+
+    Args:
+        features: (N, D) with N at least k; where they are, the work is done.
+        k: number of clusters.
+        restarts: starts with other first centres.
+        iterations: steps at most.
+        tolerance: a restart ends when its centres moved less than this share of the features' mean
+            variance, or no point changed its cluster.
+        seed: of the first centres.
+
+    Returns:
+        Clusters in the order in which they were found; a cluster that loses all its points gets
+        the point farthest from its centre.
+
+    Raises:
+        ValueError: if a number is out of its range, or the features are no (N, D) of finite
+            numbers with at least k rows.
+
+    Example:
+        >>> points = torch.tensor([[0.0], [0.2], [5.0], [5.2]])
+        >>> found = kmeans(points, 2)
+        >>> bool(found.labels[0] == found.labels[1] != found.labels[2]), round(found.inertia, 3)
+        (True, 0.04)
+    """
+    _check_features(features, 2)
+    for name, value in (("k", k), ("restarts", restarts), ("iterations", iterations)):
+        check_count(name, value)
+    check_positive("tolerance", tolerance)
+    check_count("seed", seed, least=0)
+    N, D = features.shape
+    if k > N:
+        raise ValueError(
+            f"k is {k} and there are {N} points, expected at least as many as clusters"
+        )
+    points = features.float()
+    middle = points.mean(0)
+    points = points - middle  # small numbers lose fewer digits in the products below
+    squares = points.square().sum(1)  # (N,)
+    still = tolerance * points.var(0, correction=0).mean()
+    random = torch.Generator(device=points.device).manual_seed(seed)
+    centres = points[_plus_plus(points, squares, k, restarts, random)]  # (R, k, D)
+    labels = torch.full((restarts, N), -1, dtype=torch.long, device=points.device)
+    moving = torch.arange(restarts, device=points.device)
+    for _ in range(iterations):
+        costs, nearest = _assign(points, centres[moving])  # (r, N) both
+        moved = _means(points, nearest, k)
+        _revive(moved, points, costs + squares, nearest)
+        shift = (moved - centres[moving]).square().sum((1, 2))
+        settled = (nearest == labels[moving]).all(1) | (shift <= still)
+        labels[moving], centres[moving] = nearest, moved
+        moving = moving[~settled]
+        if not len(moving):
+            break
+    costs, labels = _assign(points, centres)
+    inertia = (costs + squares).clamp(min=0).sum(1)  # (R,)
+    best = int(inertia.argmin())
+    return Clusters(labels[best], centres[best] + middle, inertia[best].item())
+
+
+def _distances(points: Tensor, squares: Tensor, others: Tensor, of_others: Tensor) -> Tensor:
+    """Squared distances (M, N) from M others to N points, by one product."""
+    products = others @ points.T
+    return (of_others[:, None] + squares[None] - 2 * products).clamp(min=0)
+
+
+def _plus_plus(
+    points: Tensor, squares: Tensor, k: int, restarts: int, random: torch.Generator
+) -> Tensor:
+    """Rows of the first centres (R, k): each the best of a few drawn by their distance so far."""
+    N, trials = len(points), 2 + int(math.log(k))
+    where = {"device": points.device, "generator": random}
+    chosen = torch.randint(N, (restarts, 1), **where)
+    nearest = _distances(points, squares, points[chosen[:, 0]], squares[chosen[:, 0]])  # (R, N)
+    rows = torch.arange(restarts, device=points.device)
+    for _ in range(1, k):
+        drawn = torch.multinomial(nearest + 1e-12, trials, replacement=True, generator=random)
+        flat = drawn.flatten()
+        found = _distances(points, squares, points[flat], squares[flat]).view(restarts, trials, N)
+        found = torch.minimum(found, nearest[:, None])
+        best = found.sum(2).argmin(1)  # (R,)
+        nearest = found[rows, best]
+        chosen = torch.cat([chosen, drawn[rows, best][:, None]], 1)
+    return chosen
+
+
+def _assign(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Each point's nearest centre, and the distance to it less the point's own square: (R, N)."""
+    R, k, D = centres.shape
+    flat = centres.reshape(R * k, D)
+    costs = torch.addmm(flat.square().sum(1)[:, None], flat, points.T, alpha=-2)  # (R * k, N)
+    return costs.view(R, k, -1).min(1)
+
+
+def _means(points: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Mean of the points of every cluster, (R, k, D); NaN for a cluster without points."""
+    R, N = labels.shape
+    members = torch.zeros(R, k, N, device=points.device)
+    members.scatter_(1, labels[:, None], 1.0)
+    sums = (members.view(R * k, N) @ points).view(R, k, -1)
+    return sums / members.sum(2, keepdim=True)
+
+
+def _revive(centres: Tensor, points: Tensor, costs: Tensor, labels: Tensor) -> None:
+    """Give clusters without points the ones farthest from where they belong, in place."""
+    R, k, _ = centres.shape
+    counts = torch.zeros(R, k, device=points.device)
+    counts.scatter_add_(1, labels, torch.ones_like(costs))
+    for r, j in (counts == 0).nonzero().tolist():
+        farthest = int(costs[r].argmax())
+        centres[r, j] = points[farthest]
+        costs[r, farthest] = 0
+
+
+def subcategory_labels(
+    features: Tensor, labels: Tensor, *, k: int, seed: int = 0, engine: str = "auto"
+) -> Tensor:
+    """Cluster the pictures of every class and say which cluster each is in.
+
+    A picture with several classes is clustered once for each. A class with no more pictures than k
+    has one cluster a picture; a class that is never present has none.
+
+    Args:
+        features: (M, D), the same for every class of a picture; or (M, C, D), one for each.
+        labels: (M, C) of 0 and 1.
+        k: sub-categories of each class.
+        seed: of k-means.
+        engine: ``"sklearn"`` (10 starts), ``"torch"`` (the same, all at once and on the features'
+            device), or ``"auto"``: scikit-learn on the CPU, else torch.
+
+    Returns:
+        (M, C * k) float32 of 0 and 1; column c * k + j is cluster j of class c.
+
+    Raises:
+        ValueError: if shapes do not fit, there is no such engine, or a number is out of its range.
+
+    Example:
+        >>> features = torch.tensor([[0.0], [9.0], [0.1], [9.1]])
+        >>> found = subcategory_labels(features, torch.tensor([[1.0], [1], [1], [1]]), k=2)
+        >>> found.sum(1).tolist(), bool((found[0] == found[2]).all())
+        ([1.0, 1.0, 1.0, 1.0], True)
+    """
+    _check_features(features, *(2, 3))
+    check_labels(labels)
+    check_count("k", k)
+    check_count("seed", seed, least=0)
+    if engine not in ENGINES:
+        raise ValueError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+    expected = features.shape[:2] if features.ndim == 3 else (len(features), labels.shape[1])
+    if labels.shape != expected:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and features {tuple(features.shape)}; "
+            "expected (M, C) and (M, D) or (M, C, D)"
+        )
+    if engine == "auto":
+        engine = "sklearn" if features.device.type == "cpu" else "torch"
+    M, C = labels.shape
+    found = torch.zeros(M, C * k, device=features.device)
+    for c in range(C):
+        rows = (labels[:, c] > 0).nonzero().flatten().to(features.device)
+        own = features[rows] if features.ndim == 2 else features[rows, c]
+        if not len(rows):
+            continue
+        if len(rows) <= k:
+            cluster = torch.arange(len(rows), device=features.device)
+        elif engine == "torch":
+            cluster = kmeans(own, k, seed=seed).labels
+        else:
+            cluster = _sklearn(own, k, seed)
+        found[rows, c * k + cluster] = 1
+    return found
+
+
+def _sklearn(features: Tensor, k: int, seed: int) -> Tensor:
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        # fewer different points than k: some clusters stay empty, which is no harm here
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = KMeans(k, n_init=10, random_state=seed).fit_predict(features.cpu().numpy())
+    return torch.from_numpy(labels).long().to(features.device)
+
+
+def _check_features(features: Tensor, *dimensions: int) -> None:
+    check_floating(features, "features")
+    if features.ndim not in dimensions or not features.numel():
+        expected = "(M, D) or (M, C, D)" if 3 in dimensions else "(N, D)"
+        raise ValueError(f"features have shape {tuple(features.shape)}, expected {expected}")
+    if not torch.isfinite(features).all():
+        raise ValueError(
+            "features hold NaN or infinity, expected finite numbers; look at the trunk"
+        )
