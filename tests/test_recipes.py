@@ -23,6 +23,7 @@ from wsss_kit.recipes import (
     clip_es_crf,
     clip_es_maps,
     clip_es_masks,
+    sc_cam_masks,
 )
 
 
@@ -122,15 +123,16 @@ def test_plain_maps_and_masks(given):
     assert found.dtype == torch.int64 and found.unique().tolist() == [0, 1, 2, 3]
 
 
-def test_clims_masks_are_a_constant_background_and_a_crf_if_asked_for(given):
+@pytest.mark.parametrize("masks_of", [clims_masks, sc_cam_masks])
+def test_masks_of_a_constant_background_and_a_crf_if_asked_for(given, masks_of):
     method, images, labels = given
     maps = resize(method.output.cams, (17, 22))
-    found = clims_masks(images, labels, method=method)
+    found = masks_of(images, labels, method=method)
     assert torch.equal(found, masks_by_hand(maps, labels, lambda _: 0.15))
     options = {"method": method, "threshold": 0.4, "min_confidence": 0.6}
-    refined = clims_masks(images, labels, crf=True, **options)
+    refined = masks_of(images, labels, crf=True, **options)
     assert torch.equal(refined, cam_crf_masks(images, labels, **options))
-    unsure = clims_masks(images, labels, **options)
+    unsure = masks_of(images, labels, **options)
     plain = masks_by_hand(maps, labels, lambda _: 0.4)
     scores = torch.cat([torch.full_like(maps[:, :1], 0.4), maps * labels[:, :, None, None]], 1)
     doubtful = (scores.amax(1) < 0.6) & labels.any(1)[:, None, None]

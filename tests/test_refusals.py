@@ -28,6 +28,7 @@ from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, Protocol
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS, propose_backgrounds
 from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.sc_cam import SCCAM, kmeans, subcategory_labels
 from wsss_kit.notebook_data import open_data
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
@@ -292,6 +293,56 @@ DOORS: dict[str, Callable[[], Door]] = {
             **{"epochs": "count or None", "batch_size": "count or None", "crop": "count or None"},
             **{"learning_rate": "positive or None", "long_side": "range or None"},
             **{"accumulate": "count", "seed": "count from 0", "samples": "samples"},
+        },
+    ),
+    "SCCAM": lambda: Door(
+        functools.partial(SCCAM, "paper"),
+        {
+            **{"stride": 8, "n_subcategories": 2, "rounds": 1, "subcategory_weight": 1.0},
+            **{"features": "picture", "read_out": "parent", "scales": (1.0,)},
+            **{"preset": "clean", "device": "cpu"},
+        },
+        {
+            **dict.fromkeys(("stride", "n_subcategories", "rounds"), "count or None"),
+            "subcategory_weight": "not negative or None",
+            **dict.fromkeys(("features", "read_out"), "word of a list or None"),
+            **{"scales": "factors or None", "preset": "word of a list", "device": "device"},
+        },
+    ),
+    "SCCAM.fit": lambda: Door(
+        SCCAM(small_cam(), preset="clean", n_subcategories=2, rounds=1).fit,
+        {
+            **{"samples": small_world(), "epochs": 1, "batch_size": 2, "learning_rate": 1e-4},
+            **{"crop": 32, "long_side": (32, 48), "seed": 0, "progress": False},
+        },
+        {
+            **{"batch_size": "count or None", "crop": "count or None"},
+            **{"learning_rate": "positive or None", "long_side": "range or None"},
+            **{"seed": "count from 0", "samples": "samples"},
+        },
+    ),
+    "sc_cam_masks": lambda: Door(
+        functools.partial(wsss_kit.sc_cam_masks, method=small_cam()),
+        {**batch(), "threshold": 0.3, "min_confidence": 0.9},
+        {**PICTURES, "threshold": "probability", "min_confidence": "probability or None"},
+    ),
+    "kmeans": lambda: Door(
+        kmeans,
+        {
+            "features": torch.rand(6, 2),
+            **{"k": 2, "restarts": 1, "iterations": 3, "tolerance": 0.1, "seed": 0},
+        },
+        {
+            **dict.fromkeys(("k", "restarts", "iterations"), "count"),
+            **{"tolerance": "positive", "seed": "count from 0"},
+        },
+    ),
+    "subcategory_labels": lambda: Door(  # features of a class, so that labels have a number
+        subcategory_labels,
+        {"features": torch.rand(1, 2, 3), "labels": LABELS, "k": 1, "seed": 0, "engine": "torch"},
+        {
+            **{"labels": "labels", "k": "count", "seed": "count from 0"},
+            "engine": "word of a list",
         },
     ),
     "load_clip": lambda: Door(

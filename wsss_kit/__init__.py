@@ -33,6 +33,7 @@ from wsss_kit.methods.base import CAMMethod, MethodOutput
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import canvas
 from wsss_kit.prompts import Prompts
@@ -43,6 +44,7 @@ from wsss_kit.recipes import (
     clims_masks,
     clip_es_maps,
     clip_es_masks,
+    sc_cam_masks,
 )
 
 # Where these modules were before they had folders: copies of the first notebooks keep running.
@@ -57,6 +59,7 @@ __all__ = [
     "COCO_CLASSES",
     "IGNORE_INDEX",
     "PAPER_CLASSES",
+    "SCCAM",
     "VOC_CLASSES",
     "BackgroundRule",
     "CAMMethod",
@@ -90,6 +93,7 @@ __all__ = [
     "pamr",
     "pamr_of_present",
     "predict_masks",
+    "sc_cam_masks",
     "scores_to_masks",
     "softmax_grad_cam",
     "sweep_background",

@@ -125,6 +125,45 @@ def clims_masks(
         crf: whether background and the classes present go through `dense_crf`.
         min_confidence: in [0, 1]; None keeps every pixel.
     """
+    options = {"threshold": threshold, "crf": crf, "min_confidence": min_confidence}
+    return _constant_masks(images, labels, method=method, **options)
+
+
+def sc_cam_masks(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    method: CAMMethod,
+    threshold: float = 0.15,
+    crf: bool = False,
+    min_confidence: float | None = None,
+) -> Tensor:
+    """SC-CAM's maps with its constant background, and a dense CRF if asked for: -> (B, H, W) int64.
+
+    The paper walks the maps with a learned affinity before they become masks; this is what it
+    scores its maps by.
+
+    Args:
+        images: (B, 3, H, W) RGB in [0, 1].
+        labels: (B, C).
+        method: a fitted `SCCAM`, whose ``read_out`` counts.
+        threshold: the constant background, 0.15 in the released evaluation.
+        crf: whether background and the classes present go through `dense_crf`.
+        min_confidence: in [0, 1]; None keeps every pixel.
+    """
+    options = {"threshold": threshold, "crf": crf, "min_confidence": min_confidence}
+    return _constant_masks(images, labels, method=method, **options)
+
+
+def _constant_masks(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    method: CAMMethod,
+    threshold: float,
+    crf: bool,
+    min_confidence: float | None,
+) -> Tensor:
     if crf:
         options = {"method": method, "threshold": threshold, "min_confidence": min_confidence}
         return cam_crf_masks(images, labels, **options)

@@ -17,6 +17,7 @@ from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_v
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 from wsss_kit.training import Diverged
@@ -46,6 +47,10 @@ class Case(NamedTuple):
 CLIMS_OPTIONS = {
     **{"backbone": "paper", "weights": None, "preset": "clean", "scales": (1.0,)},
     **{"device": "cpu", "prompts": Prompts.paper(method="clims")},
+}
+SC_CAM_OPTIONS = {
+    **{"backbone": "paper", "weights": None, "preset": "clean", "scales": (1.0,)},
+    **{"device": "cpu", "n_subcategories": 2, "rounds": 1},
 }
 METHODS = {
     "cam": Case(
@@ -79,6 +84,24 @@ METHODS = {
             "scales": (0.5, 1.5),
             "flip": False,
             "preset": "paper",
+        },
+    ),
+    "sc_cam": Case(
+        functools.partial(lambda **options: SCCAM(**{**SC_CAM_OPTIONS, **options})),
+        {
+            **{"epochs": 2, "batch_size": 4, "progress": False},
+            "baseline": {"epochs": 30, "batch_size": 4},
+        },
+        {"device": "cpu"},
+        {
+            "backbone": "resnet18",
+            "weights": "web",
+            "stride": 4,
+            **{"n_subcategories": 3, "rounds": 2, "subcategory_weight": 1.0},
+            **{"features": "picture", "read_out": "parent", "restart_each_round": False},
+            "scales": (0.5, 1.5),
+            "flip": False,
+            "preset": "reference",
         },
     ),
     "clip_es": Case(
@@ -384,7 +407,8 @@ def test_bad_labels_are_refused_by_fit(name, world, bad, options):
 def test_a_training_that_diverges_stops(name, world, options):
     values = {**METHODS[name].fit, **options, "learning_rate": 1e9}
     with pytest.raises(
-        Diverged, match=r"diverged in epoch \d+: (its loss is .* began at \d|the maps)"
+        Diverged,
+        match=r"diverged in (round \d+, )?epoch \d+: (its loss is .* began at \d|the maps)",
     ):
         METHODS[name].make().fit(world, **values)
 

@@ -80,16 +80,19 @@ def read_out(
     *,
     scales: Sequence[float],
     flip: bool,
+    children: int = 1,
 ) -> MethodOutput:
     """A classifier's maps of the classes present, summed over scales and mirror images.
 
     Args:
         trunk: (B, 3, H, W) -> (B, D, h, w).
-        head: (C, D).
+        head: (C * children, D).
         images: (B, 3, H, W) RGB in [0, 1].
         labels: (B, C) of 0 and 1.
         scales: factors on the picture's sides.
         flip: whether mirror images join.
+        children: rows of the head for each class, one after the other; a class's map is the
+            largest of theirs at every cell.
 
     Returns:
         cams (B, C, ceil(H / 4), ceil(W / 4)), ReLU of the logits' maps, each divided by its
@@ -98,13 +101,14 @@ def read_out(
     Raises:
         ValueError: if pictures and labels are not what they should be.
     """
-    check_batch(images, labels, len(head))
+    check_batch(images, labels, len(head) // children)
     cams = multi_scale(
         lambda view: class_activation_maps(trunk(view), head),
         images.to(head.device),
         scales=tuple(scales),
         flip=flip,
     )
+    cams = cams.unflatten(1, (-1, children)).amax(2)  # (B, C, h, w)
     cams = cams * labels.to(cams)[:, :, None, None]  # absent classes to zero
     return MethodOutput(normalize_cams(cams).float().to(images.device))
 

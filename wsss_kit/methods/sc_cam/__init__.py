@@ -4,5 +4,8 @@ Chang et al., "Weakly-Supervised Semantic Segmentation via Sub-category Explorat
 """
 
 from wsss_kit.methods.sc_cam.clusters import Clusters, kmeans, subcategory_labels
+from wsss_kit.methods.sc_cam.features import class_features
+from wsss_kit.methods.sc_cam.method import SCCAM
+from wsss_kit.methods.sc_cam.presets import PRESETS
 
-__all__ = ["Clusters", "kmeans", "subcategory_labels"]
+__all__ = ["PRESETS", "SCCAM", "Clusters", "class_features", "kmeans", "subcategory_labels"]

@@ -1,0 +1,284 @@
+"""SC-CAM's rounds: what is clustered, trained on, shown, kept and refused."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from wsss_kit.checkpoints import save_checkpoint
+from wsss_kit.files import load_model
+from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.sc_cam import PRESETS, SCCAM, class_features, subcategory_labels
+from wsss_kit.methods.sc_cam.train import (
+    drop,
+    jitter,
+    joint_loss,
+    make_optimiser,
+    train_round,
+)
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.training import Diverged, labels_of
+
+FIT = {"epochs": 2, "batch_size": 4, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def world():
+    return PaperWorld(12, split="train", size=32)
+
+
+@pytest.fixture(scope="module")
+def batch(world):
+    return torch.stack([s.image for s in world]), labels_of(world)
+
+
+@pytest.fixture(scope="module")
+def cam(world, batch):
+    made = CAM("paper", weights="web", preset="clean", scales=(1.0,), device="cpu")
+    made.fit(world, epochs=8, batch_size=4, learning_rate=0.05, progress=False)
+    assert (made(*batch).cams.amax((1, 2, 3)) > 0.99).sum() > 6  # maps that can be compared
+    return made
+
+
+def make(start, **options):
+    usual = {"preset": "clean", "scales": (1.0,), "n_subcategories": 2, "rounds": 2}
+    return SCCAM(start, **{**usual, **options})
+
+
+# -- features and losses --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit_length", [True, False])
+def test_features_equal_a_loop(cam, world, unit_length):
+    trunk, head = cam.backbone_, cam.head_.detach()
+    options = {"unit_length": unit_length, "shown": False}
+    whole = class_features(trunk, head, world, features="picture", **options)
+    own = class_features(trunk, head, world, features="own_map", **options)
+    assert whole.shape == (12, 96) and own.shape == (12, 8, 96)
+    for i, sample in enumerate(world):
+        with torch.no_grad():
+            f = trunk(sample.image[None])[0]  # (D, h, w)
+        mean = f.mean((1, 2))
+        mean = mean / mean.norm() if unit_length else mean
+        torch.testing.assert_close(whole[i], mean, atol=1e-5, rtol=1e-4)
+        for c in range(8):
+            total, expected = 0.0, torch.zeros(96)
+            for y in range(f.shape[1]):
+                for x in range(f.shape[2]):
+                    weight = max(0.0, float(f[:, y, x] @ head[c])) * float(sample.labels[c])
+                    expected, total = expected + weight * f[:, y, x], total + weight
+            expected = expected / max(total, 1e-6)
+            if unit_length and expected.norm() > 0:
+                expected = expected / expected.norm()
+            torch.testing.assert_close(own[i, c], expected, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="features is 'map', expected one of picture, own_map"):
+        class_features(trunk, head, world, features="map")
+
+
+def test_the_joint_loss_on_paper():
+    """One picture, one feature of 1: logits are the heads; log(1 + e^-x) and log(1 + e^x)."""
+    one = torch.ones(1, 1)
+    found = joint_loss(
+        one,
+        torch.tensor([[2.0], [-1.0]]),
+        torch.tensor([[0.5], [0.0], [1.0], [-3.0]]),
+        torch.tensor([[1.0, 0.0]]),
+        torch.tensor([[0.0, 1.0, 0.0, 0.0]]),
+        weight=5.0,
+    )
+    soft = F.softplus
+    parent = (soft(torch.tensor(-2.0)) + soft(torch.tensor(-1.0))) / 2
+    sub = sum(soft(torch.tensor(x)) for x in (0.5, -0.0, 1.0, -3.0)) / 4
+    torch.testing.assert_close(found["parent"], parent)
+    torch.testing.assert_close(found["sub"], sub)
+    torch.testing.assert_close(found["total"], parent + 5 * sub)
+
+
+def test_dropout_and_jitter_come_from_their_generator():
+    images = torch.rand(2, 3, 6, 6)
+
+    def drawn(seed, function, *arguments):
+        return function(*arguments, torch.Generator().manual_seed(seed))
+
+    amounts = (0.3, 0.3, 0.3, 0.1)
+    one, again, other = (drawn(s, jitter, images, amounts) for s in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert 0 <= one.min() and one.max() <= 1 and not torch.equal(one[0], images[0])
+    torch.testing.assert_close(drawn(1, jitter, images, (0, 0, 0, 0)), images, atol=1e-3, rtol=0)
+    pooled = torch.ones(400, 50)
+    kept = drawn(3, drop, pooled, 0.5)
+    assert set(kept.unique().tolist()) == {0.0, 2.0} and kept.mean() == pytest.approx(1, abs=0.03)
+    assert drawn(3, drop, pooled, 0.0) is pooled
+
+
+# -- rounds ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_rounds_cluster_what_the_last_network_sees(cam, world, monkeypatch, restart):
+    """And begin where the first did, with the CAM, or where the last one ended."""
+    seen, begun = {}, []
+
+    def train(trunk, head, *arguments, **options):
+        begun.append((head.detach().clone(), copy.deepcopy(trunk.state_dict())))
+        train_round(trunk, head, *arguments, **options)
+
+    monkeypatch.setattr("wsss_kit.methods.sc_cam.method.train_round", train)
+    method = make(cam, restart_each_round=restart).fit(
+        world, **FIT, on_round=lambda n, m: seen.update({n: copy.deepcopy(m)})
+    )
+    assert list(seen) == [1, 2] and len(method.rounds_) == 2 and len(method.losses_) == 4
+    for before, labels in zip((cam, seen[1]), method.rounds_, strict=True):
+        features = class_features(
+            before.backbone_,
+            before.head_.detach(),
+            world,
+            features="own_map",
+            unit_length=True,
+            shown=False,
+        )
+        assert torch.equal(subcategory_labels(features, labels_of(world), k=2, seed=0), labels)
+    assert torch.equal(method.subcategories_, method.rounds_[-1])
+    for (head, trunk), start in zip(begun, (cam, cam if restart else seen[1]), strict=True):
+        assert torch.equal(head, start.head_)
+        for name, value in start.backbone_.state_dict().items():
+            assert torch.equal(value, trunk[name]), name
+    assert not torch.equal(seen[1].head_, cam.head_)
+
+
+def test_the_published_rounds_begin_with_the_trunk_before_any_classifier(world):
+    """With a step that changes nothing, trunk and head are those of the beginning."""
+    trunk = CAM("paper", weights="web", device="cpu")
+    trunk._build(PaperWorld.classes, 0)
+    pristine = copy.deepcopy(trunk.backbone_.state_dict())
+    fitted = CAM("paper", weights="web", preset="clean", device="cpu").fit(
+        world, epochs=1, batch_size=4, progress=False
+    )
+    still = {**FIT, "epochs": 1, "learning_rate": 1e-12}
+    for preset, start, same in (
+        ("reference", fitted, pristine),
+        ("clean", fitted, fitted.backbone_.state_dict()),
+        ("reference", "paper", pristine),
+    ):
+        options = {"weights": "web", "device": "cpu"} if start == "paper" else {}
+        how = {"baseline": {"epochs": 1, "batch_size": 4}} if start == "paper" else {}
+        method = make(start, preset=preset, rounds=1, **options).fit(world, **still, **how)
+        for name, value in method.backbone_.state_dict().items():
+            if "running" not in name and "num_batches" not in name:
+                torch.testing.assert_close(value, same[name], atol=1e-6, rtol=0)
+        assert torch.allclose(method.head_, fitted.head_, atol=1e-6) is (preset == "clean")
+    own = CAM(nn.Sequential(), preset="clean")
+    own.head_, own.backbone_ = fitted.head_, fitted.backbone_
+    own.classes_, own.losses_ = fitted.classes_, []
+    with pytest.raises(ValueError, match=r"no longer has; give the module itself"):
+        make(own, preset="reference").fit(world, **FIT)
+
+
+def test_the_read_outs(cam, world, batch):
+    """Children: of each class the largest of its rows' maps, before scaling."""
+    method = make(cam, rounds=1).fit(world, **FIT)
+    images, labels = batch
+    children = method(images, labels).cams
+    method.read_out = "parent"
+    parent = method(images, labels).cams
+    with torch.no_grad():
+        views = [images, images.flip(-1)]
+        for head, found in ((method.head_, parent), (method.sub_head_, children)):
+            maps = [torch.einsum("bdhw,cd->bchw", method.backbone_(v), head).relu() for v in views]
+            total = F.interpolate(maps[0] + maps[1].flip(-1), (8, 8), mode="bilinear")
+            total = total.view(12, 8, -1, 8, 8).amax(2) * labels[:, :, None, None]
+            expected = total / (total.amax((2, 3), keepdim=True) + 1e-5)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(parent, children, atol=0.05)
+
+
+def test_a_weight_of_zero_is_a_control(cam, world):
+    """The parent learns as if there were no sub-categories, whatever they are."""
+    clustered = make(cam, rounds=1, subcategory_weight=0.0).fit(world, **FIT)
+    others = torch.stack([labels_of(world), torch.zeros(12, 8)], 2).view(12, 16)
+    given = make(cam, rounds=1, subcategory_weight=0.0).fit(world, **FIT, subcategories=others)
+    assert torch.equal(clustered.head_, given.head_)
+    weighted = make(cam, rounds=1).fit(world, **FIT, subcategories=others)
+    assert not torch.equal(weighted.head_, given.head_)
+
+
+def test_known_subcategories_may_have_a_number_of_their_own(cam, world):
+    known = torch.zeros(12, 8, 3)
+    known[:, :, 1] = labels_of(world)
+    method = make(cam).fit(world, **FIT, subcategories=known.view(12, 24))
+    assert len(method.rounds_) == 1 and method.sub_head_.shape == (24, 96)
+    for wrong, message in (
+        (known.view(12, 24)[:, :20], r"shape \(12, 20\), expected \(12, 8 \* k\)"),
+        (known.view(12, 24) * 2, "something else than 0 and 1"),
+        (torch.ones(12, 24), "whose class is not present"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(cam).fit(world, **FIT, subcategories=wrong)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("done", [0, 1, 2, 3])
+def test_a_resumed_fit_equals_an_uninterrupted_one(world, tmp_path, monkeypatch, preset, done):
+    """Stopped before the first round, within it, between the two and within the second."""
+    options = {**FIT, "baseline": {"epochs": 2, "batch_size": 4}}
+
+    def new():
+        return make("paper", weights="web", preset=preset, device="cpu")
+
+    whole, path = new().fit(world, **options), tmp_path / "run"
+
+    def failing(*arguments, **place):
+        save_checkpoint(*arguments, **place)
+        if place["epoch"] == done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("wsss_kit.methods.sc_cam.method.save_checkpoint", failing)
+    with pytest.raises(KeyboardInterrupt):
+        new().fit(world, **options, checkpoint=path)
+    monkeypatch.undo()
+    assert load_model(path)[1]["epoch"] == done
+    monkeypatch.setattr(
+        "wsss_kit.methods.sc_cam.method.train_baseline", lambda *_: pytest.fail("trained twice")
+    )
+    again = new().fit(world, **options, checkpoint=path)
+    assert again.losses_ == whole.losses_
+    for name in ("head_", "sub_head_", "subcategories_"):
+        assert torch.equal(getattr(again, name), getattr(whole, name)), name
+    for name, value in whole.backbone_.state_dict().items():
+        assert torch.equal(value, again.backbone_.state_dict()[name]), name
+    for change in ({"seed": 1}, {"epochs": [2, 3]}):
+        with pytest.raises(ValueError, match=f"{next(iter(change))}.*another path"):
+            new().fit(world, **{**options, **change}, checkpoint=path)
+
+
+def test_what_does_not_learn_stays(cam):
+    stem = {id(p) for p in cam.backbone_.stem.parameters()}
+    for preset, values in PRESETS.items():
+        optimiser = make_optimiser(cam.backbone_, [cam.head_], values)
+        learned = {id(p) for group in optimiser.param_groups for p in group["params"]}
+        assert stem.isdisjoint(learned) is (preset == "reference")
+
+
+def test_what_is_refused(cam, world):
+    for options, message in (
+        ({"read_out": "mother"}, "read_out is 'mother', expected one of parent, children"),
+        ({"features": "map"}, "features is 'map'"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"subcategory_weight": -1.0}, "subcategory_weight is -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(cam, **options)
+    with pytest.raises(ValueError, match="epochs has 3 numbers for 2 rounds"):
+        make(cam).fit(world, **{**FIT, "epochs": [1, 2, 3]})
+    with pytest.raises(ValueError, match="give one of the two"):
+        make(cam).fit(world, **FIT, baseline={"epochs": 1})
+    with pytest.raises(RuntimeError, match="not trained yet"):
+        make(cam)(torch.rand(1, 3, 8, 8), torch.ones(1, 8))
+    with pytest.raises(RuntimeError, match="nothing to save yet"):
+        make(cam).save("nowhere")
+    with pytest.raises(Diverged, match="round 1, epoch"):
+        make(cam).fit(world, **{**FIT, "learning_rate": 1e6})

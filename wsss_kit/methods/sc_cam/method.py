@@ -1,0 +1,516 @@
+"""SC-CAM as a method: clustered, fitted round after round, read out, saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wsss_kit.checkpoints import fingerprint, load_checkpoint, restore_optimiser, save_checkpoint
+from wsss_kit.checks import (
+    check_count,
+    check_device,
+    check_not_negative,
+    check_samples,
+    check_scales,
+)
+from wsss_kit.classes import Sample
+from wsss_kit.classifier.network import build_classifier, classifier_tensors, restore_classifier
+from wsss_kit.classifier.recipe import check_recipe
+from wsss_kit.files import check_card, load_model, save_model
+from wsss_kit.methods.base import CAMMethod, MethodOutput, preset_values, read_out
+from wsss_kit.methods.sc_cam.clusters import subcategory_labels
+from wsss_kit.methods.sc_cam.features import class_features
+from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
+from wsss_kit.methods.sc_cam.train import make_optimiser, sub_head_of, train_round
+from wsss_kit.methods.start import (
+    baseline_recipe,
+    begin,
+    described,
+    fingerprint_of,
+    train_baseline,
+)
+from wsss_kit.training import classes_of, labels_of
+
+_CARD_VERSION = 2
+_ARGUMENTS = (
+    *("weights", "stride", "n_subcategories", "rounds", "subcategory_weight", "features"),
+    *("read_out", "restart_each_round", "scales", "flip", "preset"),
+)
+_CARD_KEYS = ("backbone", *_ARGUMENTS, "classes", "k", "losses")
+_CHOICES = ("features", "read_out", "restart_each_round", "scales", "flip")
+
+
+class SCCAM(CAMMethod):
+    """A CAM trained to tell apart sub-categories that were found by clustering, in rounds.
+
+    Args:
+        backbone: a fitted `CAM`, whose trunk and head give the first features; or a name or a
+            module as for `CAM`, and a classifier is trained first.
+        weights: of a named trunk.
+        stride: of a named trunk.
+        n_subcategories: k, clusters of every class.
+        rounds: how often to cluster and train.
+        subcategory_weight: lambda, of the sub-categories' loss; 0 trains as long without it, as a
+            control.
+        features: what is clustered, ``"picture"`` (published) or ``"own_map"``.
+        read_out: whose maps are shown, ``"parent"`` (published) or ``"children"``: of each class
+            the largest of its sub-categories' maps.
+        restart_each_round: whether a round begins where the first did, so that only the
+            sub-categories carry over (published), or where the last ended.
+        scales: factors on the picture's sides whose maps are summed.
+        flip: whether mirror images join the sum.
+        preset: ``"reference"`` or ``"clean"``, see ``presets.PRESETS``; an argument that is None
+            takes its value.
+        device: where a named trunk goes.
+
+    Raises:
+        ValueError: if there is no such preset or word, or a number is out of its range.
+
+    Example:
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> world = PaperWorld(12, split="train")
+        >>> method = SCCAM("paper", weights="web", preset="clean", n_subcategories=2, rounds=1)
+        >>> method = method.fit(world, epochs=1, progress=False)
+        >>> tuple(method.subcategories_.shape), tuple(method.sub_head_.shape)
+        ((12, 16), (16, 96))
+        >>> tuple(method(world[0].image[None], world[0].labels[None]).cams.shape)
+        (1, 8, 24, 24)
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module | CAMMethod = "resnet50",
+        *,
+        weights: str | Path | None = None,
+        stride: int | None = None,
+        n_subcategories: int | None = None,
+        rounds: int | None = None,
+        subcategory_weight: float | None = None,
+        features: str | None = None,
+        read_out: str | None = None,
+        restart_each_round: bool | None = None,
+        scales: tuple[float, ...] | None = None,
+        flip: bool | None = None,
+        preset: str = "reference",
+        device: str = "auto",
+    ) -> None:
+        preset_values(PRESETS, preset, {})
+        for name, count in (
+            *(("stride", stride), ("n_subcategories", n_subcategories)),
+            ("rounds", rounds),
+        ):
+            if count is not None:
+                check_count(name, count)
+        if subcategory_weight is not None:
+            check_not_negative("subcategory_weight", subcategory_weight)
+        for name, word, known in (
+            ("features", features, FEATURES),
+            ("read_out", read_out, READ_OUTS),
+        ):
+            if word is not None and word not in known:
+                raise ValueError(f"{name} is {word!r}, expected one of {', '.join(known)}")
+        if scales is not None:
+            check_scales(scales)
+        check_device(device)
+        self.backbone, self.weights, self.stride = backbone, weights, stride
+        self.n_subcategories, self.rounds = n_subcategories, rounds
+        self.subcategory_weight, self.features = subcategory_weight, features
+        self.read_out, self.restart_each_round = read_out, restart_each_round
+        self.scales, self.flip, self.preset, self.device = scales, flip, preset, device
+
+    # -- training ---------------------------------------------------------------------------
+
+    def fit(
+        self,
+        samples: Sequence[Sample],
+        *,
+        epochs: int | Sequence[int] | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        crop: int | None = None,
+        long_side: tuple[int, int] | None = None,
+        baseline: Mapping[str, Any] | None = None,
+        subcategories: Tensor | None = None,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+        on_round: Callable[[int, SCCAM], None] | None = None,
+        progress: bool = True,
+    ) -> SCCAM:
+        """Cluster and train, round after round.
+
+        Args:
+            samples: M pictures with labels; ``samples.classes`` names the classes if it is there.
+            epochs: of every round, or one number a round.
+            batch_size: pictures a step.
+            learning_rate: of SGD at the start of a round.
+            crop: side of random square crops, needed where pictures differ in size (the released
+                code has 224).
+            long_side: range of the longer side before cropping (256 to 512).
+            baseline: of the classifier that is trained first where ``backbone`` is no fitted CAM:
+                ``epochs``, ``batch_size`` or ``learning_rate`` instead of the usual ones.
+            subcategories: (M, C * k) of 0 and 1, to train on for one round instead of clusters:
+                what is known of the pictures, as an upper bound.
+            seed: of weights, order, crops and clusters. Equal seeds give equal weights on one
+                machine.
+            checkpoint: path that the state is written to after every epoch, and once the classifier
+                stands, and resumed from; of the same data, seed and recipe.
+            on_round: called with the number of rounds done and this method, after each.
+            progress: whether to show bars.
+
+        Returns:
+            Itself, with ``backbone_``, ``head_`` (C, D), ``sub_head_`` (C * k, D), ``classes_``,
+            ``subcategories_`` (M, C * k) of the last round, ``rounds_``, those of every round, and
+            ``losses_``, one dictionary an epoch with ``parent``, ``sub`` and ``total``.
+
+        Raises:
+            ValueError: if there are no samples, a picture, label or number is not what it should
+                be, or the checkpoint is of another run.
+            RuntimeError: if the CAM to start from is not fitted.
+            Diverged: if the loss runs away.
+        """
+        check_samples(samples)
+        values = self._values({"batch_size": batch_size, "learning_rate": learning_rate})
+        values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
+        rounds = 1 if subcategories is not None else values["rounds"]
+        lengths = _lengths(epochs, values["epochs"], rounds)
+        check_recipe({**values, "epochs": max(lengths)})
+        values["epochs"] = lengths
+        classes = classes_of(samples)
+        how = {"preset": self.preset, "weights": self.weights}
+        base = baseline_recipe(self.backbone, values, baseline or {}, **how)
+        k = values["n_subcategories"]
+        if subcategories is not None:
+            k = _check_subcategories(subcategories, labels_of(samples))
+        from_trunk = values["starts_from"] == "trunk"
+        if from_trunk:
+            self._check_trunk()
+        self._begin(classes, k, seed)
+        run = {}
+        if checkpoint is not None:
+            run = self._run(samples, {**values, "baseline": base}, subcategories)
+        stored = self._stored(checkpoint, run, sum(lengths))
+        done = 0 if stored is None else stored[1]["epoch"]
+        if stored is None:
+            self.origin_ = self._before_any_classifier() if from_trunk else {}
+            if base is not None:
+                train_baseline(self.backbone_, self.head_, samples, base)
+            if not from_trunk:
+                self.origin_ = _copied(classifier_tensors(self.backbone_, self.head_))
+
+        def save(optimiser: torch.optim.Optimizer, epoch: int) -> None:
+            if checkpoint is not None:
+                place = {"epoch": epoch, "run": run}
+                state = {**self._tensors(), **_prefixed("origin.", self.origin_)}
+                save_checkpoint(checkpoint, state, optimiser, self._card(), **place)
+
+        if stored is None:
+            save(self._optimiser(values), 0)
+        for number in range(rounds):
+            before = sum(lengths[:number])
+            if done >= before + lengths[number]:
+                continue
+            if done <= before:
+                self._begin_round(samples, number, values, subcategories)
+            optimiser = self._optimiser(values)
+            if done > before:
+                restore_optimiser(optimiser, stored[0])
+            self._train(samples, number, values, optimiser, first=max(done, before), save=save)
+            if on_round is not None:
+                on_round(number + 1, self)
+        self.backbone_.eval()
+        return self
+
+    def _optimiser(self, values: Mapping[str, Any]) -> torch.optim.Optimizer:
+        return make_optimiser(self.backbone_, [self.head_, self.sub_head_], values)
+
+    def _train(
+        self,
+        samples: Sequence[Sample],
+        number: int,
+        values: Mapping[str, Any],
+        optimiser: torch.optim.Optimizer,
+        *,
+        first: int,
+        save: Callable[[torch.optim.Optimizer, int], None],
+    ) -> None:
+        """The rest of one round, from the epoch ``first`` of the whole run on."""
+        before = sum(values["epochs"][:number])
+
+        def after_epoch(epoch: int, losses: dict[str, float]) -> None:
+            self.losses_.append(losses)
+            save(optimiser, before + epoch + 1)
+
+        train_round(
+            self.backbone_,
+            self.head_,
+            self.sub_head_,
+            samples,
+            self.subcategories_,
+            values,
+            optimiser=optimiser,
+            number=number,
+            epochs=values["epochs"][number],
+            first_epoch=first - before,
+            before=before,
+            after_epoch=after_epoch,
+        )
+        self.backbone_.eval()
+
+    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The preset's choices with the arguments that were given over them."""
+        names = ("n_subcategories", "rounds", "subcategory_weight", *_CHOICES)
+        own = {name: getattr(self, name) for name in names}
+        return preset_values(PRESETS, self.preset, {**own, **given})
+
+    def _begin(self, classes: Sequence[str], k: int, seed: int) -> None:
+        self.backbone_, self.head_ = begin(
+            self.backbone,
+            classes,
+            stride=self.stride,
+            weights=self.weights,
+            seed=seed,
+            device=self.device,
+        )
+        self.classes_, self.k_ = tuple(classes), k
+        self.sub_head_ = self._new_sub_head(seed)
+        self.subcategories_ = torch.zeros(0, len(classes) * k)
+        self.rounds_: list[Tensor] = []
+        self.losses_: list[dict[str, float]] = []
+
+    def _new_sub_head(self, seed: int) -> Tensor:
+        C, D = self.head_.shape
+        return sub_head_of(C, self.k_, D, seed=seed, device=self.head_.device)
+
+    def _begin_round(
+        self,
+        samples: Sequence[Sample],
+        number: int,
+        values: Mapping[str, Any],
+        given: Tensor | None,
+    ) -> None:
+        """Cluster by what the network sees now, then put it where the round begins."""
+        if given is not None:
+            self.subcategories_ = given.float().cpu()
+        else:
+            found = class_features(
+                self.backbone_,
+                self.head_.detach(),
+                samples,
+                features=values["features"],
+                unit_length=values["unit_length"],
+                shown=values["shown"],
+            )
+            options = {"k": self.k_, "seed": values["seed"]}
+            self.subcategories_ = subcategory_labels(found, labels_of(samples), **options).cpu()
+        self.rounds_.append(self.subcategories_)
+        if number == 0 or values["restart_each_round"]:
+            self._restart(values)
+        self.sub_head_ = self._new_sub_head(values["seed"])
+
+    def _restart(self, values: Mapping[str, Any]) -> None:
+        """Trunk and head to where every round begins."""
+        origin = self.origin_
+        if values["starts_from"] == "trunk":
+            random = torch.Generator().manual_seed(values["seed"])
+            origin = {**origin, "head": torch.randn(self.head_.shape, generator=random) * 0.01}
+        restore_classifier(self.backbone_, self.head_, origin, "the beginning of the run")
+
+    def _check_trunk(self) -> None:
+        start = self.backbone
+        if isinstance(start, CAMMethod) and not isinstance(start.backbone, str):
+            raise ValueError(
+                "preset reference begins every round with the trunk as it was before any "
+                "classifier, which a fitted CAM on a module of your own no longer has; give the "
+                'module itself, or take preset="clean"'
+            )
+
+    def _before_any_classifier(self) -> dict[str, Tensor]:
+        """The trunk's weights as they were, a fitted CAM's built anew."""
+        trunk, start = self.backbone_, self.backbone
+        if isinstance(start, CAMMethod):
+            options = {"stride": start.stride, "weights": start.weights, "device": "cpu"}
+            trunk, _ = build_classifier(start.backbone, len(self.classes_), seed=0, **options)
+        return _prefixed("backbone.", _copied(trunk.state_dict()))
+
+    # -- maps -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
+        """Maps of the classes present, by the parent's head or by the children's.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            labels: (B, C) of 0 and 1.
+
+        Returns:
+            cams (B, C, ceil(H / 4), ceil(W / 4)), each divided by its maximum; no affinity.
+
+        Raises:
+            RuntimeError: if `fit` or `load` was not called.
+            ValueError: if shapes do not fit.
+        """
+        if not hasattr(self, "head_"):
+            raise RuntimeError("this SC-CAM is not trained yet; call fit(samples) or SCCAM.load")
+        values = self._values({})
+        options = {"scales": values["scales"], "flip": values["flip"]}
+        if values["read_out"] == "parent":
+            return read_out(self.backbone_, self.head_, images, labels, **options)
+        return read_out(self.backbone_, self.sub_head_, images, labels, children=self.k_, **options)
+
+    # -- files ------------------------------------------------------------------------------
+
+    def _card(self) -> dict[str, Any]:
+        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
+        arguments |= described(self.backbone, self.weights, self.stride)
+        return {
+            "method": "SC-CAM",
+            "version": _CARD_VERSION,
+            **arguments,
+            "classes": list(self.classes_),
+            "k": self.k_,
+            "losses": self.losses_,
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        rounds = {f"round.{i}": found.to(torch.uint8) for i, found in enumerate(self.rounds_)}
+        tensors = classifier_tensors(self.backbone_, self.head_)
+        return {**tensors, "sub_head": self.sub_head_, **rounds}
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first.
+
+        The sub-categories of every round go along, so that the clusters can be looked at later.
+        """
+        if not hasattr(self, "head_"):
+            raise RuntimeError("nothing to save yet; call fit(samples) first")
+        return save_model(path, self._tensors(), self._card())
+
+    @classmethod
+    def load(cls, path: str | Path, *, backbone: nn.Module | None = None, **options: Any) -> SCCAM:
+        """A trained SC-CAM from its files.
+
+        Args:
+            path: as given to `save`.
+            backbone: the module, where the trunk was your own.
+            **options: ``read_out``, ``scales``, ``flip`` or ``device`` of the constructor, instead
+                of what was saved.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if the file is damaged, of another method or version, or of another trunk.
+        """
+        tensors, card = load_model(path)
+        check_card(card, path, method="SC-CAM", version=_CARD_VERSION, keys=_CARD_KEYS)
+        saved = {key: card[key] for key in _ARGUMENTS}
+        saved["scales"] = None if card["scales"] is None else tuple(card["scales"])
+        trunk = backbone if backbone is not None else card["backbone"]
+        given, saved["weights"] = saved["weights"], None  # the trunk's are in the file
+        if backbone is not None:
+            saved["stride"] = None
+        method = cls(trunk, **{**saved, **options})
+        method._begin(card["classes"], card["k"], 0)
+        method._take(tensors, path)
+        method.weights, method.losses_ = given, list(card["losses"])
+        method.backbone_.eval()
+        return method
+
+    def _take(self, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+        restore_classifier(self.backbone_, self.head_, tensors, path)
+        with torch.no_grad():
+            self.sub_head_.copy_(tensors["sub_head"])
+        n_rounds = sum(name.startswith("round.") for name in tensors)
+        self.rounds_ = [tensors[f"round.{i}"].float() for i in range(n_rounds)]
+        if n_rounds:
+            self.subcategories_ = self.rounds_[-1]
+
+    def _run(
+        self, samples: Sequence[Sample], recipe: Mapping[str, Any], given: Tensor | None
+    ) -> dict[str, Any]:
+        """What has to agree for a checkpoint to be one of this run."""
+        free, base = ("shown", "scales", "flip", "read_out", "baseline"), recipe["baseline"]
+        card = self._card()
+        return {
+            **{key: card[key] for key in ("backbone", "weights", "stride", "preset", "k")},
+            **{key: value for key, value in recipe.items() if key not in free},
+            "baseline": None if base is None else {k: v for k, v in base.items() if k != "shown"},
+            "start": fingerprint_of(self.backbone),
+            "clustered": given is None,
+            "pictures": len(samples),
+            "data": fingerprint(samples),
+        }
+
+    def _stored(
+        self, path: str | Path | None, run: Mapping[str, Any], epochs: int
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """A checkpoint of this run, its weights taken; None where there is none."""
+        if path is None:
+            return None
+        kind = {"method": "SC-CAM", "version": _CARD_VERSION, "keys": _CARD_KEYS}
+        found = load_checkpoint(path, **kind, classes=self.classes_, run=run, epochs=epochs)
+        if found is not None:
+            tensors, card = found
+            self._take(tensors, path)
+            self.origin_ = {
+                name.removeprefix("origin."): value
+                for name, value in tensors.items()
+                if name.startswith("origin.")
+            }
+            self.losses_ = list(card["losses"])
+        return found
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in tensors.items()}
+
+
+def _lengths(
+    given: int | Sequence[int] | None, usual: int | Sequence[int], rounds: int
+) -> list[int]:
+    """Epochs of every round: what was given, else the preset's, the last for further rounds.
+
+    Raises:
+        ValueError: if a number is no count, or not one a round was given.
+    """
+    if given is None:
+        usual = [usual] if isinstance(usual, int) else list(usual)
+        return [usual[min(number, len(usual) - 1)] for number in range(rounds)]
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        check_count("epochs", given)
+        return [given] * rounds
+    for count in given:
+        check_count("epochs of a round", count)
+    if len(given) != rounds:
+        raise ValueError(
+            f"epochs has {len(given)} numbers for {rounds} rounds, expected one for all, or one a "
+            "round"
+        )
+    return list(given)
+
+
+def _check_subcategories(given: Tensor, labels: Tensor) -> int:
+    """How many sub-categories a class has in what was given: (M, C * k) -> k.
+
+    Raises:
+        ValueError: if it does not fit the labels.
+    """
+    (M, C), shape = labels.shape, tuple(given.shape)
+    if len(shape) != 2 or shape[0] != M or not shape[1] or shape[1] % C:
+        raise ValueError(
+            f"subcategories have shape {shape}, expected ({M}, {C} * k): one row a picture, k "
+            "columns a class"
+        )
+    k = shape[1] // C
+    parents = given.view(M, C, k).amax(2)
+    if not ((given == 0) | (given == 1)).all() or (parents.cpu() > labels).any():
+        raise ValueError(
+            "subcategories hold something else than 0 and 1, or one whose class is not present"
+        )
+    return k

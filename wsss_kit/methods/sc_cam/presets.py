@@ -1,0 +1,76 @@
+"""Every choice in which SC-CAM's released code and this kit differ, side by side.
+
+``reference`` is the released code row by row, on whatever trunk is given; ``clean`` is ours, tuned
+on the embedded world's ``val``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "reference": {
+        "n_subcategories": 10,
+        "rounds": 3,
+        "subcategory_weight": 5.0,
+        "features": "picture",
+        "unit_length": False,
+        "read_out": "parent",
+        "restart_each_round": True,
+        "starts_from": "trunk",
+        "scales": (1.0, 0.5, 1.5, 2.0),
+        "flip": True,
+        "epochs": (31, 41, 51),
+        "schedule": 61,
+        "batch_size": 16,
+        "learning_rate": 0.01,
+        "head_factor": 10.0,
+        "momentum": 5e-4,
+        "weight_decay": 5e-4,
+        "fixed_batch_norm": True,
+        "trains_stem": False,
+        "dropout": 0.5,
+        "jitter": (0.3, 0.3, 0.3, 0.1),
+    },
+    "clean": {
+        "n_subcategories": 10,
+        "rounds": 3,
+        "subcategory_weight": 5.0,
+        "features": "own_map",
+        "unit_length": True,
+        "read_out": "children",
+        "restart_each_round": True,
+        "starts_from": "classifier",
+        "scales": (1.0, 0.5, 1.5, 2.0),
+        "flip": True,
+        "epochs": 6,
+        "schedule": None,
+        "batch_size": 32,
+        "learning_rate": 0.02,
+        "head_factor": 10.0,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "fixed_batch_norm": False,
+        "trains_stem": True,
+        "dropout": 0.0,
+        "jitter": None,
+    },
+}
+"""Preset -> choice.
+
+``features``: what is clustered: the whole ``"picture"``'s average, or the average under the class's
+``"own_map"``; ``unit_length``: whether it is scaled to length 1 first. ``read_out``: whose map is
+shown, the ``"parent"``'s, or of each class the largest of its ``"children"``'s. ``starts_from``:
+every round begins with the ``"trunk"`` as it was before any classifier, ImageNet's in the paper,
+and new heads, or with the ``"classifier"`` that gave the first features. ``epochs``: of each round,
+or of all; ``schedule``: epochs after which the learning rate would be 0, None for the round's own:
+the released code stops the first rounds early. ``momentum``: the released trainer hands weight
+decay to SGD's momentum. ``trains_stem``: whether the first convolution learns. ``dropout``: of the
+pooled features. ``jitter``: of brightness, contrast, saturation and hue.
+
+Reference: the released network is ResNet-38, whose last blocks drop channels as well and whose
+second block is frozen too; other trunks have no such blocks.
+"""
+
+FEATURES = ("picture", "own_map")
+READ_OUTS = ("parent", "children")

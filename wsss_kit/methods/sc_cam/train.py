@@ -1,0 +1,192 @@
+"""One round of SC-CAM: a classifier that is asked for classes and sub-categories at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_kit.classes import Sample
+from wsss_kit.classifier.train import batches, device_of, fix_batch_norm
+from wsss_kit.training import check_loss, polynomial_decay, progress
+
+Recipe = Mapping[str, Any]
+
+
+def sub_head_of(
+    n_classes: int, k: int, dimensions: int, *, seed: int, device: torch.device
+) -> Tensor:
+    """A new head for C * k sub-categories: (C * k, D) with gradients."""
+    random = torch.Generator().manual_seed(seed)
+    head = torch.randn(n_classes * k, dimensions, generator=random) * 0.01
+    return head.to(device).requires_grad_()
+
+
+def make_optimiser(
+    trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe
+) -> torch.optim.Optimizer:
+    """SGD; the heads learn ``head_factor`` times faster, the stem only where it is to."""
+    stem: set[int] = set()
+    if not recipe["trains_stem"]:
+        stem = {id(p) for p in getattr(trunk, "stem", nn.Module()).parameters()}
+    rate = recipe["learning_rate"]
+    groups = [
+        {"params": [p for p in trunk.parameters() if id(p) not in stem], "lr": rate},
+        {"params": list(heads), "lr": rate * recipe["head_factor"]},
+    ]
+    return torch.optim.SGD(
+        groups, lr=rate, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"]
+    )
+
+
+def joint_loss(
+    pooled: Tensor,
+    head: Tensor,
+    sub_head: Tensor,
+    labels: Tensor,
+    subcategories: Tensor,
+    *,
+    weight: float,
+) -> dict[str, Tensor]:
+    """The losses of both heads, each a mean over its outputs.
+
+    Args:
+        pooled: (B, D).
+        head: (C, D).
+        sub_head: (C * k, D).
+        labels: (B, C) of 0 and 1.
+        subcategories: (B, C * k) of 0 and 1.
+        weight: of the sub-categories' loss.
+
+    Returns:
+        ``parent``, ``sub`` and ``total`` -> scalar.
+    """
+    parent = F.multilabel_soft_margin_loss(pooled @ head.T, labels)
+    sub = F.multilabel_soft_margin_loss(pooled @ sub_head.T, subcategories)
+    return {"parent": parent, "sub": sub, "total": parent + weight * sub}
+
+
+def train_round(
+    trunk: nn.Module,
+    head: Tensor,
+    sub_head: Tensor,
+    samples: Sequence[Sample],
+    subcategories: Tensor,
+    recipe: Recipe,
+    *,
+    optimiser: torch.optim.Optimizer,
+    number: int,
+    epochs: int,
+    first_epoch: int,
+    before: int,
+    after_epoch: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Train trunk and both heads on one set of sub-categories, in place.
+
+    Args:
+        trunk: (B, 3, H, W) -> (B, D, h, w).
+        head: (C, D).
+        sub_head: (C * k, D).
+        samples: M pictures with labels.
+        subcategories: (M, C * k) of 0 and 1.
+        recipe: a preset's values with ``seed``, ``shown``, ``crop`` and ``long_side``.
+        optimiser: from `make_optimiser`, with its moments where a run is resumed.
+        number: of the round, from 0.
+        epochs: of the round.
+        first_epoch: epochs of the round done before.
+        before: epochs of earlier rounds, so that each has an order of its own.
+        after_epoch: called with the epoch's number in the round and its mean losses.
+
+    Raises:
+        Diverged: if the loss runs away.
+    """
+    steps, device = -(-len(samples) // recipe["batch_size"]), device_of(trunk)
+    schedule = polynomial_decay(
+        optimiser, steps * (recipe["schedule"] or epochs), first=first_epoch * steps
+    )
+    C, began = len(head), None
+    joined = _Joined(samples, subcategories.cpu())
+    for epoch in progress(
+        range(first_epoch, epochs), what=f"SC-CAM, round {number + 1}", shown=recipe["shown"]
+    ):
+        trunk.train()
+        if recipe["fixed_batch_norm"]:
+            fix_batch_norm(trunk)
+        random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + before + epoch)
+        sums = dict.fromkeys(("parent", "sub", "total"), 0.0)
+        for images, targets in batches(joined, before + epoch, recipe):
+            if recipe["jitter"] is not None:
+                images = jitter(images, recipe["jitter"], random)
+            pooled = trunk(images.to(device)).mean((2, 3)).float()  # (B, D)
+            pooled = drop(pooled, recipe["dropout"], random)
+            targets = targets.to(device)
+            weight = recipe["subcategory_weight"]
+            losses = joint_loss(
+                pooled, head, sub_head, targets[:, :C], targets[:, C:], weight=weight
+            )
+            optimiser.zero_grad(set_to_none=True)
+            losses["total"].backward()
+            optimiser.step()
+            schedule.step()
+            for name, value in losses.items():
+                sums[name] += value.item() / steps
+            began = losses["total"].item() if began is None else began
+        where = f"round {number + 1}, epoch {epoch + 1}"
+        check_loss(sums["total"], began, where=where, learning_rate=recipe["learning_rate"])
+        after_epoch(epoch, sums)
+
+
+class _Joined(Sequence[Sample]):
+    """Samples whose labels are those of the classes and, after them, of the sub-categories."""
+
+    def __init__(self, samples: Sequence[Sample], subcategories: Tensor) -> None:
+        self.samples, self.subcategories = samples, subcategories
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.samples[index]
+        labels = torch.cat([sample.labels.float().cpu(), self.subcategories[index]])
+        return sample._replace(labels=labels)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+
+def drop(pooled: Tensor, share: float, random: torch.Generator) -> Tensor:
+    """Dropout whose choices come from a generator: (B, D) -> (B, D)."""
+    if share == 0:
+        return pooled
+    kept = torch.rand(pooled.shape, generator=random) >= share
+    return pooled * kept.to(pooled) / (1 - share)
+
+
+def jitter(images: Tensor, amounts: Sequence[float], random: torch.Generator) -> Tensor:
+    """Other brightness, contrast, saturation and hue for every picture, in this order.
+
+    Args:
+        images: (B, 3, H, W) RGB in [0, 1].
+        amounts: how far the first three factors may be from 1, and the hue, in turns, from 0.
+        random: source of the choices.
+    """
+    from torchvision.transforms import functional as colour
+
+    changes = (
+        colour.adjust_brightness,
+        colour.adjust_contrast,
+        colour.adjust_saturation,
+        colour.adjust_hue,
+    )
+    changed = []
+    for image in images:
+        drawn = 2 * torch.rand(4, generator=random) - 1
+        for adjust, middle, amount, way in zip(
+            changes, (1.0, 1.0, 1.0, 0.0), amounts, drawn.tolist(), strict=True
+        ):
+            image = adjust(image, middle + amount * way)
+        changed.append(image)
+    return torch.stack(changed)
