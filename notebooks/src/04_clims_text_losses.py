@@ -106,7 +106,7 @@ pd.DataFrame({word: (seen @ text).cpu() for word, text in asked.items()}, index=
 
 # %%
 # by hand
-batch = data.test[:6]
+batch = [s for s in data.test if s.image.shape == sample.image.shape][:6]
 images, labels = (torch.stack([s[i] for s in batch]) for i in (1, 2))  # (B, 3, H, W), (B, C)
 maps = cam_maps(images, labels, method=cam)  # (B, C, H, W)
 
