@@ -121,6 +121,31 @@ def load_checkpoint(
     return tensors, card
 
 
+def run_of(
+    samples: Sequence[Sample],
+    card: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    *,
+    free: Sequence[str],
+) -> dict[str, Any]:
+    """What has to agree for a checkpoint to be one of a run.
+
+    Args:
+        samples: the training set.
+        card: of the method, for the network and the preset.
+        recipe: of the training.
+        free: parts of the recipe that may differ; how maps are read out and whether bars are shown
+            always may.
+    """
+    free = ("shown", "scales", "flip", *free)
+    return {
+        **{key: card[key] for key in ("backbone", "weights", "stride", "preset")},
+        **{key: value for key, value in recipe.items() if key not in free},
+        "pictures": len(samples),
+        "data": fingerprint(samples),
+    }
+
+
 def check_same_run(stored: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path) -> None:
     """Refuse to go on with a checkpoint of another run.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -177,12 +176,10 @@ def make_clip_es(data: OpenData) -> CLIPES:
     Returns:
         The method with its phrases encoded; open_clip downloads the large weights once.
     """
+    prompts = _prompts_of(data, "clip_es")
     if data.name == "paper":
-        return CLIPES(load_clip("paper"), prompts=Prompts.paper()).fit()
-    voc = data.classes == VOC_CLASSES
-    prompts = Prompts.voc() if voc else Prompts.for_classes(data.classes)
-    clip = load_clip("ViT-B-16-quickgelu", weights="openai")
-    return CLIPES(clip, prompts=prompts).fit()
+        return CLIPES(load_clip("paper"), prompts=prompts).fit()
+    return CLIPES(load_clip("ViT-B-16-quickgelu", weights="openai"), prompts=prompts).fit()
 
 
 def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
@@ -200,14 +197,20 @@ def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
     Returns:
         The method; call its ``fit(data.train, ...)``.
     """
+    prompts = _prompts_of(data, "clims")
     if data.name == "paper":
-        prompts, clip = Prompts.paper(method="clims"), load_clip("paper")
+        clip = load_clip("paper")
         return CLIMS(clip, cam, prompts=prompts, preset="clean", scales=(1.0,), **weights)
-    voc = data.classes == VOC_CLASSES
-    own = partial(Prompts.for_classes, data.classes)
-    prompts = (Prompts.voc if voc else own)(method="clims")
     clip = load_clip("ViT-B-32-quickgelu", weights="openai")
     return CLIMS(clip, cam, prompts=prompts, **weights)
+
+
+def _prompts_of(data: OpenData, method: str) -> Prompts:
+    if data.name == "paper":
+        return Prompts.paper(method=method)
+    if data.classes == VOC_CLASSES:
+        return Prompts.voc(method=method)
+    return Prompts.for_classes(data.classes, method=method)
 
 
 def place_of(name: str) -> Path:

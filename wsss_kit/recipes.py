@@ -11,7 +11,6 @@ from torch import Tensor
 from wsss_kit.affinity import box_masks, random_walk, transition_matrix
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import check_positive, check_probability
-from wsss_kit.clip import WALK_SQUARINGS
 from wsss_kit.crf import crf_of_present, reference_crf_images
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
@@ -34,8 +33,7 @@ def clip_es_maps(
         images: (B, 3, H, W) RGB in [0, 1].
         labels: (B, C).
         method: a fitted `CLIPES`, or another whose output has an affinity; its
-            ``walk_squarings`` is how often the transition is squared, the published once if it has
-            none.
+            ``walk_squarings`` is how often the transition is squared.
         box_threshold: 0.4 for VOC, 0.7 for COCO.
 
     Returns:
@@ -51,8 +49,7 @@ def clip_es_maps(
             f"{type(method).__name__} has no affinity to refine its maps with; give a CLIPES, or "
             "take cam_maps for maps as they are"
         )
-    squarings = getattr(method, "walk_squarings", WALK_SQUARINGS)
-    walk = transition_matrix(affinity, sinkhorn=3, squarings=squarings)  # (B, N, N)
+    walk = transition_matrix(affinity, sinkhorn=3, squarings=method.walk_squarings)  # (B, N, N)
     boxes = box_masks(cams, threshold=box_threshold, clamp=_as_released(method))
     cams = random_walk(cams * boxes, walk)  # (B, C, h, w)
     return upsample(normalize_cams(cams, subtract_min=True, eps=_EPS), images.shape[-2:])

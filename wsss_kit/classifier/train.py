@@ -32,6 +32,24 @@ def sgd(head: Tensor, recipe: Recipe, trunk: nn.Module | None = None) -> torch.o
     )
 
 
+def groups_of(trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe) -> list[dict[str, Any]]:
+    """An optimiser's groups: heads learn ``head_factor`` times faster, a stem only if it is to.
+
+    Args:
+        trunk: whose ``stem``, if it has one, stays as it is unless ``trains_stem``.
+        heads: beside the trunk.
+        recipe: with ``learning_rate``, ``head_factor`` and ``trains_stem``.
+    """
+    stem: set[int] = set()
+    if not recipe["trains_stem"]:
+        stem = {id(p) for p in getattr(trunk, "stem", nn.Module()).parameters()}
+    rate = recipe["learning_rate"]
+    return [
+        {"params": [p for p in trunk.parameters() if id(p) not in stem], "lr": rate},
+        {"params": list(heads), "lr": rate * recipe["head_factor"]},
+    ]
+
+
 def train_classifier(
     trunk: nn.Module,
     head: Tensor,

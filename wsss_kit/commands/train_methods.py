@@ -52,35 +52,24 @@ def train_paper_clims(
         clip, prompts = load_clip("paper", device="cpu"), Prompts.paper(method="clims")
         clims = CLIMS(clip, cam, prompts=prompts, scales=(1.0,), preset="clean")
         clims.fit(train, seed=seed, checkpoint=folder / "clims-training")
-        path = _halved(clims.save(folder / "clims"))
-        measured = {
-            "on": f"PaperWorld seed 0, val, {n_val} pictures, no refinement, best constant "
-            "background of each",
-            "CAM": _score(cam, val),
-            "CLIMS": _score(CLIMS.load(path, device="cpu"), val),
+        tensors, card = load_model(clims.save(folder / "clims"))
+        halves = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+        path = save_model(folder / "clims", halves, card)  # measure what is shipped
+        card |= {
+            "trained_on": f"PaperWorld seed 0, train, {n_train} pictures with image-level labels",
+            "seed": seed,
+            "base": BASE,
+            "measured": {
+                "on": f"PaperWorld seed 0, val, {n_val} pictures, no refinement, best constant "
+                "background of each",
+                "CAM": _score(cam, val),
+                "CLIMS": _score(CLIMS.load(path, device="cpu"), val),
+            },
         }
-        return _describe(
-            path,
-            trained_on=f"PaperWorld seed 0, train, {n_train} pictures with image-level labels",
-            seed=seed,
-            base=BASE,
-            measured=measured,
-        )
-
-
-def _halved(path: Path) -> Path:
-    """Weights in half precision: what is measured afterwards is what is shipped."""
-    tensors, card = load_model(path)
-    halves = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    return save_model(path, halves, card)
+        return save_model(path, halves, card)
 
 
 def _score(method: CAMMethod, val: PaperWorld) -> dict[str, Any]:
     swept = sweep_background(partial(cam_maps, method=method), val, val.masks, rules=CONSTANTS)
     best = best_rule(swept)
     return {"background": str(best), "mean_iou": round(swept[best], 3)}
-
-
-def _describe(path: Path, **said: Any) -> Path:
-    tensors, card = load_model(path)
-    return save_model(path, tensors, {**card, **said})

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checks import check_images, check_labels
 from wsss_kit.classes import Sample
+from wsss_kit.clip import WALK_SQUARINGS
 
 
 class MethodOutput(NamedTuple):
@@ -35,6 +36,9 @@ class CAMMethod(ABC):
     """
 
     preset: str = "reference"
+    walk_squarings: int = WALK_SQUARINGS
+    """How often the transition made from the method's affinity is squared; published unless the
+    method knows better."""
 
     @abstractmethod
     def fit(self, samples: Sequence[Sample], **training: Any) -> CAMMethod:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checkpoints import (
-    fingerprint,
     load_checkpoint,
     restore_optimiser,
+    run_of,
     save_checkpoint,
 )
 from wsss_kit.checks import (
@@ -321,14 +321,7 @@ class CAM(CAMMethod):
 
     def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
         """What has to agree for a checkpoint to be one of this run; epochs may be more."""
-        free = ("epochs", "shown", "scales", "flip")
-        card = self._card()
-        return {
-            **{key: card[key] for key in ("backbone", "weights", "stride", "preset")},
-            **{key: value for key, value in recipe.items() if key not in free},
-            "pictures": len(samples),
-            "data": fingerprint(samples),
-        }
+        return run_of(samples, self._card(), recipe, free=("epochs",))
 
     def _resume(
         self,

@@ -20,20 +20,6 @@ Backbone = str | nn.Module | CAMMethod
 """A name, a module, or a fitted CAM, whose trunk and head are copied."""
 
 
-def check_same_classes(found: Sequence[str], expected: Sequence[str], *, named: bool) -> None:
-    """Refuse samples whose classes are not those of the prompts, by name or, unnamed, by number.
-
-    Raises:
-        ValueError: saying what both have.
-    """
-    if (named and tuple(found) != tuple(expected)) or len(found) != len(expected):
-        raise ValueError(
-            f"the samples have {len(found)} classes ({', '.join(found[:4])}, …) and the "
-            f"prompts {len(expected)} ({', '.join(expected[:4])}, …); "
-            "expected the same in the same order"
-        )
-
-
 def baseline_recipe(
     start: Backbone,
     values: Mapping[str, Any],
@@ -118,12 +104,19 @@ def train_baseline(
     )
 
 
-def fingerprint_of(start: Backbone) -> str | None:
-    """What tells one fitted CAM to start from from another; None where there is none."""
-    if not isinstance(start, CAMMethod):
-        return None
-    head = start.head_.detach().float().cpu().contiguous()
-    return hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]
+def started_from(start: Backbone, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What tells one beginning from another, for a checkpoint: ``start`` and ``baseline``.
+
+    Args:
+        start: what the method was given; a fitted CAM is known by its head.
+        recipe: from `baseline_recipe`.
+    """
+    fitted = None
+    if isinstance(start, CAMMethod):
+        head = start.head_.detach().float().cpu().contiguous()
+        fitted = hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]
+    trained = None if recipe is None else {k: v for k, v in recipe.items() if k != "shown"}
+    return {"start": fitted, "baseline": trained}
 
 
 def described(start: Backbone, weights: Any, stride: int | None) -> dict[str, Any]:
@@ -135,3 +128,21 @@ def described(start: Backbone, weights: Any, stride: int | None) -> dict[str, An
         "weights": None if weights is None else str(weights),
         "stride": stride,
     }
+
+
+def constructor_arguments(
+    card: Mapping[str, Any], names: Sequence[str], *, own_trunk: bool
+) -> dict[str, Any]:
+    """Arguments that rebuild a saved method, without ``weights``: the trunk's are in the file.
+
+    Args:
+        card: as saved.
+        names: of the arguments on it.
+        own_trunk: whether the trunk is the caller's module, which has its stride already.
+    """
+    saved = {key: card[key] for key in names}
+    saved["scales"] = None if saved["scales"] is None else tuple(saved["scales"])
+    saved["weights"] = None
+    if own_trunk:
+        saved["stride"] = None
+    return saved

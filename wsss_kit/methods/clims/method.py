@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checkpoints import (
-    fingerprint,
     load_checkpoint,
     restore_optimiser,
+    run_of,
     save_checkpoint,
 )
 from wsss_kit.checks import (
@@ -36,9 +36,9 @@ from wsss_kit.methods.clims.train import calibrate, make_optimiser, train
 from wsss_kit.methods.start import (
     baseline_recipe,
     begin,
-    check_same_classes,
+    constructor_arguments,
     described,
-    fingerprint_of,
+    started_from,
     train_baseline,
 )
 from wsss_kit.prompts import Prompts
@@ -189,7 +189,7 @@ class CLIMS(CAMMethod):
         check_count("accumulate", accumulate)
         values["accumulate"] = accumulate
         named = getattr(samples, "classes", None) is not None
-        check_same_classes(classes_of(samples), self.prompts.classes, named=named)
+        self._check_classes(classes_of(samples), named=named)
         how = {"preset": self.preset, "weights": self.weights}
         base = baseline_recipe(self.backbone, values, baseline or {}, **how)
         self._begin(seed)
@@ -240,6 +240,16 @@ class CLIMS(CAMMethod):
         names = (*LOSSES, "cbs_threshold", "scales", "flip")
         own = {name: getattr(self, name) for name in names}
         return preset_values(PRESETS, self.preset, {**own, **given})
+
+    def _check_classes(self, found: Sequence[str], *, named: bool) -> None:
+        """Refuse samples of other classes than the prompts', by name or, unnamed, by number."""
+        expected = self.prompts.classes
+        if (named and tuple(found) != expected) or len(found) != len(expected):
+            raise ValueError(
+                f"the samples have {len(found)} classes ({', '.join(found[:4])}, …) and the "
+                f"prompts {len(expected)} ({', '.join(expected[:4])}, …); "
+                "expected the same in the same order"
+            )
 
     def _begin(self, seed: int) -> None:
         """A trunk and a head to train: copies of a fitted CAM's, or new ones."""
@@ -327,17 +337,14 @@ class CLIMS(CAMMethod):
         path = PAPER_CLIMS if path == "paper" else path
         tensors, card = load_model(path)
         check_card(card, path, method="CLIMS", version=_CARD_VERSION, keys=_CARD_KEYS)
-        saved = {key: card[key] for key in _ARGUMENTS}
-        saved["scales"] = None if card["scales"] is None else tuple(card["scales"])
+        own = backbone is not None
+        saved = constructor_arguments(card, _ARGUMENTS, own_trunk=own)
         saved["prompts"] = Prompts.from_json(json.dumps(card["prompts"]))
-        trunk = backbone if backbone is not None else card["backbone"]
-        given, saved["weights"] = saved["weights"], None  # the trunk's are in the file
-        if backbone is not None:
-            saved["stride"] = None
+        trunk = backbone if own else card["backbone"]
         clims = cls(clip, trunk, **{**saved, **options})
         clims._begin(0)
         clims._take(tensors, path)
-        clims.weights, clims.losses_ = given, list(card["losses"])
+        clims.weights, clims.losses_ = card["weights"], list(card["losses"])
         clims.backbone_.eval()
         return clims
 
@@ -348,16 +355,11 @@ class CLIMS(CAMMethod):
 
     def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
         """What has to agree for a checkpoint to be one of this run; epochs may be more."""
-        free = ("epochs", "shown", "scales", "flip", "accumulate")
         card = self._card()
-        base = recipe["baseline"]
         return {
-            **{key: card[key] for key in ("backbone", "weights", "stride", "preset", "prompts")},
-            **{key: value for key, value in recipe.items() if key not in (*free, "baseline")},
-            "baseline": None if base is None else {k: v for k, v in base.items() if k != "shown"},
-            "start": fingerprint_of(self.backbone),
-            "pictures": len(samples),
-            "data": fingerprint(samples),
+            **run_of(samples, card, recipe, free=("epochs", "accumulate", "baseline")),
+            **started_from(self.backbone, recipe["baseline"]),
+            "prompts": card["prompts"],
         }
 
     def _stored(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import batches, device_of, fix_batch_norm
+from wsss_kit.classifier.train import batches, device_of, fix_batch_norm, groups_of
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.methods.clims.presets import LOSSES
 from wsss_kit.training import (
@@ -65,14 +65,8 @@ def make_optimiser(
     trunk: nn.Module, head: Tensor, bias: Tensor, recipe: Recipe
 ) -> torch.optim.Optimizer:
     """The preset's optimiser: the head learns faster, the frozen stem not at all."""
-    stem = set()
-    if not recipe["trains_stem"]:
-        stem = {id(p) for p in getattr(trunk, "stem", nn.Module()).parameters()}
-    rate, own = recipe["learning_rate"], [head, bias] if recipe["calibrated"] else [head]
-    groups = [
-        {"params": [p for p in trunk.parameters() if id(p) not in stem], "lr": rate},
-        {"params": own, "lr": rate * recipe["head_factor"]},
-    ]
+    own = [head, bias] if recipe["calibrated"] else [head]
+    groups, rate = groups_of(trunk, own, recipe), recipe["learning_rate"]
     if recipe["optimiser"] == "adamw":
         return torch.optim.AdamW(groups, lr=rate, weight_decay=recipe["weight_decay"])
     return torch.optim.SGD(

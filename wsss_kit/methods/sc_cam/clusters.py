@@ -89,7 +89,7 @@ def kmeans(
     for _ in range(iterations):
         costs, nearest = _assign(points, centres[moving])  # (r, N) both
         moved = _means(points, nearest, k)
-        _revive(moved, points, costs + squares, nearest)
+        _revive(moved, points, costs + squares)
         shift = (moved - centres[moving]).square().sum((1, 2))
         settled = (nearest == labels[moving]).all(1) | (shift <= still)
         labels[moving], centres[moving] = nearest, moved
@@ -113,8 +113,7 @@ def _plus_plus(
 ) -> Tensor:
     """Rows of the first centres (R, k): each the best of a few drawn by their distance so far."""
     N, trials = len(points), 2 + int(math.log(k))
-    where = {"device": points.device, "generator": random}
-    chosen = torch.randint(N, (restarts, 1), **where)
+    chosen = torch.randint(N, (restarts, 1), device=points.device, generator=random)
     nearest = _distances(points, squares, points[chosen[:, 0]], squares[chosen[:, 0]])  # (R, N)
     rows = torch.arange(restarts, device=points.device)
     for _ in range(1, k):
@@ -145,12 +144,9 @@ def _means(points: Tensor, labels: Tensor, k: int) -> Tensor:
     return sums / members.sum(2, keepdim=True)
 
 
-def _revive(centres: Tensor, points: Tensor, costs: Tensor, labels: Tensor) -> None:
-    """Give clusters without points the ones farthest from where they belong, in place."""
-    R, k, _ = centres.shape
-    counts = torch.zeros(R, k, device=points.device)
-    counts.scatter_add_(1, labels, torch.ones_like(costs))
-    for r, j in (counts == 0).nonzero().tolist():
+def _revive(centres: Tensor, points: Tensor, costs: Tensor) -> None:
+    """Give clusters without points (NaN) those farthest from where they belong, in place."""
+    for r, j in centres[..., 0].isnan().nonzero().tolist():
         farthest = int(costs[r].argmax())
         centres[r, j] = points[farthest]
         costs[r, farthest] = 0
@@ -184,7 +180,7 @@ def subcategory_labels(
         >>> found.sum(1).tolist(), bool((found[0] == found[2]).all())
         ([1.0, 1.0, 1.0, 1.0], True)
     """
-    _check_features(features, *(2, 3))
+    _check_features(features, 2, 3)
     check_labels(labels)
     check_count("k", k)
     check_count("seed", seed, least=0)

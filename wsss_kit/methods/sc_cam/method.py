@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.checkpoints import fingerprint, load_checkpoint, restore_optimiser, save_checkpoint
+from wsss_kit.checkpoints import load_checkpoint, restore_optimiser, run_of, save_checkpoint
 from wsss_kit.checks import (
     check_count,
     check_device,
@@ -29,19 +29,20 @@ from wsss_kit.methods.sc_cam.train import make_optimiser, sub_head_of, train_rou
 from wsss_kit.methods.start import (
     baseline_recipe,
     begin,
+    constructor_arguments,
     described,
-    fingerprint_of,
+    started_from,
     train_baseline,
 )
 from wsss_kit.training import classes_of, labels_of
 
 _CARD_VERSION = 2
-_ARGUMENTS = (
-    *("weights", "stride", "n_subcategories", "rounds", "subcategory_weight", "features"),
-    *("read_out", "restart_each_round", "scales", "flip", "preset"),
+_CHOICES = (
+    *("n_subcategories", "rounds", "subcategory_weight", "features", "read_out"),
+    *("restart_each_round", "scales", "flip"),
 )
+_ARGUMENTS = ("weights", "stride", *_CHOICES, "preset")
 _CARD_KEYS = ("backbone", *_ARGUMENTS, "classes", "k", "losses")
-_CHOICES = ("features", "read_out", "restart_each_round", "scales", "flip")
 
 
 class SCCAM(CAMMethod):
@@ -192,6 +193,13 @@ class SCCAM(CAMMethod):
         run = {}
         if checkpoint is not None:
             run = self._run(samples, {**values, "baseline": base}, subcategories)
+
+        def save(optimiser: torch.optim.Optimizer, epoch: int) -> None:
+            if checkpoint is not None:
+                place = {"epoch": epoch, "run": run}
+                state = {**self._tensors(), **_prefixed("origin.", self.origin_)}
+                save_checkpoint(checkpoint, state, optimiser, self._card(), **place)
+
         stored = self._stored(checkpoint, run, sum(lengths))
         done = 0 if stored is None else stored[1]["epoch"]
         if stored is None:
@@ -200,14 +208,6 @@ class SCCAM(CAMMethod):
                 train_baseline(self.backbone_, self.head_, samples, base)
             if not from_trunk:
                 self.origin_ = _copied(classifier_tensors(self.backbone_, self.head_))
-
-        def save(optimiser: torch.optim.Optimizer, epoch: int) -> None:
-            if checkpoint is not None:
-                place = {"epoch": epoch, "run": run}
-                state = {**self._tensors(), **_prefixed("origin.", self.origin_)}
-                save_checkpoint(checkpoint, state, optimiser, self._card(), **place)
-
-        if stored is None:
             save(self._optimiser(values), 0)
         for number in range(rounds):
             before = sum(lengths[:number])
@@ -262,8 +262,7 @@ class SCCAM(CAMMethod):
 
     def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The preset's choices with the arguments that were given over them."""
-        names = ("n_subcategories", "rounds", "subcategory_weight", *_CHOICES)
-        own = {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in _CHOICES}
         return preset_values(PRESETS, self.preset, {**own, **given})
 
     def _begin(self, classes: Sequence[str], k: int, seed: int) -> None:
@@ -405,16 +404,13 @@ class SCCAM(CAMMethod):
         """
         tensors, card = load_model(path)
         check_card(card, path, method="SC-CAM", version=_CARD_VERSION, keys=_CARD_KEYS)
-        saved = {key: card[key] for key in _ARGUMENTS}
-        saved["scales"] = None if card["scales"] is None else tuple(card["scales"])
-        trunk = backbone if backbone is not None else card["backbone"]
-        given, saved["weights"] = saved["weights"], None  # the trunk's are in the file
-        if backbone is not None:
-            saved["stride"] = None
+        own = backbone is not None
+        saved = constructor_arguments(card, _ARGUMENTS, own_trunk=own)
+        trunk = backbone if own else card["backbone"]
         method = cls(trunk, **{**saved, **options})
         method._begin(card["classes"], card["k"], 0)
         method._take(tensors, path)
-        method.weights, method.losses_ = given, list(card["losses"])
+        method.weights, method.losses_ = card["weights"], list(card["losses"])
         method.backbone_.eval()
         return method
 
@@ -431,16 +427,12 @@ class SCCAM(CAMMethod):
         self, samples: Sequence[Sample], recipe: Mapping[str, Any], given: Tensor | None
     ) -> dict[str, Any]:
         """What has to agree for a checkpoint to be one of this run."""
-        free, base = ("shown", "scales", "flip", "read_out", "baseline"), recipe["baseline"]
         card = self._card()
         return {
-            **{key: card[key] for key in ("backbone", "weights", "stride", "preset", "k")},
-            **{key: value for key, value in recipe.items() if key not in free},
-            "baseline": None if base is None else {k: v for k, v in base.items() if k != "shown"},
-            "start": fingerprint_of(self.backbone),
+            **run_of(samples, card, recipe, free=("read_out", "baseline")),
+            **started_from(self.backbone, recipe["baseline"]),
+            "k": card["k"],
             "clustered": given is None,
-            "pictures": len(samples),
-            "data": fingerprint(samples),
         }
 
     def _stored(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import batches, device_of, fix_batch_norm
+from wsss_kit.classifier.train import batches, device_of, fix_batch_norm, groups_of
 from wsss_kit.training import check_loss, polynomial_decay, progress
 
 Recipe = Mapping[str, Any]
@@ -29,16 +29,11 @@ def make_optimiser(
     trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe
 ) -> torch.optim.Optimizer:
     """SGD; the heads learn ``head_factor`` times faster, the stem only where it is to."""
-    stem: set[int] = set()
-    if not recipe["trains_stem"]:
-        stem = {id(p) for p in getattr(trunk, "stem", nn.Module()).parameters()}
-    rate = recipe["learning_rate"]
-    groups = [
-        {"params": [p for p in trunk.parameters() if id(p) not in stem], "lr": rate},
-        {"params": list(heads), "lr": rate * recipe["head_factor"]},
-    ]
     return torch.optim.SGD(
-        groups, lr=rate, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"]
+        groups_of(trunk, heads, recipe),
+        lr=recipe["learning_rate"],
+        momentum=recipe["momentum"],
+        weight_decay=recipe["weight_decay"],
     )
 
 
@@ -152,9 +147,6 @@ class _Joined(Sequence[Sample]):
         sample = self.samples[index]
         labels = torch.cat([sample.labels.float().cpu(), self.subcategories[index]])
         return sample._replace(labels=labels)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(len(self)))
 
 
 def drop(pooled: Tensor, share: float, random: torch.Generator) -> Tensor:
