@@ -10,7 +10,7 @@ from PIL import Image
 from wsss_kit.classes import VOC_CLASSES
 from wsss_kit.clip import load_clip
 from wsss_kit.methods.cam import CAM
-from wsss_kit.notebook_data import make_clims, open_data
+from wsss_kit.notebook_data import make_clims, make_sc_cam, open_data
 from wsss_kit.prompts import Prompts
 
 
@@ -119,3 +119,12 @@ def test_clims_gets_the_words_and_the_clip_of_the_data(voc, folder, monkeypatch)
     assert own.prompts.templates == Prompts.voc(method="clims").templates
     large = (("ViT-B-32-quickgelu",), {"weights": "openai"})
     assert asked == [(("paper",), {}), large, large]
+
+
+def test_sc_cam_looks_for_as_many_subcategories_as_the_data_has(voc):
+    cam = CAM("paper", preset="clean", device="cpu")
+    paper = make_sc_cam(open_data("paper", n_train=1, n_val=1, n_test=1), cam, rounds=1)
+    assert (paper.preset, paper.n_subcategories, paper.rounds) == ("clean", 3, 1)
+    photographs = make_sc_cam(open_data("voc", n_train=3, n_val=2, n_test=2, root=voc), cam)
+    assert (photographs.preset, photographs.n_subcategories) == ("reference", None)
+    assert photographs.backbone is paper.backbone is cam

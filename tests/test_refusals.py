@@ -28,7 +28,15 @@ from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, Protocol
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS, propose_backgrounds
 from wsss_kit.methods.clip_es import CLIPES
-from wsss_kit.methods.sc_cam import SCCAM, kmeans, subcategory_labels
+from wsss_kit.methods.sc_cam import (
+    SCCAM,
+    agreement,
+    exemplars,
+    kmeans,
+    name_subcategories,
+    plane,
+    subcategory_labels,
+)
 from wsss_kit.notebook_data import open_data
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
@@ -343,6 +351,34 @@ DOORS: dict[str, Callable[[], Door]] = {
         {
             **{"labels": "labels", "k": "count", "seed": "count from 0"},
             "engine": "word of a list",
+        },
+    ),
+    "agreement": lambda: Door(
+        functools.partial(agreement, second=LABELS),
+        {"first": LABELS, "n_classes": 2},
+        {"first": "labels", "n_classes": "count"},
+    ),
+    "exemplars": lambda: Door(
+        functools.partial(exemplars, torch.rand(1, 2, 3)),
+        {"subcategories": LABELS, "n_classes": 2, "n": 1},
+        {"subcategories": "labels", "n_classes": "count", "n": "count"},
+    ),
+    "plane": lambda: Door(
+        functools.partial(plane, torch.rand(4, 3)),
+        {"how": "pca", "seed": 0},
+        {"how": "word of a list", "seed": "count from 0"},
+    ),
+    "name_subcategories": lambda: Door(
+        functools.partial(
+            name_subcategories, load_clip("paper", device="cpu"), small_cam(), shown=False
+        ),
+        {
+            **{"samples": small_world(), "subcategories": batch()["labels"]},
+            **{"words": ("red", "wooden"), "template": "a {}", "threshold": 0.3},
+        },
+        {
+            **{"samples": "samples", "subcategories": "labels", "words": "words"},
+            **{"threshold": "probability", "template": "word of a list"},
         },
     ),
     "load_clip": lambda: Door(

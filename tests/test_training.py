@@ -15,6 +15,7 @@ from wsss_kit.training import (
     labels_of,
     polynomial_decay,
     progress,
+    seeded,
 )
 
 
@@ -191,3 +192,17 @@ def test_a_loss_that_runs_away(loss):
     with pytest.raises(Diverged, match=r"in epoch 3: its loss is .* began at 0.7; .* below 0.05"):
         check_loss(loss, 0.7, where="epoch 3", learning_rate=0.05)
     assert check_loss(6.9, 0.7, where="epoch 3", learning_rate=0.05) is None
+
+
+def test_seeded_numbers_are_those_of_seed_and_epoch_and_leave_no_trace():
+    cpu = torch.device("cpu")
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    drawn = []
+    for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        with seeded(seed, epoch, cpu):
+            drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[1])
+    assert len({tuple(each.tolist()) for each in drawn}) == 3
+    assert torch.equal(torch.rand(3), expected)

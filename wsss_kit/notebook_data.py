@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from wsss_kit.evaluation import Protocol
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 
@@ -203,6 +204,26 @@ def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
         return CLIMS(clip, cam, prompts=prompts, preset="clean", scales=(1.0,), **weights)
     clip = load_clip("ViT-B-32-quickgelu", weights="openai")
     return CLIMS(clip, cam, prompts=prompts, **weights)
+
+
+def make_sc_cam(data: OpenData, cam: CAM, **options: Any) -> SCCAM:
+    """SC-CAM for a data set, not trained yet, starting from a fitted CAM.
+
+    ``"clean"`` with three sub-categories a class for the embedded world, else ``"reference"`` with
+    ten, as released.
+
+    Args:
+        data: from `open_data`.
+        cam: what gives the first features.
+        **options: arguments of `SCCAM` where they are to be others.
+
+    Returns:
+        The method; call its ``fit(data.train, ...)``.
+    """
+    usual: dict[str, Any] = {}
+    if data.name == "paper":
+        usual = {"preset": "clean", "scales": (1.0,), "n_subcategories": 3}
+    return SCCAM(cam, **{**usual, **options})
 
 
 def _prompts_of(data: OpenData, method: str) -> Prompts:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -23,6 +24,22 @@ def progress(
     from tqdm.auto import tqdm
 
     return tqdm(items, desc=what, disable=not shown, total=total, leave=False, dynamic_ncols=True)
+
+
+@contextmanager
+def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Torch's own random numbers, such as those of a trunk's dropout, from seed and epoch.
+
+    A resumed run then drops what an uninterrupted one does. The global state is put back after.
+
+    Args:
+        seed: of the run.
+        epoch: from 0.
+        device: whose numbers are meant, beside the CPU's.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        yield
 
 
 def polynomial_decay(

@@ -10,28 +10,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from wsss_kit.classifier.pretrained import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalised,
+    load_all,
+    read_state,
+)
+from wsss_kit.classifier.resnet38 import ResNet38Trunk
 from wsss_kit.paperworld.trunk import PaperTrunk, load_web_weights
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 RESNETS = ("resnet18", "resnet34", "resnet50")
-BACKBONES = ("paper", *RESNETS)
+BACKBONES = ("paper", *RESNETS, "resnet38")
 """Names that `build_backbone` knows."""
 
 
-class _Normalised(nn.Module):
-    """Keeps picture statistics as buffers, so that they cannot be forgotten or doubled."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
-
-
-class ResNetTrunk(_Normalised):
+class ResNetTrunk(Normalised):
     """A torchvision ResNet without its pooling and classifier.
 
     Stride 16 gives the last stage stride 1 and no dilation, as CLIMS, IRN and SC-CAM's port do;
@@ -86,38 +80,11 @@ def _flatten_stage(stage: nn.Sequential, *, dilation: int) -> None:
             conv.dilation = conv.padding = (dilation, dilation)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing; give None, 'imagenet' or a state dict of torchvision's ResNet"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each reader has its own exceptions
-        raise ValueError(
-            f"{path} is not a whole file of weights ({error}); it is truncated or of another "
-            "format; copy it again"
-        ) from error
-
-
 def _load_trunk(net: nn.Module, path: Path) -> None:
-    """Load everything but the classifier, and refuse what leaves a random weight behind."""
-    state = {k: v for k, v in _read_state(path).items() if not k.startswith("fc.")}
-    try:
-        missing, unexpected = net.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds the weights of another network: {error}") from error
-    lost = [k for k in missing if not k.startswith("fc.") and "num_batches" not in k]
-    if lost or unexpected:
-        raise ValueError(
-            f"{path} does not hold the weights of this ResNet: {len(lost)} are missing "
-            f"({', '.join(lost[:3])}) and {len(unexpected)} are unknown "
-            f"({', '.join(unexpected[:3])}); give a state dict of torchvision's ResNet"
-        )
+    """Load everything but the classifier of a torchvision ResNet."""
+    state = {k: v for k, v in read_state(path).items() if not k.startswith("fc.")}
+    own = {k: v for k, v in net.state_dict().items() if k.startswith("fc.")}
+    load_all(net, {**own, **state}, path, what="torchvision's ResNet")
 
 
 def build_backbone(
@@ -131,10 +98,11 @@ def build_backbone(
 
     Args:
         backbone: one of ``BACKBONES``, or a module with ``out_channels``.
-        stride: of a named trunk; None for its default, 8 for ``"paper"`` and 16 for ResNets.
-        weights: of a named ResNet, see `ResNetTrunk`; of ``"paper"``: None for random weights, or
-            ``"web"`` for those in the package, which learned from a tiny CLIP on ``web`` pictures
-            and play the part that ImageNet weights play for photographs.
+        stride: of a named trunk; None for its default, 8 for ``"paper"`` and ``"resnet38"`` (which
+            has no other) and 16 for the rest.
+        weights: of a named ResNet, see `ResNetTrunk` and `ResNet38Trunk`; of ``"paper"``: None for
+            random weights, or ``"web"`` for those in the package, which learned from a tiny CLIP on
+            ``web`` pictures and play the part that ImageNet weights play for photographs.
         seed: of random initial weights; the global random state is left as it was.
 
     Returns:
@@ -176,4 +144,8 @@ def build_backbone(
             if weights is not None:
                 load_web_weights(trunk, weights)
             return trunk
+        if backbone == "resnet38":
+            if stride not in (None, 8):
+                raise ValueError(f"stride is {stride}, expected 8: resnet38 has no other")
+            return ResNet38Trunk(weights=weights)
         return ResNetTrunk(backbone, stride=16 if stride is None else stride, weights=weights)

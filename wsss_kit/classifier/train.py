@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from wsss_kit.checks import check_image
 from wsss_kit.classes import Sample
-from wsss_kit.training import augment, check_loss, labels_of, polynomial_decay, progress
+from wsss_kit.training import (
+    augment,
+    check_loss,
+    labels_of,
+    polynomial_decay,
+    progress,
+    seeded,
+)
 
 Recipe = Mapping[str, Any]
 
@@ -32,20 +39,26 @@ def sgd(head: Tensor, recipe: Recipe, trunk: nn.Module | None = None) -> torch.o
     )
 
 
-def groups_of(trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe) -> list[dict[str, Any]]:
+def groups_of(
+    trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe, *, norms: bool = True
+) -> list[dict[str, Any]]:
     """An optimiser's groups: heads learn ``head_factor`` times faster, a stem only if it is to.
 
     Args:
         trunk: whose ``stem``, if it has one, stays as it is unless ``trains_stem``.
         heads: beside the trunk.
         recipe: with ``learning_rate``, ``head_factor`` and ``trains_stem``.
+        norms: whether weights and biases of batch normalisation learn.
     """
-    stem: set[int] = set()
+    fixed: list[nn.Module] = []
     if not recipe["trains_stem"]:
-        stem = {id(p) for p in getattr(trunk, "stem", nn.Module()).parameters()}
+        fixed.append(getattr(trunk, "stem", nn.Module()))
+    if not norms:
+        fixed += [layer for layer in trunk.modules() if isinstance(layer, nn.BatchNorm2d)]
+    kept = {id(p) for layer in fixed for p in layer.parameters()}
     rate = recipe["learning_rate"]
     return [
-        {"params": [p for p in trunk.parameters() if id(p) not in stem], "lr": rate},
+        {"params": [p for p in trunk.parameters() if id(p) not in kept], "lr": rate},
         {"params": list(heads), "lr": rate * recipe["head_factor"]},
     ]
 
@@ -87,9 +100,10 @@ def train_classifier(
     epochs, began = range(first_epoch, recipe["epochs"]), None
     for epoch in progress(epochs, what="CAM classifier", shown=recipe["shown"]):
         losses = []
-        for images, labels in batches(samples, epoch, recipe):
-            pooled = trunk(images.to(head.device)).mean((2, 3))  # (B, D)
-            losses.append(_step(pooled @ head.T, labels.to(head.device), optimiser, schedule))
+        with seeded(recipe["seed"], epoch, head.device):
+            for images, labels in batches(samples, epoch, recipe):
+                pooled = trunk(images.to(head.device)).mean((2, 3))  # (B, D)
+                losses.append(_step(pooled @ head.T, labels.to(head.device), optimiser, schedule))
         began = losses[0] if began is None else began
         check_loss(
             sum(losses) / steps,

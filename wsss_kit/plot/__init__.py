@@ -7,6 +7,7 @@ with hatches, masks outlined: no figure speaks through colour alone.
 
 from wsss_kit.plot.bars import iou_bars, step_bars
 from wsss_kit.plot.canvas import alt_text, class_colours, new_figure, save_figure
+from wsss_kit.plot.clusters import show_clusters, show_plane
 from wsss_kit.plot.curves import show_curves
 from wsss_kit.plot.figures import overlay, show_cams, show_masks, show_samples
 
@@ -18,8 +19,10 @@ __all__ = [
     "overlay",
     "save_figure",
     "show_cams",
+    "show_clusters",
     "show_curves",
     "show_masks",
+    "show_plane",
     "show_samples",
     "step_bars",
 ]

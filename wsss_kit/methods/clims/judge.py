@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsss_kit.classifier.backbones import IMAGENET_MEAN, IMAGENET_STD
+from wsss_kit.classifier.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.methods.clims.losses import (
     area_loss,

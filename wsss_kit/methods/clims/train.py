@@ -19,6 +19,7 @@ from wsss_kit.training import (
     cosine_decay,
     polynomial_decay,
     progress,
+    seeded,
 )
 
 Recipe = Mapping[str, Any]
@@ -121,16 +122,17 @@ def train(
             shown=recipe["shown"],
             total=steps,
         )
-        for images, labels in bar:
-            found = train_step(
-                trunk, head, bias, images, labels, judge, recipe, optimiser, where=where
-            )
-            schedule.step()
-            began = found["total"] if began is None else began
-            for name, value in found.items():
-                sums[name] += value / steps
-            if hasattr(bar, "set_postfix"):
-                bar.set_postfix({name: f"{found[name]:.3f}" for name in LOSSES})
+        with seeded(recipe["seed"], epoch, head.device):
+            for images, labels in bar:
+                found = train_step(
+                    trunk, head, bias, images, labels, judge, recipe, optimiser, where=where
+                )
+                schedule.step()
+                began = found["total"] if began is None else began
+                for name, value in found.items():
+                    sums[name] += value / steps
+                if hasattr(bar, "set_postfix"):
+                    bar.set_postfix({name: f"{found[name]:.3f}" for name in LOSSES})
         check_loss(sums["total"], began, where=where, learning_rate=recipe["learning_rate"])
         check_maps(sums.pop("maps"), where)
         after_epoch(epoch, sums)

@@ -67,7 +67,7 @@ def kmeans(
         >>> bool(found.labels[0] == found.labels[1] != found.labels[2]), round(found.inertia, 3)
         (True, 0.04)
     """
-    _check_features(features, 2)
+    check_features(features, 2)
     for name, value in (("k", k), ("restarts", restarts), ("iterations", iterations)):
         check_count(name, value)
     check_positive("tolerance", tolerance)
@@ -180,7 +180,7 @@ def subcategory_labels(
         >>> found.sum(1).tolist(), bool((found[0] == found[2]).all())
         ([1.0, 1.0, 1.0, 1.0], True)
     """
-    _check_features(features, 2, 3)
+    check_features(features, 2, 3)
     check_labels(labels)
     check_count("k", k)
     check_count("seed", seed, least=0)
@@ -222,7 +222,12 @@ def _sklearn(features: Tensor, k: int, seed: int) -> Tensor:
     return torch.from_numpy(labels).long().to(features.device)
 
 
-def _check_features(features: Tensor, *dimensions: int) -> None:
+def check_features(features: Tensor, *dimensions: int) -> None:
+    """Refuse what is no matrix of finite features, of 2 or, for one of each class, 3 dimensions.
+
+    Raises:
+        ValueError: saying what arrived and what was expected.
+    """
     check_floating(features, "features")
     if features.ndim not in dimensions or not features.numel():
         expected = "(M, D) or (M, C, D)" if 3 in dimensions else "(N, D)"

@@ -22,9 +22,9 @@ from wsss_kit.classifier.network import build_classifier, classifier_tensors, re
 from wsss_kit.classifier.recipe import check_recipe
 from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.methods.base import CAMMethod, MethodOutput, preset_values, read_out
-from wsss_kit.methods.sc_cam.clusters import subcategory_labels
 from wsss_kit.methods.sc_cam.features import class_features
 from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
+from wsss_kit.methods.sc_cam.rounds import check_subcategories, cluster, epochs_of_rounds
 from wsss_kit.methods.sc_cam.train import make_optimiser, sub_head_of, train_round
 from wsss_kit.methods.start import (
     baseline_recipe,
@@ -35,6 +35,9 @@ from wsss_kit.methods.start import (
     train_baseline,
 )
 from wsss_kit.training import classes_of, labels_of
+
+PAPER_SC_CAM = Path(__file__).with_name("paper_sc_cam.safetensors")
+"""Trained on the embedded world; its card says how, and what it scored there."""
 
 _CARD_VERSION = 2
 _CHOICES = (
@@ -177,7 +180,7 @@ class SCCAM(CAMMethod):
         values = self._values({"batch_size": batch_size, "learning_rate": learning_rate})
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
         rounds = 1 if subcategories is not None else values["rounds"]
-        lengths = _lengths(epochs, values["epochs"], rounds)
+        lengths = epochs_of_rounds(epochs, values["epochs"], rounds)
         check_recipe({**values, "epochs": max(lengths)})
         values["epochs"] = lengths
         classes = classes_of(samples)
@@ -185,7 +188,7 @@ class SCCAM(CAMMethod):
         base = baseline_recipe(self.backbone, values, baseline or {}, **how)
         k = values["n_subcategories"]
         if subcategories is not None:
-            k = _check_subcategories(subcategories, labels_of(samples))
+            k = check_subcategories(subcategories, labels_of(samples))
         from_trunk = values["starts_from"] == "trunk"
         if from_trunk:
             self._check_trunk()
@@ -295,16 +298,7 @@ class SCCAM(CAMMethod):
         if given is not None:
             self.subcategories_ = given.float().cpu()
         else:
-            found = class_features(
-                self.backbone_,
-                self.head_.detach(),
-                samples,
-                features=values["features"],
-                unit_length=values["unit_length"],
-                shown=values["shown"],
-            )
-            options = {"k": self.k_, "seed": values["seed"]}
-            self.subcategories_ = subcategory_labels(found, labels_of(samples), **options).cpu()
+            self.subcategories_ = cluster(self.backbone_, self.head_, samples, values, k=self.k_)
         self.rounds_.append(self.subcategories_)
         if number == 0 or values["restart_each_round"]:
             self._restart(values)
@@ -352,13 +346,35 @@ class SCCAM(CAMMethod):
             RuntimeError: if `fit` or `load` was not called.
             ValueError: if shapes do not fit.
         """
-        if not hasattr(self, "head_"):
-            raise RuntimeError("this SC-CAM is not trained yet; call fit(samples) or SCCAM.load")
+        self._check_trained()
         values = self._values({})
         options = {"scales": values["scales"], "flip": values["flip"]}
         if values["read_out"] == "parent":
             return read_out(self.backbone_, self.head_, images, labels, **options)
         return read_out(self.backbone_, self.sub_head_, images, labels, children=self.k_, **options)
+
+    def features_of(self, samples: Sequence[Sample], *, progress: bool = True) -> Tensor:
+        """What a further round would cluster, to look at clusters with.
+
+        Args:
+            samples: M pictures with labels.
+            progress: whether to show a bar.
+
+        Returns:
+            (M, D), or (M, C, D) where each class has its own, as `class_features`.
+
+        Raises:
+            RuntimeError: if `fit` or `load` was not called.
+        """
+        self._check_trained()
+        values = self._values({})
+        options = {"features": values["features"], "unit_length": values["unit_length"]}
+        head = self.head_.detach()
+        return class_features(self.backbone_, head, samples, **options, shown=progress)
+
+    def _check_trained(self) -> None:
+        if not hasattr(self, "head_"):
+            raise RuntimeError("this SC-CAM is not trained yet; call fit(samples) or SCCAM.load")
 
     # -- files ------------------------------------------------------------------------------
 
@@ -393,7 +409,8 @@ class SCCAM(CAMMethod):
         """A trained SC-CAM from its files.
 
         Args:
-            path: as given to `save`.
+            path: as given to `save`; ``"paper"`` for the weights of the embedded world that come
+                with the package (``python -m wsss_kit train paper-sc-cam`` makes them again).
             backbone: the module, where the trunk was your own.
             **options: ``read_out``, ``scales``, ``flip`` or ``device`` of the constructor, instead
                 of what was saved.
@@ -402,6 +419,7 @@ class SCCAM(CAMMethod):
             FileNotFoundError: if a file is missing.
             ValueError: if the file is damaged, of another method or version, or of another trunk.
         """
+        path = PAPER_SC_CAM if path == "paper" else path
         tensors, card = load_model(path)
         check_card(card, path, method="SC-CAM", version=_CARD_VERSION, keys=_CARD_KEYS)
         own = backbone is not None
@@ -461,48 +479,3 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}{name}": value for name, value in tensors.items()}
-
-
-def _lengths(
-    given: int | Sequence[int] | None, usual: int | Sequence[int], rounds: int
-) -> list[int]:
-    """Epochs of every round: what was given, else the preset's, the last for further rounds.
-
-    Raises:
-        ValueError: if a number is no count, or not one a round was given.
-    """
-    if given is None:
-        usual = [usual] if isinstance(usual, int) else list(usual)
-        return [usual[min(number, len(usual) - 1)] for number in range(rounds)]
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        check_count("epochs", given)
-        return [given] * rounds
-    for count in given:
-        check_count("epochs of a round", count)
-    if len(given) != rounds:
-        raise ValueError(
-            f"epochs has {len(given)} numbers for {rounds} rounds, expected one for all, or one a "
-            "round"
-        )
-    return list(given)
-
-
-def _check_subcategories(given: Tensor, labels: Tensor) -> int:
-    """How many sub-categories a class has in what was given: (M, C * k) -> k.
-
-    Raises:
-        ValueError: if it does not fit the labels.
-    """
-    (M, C), shape = labels.shape, tuple(given.shape)
-    if len(shape) != 2 or shape[0] != M or not shape[1] or shape[1] % C:
-        raise ValueError(
-            f"subcategories have shape {shape}, expected ({M}, {C} * k): one row a picture, k "
-            "columns a class"
-        )
-    k = shape[1] // C
-    parents = given.view(M, C, k).amax(2)
-    if not ((given == 0) | (given == 1)).all() or (parents.cpu() > labels).any():
-        raise ValueError(
-            "subcategories hold something else than 0 and 1, or one whose class is not present"
-        )
-    return k

@@ -29,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-4,
         "fixed_batch_norm": True,
         "trains_stem": False,
+        "trains_norms": False,
         "dropout": 0.5,
         "jitter": (0.3, 0.3, 0.3, 0.1),
     },
@@ -52,6 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-4,
         "fixed_batch_norm": False,
         "trains_stem": True,
+        "trains_norms": True,
         "dropout": 0.0,
         "jitter": None,
     },
@@ -65,11 +67,13 @@ every round begins with the ``"trunk"`` as it was before any classifier, ImageNe
 and new heads, or with the ``"classifier"`` that gave the first features. ``epochs``: of each round,
 or of all; ``schedule``: epochs after which the learning rate would be 0, None for the round's own:
 the released code stops the first rounds early. ``momentum``: the released trainer hands weight
-decay to SGD's momentum. ``trains_stem``: whether the first convolution learns. ``dropout``: of the
-pooled features. ``jitter``: of brightness, contrast, saturation and hue.
+decay to SGD's momentum. ``trains_stem``: whether the trunk's ``stem`` learns, the first
+convolution and in ResNet-38 the second block too; ``trains_norms``: whether the weights and biases
+of batch normalisation do. ``dropout``: of the pooled features. ``jitter``: of brightness, contrast,
+saturation and hue.
 
-Reference: the released network is ResNet-38, whose last blocks drop channels as well and whose
-second block is frozen too; other trunks have no such blocks.
+Reference: the released network is ResNet-38 (``SCCAM("resnet38", weights=FILE)``), whose last
+blocks drop channels as well; other trunks do not.
 """
 
 FEATURES = ("picture", "own_map")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.train import batches, device_of, fix_batch_norm, groups_of
-from wsss_kit.training import check_loss, polynomial_decay, progress
+from wsss_kit.training import check_loss, polynomial_decay, progress, seeded
 
 Recipe = Mapping[str, Any]
 
@@ -28,9 +28,9 @@ def sub_head_of(
 def make_optimiser(
     trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe
 ) -> torch.optim.Optimizer:
-    """SGD; the heads learn ``head_factor`` times faster, the stem only where it is to."""
+    """SGD; heads learn ``head_factor`` times faster, stem and norms only where they are to."""
     return torch.optim.SGD(
-        groups_of(trunk, heads, recipe),
+        groups_of(trunk, heads, recipe, norms=recipe["trains_norms"]),
         lr=recipe["learning_rate"],
         momentum=recipe["momentum"],
         weight_decay=recipe["weight_decay"],
@@ -98,11 +98,11 @@ def train_round(
     Raises:
         Diverged: if the loss runs away.
     """
-    steps, device = -(-len(samples) // recipe["batch_size"]), device_of(trunk)
+    steps = -(-len(samples) // recipe["batch_size"])
     schedule = polynomial_decay(
         optimiser, steps * (recipe["schedule"] or epochs), first=first_epoch * steps
     )
-    C, began = len(head), None
+    began = None
     joined = _Joined(samples, subcategories.cpu())
     for epoch in progress(
         range(first_epoch, epochs), what=f"SC-CAM, round {number + 1}", shown=recipe["shown"]
@@ -110,15 +110,40 @@ def train_round(
         trunk.train()
         if recipe["fixed_batch_norm"]:
             fix_batch_norm(trunk)
-        random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + before + epoch)
-        sums = dict.fromkeys(("parent", "sub", "total"), 0.0)
-        for images, targets in batches(joined, before + epoch, recipe):
+        sums, first = dict.fromkeys(("parent", "sub", "total"), 0.0), None
+        for losses in _steps(
+            trunk, head, sub_head, joined, recipe, optimiser, schedule, epoch=before + epoch
+        ):
+            first = losses["total"] if first is None else first
+            for name, value in losses.items():
+                sums[name] += value / steps
+        began = first if began is None else began
+        where = f"round {number + 1}, epoch {epoch + 1}"
+        check_loss(sums["total"], began, where=where, learning_rate=recipe["learning_rate"])
+        after_epoch(epoch, sums)
+
+
+def _steps(
+    trunk: nn.Module,
+    head: Tensor,
+    sub_head: Tensor,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    *,
+    epoch: int,
+) -> Iterator[dict[str, float]]:
+    """The steps of one epoch of the whole run; the losses of each."""
+    device, C, weight = device_of(trunk), len(head), recipe["subcategory_weight"]
+    random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)
+    with seeded(recipe["seed"], epoch, device):
+        for images, targets in batches(samples, epoch, recipe):
             if recipe["jitter"] is not None:
                 images = jitter(images, recipe["jitter"], random)
             pooled = trunk(images.to(device)).mean((2, 3)).float()  # (B, D)
             pooled = drop(pooled, recipe["dropout"], random)
             targets = targets.to(device)
-            weight = recipe["subcategory_weight"]
             losses = joint_loss(
                 pooled, head, sub_head, targets[:, :C], targets[:, C:], weight=weight
             )
@@ -126,12 +151,7 @@ def train_round(
             losses["total"].backward()
             optimiser.step()
             schedule.step()
-            for name, value in losses.items():
-                sums[name] += value.item() / steps
-            began = losses["total"].item() if began is None else began
-        where = f"round {number + 1}, epoch {epoch + 1}"
-        check_loss(sums["total"], began, where=where, learning_rate=recipe["learning_rate"])
-        after_epoch(epoch, sums)
+            yield {name: value.item() for name, value in losses.items()}
 
 
 class _Joined(Sequence[Sample]):

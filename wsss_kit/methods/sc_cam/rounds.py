@@ -1,0 +1,82 @@
+"""What a round of SC-CAM is: how long, on which sub-categories, and clustered by what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from wsss_kit.checks import check_count
+from wsss_kit.classes import Sample
+from wsss_kit.methods.sc_cam.clusters import subcategory_labels
+from wsss_kit.methods.sc_cam.features import class_features
+from wsss_kit.training import labels_of
+
+
+def cluster(
+    trunk: nn.Module, head: Tensor, samples: Sequence[Sample], values: Mapping[str, Any], *, k: int
+) -> Tensor:
+    """Sub-categories by what a network sees now: (M, C * k) of 0 and 1, on the CPU.
+
+    Args:
+        trunk: (B, 3, H, W) -> (B, D, h, w).
+        head: (C, D).
+        samples: M pictures with labels.
+        values: ``features``, ``unit_length``, ``seed`` and ``shown``.
+        k: of each class.
+    """
+    found = class_features(
+        trunk,
+        head.detach(),
+        samples,
+        features=values["features"],
+        unit_length=values["unit_length"],
+        shown=values["shown"],
+    )
+    return subcategory_labels(found, labels_of(samples), k=k, seed=values["seed"]).cpu()
+
+
+def epochs_of_rounds(
+    given: int | Sequence[int] | None, usual: int | Sequence[int], rounds: int
+) -> list[int]:
+    """Epochs of every round: what was given, else the preset's, the last for further rounds.
+
+    Raises:
+        ValueError: if a number is no count, or not one a round was given.
+    """
+    if given is None:
+        usual = [usual] if isinstance(usual, int) else list(usual)
+        return [usual[min(number, len(usual) - 1)] for number in range(rounds)]
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        check_count("epochs", given)
+        return [given] * rounds
+    for count in given:
+        check_count("epochs of a round", count)
+    if len(given) != rounds:
+        raise ValueError(
+            f"epochs has {len(given)} numbers for {rounds} rounds, expected one for all, or one a "
+            "round"
+        )
+    return list(given)
+
+
+def check_subcategories(given: Tensor, labels: Tensor) -> int:
+    """How many sub-categories a class has in what was given: (M, C * k) -> k.
+
+    Raises:
+        ValueError: if it does not fit the labels.
+    """
+    (M, C), shape = labels.shape, tuple(given.shape)
+    if len(shape) != 2 or shape[0] != M or not shape[1] or shape[1] % C:
+        raise ValueError(
+            f"subcategories have shape {shape}, expected ({M}, {C} * k): one row a picture, k "
+            "columns a class"
+        )
+    k = shape[1] // C
+    parents = given.view(M, C, k).amax(2)
+    if not ((given == 0) | (given == 1)).all() or (parents.cpu() > labels).any():
+        raise ValueError(
+            "subcategories hold something else than 0 and 1, or one whose class is not present"
+        )
+    return k
