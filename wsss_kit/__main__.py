@@ -35,6 +35,7 @@ _TAKES = {
     "choose-clip": ("candidates",),
     "paper-trunk": ("steps", "seed", "workers", "teacher"),
     "paper-clims": ("seed",),
+    "paper-sc-cam": ("seed",),
 }
 """What each training can be told."""
 
@@ -122,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         from wsss_kit.checkpoints import CHECKPOINT
 
-        written = {"paper-clip": CHECKPOINT, "paper-clims": "cam"}.get(getattr(options, "what", ""))
+        first = {"paper-clip": CHECKPOINT, "paper-clims": "cam", "paper-sc-cam": "sc-cam-training"}
+        written = first.get(getattr(options, "what", ""))
         resumes = written is not None and (options.out / f"{written}.safetensors").exists()
         again = "goes on from the last checkpoint" if resumes else "begins again"
         print(f"\nstopped; the same command {again}", file=sys.stderr)
@@ -169,6 +171,8 @@ def _train(options: argparse.Namespace) -> None:
         path = train.train_paper_trunk(options.out, **given)
     elif options.what == "paper-clims":
         path = train_methods.train_paper_clims(options.out, **given)
+    elif options.what == "paper-sc-cam":
+        path = train_methods.train_paper_sc_cam(options.out, **given)
     else:
         path = train.train_paper_clip(options.out, **given)
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")

@@ -22,16 +22,16 @@ def demo(tmp_path_factory):
 def test_the_demo_writes_a_page_that_needs_nothing_beside_itself(demo):
     folder, reports = demo
     page = (folder / "report.html").read_text(encoding="utf-8")
-    methods = ("CAM", "CLIMS", "CLIP-ES")
+    methods = ("CAM", "SC-CAM", "CLIMS", "CLIP-ES")
     assert list(reports) == [name for m in methods for name in (f"{m}, no CRF", m)]
     for name, report in reports.items():
         assert name in page and f"{100 * report.mean_iou:.1f} [" in page
         assert ("dense CRF" in str(report.protocol)) == ("no CRF" not in name)
         assert "8 images" in str(report.protocol) and "chosen on 6 val" in str(report.protocol)
     pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', page)
-    assert len(pictures) == 6 and all(len(alt) > 20 for alt in pictures)
+    assert len(pictures) == 7 and all(len(alt) > 20 for alt in pictures)
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert len(list(folder.glob("figure-*.png"))) == 6
+    assert len(list(folder.glob("figure-*.png"))) == 7
 
 
 def test_same_seed_same_table_twice(demo, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,62 +15,90 @@ from wsss_kit.evaluation import CONSTANTS, sweep_background
 from wsss_kit.files import load_model
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clims.method import PAPER_CLIMS
+from wsss_kit.methods.sc_cam import SCCAM, agreement
+from wsss_kit.methods.sc_cam.method import PAPER_SC_CAM
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.mass import mass_shares
+from wsss_kit.paperworld.subtypes import subtype_labels
 from wsss_kit.recipes import cam_maps
 
 SMALL = {"n_train": 8, "n_val": 3}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clims")
-    return train_methods.train_paper_clims(folder, seed=3, **SMALL)
+class Shipped(NamedTuple):
+    """A method whose weights come with the package."""
+
+    cls: type
+    name: str
+    command: str
+    train: str
+    weights: Path
+    gain: float
+
+
+SHIPPED = [
+    pytest.param(Shipped(*each), id=each[1])
+    for each in (
+        (CLIMS, "CLIMS", "paper-clims", "train_paper_clims", PAPER_CLIMS, 0.15),
+        (SCCAM, "SC-CAM", "paper-sc-cam", "train_paper_sc_cam", PAPER_SC_CAM, 0.05),
+    )
+]
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
+def made(request, tmp_path_factory):
+    """What the command of one of the methods writes, from a few pictures."""
+    folder = tmp_path_factory.mktemp("made")
+    return request.param, getattr(train_methods, request.param.train)(folder, seed=3, **SMALL)
 
 
 def test_the_card_says_how_it_was_made_and_what_came_of_it(made):
-    tensors, card = load_model(made)
+    method, path = made
+    tensors, card = load_model(path)
     assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
-    assert card["seed"] == 3 and card["base"] == train_methods.BASE
+    assert card["seed"] == 3 and card["base"]
     assert "train, 8 pictures" in card["trained_on"] and "val, 3 pictures" in card["measured"]["on"]
     world = PaperWorld(3, split="val")
-    maps_of = functools.partial(cam_maps, method=CLIMS.load(made, device="cpu"))
+    maps_of = functools.partial(cam_maps, method=method.cls.load(path, device="cpu"))
     swept = sweep_background(maps_of, world, world.masks, rules=CONSTANTS, shown=False)
-    told = card["measured"]["CLIMS"]
+    told = card["measured"][method.name]
     assert told["mean_iou"] == pytest.approx(max(swept.values()), abs=5e-4)
     assert swept[next(r for r in swept if str(r) == told["background"])] == max(swept.values())
 
 
 def test_a_run_that_was_stopped_goes_on(made, monkeypatch, capsys):
     """Everything trained already: the same weights once more, without a step."""
-    before = load_model(made)[0]
-    for where in ("wsss_kit.methods.clims.train.train_step", "wsss_kit.classifier.train.batches"):
-        monkeypatch.setattr(where, lambda *_, **__: pytest.fail("trained twice"))
-    again = load_model(train_methods.train_paper_clims(made.parent, seed=3, **SMALL))[0]
+    method, path = made
+    before, train = load_model(path)[0], getattr(train_methods, method.train)
+    for where in ("clims.train.train_step", "sc_cam.train.joint_loss"):
+        name = f"wsss_kit.methods.{where}"
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("trained twice"))
+    again = load_model(train(path.parent, seed=3, **SMALL))[0]
     assert all(torch.equal(again[name], value) for name, value in before.items())
     with pytest.raises(ValueError, match=r"seed"):
-        train_methods.train_paper_clims(made.parent, seed=4, **SMALL)
+        train(path.parent, seed=4, **SMALL)
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_methods, "train_paper_clims", stop)
-    assert main(["train", "paper-clims", "--out", str(made.parent)]) == 130
+    monkeypatch.setattr(train_methods, method.train, stop)
+    assert main(["train", method.command, "--out", str(path.parent)]) == 130
     assert "goes on from the last checkpoint" in capsys.readouterr().err
 
 
-def test_the_command_line_takes_the_seed_alone(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("method", SHIPPED)
+def test_the_command_line_takes_the_seed_alone(method, tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(
-        train_methods, "train_paper_clims", lambda *a, **k: calls.append((a, k)) or tmp_path / "w"
+        train_methods, method.train, lambda *a, **k: calls.append((a, k)) or tmp_path / "w"
     )
-    assert main(["train", "paper-clims", "--out", str(tmp_path), "--seed", "2"]) == 0
+    assert main(["train", method.command, "--out", str(tmp_path), "--seed", "2"]) == 0
     assert calls == [((tmp_path,), {"seed": 2})]
-    assert main(["train", "paper-clims", "--out", str(tmp_path), "--steps", "2"]) == 2
+    assert main(["train", method.command, "--out", str(tmp_path), "--steps", "2"]) == 2
     assert "takes no --steps, expected --out or --seed" in capsys.readouterr().err
 
 
-def test_the_shipped_weights_are_small_and_look_at_objects():
+def test_the_shipped_clims_is_small_and_looks_at_objects():
     assert PAPER_CLIMS.stat().st_size < 1.5e6
     clims, world = CLIMS.load("paper", device="cpu"), PaperWorld(12, split="test")
     maps = {s.name: cam_maps(s.image[None], s.labels[None], method=clims)[0] for s in world}
@@ -76,10 +106,20 @@ def test_the_shipped_weights_are_small_and_look_at_objects():
     assert shares["object"] > 0.5 > 0.4 > shares["usual background"]
 
 
+def test_the_shipped_sc_cam_is_small_and_has_found_the_subtypes():
+    assert PAPER_SC_CAM.stat().st_size < 1.5e6
+    sc_cam, world = SCCAM.load("paper", device="cpu"), PaperWorld(1000, split="train")
+    truth, told = subtype_labels(world), load_model(PAPER_SC_CAM)[1]["nmi_with_true_subtypes"]
+    found = [agreement(each, truth, n_classes=8).mean_nmi for each in sc_cam.rounds_]
+    assert found == pytest.approx(told, abs=1e-3)
+    assert found == sorted(found) and found[-1] >= 0.7 and len(found) == 3
+
+
 @pytest.mark.slow
-def test_the_shipped_card_repeats():
-    told, val = load_model(PAPER_CLIMS)[1]["measured"], PaperWorld(100, split="val")
-    maps_of = functools.partial(cam_maps, method=CLIMS.load("paper", device="cpu"))
+@pytest.mark.parametrize("method", SHIPPED)
+def test_the_shipped_card_repeats(method):
+    told, val = load_model(method.weights)[1]["measured"], PaperWorld(100, split="val")
+    maps_of = functools.partial(cam_maps, method=method.cls.load("paper", device="cpu"))
     swept = sweep_background(maps_of, val, val.masks, rules=CONSTANTS, shown=False)
-    assert max(swept.values()) == pytest.approx(told["CLIMS"]["mean_iou"], abs=0.005)
-    assert max(swept.values()) >= told["CAM"]["mean_iou"] + 0.15
+    assert max(swept.values()) == pytest.approx(told[method.name]["mean_iou"], abs=0.005)
+    assert max(swept.values()) >= told["CAM"]["mean_iou"] + method.gain

@@ -20,6 +20,7 @@ from wsss_kit.evaluation.background import MapsOf, Refine
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import iou_bars, save_figure, show_cams, show_masks, show_samples
 from wsss_kit.plot.page import table_text, write_report
@@ -46,7 +47,7 @@ def run_demo(
     n_val: int = 100,
     n_test: int = 200,
 ) -> dict[str, Report]:
-    """Train plain CAM's head, load CLIMS and the tiny CLIP, compare masks, write figures, a page.
+    """Train plain CAM's head, load the other methods, compare masks, write figures and a page.
 
     Each method is scored without and with the dense CRF; the background rule of each row is chosen
     on ``val``, and the table is over ``test``.
@@ -59,7 +60,8 @@ def run_demo(
         n_test: pictures that are scored.
 
     Returns:
-        Row of the table -> report; ``CAM``, ``CLIMS`` and ``CLIP-ES`` are those with the CRF.
+        Row of the table -> report; ``CAM``, ``SC-CAM``, ``CLIMS`` and ``CLIP-ES`` are those with
+        the CRF.
 
     Raises:
         ValueError: if a number is out of range, or the folder cannot be written to or is in use.
@@ -80,9 +82,10 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
     cam = CAM("paper", weights="web", scales=(1.0, 1.5), preset="clean", device="cpu")
     cam.fit(train, train_backbone=False, seed=seed).save(folder / "cam")
     clip_es = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
-    clims = CLIMS.load("paper", device="cpu")
+    sc_cam, clims = SCCAM.load("paper", device="cpu"), CLIMS.load("paper", device="cpu")
     maps = {
         "CAM": partial(cam_maps, method=cam),
+        "SC-CAM": partial(cam_maps, method=sc_cam),
         "CLIMS": partial(cam_maps, method=clims),
         "CLIP-ES": partial(clip_es_maps, method=clip_es),
     }
@@ -90,6 +93,8 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
     rows = {
         "CAM, no CRF": _Row(maps["CAM"], None, "none", cam.preset),
         "CAM": _Row(maps["CAM"], crf_of_present, "dense CRF", cam.preset),
+        "SC-CAM, no CRF": _Row(maps["SC-CAM"], None, "none", sc_cam.preset),
+        "SC-CAM": _Row(maps["SC-CAM"], crf_of_present, "dense CRF", sc_cam.preset),
         "CLIMS, no CRF": _Row(maps["CLIMS"], None, "none", clims.preset),
         "CLIMS": _Row(maps["CLIMS"], crf_of_present, "dense CRF", clims.preset),
         "CLIP-ES, no CRF": _Row(maps["CLIP-ES"], None, walked, clip_es.preset),
@@ -111,10 +116,10 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
         save_figure(figure, folder / f"figure-{i + 1}.png")
     page = write_report(
         folder / "report.html",
-        title="Plain CAM, CLIMS and CLIP-ES on the embedded world",
+        title="Plain CAM, SC-CAM, CLIMS and CLIP-ES on the embedded world",
         reports=reports,
         figures=figures,
-        notes=_notes(cam, clims, clip_es),
+        notes=_notes(cam, sc_cam, clims, clip_es),
     )
     print(f"\n{table_text(reports)}\n")
     print(f"{page} shows the table and {len(figures)} figures, which lie beside it as PNG.")
@@ -148,18 +153,22 @@ def _figures(
     return figures
 
 
-def _notes(cam: CAM, clims: CLIMS, clip_es: CLIPES) -> Sequence[str]:
+def _notes(cam: CAM, sc_cam: SCCAM, clims: CLIMS, clip_es: CLIPES) -> Sequence[str]:
     return (
         "The examples are the first pictures of the test split, not a choice. Ground truth entered "
         "twice: on val to choose each row's background rule (and, when the tiny CLIP was made, one "
         "tower among several and what its affinity is made of), on test to score.",
         "The dense CRF knows the scores and the picture's colours, nothing else. Maps have cells "
-        "of 4 pixels (CAM, CLIMS) or 8 (CLIP-ES); the CRF gives masks the edges of the picture. "
+        "of 4 pixels (8 with CLIP-ES); the CRF gives masks the edges of the picture. "
         "Cut paper has plain colours and sharp edges, so it gains far more here than on "
         "photographs, where CLIP-ES's authors report four points.",
         f"Plain CAM: a linear head trained for {len(cam.losses_)} epochs on image-level labels, on "
         "a small trunk that learned from a tiny CLIP without labels. In its training pictures "
         "objects mostly stand on their usual background, so it answers to that as well.",
+        "SC-CAM: weights that come with the package and were trained by `python -m wsss_kit train "
+        f"paper-sc-cam`: {len(sc_cam.rounds_)} rounds of clustering each class into {sc_cam.k_} "
+        "sub-categories and of training on these, on 1,000 pictures of the training split; the "
+        "sub-categories' maps are shown.",
         "CLIMS: weights that come with the package and were trained by `python -m wsss_kit train "
         "paper-clims`: a CAM of its own, trunk and head, on 1,000 pictures of the training split, "
         f"and then {len(clims.losses_)} epochs by what the tiny CLIP sees where the maps look and "
