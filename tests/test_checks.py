@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from wsss_kit.checks import (
     check_positive,
     check_probability,
     check_range,
+    check_word,
 )
 
 
@@ -87,3 +90,10 @@ def test_probabilities():
     for value in (-0.1, 1.1, float("nan"), True, "0.5", None):
         with pytest.raises(ValueError, match=r"p is .*, expected a number in \[0, 1\]"):
             check_probability("p", value)
+
+
+@pytest.mark.parametrize("word", ["pears", "", None, 3, ["plums"]])
+def test_words_of_a_list(word):
+    check_word("fruit", "plums", ("apples", "plums"))
+    with pytest.raises(ValueError, match=f"fruit is {re.escape(repr(word))}, expected one of app"):
+        check_word("fruit", word, ("apples", "plums"))

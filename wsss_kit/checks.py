@@ -6,7 +6,7 @@ Every public door asks these before its work begins. A check costs one pass over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -131,6 +131,16 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < least:
         raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least}")
+
+
+def check_word(name: str, word: str, known: Iterable[str]) -> None:
+    """Refuse a word that is not in a list.
+
+    Raises:
+        ValueError: with what arrived, and the list.
+    """
+    if not isinstance(word, str) or word not in known:
+        raise ValueError(f"{name} is {word!r}, expected one of {', '.join(known)}")
 
 
 def check_counts(name: str, values: Sequence[int], unit: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import VOC_CLASSES, Sample
 from wsss_kit.clip import load_clip
 from wsss_kit.data import (
@@ -127,8 +127,7 @@ def open_data(
     sizes = {"train": n_train, "val": n_val, "test": n_test}
     for split, size in sizes.items():
         check_count(f"n_{split}", size)
-    if name not in NAMES:
-        raise ValueError(f"DATA is {name!r}, expected one of {', '.join(NAMES)}")
+    check_word("DATA", name, NAMES)
     if name == "paper":
         train, val, test = (PaperWorld(n, split=split) for split, n in sizes.items())
         return OpenData(name, PaperWorld.classes, train, val, test, val.masks, test.masks)

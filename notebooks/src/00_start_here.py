@@ -233,6 +233,7 @@ for value in (0, int(sample.labels.argmax()) + 1):
 # | --- | --- |
 # | what do image-level labels tell, and what not? | `01_image_level_labels` |
 # | where does a CAM come from, and why does it miss? | `02_class_activation_maps` |
+# | how does a finer question make a map larger? | `03_sc_cam_subcategories` |
 # | how does language take a map off the background? | `04_clims_text_losses` |
 # | why background words and a softmax? | `05_clip_es_softmax_grad_cam` |
 # | how do blobs become outlines? | `07_background_and_crf` |

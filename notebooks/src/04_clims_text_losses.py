@@ -409,6 +409,7 @@ assert lift(everywhere, torch.tensor([[1.0], [0.0], [1.0]])).abs().max() < 1e-6
 # | If you ask | open |
 # | --- | --- |
 # | why do maps lie on the background in the first place? | `02_class_activation_maps` |
+# | can a finer question enlarge a map, without any text? | `03_sc_cam_subcategories` |
 # | can a CLIP find objects without any training? | `05_clip_es_softmax_grad_cam` |
 # | where is the background's score from, and what does a CRF add? | `07_background_and_crf` |
 #

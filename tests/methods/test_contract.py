@@ -49,7 +49,7 @@ CLIMS_OPTIONS = {
     **{"device": "cpu", "prompts": Prompts.paper(method="clims")},
 }
 SC_CAM_OPTIONS = {
-    **{"backbone": "paper", "weights": "web", "preset": "clean", "scales": (1.0,)},
+    **{"backbone": "paper", "weights": None, "preset": "clean", "scales": (1.0,)},
     **{"device": "cpu", "n_subcategories": 2, "rounds": 1},
 }
 METHODS = {
@@ -90,12 +90,12 @@ METHODS = {
         functools.partial(lambda **options: SCCAM(**{**SC_CAM_OPTIONS, **options})),
         {
             **{"epochs": 10, "batch_size": 4, "progress": False},
-            "baseline": {"epochs": 10, "batch_size": 4},
+            "baseline": {"epochs": 30, "batch_size": 4},
         },
         {"device": "cpu"},
         {
             "backbone": "resnet18",
-            "weights": None,
+            "weights": "web",
             "stride": 4,
             **{"n_subcategories": 3, "rounds": 2, "subcategory_weight": 1.0},
             **{"features": "picture", "read_out": "parent", "restart_each_round": False},

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams, upsample
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import pool_features
@@ -153,8 +153,7 @@ def run_baseline(
         check_count("a seed", seed, least=0)
     if limit is not None:
         check_count("limit", limit)
-    if data not in PLACES:
-        raise ValueError(f"data is {data!r}, expected one of {', '.join(PLACES)}")
+    check_word("data", data, PLACES)
     root = place_of(data) if root is None else Path(root)
     train, val, target = _open(data, root, limit)
     if scored is not None and (unknown := sorted(set(scored) - set(val.classes))):

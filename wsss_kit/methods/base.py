@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
-from wsss_kit.checks import check_images, check_labels
+from wsss_kit.checks import check_images, check_labels, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import WALK_SQUARINGS
 
@@ -70,8 +70,7 @@ def preset_values(
         >>> preset_values({"clean": {"k": 10, "rounds": 3}}, "clean", {"k": 4, "rounds": None})
         {'k': 4, 'rounds': 3}
     """
-    if preset not in presets:
-        raise ValueError(f"preset is {preset!r}, expected one of {', '.join(presets)}")
+    check_word("preset", preset, presets)
     return {**presets[preset], **{k: v for k, v in given.items() if v is not None}}
 
 

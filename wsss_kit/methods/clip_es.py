@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import WALK_SQUARINGS, DenseTokens, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
@@ -91,8 +91,7 @@ class CLIPES(CAMMethod):
             check_count("n_layers", n_layers)
         if squarings is not None:
             check_count("squarings", squarings, least=0)
-        if target not in TARGETS:
-            raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
+        check_word("target", target, TARGETS)
         self.clip, self.prompts, self.n_layers, self.preset = clip, prompts, n_layers, preset
         self.squarings, self.target, self.flip = squarings, target, flip
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_probability
+from wsss_kit.checks import check_count, check_probability, check_word
 from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.paperworld.captions import caption
 from wsss_kit.paperworld.dice import Dice
@@ -201,8 +201,7 @@ class PaperWorld(Sequence[Sample]):
         check_count("n", n)
         check_count("size", size)
         check_count("seed", seed, least=0)
-        if split not in COOCCURRENCE:
-            raise ValueError(f"split is {split!r}, expected one of {', '.join(COOCCURRENCE)}")
+        check_word("split", split, COOCCURRENCE)
         if not _SIZES[0] <= size <= _SIZES[1]:
             raise ValueError(f"size is {size}, expected {_SIZES[0]} to {_SIZES[1]} pixels")
         self.split, self.size, self.seed = split, size, seed

@@ -164,6 +164,21 @@ def test_pure_clusters_are_named_by_their_true_style(found):
     assert len(wanted) >= 16 and sum(right) >= 0.8 * len(wanted)
 
 
+def test_the_shipped_clusters_have_their_true_names():
+    """Those of the last round, over the first pictures that they were found in."""
+    method, world = SCCAM.load("paper", device="cpu"), PaperWorld(1000, split="train")[:200]
+    clusters = method.subcategories_[:200]
+    names = name_subcategories(
+        load_clip("paper", device="cpu"), method, world, clusters, WORDS, shown=False
+    )
+    pure = purity(clusters, subtype_labels(world), n_classes=8)
+    wanted = [j for j in range(24) if pure.share[j] >= 0.7]
+    right = [next(iter(names[j])) == subtype_names()[pure.kind[j]] for j in wanted]
+    assert len(wanted) >= 20 and sum(right) >= 0.8 * len(wanted)
+    called = listed(names, world.classes, 3)
+    assert len(set(called)) == 24 and "wooden boat" in called
+
+
 def test_names_equal_a_loop_over_pictures(found):
     clip, cam, world, clusters = found
     words = {"bird": WORDS, "cat": ("grey", "golden")}

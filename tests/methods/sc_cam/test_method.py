@@ -18,6 +18,7 @@ from wsss_kit.methods.sc_cam.train import (
     jitter,
     joint_loss,
     make_optimiser,
+    new_head,
     train_round,
 )
 from wsss_kit.paperworld import PaperWorld
@@ -47,6 +48,23 @@ def cam(world, batch):
 def make(start, **options):
     usual = {"preset": "clean", "scales": (1.0,), "n_subcategories": 2, "rounds": 2}
     return SCCAM(start, **{**usual, **options})
+
+
+# -- heads ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "largest"), [("reference", (6 / (16 + 96)) ** 0.5), ("clean", 0)]
+)
+def test_new_heads_are_drawn_as_the_preset_says(preset, largest):
+    xavier = PRESETS[preset]["xavier_heads"]
+    head = new_head(16, 96, seed=3, xavier=xavier)
+    assert head.shape == (16, 96) and torch.equal(head, new_head(16, 96, seed=3, xavier=xavier))
+    assert not torch.equal(head, new_head(16, 96, seed=4, xavier=xavier))
+    if largest:
+        assert 0.98 * largest < head.abs().max() <= largest and abs(head.mean()) < 0.02
+    else:
+        assert head.std() == pytest.approx(0.01, rel=0.1)
 
 
 # -- features and losses --------------------------------------------------------------------

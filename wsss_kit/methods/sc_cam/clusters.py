@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_floating, check_labels, check_positive
+from wsss_kit.checks import check_count, check_floating, check_labels, check_positive, check_word
 
 ENGINES = ("auto", "sklearn", "torch")
 
@@ -184,8 +184,7 @@ def subcategory_labels(
     check_labels(labels)
     check_count("k", k)
     check_count("seed", seed, least=0)
-    if engine not in ENGINES:
-        raise ValueError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+    check_word("engine", engine, ENGINES)
     expected = features.shape[:2] if features.ndim == 3 else (len(features), labels.shape[1])
     if labels.shape != expected:
         raise ValueError(

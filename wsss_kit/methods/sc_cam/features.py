@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.cam import class_activation_maps
-from wsss_kit.checks import check_image
+from wsss_kit.checks import check_image, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.methods.sc_cam.presets import FEATURES
 from wsss_kit.training import progress
@@ -44,8 +44,7 @@ def class_features(
     Raises:
         ValueError: if there is no such kind of feature, or a picture is not RGB in [0, 1].
     """
-    if features not in FEATURES:
-        raise ValueError(f"features is {features!r}, expected one of {', '.join(FEATURES)}")
+    check_word("features", features, FEATURES)
     trunk.eval()
     found = []
     for sample in progress(samples, what="features", shown=shown, total=len(samples)):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_floating
+from wsss_kit.checks import check_count, check_floating, check_word
 from wsss_kit.methods.sc_cam.agreement import divided
 from wsss_kit.methods.sc_cam.clusters import check_features
 
@@ -88,8 +88,7 @@ def plane(features: Tensor, *, how: str = "pca", seed: int = 0) -> Tensor:
     check_floating(features, "features")
     check_features(features, 2)
     check_count("seed", seed, least=0)
-    if how not in VIEWS:
-        raise ValueError(f"how is {how!r}, expected one of {', '.join(VIEWS)}")
+    check_word("how", how, VIEWS)
     N, D = features.shape
     if N < 2:
         raise ValueError(f"features have shape {(N, D)}, expected two rows at least")

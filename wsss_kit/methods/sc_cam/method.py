@@ -16,16 +16,25 @@ from wsss_kit.checks import (
     check_not_negative,
     check_samples,
     check_scales,
+    check_word,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.network import build_classifier, classifier_tensors, restore_classifier
+from wsss_kit.classifier.network import classifier_tensors, restore_classifier
 from wsss_kit.classifier.recipe import check_recipe
 from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.methods.base import CAMMethod, MethodOutput, preset_values, read_out
 from wsss_kit.methods.sc_cam.features import class_features
 from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
-from wsss_kit.methods.sc_cam.rounds import check_subcategories, cluster, epochs_of_rounds
-from wsss_kit.methods.sc_cam.train import make_optimiser, sub_head_of, train_round
+from wsss_kit.methods.sc_cam.rounds import (
+    check_subcategories,
+    check_untrained,
+    cluster,
+    copied,
+    epochs_of_rounds,
+    restart,
+    untrained,
+)
+from wsss_kit.methods.sc_cam.train import make_optimiser, new_head, train_round
 from wsss_kit.methods.start import (
     baseline_recipe,
     begin,
@@ -103,20 +112,16 @@ class SCCAM(CAMMethod):
         device: str = "auto",
     ) -> None:
         preset_values(PRESETS, preset, {})
-        for name, count in (
-            *(("stride", stride), ("n_subcategories", n_subcategories)),
-            ("rounds", rounds),
-        ):
+        counts = {"stride": stride, "n_subcategories": n_subcategories, "rounds": rounds}
+        for name, count in counts.items():
             if count is not None:
                 check_count(name, count)
+        if features is not None:
+            check_word("features", features, FEATURES)
+        if read_out is not None:
+            check_word("read_out", read_out, READ_OUTS)
         if subcategory_weight is not None:
             check_not_negative("subcategory_weight", subcategory_weight)
-        for name, word, known in (
-            ("features", features, FEATURES),
-            ("read_out", read_out, READ_OUTS),
-        ):
-            if word is not None and word not in known:
-                raise ValueError(f"{name} is {word!r}, expected one of {', '.join(known)}")
         if scales is not None:
             check_scales(scales)
         check_device(device)
@@ -191,7 +196,7 @@ class SCCAM(CAMMethod):
             k = check_subcategories(subcategories, labels_of(samples))
         from_trunk = values["starts_from"] == "trunk"
         if from_trunk:
-            self._check_trunk()
+            check_untrained(self.backbone)
         self._begin(classes, k, seed)
         run = {}
         if checkpoint is not None:
@@ -200,17 +205,18 @@ class SCCAM(CAMMethod):
         def save(optimiser: torch.optim.Optimizer, epoch: int) -> None:
             if checkpoint is not None:
                 place = {"epoch": epoch, "run": run}
-                state = {**self._tensors(), **_prefixed("origin.", self.origin_)}
+                state = {**self._tensors(), **{f"origin.{k}": v for k, v in self.origin_.items()}}
                 save_checkpoint(checkpoint, state, optimiser, self._card(), **place)
 
         stored = self._stored(checkpoint, run, sum(lengths))
         done = 0 if stored is None else stored[1]["epoch"]
         if stored is None:
-            self.origin_ = self._before_any_classifier() if from_trunk else {}
+            if from_trunk:
+                self.origin_ = untrained(self.backbone_, self.backbone, len(classes))
             if base is not None:
                 train_baseline(self.backbone_, self.head_, samples, base)
             if not from_trunk:
-                self.origin_ = _copied(classifier_tensors(self.backbone_, self.head_))
+                self.origin_ = copied(classifier_tensors(self.backbone_, self.head_))
             save(self._optimiser(values), 0)
         for number in range(rounds):
             before = sum(lengths[:number])
@@ -285,7 +291,9 @@ class SCCAM(CAMMethod):
 
     def _new_sub_head(self, seed: int) -> Tensor:
         C, D = self.head_.shape
-        return sub_head_of(C, self.k_, D, seed=seed, device=self.head_.device)
+        xavier = self._values({})["xavier_heads"]
+        head = new_head(C * self.k_, D, seed=seed, xavier=xavier)
+        return head.to(self.head_.device).requires_grad_()
 
     def _begin_round(
         self,
@@ -301,33 +309,8 @@ class SCCAM(CAMMethod):
             self.subcategories_ = cluster(self.backbone_, self.head_, samples, values, k=self.k_)
         self.rounds_.append(self.subcategories_)
         if number == 0 or values["restart_each_round"]:
-            self._restart(values)
+            restart(self.backbone_, self.head_, self.origin_, values)
         self.sub_head_ = self._new_sub_head(values["seed"])
-
-    def _restart(self, values: Mapping[str, Any]) -> None:
-        """Trunk and head to where every round begins."""
-        origin = self.origin_
-        if values["starts_from"] == "trunk":
-            random = torch.Generator().manual_seed(values["seed"])
-            origin = {**origin, "head": torch.randn(self.head_.shape, generator=random) * 0.01}
-        restore_classifier(self.backbone_, self.head_, origin, "the beginning of the run")
-
-    def _check_trunk(self) -> None:
-        start = self.backbone
-        if isinstance(start, CAMMethod) and not isinstance(start.backbone, str):
-            raise ValueError(
-                "preset reference begins every round with the trunk as it was before any "
-                "classifier, which a fitted CAM on a module of your own no longer has; give the "
-                'module itself, or take preset="clean"'
-            )
-
-    def _before_any_classifier(self) -> dict[str, Tensor]:
-        """The trunk's weights as they were, a fitted CAM's built anew."""
-        trunk, start = self.backbone_, self.backbone
-        if isinstance(start, CAMMethod):
-            options = {"stride": start.stride, "weights": start.weights, "device": "cpu"}
-            trunk, _ = build_classifier(start.backbone, len(self.classes_), seed=0, **options)
-        return _prefixed("backbone.", _copied(trunk.state_dict()))
 
     # -- maps -------------------------------------------------------------------------------
 
@@ -471,11 +454,3 @@ class SCCAM(CAMMethod):
             }
             self.losses_ = list(card["losses"])
         return found
-
-
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}{name}": value for name, value in tensors.items()}

@@ -18,6 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "read_out": "parent",
         "restart_each_round": True,
         "starts_from": "trunk",
+        "xavier_heads": True,
         "scales": (1.0, 0.5, 1.5, 2.0),
         "flip": True,
         "epochs": (31, 41, 51),
@@ -42,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "read_out": "children",
         "restart_each_round": True,
         "starts_from": "classifier",
+        "xavier_heads": False,
         "scales": (1.0, 0.5, 1.5, 2.0),
         "flip": True,
         "epochs": 6,
@@ -64,12 +66,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 ``"own_map"``; ``unit_length``: whether it is scaled to length 1 first. ``read_out``: whose map is
 shown, the ``"parent"``'s, or of each class the largest of its ``"children"``'s. ``starts_from``:
 every round begins with the ``"trunk"`` as it was before any classifier, ImageNet's in the paper,
-and new heads, or with the ``"classifier"`` that gave the first features. ``epochs``: of each round,
-or of all; ``schedule``: epochs after which the learning rate would be 0, None for the round's own:
-the released code stops the first rounds early. ``momentum``: the released trainer hands weight
-decay to SGD's momentum. ``trains_stem``: whether the trunk's ``stem`` learns, the first
-convolution and in ResNet-38 the second block too; ``trains_norms``: whether the weights and biases
-of batch normalisation do. ``dropout``: of the pooled features. ``jitter``: of brightness, contrast,
+and new heads, or with the ``"classifier"`` that gave the first features. ``xavier_heads``: how new
+heads are drawn, uniformly after Xavier or from a small normal. ``epochs``: of each round, or of
+all; ``schedule``: epochs after which the learning rate would be 0, None for the round's own: the
+released code stops the first rounds early. ``momentum``: the released trainer hands weight decay to
+SGD's momentum. ``trains_stem``: whether the trunk's ``stem`` learns, the first convolution and in
+ResNet-38 the second block too; ``trains_norms``: whether the weights and biases of batch
+normalisation do. ``dropout``: of the pooled features. ``jitter``: of brightness, contrast,
 saturation and hue.
 
 Reference: the released network is ResNet-38 (``SCCAM("resnet38", weights=FILE)``), whose last

@@ -1,4 +1,4 @@
-"""What a round of SC-CAM is: how long, on which sub-categories, and clustered by what."""
+"""What a round of SC-CAM is: where it begins, clustered by what, how long."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from torch import Tensor, nn
 
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
+from wsss_kit.classifier.network import build_classifier, restore_classifier
+from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.sc_cam.clusters import subcategory_labels
 from wsss_kit.methods.sc_cam.features import class_features
+from wsss_kit.methods.sc_cam.train import new_head
+from wsss_kit.methods.start import Backbone
 from wsss_kit.training import labels_of
 
 
@@ -35,6 +39,59 @@ def cluster(
         shown=values["shown"],
     )
     return subcategory_labels(found, labels_of(samples), k=k, seed=values["seed"]).cpu()
+
+
+def check_untrained(start: Backbone) -> None:
+    """Refuse a beginning from which the trunk before any classifier cannot be had again.
+
+    Raises:
+        ValueError: for a fitted CAM on a module.
+    """
+    if isinstance(start, CAMMethod) and not isinstance(start.backbone, str):
+        raise ValueError(
+            "preset reference begins every round with the trunk as it was before any classifier, "
+            "which a fitted CAM on a module of your own no longer has; give the module itself, or "
+            'take preset="clean"'
+        )
+
+
+def untrained(trunk: nn.Module, start: Backbone, n_classes: int) -> dict[str, Tensor]:
+    """A trunk's weights as they were before any classifier, a fitted CAM's built anew.
+
+    Args:
+        trunk: what ``start`` became.
+        start: what the method was given.
+        n_classes: C.
+
+    Returns:
+        ``backbone.NAME`` -> tensor on the CPU.
+    """
+    if isinstance(start, CAMMethod):
+        options = {"stride": start.stride, "weights": start.weights, "device": "cpu"}
+        trunk, _ = build_classifier(start.backbone, n_classes, seed=0, **options)
+    return copied({f"backbone.{name}": value for name, value in trunk.state_dict().items()})
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, which no training changes."""
+    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+
+
+def restart(
+    trunk: nn.Module, head: Tensor, origin: Mapping[str, Tensor], values: Mapping[str, Any]
+) -> None:
+    """Put trunk and head where every round begins.
+
+    Args:
+        trunk: changed in place.
+        head: (C, D), changed in place.
+        origin: of the trunk and, unless rounds start from the trunk, of the head.
+        values: ``starts_from``, ``xavier_heads`` and ``seed``.
+    """
+    if values["starts_from"] == "trunk":
+        options = {"seed": values["seed"], "xavier": values["xavier_heads"]}
+        origin = {**origin, "head": new_head(*head.shape, **options)}
+    restore_classifier(trunk, head, origin, "the beginning of the run")
 
 
 def epochs_of_rounds(
