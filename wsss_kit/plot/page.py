@@ -76,6 +76,7 @@ def write_report(
     reports: Mapping[str, Report],
     figures: Mapping[str, Figure],
     notes: Sequence[str] = (),
+    beside: str | None = None,
 ) -> Path:
     """A page that needs nothing beside itself: table, protocols, notes, figures with alt text.
 
@@ -85,10 +86,13 @@ def write_report(
         reports: method -> report.
         figures: caption -> figure.
         notes: paragraphs under the table.
+        beside: what the figures are called that are written beside the page too, as PNG with a
+            number; None for none.
 
     Returns:
         The path.
     """
+    path = Path(path)
     heading, *body = rows_of(reports)
     parts = [f"<h1>{escape(title)}</h1>", "<table><thead>", _row(heading, "th"), "</thead><tbody>"]
     parts += [_row(row, "td") for row in body]
@@ -98,7 +102,11 @@ def write_report(
         for name, report in reports.items()
     ]
     parts += [f"<p>{escape(note)}</p>" for note in notes]
-    parts += [_figure(caption, figure) for caption, figure in figures.items()]
+    for number, (caption, figure) in enumerate(figures.items(), 1):
+        png = png_bytes(figure)
+        parts.append(_figure(caption, alt_text(figure), png))
+        if beside is not None:
+            write_whole(path.with_name(f"{beside}-{number}.png"), png)
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     parts.append(f'<p class="protocol">{escape(versions)}</p>')
     page = (
@@ -113,10 +121,9 @@ def _row(texts: Sequence[str], cell: str) -> str:
     return "<tr>" + "".join(f"<{cell}>{escape(text)}</{cell}>" for text in texts) + "</tr>"
 
 
-def _figure(caption: str, figure: Figure) -> str:
-    data = base64.b64encode(png_bytes(figure)).decode()
-    alt = escape(alt_text(figure), quote=True)
+def _figure(caption: str, alt: str, png: bytes) -> str:
+    data = base64.b64encode(png).decode()
     return (
-        f'<figure><img alt="{alt}" src="data:image/png;base64,{data}">'
+        f'<figure><img alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
