@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from threading import Event
 
 import pytest
+import torch
 
 from wsss_kit.__main__ import main
-from wsss_kit.commands.demo import run_demo
+from wsss_kit.commands.demo import _Remembered, run_demo
 from wsss_kit.plot.page import rows_of, table_text, write_report
 
 SMALL = {"n_train": 24, "n_val": 6, "n_test": 8}
@@ -73,3 +75,28 @@ def test_the_command_line_says_what_is_wrong_without_a_traceback(capsys, tmp_pat
     assert main(["baseline", "--data", "voc", "--root", str(tmp_path / "nowhere")]) == 2
     message = capsys.readouterr().err
     assert "nowhere" in message and "JPEGImages" in message and "Traceback" not in message
+
+
+def test_maps_are_made_once_and_no_more_once_stopped():
+    calls, stopped = [], Event()
+    remembered = _Remembered(lambda *batch: calls.append(batch) or batch[1].clone(), stopped)
+    images, labels = torch.rand(2, 3, 4, 4), torch.ones(2, 8)
+    first = remembered(images, labels)
+    assert remembered(images.clone(), labels) is first and len(calls) == 1
+    assert remembered(1 - images, labels) is not first and len(calls) == 2
+    stopped.set()
+    with pytest.raises(RuntimeError, match="stopped"):
+        remembered(images, labels)
+
+
+def test_what_fails_in_one_method_ends_the_demo_and_leaves_the_threads_as_they_were(
+    tmp_path, monkeypatch
+):
+    def fails():
+        raise RuntimeError("no CLIP today")
+
+    monkeypatch.setattr("wsss_kit.commands.demo._clip_es", fails)
+    threads = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="no CLIP today"):
+        run_demo(tmp_path, **SMALL)
+    assert torch.get_num_threads() == threads
