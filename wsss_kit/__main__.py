@@ -167,14 +167,14 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.what} takes no --{foreign[0]}, expected --out or {takes}")
     if options.what == "choose-clip":
         path = train.choose_paper_clip(given.get("candidates", ()), options.out)
-    elif options.what == "paper-trunk":
-        path = train.train_paper_trunk(options.out, **given)
-    elif options.what == "paper-clims":
-        path = train_methods.train_paper_clims(options.out, **given)
-    elif options.what == "paper-sc-cam":
-        path = train_methods.train_paper_sc_cam(options.out, **given)
     else:
-        path = train.train_paper_clip(options.out, **given)
+        trainings = {
+            "paper-clip": train.train_paper_clip,
+            "paper-trunk": train.train_paper_trunk,
+            "paper-clims": train_methods.train_paper_clims,
+            "paper-sc-cam": train_methods.train_paper_sc_cam,
+        }
+        path = trainings[options.what](options.out, **given)
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")
 
 

@@ -12,6 +12,23 @@ from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import device_of
 
 
+def new_head(rows: int, dimensions: int, *, seed: int, xavier: bool = False) -> Tensor:
+    """A head before it has learned anything: (rows, D).
+
+    Args:
+        rows: C classes, or C * k sub-categories.
+        dimensions: D.
+        seed: of its weights.
+        xavier: whether they are uniform in +-sqrt(6 / (rows + D)), as in SC-CAM's released code,
+            or normal with a deviation of 0.01.
+    """
+    random = torch.Generator().manual_seed(seed)
+    if not xavier:
+        return torch.randn(rows, dimensions, generator=random) * 0.01
+    bound = (6 / (rows + dimensions)) ** 0.5
+    return bound * (2 * torch.rand(rows, dimensions, generator=random) - 1)
+
+
 def build_classifier(
     backbone: str | nn.Module,
     n_classes: int,
@@ -38,8 +55,7 @@ def build_classifier(
     if isinstance(backbone, str):
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
         trunk = trunk.to(wanted if device == "auto" else device)
-    generator = torch.Generator().manual_seed(seed)
-    head = torch.randn(n_classes, trunk.out_channels, generator=generator) * 0.01
+    head = new_head(n_classes, trunk.out_channels, seed=seed)
     return trunk, head.to(device_of(trunk)).requires_grad_()
 
 

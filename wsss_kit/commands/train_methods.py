@@ -31,8 +31,11 @@ world would have to choose it; `ablation.ablate_subcategories` shows what anothe
 
 def train_base(samples: Sequence[Sample], folder: Path, *, seed: int = 0) -> CAM:
     """The CAM of the embedded world that CLIMS starts from, resumed from its folder."""
-    cam = CAM("paper", weights="web", scales=(1.0,), preset="clean", device="cpu")
-    return cam.fit(samples, seed=seed, checkpoint=folder / "cam", **BASE)
+    return _new_cam().fit(samples, seed=seed, checkpoint=folder / "cam", **BASE)
+
+
+def _new_cam() -> CAM:
+    return CAM("paper", weights="web", scales=(1.0,), preset="clean", device="cpu")
 
 
 def train_paper_clims(
@@ -85,8 +88,7 @@ def train_paper_sc_cam(
     """
     train, val = PaperWorld(n_train, split="train"), PaperWorld(n_val, split="val")
     with run_folder(out) as folder:
-        cam = CAM("paper", weights="web", scales=(1.0,), preset="clean", device="cpu")
-        cam.fit(train, train_backbone=False, seed=seed)
+        cam = _new_cam().fit(train, train_backbone=False, seed=seed)
         sc_cam = SCCAM(cam, n_subcategories=N_SUBTYPES, scales=(1.0,), preset="clean")
         sc_cam.fit(train, seed=seed, checkpoint=folder / "sc-cam-training")
         truth, C = subtype_labels(train), len(train.classes)

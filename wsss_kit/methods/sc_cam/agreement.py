@@ -73,9 +73,7 @@ def agreement(first: Tensor, second: Tensor, *, n_classes: int) -> Agreement:
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    one, two = divided(first, n_classes), divided(second, n_classes)
-    if len(one) != len(two):
-        raise ValueError(f"{len(one)} pictures and {len(two)}, expected the same ones in order")
+    one, two = _of_same_pictures(first, second, n_classes)
     nmi, ari = [], []
     for c in range(n_classes):
         single = (one[:, c].sum(1) == 1) & (two[:, c].sum(1) == 1)
@@ -111,17 +109,21 @@ def purity(found: Tensor, kinds: Tensor, *, n_classes: int) -> Purity:
     Raises:
         ValueError: as `agreement`.
     """
-    clusters, known = divided(found, n_classes), divided(kinds, n_classes)
-    if len(clusters) != len(known):
-        raise ValueError(
-            f"{len(clusters)} pictures and {len(known)}, expected the same ones in order"
-        )
+    clusters, known = _of_same_pictures(found, kinds, n_classes)
     single = (known.sum(2) == 1).float()  # (M, C)
     counts = torch.einsum("mck,mcj,mc->ckj", clusters, known, single)  # (C, k, j)
     size = counts.sum(2).flatten()
     most, kind = counts.max(2)
     kind = kind + known.shape[2] * torch.arange(n_classes)[:, None]
     return Purity(most.flatten() / size, kind.flatten().where(size > 0, -1), size.long())
+
+
+def _of_same_pictures(first: Tensor, second: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Both divisions by class, see `divided`."""
+    one, two = divided(first, n_classes), divided(second, n_classes)
+    if len(one) != len(two):
+        raise ValueError(f"{len(one)} pictures and {len(two)}, expected the same ones in order")
+    return one, two
 
 
 def divided(labels: Tensor, n_classes: int) -> Tensor:

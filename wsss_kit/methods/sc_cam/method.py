@@ -19,22 +19,22 @@ from wsss_kit.checks import (
     check_word,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.network import classifier_tensors, restore_classifier
+from wsss_kit.classifier.network import classifier_tensors, new_head, restore_classifier
 from wsss_kit.classifier.recipe import check_recipe
 from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.methods.base import CAMMethod, MethodOutput, preset_values, read_out
+from wsss_kit.methods.sc_cam.clusters import subcategory_labels
 from wsss_kit.methods.sc_cam.features import class_features
 from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
 from wsss_kit.methods.sc_cam.rounds import (
     check_subcategories,
     check_untrained,
-    cluster,
     copied,
     epochs_of_rounds,
     restart,
     untrained,
 )
-from wsss_kit.methods.sc_cam.train import make_optimiser, new_head, train_round
+from wsss_kit.methods.sc_cam.train import make_optimiser, train_round
 from wsss_kit.methods.start import (
     baseline_recipe,
     begin,
@@ -306,7 +306,9 @@ class SCCAM(CAMMethod):
         if given is not None:
             self.subcategories_ = given.float().cpu()
         else:
-            self.subcategories_ = cluster(self.backbone_, self.head_, samples, values, k=self.k_)
+            found = self.features_of(samples, progress=values["shown"])
+            options = {"k": self.k_, "seed": values["seed"]}
+            self.subcategories_ = subcategory_labels(found, labels_of(samples), **options).cpu()
         self.rounds_.append(self.subcategories_)
         if number == 0 or values["restart_each_round"]:
             restart(self.backbone_, self.head_, self.origin_, values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -132,8 +131,8 @@ def _lifts(parts: Tensor, seen: Tensor, names: Sequence[str]) -> list[dict[str, 
     size = parts.sum(0)  # (k,)
     means = (parts.T @ seen) / size.clamp(min=1)[:, None]  # (k, W)
     lift = means - means[size > 0].mean(0)
-    order = partial(torch.argsort, descending=True)
+    order = lift.argsort(descending=True).tolist()
     return [
-        {names[w]: round(lift[j, w].item(), 3) for w in order(lift[j]).tolist()} if size[j] else {}
+        {names[w]: round(lift[j, w].item(), 3) for w in order[j]} if size[j] else {}
         for j in range(len(size))
     ]

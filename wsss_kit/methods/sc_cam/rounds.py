@@ -1,4 +1,4 @@
-"""What a round of SC-CAM is: where it begins, clustered by what, how long."""
+"""What a round of SC-CAM is: where it begins, how long, on which known sub-categories."""
 
 from __future__ import annotations
 
@@ -8,37 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from wsss_kit.checks import check_count
-from wsss_kit.classes import Sample
-from wsss_kit.classifier.network import build_classifier, restore_classifier
+from wsss_kit.classifier.network import build_classifier, new_head, restore_classifier
 from wsss_kit.methods.base import CAMMethod
-from wsss_kit.methods.sc_cam.clusters import subcategory_labels
-from wsss_kit.methods.sc_cam.features import class_features
-from wsss_kit.methods.sc_cam.train import new_head
 from wsss_kit.methods.start import Backbone
-from wsss_kit.training import labels_of
-
-
-def cluster(
-    trunk: nn.Module, head: Tensor, samples: Sequence[Sample], values: Mapping[str, Any], *, k: int
-) -> Tensor:
-    """Sub-categories by what a network sees now: (M, C * k) of 0 and 1, on the CPU.
-
-    Args:
-        trunk: (B, 3, H, W) -> (B, D, h, w).
-        head: (C, D).
-        samples: M pictures with labels.
-        values: ``features``, ``unit_length``, ``seed`` and ``shown``.
-        k: of each class.
-    """
-    found = class_features(
-        trunk,
-        head.detach(),
-        samples,
-        features=values["features"],
-        unit_length=values["unit_length"],
-        shown=values["shown"],
-    )
-    return subcategory_labels(found, labels_of(samples), k=k, seed=values["seed"]).cpu()
 
 
 def check_untrained(start: Backbone) -> None:

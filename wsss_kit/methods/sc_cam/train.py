@@ -16,23 +16,6 @@ from wsss_kit.training import check_loss, polynomial_decay, progress, seeded
 Recipe = Mapping[str, Any]
 
 
-def new_head(rows: int, dimensions: int, *, seed: int, xavier: bool) -> Tensor:
-    """A head before it has learned anything: (rows, D).
-
-    Args:
-        rows: C classes, or C * k sub-categories.
-        dimensions: D.
-        seed: of its weights.
-        xavier: whether they are uniform in +-sqrt(6 / (rows + D)), as released, or normal with a
-            deviation of 0.01.
-    """
-    random = torch.Generator().manual_seed(seed)
-    if not xavier:
-        return torch.randn(rows, dimensions, generator=random) * 0.01
-    bound = (6 / (rows + dimensions)) ** 0.5
-    return bound * (2 * torch.rand(rows, dimensions, generator=random) - 1)
-
-
 def make_optimiser(
     trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe
 ) -> torch.optim.Optimizer:
