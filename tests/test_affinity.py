@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_kit.affinity import box_masks, random_walk, transition_matrix
+from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_matrix
 
 
 @pytest.fixture
@@ -109,6 +109,27 @@ def test_zeroing_columns_equals_zeroing_cells(rng, affinity):
     box = (torch.rand(2, 1, 2, 3, generator=rng) > 0.5).float()
     on_columns = random_walk(scores, walk * box.flatten(2))
     torch.testing.assert_close(random_walk(scores * box, walk), on_columns)
+
+
+@pytest.mark.parametrize(("sinkhorn", "squarings"), [(1, 0), (3, 1), (5, 3)])
+def test_the_thin_walk_is_the_walk_with_the_whole_matrix(rng, affinity, sinkhorn, squarings):
+    scores, before = torch.rand(2, 4, 2, 3, generator=rng), affinity.clone()
+    options = {"sinkhorn": sinkhorn, "squarings": squarings}
+    expected = random_walk(scores, transition_matrix(affinity, **options))
+    torch.testing.assert_close(balanced_walk(scores, affinity, **options), expected)
+    assert torch.equal(affinity, before)
+    assert balanced_walk(scores[:, :0], affinity).shape == (2, 0, 2, 3)
+
+
+def test_the_thin_walk_refuses_what_the_matrix_refuses(affinity):
+    scores = torch.rand(2, 1, 2, 3)
+    for bad in (-affinity, affinity * torch.nan, affinity * (torch.arange(6) > 0)[:, None]):
+        with pytest.raises(ValueError, match="expected numbers of 0 or more and no empty row"):
+            balanced_walk(scores, bad)
+    with pytest.raises(ValueError, match="affinity has 6 nodes but the maps are 2x2 = 4 cells"):
+        balanced_walk(scores[..., :2], affinity)
+    with pytest.raises(ValueError, match=r"affinity has shape \(2, 5, 6\), expected \(B, N, N\)"):
+        balanced_walk(scores, affinity[:, 1:])
 
 
 def test_a_transition_of_another_grid():

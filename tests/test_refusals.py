@@ -27,7 +27,7 @@ from wsss_kit.commands.train import train_paper_clip, train_paper_trunk
 from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, Protocol
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS, propose_backgrounds
-from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.clip_es import CLIPES, refined_maps
 from wsss_kit.methods.sc_cam import (
     SCCAM,
     agreement,
@@ -191,6 +191,19 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "random_walk": lambda: Door(
         affinity.random_walk, {"scores": MAPS, "transition": CELLS}, {"scores": "maps"}
+    ),
+    "balanced_walk": lambda: Door(
+        affinity.balanced_walk,
+        {"scores": MAPS, "affinity": CELLS, "sinkhorn": 3, "squarings": 1},
+        {"scores": "maps", "sinkhorn": "count", "squarings": "count from 0"},
+    ),
+    "BalancedWalk": lambda: Door(
+        affinity.BalancedWalk, {"affinity": CELLS, "sinkhorn": 3}, {"sinkhorn": "count"}
+    ),
+    "BalancedWalk.__call__": lambda: Door(
+        affinity.BalancedWalk(CELLS),
+        {"scores": MAPS, "squarings": 1},
+        {"scores": "maps", "squarings": "count from 0"},
     ),
     "box_masks": lambda: Door(
         affinity.box_masks,
@@ -383,8 +396,16 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "load_clip": lambda: Door(
         wsss_kit.load_clip,
-        {"name": "paper", "device": "cpu", "dtype": "float32"},
-        {"name": "word of a list", "device": "device", "dtype": "word of a list"},
+        {"name": "paper", "device": "cpu", "dtype": "float32", "autocast": "bfloat16"},
+        {
+            **{"name": "word of a list", "device": "device", "dtype": "word of a list"},
+            "autocast": "word of a list or None",
+        },
+    ),
+    "FrozenCLIP": lambda: Door(
+        functools.partial(wsss_kit.FrozenCLIP, load_clip("paper", device="cpu").model),
+        {"max_cells": 64},
+        {"max_cells": "count"},
     ),
     "propose_backgrounds": lambda: Door(
         functools.partial(
@@ -413,6 +434,14 @@ DOORS: dict[str, Callable[[], Door]] = {
             "preset": "word of a list",
             "target": "word of a list",
         },
+    ),
+    "refined_maps": lambda: Door(
+        functools.partial(refined_maps, load_clip("paper", device="cpu")),
+        {
+            **{"image": IMAGES[0], "positives": torch.eye(128)[:1]},
+            **{"backgrounds": torch.eye(128)[1:3], "preset": "clean", "box_threshold": 0.4},
+        },
+        {"preset": "word of a list", "box_threshold": "probability"},
     ),
     "CLIPES.__call__": lambda: Door(small_clip_es(), batch(), PICTURES),
     "cam_maps": lambda: Door(

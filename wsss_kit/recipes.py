@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from wsss_kit.affinity import box_masks, random_walk, transition_matrix
+from wsss_kit.affinity import balanced_walk, box_masks
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import check_positive, check_probability
 from wsss_kit.crf import crf_of_present, reference_crf_images
@@ -49,9 +49,8 @@ def clip_es_maps(
             f"{type(method).__name__} has no affinity to refine its maps with; give a CLIPES, or "
             "take cam_maps for maps as they are"
         )
-    walk = transition_matrix(affinity, sinkhorn=3, squarings=method.walk_squarings)  # (B, N, N)
     boxes = box_masks(cams, threshold=box_threshold, clamp=_as_released(method))
-    cams = random_walk(cams * boxes, walk)  # (B, C, h, w)
+    cams = balanced_walk(cams * boxes, affinity, sinkhorn=3, squarings=method.walk_squarings)
     return upsample(normalize_cams(cams, subtract_min=True, eps=_EPS), images.shape[-2:])
 
 

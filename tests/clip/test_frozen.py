@@ -161,7 +161,7 @@ def test_a_window_is_honoured_on_every_path():
     mask = clip.attention_mask((3, 3))
     forbidden = window_mask((3, 3), 1)
     assert torch.equal(mask == float("-inf"), forbidden) and (mask[~forbidden] == 0).all()
-    x, _ = clip._embed(images)
+    x, _ = clip.embed(images)
     for block in clip.blocks:
         x = block(x, attn_mask=mask)
     literal = model.visual.ln_post(x)[:, 1:].mean(1) @ model.visual.proj
@@ -330,7 +330,7 @@ def test_a_real_tokenizer_has_a_length_as_well():
     open_clip = pytest.importorskip("open_clip")
     model = small_model()
     clip = FrozenCLIP(model, open_clip.SimpleTokenizer(context_length=77))
-    clip.model.encode_text = lambda ids: torch.ones(len(ids), 4)
+    clip._encode_ids = lambda ids: torch.ones(len(ids), 4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         clip.encode_text(["a clean origami cat."])

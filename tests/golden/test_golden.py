@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_kit.affinity import box_masks, random_walk, transition_matrix
+from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_matrix
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.clip_es import CLIPES, literal_maps, refined_maps
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import clip_es_maps
 
@@ -141,6 +141,22 @@ def test_transition_and_refined_maps(case, dense):
     walk = transition_matrix(dense.attention, sinkhorn=3, squarings=1)
     close(walk[0], case.transition, 1e-5)
     close(random_walk((case.mask * case.cam)[None], walk)[0], case.refined, 1e-5)
+
+
+@pytest.mark.parametrize("make", [refined_maps, literal_maps])
+def test_refined_maps_of_the_picture(clip, case, make):
+    found = make(clip, case.image.numpy(), case.text_pos, case.text_bg)
+    close(found.cams, case.cam, 1e-4)
+    close(found.refined, case.refined, 1e-5)
+    close(found.attention, case.attn_mean, 1e-5)
+    close(found.probs, case.probs, 1e-5)
+    assert torch.equal(found.masks, case.mask.float())
+    close(found.full_size(case.saved.shape[1:]), case.saved, 2e-3)
+
+
+def test_the_thin_walk_is_the_transition(case, dense):
+    found = balanced_walk((case.mask * case.cam)[None], dense.attention, sinkhorn=3, squarings=1)
+    close(found[0], case.refined, 1e-5)
 
 
 def test_the_recipe_ends_where_the_reference_does(clip, case):

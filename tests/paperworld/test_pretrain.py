@@ -18,9 +18,9 @@ from wsss_kit.paperworld.pretrain import Pretraining, WebBatches, contrastive_lo
 from wsss_kit.paperworld.tiny_clip import (
     ARCHITECTURE,
     build,
+    text_features,
     tie_keys,
     train_image_features,
-    train_text_features,
     window_mask,
 )
 from wsss_kit.paperworld.tokenizer import WordTokenizer
@@ -96,7 +96,7 @@ def test_text_features_equal_open_clip_also_when_cut(model):
     ids = WordTokenizer()(["a cat on the grass", "the sky", "fog"])
     expected = model.encode_text(ids)
     for length in (20, 7):
-        found = train_text_features(model, ids[:, :length])
+        found = text_features(model, ids[:, :length])
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 

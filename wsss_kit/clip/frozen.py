@@ -1,12 +1,13 @@
 """A frozen CLIP over open_clip: texts, images, and dense tokens with their attention.
 
-open_clip's blocks are walked in a plain loop: no fork, no hook. The loop gives what a dense
-method needs and ``encode_image`` hides: the last block's input and the attention maps, at any
-picture size.
+open_clip's blocks are walked in a plain loop (`Trunk`): no fork, no hook. The loop gives what a
+dense method needs and ``encode_image`` hides: the last block's input and the attention maps, at
+any picture size.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
@@ -19,13 +20,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.checks import check_count, check_images
-from wsss_kit.paperworld.tiny_clip import float_mask
+from wsss_kit.clip.last_block import LastBlock, Weights, weights_of
+from wsss_kit.clip.products import fast_products
+from wsss_kit.clip.trunk import Trunk, attend, end_block, layer_norm
+from wsss_kit.paperworld.tiny_clip import float_mask, text_features
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 """Per-channel statistics that OpenAI's models normalise their pictures by."""
 ATTENTION_LAYERS = 8
 """Over how many of the last layers CLIP-ES averages attention, of ViT-B/16's 12."""
+MAX_CELLS = 8192
+"""Most patches of a picture, 1448x1448 pixels at ViT-B/16: one attention map takes 0.3 GB then."""
+AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)
+"""Number types that a trunk's products may have whatever that of the weights."""
 WALK_SQUARINGS = 1
 """How often CLIP-ES squares the transition made from that attention: a walk of two steps."""
 
@@ -60,9 +68,14 @@ class FrozenCLIP(nn.Module):
             where that was measured (the tiny CLIP's card says it); None for not known.
         walk_squarings: how often the transition made from that attention is best squared, where
             that was measured; None for not known.
+        max_cells: of how many patches a picture may be before it is made smaller, with a warning.
+        autocast: number type of the products in all blocks but the last, for dense tokens and
+            attention: ``torch.bfloat16`` or ``float16`` where they are faster. Maps move by a few
+            hundredths. None for that of the weights.
 
     Raises:
-        ValueError: if the image tower is not a ViT with class-token or average pooling.
+        ValueError: if the image tower is not a ViT with class-token or average pooling,
+            ``max_cells`` is no count or ``autocast`` no such type.
 
     Example:
         >>> from wsss_kit.clip.weights import load_clip
@@ -83,6 +96,8 @@ class FrozenCLIP(nn.Module):
         round_positions: bool = False,
         attention_layers: int | None = None,
         walk_squarings: int | None = None,
+        max_cells: int = MAX_CELLS,
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         visual = getattr(model, "visual", None)
@@ -91,12 +106,18 @@ class FrozenCLIP(nn.Module):
                 f"the image tower is {type(visual).__name__}; expected open_clip's "
                 "VisionTransformer pooling by class token or average, such as ViT-B-16-quickgelu"
             )
+        check_count("max_cells", max_cells)
         self.model = model.eval().requires_grad_(False)
+        if autocast not in (None, *AUTOCAST):
+            names = ", ".join(str(kind).removeprefix("torch.") for kind in AUTOCAST)
+            raise ValueError(f"autocast is {autocast!r}, expected None or one of {names}")
+        self.max_cells, self.autocast = max_cells, autocast
         self.tokenizer, self.window, self.round_positions = tokenizer, window, round_positions
         self.attention_layers, self.walk_squarings = attention_layers, walk_squarings
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._texts: dict[str, Tensor] = {}
+        self._folded: tuple[tuple, Weights] | None = None
 
     def train(self, mode: bool = True) -> FrozenCLIP:
         """Stay in evaluation mode: a frozen model has no training mode."""
@@ -129,6 +150,11 @@ class FrozenCLIP(nn.Module):
         """Number type of the weights."""
         return self.model.visual.proj.dtype
 
+    @property
+    def squarings_or_published(self) -> int:
+        """``walk_squarings``, or CLIP-ES's where it was not measured."""
+        return WALK_SQUARINGS if self.walk_squarings is None else self.walk_squarings
+
     # -- texts ------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -159,11 +185,23 @@ class FrozenCLIP(nn.Module):
         if new:
             self._warn_of(new)
             ids = self.tokenizer(new).to(self.device)
-            features = F.normalize(self.model.encode_text(ids).float(), dim=-1)
+            with fast_products(self.device):
+                features = F.normalize(self._encode_ids(ids).float(), dim=-1)
             self._texts.update(zip(new, features, strict=True))
         if not texts:
             return torch.zeros(0, self.model.visual.proj.shape[1], device=self.device)
         return torch.stack([self._texts[text].to(self.device) for text in texts])
+
+    def _encode_ids(self, ids: Tensor) -> Tensor:
+        """open_clip's ``encode_text``, without the padding that a causal tower never looks back to.
+
+        Of 77 places a phrase fills about ten; the end token has the highest number.
+        """
+        model = self.model
+        causal = getattr(model, "text_pool_type", "") == "argmax" and model.attn_mask is not None
+        if not causal or not isinstance(model.text_projection, Tensor):
+            return model.encode_text(ids)
+        return text_features(model, ids[:, : int(ids.argmax(1).max()) + 1])
 
     def encode_templates(self, texts: Sequence[Sequence[str]]) -> Tensor:
         """Unit embeddings of phrases that several templates say, averaged and made unit again.
@@ -212,15 +250,39 @@ class FrozenCLIP(nn.Module):
         H, W = (-(-side // self.patch_size) * self.patch_size for side in images.shape[-2:])
         return H, W
 
+    def shown_size(self, images: Tensor) -> tuple[int, int]:
+        """Height and width that the model is shown: whole patches, at most ``max_cells``."""
+        H, W = self.whole_patches(images)
+        p = self.patch_size
+        h, w = H // p, W // p
+        if h * w > self.max_cells:
+            shrink = math.sqrt(self.max_cells / (h * w))
+            h = min(max(1, int(h * shrink)), self.max_cells)
+            w = min(max(1, int(w * shrink)), self.max_cells // h)
+        return h * p, w * p
+
     def fit_to_patches(self, images: Tensor) -> Tensor:
         """Resize pictures to whole patches: (B, 3, H, W) to the next multiples of the patch size.
 
         The resizing is Pillow's bicubic on 8-bit pictures, as in CLIP-ES: other filters move
         its maps by up to 0.4. Pictures that fit are returned as they are.
+
+        Warns:
+            UserWarning: if the pictures have more than ``max_cells`` patches and are made smaller.
         """
-        new = self.whole_patches(images)
+        new = self.shown_size(images)
         if new == images.shape[-2:]:
             return images
+        if new != (whole := self.whole_patches(images)):
+            cells = whole[0] * whole[1] // self.patch_size**2
+            H, W = images.shape[-2:]
+            warnings.warn(
+                f"pictures of {H}x{W} are {cells:,} patches, and attention between them would take "
+                f"{4 * cells**2 / 1e9:.1f} GB a map; the model is shown them at {new[0]}x{new[1]}, "
+                f"{self.max_cells:,} patches at most, and maps still cover the whole picture. "
+                "Resize them yourself, or give FrozenCLIP another max_cells",
+                stacklevel=2,
+            )
         pictures = (images.detach() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
         resized = [
             np.asarray(Image.fromarray(x.numpy()).resize(new[::-1], Image.Resampling.BICUBIC))
@@ -245,10 +307,19 @@ class FrozenCLIP(nn.Module):
             table = torch.cat([table[:1], cells.flatten(2)[0].T.to(table.dtype)])
         return table.half().to(table.dtype) if rounded else table
 
-    def _embed(
+    def embed(
         self, images: Tensor, rounded: bool | None = None, *, normalised: bool = False
     ) -> tuple[Tensor, tuple[int, int]]:
-        """Normalise, cut into patches, add positions: (B, 3, H, W) -> (B, 1 + N, D), (h, w)."""
+        """What enters the first block: normalised, cut into patches, with positions.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            rounded: the position embedding to half precision; None takes ``round_positions``.
+            normalised: take the pictures as they are.
+
+        Returns:
+            (B, 1 + N, D), class token first, and the grid (h, w).
+        """
         visual = self.model.visual
         if normalised:
             self._check_whole_patches(images)
@@ -273,7 +344,8 @@ class FrozenCLIP(nn.Module):
 
     def attention_mask(self, grid: tuple[int, int]) -> Tensor | None:
         """(1 + N, 1 + N) float, -inf where the card forbids attention; None if nowhere."""
-        return _float_mask(grid, self.window, self.device, self.dtype)
+        make = _float_mask if grid[0] * grid[1] <= 1024 else _float_mask.__wrapped__
+        return make(grid, self.window, self.device, self.dtype)
 
     def encode_image(self, images: Tensor, *, normalised: bool = False) -> Tensor:
         """Image embeddings as open_clip's, at any picture size; gradients reach the pictures.
@@ -287,7 +359,7 @@ class FrozenCLIP(nn.Module):
             (B, D) float32, not normalised.
         """
         visual = self.model.visual
-        x, grid = self._embed(images, normalised=normalised)
+        x, grid = self.embed(images, normalised=normalised)
         mask = self.attention_mask(grid)
         for block in self.blocks:
             x = block(x, attn_mask=mask)
@@ -300,9 +372,15 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def encode_dense(
-        self, images: Tensor, *, n_layers: int | None = None, round_positions: bool | None = None
+        self,
+        images: Tensor,
+        *,
+        n_layers: int | None = None,
+        round_positions: bool | None = None,
     ) -> DenseTokens:
         """The last block's input and the attention of the last layers.
+
+        As `last_block`, but for methods that differentiate the last block themselves.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1]; resized to whole patches if need be.
@@ -314,37 +392,81 @@ class FrozenCLIP(nn.Module):
         Returns:
             `DenseTokens`, float32.
         """
+        trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions)
+        block, heads = self.blocks[-1], self.blocks[-1].attn.num_heads
+        with fast_products(self.device):
+            q, k, _ = trunk.projected(block, layer_norm(block.ln_1, trunk.x))
+            for head in range(heads):
+                trunk.add(trunk.head_map(q[head], k[head]), heads)
+        attention = trunk.attention[:, 1:, 1:] / n_layers
+        return DenseTokens(trunk.x.float(), attention.float(), grid)
+
+    @torch.no_grad()
+    def last_block(
+        self,
+        images: Tensor,
+        *,
+        n_layers: int | None = None,
+        round_positions: bool | None = None,
+    ) -> tuple[LastBlock, Tensor, tuple[int, int]]:
+        """What softmax Grad-CAM needs: the last block, ready for gradients, and the attention.
+
+        The last block itself is computed in float32 at least, whatever the trunk's products are.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            n_layers: over how many of the last layers attention is averaged, as in `encode_dense`.
+            round_positions: overrides the model's own setting.
+
+        Returns:
+            The `LastBlock`; (B, N, N) attention as in `DenseTokens`; (h, w).
+        """
+        trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions)
+        total = trunk.attention
+        if total is None:  # only the last block's is wanted
+            B, T, _ = trunk.x.shape
+            total = trunk.x.new_zeros(B, T, T)
+        with fast_products(self.device):
+            last = LastBlock(
+                self.model,
+                self._last_weights(trunk.x.dtype),
+                trunk.x,
+                mask=self.attention_mask(grid),
+                attention=total,
+            )
+        return last, total[:, 1:, 1:] / n_layers, grid
+
+    def mean_gradients(self, last: LastBlock, directions: Tensor) -> Tensor:
+        """`LastBlock.mean_gradients` by the fastest exact products: (B, C, E) -> (B, C, D)."""
+        with fast_products(self.device):
+            return last.mean_gradients(directions)
+
+    def _run_trunk(
+        self,
+        images: Tensor,
+        n_layers: int | None,
+        round_positions: bool | None,
+    ) -> tuple[Trunk, tuple[int, int], int]:
+        """All blocks but the last, with the attention of those among the last ``n_layers``."""
         if n_layers is None:
             n_layers = self.attention_layers or ATTENTION_LAYERS
         check_count("n_layers", n_layers)
-        x, grid = self._embed(images, round_positions)
-        mask = self.attention_mask(grid)
+        x, grid = self.embed(images, round_positions)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        trunk = Trunk(x, self.attention_mask(grid), self.autocast)
         n_layers = min(n_layers, len(self.blocks))
-        for block in self.blocks[:-n_layers]:
-            x = block(x, attn_mask=mask)
-        total: Tensor | float = 0.0
-        for block in self.blocks[-n_layers:-1]:
-            weights, mixed = self._attend(block, block.ln_1(x), mask)
-            total, x = total + weights, _end_block(block, x, mixed)
-        weights, _ = self._attend(self.blocks[-1], self.blocks[-1].ln_1(x), mask)
-        attention = (total + weights)[:, 1:, 1:] / n_layers
-        return DenseTokens(x.float(), attention.float(), grid)
+        first = len(self.blocks) - n_layers
+        with fast_products(self.device):
+            for i, block in enumerate(self.blocks[:-1]):
+                trunk.run(block, keep_attention=i >= first)
+        return trunk, grid, n_layers
 
-    def _attend(self, block: nn.Module, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean attention over the heads and the attended values: (B, T, T), (B, T, D)."""
-        attn = block.attn
-        B, T, D = x.shape
-        q, k, v = (
-            part.view(B, T, attn.num_heads, -1).transpose(1, 2)
-            for part in F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-        )  # each (B, heads, T, d)
-        mean, mixed = None, []
-        for head in range(attn.num_heads):  # one head's T x T map at a time
-            logits = q[:, head] @ k[:, head].transpose(1, 2) * q.shape[-1] ** -0.5
-            weights = (logits if mask is None else logits + mask).softmax(-1)
-            mixed.append(weights @ v[:, head])
-            mean = weights / attn.num_heads if mean is None else mean.add_(weights / attn.num_heads)
-        return mean, attn.out_proj(torch.cat(mixed, dim=-1))
+    def _last_weights(self, dtype: torch.dtype) -> Weights:
+        """The last block's folded weights, made once for where and what the model is."""
+        key = (self.device, self.dtype, dtype, self.model.visual.proj.data_ptr())
+        if self._folded is None or self._folded[0] != key:
+            self._folded = (key, weights_of(self.model, dtype))
+        return self._folded[1]
 
     def finish(self, tokens: Tensor, normed: Tensor, grid: tuple[int, int]) -> Tensor:
         """Run the last block and the head that CLIP-ES reads: the mean of the patch tokens.
@@ -359,20 +481,14 @@ class FrozenCLIP(nn.Module):
             for the tiny CLIP, which was trained with average pooling, the two agree.)
         """
         block, visual = self.blocks[-1], self.model.visual
-        _, mixed = self._attend(block, normed, self.attention_mask(grid))
-        return visual.ln_post(_end_block(block, tokens, mixed))[:, 1:].mean(1) @ visual.proj
+        _, mixed = attend(block, normed, self.attention_mask(grid))
+        return visual.ln_post(end_block(block, tokens, mixed))[:, 1:].mean(1) @ visual.proj
 
 
 def _listed(words: Collection[str], most: int = 5) -> str:
     """Some of the words, quoted, and how many more there are."""
     shown = ", ".join(repr(word) for word in list(words)[:most])
     return shown + (f" and {len(words) - most} more" if len(words) > most else "")
-
-
-def _end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
-    """What a block does after its attention: both residuals and the perceptron."""
-    x = x + block.ls_1(mixed)
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 @lru_cache(maxsize=16)

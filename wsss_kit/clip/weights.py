@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,7 @@ def load_clip(
     weights: str | Path | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    autocast: str | torch.dtype | None = None,
 ) -> FrozenCLIP:
     """A frozen CLIP by name.
 
@@ -109,6 +110,8 @@ def load_clip(
             CLIP's own weights, and for random weights with an open_clip name.
         device: ``"auto"`` takes CUDA where there is one.
         dtype: ``"auto"`` is float32; or a torch dtype or its name.
+        autocast: number type of the products in all blocks but the last, ``"bfloat16"`` or
+            ``"float16"``, or None for that of the weights; see `FrozenCLIP`.
 
     Returns:
         The model in evaluation mode, without gradients.
@@ -122,9 +125,7 @@ def load_clip(
     check_device(device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    number_type = torch.float32 if dtype == "auto" else dtype
-    if isinstance(number_type, str):
-        number_type = getattr(torch, number_type, None)
+    number_type = torch.float32 if dtype == "auto" else _number_type(dtype)
     if number_type not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise ValueError(
             f"dtype is {dtype!r}, expected 'auto', 'float32', 'bfloat16', 'float16' or 'float64'"
@@ -138,5 +139,11 @@ def load_clip(
         window=parts.window,
         attention_layers=parts.attention_layers,
         walk_squarings=parts.walk_squarings,
+        autocast=_number_type(autocast),
     )
     return clip.to(device=device, dtype=number_type)
+
+
+def _number_type(name: Any) -> Any:
+    """A number type by its name; what is none of torch's stays what it is."""
+    return getattr(torch, name, name) if isinstance(name, str) else name

@@ -40,9 +40,9 @@ from wsss_kit.paperworld.tiny_clip import (
     STD,
     build,
     float_mask,
+    text_features,
     tie_keys,
     train_image_features,
-    train_text_features,
     trained_grid,
 )
 from wsss_kit.paperworld.tokenizer import UNKNOWN, WordTokenizer
@@ -202,7 +202,7 @@ class Pretraining:
         autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)
         with autocast, sdpa_kernel(SDPBackend.MATH):  # the fused kernels are slow on CPUs
             seen = train_image_features(self.model, self._images(pictures), self.mask, kept)
-            read = train_text_features(self.model, ids)
+            read = text_features(self.model, ids)
         seen, read = F.normalize(seen.float(), dim=-1), F.normalize(read.float(), dim=-1)
         loss = contrastive_loss(seen, read, self.model.logit_scale.exp(), captions)
         self.optimiser.zero_grad()

@@ -176,11 +176,11 @@ def float_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
     return None if mask is None else torch.zeros(mask.shape).masked_fill(mask, float("-inf"))
 
 
-def train_text_features(model: nn.Module, ids: Tensor) -> Tensor:
+def text_features(model: nn.Module, ids: Tensor) -> Tensor:
     """Text embeddings of ids cut to their longest text; equal to open_clip's ``encode_text``.
 
     Args:
-        model: from `build`.
+        model: from `build`, or another of open_clip's with a causal text tower.
         ids: (P, T) token ids, T up to the context length; the end token is the highest.
 
     Returns:

@@ -1,4 +1,4 @@
-"""CLIP-ES in its plain form: training-free maps from CLIP, gradients by autograd.
+"""CLIP-ES: training-free maps from CLIP.
 
 Lin et al., "CLIP is Also an Efficient Segmenter", CVPR 2023.
 """
@@ -10,32 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from wsss_kit.cam import normalize_cams, softmax_grad_cam
-from wsss_kit.checks import check_count, check_word
+from wsss_kit.checks import check_count, check_images, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.clip import WALK_SQUARINGS, DenseTokens, FrozenCLIP, load_clip
+from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
+from wsss_kit.methods.clip_es.competition import TARGETS
+from wsss_kit.methods.clip_es.opened import OpenedPicture
+from wsss_kit.methods.clip_es.presets import PRESETS
+from wsss_kit.methods.clip_es.refined import as_images
+from wsss_kit.methods.clip_es.views import Texts, angles, look
 from wsss_kit.prompts import Prompts
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "reference": {"round_positions": True, "flip": False},
-    "clean": {"round_positions": False, "flip": True},
-}
-"""Reference: the released code rounds the resized position embedding to half precision, even where
-the rest runs in full precision; ``clean`` does not. It also makes a mirror image and leaves it out;
-``clean`` looks at it, for half a point to one on the embedded world's ``val``. The recipes look at
-the preset too: the released code's boxes miss the last row and column, and its CRF sees pictures
-that wrap around."""
-
-TARGETS = ("softmax", "classes", "logit")
-"""Whose gradient makes a map: a class's probability among the classes present and the background
-words (the method), among the classes present alone, or its logit (plain Grad-CAM)."""
-
-_EPS = 1e-7
 _CARD_VERSION = 3
 _SAVED = ("prompts", "n_layers", "squarings", "preset", "target", "flip")
 
@@ -98,10 +89,7 @@ class CLIPES(CAMMethod):
     @property
     def walk_squarings(self) -> int:
         """What ``squarings`` comes to: the argument, the model's own, or the published one."""
-        if self.squarings is not None:
-            return self.squarings
-        own = self.clip.walk_squarings
-        return WALK_SQUARINGS if own is None else own
+        return self.clip.squarings_or_published if self.squarings is None else self.squarings
 
     def fit(self, samples: Sequence[Sample] = (), **training: Any) -> CLIPES:
         """Encode the phrases; there is nothing to train, so ``samples`` may be left out.
@@ -133,39 +121,76 @@ class CLIPES(CAMMethod):
             RuntimeError: if `fit` was not called.
             ValueError: if shapes do not fit.
         """
+        self._check_fitted()
+        check_batch(images, labels, len(self.prompts.classes))
+        present = labels.to(self.clip.device) > 0
+        texts = [Texts(self.class_features_[row], self._rivals) for row in present]
+        view = look(self.clip, images, texts, softmax=self.target != "logit", **self._options())
+        cams = view.attention.new_zeros(*labels.shape, *view.grid)
+        for b, maps in enumerate(view.cams):
+            cams[b, present[b]] = maps
+        return MethodOutput(cams.to(images.device), view.attention.to(images.device))
+
+    def open(
+        self, image: Tensor | np.ndarray | Image.Image, classes: Tensor | Sequence[str]
+    ) -> OpenedPicture:
+        """Open a picture to change words and see its maps at once: the trunk runs now and once.
+
+        Args:
+            image: (3, H, W) RGB in [0, 1], (H, W, 3) uint8 or a Pillow picture.
+            classes: names of the classes present, or (C,) labels of 0 and 1.
+
+        Returns:
+            `OpenedPicture`; its ``maps()`` are this method's, by ``prepare()`` at once for any
+            word switched off.
+
+        Raises:
+            ValueError: if the picture is none or a class unknown.
+
+        Example:
+            >>> from wsss_kit.clip import load_clip
+            >>> from wsss_kit.paperworld import PaperWorld
+            >>> method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper())
+            >>> sample = PaperWorld(1)[0]
+            >>> opened = method.open(sample.image, ["cow", "cat"])
+            >>> without_grass = opened.maps(without=["grass"])
+            >>> with_fog = opened.maps(method.prompts.replace(backgrounds=["grass", "fog"]))
+            >>> tuple(with_fog.cams.shape), tuple(with_fog.probs.shape)
+            ((2, 12, 12), (4,))
+        """
+        images = as_images(image)
+        check_images(images)
+        if isinstance(classes, Tensor):
+            check_batch(images, classes[None], len(self.prompts.classes))
+            classes = [
+                n for n, on in zip(self.prompts.classes, classes.tolist(), strict=True) if on
+            ]
+        with torch.no_grad():
+            sides = list(angles(self.clip, images, **self._options()))
+        return OpenedPicture(
+            self.clip,
+            sides,
+            prompts=self.prompts,
+            classes=classes,
+            target=self.target,
+            squarings=self.walk_squarings,
+            clamp=self.preset == "reference",
+            size=tuple(images.shape[2:]),
+        )
+
+    def _check_fitted(self) -> None:
         if not hasattr(self, "class_features_"):
             raise RuntimeError("the phrases are not encoded yet; call fit() first")
-        check_batch(images, labels, len(self.prompts.classes))
-        values = preset_values(PRESETS, self.preset, {"flip": self.flip})
-        flip = values.pop("flip")
-        dense = self.clip.encode_dense(images, n_layers=self.n_layers, **values)
-        cams, affinity = self._maps(dense, labels), dense.attention
-        if flip:
-            mirror = self.clip.encode_dense(images.flip(-1), n_layers=self.n_layers, **values)
-            cams = (cams + self._maps(mirror, labels).flip(-1)) / 2
-            affinity = (affinity + _mirrored(mirror)) / 2
-        # Reference: the released code scales twice, and so do both presets
-        cams = normalize_cams(cams, subtract_min=True, eps=_EPS)
-        return MethodOutput(cams.to(images.device), affinity.to(images.device))
 
-    def _maps(self, dense: DenseTokens, labels: Tensor) -> Tensor:
-        """One view's maps, each scaled to [0, 1]: (B, C, h, w), zero for absent classes."""
-        clip, grid = self.clip, dense.grid
-        rivals = self.background_features_
-        cams = torch.zeros(*labels.shape, *grid, device=clip.device)
-        for b, present in enumerate(labels.to(cams.device) > 0):
-            if present.any():
-                cams[b, present] = softmax_grad_cam(
-                    dense.tokens[b].to(clip.dtype),
-                    self.class_features_[present],
-                    rivals[:0] if self.target == "classes" else rivals,
-                    head=lambda tokens, normed: clip.finish(tokens, normed, grid),
-                    norm=clip.blocks[-1].ln_1,
-                    grid=grid,
-                    logit_scale=clip.logit_scale,
-                    softmax=self.target != "logit",
-                )
-        return normalize_cams(cams, subtract_min=True, eps=_EPS)
+    @property
+    def _rivals(self) -> Tensor:
+        words = self.background_features_
+        return words[:0] if self.target == "classes" else words
+
+    def _options(self) -> dict[str, Any]:
+        """How pictures are looked at: the preset's choices and what goes before them."""
+        values = preset_values(PRESETS, self.preset, {"flip": self.flip})
+        return {"n_layers": self.n_layers, **values}
 
     def save(self, path: str | Path) -> Path:
         """Write prompts and arguments as JSON: all there is to know beside CLIP itself."""
@@ -198,10 +223,3 @@ class CLIPES(CAMMethod):
         saved = {key: card[key] for key in _SAVED}
         saved["prompts"] = Prompts.from_json(json.dumps(card["prompts"]))
         return cls(clip if clip is not None else load_clip("paper"), **{**saved, **options}).fit()
-
-
-def _mirrored(dense: DenseTokens) -> Tensor:
-    """Attention of a mirror image with its cells put back: (B, N, N)."""
-    h, w = dense.grid
-    cells = dense.attention.unflatten(2, (h, w)).unflatten(1, (h, w))  # (B, h, w, h, w)
-    return cells.flip(2, 4).flatten(3).flatten(1, 2)

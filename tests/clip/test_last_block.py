@@ -1,0 +1,81 @@
+"""The last block's gradient in closed form against automatic differentiation, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.clip.clips import CLIPS
+from wsss_kit.clip import last_block, load_clip
+
+
+def differentiated(clip, images, directions):
+    """The mean gradient of every number by automatic differentiation: (B, C, D)."""
+    found = []
+    for image, own in zip(images, directions, strict=True):
+        trunk, grid, _ = clip._run_trunk(image[None], None, None)
+        normed = clip.blocks[-1].ln_1(trunk.x).detach().requires_grad_()
+        embedding = clip.finish(trunk.x, normed, grid)[0]
+        gradients = [torch.autograd.grad(embedding @ d, normed, retain_graph=True)[0] for d in own]
+        found.append(torch.stack([gradient[0, 1:].mean(0) for gradient in gradients]))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 5])
+@pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
+def test_mean_gradients_are_those_of_automatic_differentiation(make, n_classes):
+    clip = make()
+    images = torch.rand(2, 3, 24, 40, dtype=torch.float64)
+    last, _, _ = clip.last_block(images)
+    directions = torch.randn(2, n_classes, last.embedding.shape[1], dtype=torch.float64)
+    expected = differentiated(clip, images, directions)
+    found = last.mean_gradients(directions)
+    assert expected.abs().min() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
+
+
+@pytest.mark.parametrize(("name", "value"), [("MOST_KEPT", 0), ("_AT_ONCE", 1)])
+def test_large_pictures_are_the_same_in_smaller_steps(monkeypatch, name, value):
+    clip, images = CLIPS["QuickGELU"](), torch.rand(1, 3, 24, 40, dtype=torch.float64)
+    last, attention, _ = clip.last_block(images)
+    directions = torch.randn(1, 4, last.embedding.shape[1], dtype=torch.float64)
+    expected = last.mean_gradients(directions)
+    monkeypatch.setattr(last_block, name, value)
+    small, same, _ = clip.last_block(images)
+    assert len(small._kept) == (0 if name == "MOST_KEPT" else 4)
+    torch.testing.assert_close(small.mean_gradients(directions), expected)
+    torch.testing.assert_close(same, attention)
+
+
+def test_what_it_remembers_does_not_change_what_it_gives():
+    """After many classes at once a single one takes the other way through the perceptron."""
+    clip = CLIPS["GELU"]()
+    last, _, _ = clip.last_block(torch.rand(1, 3, 24, 24, dtype=torch.float64))
+    directions = torch.randn(1, 4, last.embedding.shape[1], dtype=torch.float64)
+    alone = last.mean_gradients(directions[:, :1])
+    together = last.mean_gradients(directions)
+    torch.testing.assert_close(alone, together[:, :1])
+    torch.testing.assert_close(alone, last.mean_gradients(directions[:, :1]))
+    assert last.mean_gradients(directions[:, :0]).shape == (1, 0, 32)
+
+
+def test_embedding_and_attention_are_those_of_the_plain_path():
+    clip, images = CLIPS["QuickGELU"](), torch.rand(2, 3, 40, 24, dtype=torch.float64)
+    last, attention, grid = clip.last_block(images, n_layers=2)
+    dense = clip.encode_dense(images, n_layers=2)
+    trunk, _, _ = clip._run_trunk(images, 2, None)
+    assert grid == dense.grid == (5, 3)
+    torch.testing.assert_close(attention.float(), dense.attention)
+    torch.testing.assert_close(last.normed, clip.blocks[-1].ln_1(trunk.x))
+    torch.testing.assert_close(last.embedding, clip.finish(trunk.x, last.normed, grid))
+    alone, _, _ = clip.last_block(images, n_layers=1)
+    torch.testing.assert_close(alone.embedding, last.embedding)
+
+
+def test_folded_weights_follow_the_model():
+    clip, images = load_clip("paper", device="cpu"), torch.rand(1, 3, 24, 24)
+    before = clip.last_block(images)[0].embedding
+    clip.double()
+    wide = clip.last_block(images)[0].embedding
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close(wide.float(), before, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,117 @@
+"""The trunk in reused arrays against open_clip's own blocks; number types and picture sizes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.clip.clips import CLIPS, small_clip
+from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.clip.trunk import Trunk
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("keep_attention", [False, True])
+@pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
+@torch.no_grad()
+def test_a_block_is_open_clips(make, keep_attention):
+    clip = make()
+    x, grid = clip.embed(torch.rand(2, 3, 24, 40, dtype=torch.float64))
+    mask = clip.attention_mask(grid)
+    trunk, plain = Trunk(x.clone(), mask), x
+    for block in clip.blocks:
+        y = block.ln_1(plain)
+        _, weights = block.attn(y, y, y, need_weights=True, attn_mask=mask)
+        before = 0 if trunk.attention is None else trunk.attention.clone()
+        trunk.run(block, keep_attention=keep_attention)
+        plain = block(plain, attn_mask=mask)
+        torch.testing.assert_close(trunk.x, plain)
+        if keep_attention:
+            torch.testing.assert_close(trunk.attention - before, weights)
+    assert keep_attention or trunk.attention is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_moves_the_attention_a_little(dtype):
+    images = torch.rand(1, 3, 48, 48)
+    plain, cast = load_clip("paper", device="cpu"), load_clip("paper", device="cpu", autocast=dtype)
+    assert cast.dtype == torch.float32
+    (exact, attention, _), (rough, near, _) = (c.last_block(images) for c in (plain, cast))
+    assert rough.embedding.dtype == near.dtype == torch.float32
+    assert 0 < (near - attention).abs().max() < 0.05
+    torch.testing.assert_close(rough.embedding, exact.embedding, atol=0.1, rtol=0.1)
+    assert not torch.equal(rough.embedding, exact.embedding)
+
+
+def test_autocast_of_another_type():
+    with pytest.raises(
+        ValueError, match=r"autocast is torch.int8, expected None or one of float32"
+    ):
+        load_clip("paper", device="cpu", autocast="int8")
+    with pytest.raises(
+        ValueError, match=r"autocast is torch.int8, expected None or one of float32"
+    ):
+        FrozenCLIP(small_clip(quick_gelu=True).model, autocast=torch.int8)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((80, 96), None), ((96, 88), (88, 80)), ((400, 8), None), ((8, 2400), (8, 960))],
+)
+def test_a_picture_beyond_the_limit_is_made_smaller_with_a_warning(size, shown):
+    """At most 120 cells of 8 pixels, in the picture's shape as nearly as whole cells allow."""
+    clip = FrozenCLIP(small_clip(quick_gelu=True).model, max_cells=120)
+    image = torch.rand(1, 3, *size, dtype=torch.float64)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted = clip.fit_to_patches(image)
+    assert tuple(fitted.shape[2:]) == (shown or size)
+    assert len(caught) == (shown is not None)
+    if shown:
+        H, W = size
+        text = f"{H}x{W} are {H * W // 64:,} patches"
+        assert text in str(caught[0].message) and f"at {shown[0]}x{shown[1]}" in str(
+            caught[0].message
+        )
+
+
+def test_a_limit_that_is_no_count():
+    with pytest.raises(ValueError, match="max_cells is 0"):
+        FrozenCLIP(small_clip(quick_gelu=True).model, max_cells=0)
+
+
+MEMORY = """
+import re, numpy as np, torch
+from open_clip.model import CLIP
+from wsss_kit.clip import FrozenCLIP
+from wsss_kit.methods.clip_es import refined_maps
+torch.set_num_threads(1)
+vision = {"layers": 3, "width": 192, "head_width": 16, "patch_size": 16, "image_size": 224}
+text = {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
+clip = FrozenCLIP(CLIP(64, vision, text, quick_gelu=True))
+texts = torch.nn.functional.normalize(torch.randn(13, 64), dim=-1)
+def status(name):
+    return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+def run(size):
+    return refined_maps(clip, np.zeros((*size, 3), np.uint8), texts[:3], texts[3:])
+run((160, 160))
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins here
+before = status("VmRSS")
+run((800, 800))
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for its peak")
+def test_memory_is_that_of_a_few_attention_maps():
+    """2,500 cells: a map is 24 MiB; differentiation would keep 12 of the last block and more."""
+    answer = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert 24 < float(answer.stdout) < 14 * 24

@@ -1,0 +1,136 @@
+"""An open picture gives what a new look at it would, whatever is changed and in whatever order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wsss_kit.clip import load_clip
+from wsss_kit.methods.clip_es import CLIPES, TARGETS
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("paper", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """A picture of two classes."""
+    return next(s for s in PaperWorld(20) if s.labels.sum() == 2)
+
+
+def names_of(sample):
+    return [n for n, on in zip(Prompts.paper().classes, sample.labels.tolist(), strict=True) if on]
+
+
+def agrees(found, method, image, labels):
+    """That these are the maps of a method that looks anew."""
+    output = method.fit()(image[None], labels[None])
+    torch.testing.assert_close(found.cams, output.cams[0, labels > 0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.attention, output.affinity[0])
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("options", [{}, {"preset": "clean"}, *({"target": t} for t in TARGETS)])
+def test_it_begins_with_the_methods_own_maps(clip, sample, options, prepared):
+    method = CLIPES(clip, prompts=Prompts.paper(), **options)
+    opened = method.open(sample.image, sample.labels)
+    if prepared:
+        assert opened.prepare() is opened
+    agrees(opened.maps(), method, sample.image, sample.labels)
+
+
+def test_every_kind_of_edit_equals_a_new_look(clip, sample):
+    prompts = Prompts.paper()
+    opened = CLIPES(clip, prompts=prompts).open(sample.image, names_of(sample))
+    first = opened.maps()
+    less = [word for word in prompts.backgrounds if word != "grass"]
+    edits = {
+        "a word more": {"backgrounds": [*prompts.backgrounds, "wooden"]},
+        "a word less": {"backgrounds": less},
+        "another word": {"backgrounds": [*less, "golden"]},
+        "all new": {"backgrounds": ["red", "striped", "grey", "stone"]},
+        "a synonym": {"synonyms": {names_of(sample)[0]: "spotted kitten"}},
+        "a template": {"template": "a photo of a {}"},
+        "two templates": {"template": ("a {}", "a photo of a {}")},
+    }
+    for change in edits.values():
+        changed = prompts.replace(**change)
+        agrees(opened.maps(changed), CLIPES(clip, prompts=changed), sample.image, sample.labels)
+    off = opened.maps(without=["grass"])
+    agrees(
+        off, CLIPES(clip, prompts=prompts.replace(backgrounds=less)), sample.image, sample.labels
+    )
+    labels = torch.zeros(8)
+    labels[4] = 1
+    other = opened.maps(classes=[prompts.classes[4]])
+    agrees(other, CLIPES(clip, prompts=prompts), sample.image, labels)
+    again = opened.maps()
+    for a, b in zip(first, again, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_classes_come_in_the_order_they_are_named_in(clip, sample):
+    names = names_of(sample)
+    opened = CLIPES(clip, prompts=Prompts.paper()).open(sample.image, names)
+    forwards, backwards = opened.maps(), opened.maps(classes=names[::-1])
+    torch.testing.assert_close(forwards.cams, backwards.cams.flip(0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(forwards.probs[:2], backwards.probs[:2].flip(0))
+
+
+def test_an_edit_runs_no_trunk_and_a_switch_no_gradient(clip, sample, monkeypatch):
+    prompts = Prompts.paper()
+    opened = CLIPES(clip, prompts=prompts).open(sample.image, sample.labels)
+    opened.prepare()
+    gradients = []
+    counted = clip.mean_gradients
+
+    def count(last, directions):
+        gradients.append(directions.shape[1])
+        return counted(last, directions)
+
+    def refuse(*_):
+        raise AssertionError("the trunk ran again")
+
+    monkeypatch.setattr(clip, "mean_gradients", count)
+    monkeypatch.setattr(clip, "_run_trunk", refuse)
+    for word in prompts.backgrounds:
+        opened.maps(without=[word])
+    assert not gradients
+    opened.maps(prompts.replace(backgrounds=[*prompts.backgrounds, "golden texture"]))
+    assert gradients == [1]
+
+
+def test_all_words_switched_off_leave_the_classes(clip, sample):
+    prompts = Prompts.paper()
+    opened = CLIPES(clip, prompts=prompts).open(sample.image, sample.labels)
+    found = opened.maps(without=prompts.backgrounds)
+    assert found.probs.shape == (2,)
+    agrees(found, CLIPES(clip, prompts=prompts, target="classes"), sample.image, sample.labels)
+    alone = opened.maps(classes=names_of(sample)[:1], without=prompts.backgrounds)
+    assert (alone.cams == 0).all()  # nothing to compare with
+
+
+def test_what_cannot_be_meant(clip, sample):
+    opened = CLIPES(clip, prompts=Prompts.paper()).open(sample.image, sample.labels)
+    with pytest.raises(ValueError, match=r"without has 'gras'.*closest: 'grass'"):
+        opened.maps(without=["gras"])
+    with pytest.raises(ValueError, match="classes has 'dog', expected one of"):
+        opened.maps(classes=["dog"])
+    with pytest.raises(ValueError, match="classes is empty"):
+        opened.maps(classes=[])
+    with pytest.raises(ValueError, match="classes is empty"):
+        CLIPES(clip, prompts=Prompts.paper()).open(sample.image, torch.zeros(8))
+    with pytest.raises(ValueError, match=r"labels have shape \(1, 7\)"):
+        CLIPES(clip, prompts=Prompts.paper()).open(sample.image, torch.ones(7))
+
+
+def test_its_maps_at_the_pictures_size(clip):
+    image = torch.rand(3, 50, 70)
+    opened = CLIPES(clip, prompts=Prompts.paper()).open(image, ["cow"])
+    full = opened.maps().full_size((50, 70))
+    assert tuple(full.shape) == (1, 50, 70) and full.min() >= 0
+    assert full.max() == pytest.approx(1, abs=0.05) and opened.size == (50, 70)

@@ -1,0 +1,138 @@
+"""From pixels to refined maps: the fast way, the literal way and the recipe are one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wsss_kit.affinity import random_walk, transition_matrix
+from wsss_kit.clip import load_clip
+from wsss_kit.methods.clip_es import CLIPES, literal_maps, refined_maps
+from wsss_kit.methods.clip_es.competition import directions, probability_weights
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("paper", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def words(clip):
+    return CLIPES(clip, prompts=Prompts.paper()).fit()
+
+
+def bytes_of(image):
+    return (image * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def texts_of(words, sample):
+    return words.class_features_[sample.labels > 0], words.background_features_
+
+
+@pytest.mark.parametrize("size", [(96, 96), (70, 90)])
+def test_the_fast_way_is_the_literal_one(clip, words, size):
+    for sample in list(PaperWorld(4))[2:]:
+        image = bytes_of(sample.image[:, : size[0], : size[1]])
+        found = refined_maps(clip, image, *texts_of(words, sample))
+        literal = literal_maps(clip, image, *texts_of(words, sample))
+        assert torch.equal(found.masks, literal.masks)
+        torch.testing.assert_close(found.cams, literal.cams, atol=2e-5, rtol=0)
+        for name in ("refined", "attention", "probs"):
+            torch.testing.assert_close(
+                getattr(found, name), getattr(literal, name), atol=1e-5, rtol=0
+            )
+        assert found.refined.max() > 0.1
+
+
+@pytest.mark.parametrize("preset", ["reference", "clean"])
+def test_it_is_what_the_method_and_the_recipe_give(clip, preset):
+    sample = next(s for s in PaperWorld(20) if s.labels.sum() == 2)
+    method = CLIPES(clip, prompts=Prompts.paper(), preset=preset).fit()
+    output = method(sample.image[None], sample.labels[None])
+    found = refined_maps(clip, sample.image, *texts_of(method, sample), preset=preset)
+    torch.testing.assert_close(found.cams, output.cams[0, sample.labels > 0])
+    torch.testing.assert_close(found.attention, output.affinity[0])
+    walk = transition_matrix(found.attention[None], sinkhorn=3, squarings=0)
+    walked = random_walk((found.masks * found.cams)[None], walk)[0]
+    torch.testing.assert_close(found.refined, walked, atol=1e-6, rtol=1e-5)
+
+
+def test_a_batch_is_its_pictures(clip, words):
+    samples = list(PaperWorld(12))
+    images, labels = (torch.stack([s[i] for s in samples]) for i in (1, 2))
+    labels[3] = 0  # a picture without any class
+    together = words(images, labels)
+    for b, (image, row) in enumerate(zip(images, labels, strict=True)):
+        alone = words(image[None], row[None])
+        torch.testing.assert_close(together.cams[b], alone.cams[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(together.affinity[b], alone.affinity[0], atol=1e-6, rtol=0)
+    assert (together.cams[3] == 0).all()
+
+
+def test_pictures_of_three_kinds(clip, words):
+    sample = PaperWorld(1)[0]
+    pixels = bytes_of(sample.image)
+    kinds = (pixels, Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+    first, *others = (refined_maps(clip, kind, *texts_of(words, sample)) for kind in kinds)
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), r"image is uint8 of shape \(4, 4\), expected \(H, W, 3\)"),
+        (np.zeros((4, 4, 3)), "image is float64 of shape"),
+        (np.zeros((0, 4, 3), np.uint8), "image is uint8 of shape"),
+        (torch.zeros(1, 3, 4, 4), "image is float32 of shape"),
+        (torch.full((3, 4, 4), 2.0), r"images ranges from 2 to 2, expected \[0, 1\]"),
+        (None, "image is object of shape"),
+    ],
+)
+def test_what_is_no_picture(clip, words, image, message):
+    with pytest.raises(ValueError, match=message):
+        refined_maps(clip, image, words.class_features_, words.background_features_)
+
+
+@pytest.mark.parametrize("refine", [refined_maps, literal_maps])
+def test_texts_of_another_model(clip, words, refine):
+    image, texts = np.zeros((8, 8, 3), np.uint8), words.class_features_
+    with pytest.raises(ValueError, match=r"positives has shape \(8, 64\), expected at least 1"):
+        refine(clip, image, texts[:, :64], texts)
+    with pytest.raises(ValueError, match=r"positives has shape \(0, 128\)"):
+        refine(clip, image, texts[:0], texts)
+    with pytest.raises(ValueError, match=r"backgrounds has shape \(128,\).*128 numbers"):
+        refine(clip, image, texts, texts[0])
+    with pytest.raises(ValueError, match="backgrounds is list"):
+        refine(clip, image, texts, texts.tolist())
+    assert (refine(clip, image, texts[:1], texts[:0]).cams == 0).all()  # nothing to compare with
+
+
+def test_a_probability_near_one_keeps_its_digits():
+    """1 - p has lost all digits where the sum of the others has them."""
+    probs = torch.tensor([-1e-12, 0.0, -30.0, -32.0]).exp()
+    probs[0] = 1
+    weights = probability_weights(probs, 2)
+    exact = probs.double()
+    torch.testing.assert_close(weights[0, 0], (exact[0] * exact[1:].sum()).float())
+    torch.testing.assert_close(weights[0, 2], (-exact[0] * exact[2]).float())
+    torch.testing.assert_close(weights.sum(1), torch.zeros(2), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_directions_are_derivatives(softmax):
+    texts = torch.nn.functional.normalize(torch.randn(5, 7, dtype=torch.float64), dim=-1)
+
+    def targets(embedding):
+        logits = 20 * texts @ torch.nn.functional.normalize(embedding, dim=0)
+        return (logits.softmax(0) if softmax else logits)[:2]
+
+    embedding = torch.randn(7, dtype=torch.float64)
+    expected = torch.autograd.functional.jacobian(targets, embedding)
+    found, probs = directions(embedding, texts[:2], texts[2:], 20.0, softmax=softmax)
+    torch.testing.assert_close(found, expected)
+    assert probs.sum() == pytest.approx(1)

@@ -1,0 +1,272 @@
+r"""The last block with its gradient in closed form: what Grad-CAM needs, for any number of texts.
+
+CLIP-ES weighs channel k of the last block's normalised input A by the mean over the patches of
+the derivative of a number y, which is a function of the picture embedding f alone. So a direction
+:math:`\partial y / \partial f` (E,) goes in and (D,) weights come out, linearly. Carrying it back
+by differentiation costs two N x N products for each head and class. The *mean* over patches
+costs less. With the attention :math:`P = \mathrm{softmax}(QK^\top)` of one head, values V, output
+:math:`O = PV`, its gradient G, and :math:`\rho_i = G_i \cdot O_i`:
+
+- values: the rows of P sum to 1 and token 0 is the class token, which is no patch, so
+  :math:`\sum_{j \ge 1} dV_j = \sum_i (1 - P_{i0})\, G_i`;
+- keys, likewise: :math:`\sum_{j \ge 1} dK_j = -\sum_i P_{i0} (G_i \cdot V_0 - \rho_i) Q_i`;
+- queries: :math:`\sum_i dQ_i = \sum_j (T_j \cdot V_j - \tau_j) K_j` with the thin products
+  :math:`T = P^\top G` and :math:`\tau = P^\top \rho`.
+
+Before it lie two layer norms and the perceptron, whose part is one product a class: a layer norm's
+derivative is a constant vector minus two rank-one terms, so all that does not depend on the class
+is computed once.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_kit.clip.trunk import QUICK, Trunk, is_quick, layer_norm
+
+MOST_KEPT = 2**28
+"""Bytes of attention maps that stay in memory; of larger pictures each head's map is made anew."""
+_AT_ONCE = 2**27
+"""Bytes of gradients, one (N, D) a class, that are carried through the attention together."""
+_SHARED_FROM = 3
+"""From so many classes on it pays to carry what they share through the perceptron once."""
+
+
+class Weights(NamedTuple):
+    """The last block's and the head's weights, in the order in which a gradient meets them.
+
+    LayerScale, where a model has it, and the second layer norm's factors are folded in.
+    """
+
+    embed: Tensor  # (D, E) the last layer norm's factors and the projection
+    embed_bias: Tensor  # (E,)
+    leave: Tensor  # (D, F) second layer of the perceptron
+    leave_bias: Tensor  # (D,)
+    enter: Tensor  # (F, D) first layer, centred, times the attention's output projection
+    enter_bias: Tensor  # (F,) of the first layer, with the second layer norm's bias in it
+    gather: Tensor  # (D, D) the attention's output projection
+    queries: Tensor  # (D, D), with the scale of the logits
+    keys: Tensor  # (D, D)
+    values: Tensor  # (D, D)
+
+
+def weights_of(model: nn.Module, dtype: torch.dtype) -> Weights:
+    """Fold the weights of open_clip's ``CLIP`` into those that a gradient meets."""
+    visual = model.visual
+    block = visual.transformer.resblocks[-1]
+    attn, mlp = block.attn, block.mlp
+
+    def of(parameter: Tensor) -> Tensor:
+        return parameter.detach().to(dtype)
+
+    def scale(layer: nn.Module) -> Tensor:
+        return of(layer.gamma) if hasattr(layer, "gamma") else of(visual.proj.new_ones(()))
+
+    gather = (of(attn.out_proj.weight).T * scale(block.ls_1)).T
+    first = of(mlp.c_fc.weight) * of(block.ln_2.weight)
+    queries, keys, values = of(attn.in_proj_weight).chunk(3)
+    return Weights(
+        embed=of(visual.ln_post.weight)[:, None] * of(visual.proj),
+        embed_bias=of(visual.ln_post.bias) @ of(visual.proj),
+        leave=(of(mlp.c_proj.weight).T * scale(block.ls_2)).T.contiguous(),
+        leave_bias=of(mlp.c_proj.bias) * scale(block.ls_2),
+        enter=(first - first.mean(1, keepdim=True)) @ gather,
+        enter_bias=of(mlp.c_fc.bias) + of(mlp.c_fc.weight) @ of(block.ln_2.bias),
+        gather=gather,
+        queries=queries * (len(queries) // attn.num_heads) ** -0.5,
+        keys=keys,
+        values=values,
+    )
+
+
+class LastBlock:
+    """The last block of a batch of pictures, run once, ready for any number of gradients.
+
+    Args:
+        model: open_clip's ``CLIP``.
+        weights: of it, from `weights_of`.
+        x: (B, 1 + N, D) what enters the block, in the precision that is wanted.
+        mask: (1 + N, 1 + N) to add to attention logits; None for no limits.
+        attention: (B, 1 + N, 1 + N) of earlier blocks, to which this one's is added in place;
+            None where it is not wanted.
+
+    Attributes:
+        embedding: (B, E) the mean of the patch tokens, projected; not of unit length.
+        normed: (B, 1 + N, D) the block's ``ln_1`` output.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Weights,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        attention: Tensor | None = None,
+    ) -> None:
+        self.weights, self._trunk = weights, Trunk(x, mask, x.dtype)
+        self._trunk.attention = attention
+        visual = model.visual
+        block = visual.transformer.resblocks[-1]
+        self.normed = layer_norm(block.ln_1, x)
+        qkv = self._trunk.projected(block, self.normed)
+        self._q, self._k, self._v = qkv  # each (heads, B, T, d)
+        self._kept: list[Tensor] = []
+        gathered = self._attend(qkv)
+        out = block.attn.out_proj
+        mixed = F.linear(gathered, out.weight.to(x.dtype), out.bias.to(x.dtype))
+        self._gathered = gathered[:, 1:]  # (B, N, D)
+        # The class token's own output is never read, so it ends here.
+        middle = (x + block.ls_1(mixed))[:, 1:]
+        self._inner, self._inner_scale = _standardised(middle, block.ln_2.eps)
+        self._hidden = F.linear(  # (B, N, F), with the layer norm's factors in the weights
+            self._inner * block.ln_2.weight.to(x.dtype),
+            block.mlp.c_fc.weight.to(x.dtype),
+            weights.enter_bias,
+        )
+        active, self._slope = _activated(block.mlp.gelu, self._hidden)
+        last = middle + F.linear(active, weights.leave, weights.leave_bias)
+        self._outer, self._outer_scale = _standardised(last, visual.ln_post.eps)
+        self._hidden -= weights.enter_bias
+        self.embedding = self._outer.mean(1) @ weights.embed + weights.embed_bias
+
+    @property
+    def attention(self) -> Tensor | None:
+        """(B, N, N) sum of the mean maps of the blocks that were asked for it, this one's too."""
+        total = self._trunk.attention
+        return None if total is None else total[:, 1:, 1:]
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """(B, T, D) what the heads gather; their maps are kept where they are small."""
+        _, heads, B, T, d = qkv.shape
+        keep = heads * B * T * T * qkv.element_size() <= MOST_KEPT
+        gathered = qkv.new_empty(B, T, heads, d)
+        for head, (q, k, v) in enumerate(qkv.transpose(0, 1)):
+            own = qkv.new_empty(B, T, T) if keep else None
+            weights = self._trunk.head_map(q, k, out=own)
+            if keep:
+                self._kept.append(weights)
+            if self._trunk.attention is not None:
+                self._trunk.add(weights, heads)
+            gathered[:, :, head] = weights @ v
+        return gathered.view(B, T, heads * d)
+
+    def _head_map(self, head: int) -> Tensor:
+        """(B, N, 1 + N) attention of the patches in one head."""
+        if self._kept:
+            return self._kept[head][:, 1:]
+        return self._trunk.head_map(self._q[head], self._k[head])[:, 1:]
+
+    @torch.no_grad()
+    def mean_gradients(self, directions: Tensor) -> Tensor:
+        """Mean over the patches of the derivative of numbers by the block's ``ln_1`` output.
+
+        Args:
+            directions: (B, C, E) each number's derivative by ``embedding``.
+
+        Returns:
+            (B, C, D).
+        """
+        B, C, _ = directions.shape
+        _, N, D = self._outer.shape
+        known = directions.to(self._outer.dtype) @ self.weights.embed.T / N  # (B, C, D)
+        known = known - known.mean(2, keepdim=True)
+        chunk = max(1, _AT_ONCE // max(1, B * N * D * known.element_size()))
+        found = [self._through_attention(known[:, c : c + chunk]) for c in range(0, C, chunk)]
+        return torch.cat(found, 1) if found else known
+
+    def _through_attention(self, known: Tensor) -> Tensor:
+        """(B, C, D) at the last layer norm -> (B, C, D) weights."""
+        B, C, D = known.shape
+        heads, _, _, d = self._q.shape
+        shared = C >= _SHARED_FROM or "_shared_hidden" in self.__dict__
+        carry = self._through_perceptron_shared if shared else self._through_perceptron
+        grads = torch.stack([carry(known[:, c]) for c in range(C)], 1)  # (B, C, N, D)
+        grads = grads.view(B, C, -1, heads, d)
+        along = (grads * self._gathered.view(B, 1, -1, heads, d)).sum(-1)  # (B, C, N, heads)
+        found = known.new_empty(3, B, C, heads, d)
+        for head in range(heads):
+            weights, own, rho = self._head_map(head), grads[..., head, :], along[..., head]
+            q, k, v = self._q[head][:, 1:], self._k[head], self._v[head]
+            to_class = weights[:, None, :, :1]  # (B, 1, N, 1)
+            thin = torch.cat([own, rho[..., None]], -1).transpose(2, 3)  # (B, C, d + 1, N)
+            thin = (thin.flatten(1, 2) @ weights).view(B, C, d + 1, -1)  # of T and tau, transposed
+            pulls = (thin[:, :, :d] * v.transpose(1, 2)[:, None]).sum(2) - thin[:, :, d]
+            found[0, :, :, head] = pulls @ k
+            back = to_class[..., 0] * (own @ v[:, None, 0, :, None] - rho[..., None])[..., 0]
+            found[1, :, :, head] = -back @ q
+            found[2, :, :, head] = ((1 - to_class) * own).sum(2)
+        queries, keys, values = found.flatten(3)
+        weights = self.weights
+        total = queries @ weights.queries + keys @ weights.keys + values @ weights.values
+        return total / self._outer.shape[1]
+
+    def _through_perceptron(self, known: Tensor) -> Tensor:
+        """(B, D) at the last layer norm -> (B, N, D) at what the heads gathered, one class."""
+        weights, (_, _, D) = self.weights, self._outer.shape
+        along = self._outer @ known[:, :, None] / D  # (B, N, 1)
+        grads = (known[:, None] - along * self._outer) * self._outer_scale
+        hidden = (grads @ weights.leave).mul_(self._slope)  # (B, N, F)
+        inner = (hidden * self._hidden).sum(2, keepdim=True) / D
+        found = (hidden @ weights.enter).mul_(self._inner_scale)
+        found -= inner * self._inner_gathered
+        return found.add_(grads @ weights.gather)
+
+    def _through_perceptron_shared(self, known: Tensor) -> Tensor:
+        """The same with what does not depend on the class taken from `_shared_hidden`."""
+        weights, (_, _, D) = self.weights, self._outer.shape
+        enter, inner_of_enter, outer_gathered = self._shared_hidden
+        along = self._outer @ known[:, :, None] / D  # (B, N, 1)
+        leave = (known @ weights.leave)[:, None]  # (B, 1, F)
+        inner = (self._steep_hidden @ leave.mT - along * inner_of_enter) / D
+        found = self._steep @ (leave.mT * weights.enter)
+        found.mul_(self._inner_scale)
+        found -= along * enter
+        found -= inner * self._inner_gathered
+        gathered = (known @ weights.gather)[:, None]  # (B, 1, D)
+        return found.add_(self._outer_scale * gathered).sub_(along * outer_gathered)
+
+    @cached_property
+    def _inner_gathered(self) -> Tensor:
+        return (self._inner @ self.weights.gather) * self._inner_scale
+
+    @cached_property
+    def _steep(self) -> Tensor:
+        return self._slope * self._outer_scale
+
+    @cached_property
+    def _steep_hidden(self) -> Tensor:
+        return self._steep * self._hidden
+
+    @cached_property
+    def _shared_hidden(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the layer norm's second rank-one term becomes on its way, for every class alike."""
+        hidden = (self._outer @ self.weights.leave).mul_(self._steep)
+        inner = (hidden * self._hidden).sum(2, keepdim=True)
+        outer = (self._outer @ self.weights.gather) * self._outer_scale
+        return (hidden @ self.weights.enter).mul_(self._inner_scale), inner, outer
+
+
+def _standardised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """A layer norm's input with mean 0 and variance 1, and what it was multiplied by (B, N, 1)."""
+    variance, mean = torch.var_mean(x, 2, keepdim=True, correction=0)
+    scale = (variance + eps).rsqrt()
+    return (x - mean) * scale, scale
+
+
+def _activated(activation: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """An activation and its derivative."""
+    if is_quick(activation):
+        gate = torch.sigmoid(QUICK * hidden)
+        active = hidden * gate
+        return active, (1 - gate).mul_(QUICK).mul_(active).add_(gate)
+    with torch.enable_grad():
+        leaf = hidden.detach().requires_grad_()
+        active = activation(leaf)
+        (slope,) = torch.autograd.grad(active.sum(), leaf)
+    return active.detach(), slope

@@ -1,0 +1,155 @@
+"""The image tower's blocks without gradients: exact, and as fast as the machine allows.
+
+What a block computes is in `attend` and `end_block`, which gradients pass. `Trunk` computes the
+same with a few arrays used again in every block: the attention of one head at a time, the hidden
+layer of the perceptron. New arrays of these sizes come from the system page by page, which costs
+about as much as filling them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+QUICK = 1.702
+"""QuickGELU is x * sigmoid(1.702 x), a SiLU of 1.702 x divided by 1.702."""
+
+
+def attend(block: nn.Module, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A block's attention in plain steps, for gradients: mean map of the heads, attended values.
+
+    Args:
+        block: of open_clip's image tower.
+        x: (B, T, D) its ``ln_1`` output.
+        mask: (T, T) to add, -inf where attention is forbidden.
+
+    Returns:
+        (B, T, T) and (B, T, D).
+    """
+    attn = block.attn
+    B, T, D = x.shape
+    q, k, v = (
+        part.view(B, T, attn.num_heads, -1).transpose(1, 2)
+        for part in F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+    )  # each (B, heads, T, d)
+    mean, mixed = None, []
+    for head in range(attn.num_heads):  # one head's T x T map at a time
+        logits = q[:, head] @ k[:, head].transpose(1, 2) * q.shape[-1] ** -0.5
+        weights = (logits if mask is None else logits + mask).softmax(-1)
+        mixed.append(weights @ v[:, head])
+        mean = weights / attn.num_heads if mean is None else mean.add_(weights / attn.num_heads)
+    return mean, attn.out_proj(torch.cat(mixed, dim=-1))
+
+
+def end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
+    """What a block does after its attention: both residuals and the perceptron."""
+    x = x + block.ls_1(mixed)
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def is_quick(activation: nn.Module) -> bool:
+    """Whether an activation is OpenAI's QuickGELU."""
+    return type(activation).__name__ == "QuickGELU"
+
+
+class Trunk:
+    """Runs blocks on one batch and sums the attention of those that are asked for it.
+
+    Args:
+        x: (B, T, D) what enters the first block; changed in place from block to block.
+        mask: (T, T) to add to attention logits; None for no limits.
+        dtype: number type of the products; None for that of the weights. Residual stream, layer
+            norms and the sum of the attention stay as precise as ``x``.
+    """
+
+    def __init__(self, x: Tensor, mask: Tensor | None, dtype: torch.dtype | None = None) -> None:
+        self.x, self.mask, self.dtype = x, mask, dtype
+        self.attention: Tensor | None = None
+        self._rooms: dict[str, Tensor] = {}
+
+    def run(self, block: nn.Module, *, keep_attention: bool) -> None:
+        """Let the residual stream pass a block.
+
+        Args:
+            block: of open_clip's image tower.
+            keep_attention: add the mean of its heads' maps to ``attention`` (B, T, T).
+        """
+        qkv = self.projected(block, layer_norm(block.ln_1, self.x))
+        mixed = self.attended(qkv, keep_attention=keep_attention)
+        out = block.attn.out_proj
+        self.x += block.ls_1(self._product(mixed, out.weight, out.bias)).to(self.x.dtype)
+        self.x += block.ls_2(self._perceptron(block.mlp, layer_norm(block.ln_2, self.x)))
+
+    def projected(self, block: nn.Module, x: Tensor) -> Tensor:
+        """(3, heads, B, T, d) queries, keys and values of ``ln_1``'s output, queries scaled."""
+        attn = block.attn
+        B, T, D = x.shape
+        x = self._product(x, attn.in_proj_weight, attn.in_proj_bias)
+        x = x.view(B, T, 3, attn.num_heads, -1)
+        x[:, :, 0] *= x.shape[-1] ** -0.5
+        return x.permute(2, 3, 0, 1, 4)
+
+    def attended(self, qkv: Tensor, *, keep_attention: bool) -> Tensor:
+        """(B, T, D) what the heads gather, before their output projection."""
+        _, heads, B, T, d = qkv.shape
+        mixed = qkv.new_empty(B, T, heads, d)
+        if not keep_attention:  # a fused kernel, which shows no map
+            q, k, v = qkv.transpose(1, 2)  # (B, heads, T, d)
+            mask = None if self.mask is None else self.mask.to(q.dtype)
+            fused = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+            return fused.transpose(1, 2).reshape(B, T, heads * d)
+        for head, (q, k, v) in enumerate(qkv.transpose(0, 1)):
+            weights = self.head_map(q, k)
+            if keep_attention:
+                self.add(weights, heads)
+            mixed[:, :, head] = weights @ v
+        return mixed.view(B, T, heads * d)
+
+    def head_map(self, q: Tensor, k: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """(B, T, T) softmax attention of one head, into the same array each time unless given."""
+        B, T, _ = q.shape
+        weights = self._room("map", (B, T, T), q.dtype) if out is None else out
+        torch.bmm(q, k.transpose(1, 2), out=weights)
+        if self.mask is not None:
+            weights += self.mask
+        return torch.softmax(weights, -1, out=weights)
+
+    def add(self, weights: Tensor, n_heads: int) -> None:
+        """Add one head's share to the mean attention."""
+        if self.attention is None:
+            self.attention = torch.zeros_like(weights, dtype=self.x.dtype)
+        if weights.dtype == self.x.dtype:
+            self.attention.add_(weights, alpha=1 / n_heads)
+        else:
+            self.attention += weights / n_heads
+
+    def _perceptron(self, mlp: nn.Module, x: Tensor) -> Tensor:
+        """A block's perceptron; QuickGELU without its two extra passes over the hidden layer."""
+        dtype = self.dtype or mlp.c_fc.weight.dtype
+        width = len(mlp.c_fc.weight)
+        hidden = self._room("hidden", (x.shape[0] * x.shape[1], width), dtype)
+        weight, bias = (p.to(dtype) for p in (mlp.c_fc.weight, mlp.c_fc.bias))
+        factor = QUICK if is_quick(mlp.gelu) else 1
+        rows = x.flatten(0, 1).to(dtype)
+        torch.addmm(bias, rows, weight.T, alpha=factor, beta=factor, out=hidden)
+        active = F.silu(hidden, inplace=True) if factor != 1 else mlp.gelu(hidden)
+        weight, bias = (p.to(dtype) for p in (mlp.c_proj.weight, mlp.c_proj.bias))
+        return torch.addmm(bias, active, weight.T, alpha=1 / factor).view_as(x).to(self.x.dtype)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        dtype = self.dtype or weight.dtype
+        return F.linear(x.to(dtype), weight.to(dtype), bias.to(dtype))
+
+    def _room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An array that is used again and holds whatever was in it."""
+        room = self._rooms.get(name)
+        if room is None or room.shape != shape or room.dtype != dtype:
+            room = self._rooms[name] = torch.empty(shape, dtype=dtype, device=self.x.device)
+        return room
+
+
+def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """A layer norm in the precision of its input, whatever the type of its weights."""
+    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+    return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)

@@ -1,0 +1,20 @@
+"""CLIP-ES: softmax Grad-CAM and class-aware attention affinity of a frozen CLIP, no training.
+
+Lin et al., "CLIP is Also an Efficient Segmenter", CVPR 2023.
+"""
+
+from wsss_kit.methods.clip_es.competition import TARGETS
+from wsss_kit.methods.clip_es.method import CLIPES
+from wsss_kit.methods.clip_es.opened import OpenedPicture
+from wsss_kit.methods.clip_es.presets import PRESETS
+from wsss_kit.methods.clip_es.refined import RefinedMaps, literal_maps, refined_maps
+
+__all__ = [
+    "CLIPES",
+    "PRESETS",
+    "TARGETS",
+    "OpenedPicture",
+    "RefinedMaps",
+    "literal_maps",
+    "refined_maps",
+]

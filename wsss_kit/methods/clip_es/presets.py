@@ -1,0 +1,20 @@
+"""Every choice in which the released CLIP-ES and this kit differ, side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "reference": {"round_positions": True, "flip": False},
+    "clean": {"round_positions": False, "flip": True},
+}
+"""Reference: the released code rounds the resized position embedding to half precision, even where
+the rest runs in full precision; ``clean`` does not. It also makes a mirror image and leaves it out;
+``clean`` looks at it, for half a point to one on the embedded world's ``val``. The boxes and the
+recipes look at the preset too: the released code's boxes miss the last row and column, and its CRF
+sees pictures that wrap around."""
+
+EPS = 1e-7
+"""What CLIP-ES adds to the maximum of a map before it divides by it."""
+SINKHORN = 3
+"""Rounds of column and row normalisation that make CLIP-ES's transition."""
