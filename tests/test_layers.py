@@ -22,7 +22,7 @@ LAYERS = (
     (("checks", "classes", "files"), ("training",), ("checkpoints",)),
     (("data", "prompts"), ("paperworld",), ("clip", "classifier")),
     (("cam", "affinity", "crf", "masks"),),
-    (("methods", "affinity_net", "segmentation", "evaluation"),),
+    (("methods", "affinity_net", "segmentation", "evaluation"), ("prompts.ranking",)),
     (("recipes", "notebook_data"), ("ablation",)),
     (("plot",), ("widgets",), ("commands",), ("__main__",)),
 )
@@ -33,6 +33,8 @@ LAYER_OF = {
     for step, units in enumerate(steps)
     for unit in units
 }
+HIGHER = tuple(unit for unit in LAYER_OF if "." in unit)
+"""Modules that stand above the folder they are in, which does not import them."""
 MOST_IN_THE_ROOT = 16
 """Modules beside the folders: the root of the package shows the line and nothing else."""
 
@@ -73,11 +75,19 @@ def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
         yield from run_at_import(child)
 
 
+def unit_of(module: str) -> str | None:
+    """What of ``LAYERS`` a dotted name belongs to."""
+    for unit in HIGHER:
+        if f"{module}.".startswith(f"wsss_kit.{unit}."):
+            return unit
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
 def arrow_broken(module: str, target: str) -> str | None:
     """Why ``module`` may not import ``target`` (both dotted), or None when it may."""
-    unit = module.split(".")[1]
+    unit, to = unit_of(module), unit_of(target)
     parts = target.split(".")
-    to = parts[1] if len(parts) > 1 else None
     if to == unit:
         siblings = unit == "methods" and module != "wsss_kit.methods"
         if siblings and len(parts) > 2 and parts[2] not in ("base", "start", module.split(".")[2]):
@@ -167,6 +177,16 @@ def test_a_module_keeps_to_the_house(module, path):
             "paperworld is in layer 1 and clip",
         ),
         ("classes", "from wsss_kit.prompts import Prompts", "prompts in layer 1"),
+        (
+            "prompts.prompts",
+            "from wsss_kit.prompts.ranking import sharpness",
+            "prompts is in layer 1 and prompts.ranking in layer 3",
+        ),
+        (
+            "methods.clip_es.method",
+            "from wsss_kit.prompts.ranking import sharpness",
+            "prompts.ranking in layer 3, step 0 and 1",
+        ),
         ("novelty", "import torch", "novelty is in no layer: add it to LAYERS"),
         ("data.utils", "", "utils: name it after what it holds"),
         (
@@ -197,6 +217,7 @@ def test_the_checker_sees_what_is_wrong(module, source, reason):
         ),
         ("methods.sc_cam", "from .base import CAMMethod\nfrom wsss_kit.methods.base import fit"),
         ("methods.sc_cam", "from wsss_kit.cam import normalize_cams"),
+        ("prompts.ranking", "from wsss_kit.methods.clip_es import CLIPES\nfrom .checks import x"),
         ("clip.weights", "from wsss_kit.clip.frozen import FrozenCLIP"),
         ("masks", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import scipy"),
         ("plot", "import matplotlib.pyplot as plt\nfrom wsss_kit import recipes"),

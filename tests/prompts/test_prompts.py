@@ -352,3 +352,22 @@ def test_fewer_classes_need_fewer_synonyms():
     with pytest.raises(ValueError, match=r"synonyms has the class 'bird', .*remove it from syn"):
         Prompts.voc().replace(classes=("cat", "dog"))
     assert len(Prompts.voc().replace(classes=("cat", "dog"), synonyms=None).class_texts()) == 2
+
+
+def test_synonyms_in_one_sentence_or_in_their_own():
+    prompts = build(edited(template=["a {}", "one {}"], synonyms={"cat": ["tom", "tabby"]}))
+    assert prompts.fusion == "sentence"
+    assert prompts.class_sentences() == [
+        ("a tom,tabby", "one tom,tabby"),
+        ("a dog", "one dog"),
+    ]
+    apart = prompts.replace(fusion="feature")
+    assert apart != prompts and hash(apart) != hash(prompts)
+    assert apart.class_sentences()[0] == ("a tom", "a tabby", "one tom", "one tabby")
+    assert apart.class_sentences()[1] == prompts.class_sentences()[1]
+    assert apart.background_sentences() == prompts.background_sentences()
+    assert apart.background_sentences()[1] == ("a sky", "one sky")
+    assert Prompts.from_json(apart.to_json()) == apart
+    assert "fusion" not in json.loads(prompts.to_json())  # what older versions read as well
+    with pytest.raises(ValueError, match="fusion is 'map', expected one of sentence, feature"):
+        prompts.replace(fusion="map")

@@ -214,8 +214,29 @@ class FrozenCLIP(nn.Module):
         """
         if not texts:
             raise ValueError("texts is empty, expected the texts of at least one template")
-        said = [self.encode_text(each) for each in texts]
-        return said[0] if len(said) == 1 else F.normalize(torch.stack(said).mean(0), dim=-1)
+        return self.encode_sentences(list(zip(*texts, strict=True)))
+
+    def encode_sentences(self, sentences: Sequence[Sequence[str]]) -> Tensor:
+        """Unit embeddings of phrases, each said by one or several texts.
+
+        Args:
+            sentences: for each of P phrases the texts that say it, such as
+                ``prompts.class_sentences()``.
+
+        Returns:
+            (P, D) float32 of unit length: the mean of the texts' unit embeddings, made unit again.
+
+        Raises:
+            ValueError: if a phrase has no text; also as `encode_text`.
+        """
+        if not all(sentences):
+            raise ValueError("a phrase has no text that says it, expected at least one each")
+        counts = [len(each) for each in sentences]
+        said = self.encode_text([text for each in sentences for text in each])  # all at once
+        if all(count == 1 for count in counts):
+            return said
+        means = torch.stack([each.mean(0) for each in said.split(counts)])
+        return F.normalize(means, dim=-1)
 
     def _warn_of(self, texts: Sequence[str]) -> None:
         """Say which words the model cannot know and which texts it cannot read to their end."""

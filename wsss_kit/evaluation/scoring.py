@@ -80,7 +80,9 @@ def evaluate(
     matrix = np.zeros((2, n_values, n_values), np.int64)  # outside and inside the boundary band
     for name in target:
         try:
-            both = _picture_counts(predicted[name], target[name], n_values, keep, boundary)
+            (both,) = picture_counts(
+                [predicted[name]], target[name], n_values, keep=keep, boundary=boundary
+            )
         except ValueError as error:
             raise ValueError(f"picture {name!r}: {error}") from error
         matrix += both
@@ -160,25 +162,44 @@ def bootstrap_mean_iou(
     return np.concatenate(means) if means else np.zeros(0)
 
 
-def _picture_counts(
-    predicted: Tensor | np.ndarray,
+def picture_counts(
+    predictions: Sequence[Tensor | np.ndarray],
     target: Tensor | np.ndarray,
     n_values: int,
-    keep: np.ndarray,
-    boundary: int | None,
+    *,
+    keep: np.ndarray | None = None,
+    boundary: int | None = None,
 ) -> np.ndarray:
-    """(2, K, K) pixel counts of one picture, outside and inside the band around its borders."""
-    predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
+    """Pixel counts of several predictions of one picture, in and out of the band at its borders.
+
+    Args:
+        predictions: V masks (H, W) of integers.
+        target: (H, W) of integers, 255 ignored.
+        n_values: K, background included.
+        keep: values whose target pixels count; None for all.
+        boundary: width of the band, see `boundary_band`.
+
+    Returns:
+        (V, 2, K, K) int64, outside first; rows are targets, columns predictions.
+    """
+    target = as_mask(target, "target")
     if target.ndim != 2:
         raise ValueError(f"target has shape {tuple(target.shape)}, expected (H, W)")
-    whole = ConfusionMatrix(n_values).update(predicted, target)  # checks every value
-    band = boundary_band(target, boundary)
-    if len(keep) < n_values:
-        counted = torch.isin(target, torch.as_tensor(keep, device=target.device))
-        target = target.masked_fill(~counted, IGNORE_INDEX)
-        whole = ConfusionMatrix(n_values).update(predicted, target)
-    inside = ConfusionMatrix(n_values).update(predicted, target.masked_fill(~band, IGNORE_INDEX))
-    return np.stack([(whole.matrix - inside.matrix).numpy(), inside.matrix.numpy()])
+    counted, band, counts = None, None, []
+    for predicted in predictions:
+        predicted = as_mask(predicted, "predicted")
+        whole = ConfusionMatrix(n_values).update(predicted, target)  # checks every value
+        if band is None:
+            band, counted = boundary_band(target, boundary), target
+            if keep is not None and len(keep) < n_values:
+                kept = torch.isin(target, torch.as_tensor(keep, device=target.device))
+                counted = target.masked_fill(~kept, IGNORE_INDEX)
+        if counted is not target:
+            whole = ConfusionMatrix(n_values).update(predicted, counted)
+        inside = counted.masked_fill(~band, IGNORE_INDEX)
+        inside = ConfusionMatrix(n_values).update(predicted, inside).matrix
+        counts.append(np.stack([(whole.matrix - inside).numpy(), inside.numpy()]))
+    return np.stack(counts)
 
 
 def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES, PAPER_CLASSES, VOC_CLASSES
 from wsss_kit.files import write_whole
 from wsss_kit.prompts.checks import (
@@ -30,6 +31,8 @@ from wsss_kit.prompts.checks import (
 TABLES = Path(__file__).with_name("tables.json")
 REQUIRED = ("classes", "backgrounds", "template")
 PRESETS = ("reference", "clean")
+FUSIONS = ("sentence", "feature")
+"""How several synonyms of a class become one embedding, the published way first."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,8 +40,8 @@ class Prompts:
     """The words of one task, checked and frozen: equal words are equal, hash alike and pickle.
 
     A phrase is what the template says, a class name what reports and masks say; a synonym changes
-    the phrase and never the name. Several synonyms of a class share one prompt, joined by commas
-    (sentence level, as CLIP-ES published it).
+    the phrase and never the name. Several synonyms of a class share one prompt, joined by commas,
+    or each has its own.
 
     Args:
         classes: C different class names, in the order of the mask values.
@@ -47,6 +50,9 @@ class Prompts:
             averages. Several are kept as a tuple, one as a string.
         synonyms: class name to the phrase, or phrases, said instead of it.
         class_backgrounds: class name to those of ``backgrounds`` that come with it (CLIMS).
+        fusion: how several synonyms of a class become one embedding: ``"sentence"``, all in one
+            prompt, as CLIP-ES published it, or ``"feature"``, each in its own and the embeddings
+            averaged.
 
     Raises:
         ValueError: if a list is empty or has an entry twice (upper and lower case do not differ
@@ -71,8 +77,10 @@ class Prompts:
     template: str | tuple[str, ...]
     synonyms: Mapping[str, str] = field(default_factory=dict)
     class_backgrounds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fusion: str = "sentence"
 
     def __post_init__(self) -> None:
+        check_word("fusion", self.fusion, FUSIONS)
         classes = checked_words(self.classes, "classes")
         backgrounds = checked_words(self.backgrounds, "backgrounds")
         related = functools.partial(checked_words, among=backgrounds)
@@ -90,7 +98,7 @@ class Prompts:
 
     def __hash__(self) -> int:
         pairs = (tuple(self.synonyms.items()), tuple(self.class_backgrounds.items()))
-        return hash((self.classes, self.backgrounds, self.template, *pairs))
+        return hash((self.classes, self.backgrounds, self.template, self.fusion, *pairs))
 
     def __reduce__(self) -> tuple[Callable[[str], Prompts], tuple[str]]:
         return type(self).from_json, (self.to_json(),)  # read-only mappings do not pickle
@@ -142,6 +150,29 @@ class Prompts:
             ['no tree', 'no river']
         """
         return self._fill(self.backgrounds, template)
+
+    def class_sentences(self) -> list[tuple[str, ...]]:
+        """For each class all texts that say it: one a template, and a synonym where they are apart.
+
+        ``clip.encode_sentences`` makes one embedding of each.
+
+        Example:
+            >>> prompts = Prompts(["cat"], ["sea"], template=["a {}", "one {}"], fusion="feature")
+            >>> prompts.replace(synonyms={"cat": ["kitten", "tabby"]}).class_sentences()
+            [('a kitten', 'a tabby', 'one kitten', 'one tabby')]
+        """
+        apart = self.fusion == "feature"
+        if not apart:
+            return [self._sentences([phrase]) for phrase in self.phrases]
+        spoken = ([part.strip() for part in phrase.split(",")] for phrase in self.phrases)
+        return [self._sentences([part for part in parts if part]) for parts in spoken]
+
+    def background_sentences(self) -> list[tuple[str, ...]]:
+        """For each background word all texts that say it; see ``class_sentences``."""
+        return [self._sentences([word]) for word in self.backgrounds]
+
+    def _sentences(self, phrases: Sequence[str]) -> tuple[str, ...]:
+        return tuple(text for each in self.templates for text in self._fill(phrases, each))
 
     def _fill(self, phrases: Sequence[str], template: str | None) -> list[str]:
         if template is None and len(self.templates) > 1:
@@ -303,6 +334,8 @@ class Prompts:
             True
         """
         values = {name: getattr(self, name) for name in FIELDS}
+        if self.fusion == FUSIONS[0]:
+            del values["fusion"]  # as published: what older versions wrote and read
         text = json.dumps(values, indent=2, ensure_ascii=False, default=dict) + "\n"
         if path is not None:
             write_whole(path, text)

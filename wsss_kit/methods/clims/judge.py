@@ -36,9 +36,8 @@ class Judge:
 
     def __init__(self, clip: FrozenCLIP, prompts: Prompts, choices: Mapping[str, Any]) -> None:
         self.clip, self.choices = clip, choices
-        encode, templates = clip.encode_templates, prompts.templates
-        self.texts = encode([prompts.class_texts(t) for t in templates])
-        self.backgrounds = encode([prompts.background_texts(t) for t in templates])
+        self.texts = clip.encode_sentences(prompts.class_sentences())
+        self.backgrounds = clip.encode_sentences(prompts.background_sentences())
         rows = [
             [word in prompts.backgrounds_of(name) for word in prompts.backgrounds]
             for name in prompts.classes

@@ -122,7 +122,7 @@ class CLIMS(CAMMethod):
         if scales is not None:
             check_scales(scales)
         check_device(device)
-        if clip is not None and not hasattr(clip, "encode_templates"):
+        if clip is not None and not hasattr(clip, "encode_sentences"):
             raise ValueError(f"clip is {type(clip).__name__}, expected a FrozenCLIP from load_clip")
         self.clip, self.backbone, self.prompts = clip, backbone, prompts
         self.weights, self.stride, self.cbs_threshold = weights, stride, cbs_threshold

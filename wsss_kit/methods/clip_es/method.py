@@ -100,9 +100,9 @@ class CLIPES(CAMMethod):
         """
         if training:
             raise ValueError(f"CLIP-ES has nothing to train; it cannot use {', '.join(training)}")
-        prompts, encode = self.prompts, self.clip.encode_templates
-        self.class_features_ = encode([prompts.class_texts(t) for t in prompts.templates])
-        self.background_features_ = encode([prompts.background_texts(t) for t in prompts.templates])
+        encode = self.clip.encode_sentences
+        self.class_features_ = encode(self.prompts.class_sentences())
+        self.background_features_ = encode(self.prompts.background_sentences())
         return self
 
     def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:

@@ -23,7 +23,7 @@ from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
 
 Key = tuple[str, ...]
-"""The texts that say one phrase, one a template."""
+"""The texts that say one phrase."""
 
 
 class OpenedPicture:
@@ -112,12 +112,10 @@ class OpenedPicture:
             checked_words(list(without), "without", among=prompts.backgrounds)
         words = [] if self._target == "classes" else range(len(prompts.backgrounds))
         on = [i for i in words if prompts.backgrounds[i] not in without]
-        own = [prompts.classes.index(name) for name in names]
-        said = []
-        for template in prompts.templates:
-            classes, backgrounds = prompts.class_texts(template), prompts.background_texts(template)
-            said.append([classes[c] for c in own] + [backgrounds[i] for i in on])
-        return list(zip(*said, strict=True)), self.clip.encode_templates(said)
+        classes, backgrounds = prompts.class_sentences(), prompts.background_sentences()
+        keys = [classes[prompts.classes.index(name)] for name in names]
+        keys += [backgrounds[i] for i in on]
+        return keys, self.clip.encode_sentences(keys)
 
 
 class _Seen:
