@@ -1,4 +1,4 @@
-"""The command line: ``python -m wsss_kit demo | baseline | train``."""
+"""The command line: ``python -m wsss_kit demo | baseline | train | bench``."""
 
 from __future__ import annotations
 
@@ -89,6 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     baseline.add_argument("--crf", action="store_true", help="refine by the dense CRF")
     baseline.add_argument("--out", type=Path, default=Path("data/runs/baseline"))
 
+    bench = commands.add_parser("bench", help="how fast CLIP-ES is here, against the literal one")
+    bench.add_argument("--model", default="ViT-B-16-quickgelu", help="of open_clip, or paper")
+    bench.add_argument("--size", type=_COUNT, nargs=2, default=(375, 500), metavar=("H", "W"))
+    bench.add_argument("--rounds", type=_COUNT, default=5, help="that both sides take turns")
+    bench.add_argument("--threads", type=_COUNT, default=1, help="of the CPU")
+    bench.add_argument("--device", type=_device, help="default: CUDA where there is one")
+    bench.add_argument("--out", type=Path, default=Path("data/runs/bench"))
+
     train = commands.add_parser("train", help="train what the package ships")
     train.add_argument("what", choices=_TAKES)
     train.add_argument("--out", type=Path, default=Path("data/runs/paper"))
@@ -155,6 +163,19 @@ def _baseline(options: argparse.Namespace) -> None:
     )
 
 
+def _bench(options: argparse.Namespace) -> None:
+    from wsss_kit.commands.bench import run_bench
+
+    run_bench(
+        options.out,
+        model=options.model,
+        size=tuple(options.size),
+        rounds=options.rounds,
+        threads=options.threads,
+        device=options.device or "auto",
+    )
+
+
 def _train(options: argparse.Namespace) -> None:
     from wsss_kit.commands import train, train_methods
 
@@ -178,7 +199,7 @@ def _train(options: argparse.Namespace) -> None:
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")
 
 
-_COMMANDS = {"demo": _demo, "baseline": _baseline, "train": _train}
+_COMMANDS = {"demo": _demo, "baseline": _baseline, "train": _train, "bench": _bench}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,6 +20,7 @@ COMMANDS = {
     "baseline": ["baseline"],
     "paper-clip": ["train", "paper-clip"],
     "paper-trunk": ["train", "paper-trunk"],
+    "bench": ["bench", "--model", "paper"],
 }
 
 
@@ -59,7 +60,8 @@ NUMBERS = [
         (("paper-clip",), ("--fall", "--torn"), ("1.5", "-0.1", "nan", "half")),
         (("demo", "paper-clip", "paper-trunk"), ("--seed",), ("-1", "0.5", "one")),
         (("paper-clip", "paper-trunk"), ("--workers",), ("-1", "0.5")),
-        (("paper-clip",), ("--device",), ("gpu", "cud", "meta")),
+        (("paper-clip", "bench"), ("--device",), ("gpu", "cud", "meta")),
+        (("bench",), ("--rounds", "--threads"), ("0", "-1", "1.5", "many")),
     )
     for command in commands
     for option in options
@@ -226,7 +228,7 @@ def test_a_stopped_command_promises_what_it_keeps(
         raise KeyboardInterrupt
 
     for function in (
-        *("demo.run_demo", "baseline.run_baseline"),
+        *("demo.run_demo", "baseline.run_baseline", "bench.run_bench"),
         *("train.train_paper_clip", "train.train_paper_trunk"),
     ):
         monkeypatch.setattr(f"wsss_kit.commands.{function}", stopped)
