@@ -427,8 +427,13 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "CLIPES": lambda: Door(
         functools.partial(CLIPES, load_clip("paper", device="cpu"), prompts=Prompts.paper()),
-        {"n_layers": 1, "squarings": 0, "preset": "clean", "target": "softmax"},
         {
+            **{"n_layers": 1, "squarings": 0, "preset": "clean", "target": "softmax"},
+            **{"scales": (1.0,), "likeness": "values"},
+        },
+        {
+            "scales": "factors or None",
+            "likeness": "word of a list or None",
             "n_layers": "count or None",
             "squarings": "count from 0 or None",
             "preset": "word of a list",

@@ -117,6 +117,9 @@ METHODS = {
             "preset": "clean",
             "target": "logit",
             "flip": True,
+            "scales": (1.0, 0.5),
+            "likeness": "values",
+            "distribution": True,
         },
     ),
 }

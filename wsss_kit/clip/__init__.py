@@ -9,10 +9,12 @@ from wsss_kit.clip.frozen import (
     FrozenCLIP,
 )
 from wsss_kit.clip.last_block import LastBlock
+from wsss_kit.clip.trunk import LIKENESS
 from wsss_kit.clip.weights import load_clip
 
 __all__ = [
     "ATTENTION_LAYERS",
+    "LIKENESS",
     "OPENAI_MEAN",
     "OPENAI_STD",
     "WALK_SQUARINGS",

@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.checks import check_count, check_images
+from wsss_kit.checks import check_count, check_images, check_word
 from wsss_kit.clip.last_block import LastBlock, Weights, weights_of
 from wsss_kit.clip.products import fast_products
-from wsss_kit.clip.trunk import Trunk, attend, end_block, layer_norm
+from wsss_kit.clip.trunk import LIKENESS, Trunk, attend, end_block, layer_norm
 from wsss_kit.paperworld.tiny_clip import float_mask, text_features
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -429,7 +429,8 @@ class FrozenCLIP(nn.Module):
         *,
         n_layers: int | None = None,
         round_positions: bool | None = None,
-    ) -> tuple[LastBlock, Tensor, tuple[int, int]]:
+        likeness: str | None = LIKENESS[0],
+    ) -> tuple[LastBlock, Tensor | None, tuple[int, int]]:
         """What softmax Grad-CAM needs: the last block, ready for gradients, and the attention.
 
         The last block itself is computed in float32 at least, whatever the trunk's products are.
@@ -438,13 +439,15 @@ class FrozenCLIP(nn.Module):
             images: (B, 3, H, W) RGB in [0, 1].
             n_layers: over how many of the last layers attention is averaged, as in `encode_dense`.
             round_positions: overrides the model's own setting.
+            likeness: ``"queries"``, or ``"values"`` to show those's likeness instead of the
+                attention that the blocks use; None for no attention at all.
 
         Returns:
-            The `LastBlock`; (B, N, N) attention as in `DenseTokens`; (h, w).
+            The `LastBlock`; (B, N, N) attention as in `DenseTokens`, or None; (h, w).
         """
-        trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions)
+        trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions, likeness)
         total = trunk.attention
-        if total is None:  # only the last block's is wanted
+        if likeness is not None and total is None:  # only the last block's is wanted
             B, T, _ = trunk.x.shape
             total = trunk.x.new_zeros(B, T, T)
         with fast_products(self.device):
@@ -454,8 +457,9 @@ class FrozenCLIP(nn.Module):
                 trunk.x,
                 mask=self.attention_mask(grid),
                 attention=total,
+                likeness=trunk.likeness,
             )
-        return last, total[:, 1:, 1:] / n_layers, grid
+        return last, None if total is None else total[:, 1:, 1:] / n_layers, grid
 
     def mean_gradients(self, last: LastBlock, directions: Tensor) -> Tensor:
         """`LastBlock.mean_gradients` by the fastest exact products: (B, C, E) -> (B, C, D)."""
@@ -467,19 +471,22 @@ class FrozenCLIP(nn.Module):
         images: Tensor,
         n_layers: int | None,
         round_positions: bool | None,
+        likeness: str | None = LIKENESS[0],
     ) -> tuple[Trunk, tuple[int, int], int]:
         """All blocks but the last, with the attention of those among the last ``n_layers``."""
+        if likeness is not None:
+            check_word("likeness", likeness, LIKENESS)
         if n_layers is None:
             n_layers = self.attention_layers or ATTENTION_LAYERS
         check_count("n_layers", n_layers)
         x, grid = self.embed(images, round_positions)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        trunk = Trunk(x, self.attention_mask(grid), self.autocast)
+        trunk = Trunk(x, self.attention_mask(grid), self.autocast, likeness or LIKENESS[0])
         n_layers = min(n_layers, len(self.blocks))
         first = len(self.blocks) - n_layers
         with fast_products(self.device):
             for i, block in enumerate(self.blocks[:-1]):
-                trunk.run(block, keep_attention=i >= first)
+                trunk.run(block, keep_attention=likeness is not None and i >= first)
         return trunk, grid, n_layers
 
     def _last_weights(self, dtype: torch.dtype) -> Weights:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.clip.trunk import QUICK, Trunk, is_quick, layer_norm
+from wsss_kit.clip.trunk import LIKENESS, QUICK, Trunk, is_quick, layer_norm
 
 MOST_KEPT = 2**28
 """Bytes of attention maps that stay in memory; of larger pictures each head's map is made anew."""
@@ -94,6 +94,7 @@ class LastBlock:
         mask: (1 + N, 1 + N) to add to attention logits; None for no limits.
         attention: (B, 1 + N, 1 + N) of earlier blocks, to which this one's is added in place;
             None where it is not wanted.
+        likeness: whose likeness that is, one of ``LIKENESS``.
 
     Attributes:
         embedding: (B, E) the mean of the patch tokens, projected; not of unit length.
@@ -108,8 +109,9 @@ class LastBlock:
         *,
         mask: Tensor | None = None,
         attention: Tensor | None = None,
+        likeness: str = LIKENESS[0],
     ) -> None:
-        self.weights, self._trunk = weights, Trunk(x, mask, x.dtype)
+        self.weights, self._trunk = weights, Trunk(x, mask, x.dtype, likeness)
         self._trunk.attention = attention
         visual = model.visual
         block = visual.transformer.resblocks[-1]
@@ -136,10 +138,9 @@ class LastBlock:
         self.embedding = self._outer.mean(1) @ weights.embed + weights.embed_bias
 
     @property
-    def attention(self) -> Tensor | None:
-        """(B, N, N) sum of the mean maps of the blocks that were asked for it, this one's too."""
-        total = self._trunk.attention
-        return None if total is None else total[:, 1:, 1:]
+    def patches(self) -> Tensor:
+        """(B, N, E) each patch's own embedding, of any length; ``embedding`` is their mean."""
+        return self._outer @ self.weights.embed + self.weights.embed_bias
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """(B, T, D) what the heads gather; their maps are kept where they are small."""
@@ -151,9 +152,11 @@ class LastBlock:
             weights = self._trunk.head_map(q, k, out=own)
             if keep:
                 self._kept.append(weights)
-            if self._trunk.attention is not None:
+            if self._trunk.attention is not None and self._trunk.likeness == "queries":
                 self._trunk.add(weights, heads)
             gathered[:, :, head] = weights @ v
+        if self._trunk.attention is not None and self._trunk.likeness == "values":
+            self._trunk.add_values(qkv[2])
         return gathered.view(B, T, heads * d)
 
     def _head_map(self, head: int) -> Tensor:

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LIKENESS = ("queries", "values")
+"""Attention of queries to keys, as in CLIP, or of values to values (ExCEL, CVPR 2025): what a
+patch says rather than what it looks for."""
 QUICK = 1.702
 """QuickGELU is x * sigmoid(1.702 x), a SiLU of 1.702 x divided by 1.702."""
 
@@ -61,10 +64,18 @@ class Trunk:
         mask: (T, T) to add to attention logits; None for no limits.
         dtype: number type of the products; None for that of the weights. Residual stream, layer
             norms and the sum of the attention stay as precise as ``x``.
+        likeness: whose likeness the attention that is summed shows, one of ``LIKENESS``; what
+            passes through the blocks is always weighed by queries and keys.
     """
 
-    def __init__(self, x: Tensor, mask: Tensor | None, dtype: torch.dtype | None = None) -> None:
-        self.x, self.mask, self.dtype = x, mask, dtype
+    def __init__(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        dtype: torch.dtype | None = None,
+        likeness: str = LIKENESS[0],
+    ) -> None:
+        self.x, self.mask, self.dtype, self.likeness = x, mask, dtype, likeness
         self.attention: Tensor | None = None
         self._rooms: dict[str, Tensor] = {}
 
@@ -93,16 +104,17 @@ class Trunk:
     def attended(self, qkv: Tensor, *, keep_attention: bool) -> Tensor:
         """(B, T, D) what the heads gather, before their output projection."""
         _, heads, B, T, d = qkv.shape
-        mixed = qkv.new_empty(B, T, heads, d)
-        if not keep_attention:  # a fused kernel, which shows no map
+        if not keep_attention or self.likeness == "values":  # a fused kernel, which shows no map
             q, k, v = qkv.transpose(1, 2)  # (B, heads, T, d)
             mask = None if self.mask is None else self.mask.to(q.dtype)
             fused = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+            if keep_attention:
+                self.add_values(qkv[2])
             return fused.transpose(1, 2).reshape(B, T, heads * d)
+        mixed = qkv.new_empty(B, T, heads, d)
         for head, (q, k, v) in enumerate(qkv.transpose(0, 1)):
             weights = self.head_map(q, k)
-            if keep_attention:
-                self.add(weights, heads)
+            self.add(weights, heads)
             mixed[:, :, head] = weights @ v
         return mixed.view(B, T, heads * d)
 
@@ -123,6 +135,11 @@ class Trunk:
             self.attention.add_(weights, alpha=1 / n_heads)
         else:
             self.attention += weights / n_heads
+
+    def add_values(self, values: Tensor) -> None:
+        """Add the likeness of values to each other, mean over the heads: (heads, B, T, d)."""
+        for v in values:
+            self.add(self.head_map(v * v.shape[-1] ** -0.5, v), len(values))
 
     def _perceptron(self, mlp: nn.Module, x: Tensor) -> Tensor:
         """A block's perceptron; QuickGELU without its two extra passes over the hidden layer."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from wsss_kit.affinity import random_walk, transition_matrix
 from wsss_kit.clip import load_clip
-from wsss_kit.methods.clip_es import CLIPES, literal_maps, refined_maps
+from wsss_kit.methods.clip_es import CLIPES, PRESETS, literal_maps, refined_maps
 from wsss_kit.methods.clip_es.competition import directions, probability_weights
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
@@ -48,7 +48,7 @@ def test_the_fast_way_is_the_literal_one(clip, words, size):
         assert found.refined.max() > 0.1
 
 
-@pytest.mark.parametrize("preset", ["reference", "clean"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_it_is_what_the_method_and_the_recipe_give(clip, preset):
     sample = next(s for s in PaperWorld(20) if s.labels.sum() == 2)
     method = CLIPES(clip, prompts=Prompts.paper(), preset=preset).fit()
@@ -61,7 +61,9 @@ def test_it_is_what_the_method_and_the_recipe_give(clip, preset):
     torch.testing.assert_close(found.refined, walked, atol=1e-6, rtol=1e-5)
 
 
-def test_a_batch_is_its_pictures(clip, words):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_batch_is_its_pictures(clip, preset):
+    words = CLIPES(clip, prompts=Prompts.paper(), preset=preset).fit()
     samples = list(PaperWorld(12))
     images, labels = (torch.stack([s[i] for s in samples]) for i in (1, 2))
     labels[3] = 0  # a picture without any class

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_images, check_word
+from wsss_kit.checks import check_count, check_images, check_scales, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.clip import LIKENESS, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.methods.clip_es.competition import TARGETS
@@ -27,8 +26,9 @@ from wsss_kit.methods.clip_es.refined import as_images
 from wsss_kit.methods.clip_es.views import Texts, angles, look
 from wsss_kit.prompts import Prompts
 
-_CARD_VERSION = 3
-_SAVED = ("prompts", "n_layers", "squarings", "preset", "target", "flip")
+_CARD_VERSION = 4
+_OPTIONS = ("flip", "scales", "likeness", "distribution")
+_SAVED = ("prompts", "n_layers", "squarings", "preset", "target", *_OPTIONS)
 
 
 class CLIPES(CAMMethod):
@@ -42,10 +42,14 @@ class CLIPES(CAMMethod):
         squarings: how often the transition made from that attention is squared before maps are
             walked with it: 0 is one step, 1 two. None takes what the model's card says or the
             published 1.
-        preset: ``"reference"`` or ``"clean"``.
+        preset: ``"reference"``, ``"clean"`` or ``"plus"``, see ``PRESETS``.
         target: one of ``TARGETS``; all but ``"softmax"`` are there to see what the method gains.
-        flip: whether to average maps and affinity with those of the mirror image; None takes the
-            preset's.
+        flip: whether to average maps and affinity with those of the mirror image. None takes the
+            preset's, as for the next three.
+        scales: sizes of the picture, as factors, whose maps are averaged.
+        likeness: what the affinity is made of, one of ``LIKENESS``.
+        distribution: whether it is weighed by how alike the cells' classes are, see
+            `views.likeness_of_classes`.
 
     Raises:
         ValueError: if there is no such target or preset, ``n_layers`` or ``squarings`` is no
@@ -71,6 +75,9 @@ class CLIPES(CAMMethod):
         preset: str = "reference",
         target: str = "softmax",
         flip: bool | None = None,
+        scales: tuple[float, ...] | None = None,
+        likeness: str | None = None,
+        distribution: bool | None = None,
     ) -> None:
         if not hasattr(clip, "encode_dense") or not isinstance(prompts, Prompts):
             raise ValueError(
@@ -83,8 +90,14 @@ class CLIPES(CAMMethod):
         if squarings is not None:
             check_count("squarings", squarings, least=0)
         check_word("target", target, TARGETS)
+        if scales is not None:
+            check_scales(scales)
+        if likeness is not None:
+            check_word("likeness", likeness, LIKENESS)
         self.clip, self.prompts, self.n_layers, self.preset = clip, prompts, n_layers, preset
         self.squarings, self.target, self.flip = squarings, target, flip
+        self.scales = None if scales is None else tuple(scales)
+        self.likeness, self.distribution = likeness, distribution
 
     @property
     def walk_squarings(self) -> int:
@@ -165,16 +178,17 @@ class CLIPES(CAMMethod):
             classes = [
                 n for n, on in zip(self.prompts.classes, classes.tolist(), strict=True) if on
             ]
-        with torch.no_grad():
-            sides = list(angles(self.clip, images, **self._options()))
+        options = self._options()
+        distribution = options.pop("distribution")
         return OpenedPicture(
             self.clip,
-            sides,
+            list(angles(self.clip, images, **options)),
             prompts=self.prompts,
             classes=classes,
             target=self.target,
             squarings=self.walk_squarings,
             clamp=self.preset == "reference",
+            distribution=distribution,
             size=tuple(images.shape[2:]),
         )
 
@@ -189,8 +203,8 @@ class CLIPES(CAMMethod):
 
     def _options(self) -> dict[str, Any]:
         """How pictures are looked at: the preset's choices and what goes before them."""
-        values = preset_values(PRESETS, self.preset, {"flip": self.flip})
-        return {"n_layers": self.n_layers, **values}
+        own = {name: getattr(self, name) for name in _OPTIONS}
+        return {"n_layers": self.n_layers, **preset_values(PRESETS, self.preset, own)}
 
     def save(self, path: str | Path) -> Path:
         """Write prompts and arguments as JSON: all there is to know beside CLIP itself."""
@@ -221,5 +235,7 @@ class CLIPES(CAMMethod):
         card = read_card(path)
         check_card(card, path, method="CLIP-ES", version=_CARD_VERSION, keys=_SAVED)
         saved = {key: card[key] for key in _SAVED}
+        if saved["scales"] is not None:
+            saved["scales"] = tuple(saved["scales"])
         saved["prompts"] = Prompts.from_json(json.dumps(card["prompts"]))
         return cls(clip if clip is not None else load_clip("paper"), **{**saved, **options}).fit()

@@ -18,7 +18,14 @@ from wsss_kit.clip import FrozenCLIP, LastBlock
 from wsss_kit.methods.clip_es.competition import logits_of, probability_weights, wide
 from wsss_kit.methods.clip_es.presets import SINKHORN
 from wsss_kit.methods.clip_es.refined import RefinedMaps
-from wsss_kit.methods.clip_es.views import Angle, merged, raw_maps, scaled
+from wsss_kit.methods.clip_es.views import (
+    Angle,
+    Texts,
+    affinity_of,
+    merged,
+    raw_maps,
+    scaled,
+)
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
 
@@ -37,6 +44,8 @@ class OpenedPicture:
         target: one of ``TARGETS``.
         squarings: how often the transition is squared.
         clamp: whether boxes miss the last row and column, as the released ones do.
+        distribution: whether the affinity is weighed by class distributions; it then depends on
+            the words as well, and an edit costs more.
         size: (H, W) of the picture.
     """
 
@@ -50,14 +59,15 @@ class OpenedPicture:
         target: str,
         squarings: int,
         clamp: bool,
+        distribution: bool,
         size: tuple[int, int],
     ) -> None:
         self.clip, self.prompts, self.size = clip, prompts, size
         self.classes = checked_words(list(classes), "classes", among=prompts.classes)
         self._target, self._squarings, self._clamp = target, squarings, clamp
         self._seen = [_Seen(clip, angle) for angle in angles]
-        self.attention = merged([angle.attention for angle in angles])
-        self._walk = BalancedWalk(self.attention, sinkhorn=SINKHORN)
+        self._distribution = distribution
+        self._walked: tuple[list[Key], BalancedWalk] | None = None
 
     def prepare(self, prompts: Prompts | None = None) -> OpenedPicture:
         """Find the weights of every text now, so that each switch of a word is a sum.
@@ -101,8 +111,19 @@ class OpenedPicture:
         views = [seen.maps(keys, features, len(names), self._target) for seen in self._seen]
         cams = scaled(merged([cams for cams, _ in views]))
         masks = box_masks(cams[None], threshold=box_threshold, clamp=self._clamp)
-        refined = self._walk(masks * cams[None], squarings=self._squarings)[0]
-        return RefinedMaps(cams, refined, masks[0], self.attention[0], views[0][1])
+        walk = self._walk(keys, features)
+        refined = walk(masks * cams[None], squarings=self._squarings)[0]
+        return RefinedMaps(cams, refined, masks[0], walk.affinity[0], views[0][1])
+
+    def _walk(self, keys: list[Key], features: Tensor) -> BalancedWalk:
+        """The affinity's walk: one for all words, or by their distributions for these."""
+        keys = keys if self._distribution else []
+        if self._walked is None or self._walked[0] != keys:
+            looks, texts = [seen.angle for seen in self._seen], Texts(features, features[:0])
+            options = {"distribution": self._distribution}
+            affinity = affinity_of(self.clip, looks, [texts], **options)
+            self._walked = keys, BalancedWalk(affinity, sinkhorn=SINKHORN)
+        return self._walked[1]
 
     def _texts(
         self, prompts: Prompts, names: Sequence[str], without: Collection[str]

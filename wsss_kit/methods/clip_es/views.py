@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from wsss_kit.cam import normalize_cams
-from wsss_kit.clip import FrozenCLIP, LastBlock
+from wsss_kit.cam import normalize_cams, upsample
+from wsss_kit.clip import LIKENESS, FrozenCLIP, LastBlock
 from wsss_kit.methods.clip_es.competition import directions
-from wsss_kit.methods.clip_es.presets import EPS
+from wsss_kit.methods.clip_es.presets import EPS, TAU
 
 _MOST_TOKENS = {"cpu": 2**19, "cuda": 2**26}
 """Squares of tokens in a batch: more are looked at in turn. A CPU gains nothing from batches of
@@ -30,7 +32,7 @@ class View(NamedTuple):
 
     Args:
         cams: for each picture (C, h, w) float32 in [0, 1], C its own number of classes.
-        attention: (B, N, N).
+        attention: (B, N, N) what maps are walked by.
         probs: for each picture (C + P,).
         grid: (h, w).
     """
@@ -42,44 +44,126 @@ class View(NamedTuple):
 
 
 class Angle(NamedTuple):
-    """Pictures from one side: as they are, or mirrored.
+    """Pictures looked at in one way: at some size, as they are or mirrored.
 
     Args:
         last: the last block, ready for gradients.
-        attention: (B, N, N) float32 with the cells where they are in the picture.
-        grid: (h, w).
+        attention: (B, N, N) float32 with the cells where they are in the picture; None at sizes
+            other than the picture's own.
+        grid: (h, w) of this look.
+        home: (h, w) of the picture at its own size.
         mirrored: whether it is the mirror image.
     """
 
     last: LastBlock
-    attention: Tensor
+    attention: Tensor | None
     grid: tuple[int, int]
+    home: tuple[int, int]
     mirrored: bool
 
     def put_back(self, maps: Tensor) -> Tensor:
-        """Maps (..., h, w) of this side as maps of the picture."""
+        """Maps (C, h, w) of this look as maps of the picture at its own size."""
+        if self.grid != self.home:
+            maps = (
+                upsample(maps[None], self.home)[0] if len(maps) else maps.new_zeros(0, *self.home)
+            )
         return maps.flip(-1) if self.mirrored else maps
 
 
 def angles(
-    clip: FrozenCLIP, images: Tensor, *, flip: bool = False, **options: Any
+    clip: FrozenCLIP,
+    images: Tensor,
+    *,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
+    likeness: str = LIKENESS[0],
+    **options: Any,
 ) -> Iterator[Angle]:
-    """Run the trunk on every side of the pictures that is looked at.
+    """Run the trunk on every look at the pictures, those at their own size first.
 
     Args:
         clip: the model.
         images: (B, 3, H, W) RGB in [0, 1].
         flip: also look at the mirror image.
+        scales: factors on the pictures' sides; 1 is always among the looks and gives the attention.
+        likeness: see `FrozenCLIP.last_block`.
         **options: ``n_layers``, ``round_positions``, see `FrozenCLIP.encode_dense`.
     """
-    for mirrored in (False, True)[: 1 + flip]:
-        shown = images.flip(-1) if mirrored else images
-        last, attention, grid = clip.last_block(shown, **options)
-        attention = attention.float()
-        if mirrored:
-            cells = attention.unflatten(2, grid).unflatten(1, grid)  # (B, h, w, h, w)
-            attention = cells.flip(2, 4).flatten(3).flatten(1, 2)
-        yield Angle(last, attention, grid, mirrored)
+    H, W = images.shape[-2:]
+    home = None
+    for scale in dict.fromkeys((1.0, *map(float, scales))):
+        own = scale == 1
+        sized = images
+        if not own:
+            sized = upsample(images, (max(1, round(H * scale)), max(1, round(W * scale))))
+        for mirrored in (False, True)[: 1 + flip]:
+            shown = sized.flip(-1) if mirrored else sized
+            wanted = likeness if own else None
+            last, attention, grid = clip.last_block(shown, likeness=wanted, **options)
+            home = home or grid
+            if attention is not None:
+                attention = _cells_back(attention.float(), grid, mirrored)
+            yield Angle(last, attention, grid, home, mirrored)
+
+
+def _cells_back(between: Tensor, grid: tuple[int, int], mirrored: bool) -> Tensor:
+    """What is between cells, (B, N, N), with those of a mirror image put back."""
+    if not mirrored:
+        return between
+    cells = between.unflatten(2, grid).unflatten(1, grid)  # (B, h, w, h, w)
+    return cells.flip(2, 4).flatten(3).flatten(1, 2)
+
+
+def affinity_of(
+    clip: FrozenCLIP, looks: Sequence[Angle], texts: Sequence[Texts], *, distribution: bool = False
+) -> Tensor:
+    """(B, N, N) the mean attention of the looks that have one, by class distributions if wanted.
+
+    Args:
+        clip: the model.
+        looks: of the same pictures.
+        texts: for every picture what it is compared with.
+        distribution: times how alike the cells' classes are, see `likeness_of_classes`.
+    """
+    own = [look for look in looks if look.attention is not None]
+    attention = merged([look.attention for look in own])
+    if not distribution:
+        return attention
+    scale = float(clip.logit_scale)
+    alike = []
+    for each in own:
+        patches = F.normalize(each.last.patches.float(), dim=-1)  # (B, N, E)
+        between = [
+            likeness_of_classes(scale * own_patches @ torch.cat(theirs).to(patches).T)
+            for own_patches, theirs in zip(patches, texts, strict=True)
+        ]
+        alike.append(_cells_back(torch.stack(between), each.grid, each.mirrored))
+    return attention * merged(alike)
+
+
+def likeness_of_classes(logits: Tensor) -> Tensor:
+    r"""How alike the cells of a picture are in what CLIP takes them for (CD-CLIP, CVPR 2026).
+
+    :math:`\mathrm{softmax}_j((1 - \mathrm{JS}(p_i, p_j)) / \tau)` of the Jensen-Shannon divergence
+    between the cells' distributions over classes and background words, in bits, from 0 to 1.
+
+    Args:
+        logits: (N, T) of every cell.
+
+    Returns:
+        (N, N), rows sum to 1.
+    """
+    p = logits.softmax(-1)
+    entropy = torch.special.entr(p).sum(-1) / math.log(2)  # (N,)
+    rows = max(1, 2**23 // p.numel())  # a few at a time: (rows, N, T) stays small
+    divergence = torch.cat(
+        [
+            torch.special.entr((some[:, None] + p) / 2).sum(-1) / math.log(2)
+            for some in p.split(rows)
+        ]
+    )
+    divergence -= (entropy[:, None] + entropy) / 2
+    return ((1 - divergence) / TAU).softmax(-1)
 
 
 def look(
@@ -88,6 +172,7 @@ def look(
     texts: Sequence[Texts],
     *,
     softmax: bool = True,
+    distribution: bool = False,
     **options: Any,
 ) -> View:
     """Softmax Grad-CAM of a batch: one pass through the trunk, gradients in closed form.
@@ -99,6 +184,7 @@ def look(
         images: (B, 3, H, W) RGB in [0, 1].
         texts: for every picture what it is compared with.
         softmax: False differentiates the logits instead of the probabilities.
+        distribution: see `affinity_of`.
         **options: as for `angles`.
 
     Returns:
@@ -108,7 +194,7 @@ def look(
     most = _MOST_TOKENS.get(clip.device.type, _MOST_TOKENS["cpu"])
     n = max(1, most // (1 + h * w) ** 2)
     views = [
-        _look(clip, images[b : b + n], texts[b : b + n], softmax, options)
+        _look(clip, images[b : b + n], texts[b : b + n], softmax, distribution, options)
         for b in range(0, len(images), n)
     ]
     cams = [maps for view in views for maps in view.cams]
@@ -117,16 +203,24 @@ def look(
 
 
 def _look(
-    clip: FrozenCLIP, images: Tensor, texts: Sequence[Texts], softmax: bool, options: dict
+    clip: FrozenCLIP,
+    images: Tensor,
+    texts: Sequence[Texts],
+    softmax: bool,
+    distribution: bool,
+    options: dict,
 ) -> View:
-    found = [
-        (_maps(clip, angle, texts, softmax), angle.attention, angle.grid)
-        for angle in angles(clip, images, **options)
-    ]
-    cams, believed = zip(*(maps for maps, _, _ in found), strict=True)
+    cams, believed, own = [], None, []
+    for angle in angles(clip, images, **options):
+        maps, probs = _maps(clip, angle, texts, softmax)
+        cams.append(maps)
+        believed = believed or probs
+        if angle.attention is not None:
+            own.append(angle)
     # Reference: the released code scales twice, and so do all presets
-    means = [scaled(merged(sides)) for sides in zip(*cams, strict=True)]
-    return View(means, merged([a for _, a, _ in found]), believed[0], found[0][2])
+    means = [scaled(merged(looks)) for looks in zip(*cams, strict=True)]
+    affinity = affinity_of(clip, own, texts, distribution=distribution)
+    return View(means, affinity, believed, own[0].home)
 
 
 def _maps(
@@ -160,6 +254,6 @@ def scaled(maps: Tensor) -> Tensor:
     return normalize_cams(maps[None], subtract_min=True, eps=EPS)[0]
 
 
-def merged(sides: Sequence[Tensor]) -> Tensor:
-    """The mean over the sides of a picture; of one side, itself."""
-    return sides[0] if len(sides) == 1 else torch.stack(list(sides)).mean(0)
+def merged(looks: Sequence[Tensor]) -> Tensor:
+    """The mean over the looks at a picture; of one, itself."""
+    return looks[0] if len(looks) == 1 else torch.stack(list(looks)).mean(0)
