@@ -47,6 +47,19 @@ def test_large_pictures_are_the_same_in_smaller_steps(monkeypatch, name, value):
     torch.testing.assert_close(same, attention)
 
 
+@pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
+def test_the_whole_derivative_gives_every_gradient(make):
+    clip, images = make(), torch.rand(2, 3, 24, 40, dtype=torch.float64)
+    last, _, _ = clip.last_block(images)
+    directions = torch.randn(2, 4, last.embedding.shape[1], dtype=torch.float64)
+    expected = last.mean_gradients(directions)
+    assert not last.prepared
+    clip.prepare(last)
+    assert last.prepared and not last._kept and "shared_hidden" not in vars(last)
+    found = last.mean_gradients(directions)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
+
+
 def test_what_it_remembers_does_not_change_what_it_gives():
     """After many classes at once a single one takes the other way through the perceptron."""
     clip = CLIPS["GELU"]()

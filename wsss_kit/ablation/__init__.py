@@ -1,5 +1,6 @@
-"""What each choice of a method does: trained once for each, and measured by more than mIoU."""
+"""What each choice of a method does, one measured beside the other."""
 
+from wsss_kit.ablation.looks import LOOK_STEPS, LookStep, ablate_looks
 from wsss_kit.ablation.losses import LOSS_STEPS, LossStep, ablate_losses
 from wsss_kit.ablation.subcategories import (
     SUBCATEGORY_STEPS,
@@ -8,10 +9,13 @@ from wsss_kit.ablation.subcategories import (
 )
 
 __all__ = [
+    "LOOK_STEPS",
     "LOSS_STEPS",
     "SUBCATEGORY_STEPS",
+    "LookStep",
     "LossStep",
     "SubcategoryStep",
+    "ablate_looks",
     "ablate_losses",
     "ablate_subcategories",
 ]

@@ -117,30 +117,31 @@ class LastBlock:
         block = visual.transformer.resblocks[-1]
         self.normed = layer_norm(block.ln_1, x)
         qkv = self._trunk.projected(block, self.normed)
-        self._q, self._k, self._v = qkv  # each (heads, B, T, d)
+        self.q, self.k, self.v = qkv  # each (heads, B, T, d)
         self._kept: list[Tensor] = []
+        self._jacobian: Tensor | None = None
         gathered = self._attend(qkv)
         out = block.attn.out_proj
         mixed = F.linear(gathered, out.weight.to(x.dtype), out.bias.to(x.dtype))
-        self._gathered = gathered[:, 1:]  # (B, N, D)
+        self.gathered = gathered[:, 1:]  # (B, N, D)
         # The class token's own output is never read, so it ends here.
         middle = (x + block.ls_1(mixed))[:, 1:]
-        self._inner, self._inner_scale = _standardised(middle, block.ln_2.eps)
+        self.inner, self.inner_scale = _standardised(middle, block.ln_2.eps)
         self._hidden = F.linear(  # (B, N, F), with the layer norm's factors in the weights
-            self._inner * block.ln_2.weight.to(x.dtype),
+            self.inner * block.ln_2.weight.to(x.dtype),
             block.mlp.c_fc.weight.to(x.dtype),
             weights.enter_bias,
         )
         active, self._slope = _activated(block.mlp.gelu, self._hidden)
         last = middle + F.linear(active, weights.leave, weights.leave_bias)
-        self._outer, self._outer_scale = _standardised(last, visual.ln_post.eps)
+        self.outer, self.outer_scale = _standardised(last, visual.ln_post.eps)
         self._hidden -= weights.enter_bias
-        self.embedding = self._outer.mean(1) @ weights.embed + weights.embed_bias
+        self.embedding = self.outer.mean(1) @ weights.embed + weights.embed_bias
 
     @property
     def patches(self) -> Tensor:
         """(B, N, E) each patch's own embedding, of any length; ``embedding`` is their mean."""
-        return self._outer @ self.weights.embed + self.weights.embed_bias
+        return self.outer @ self.weights.embed + self.weights.embed_bias
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """(B, T, D) what the heads gather; their maps are kept where they are small."""
@@ -159,11 +160,11 @@ class LastBlock:
             self._trunk.add_values(qkv[2])
         return gathered.view(B, T, heads * d)
 
-    def _head_map(self, head: int) -> Tensor:
+    def head_map(self, head: int) -> Tensor:
         """(B, N, 1 + N) attention of the patches in one head."""
         if self._kept:
             return self._kept[head][:, 1:]
-        return self._trunk.head_map(self._q[head], self._k[head])[:, 1:]
+        return self._trunk.head_map(self.q[head], self.k[head])[:, 1:]
 
     @torch.no_grad()
     def mean_gradients(self, directions: Tensor) -> Tensor:
@@ -176,26 +177,45 @@ class LastBlock:
             (B, C, D).
         """
         B, C, _ = directions.shape
-        _, N, D = self._outer.shape
-        known = directions.to(self._outer.dtype) @ self.weights.embed.T / N  # (B, C, D)
+        _, N, D = self.outer.shape
+        if self._jacobian is not None:
+            return directions.to(self._jacobian) @ self._jacobian
+        known = directions.to(self.outer.dtype) @ self.weights.embed.T / N  # (B, C, D)
         known = known - known.mean(2, keepdim=True)
         chunk = max(1, _AT_ONCE // max(1, B * N * D * known.element_size()))
         found = [self._through_attention(known[:, c : c + chunk]) for c in range(0, C, chunk)]
         return torch.cat(found, 1) if found else known
 
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Find the whole derivative, (E, D) a picture: all later gradients are a product with it.
+
+        It costs about as much as the gradients of 25 texts; what these needed is forgotten.
+        """
+        if self._jacobian is None:
+            self._jacobian = whole_derivative(self)
+            self._kept.clear()
+            for name in ("steep", "steep_hidden", "shared_hidden", "inner_gathered"):
+                self.__dict__.pop(name, None)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether gradients are no more than a product."""
+        return self._jacobian is not None
+
     def _through_attention(self, known: Tensor) -> Tensor:
         """(B, C, D) at the last layer norm -> (B, C, D) weights."""
         B, C, D = known.shape
-        heads, _, _, d = self._q.shape
-        shared = C >= _SHARED_FROM or "_shared_hidden" in self.__dict__
+        heads, _, _, d = self.q.shape
+        shared = C >= _SHARED_FROM or "shared_hidden" in self.__dict__
         carry = self._through_perceptron_shared if shared else self._through_perceptron
         grads = torch.stack([carry(known[:, c]) for c in range(C)], 1)  # (B, C, N, D)
         grads = grads.view(B, C, -1, heads, d)
-        along = (grads * self._gathered.view(B, 1, -1, heads, d)).sum(-1)  # (B, C, N, heads)
+        along = (grads * self.gathered.view(B, 1, -1, heads, d)).sum(-1)  # (B, C, N, heads)
         found = known.new_empty(3, B, C, heads, d)
         for head in range(heads):
-            weights, own, rho = self._head_map(head), grads[..., head, :], along[..., head]
-            q, k, v = self._q[head][:, 1:], self._k[head], self._v[head]
+            weights, own, rho = self.head_map(head), grads[..., head, :], along[..., head]
+            q, k, v = self.q[head][:, 1:], self.k[head], self.v[head]
             to_class = weights[:, None, :, :1]  # (B, 1, N, 1)
             thin = torch.cat([own, rho[..., None]], -1).transpose(2, 3)  # (B, C, d + 1, N)
             thin = (thin.flatten(1, 2) @ weights).view(B, C, d + 1, -1)  # of T and tau, transposed
@@ -207,52 +227,122 @@ class LastBlock:
         queries, keys, values = found.flatten(3)
         weights = self.weights
         total = queries @ weights.queries + keys @ weights.keys + values @ weights.values
-        return total / self._outer.shape[1]
+        return total / self.outer.shape[1]
 
     def _through_perceptron(self, known: Tensor) -> Tensor:
         """(B, D) at the last layer norm -> (B, N, D) at what the heads gathered, one class."""
-        weights, (_, _, D) = self.weights, self._outer.shape
-        along = self._outer @ known[:, :, None] / D  # (B, N, 1)
-        grads = (known[:, None] - along * self._outer) * self._outer_scale
+        weights, (_, _, D) = self.weights, self.outer.shape
+        along = self.outer @ known[:, :, None] / D  # (B, N, 1)
+        grads = (known[:, None] - along * self.outer) * self.outer_scale
         hidden = (grads @ weights.leave).mul_(self._slope)  # (B, N, F)
         inner = (hidden * self._hidden).sum(2, keepdim=True) / D
-        found = (hidden @ weights.enter).mul_(self._inner_scale)
-        found -= inner * self._inner_gathered
+        found = (hidden @ weights.enter).mul_(self.inner_scale)
+        found -= inner * self.inner_gathered
         return found.add_(grads @ weights.gather)
 
     def _through_perceptron_shared(self, known: Tensor) -> Tensor:
-        """The same with what does not depend on the class taken from `_shared_hidden`."""
-        weights, (_, _, D) = self.weights, self._outer.shape
-        enter, inner_of_enter, outer_gathered = self._shared_hidden
-        along = self._outer @ known[:, :, None] / D  # (B, N, 1)
+        """The same with what does not depend on the class taken from `shared_hidden`."""
+        weights, (_, _, D) = self.weights, self.outer.shape
+        enter, inner_of_enter, outer_gathered = self.shared_hidden
+        along = self.outer @ known[:, :, None] / D  # (B, N, 1)
         leave = (known @ weights.leave)[:, None]  # (B, 1, F)
-        inner = (self._steep_hidden @ leave.mT - along * inner_of_enter) / D
-        found = self._steep @ (leave.mT * weights.enter)
-        found.mul_(self._inner_scale)
+        inner = (self.steep_hidden @ leave.mT - along * inner_of_enter) / D
+        found = self.steep @ (leave.mT * weights.enter)
+        found.mul_(self.inner_scale)
         found -= along * enter
-        found -= inner * self._inner_gathered
+        found -= inner * self.inner_gathered
         gathered = (known @ weights.gather)[:, None]  # (B, 1, D)
-        return found.add_(self._outer_scale * gathered).sub_(along * outer_gathered)
+        return found.add_(self.outer_scale * gathered).sub_(along * outer_gathered)
 
     @cached_property
-    def _inner_gathered(self) -> Tensor:
-        return (self._inner @ self.weights.gather) * self._inner_scale
+    def inner_gathered(self) -> Tensor:
+        """(B, N, D) the perceptron's standardised input at what the heads gathered."""
+        return (self.inner @ self.weights.gather) * self.inner_scale
 
     @cached_property
-    def _steep(self) -> Tensor:
-        return self._slope * self._outer_scale
+    def steep(self) -> Tensor:
+        """(B, N, F) slope of each hidden unit, times the last layer norm's scale."""
+        return self._slope * self.outer_scale
 
     @cached_property
-    def _steep_hidden(self) -> Tensor:
-        return self._steep * self._hidden
+    def steep_hidden(self) -> Tensor:
+        """(B, N, F) the same times what entered the unit."""
+        return self.steep * self._hidden
 
     @cached_property
-    def _shared_hidden(self) -> tuple[Tensor, Tensor, Tensor]:
+    def shared_hidden(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the layer norm's second rank-one term becomes on its way, for every class alike."""
-        hidden = (self._outer @ self.weights.leave).mul_(self._steep)
+        hidden = (self.outer @ self.weights.leave).mul_(self.steep)
         inner = (hidden * self._hidden).sum(2, keepdim=True)
-        outer = (self._outer @ self.weights.gather) * self._outer_scale
-        return (hidden @ self.weights.enter).mul_(self._inner_scale), inner, outer
+        outer = (self.outer @ self.weights.gather) * self.outer_scale
+        return (hidden @ self.weights.enter).mul_(self.inner_scale), inner, outer
+
+
+def whole_derivative(block: LastBlock) -> Tensor:
+    r"""The mean over the patches of the derivative of ``embedding`` by ``normed``, all at once.
+
+    Every step of `LastBlock.mean_gradients` is linear, so it can be carried out on the weights in
+    place of a class's numbers. What would be one product a class with the perceptron becomes
+    one a head with its attention: the hidden units' shares in each patch, (F, N), times P.
+
+    Args:
+        block: of B pictures.
+
+    Returns:
+        (B, E, D).
+    """
+    weights, (B, N, D) = block.weights, block.outer.shape
+    heads, _, _, d = block.q.shape
+    enter, inner_of_enter, outer_gathered = block.shared_hidden
+    alike = enter + outer_gathered - inner_of_enter / D * block.inner_gathered  # (B, N, D)
+    mass = block.steep * block.inner_scale  # (B, N, F)
+    hidden = mass.new_empty(3, B, mass.shape[2], heads, d)
+    patches = mass.new_empty(3, B, N, heads, d)
+    total = mass.new_zeros(3, B, D, D)
+    for head in range(heads):
+        own = slice(head * d, (head + 1) * d)
+        carry = _HeadGradient(block, head)
+        hidden[:, :, :, head] = carry.masses(mass, weights.enter[:, own])
+        inner = carry.tokens(block.inner_gathered[..., own])  # (3, B, N, d)
+        hidden[:, :, :, head] -= block.steep_hidden.mT @ inner / D
+        patches[:, :, :, head] = carry.tokens(alike[..., own])
+        even = block.outer_scale.expand(B, N, d)
+        unit = carry.masses(even, torch.eye(d, dtype=mass.dtype, device=mass.device))
+        total[..., own] += weights.gather[:, own] @ unit
+    total += weights.leave @ hidden.flatten(3) - block.outer.mT @ patches.flatten(3) / D
+    by_token = total[0] @ weights.queries + total[1] @ weights.keys + total[2] @ weights.values
+    embed = weights.embed - weights.embed.mean(0)
+    return embed.T @ by_token / N**2
+
+
+class _HeadGradient:
+    """One head's attention, through which gradients at what it gathered are carried back.
+
+    Both ways end at the sums over the patches of the gradients of queries, keys and values.
+    """
+
+    def __init__(self, block: LastBlock, head: int) -> None:
+        own = slice(head * block.q.shape[-1], (head + 1) * block.q.shape[-1])
+        self.map = block.head_map(head)  # (B, N, T)
+        self.to_class = self.map[..., :1]
+        self.q, self.k, self.v = block.q[head][:, 1:], block.k[head], block.v[head]
+        self.gathered = block.gathered[..., own]  # (B, N, d)
+        self.away = self.v[:, :1] - self.gathered
+
+    def masses(self, mass: Tensor, rows: Tensor) -> Tensor:
+        """Gradients mass_im rows_m at patch i, summed: (B, N, M), (M, d) -> (3, B, M, d)."""
+        queries = ((mass.mT @ self.map) * (rows @ self.v.mT)) @ self.k
+        queries -= (mass * (self.gathered @ rows.T)).mT @ (self.map @ self.k)
+        keys = -(mass * self.to_class * (self.away @ rows.T)).mT @ self.q
+        values = (mass * (1 - self.to_class)).sum(1)[..., None] * rows
+        return torch.stack([queries, keys, values])
+
+    def tokens(self, grads: Tensor) -> Tensor:
+        """A gradient for each patch by itself: (B, N, d) -> (3, B, N, d)."""
+        queries = (self.map * (grads @ self.v.mT)) @ self.k
+        queries -= (grads * self.gathered).sum(2, keepdim=True) * (self.map @ self.k)
+        keys = -self.to_class * (grads * self.away).sum(2, keepdim=True) * self.q
+        return torch.stack([queries, keys, (1 - self.to_class) * grads])
 
 
 def _standardised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -105,6 +105,13 @@ def test_an_edit_runs_no_trunk_and_a_switch_no_gradient(clip, sample, monkeypatc
     assert not gradients
     opened.maps(prompts.replace(backgrounds=[*prompts.backgrounds, "golden texture"]))
     assert gradients == [1]
+    fresh = CLIPES(clip, prompts=prompts).fit()
+    new = prompts.replace(backgrounds=["red", "striped", "grey", "golden"])
+    with pytest.raises(AssertionError, match="the trunk ran again"):
+        fresh.open(sample.image, sample.labels)
+    gradients.clear()
+    opened.maps(new)
+    assert gradients == [4]  # prepared, all are remembered
 
 
 def test_all_words_switched_off_leave_the_classes(clip, sample):

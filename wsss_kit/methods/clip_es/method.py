@@ -154,8 +154,8 @@ class CLIPES(CAMMethod):
             classes: names of the classes present, or (C,) labels of 0 and 1.
 
         Returns:
-            `OpenedPicture`; its ``maps()`` are this method's, by ``prepare()`` at once for any
-            word switched off.
+            `OpenedPicture`; its ``maps()`` are this method's, and after ``prepare()`` those of any
+            edit at once.
 
         Raises:
             ValueError: if the picture is none or a class unknown.
