@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from wsss_kit.checks import check_count, check_images, check_word
 from wsss_kit.clip.last_block import LastBlock, Weights, weights_of
 from wsss_kit.clip.products import fast_products
+from wsss_kit.clip.texts import FrozenTexts
 from wsss_kit.clip.trunk import LIKENESS, Trunk, attend, end_block, layer_norm
-from wsss_kit.paperworld.tiny_clip import float_mask, text_features
+from wsss_kit.paperworld.tiny_clip import float_mask
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -53,7 +54,7 @@ class DenseTokens(NamedTuple):
     grid: tuple[int, int]
 
 
-class FrozenCLIP(nn.Module):
+class FrozenCLIP(FrozenTexts):
     """An open_clip ViT model that no training changes.
 
     Args:
@@ -99,7 +100,7 @@ class FrozenCLIP(nn.Module):
         max_cells: int = MAX_CELLS,
         autocast: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model, tokenizer)
         visual = getattr(model, "visual", None)
         if getattr(visual, "attn_pool", None) is not None or not hasattr(visual, "transformer"):
             raise ValueError(
@@ -107,21 +108,15 @@ class FrozenCLIP(nn.Module):
                 "VisionTransformer pooling by class token or average, such as ViT-B-16-quickgelu"
             )
         check_count("max_cells", max_cells)
-        self.model = model.eval().requires_grad_(False)
         if autocast not in (None, *AUTOCAST):
             names = ", ".join(str(kind).removeprefix("torch.") for kind in AUTOCAST)
             raise ValueError(f"autocast is {autocast!r}, expected None or one of {names}")
         self.max_cells, self.autocast = max_cells, autocast
-        self.tokenizer, self.window, self.round_positions = tokenizer, window, round_positions
+        self.window, self.round_positions = window, round_positions
         self.attention_layers, self.walk_squarings = attention_layers, walk_squarings
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self._texts: dict[str, Tensor] = {}
         self._folded: tuple[tuple, Weights] | None = None
-
-    def train(self, mode: bool = True) -> FrozenCLIP:
-        """Stay in evaluation mode: a frozen model has no training mode."""
-        return super().train(False)
 
     # -- properties -------------------------------------------------------------------------
 
@@ -141,11 +136,6 @@ class FrozenCLIP(nn.Module):
         return self.model.logit_scale.exp()
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.visual.proj.device
-
-    @property
     def dtype(self) -> torch.dtype:
         """Number type of the weights."""
         return self.model.visual.proj.dtype
@@ -154,115 +144,6 @@ class FrozenCLIP(nn.Module):
     def squarings_or_published(self) -> int:
         """``walk_squarings``, or CLIP-ES's where it was not measured."""
         return WALK_SQUARINGS if self.walk_squarings is None else self.walk_squarings
-
-    # -- texts ------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit embeddings of texts; each text is encoded once and remembered.
-
-        Args:
-            texts: P texts.
-
-        Returns:
-            (P, D) float32 of unit length.
-
-        Raises:
-            RuntimeError: if the model was wrapped without a tokenizer.
-            ValueError: if a text is no text, or empty.
-
-        Warns:
-            UserWarning: if a text has words that the model never read, or is longer than it can
-                read and is cut.
-        """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if self.tokenizer is None:
-            raise RuntimeError("this CLIP has no tokenizer; pass one: FrozenCLIP(model, tokenizer)")
-        for text in texts:
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"a text is {text!r}, expected words")
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        if new:
-            self._warn_of(new)
-            ids = self.tokenizer(new).to(self.device)
-            with fast_products(self.device):
-                features = F.normalize(self._encode_ids(ids).float(), dim=-1)
-            self._texts.update(zip(new, features, strict=True))
-        if not texts:
-            return torch.zeros(0, self.model.visual.proj.shape[1], device=self.device)
-        return torch.stack([self._texts[text].to(self.device) for text in texts])
-
-    def _encode_ids(self, ids: Tensor) -> Tensor:
-        """open_clip's ``encode_text``, without the padding that a causal tower never looks back to.
-
-        Of 77 places a phrase fills about ten; the end token has the highest number.
-        """
-        model = self.model
-        causal = getattr(model, "text_pool_type", "") == "argmax" and model.attn_mask is not None
-        if not causal or not isinstance(model.text_projection, Tensor):
-            return model.encode_text(ids)
-        return text_features(model, ids[:, : int(ids.argmax(1).max()) + 1])
-
-    def encode_templates(self, texts: Sequence[Sequence[str]]) -> Tensor:
-        """Unit embeddings of phrases that several templates say, averaged and made unit again.
-
-        Args:
-            texts: for every template its P texts.
-
-        Returns:
-            (P, D) float32 of unit length; of one template, as `encode_text` gives them.
-        """
-        if not texts:
-            raise ValueError("texts is empty, expected the texts of at least one template")
-        return self.encode_sentences(list(zip(*texts, strict=True)))
-
-    def encode_sentences(self, sentences: Sequence[Sequence[str]]) -> Tensor:
-        """Unit embeddings of phrases, each said by one or several texts.
-
-        Args:
-            sentences: for each of P phrases the texts that say it, such as
-                ``prompts.class_sentences()``.
-
-        Returns:
-            (P, D) float32 of unit length: the mean of the texts' unit embeddings, made unit again.
-
-        Raises:
-            ValueError: if a phrase has no text; also as `encode_text`.
-        """
-        if not all(sentences):
-            raise ValueError("a phrase has no text that says it, expected at least one each")
-        counts = [len(each) for each in sentences]
-        said = self.encode_text([text for each in sentences for text in each])  # all at once
-        if all(count == 1 for count in counts):
-            return said
-        means = torch.stack([each.mean(0) for each in said.split(counts)])
-        return F.normalize(means, dim=-1)
-
-    def _warn_of(self, texts: Sequence[str]) -> None:
-        """Say which words the model cannot know and which texts it cannot read to their end."""
-        unknown = {word: text for text in texts for word in self.unknown_words(text)}
-        if unknown:
-            first = next(iter(unknown.values()))
-            warnings.warn(
-                f"this model never read {_listed(unknown)}, as in {first!r}: words it does not "
-                "know all mean the same to it, and so do texts that differ in nothing else",
-                stacklevel=4,  # past encode_text and its decorator
-            )
-        most, encode = (getattr(self.tokenizer, n, None) for n in ("context_length", "encode"))
-        if most is None or encode is None:
-            return
-        long = [text for text in texts if len(encode(text)) > most - 2]  # start and end go along
-        if long:
-            warnings.warn(
-                f"this model reads {most - 2} tokens of a text and cuts the rest off: "
-                f"{_listed(long)}; say it in fewer words",
-                stacklevel=4,  # past encode_text and its decorator
-            )
-
-    def unknown_words(self, text: str) -> list[str]:
-        """Words the model cannot know; always empty for sub-word vocabularies."""
-        unknown = getattr(self.tokenizer, "unknown", None)
-        return unknown(text) if unknown is not None else []
 
     # -- images -----------------------------------------------------------------------------
 
@@ -516,12 +397,6 @@ class FrozenCLIP(nn.Module):
         block, visual = self.blocks[-1], self.model.visual
         _, mixed = attend(block, normed, self.attention_mask(grid))
         return visual.ln_post(end_block(block, tokens, mixed))[:, 1:].mean(1) @ visual.proj
-
-
-def _listed(words: Collection[str], most: int = 5) -> str:
-    """Some of the words, quoted, and how many more there are."""
-    shown = ", ".join(repr(word) for word in list(words)[:most])
-    return shown + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 @lru_cache(maxsize=16)

@@ -27,7 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.clip.products import batched
 from wsss_kit.clip.trunk import LIKENESS, QUICK, Trunk, is_quick, layer_norm
+from wsss_kit.clip.whole_derivative import whole_derivative
 
 MOST_KEPT = 2**28
 """Bytes of attention maps that stay in memory; of larger pictures each head's map is made anew."""
@@ -155,7 +157,7 @@ class LastBlock:
                 self._kept.append(weights)
             if self._trunk.attention is not None and self._trunk.likeness == "queries":
                 self._trunk.add(weights, heads)
-            gathered[:, :, head] = weights @ v
+            gathered[:, :, head] = batched(weights, v)
         if self._trunk.attention is not None and self._trunk.likeness == "values":
             self._trunk.add_values(qkv[2])
         return gathered.view(B, T, heads * d)
@@ -218,7 +220,10 @@ class LastBlock:
             q, k, v = self.q[head][:, 1:], self.k[head], self.v[head]
             to_class = weights[:, None, :, :1]  # (B, 1, N, 1)
             thin = torch.cat([own, rho[..., None]], -1).transpose(2, 3)  # (B, C, d + 1, N)
-            thin = (thin.flatten(1, 2) @ weights).view(B, C, d + 1, -1)  # of T and tau, transposed
+            # T and tau, transposed
+            thin = batched(thin.flatten(1, 2), weights).view(
+                B, C, d + 1, -1
+            )  # of T and tau, transposed
             pulls = (thin[:, :, :d] * v.transpose(1, 2)[:, None]).sum(2) - thin[:, :, d]
             found[0, :, :, head] = pulls @ k
             back = to_class[..., 0] * (own @ v[:, None, 0, :, None] - rho[..., None])[..., 0]
@@ -247,7 +252,7 @@ class LastBlock:
         along = self.outer @ known[:, :, None] / D  # (B, N, 1)
         leave = (known @ weights.leave)[:, None]  # (B, 1, F)
         inner = (self.steep_hidden @ leave.mT - along * inner_of_enter) / D
-        found = self.steep @ (leave.mT * weights.enter)
+        found = batched(self.steep, leave.mT * weights.enter)
         found.mul_(self.inner_scale)
         found -= along * enter
         found -= inner * self.inner_gathered
@@ -278,86 +283,18 @@ class LastBlock:
         return (hidden @ self.weights.enter).mul_(self.inner_scale), inner, outer
 
 
-def whole_derivative(block: LastBlock) -> Tensor:
-    r"""The mean over the patches of the derivative of ``embedding`` by ``normed``, all at once.
-
-    Every step of `LastBlock.mean_gradients` is linear, so it can be carried out on the weights in
-    place of a class's numbers. What would be one product a class with the perceptron becomes
-    one a head with its attention: the hidden units' shares in each patch, (F, N), times P.
-
-    Args:
-        block: of B pictures.
-
-    Returns:
-        (B, E, D).
-    """
-    weights, (B, N, D) = block.weights, block.outer.shape
-    heads, _, _, d = block.q.shape
-    enter, inner_of_enter, outer_gathered = block.shared_hidden
-    alike = enter + outer_gathered - inner_of_enter / D * block.inner_gathered  # (B, N, D)
-    mass = block.steep * block.inner_scale  # (B, N, F)
-    hidden = mass.new_empty(3, B, mass.shape[2], heads, d)
-    patches = mass.new_empty(3, B, N, heads, d)
-    total = mass.new_zeros(3, B, D, D)
-    for head in range(heads):
-        own = slice(head * d, (head + 1) * d)
-        carry = _HeadGradient(block, head)
-        hidden[:, :, :, head] = carry.masses(mass, weights.enter[:, own])
-        inner = carry.tokens(block.inner_gathered[..., own])  # (3, B, N, d)
-        hidden[:, :, :, head] -= block.steep_hidden.mT @ inner / D
-        patches[:, :, :, head] = carry.tokens(alike[..., own])
-        even = block.outer_scale.expand(B, N, d)
-        unit = carry.masses(even, torch.eye(d, dtype=mass.dtype, device=mass.device))
-        total[..., own] += weights.gather[:, own] @ unit
-    total += weights.leave @ hidden.flatten(3) - block.outer.mT @ patches.flatten(3) / D
-    by_token = total[0] @ weights.queries + total[1] @ weights.keys + total[2] @ weights.values
-    embed = weights.embed - weights.embed.mean(0)
-    return embed.T @ by_token / N**2
-
-
-class _HeadGradient:
-    """One head's attention, through which gradients at what it gathered are carried back.
-
-    Both ways end at the sums over the patches of the gradients of queries, keys and values.
-    """
-
-    def __init__(self, block: LastBlock, head: int) -> None:
-        own = slice(head * block.q.shape[-1], (head + 1) * block.q.shape[-1])
-        self.map = block.head_map(head)  # (B, N, T)
-        self.to_class = self.map[..., :1]
-        self.q, self.k, self.v = block.q[head][:, 1:], block.k[head], block.v[head]
-        self.gathered = block.gathered[..., own]  # (B, N, d)
-        self.away = self.v[:, :1] - self.gathered
-
-    def masses(self, mass: Tensor, rows: Tensor) -> Tensor:
-        """Gradients mass_im rows_m at patch i, summed: (B, N, M), (M, d) -> (3, B, M, d)."""
-        queries = ((mass.mT @ self.map) * (rows @ self.v.mT)) @ self.k
-        queries -= (mass * (self.gathered @ rows.T)).mT @ (self.map @ self.k)
-        keys = -(mass * self.to_class * (self.away @ rows.T)).mT @ self.q
-        values = (mass * (1 - self.to_class)).sum(1)[..., None] * rows
-        return torch.stack([queries, keys, values])
-
-    def tokens(self, grads: Tensor) -> Tensor:
-        """A gradient for each patch by itself: (B, N, d) -> (3, B, N, d)."""
-        queries = (self.map * (grads @ self.v.mT)) @ self.k
-        queries -= (grads * self.gathered).sum(2, keepdim=True) * (self.map @ self.k)
-        keys = -self.to_class * (grads * self.away).sum(2, keepdim=True) * self.q
-        return torch.stack([queries, keys, (1 - self.to_class) * grads])
-
-
 def _standardised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """A layer norm's input with mean 0 and variance 1, and what it was multiplied by (B, N, 1)."""
-    variance, mean = torch.var_mean(x, 2, keepdim=True, correction=0)
-    scale = (variance + eps).rsqrt()
-    return (x - mean) * scale, scale
+    standard, _, scale = torch.native_layer_norm(x, x.shape[2:], None, None, eps)
+    return standard, scale
 
 
 def _activated(activation: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """An activation and its derivative."""
     if is_quick(activation):
-        gate = torch.sigmoid(QUICK * hidden)
-        active = hidden * gate
-        return active, (1 - gate).mul_(QUICK).mul_(active).add_(gate)
+        slope = torch.sigmoid(QUICK * hidden)  # the gate
+        active = hidden * slope
+        return active, slope.addcmul_(active, 1 - slope, value=QUICK)
     with torch.enable_grad():
         leaf = hidden.detach().requires_grad_()
         active = activation(leaf)
