@@ -49,7 +49,7 @@ def clip_es_maps(
             f"{type(method).__name__} has no affinity to refine its maps with; give a CLIPES, or "
             "take cam_maps for maps as they are"
         )
-    boxes = box_masks(cams, threshold=box_threshold, clamp=_as_released(method))
+    boxes = box_masks(cams, threshold=box_threshold, clamp=method.clamp_boxes)
     cams = balanced_walk(cams * boxes, affinity, sinkhorn=3, squarings=method.walk_squarings)
     return upsample(normalize_cams(cams, subtract_min=True, eps=_EPS), images.shape[-2:])
 

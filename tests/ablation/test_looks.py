@@ -30,6 +30,7 @@ def test_every_choice_of_plus_is_switched_off_once():
             assert name == "preset" or value != PRESETS["plus"][name]
     differs = {k for k, v in PRESETS["plus"].items() if v != PRESETS["reference"][k]}
     assert differs == {"round_positions", *set.union(*less)}
+    assert PRESETS["plus"]["clamp_boxes"] and not PRESETS["clean"]["clamp_boxes"]
 
 
 def test_steps_are_scored_with_their_own_rules(parts):

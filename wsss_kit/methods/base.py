@@ -40,6 +40,11 @@ class CAMMethod(ABC):
     """How often the transition made from the method's affinity is squared; published unless the
     method knows better."""
 
+    @property
+    def clamp_boxes(self) -> bool:
+        """Whether CLIP-ES's boxes around this method's maps miss the last row and column."""
+        return self.preset == "reference"
+
     @abstractmethod
     def fit(self, samples: Sequence[Sample], **training: Any) -> CAMMethod:
         """Learn from pictures and image-level labels; returns itself."""

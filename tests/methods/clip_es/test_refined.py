@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss_kit.affinity import random_walk, transition_matrix
+from wsss_kit.affinity import box_masks, random_walk, transition_matrix
 from wsss_kit.clip import load_clip
 from wsss_kit.methods.clip_es import CLIPES, PRESETS, literal_maps, refined_maps
 from wsss_kit.methods.clip_es.competition import directions, probability_weights
@@ -56,6 +56,8 @@ def test_it_is_what_the_method_and_the_recipe_give(clip, preset):
     found = refined_maps(clip, sample.image, *texts_of(method, sample), preset=preset)
     torch.testing.assert_close(found.cams, output.cams[0, sample.labels > 0])
     torch.testing.assert_close(found.attention, output.affinity[0])
+    boxes = box_masks(output.cams, threshold=0.4, clamp=preset != "clean")
+    assert torch.equal(found.masks, boxes[0, sample.labels > 0])
     walk = transition_matrix(found.attention[None], sinkhorn=3, squarings=0)
     walked = random_walk((found.masks * found.cams)[None], walk)[0]
     torch.testing.assert_close(found.refined, walked, atol=1e-6, rtol=1e-5)

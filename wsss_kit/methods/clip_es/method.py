@@ -104,6 +104,11 @@ class CLIPES(CAMMethod):
         """What ``squarings`` comes to: the argument, the model's own, or the published one."""
         return self.clip.squarings_or_published if self.squarings is None else self.squarings
 
+    @property
+    def clamp_boxes(self) -> bool:
+        """Whether boxes miss the last row and column, see ``PRESETS``."""
+        return preset_values(PRESETS, self.preset, {})["clamp_boxes"]
+
     def fit(self, samples: Sequence[Sample] = (), **training: Any) -> CLIPES:
         """Encode the phrases; there is nothing to train, so ``samples`` may be left out.
 
@@ -187,7 +192,7 @@ class CLIPES(CAMMethod):
             classes=classes,
             target=self.target,
             squarings=self.walk_squarings,
-            clamp=self.preset == "reference",
+            clamp=self.clamp_boxes,
             distribution=distribution,
             size=tuple(images.shape[2:]),
         )
@@ -204,7 +209,9 @@ class CLIPES(CAMMethod):
     def _options(self) -> dict[str, Any]:
         """How pictures are looked at: the preset's choices and what goes before them."""
         own = {name: getattr(self, name) for name in _OPTIONS}
-        return {"n_layers": self.n_layers, **preset_values(PRESETS, self.preset, own)}
+        values = {"n_layers": self.n_layers, **preset_values(PRESETS, self.preset, own)}
+        del values["clamp_boxes"]  # comes after looking
+        return values
 
     def save(self, path: str | Path) -> Path:
         """Write prompts and arguments as JSON: all there is to know beside CLIP itself."""

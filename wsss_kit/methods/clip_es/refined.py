@@ -86,9 +86,10 @@ def refined_maps(
     check_probability("box_threshold", box_threshold)
     values = preset_values(PRESETS, preset, {})
     texts = _checked_texts(clip, positives, backgrounds)
+    clamp = values.pop("clamp_boxes")
     view = look(clip, as_images(image), [texts], **values)
     cams = view.cams[0]
-    masks = box_masks(cams[None], threshold=box_threshold, clamp=preset == "reference")
+    masks = box_masks(cams[None], threshold=box_threshold, clamp=clamp)
     squarings = clip.squarings_or_published
     refined = balanced_walk(
         masks * cams[None], view.attention, sinkhorn=SINKHORN, squarings=squarings
