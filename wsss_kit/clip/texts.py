@@ -68,9 +68,10 @@ class FrozenTexts(nn.Module):
             with fast_products(self.device):
                 features = F.normalize(self._encode_ids(ids).float(), dim=-1)
             self._texts.update(zip(new, features, strict=True))
+        device = self.device  # of now: the model may have been moved since
         if not texts:
-            return torch.zeros(0, self.model.visual.proj.shape[1], device=self.device)
-        return torch.stack([self._texts[text].to(self.device) for text in texts])
+            return torch.zeros(0, self.model.visual.proj.shape[1], device=device)
+        return torch.stack([self._texts[text].to(device) for text in texts])
 
     def _encode_ids(self, ids: Tensor) -> Tensor:
         """open_clip's ``encode_text``, without the padding that a causal tower never looks back to.

@@ -13,6 +13,7 @@ from wsss_kit.methods.clip_es import CLIPES, PRESETS, literal_maps, refined_maps
 from wsss_kit.methods.clip_es.competition import directions, probability_weights
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import clip_es_maps
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +141,22 @@ def test_directions_are_derivatives(softmax):
     found, probs = directions(embedding, texts[:2], texts[2:], 20.0, softmax=softmax)
     torch.testing.assert_close(found, expected)
     assert probs.sum() == pytest.approx(1)
+
+
+def test_a_picture_beyond_the_limit_keeps_its_size(words):
+    """The model is shown 60 cells of a picture of 96; maps and masks are the picture's."""
+    small = load_clip("paper", device="cpu")
+    small.max_cells = 60
+    sample = PaperWorld(1)[0]
+    image, labels = sample.image[None, :, :64], sample.labels[None]
+    method = CLIPES(small, prompts=Prompts.paper()).fit()
+    with pytest.warns(UserWarning, match=r"64x96 are 96 patches.*shown them at 48x72, 60 patches"):
+        maps = clip_es_maps(image, labels, method=method)
+    assert maps.shape == (1, 8, 64, 96) and maps.max() > 0.9
+    whole = clip_es_maps(image, labels, method=words)
+    on = labels[0] > 0
+    together = torch.stack([maps[0, on].flatten(), whole[0, on].flatten()])
+    assert torch.corrcoef(together)[0, 1] > 0.5  # the same picture, seen from further away
+    with pytest.warns(UserWarning, match="64x96 are 96 patches"):
+        found = refined_maps(small, image[0], *texts_of(method, sample))
+    assert found.refined.shape[1:] == (6, 9)
