@@ -47,7 +47,9 @@ def fast_products(device: torch.device) -> Iterator[None]:
     Args:
         device: of the work inside; nothing changes for anything but a CPU.
     """
-    if device.type != "cpu" or not _other_way_is_better():
+    with _lock:  # trying changes the setting too
+        better = device.type == "cpu" and _other_way_is_better()
+    if not better:
         yield
         return
     with _lock:
