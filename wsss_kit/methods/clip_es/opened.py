@@ -177,7 +177,7 @@ class _Seen:
             self.learn(keys, features)
             new = []
         old = [i for i in range(len(keys)) if i not in set(new)]
-        weights = torch.zeros_like(self.last.normed[0, :n_classes], dtype=probs.dtype)
+        weights = probs.new_zeros(n_classes, self.last.normed.shape[2])
         if old:
             weights = combine[:, old] @ torch.stack([self._known[keys[i]] for i in old])
         if new:
