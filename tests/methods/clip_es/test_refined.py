@@ -160,3 +160,17 @@ def test_a_picture_beyond_the_limit_keeps_its_size(words):
     with pytest.warns(UserWarning, match="64x96 are 96 patches"):
         found = refined_maps(small, image[0], *texts_of(method, sample))
     assert found.refined.shape[1:] == (6, 9)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_near_certainty_maps_are_those_of_double_precision(clip, words, share):
+    """Where p is 1 but for its last digits, plain differentiation in float32 is noise."""
+    exact = load_clip("paper", device="cpu", dtype="float64")
+    image, backgrounds = PaperWorld(1)[0].image, words.background_features_[:5]
+    seen = torch.nn.functional.normalize(clip.last_block(image[None])[0].embedding[0], dim=0)
+    text = share * seen + (1 - share) * words.class_features_[4]
+    text = torch.nn.functional.normalize(text, dim=0)[None]
+    found = refined_maps(clip, image, text, backgrounds)
+    expected = refined_maps(exact, image, text, backgrounds)
+    assert found.probs[0] > 1 - 1e-6
+    torch.testing.assert_close(found.cams, expected.cams, atol=1e-4, rtol=0)
