@@ -14,8 +14,7 @@ from wsss_kit.checks import check_positive, check_probability
 from wsss_kit.crf import crf_of_present, reference_crf_images
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
-
-_EPS = 1e-7  # CLIP-ES's
+from wsss_kit.methods.clip_es.presets import EPS
 
 
 def cam_maps(images: Tensor, labels: Tensor, *, method: CAMMethod) -> Tensor:
@@ -51,7 +50,7 @@ def clip_es_maps(
         )
     boxes = box_masks(cams, threshold=box_threshold, clamp=method.clamp_boxes)
     cams = balanced_walk(cams * boxes, affinity, sinkhorn=3, squarings=method.walk_squarings)
-    return upsample(normalize_cams(cams, subtract_min=True, eps=_EPS), images.shape[-2:])
+    return upsample(normalize_cams(cams, subtract_min=True, eps=EPS), images.shape[-2:])
 
 
 def clip_es_crf(scores: Tensor, images: Tensor, labels: Tensor, *, method: CAMMethod) -> Tensor:

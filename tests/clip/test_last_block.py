@@ -54,7 +54,7 @@ def test_the_whole_derivative_gives_every_gradient(make):
     directions = torch.randn(2, 4, last.embedding.shape[1], dtype=torch.float64)
     expected = last.mean_gradients(directions)
     assert not last.prepared
-    clip.prepare(last)
+    last.prepare()
     assert last.prepared and not last._kept and "shared_hidden" not in vars(last)
     found = last.mean_gradients(directions)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())

@@ -83,6 +83,12 @@ def test_synonyms_are_ranked_alone_and_together(clip):
     sentence, n = literal_sharpness(clip, having, together)
     assert table.loc["all, one sentence", "sharpness"] == pytest.approx(sentence, rel=1e-4)
     assert set(table["pictures"]) == {n} and n == len(having) > 1
+    bare = Prompts.paper()  # no synonym yet, and its fusion does not matter
+    tables = (
+        rank_synonyms(clip, world, bare.replace(fusion=f), name, phrases, shown=False)
+        for f in ("sentence", "feature")
+    )
+    assert next(tables).equals(next(tables))
     alone = rank_synonyms(clip, world, prompts, name, ["kitten"], shown=False)
     assert alone.index.tolist() == ["kitten"]
     assert alone["sharpness"].item() == pytest.approx(table.loc["kitten", "sharpness"])

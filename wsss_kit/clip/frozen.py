@@ -327,30 +327,17 @@ class FrozenCLIP(FrozenTexts):
             The `LastBlock`; (B, N, N) attention as in `DenseTokens`, or None; (h, w).
         """
         trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions, likeness)
-        total = trunk.attention
-        if likeness is not None and total is None:  # only the last block's is wanted
-            B, T, _ = trunk.x.shape
-            total = trunk.x.new_zeros(B, T, T)
         with fast_products(self.device):
             last = LastBlock(
                 self.model,
                 self._last_weights(trunk.x.dtype),
                 trunk.x,
                 mask=self.attention_mask(grid),
-                attention=total,
-                likeness=trunk.likeness,
+                attention=trunk.attention,
+                likeness=likeness,
             )
+        total = last.attention
         return last, None if total is None else total[:, 1:, 1:] / n_layers, grid
-
-    def mean_gradients(self, last: LastBlock, directions: Tensor) -> Tensor:
-        """`LastBlock.mean_gradients` by the fastest exact products: (B, C, E) -> (B, C, D)."""
-        with fast_products(self.device):
-            return last.mean_gradients(directions)
-
-    def prepare(self, last: LastBlock) -> None:
-        """`LastBlock.prepare` by the fastest exact products."""
-        with fast_products(self.device):
-            last.prepare()
 
     def _run_trunk(
         self,
@@ -367,7 +354,7 @@ class FrozenCLIP(FrozenTexts):
         check_count("n_layers", n_layers)
         x, grid = self.embed(images, round_positions)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        trunk = Trunk(x, self.attention_mask(grid), self.autocast, likeness or LIKENESS[0])
+        trunk = Trunk(x, self.attention_mask(grid), self.autocast, likeness)
         n_layers = min(n_layers, len(self.blocks))
         first = len(self.blocks) - n_layers
         with fast_products(self.device):

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.clip.products import batched
+from wsss_kit.clip.head_gradient import HeadGradient
+from wsss_kit.clip.products import batched, fast_products
 from wsss_kit.clip.trunk import LIKENESS, QUICK, Trunk, is_quick, layer_norm
 from wsss_kit.clip.whole_derivative import whole_derivative
 
@@ -94,9 +95,9 @@ class LastBlock:
         weights: of it, from `weights_of`.
         x: (B, 1 + N, D) what enters the block, in the precision that is wanted.
         mask: (1 + N, 1 + N) to add to attention logits; None for no limits.
-        attention: (B, 1 + N, 1 + N) of earlier blocks, to which this one's is added in place;
-            None where it is not wanted.
-        likeness: whose likeness that is, one of ``LIKENESS``.
+        attention: (B, 1 + N, 1 + N) sum of earlier blocks' maps, to which this one's is added in
+            place; None where there was none.
+        likeness: whose likeness the maps show, one of ``LIKENESS``; None for no maps.
 
     Attributes:
         embedding: (B, E) the mean of the patch tokens, projected; not of unit length.
@@ -111,7 +112,7 @@ class LastBlock:
         *,
         mask: Tensor | None = None,
         attention: Tensor | None = None,
-        likeness: str = LIKENESS[0],
+        likeness: str | None = LIKENESS[0],
     ) -> None:
         self.weights, self._trunk = weights, Trunk(x, mask, x.dtype, likeness)
         self._trunk.attention = attention
@@ -145,6 +146,11 @@ class LastBlock:
         """(B, N, E) each patch's own embedding, of any length; ``embedding`` is their mean."""
         return self.outer @ self.weights.embed + self.weights.embed_bias
 
+    @property
+    def attention(self) -> Tensor | None:
+        """(B, 1 + N, 1 + N) the sum with this block's map; None where it was not wanted."""
+        return self._trunk.attention
+
     def _attend(self, qkv: Tensor) -> Tensor:
         """(B, T, D) what the heads gather; their maps are kept where they are small."""
         _, heads, B, T, d = qkv.shape
@@ -155,10 +161,10 @@ class LastBlock:
             weights = self._trunk.head_map(q, k, out=own)
             if keep:
                 self._kept.append(weights)
-            if self._trunk.attention is not None and self._trunk.likeness == "queries":
+            if self._trunk.likeness == "queries":
                 self._trunk.add(weights, heads)
             gathered[:, :, head] = batched(weights, v)
-        if self._trunk.attention is not None and self._trunk.likeness == "values":
+        if self._trunk.likeness == "values":
             self._trunk.add_values(qkv[2])
         return gathered.view(B, T, heads * d)
 
@@ -185,7 +191,8 @@ class LastBlock:
         known = directions.to(self.outer.dtype) @ self.weights.embed.T / N  # (B, C, D)
         known = known - known.mean(2, keepdim=True)
         chunk = max(1, _AT_ONCE // max(1, B * N * D * known.element_size()))
-        found = [self._through_attention(known[:, c : c + chunk]) for c in range(0, C, chunk)]
+        with fast_products(known.device):
+            found = [self._through_attention(known[:, c : c + chunk]) for c in range(0, C, chunk)]
         return torch.cat(found, 1) if found else known
 
     @torch.no_grad()
@@ -195,7 +202,8 @@ class LastBlock:
         It costs about as much as the gradients of 25 texts; what these needed is forgotten.
         """
         if self._jacobian is None:
-            self._jacobian = whole_derivative(self)
+            with fast_products(self.outer.device):
+                self._jacobian = whole_derivative(self)
             self._kept.clear()
             for name in ("steep", "steep_hidden", "shared_hidden", "inner_gathered"):
                 self.__dict__.pop(name, None)
@@ -213,22 +221,9 @@ class LastBlock:
         carry = self._through_perceptron_shared if shared else self._through_perceptron
         grads = torch.stack([carry(known[:, c]) for c in range(C)], 1)  # (B, C, N, D)
         grads = grads.view(B, C, -1, heads, d)
-        along = (grads * self.gathered.view(B, 1, -1, heads, d)).sum(-1)  # (B, C, N, heads)
         found = known.new_empty(3, B, C, heads, d)
         for head in range(heads):
-            weights, own, rho = self.head_map(head), grads[..., head, :], along[..., head]
-            q, k, v = self.q[head][:, 1:], self.k[head], self.v[head]
-            to_class = weights[:, None, :, :1]  # (B, 1, N, 1)
-            thin = torch.cat([own, rho[..., None]], -1).transpose(2, 3)  # (B, C, d + 1, N)
-            # T and tau, transposed
-            thin = batched(thin.flatten(1, 2), weights).view(
-                B, C, d + 1, -1
-            )  # of T and tau, transposed
-            pulls = (thin[:, :, :d] * v.transpose(1, 2)[:, None]).sum(2) - thin[:, :, d]
-            found[0, :, :, head] = pulls @ k
-            back = to_class[..., 0] * (own @ v[:, None, 0, :, None] - rho[..., None])[..., 0]
-            found[1, :, :, head] = -back @ q
-            found[2, :, :, head] = ((1 - to_class) * own).sum(2)
+            found[:, :, :, head] = HeadGradient(self, head).classes(grads[..., head, :])
         queries, keys, values = found.flatten(3)
         weights = self.weights
         total = queries @ weights.queries + keys @ weights.keys + values @ weights.values

@@ -66,8 +66,8 @@ class Trunk:
         mask: (T, T) to add to attention logits; None for no limits.
         dtype: number type of the products; None for that of the weights. Residual stream, layer
             norms and the sum of the attention stay as precise as ``x``.
-        likeness: whose likeness the attention that is summed shows, one of ``LIKENESS``; what
-            passes through the blocks is always weighed by queries and keys.
+        likeness: whose likeness the attention that is summed shows, one of ``LIKENESS``; None for
+            none. What passes through the blocks is always weighed by queries and keys.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Trunk:
         x: Tensor,
         mask: Tensor | None,
         dtype: torch.dtype | None = None,
-        likeness: str = LIKENESS[0],
+        likeness: str | None = LIKENESS[0],
     ) -> None:
         self.x, self.mask, self.dtype, self.likeness = x, mask, dtype, likeness
         self.attention: Tensor | None = None

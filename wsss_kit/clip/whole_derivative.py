@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from wsss_kit.clip.products import batched
+from wsss_kit.clip.head_gradient import HeadGradient
 
 if TYPE_CHECKING:
     from wsss_kit.clip.last_block import LastBlock
@@ -40,7 +40,7 @@ def whole_derivative(block: LastBlock) -> Tensor:
     total = mass.new_zeros(3, B, D, D)
     for head in range(heads):
         own = slice(head * d, (head + 1) * d)
-        carry = _HeadGradient(block, head)
+        carry = HeadGradient(block, head)
         hidden[:, :, :, head] = carry.masses(mass, weights.enter[:, own])
         inner = carry.tokens(block.inner_gathered[..., own])  # (3, B, N, d)
         hidden[:, :, :, head] -= block.steep_hidden.mT @ inner / D
@@ -52,34 +52,3 @@ def whole_derivative(block: LastBlock) -> Tensor:
     by_token = total[0] @ weights.queries + total[1] @ weights.keys + total[2] @ weights.values
     embed = weights.embed - weights.embed.mean(0)
     return embed.T @ by_token / N**2
-
-
-class _HeadGradient:
-    """One head's attention, through which gradients at what it gathered are carried back.
-
-    Both ways end at the sums over the patches of the gradients of queries, keys and values.
-    """
-
-    def __init__(self, block: LastBlock, head: int) -> None:
-        own = slice(head * block.q.shape[-1], (head + 1) * block.q.shape[-1])
-        self.map = block.head_map(head)  # (B, N, T)
-        self.to_class = self.map[..., :1]
-        self.q, self.k, self.v = block.q[head][:, 1:], block.k[head], block.v[head]
-        self.gathered = block.gathered[..., own]  # (B, N, d)
-        self.away = self.v[:, :1] - self.gathered
-        self.looked_at = batched(self.map, self.k)  # (B, N, d) mean key
-
-    def masses(self, mass: Tensor, rows: Tensor) -> Tensor:
-        """Gradients mass_im rows_m at patch i, summed: (B, N, M), (M, d) -> (3, B, M, d)."""
-        queries = batched(batched(mass.mT, self.map) * (rows @ self.v.mT), self.k)
-        queries -= batched((mass * (self.gathered @ rows.T)).mT, self.looked_at)
-        keys = -batched((mass * self.to_class * (self.away @ rows.T)).mT, self.q)
-        values = (mass * (1 - self.to_class)).sum(1)[..., None] * rows
-        return torch.stack([queries, keys, values])
-
-    def tokens(self, grads: Tensor) -> Tensor:
-        """A gradient for each patch by itself: (B, N, d) -> (3, B, N, d)."""
-        queries = batched(self.map * batched(grads, self.v.mT), self.k)
-        queries -= (grads * self.gathered).sum(2, keepdim=True) * self.looked_at
-        keys = -self.to_class * (grads * self.away).sum(2, keepdim=True) * self.q
-        return torch.stack([queries, keys, (1 - self.to_class) * grads])

@@ -161,8 +161,7 @@ class Prompts:
             >>> prompts.replace(synonyms={"cat": ["kitten", "tabby"]}).class_sentences()
             [('a kitten', 'a tabby', 'one kitten', 'one tabby')]
         """
-        apart = self.fusion == "feature"
-        if not apart:
+        if self.fusion == "sentence":
             return [self._sentences([phrase]) for phrase in self.phrases]
         spoken = ([part.strip() for part in phrase.split(",")] for phrase in self.phrases)
         return [self._sentences([part for part in parts if part]) for parts in spoken]

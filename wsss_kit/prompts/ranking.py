@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from wsss_kit.checks import check_image, check_samples
+from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
+from wsss_kit.clip.samples import embedded, labels_for
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, error_shares
 from wsss_kit.evaluation.scoring import picture_counts
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.prompts.checks import checked_words, expected_one_of
 from wsss_kit.prompts.prompts import FUSIONS, Prompts
-from wsss_kit.training import labels_of, progress
+from wsss_kit.training import progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,8 +130,7 @@ def rank_synonyms(
     if name not in prompts.classes:
         raise ValueError(f"there is no class {name!r}; {expected_one_of(name, prompts.classes)}")
     phrases = checked_words(list(phrases), "phrases")
-    if len(prompts.synonyms) and prompts.fusion != FUSIONS[0]:
-        prompts = prompts.replace(fusion=FUSIONS[0])
+    prompts = prompts.replace(fusion=FUSIONS[0])
     others = {k: v for k, v in prompts.synonyms.items() if k != name}
     asked = {each: prompts.replace(synonyms={**others, name: each}) for each in phrases}
     if len(phrases) > 1:
@@ -207,7 +206,7 @@ def leave_one_out(
     for sample in progress(samples, what="words", shown=shown, total=len(samples)):
         found = _without_each(method, sample, words)
         if masks is not None:
-            predictions = [_mask(maps, sample, rule) for maps, _ in found]
+            predictions = [rule.masks(maps, sample.labels[None])[0] for maps, _ in found]
             counts += picture_counts(predictions, masks[sample.name], K)
         rows.append(sample.labels)
         for v, (_, probs) in enumerate(found):
@@ -247,10 +246,6 @@ def _without_each(
     return found
 
 
-def _mask(maps: Tensor, sample: Sample, rule: BackgroundRule) -> Tensor:
-    return rule.masks(maps, sample.labels[None])[0]
-
-
 def _per_class(
     classes: Sequence[str], counts: np.ndarray, sharp: Tensor, present: Tensor, scored: bool
 ) -> pd.DataFrame:
@@ -276,7 +271,6 @@ def _mean(values: Tensor) -> float:
     return values.mean().item() if len(values) else float("nan")
 
 
-@torch.no_grad()
 def _several(
     clip: FrozenCLIP,
     samples: Sequence[Sample],
@@ -286,13 +280,7 @@ def _several(
     among: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Unit embeddings (M, E) and labels (M, C) of the pictures with several classes."""
-    check_samples(samples)
-    labels = labels_of(samples)
-    if labels.shape[1] != len(prompts.classes):
-        raise ValueError(
-            f"the samples have {labels.shape[1]} labels and the prompts {len(prompts.classes)} "
-            "classes; expected one label a class"
-        )
+    labels = labels_for(samples, prompts)
     counts = labels.sum(1) > 1
     if among is not None:
         counts &= labels[:, prompts.classes.index(among)] > 0
@@ -303,12 +291,8 @@ def _several(
             f"none of {len(samples)} pictures has {what}, and sharpness compares the classes of a "
             "picture; give pictures with several"
         )
-    seen = []
-    for i in progress(chosen, what="pictures", shown=shown, total=len(chosen)):
-        sample = samples[i]
-        check_image(sample.image, f"picture {sample.name!r}")
-        seen.append(F.normalize(clip.encode_image(sample.image[None]), dim=-1)[0].cpu())
-    return torch.stack(seen), labels[chosen]
+    seen = embedded(clip, [samples[i] for i in chosen], what="pictures", shown=shown)
+    return seen, labels[chosen]
 
 
 def _ranked(

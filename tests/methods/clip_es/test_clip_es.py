@@ -19,11 +19,6 @@ from wsss_kit.recipes import cam_maps, clip_es_crf, clip_es_maps
 
 
 @pytest.fixture(scope="module")
-def clip():
-    return load_clip("paper", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def sample():
     """A picture of one class."""
     return next(s for s in PaperWorld(20) if s.labels.sum() == 1)

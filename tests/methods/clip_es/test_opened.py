@@ -7,17 +7,12 @@ import functools
 import pytest
 import torch
 
-from wsss_kit.clip import load_clip
+from wsss_kit.clip import LastBlock
 from wsss_kit.methods.clip_es import CLIPES, TARGETS
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 
 OPTIONS = [{}, {"preset": "clean"}, {"preset": "plus"}, *({"target": t} for t in TARGETS)]
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("paper", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +84,7 @@ def test_an_edit_runs_no_trunk_and_a_switch_no_gradient(clip, sample, monkeypatc
     opened = CLIPES(clip, prompts=prompts).open(sample.image, sample.labels)
     opened.prepare()
     gradients = []
-    counted = clip.mean_gradients
+    counted = LastBlock.mean_gradients
 
     def count(last, directions):
         gradients.append(directions.shape[1])
@@ -98,7 +93,7 @@ def test_an_edit_runs_no_trunk_and_a_switch_no_gradient(clip, sample, monkeypatc
     def refuse(*_):
         raise AssertionError("the trunk ran again")
 
-    monkeypatch.setattr(clip, "mean_gradients", count)
+    monkeypatch.setattr(LastBlock, "mean_gradients", count)
     monkeypatch.setattr(clip, "_run_trunk", refuse)
     for word in prompts.backgrounds:
         opened.maps(without=[word])

@@ -8,17 +8,11 @@ from scipy.spatial.distance import jensenshannon
 
 from tests.clip.clips import CLIPS
 from wsss_kit.cam import normalize_cams, upsample
-from wsss_kit.clip import load_clip
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.clip_es.presets import TAU
 from wsss_kit.methods.clip_es.views import likeness_of_classes
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("paper", device="cpu")
 
 
 @pytest.fixture(scope="module")

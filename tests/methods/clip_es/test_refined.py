@@ -17,11 +17,6 @@ from wsss_kit.recipes import clip_es_maps
 
 
 @pytest.fixture(scope="module")
-def clip():
-    return load_clip("paper", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def words(clip):
     return CLIPES(clip, prompts=Prompts.paper()).fit()
 

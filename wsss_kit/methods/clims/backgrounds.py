@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
-from wsss_kit.checks import check_count, check_image, check_probability, check_samples
+from wsss_kit.checks import check_count, check_probability
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
+from wsss_kit.clip.samples import embedded, labels_for
 from wsss_kit.prompts import Prompts
-from wsss_kit.training import labels_of, progress
 
 
 def propose_backgrounds(
@@ -58,15 +54,10 @@ def propose_backgrounds(
     """
     check_count("most", most)
     check_probability("least", least)
-    check_samples(samples)
-    labels = labels_of(samples)  # (M, C)
-    if labels.shape[1] != len(prompts.classes):
-        raise ValueError(
-            f"the samples have {labels.shape[1]} labels and the prompts {len(prompts.classes)} "
-            "classes; expected one label a class"
-        )
-    texts = clip.encode_text(prompts.background_texts(template))
-    seen = _probabilities(clip, samples, texts, shown=shown).to(labels)  # (M, P)
+    labels = labels_for(samples, prompts)  # (M, C)
+    texts = clip.encode_text(prompts.background_texts(template)).cpu()
+    pictures = embedded(clip, samples, what="backgrounds", shown=shown)
+    seen = (float(clip.logit_scale) * pictures @ texts.T).softmax(1).to(labels)  # (M, P)
     found = {}
     for c, name in enumerate(prompts.classes):
         having, lacking = labels[:, c] > 0, labels[:, c] == 0
@@ -79,16 +70,3 @@ def propose_backgrounds(
             prompts.backgrounds[p]: round(lift[p].item(), 3) for p in best if lift[p] >= least
         }
     return found
-
-
-@torch.no_grad()
-def _probabilities(
-    clip: FrozenCLIP, samples: Sequence[Sample], texts: Tensor, *, shown: bool
-) -> Tensor:
-    """(M, P) softmax over the texts, picture by picture, for they may differ in size."""
-    rows = []
-    for sample in progress(samples, what="backgrounds", shown=shown, total=len(samples)):
-        check_image(sample.image, f"picture {sample.name!r}")
-        picture = F.normalize(clip.encode_image(sample.image[None]), dim=-1)
-        rows.append((clip.logit_scale.float() * picture @ texts.T).softmax(1)[0].cpu())
-    return torch.stack(rows)

@@ -79,7 +79,7 @@ class OpenedPicture:
             Itself.
         """
         for seen in self._seen:
-            self.clip.prepare(seen.last)
+            seen.last.prepare()
         self.maps()
         return self
 
@@ -159,7 +159,7 @@ class _Seen:
         new = [i for i, key in enumerate(keys) if key not in self._known]
         if new:
             _, slopes = logits_of(self.embedding, features[new], float(self.clip.logit_scale))
-            found = self.clip.mean_gradients(self.last, slopes[None])[0]
+            found = self.last.mean_gradients(slopes[None])[0]
             self._known.update(zip((keys[i] for i in new), wide(found), strict=True))
 
     def maps(
@@ -182,6 +182,6 @@ class _Seen:
             weights = combine[:, old] @ torch.stack([self._known[keys[i]] for i in old])
         if new:
             rest = combine[:, new] @ slopes[new]
-            weights = weights + self.clip.mean_gradients(self.last, rest[None])[0]
+            weights = weights + self.last.mean_gradients(rest[None])[0]
         raw = raw_maps(self.last, weights[None].to(self.last.normed), self.angle.grid)
         return self.angle.put_back(scaled(raw[0])), probs.float()

@@ -14,6 +14,7 @@ from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import check_floating, check_probability
 from wsss_kit.clip import ATTENTION_LAYERS, FrozenCLIP
+from wsss_kit.clip.trunk import end_block
 from wsss_kit.methods.base import preset_values
 from wsss_kit.methods.clip_es.presets import EPS, PRESETS, SINKHORN
 from wsss_kit.methods.clip_es.views import Texts, look
@@ -130,15 +131,12 @@ def literal_maps(
             y = block.ln_1(x)
             mixed, weights = block.attn(y, y, y, need_weights=True, attn_mask=mask)
             layers.append(weights)
-            x = x + block.ls_1(mixed)
-            x = x + block.ls_2(block.mlp(block.ln_2(x)))
+            x = end_block(block, x, mixed)
     block, visual, found = clip.blocks[-1], clip.model.visual, []
     for c in range(len(positives)):
         y = block.ln_1(x).detach().requires_grad_()
         mixed, weights = block.attn(y, y, y, need_weights=True, attn_mask=mask)
-        last = x + block.ls_1(mixed)
-        last = last + block.ls_2(block.mlp(block.ln_2(last)))
-        embedding = visual.ln_post(last)[0, 1:].mean(0) @ visual.proj
+        embedding = visual.ln_post(end_block(block, x, mixed))[0, 1:].mean(0) @ visual.proj
         logits = clip.logit_scale * texts @ F.normalize(embedding, dim=0)
         probs = logits.softmax(0)
         (gradient,) = torch.autograd.grad(probs[c], y)

@@ -235,7 +235,7 @@ def _maps(
         own, believed = directions(last.embedding[b], positives, rivals, scale, softmax=softmax)
         wanted[b, : len(positives)] = own
         probs.append(believed.float())
-    raw = raw_maps(last, clip.mean_gradients(last, wanted), angle.grid)
+    raw = raw_maps(last, last.mean_gradients(wanted), angle.grid)
     cams = [
         angle.put_back(scaled(maps[: len(own.positives)]))
         for maps, own in zip(raw, texts, strict=True)

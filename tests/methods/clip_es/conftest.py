@@ -1,0 +1,12 @@
+"""The tiny CLIP, which all tests of CLIP-ES read and none changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsss_kit.clip import load_clip
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("paper", device="cpu")
