@@ -10,13 +10,14 @@ LISTS  = requirements.txt constraints.txt pyproject.toml
 RUN    = $(VENV)/.ready-to-run
 DEV    = $(VENV)/.ready-to-develop
 
-.PHONY: help demo lab test bench notebooks check setup setup-dev clean
+.PHONY: help demo lab test browser bench notebooks check setup setup-dev clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       the embedded world on the CPU, offline: table, figures, report.html"
 	@echo "make lab        JupyterLab at notebook 00 (ARGS=--allow-root in a container)"
 	@echo "make test       the fast tests and doctests (ARGS='-k cam' or '-m slow' chooses others)"
+	@echo "make browser    the instruments in a real JupyterLab and Notebook, by the system's chromium"
 	@echo "make bench      how fast CLIP-ES is on this machine (ARGS='--rounds 9' or --help)"
 	@echo "make notebooks  build and execute notebooks/src into notebooks/*.ipynb"
 	@echo "make check      ruff, formatting, and every notebook executed and compared"
@@ -32,6 +33,10 @@ lab: $(RUN)
 
 test: $(DEV)
 	$(PY) -m pytest $(ARGS)
+
+# Pictures of the screen go to build/screenshots.
+browser: $(DEV)
+	$(PY) -m pytest tests/browser -m browser $(ARGS)
 
 bench: $(RUN)
 	$(PY) -m wsss_kit bench $(ARGS)

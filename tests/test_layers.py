@@ -38,7 +38,10 @@ HIGHER = tuple(unit for unit in LAYER_OF if "." in unit)
 MOST_IN_THE_ROOT = 16
 """Modules beside the folders: the root of the package shows the line and nothing else."""
 
-LATE = ("matplotlib", "ipywidgets", "IPython", "open_clip", "sklearn", "scipy", "pandas", "seaborn")
+LATE = (
+    *("matplotlib", "ipywidgets", "anywidget", "traitlets", "IPython"),
+    *("open_clip", "sklearn", "scipy", "pandas", "seaborn"),
+)
 """Imported inside functions, so that ``import wsss_kit`` stays light."""
 MAY_LOAD_EARLY = ("plot", "widgets")
 PICKLES = ("pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal")

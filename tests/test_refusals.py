@@ -40,7 +40,9 @@ from wsss_kit.methods.sc_cam import (
 from wsss_kit.notebook_data import open_data
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
-from wsss_kit.widgets import ThresholdPicker
+from wsss_kit.widgets import CAMExplorer
+from wsss_kit.widgets.bars import Bars
+from wsss_kit.widgets.swipe import Swipe
 
 NAN, INF = float("nan"), float("inf")
 MAPS = torch.linspace(0, 1, 32).view(1, 2, 4, 4)
@@ -597,17 +599,23 @@ DOORS: dict[str, Callable[[], Door]] = {
         {"width": 1.0, "height": 1.0, "alt": "Nothing."},
         {"width": "positive", "height": "positive", "alt": "words"},
     ),
-    "ThresholdPicker": lambda: Door(
+    "show_errors": lambda: Door(
+        plot.show_errors,
+        {
+            **{"images": IMAGES[..., :2, :2], "predicted": [MASK], "target": [MASK]},
+            **{"report": report(), "columns": 1},
+        },
+        {"columns": "count"},
+    ),
+    "CAMExplorer": lambda: Door(
         functools.partial(
-            ThresholdPicker,
-            small_world(),
-            {"all": {s.name: all_maps(s.image[None], s.labels[None])[0] for s in small_world()}},
-            small_world().masks,
-            PAPER_CLASSES,
+            CAMExplorer, {"CLIP-ES": small_clip_es()}, small_world(), classes=PAPER_CLASSES
         ),
         {"threshold": 0.3},
         {"threshold": "probability"},
     ),
+    "Swipe": lambda: Door(Swipe, {"width": 1, "height": 1}, {"width": "count", "height": "count"}),
+    "Bars": lambda: Door(Bars, {"width": 1, "height": 1}, {"width": "count", "height": "count"}),
 }
 
 COMMANDS: dict[str, Callable[[Any], Door]] = {

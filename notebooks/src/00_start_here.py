@@ -18,9 +18,9 @@
 #
 # | Minutes | What | How |
 # | --- | --- | --- |
-# | 0 to 5 | Why weak labels | show the contact sheet, hide the ground truth; who would draw the masks? |
+# | 0 to 5 | Why weak labels | the explorer at stage `map`, then the contact sheet; who would draw the masks? |
 # | 5 to 15 | Two methods, one picture | run to the maps; let the class say which map belongs to which idea |
-# | 15 to 25 | The threshold | the picker, in pairs: find the best threshold by eye, then read what `val` says |
+# | 15 to 25 | The threshold | the explorer, in pairs: find the best threshold by eye, then read what `val` says |
 # | 25 to 32 | The table | which classes differ? what does the protocol line say? |
 # | 32 to 45 | Exercises 1 and 2 | alone, then compare |
 #
@@ -42,7 +42,7 @@ from wsss_kit import (
 )
 from wsss_kit.notebook_data import make_clip_es, open_data, train_cam
 from wsss_kit.plot import iou_bars, show_cams, show_masks, show_samples
-from wsss_kit.widgets import ThresholdPicker
+from wsss_kit.widgets import CAMExplorer
 
 # %%
 DATA = "paper"  # or "voc", "folder"
@@ -52,6 +52,20 @@ DATA = "paper"  # or "voc", "folder"
 
 # %%
 data = open_data(DATA, n_train=400, n_val=40, n_test=60)
+cam = train_cam(data)  # plain CAM
+clip_es = make_clip_es(data)  # CLIP-ES
+
+explorer = CAMExplorer(
+    {"CAM": cam, "CLIP-ES": clip_es}, data.test[:8], data.test_masks, data.classes
+)
+explorer
+
+# %% [markdown]
+# This is all of it at once; the notebook takes it apart. Choose a picture, a method and a **stage**: the *map* of a class, the map *refined*, *scores* with a background among them, the *mask*, and where it is *wrong*. Drag the handle on the picture (or use the arrow keys on it) to see what is underneath. A picture of yours can be dropped on it: the tiny networks know paper only, so with `DATA = "paper"` expect them to be as lost as you would be among theirs.
+#
+# The controls live as long as the notebook runs; a saved notebook keeps the still below the cell. Whatever they do, a line of code does as well: `explorer.stage = "mask"`.
+
+# %%
 first = data.test[:6]
 captions = first.captions if DATA == "paper" else None
 show_samples(first, data.classes, captions)
@@ -64,8 +78,6 @@ show_samples(first, data.classes, captions)
 # **Plain CAM** (Zhou et al., CVPR 2016) trains a classifier on pictures and labels and asks which cells of its last features raised the score of a class. Here that classifier is one linear layer on a trunk that has seen other pictures before and stays as it is, so training takes seconds. **CLIP-ES** (Lin et al., CVPR 2023) trains nothing here: a CLIP that has read captions compares the classes of the picture with a list of background words, and its attention spreads the answer. For the paper world trunk and CLIP are small ones, inside the package.
 
 # %%
-cam = train_cam(data)
-clip_es = make_clip_es(data)
 methods = {
     "CAM": partial(cam_maps, method=cam),
     "CLIP-ES": partial(clip_es_maps, method=clip_es),
@@ -105,27 +117,15 @@ masks = {name: predict_masks(methods[name], data.test, rules[name]) for name in 
 show_masks([sample], {**masks, "ground truth": data.test_masks}, data.classes)
 
 # %% [markdown]
-# ## Try it: picture, class, threshold
+# ## Try it: the threshold
 #
-# The threshold touches only the last step, so the maps are computed once and the picture answers at once. Left the map, right what is left above the threshold. The controls live as long as the notebook runs; a saved notebook keeps only the figure below them.
+# The threshold touches only the last step, so the maps are computed once and the picture answers at once. Go back to the explorer, choose the stage `mask`, move the threshold and find the best by eye; or let a line of code move it. Does your eye agree with `val`?
 
 # %%
-shown_maps = {
-    name: {s.name: maps_of(s.image[None], s.labels[None])[0] for s in data.test[:8]}
-    for name, maps_of in methods.items()
-}
-picker = ThresholdPicker(data.test[:8], shown_maps, data.test_masks, data.classes)
-picker
-
-# %% [markdown]
-# The same without controls, for paper and for pages that only show. A line of code moves the controls as well.
-
-# %%
-for threshold in (0.2, 0.4, 0.6, 0.3):  # and back to where it stood
-    picker.threshold.value = threshold
-    print(picker.words.value)
-still = list(data.test[2:5])
-show_cams(still, [shown_maps["CAM"][s.name] for s in still], data.classes)
+explorer.stage = "mask"
+for threshold in (0.1, 0.3, 0.5, 0.7):
+    explorer.threshold = threshold
+    print(explorer.words)
 
 # %% [markdown]
 # ## One table

@@ -21,7 +21,7 @@
 # | 0 to 10 | What CLIP says | guess the highest bar before you show the table |
 # | 10 to 25 | Hand cell | draw the chain tokens, picture, probability; where does the gradient enter? |
 # | 25 to 40 | Why a softmax | vote: which of the three columns is the logit's? Then the derivation |
-# | 40 to 65 | Background words, the prompt lab | in pairs: delete or add one word, predict the class that changes; then rank, and disagree with the ranking |
+# | 40 to 65 | Background words, the prompt lab | in pairs at the lab: delete or add one word, predict the class that changes, then look at IoU; rank, and disagree with the ranking |
 # | 65 to 75 | Affinity | whom does this cell attend to? Predict before the figure |
 # | 75 to 90 | The staircase, exercise 1 | which step would you pay for? |
 #
@@ -55,6 +55,7 @@ from wsss_kit.paperworld.parts import part_recall
 from wsss_kit.plot import new_figure, show_cams, show_masks, step_bars
 from wsss_kit.prompts.ranking import leave_one_out, rank_synonyms, rank_templates
 from wsss_kit.recipes import clip_es_crf
+from wsss_kit.widgets import PromptLab
 
 # %%
 DATA = "paper"  # or "voc", "folder"
@@ -64,9 +65,12 @@ data = open_data(DATA, n_train=1, n_val=60, n_test=80)
 clip_es = make_clip_es(data)
 clip, prompts = clip_es.clip, clip_es.prompts
 few = data.val[:30]  # for the many small trials below: compare their rows, do not report them
-prompts
+lab = PromptLab(clip_es, few[:12], data.val_masks)
+lab
 
 # %% [markdown]
+# This is what the notebook is about, to play with before it is explained and again after. CLIP-ES asks a CLIP about **words**: those of the classes, and those for what is no class. Take `grass` out of the background of a cow, or add a word of yours (this CLIP has read about paper and little else; the lab says which words it never met). *competition* shows which word claims each cell; press a bar to switch its word off; *IoU* and *leave one out* count over twelve `val` pictures, so they are for choosing and not for reporting. *Undo* goes back, *Save* writes JSON.
+#
 # ## What CLIP says
 #
 # A picture becomes one vector and each sentence another; the cosine between them, times a learned scale, is the **logit**. A softmax over all sentences makes probabilities. For a picture with label *cow* CLIP-ES asks about the classes that are **present** and about a fixed list of **background words**: not about cats, which the label rules out.
@@ -447,7 +451,7 @@ recall if DATA == "paper" else None
 
 # %%
 show_masks(
-    list(data.test[:3]),
+    list(data.test[:2]),
     {
         "softmax": masks["softmax and background words", "without CRF"],
         "affinity": masks["attention affinity", "without CRF"],

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from wsss_kit.classes import PAPER_CLASSES
-from wsss_kit.clip import OPENAI_MEAN, OPENAI_STD, FrozenCLIP, load_clip
+from wsss_kit.clip import OPENAI_MEAN, OPENAI_STD, FrozenCLIP, load_clip, texts
 from wsss_kit.commands.train import ZERO_SHOT
 from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.tiny_clip import TINY_CLIP, window_mask
@@ -457,3 +457,14 @@ def test_the_card_reaches_what_was_asked(test, least):
     figures = load_model(TINY_CLIP)[1]["zero_shot"]
     assert figures["pictures_drawn"] >= 400
     assert figures[test] >= least
+
+
+def test_texts_are_remembered_and_not_forever(monkeypatch):
+    monkeypatch.setattr(texts, "MOST_TEXTS", 3)
+    clip = load_clip("paper", device="cpu")
+    words = ["cow", "cat", "bird", "boat", "bus", "plane", "train"]
+    whole = clip.encode_text(words)  # more than it remembers, asked at once
+    for i, word in enumerate(words):
+        assert torch.allclose(clip.encode_text([word])[0], whole[i], atol=1e-6)
+        clip.encode_text([f"a {word}"])
+        assert len(clip._texts) <= 4

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from wsss_kit.clip.products import fast_products
 from wsss_kit.paperworld.tiny_clip import text_features
 
+MOST_TEXTS = 1000
+"""Texts a model remembers beside those it is asked for: the oldest go first."""
+
 
 class FrozenTexts(nn.Module):
     """A CLIP that no training changes, as far as texts go; `FrozenCLIP` adds the pictures.
@@ -68,6 +71,9 @@ class FrozenTexts(nn.Module):
             with fast_products(self.device):
                 features = F.normalize(self._encode_ids(ids).float(), dim=-1)
             self._texts.update(zip(new, features, strict=True))
+            asked = set(texts)
+            for text in [text for text in self._texts if text not in asked][:-MOST_TEXTS]:
+                del self._texts[text]
         device = self.device  # of now: the model may have been moved since
         if not texts:
             return torch.zeros(0, self.model.visual.proj.shape[1], device=device)

@@ -21,7 +21,7 @@ GREY_STEPS = {"L;2": 85, "L;4": 17}
 """Pillow stretches 2-bit and 4-bit grey to 0..255 by these factors; ids want the factor undone."""
 
 
-def read_image(path: str | Path) -> Tensor:
+def read_image(path: str | Path | bytes, *, called: str = "the picture") -> Tensor:
     """Read a picture of any common sort as RGB.
 
     EXIF rotation is applied, as every viewer does. Transparent pictures are laid over white. Grey
@@ -31,7 +31,9 @@ def read_image(path: str | Path) -> Tensor:
     taken. Of an animation the first frame is read. Colour profiles are ignored.
 
     Args:
-        path: PNG, JPEG, TIFF, BMP, GIF, WebP or whatever else Pillow opens.
+        path: PNG, JPEG, TIFF, BMP, GIF, WebP or whatever else Pillow opens; or what such a file
+            holds, as bytes.
+        called: what messages call the picture where bytes were given.
 
     Returns:
         (3, H, W) float32, RGB in [0, 1].
@@ -52,8 +54,9 @@ def read_image(path: str | Path) -> Tensor:
         >>> image.shape, [round(value, 3) for value in image[0, 0].tolist()]
         (torch.Size([3, 1, 3]), [0.0, 0.502, 1.0])
     """
-    path = Path(path)
-    opened = _open(path)
+    content = path if isinstance(path, bytes) else None
+    path = Path(called if isinstance(path, bytes) else path)
+    opened = _open(path, content)
     is_16_bit = opened.mode.startswith("I;16") or opened.format == "PNG"
     image = _decode(opened, path)
     if image.mode == "F" or image.mode.startswith("I"):
@@ -152,10 +155,10 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     return (width, height) if is_turned else (height, width)
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, content: bytes | None = None) -> Image.Image:
     """The picture with its header read and its pixels not yet decoded."""
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if content is None else content
     except FileNotFoundError:
         raise FileNotFoundError(
             f"there is no picture {path}; check the name, its upper and lower case and its suffix"

@@ -10,6 +10,7 @@ from wsss_kit.plot.canvas import alt_text, class_colours, new_figure, save_figur
 from wsss_kit.plot.clusters import show_clusters, show_plane
 from wsss_kit.plot.curves import show_curves
 from wsss_kit.plot.figures import overlay, show_cams, show_masks, show_samples
+from wsss_kit.plot.stills import show_errors, show_stages, show_words
 
 __all__ = [
     "alt_text",
@@ -21,8 +22,11 @@ __all__ = [
     "show_cams",
     "show_clusters",
     "show_curves",
+    "show_errors",
     "show_masks",
     "show_plane",
     "show_samples",
+    "show_stages",
+    "show_words",
     "step_bars",
 ]

@@ -22,7 +22,7 @@ from wsss_kit.clip import FrozenCLIP
 from wsss_kit.clip.samples import embedded, labels_for
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, error_shares
 from wsss_kit.evaluation.scoring import picture_counts
-from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.clip_es import CLIPES, OpenedPicture
 from wsss_kit.prompts.checks import checked_words, expected_one_of
 from wsss_kit.prompts.prompts import FUSIONS, Prompts
 from wsss_kit.training import progress
@@ -185,11 +185,9 @@ def leave_one_out(
         >>> table.pivot(index="class", columns="word", values="iou").loc["mean"].notna().tolist()
         [True, True]
     """
-    import pandas as pd
-
     check_samples(samples)
-    backgrounds = method.prompts.backgrounds
-    words = checked_words(list(words or backgrounds), "words", among=backgrounds)
+    prompts = method.prompts
+    words = checked_words(list(words or prompts.backgrounds), "words", among=prompts.backgrounds)
     if (masks is None) != (rule is None):
         raise ValueError(
             f"masks is {type(masks).__name__} and rule {rule}, expected both or none: a background "
@@ -198,56 +196,109 @@ def leave_one_out(
     missing = [] if masks is None else [s.name for s in samples if s.name not in masks]
     if missing:
         raise ValueError(f"{len(missing)} pictures have no mask, the first is {missing[0]!r}")
-    classes = method.prompts.classes
-    K = 1 + len(classes)
-    counts = np.zeros((1 + len(words), 2, K, K), np.int64)
-    sharp: list[list[Tensor]] = [[] for _ in range(1 + len(words))]
-    rows = []  # labels of the pictures, one row each
+    tally = WordTally(prompts, words, rule=rule)
     for sample in progress(samples, what="words", shown=shown, total=len(samples)):
-        found = _without_each(method, sample, words)
-        if masks is not None:
-            predictions = [rule.masks(maps, sample.labels[None])[0] for maps, _ in found]
-            counts += picture_counts(predictions, masks[sample.name], K)
-        rows.append(sample.labels)
+        opened = None
+        if sample.labels.any():
+            opened = method.open(sample.image, sample.labels).prepare()
+        tally.add(sample, opened, None if masks is None else masks[sample.name])
+    return tally.changes()
+
+
+class WordTally:
+    """What some words make of pictures, all together and each left out, added up as they come.
+
+    Args:
+        prompts: the words, which may be others than the pictures were opened with.
+        words: those of its backgrounds that are left out in turn; none for the numbers with all.
+        rule: the background rule that makes masks; needed for pictures with ground truth.
+
+    Example:
+        >>> from wsss_kit.clip import load_clip
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper())
+        >>> tally = WordTally(method.prompts, rule=BackgroundRule(threshold=0.4))
+        >>> world = PaperWorld(2)
+        >>> for sample in world:
+        ...     opened = method.open(sample.image, sample.labels)
+        ...     tally.add(sample, opened, world.masks[sample.name])
+        >>> tally.per_class().columns.tolist()[:3]
+        ['pictures', 'sharpness', 'iou']
+    """
+
+    def __init__(
+        self, prompts: Prompts, words: Sequence[str] = (), *, rule: BackgroundRule | None = None
+    ) -> None:
+        self.prompts, self.words, self.rule = prompts, tuple(words), rule
+        K, V = 1 + len(prompts.classes), 1 + len(self.words)
+        self._counts = np.zeros((V, 2, K, K), np.int64)
+        self._sharp: list[list[Tensor]] = [[] for _ in range(V)]
+        self._labels: list[Tensor] = []  # of the pictures, (C,) each
+
+    def add(self, sample: Sample, opened: OpenedPicture | None, mask: Tensor | None = None) -> None:
+        """Look at a picture with all words, then without each.
+
+        Args:
+            sample: the picture.
+            opened: the same, open; None where no class is present.
+            mask: (H, W) ground truth, to count pixels.
+        """
+        found = self._without_each(sample, opened)
+        if mask is not None:
+            if self.rule is None:
+                raise ValueError("there is a mask but no rule that makes masks of maps; give one")
+            predictions = [self.rule.masks(m, sample.labels[None])[0] for m, _ in found]
+            self._counts += picture_counts(predictions, mask, self._counts.shape[-1])
+        self._labels.append(sample.labels)
         for v, (_, probs) in enumerate(found):
-            sharp[v].append(sharpness(probs[None], sample.labels[None])[0])
-    present = torch.stack(rows) > 0  # (M, C)
-    tables = [
-        _per_class(classes, counts[v], torch.stack(sharp[v]), present, masks is not None)
-        for v in range(1 + len(words))
-    ]
-    pictures = tables[0].pop("pictures")
-    changes = []
-    for word, table in zip(words, tables[1:], strict=True):
-        change = table.drop(columns="pictures") - tables[0]
-        change.insert(0, "pictures", pictures)
-        change.insert(0, "word", word)
-        changes.append(change.rename_axis("class").reset_index())
-    return pd.concat(changes, ignore_index=True)[["word", "class", *changes[0].columns[2:]]]
+            self._sharp[v].append(sharpness(probs[None], sample.labels[None])[0])
 
+    def per_class(self, without: int = 0) -> pd.DataFrame:
+        """Numbers of every class: rows background, classes and their mean.
 
-def _without_each(
-    method: CLIPES, sample: Sample, words: Sequence[str]
-) -> list[tuple[Tensor, Tensor]]:
-    """Maps (1, C, H, W) and class probabilities (C,), with all words first, then without each."""
-    size, C = tuple(sample.image.shape[1:]), len(sample.labels)
-    on = sample.labels > 0
-    if not on.any():
-        nothing = torch.zeros(1, C, *size), torch.zeros(C)
-        return [nothing] * (1 + len(words))
-    opened = method.open(sample.image, sample.labels).prepare()
-    found = []
-    for without in ((), *((word,) for word in words)):
-        made = opened.maps(without=without)
-        maps, probs = torch.zeros(1, C, *size), torch.zeros(C)
-        maps[0, on] = made.full_size(size).cpu()
-        probs[on] = made.probs[: int(on.sum())].cpu()
-        found.append((maps, probs))
-    return found
+        Args:
+            without: 0 for all words, 1 + i without the word of this index.
+        """
+        present = torch.stack(self._labels) > 0  # (M, C)
+        sharp = torch.stack(self._sharp[without])
+        return _per_class(self.prompts.classes, self._counts[without], sharp, present)
+
+    def changes(self) -> pd.DataFrame:
+        """What the numbers become without each word, as `leave_one_out` returns it."""
+        import pandas as pd
+
+        whole = self.per_class()
+        pictures, changes = whole.pop("pictures"), []
+        for v, word in enumerate(self.words, 1):
+            change = self.per_class(v).drop(columns="pictures") - whole
+            change.insert(0, "pictures", pictures)
+            change.insert(0, "word", word)
+            changes.append(change.rename_axis("class").reset_index())
+        table = pd.concat(changes, ignore_index=True)
+        return table[["word", "class", *(c for c in table if c not in ("word", "class"))]]
+
+    def _without_each(
+        self, sample: Sample, opened: OpenedPicture | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Maps (1, C, H, W) and class probabilities (C,), with all words, then without each."""
+        size, C = tuple(sample.image.shape[1:]), len(sample.labels)
+        on = sample.labels > 0
+        if opened is None:
+            nothing = torch.zeros(1, C, *size), torch.zeros(C)
+            return [nothing] * (1 + len(self.words))
+        names = [n for n, is_on in zip(self.prompts.classes, on.tolist(), strict=True) if is_on]
+        found = []
+        for without in ((), *((word,) for word in self.words)):
+            made = opened.maps(self.prompts, classes=names, without=without)
+            maps, probs = torch.zeros(1, C, *size), torch.zeros(C)
+            maps[0, on] = made.full_size(size).cpu()
+            probs[on] = made.probs[: len(names)].cpu()
+            found.append((maps, probs))
+        return found
 
 
 def _per_class(
-    classes: Sequence[str], counts: np.ndarray, sharp: Tensor, present: Tensor, scored: bool
+    classes: Sequence[str], counts: np.ndarray, sharp: Tensor, present: Tensor
 ) -> pd.DataFrame:
     """Numbers of one choice of words: rows background, classes and their mean."""
     import pandas as pd
@@ -256,7 +307,7 @@ def _per_class(
     values = {"pictures": [len(present), *present.sum(0).tolist(), len(present)]}
     of_class = [_mean(sharp[several & on]) for on in present.T]
     values["sharpness"] = [float("nan"), *of_class, _mean(sharp[several])]
-    if scored:
+    if counts.any():
         whole = counts.sum(0)
         hits = whole.diagonal()
         with np.errstate(invalid="ignore"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import pytest
 import torch
 
 from wsss_kit.clip import LastBlock
 from wsss_kit.methods.clip_es import CLIPES, TARGETS
+from wsss_kit.methods.clip_es import opened as opened_module
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 
@@ -145,3 +147,44 @@ def test_its_maps_at_the_pictures_size(clip):
     full = opened.maps().full_size((50, 70))
     assert tuple(full.shape) == (1, 50, 70) and full.min() >= 0
     assert full.max() == pytest.approx(1, abs=0.05) and opened.size == (50, 70)
+
+
+def test_claims_are_the_softmax_of_every_patch(clip, sample):
+    method = CLIPES(clip, prompts=Prompts.paper())
+    opened = method.open(sample.image, sample.labels)
+    names = opened.classes
+    claims = opened.claims(without=["grass"])
+    on = [word for word in method.prompts.backgrounds if word != "grass"]
+    prompts = method.prompts.replace(backgrounds=on)
+    assert torch.equal(claims, opened.claims(prompts)) and len(claims) == len(names) + len(on)
+    assert torch.allclose(claims.sum(0), torch.ones(claims.shape[1:]), atol=1e-5)
+    texts = clip.encode_sentences([*prompts.class_sentences(), *prompts.background_sentences()])
+    keep = [prompts.classes.index(n) for n in names] + list(range(8, 8 + len(on)))
+    last, _, grid = clip.last_block(sample.image[None], round_positions=True)
+    patches = torch.nn.functional.normalize(last.patches[0], dim=-1)
+    literal = (clip.logit_scale * patches @ texts[keep].T).softmax(1).T.view(-1, *grid)
+    assert torch.allclose(claims, literal, atol=1e-5)
+
+
+def test_mirrored_looks_claim_the_same_place(clip, sample):
+    plain = CLIPES(clip, prompts=Prompts.paper()).open(sample.image, sample.labels)
+    both = CLIPES(clip, prompts=Prompts.paper(), flip=True).open(sample.image, sample.labels)
+    mirrored = CLIPES(clip, prompts=Prompts.paper()).open(sample.image.flip(-1), sample.labels)
+    mean = (plain.claims() + mirrored.claims().flip(-1)) / 2
+    assert torch.allclose(both.claims(), mean, atol=1e-5)
+
+
+def test_what_it_remembers_ends(clip, sample, monkeypatch):
+    monkeypatch.setattr(opened_module, "MOST_KNOWN", 5)
+    opened = CLIPES(clip, prompts=Prompts.paper()).open(sample.image, sample.labels).prepare()
+    asked = 0
+    for i in range(30):
+        words = [f"{'abcdefghij'[i % 10]}{'klm'[i // 10]} grass", "sky"]
+        prompts = opened.prompts.replace(backgrounds=words)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = opened.maps(prompts)
+            new = CLIPES(clip, prompts=prompts).open(sample.image, sample.labels).maps()
+        assert torch.allclose(found.refined, new.refined, atol=1e-5)
+        asked = len(opened.classes) + 2
+        assert all(len(seen._known) <= 5 + asked for seen in opened._seen)

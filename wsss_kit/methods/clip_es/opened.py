@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from wsss_kit.affinity import BalancedWalk, box_masks
 from wsss_kit.checks import check_probability
@@ -30,6 +31,8 @@ from wsss_kit.methods.clip_es.views import (
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
 
+MOST_KNOWN = 200
+"""Texts a picture remembers beside those it is asked about: the oldest go first."""
 Key = tuple[str, ...]
 """The texts that say one phrase."""
 
@@ -118,6 +121,38 @@ class OpenedPicture:
         refined = walk(masks * cams[None], squarings=self._squarings)[0]
         return RefinedMaps(cams, refined, masks[0], walk.affinity[0], views[0][1])
 
+    def claims(
+        self,
+        prompts: Prompts | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        without: Collection[str] = (),
+    ) -> Tensor:
+        """Which word each cell is closest to: the softmax of every patch by itself.
+
+        Maps come from the softmax of the whole picture; this is the same competition place by
+        place, by each patch's own embedding, whose mean the picture's is.
+
+        Args:
+            prompts: as for `maps`, and so the next two.
+            classes: names of the classes present.
+            without: background words that are switched off.
+
+        Returns:
+            (T, h, w) probabilities, the classes first, then the words that are on; they sum to 1
+            in every cell.
+        """
+        prompts = self.prompts if prompts is None else prompts
+        names = self.classes if classes is None else list(classes)
+        names = checked_words(names, "classes", among=prompts.classes)
+        _, features = self._texts(prompts, names, without)
+        scale, looks = float(self.clip.logit_scale), []
+        for seen in self._seen:
+            patches = F.normalize(seen.last.patches[0].float(), dim=-1)  # (N, E)
+            probs = (scale * patches @ features.to(patches).T).softmax(-1)  # (N, T)
+            looks.append(seen.angle.put_back(probs.T.unflatten(1, seen.angle.grid)))
+        return merged(looks)
+
     def _walk(self, keys: list[Key], features: Tensor) -> BalancedWalk:
         """The affinity's walk: one for all words, or by their distributions for these."""
         keys = keys if self._distribution else []
@@ -161,6 +196,8 @@ class _Seen:
             _, slopes = logits_of(self.embedding, features[new], float(self.clip.logit_scale))
             found = self.last.mean_gradients(slopes[None])[0]
             self._known.update(zip((keys[i] for i in new), wide(found), strict=True))
+            for key in [key for key in self._known if key not in keys][:-MOST_KNOWN]:
+                del self._known[key]
 
     def maps(
         self, keys: Sequence[Key], features: Tensor, n_classes: int, target: str

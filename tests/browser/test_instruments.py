@@ -1,0 +1,215 @@
+"""The instruments in a real JupyterLab and Notebook: text, state, screen and console."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from tests.browser.jupyter import SCREEN, write_notebook
+
+pytestmark = pytest.mark.browser
+
+ATLAS = """
+from functools import partial
+
+from wsss_kit import cam_maps, clip_es_maps, evaluate, predict_masks
+from wsss_kit.evaluation import BackgroundRule
+from wsss_kit.notebook_data import make_clip_es, open_data, train_cam
+from wsss_kit.widgets import CAMExplorer, ErrorAtlas, PromptLab
+
+data = open_data("paper", n_train=100, n_val=5, n_test=20)
+cam, clip_es = train_cam(data), make_clip_es(data)
+rule = BackgroundRule(threshold=0.3)
+maps = {"CAM": partial(cam_maps, method=cam), "CLIP-ES": partial(clip_es_maps, method=clip_es)}
+masks = {name: predict_masks(of, data.test, rule, shown=False) for name, of in maps.items()}
+reports = {
+    name: evaluate(
+        own,
+        data.test_masks,
+        classes=data.classes,
+        protocol=data.protocol("test", background=str(rule), refinement="none", preset="clean"),
+    )
+    for name, own in masks.items()
+}
+"""
+SHOW_ATLAS = "atlas = ErrorAtlas(data.test, masks, data.test_masks, reports)\natlas"
+SHOW_LAB = "lab = PromptLab(clip_es, data.val, data.val_masks)\nlab"
+SHOW_EXPLORER = """explorer = CAMExplorer(
+    {"CAM": cam, "CLIP-ES": clip_es}, data.test[:4], data.test_masks, data.classes
+)
+explorer"""
+
+
+def drop(panel, name, content):
+    """Let a file fall on the picture, as from a desktop."""
+    swipe = panel.locator(".wsss-swipe")
+    transfer = swipe.page.evaluate_handle(
+        """([name, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], name));
+            return transfer;
+        }""",
+        [name, list(content)],
+    )
+    swipe.dispatch_event("dragover", {"dataTransfer": transfer})
+    swipe.dispatch_event("drop", {"dataTransfer": transfer})
+
+
+def a_picture(colour):
+    content = io.BytesIO()
+    Image.new("RGB", (200, 100), colour).save(content, "PNG")
+    return content.getvalue()
+
+
+def slide(panel, description, key, times):
+    """Move a slider by its keys."""
+    slider = panel.locator(f".widget-slider:has(label:text-is('{description}')) .noUi-handle")
+    slider.focus()
+    for _ in range(times):
+        slider.press(key)
+
+
+def fits(box):
+    """Whether a panel is on the screen from edge to edge."""
+    inside = box["x"] >= 0 and box["y"] >= 0
+    right, bottom = box["x"] + box["width"], box["y"] + box["height"]
+    return inside and right <= SCREEN["width"] and bottom <= SCREEN["height"]
+
+
+def use_explorer(page, panel, name="explorer"):
+    """Stage by click, threshold by keys, swipe by keys, a picture by drop and by button."""
+    kernel = page.kernel
+    panel.get_by_role("button", name="mask", exact=True).click()
+    panel.get_by_text("mask by constant").wait_for()
+    before = kernel.value(f"{name}.threshold")
+    slide(panel, "threshold", "ArrowLeft", 5)
+    panel.get_by_text(f"mask by constant {before - 0.1:g},").wait_for()
+    assert kernel.value(f"{name}.threshold") == pytest.approx(before - 0.1)
+    handle = panel.get_by_role("slider", name="swipe: picture")
+    start = int(handle.get_attribute("aria-valuenow"))
+    handle.press("ArrowRight")
+    assert int(handle.get_attribute("aria-valuenow")) == start + 5
+    panel.get_by_role("button", name="error", exact=True).click()
+    panel.get_by_text("of the pixels are wrong").wait_for()
+    assert panel.get_by_text("spilled", exact=True).count() == 1  # the legend
+    assert kernel.value(f"{name}.view.position") == pytest.approx((start + 5) / 100)
+    assert "error" in panel.locator(".wsss-swipe .after").get_attribute("alt")
+    assert fits(page.photograph(panel, f"{page.title}-explorer"))
+    drop(panel, "mine.png", a_picture("purple"))
+    panel.get_by_text("its true mask is unknown").wait_for()
+    assert kernel.value(f"{name}.picture") == "own: mine.png"
+    drop(panel, "notes.txt", b"these are no pixels")
+    panel.get_by_text("notes.txt does not decode as a picture").wait_for()
+    file = {"name": "other.png", "mimeType": "image/png", "buffer": a_picture("teal")}
+    with page.page.expect_file_chooser() as chooser:
+        panel.get_by_role("button", name="Open your own picture").click()
+    chooser.value.set_files(file)
+    panel.locator(".wsss-swipe img[alt*='other.png']").wait_for()
+    assert kernel.value(f"{name}.picture") == "own: other.png"
+    assert not kernel.value(f"{name}.problem")
+
+
+def use_lab(page, panel, name="lab"):
+    """Words typed, a bar pressed, numbers of all pictures, back again."""
+    kernel = page.kernel
+    box = panel.locator("textarea")
+    box.click()
+    box.press("End")
+    box.press_sequentially(", zebra", delay=15)
+    panel.get_by_text("This CLIP never read: zebra.").wait_for()
+    assert kernel.value(f"{name}.prompts.backgrounds")[-1] == "zebra"
+    assert box.input_value().endswith(", zebra")
+    word = kernel.value(f"{name}.prompts.backgrounds")[0]
+    row = panel.locator(f".wsss-bars button[data-name='{word}']")
+    row.click()
+    panel.locator(f".wsss-bars button.off[data-name='{word}']").wait_for()
+    assert kernel.value(f"{name}.off") == (word,)
+    row.press("Enter")  # the keyboard does as well
+    panel.locator(f".wsss-bars button:not(.off)[data-name='{word}']").wait_for()
+    assert kernel.value(f"{name}.off") == ()
+    panel.get_by_role("button", name="competition").click()
+    panel.locator(".wsss-swipe img.after[alt*='competition']").wait_for()
+    panel.get_by_role("button", name="IoU", exact=True).click()
+    panel.get_by_text("since the start), sharpness").wait_for(timeout=120_000)
+    assert kernel.value(f"{name}.bars.title") == "IoU, percent (change since the start)"
+    assert fits(page.photograph(panel, f"{page.title}-lab"))
+    panel.get_by_role("button", name="leave one out").click()
+    panel.get_by_text("what each word is worth in mIoU, points").wait_for(timeout=120_000)
+    template = panel.locator(".widget-text:has(label:text-is('template')) input")
+    template.fill("no place")
+    panel.get_by_text("template has 0 {}", exact=False).or_(
+        panel.locator("[role=alert]:has-text('template')")
+    ).first.wait_for()
+    panel.get_by_role("button", name="Start").click()
+    panel.locator("[role=alert]").wait_for(state="detached")
+    assert kernel.value(f"{name}.prompts == {name}.start")
+    assert "zebra" not in box.input_value() and not kernel.value(f"{name}.problem")
+
+
+def use_atlas(page, panel, name="atlas"):
+    """A class pressed, then a picture, then another method."""
+    kernel = page.kernel
+    classes, pictures = (panel.locator(".wsss-bars").nth(i) for i in range(2))
+    classes.locator("button[data-name='cow']").click()
+    panel.get_by_text("worst pictures, cow").wait_for()
+    assert kernel.value(f"{name}.class_name") == "cow"
+    third = pictures.locator("button").nth(2)
+    chosen = third.get_attribute("data-name")
+    third.click()
+    panel.get_by_text(f"{chosen}, CAM, cow: IoU").wait_for()
+    assert kernel.value(f"{name}.picture") == chosen
+    assert third.get_attribute("aria-pressed") == "true"
+    third.press("ArrowUp")
+    pictures.locator("button:focus").press("Enter")
+    panel.get_by_text(f"{chosen}, CAM, cow: IoU").wait_for(state="detached")
+    assert kernel.value(f"{name}.picture") == pictures.locator("button").nth(1).get_attribute(
+        "data-name"
+    )
+    panel.get_by_role("button", name="CLIP-ES").click()
+    panel.get_by_text(", CLIP-ES, cow: IoU").wait_for()
+    assert fits(page.photograph(panel, f"{page.title}-atlas"))
+    assert not kernel.value(f"{name}.problem")
+
+
+PLAIN = "import ipywidgets\nipywidgets.FloatSlider()"
+
+
+def complaints(page, opened, served):
+    """What the console said that it does not say of any notebook with a slider in it."""
+    if not page.console:
+        return []
+    plain = opened(served, write_notebook(served.folder / "plain.ipynb", PLAIN).name)
+    plain.run_all()
+    plain.page.locator(".widget-slider").wait_for()
+    return [said for said in page.console if said not in plain.console]
+
+
+@pytest.mark.parametrize("application", ["lab", "notebook"])
+def test_all_three_in_one_notebook(application, opened, request):
+    served = request.getfixturevalue(application)
+    write_notebook(served.folder / "three.ipynb", ATLAS, SHOW_EXPLORER, SHOW_LAB, SHOW_ATLAS)
+    page = opened(served, "three.ipynb")
+    page.title = application
+    page.run_all()
+    use_atlas(page, page.panel("atlas"))
+    use_lab(page, page.panel("lab"))
+    use_explorer(page, page.panel("explorer"))
+    assert not complaints(page, opened, served)
+
+
+def test_notebook_00_opens_with_the_explorer(lab, opened):
+    page = opened(lab, "00_start_here.ipynb")
+    page.title = "00"
+    page.run_all()
+    use_explorer(page, page.panel("explorer"))
+    assert not complaints(page, opened, lab)
+
+
+def test_notebook_05_opens_with_the_prompt_lab(lab, opened):
+    page = opened(lab, "05_clip_es_softmax_grad_cam.ipynb")
+    page.title = "05"
+    page.run_all()
+    use_lab(page, page.panel("lab"))
+    assert not complaints(page, opened, lab)

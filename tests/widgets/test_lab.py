@@ -1,0 +1,335 @@
+"""PromptLab: an edit gives what a new method with these words gives, and numbers are evaluate's."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+import traitlets
+
+from tests.widgets.conftest import same
+from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.plot import alt_text, overlay
+from wsss_kit.plot.panels import picture_array
+from wsss_kit.plot.regions import enlarged
+from wsss_kit.plot.stills import painted_claims
+from wsss_kit.prompts import Prompts
+from wsss_kit.prompts.ranking import leave_one_out
+from wsss_kit.recipes import clip_es_maps
+from wsss_kit.widgets import PromptLab
+
+SIZE = (300, 300)
+RULE = BackgroundRule(threshold=0.4)
+
+
+@pytest.fixture
+def lab(clip_es, world):
+    return PromptLab(clip_es, world, world.masks, rule=RULE)
+
+
+def maps_with(lab, prompts, sample):
+    """(C, H, W) everything from the beginning with these words."""
+    method = CLIPES(lab.method.clip, prompts=prompts).fit()
+    return clip_es_maps(sample.image[None], sample.labels[None], method=method)[0]
+
+
+def is_up_to_date(lab, world):
+    """Whether the screen shows the map that the prompts make of the picture."""
+    sample = next(s for s in world if s.name == lab.picture)
+    cam = maps_with(lab, lab.asked, sample)[lab.prompts.classes.index(lab.class_name)]
+    expected = overlay(enlarged(picture_array(sample.image), SIZE), cam, alpha=lab.opacity)
+    return same(lab.screen.after, expected)
+
+
+EDITS = {
+    "backgrounds": "grass, sky, zebra",
+    "template": "a photo of a {} | a plain {}",
+    "synonyms": "kitten, spotted cat",
+    "name": "tiger",
+}
+
+
+@pytest.mark.parametrize("field", EDITS)
+def test_an_edit_shows_what_these_words_make(lab, world, field):
+    before, picture = lab.prompts, lab.screen.after
+    assert is_up_to_date(lab, world)
+    lab._boxes[field].value = EDITS[field]
+    assert lab.prompts != before and lab.screen.after != picture and not lab.problem
+    assert is_up_to_date(lab, world)
+    lab.undo()
+    assert lab.prompts == before and lab.screen.after == picture
+    assert lab._boxes[field].value != EDITS[field]
+    lab.redo()
+    assert lab.prompts != before and is_up_to_date(lab, world)
+
+
+def test_prompts_may_be_set_as_an_object(lab, world):
+    lab.prompts = Prompts.paper().replace(backgrounds=["grass", "fog"])
+    assert is_up_to_date(lab, world) and lab._boxes["backgrounds"].value == "grass, fog"
+    lab.undo()
+    assert lab.prompts == Prompts.paper()
+    with pytest.raises(traitlets.TraitError, match="the prompts have 20 classes, expected 8"):
+        lab.prompts = Prompts.voc()
+
+
+def test_a_renamed_class_keeps_its_place(lab, world):
+    index = lab._index
+    lab.edit("name", "tiger")
+    assert lab.class_name == "tiger" == lab.prompts.classes[index]
+    assert lab._classes.options[0] == "tiger" and lab.unknown == ("tiger",)
+    lab.picture = world.names[1]
+    lab.picture = world.names[0]
+    assert lab.class_name in lab._present(lab.prompts)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "said"),
+    [
+        ("template", "no place for the word", "template"),
+        ("backgrounds", "sky, grass, Sky", "backgrounds has 'sky' and 'Sky'"),
+        ("backgrounds", " ", "backgrounds is empty"),
+        ("name", "", "classes has ''"),
+        ("name", "boat", "classes"),
+    ],
+)
+def test_words_that_do_not_go_together_are_said_and_change_nothing(lab, world, field, text, said):
+    lab.class_name = next(n for n in lab._present(lab.prompts) if n != "boat")
+    before = lab.prompts, lab.screen.after
+    lab._boxes[field].value = text
+    assert lab.problem.startswith(said) and said in lab._warned.value.replace("&#x27;", "'")
+    assert (lab.prompts, lab.screen.after) == before
+    assert lab._boxes[field].value == text  # nobody's words are changed under their fingers
+    with pytest.raises(ValueError, match=said):
+        lab.edit(field, text)
+    lab.view = "competition"
+    assert not lab.problem
+
+
+def test_words_the_model_never_read_are_named_and_nothing_is_warned_of(lab, recwarn):
+    lab.edit("backgrounds", "grass, zebra stripes, sky")
+    lab.edit("template", "a blurry {}")
+    assert lab.unknown == ("zebra", "stripes", "blurry")
+    assert "This CLIP never read: zebra, stripes, blurry." in lab._said.value
+    assert not recwarn.list
+    lab._back_to_start()
+    assert lab.unknown == () and "never read" not in lab._said.value
+
+
+def test_what_is_typed_is_not_html(lab):
+    lab.edit("backgrounds", "grass, <b>sky</b>")
+    assert "<b>sky" not in lab._said.value
+    lab._boxes["name"].value = "<i>x</i>"
+    assert "<i>" not in lab._said.value and "<i>" not in lab._warned.value
+
+
+def test_probabilities_are_those_of_the_method(lab, world):
+    opened = lab.method.open(world[0].image, world[0].labels)
+    probs = 100 * opened.maps().probs
+    names = [n for n, on in zip(world.classes, world[0].labels, strict=True) if on]
+    assert [row["name"] for row in lab.bars.rows] == [*names, *lab.prompts.backgrounds]
+    assert [row["text"] for row in lab.bars.rows] == [f"{p:.1f}" for p in probs.tolist()]
+    assert lab.bars.chosen == lab.class_name
+
+
+def test_a_pressed_word_is_switched_off_and_on(lab, world):
+    rival = lab.prompts.backgrounds[0]
+    with_all = lab.screen.after
+    lab.bars.click(rival)
+    assert lab.off == (rival,) and rival not in lab.asked.backgrounds and is_up_to_date(lab, world)
+    (row,) = [row for row in lab.bars.rows if row["name"] == rival]
+    assert row["off"] and row["text"] == "-"
+    lab.edit("template", "a {}")  # stays off through other edits
+    assert lab.off == (rival,) and is_up_to_date(lab, world)
+    lab.undo()
+    lab.bars.click(rival)
+    assert lab.off == () and lab.screen.after == with_all
+    with pytest.raises(traitlets.TraitError, match="all 12 background words would be off"):
+        lab.off = lab.prompts.backgrounds
+    with pytest.raises(traitlets.TraitError, match="off has 'sea', expected one of"):
+        lab.off = ("sea",)
+    lab.off = lab.prompts.backgrounds[1:]
+    lab.bars.click(lab.prompts.backgrounds[0])  # the last one that is on
+    assert lab.problem.startswith("all 12 background words would be off")
+    assert lab.off == lab.prompts.backgrounds[1:]
+
+
+def test_a_pressed_class_is_gone_to(lab, world):
+    lab.panel = "IoU"
+    there = next(s for s in world if s.labels[lab._index] == 0)
+    name = world.classes[int(there.labels.nonzero()[0])]
+    lab.bars.click(name)
+    assert lab.class_name == name
+    assert next(s for s in world if s.name == lab.picture).labels[world.classes.index(name)] == 1
+    lab.bars.click("mean")  # no class, so nowhere to go
+    assert lab.class_name == name and not lab.problem
+
+
+def test_the_competition_shows_who_claims_each_cell(lab, world):
+    lab.view = "competition"
+    sample, clip = world[0], lab.method.clip
+    names = lab._present(lab.prompts)
+    words = [*names, *lab.prompts.backgrounds]
+    texts = clip.encode_text(
+        [t for w in words for t in [lab.prompts.templates[0].replace("{}", w)]]
+    )
+    last, _, grid = clip.last_block(sample.image[None], round_positions=True)
+    patches = torch.nn.functional.normalize(last.patches[0], dim=-1)
+    logits = clip.logit_scale * patches @ texts.T
+    claims = lab._open(sample.name).claims(lab.prompts, classes=names)
+    assert torch.allclose(claims.sum(0), torch.ones(grid), atol=1e-5)
+    assert torch.allclose(claims.flatten(1).T, logits.softmax(1), atol=1e-4)
+    painted = painted_claims(picture_array(sample.image), claims.argmax(0), words, 300)
+    assert same(lab.screen.after, painted)
+
+
+def test_left_of_the_handle_are_earlier_words(lab):
+    start = lab.screen.after
+    lab.edit("backgrounds", "grass")
+    second = lab.screen.after
+    lab.edit("backgrounds", "fog")
+    lab.compare = "start words"
+    assert lab.screen.before == start
+    lab.compare = "last words"
+    assert lab.screen.before == second
+
+
+def test_iou_is_that_of_evaluate(lab, world):
+    lab.edit("backgrounds", "grass, sky, water")
+    lab.panel = "IoU"
+
+    def report(prompts):
+        masks = {
+            s.name: RULE.masks(maps_with(lab, prompts, s)[None], s.labels[None])[0] for s in world
+        }
+        protocol = Protocol("PaperWorld", "val")
+        return evaluate(masks, world.masks, classes=world.classes, protocol=protocol)
+
+    now, start = report(lab.prompts), report(lab.start)
+    expected = {
+        name: f"{100 * iou:.1f} ({100 * (iou - was):+.1f})"
+        for name, iou, was in zip(now.classes, now.iou, start.iou, strict=True)
+        if not np.isnan(iou)
+    }
+    found = {row["name"]: row["text"] for row in lab.bars.rows}
+    assert {name: found[name] for name in expected} == expected
+    change = 100 * (now.mean_iou - start.mean_iou)
+    assert f"mIoU {100 * now.mean_iou:.1f} % ({change:+.1f} since the start)" in lab.words
+
+
+def test_a_word_is_worth_what_is_lost_without_it(lab, world):
+    lab.panel = "leave one out"
+    table = leave_one_out(lab.method, world, world.masks, rule=RULE, shown=False)
+    mean = table[table["class"] == "mean"].set_index("word")["iou"]
+    found = {row["name"]: row["text"] for row in lab.bars.rows}
+    assert found == {word: f"{-mean[word]:+.1f}" for word in lab.prompts.backgrounds}
+    lab.off = ("sky",)
+    (row,) = [row for row in lab.bars.rows if row["name"] == "sky"]
+    assert row["text"] == "off" and row["off"]
+
+
+def test_without_masks_there_is_sharpness(clip_es, world):
+    lab = PromptLab(clip_es, world)
+    lab.panel = "IoU"
+    assert lab.bars.title == "sharpness, low is good (change since the start)" and not lab.problem
+    assert "mIoU" not in lab.words and "sharpness 0." in lab.words
+    lab.panel = "leave one out"
+    assert lab.bars.title == "what each word is worth in sharpness" and not lab.problem
+
+
+def test_save_and_load(lab, tmp_path, world):
+    lab.edit("backgrounds", "grass, sky")
+    lab.off = ("sky",)
+    lab._file.value = str(tmp_path / "words.json")
+    lab._save()
+    assert Prompts.from_json(tmp_path / "words.json").backgrounds == ("grass",)
+    lab._back_to_start()
+    lab.load(tmp_path / "words.json")
+    assert lab.prompts.backgrounds == ("grass",) and is_up_to_date(lab, world)
+    lab.undo()
+    assert lab.prompts == lab.start
+    with pytest.raises(FileNotFoundError):
+        lab.load(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe", "mine.json is no text"),
+        (b"{", "the text is not JSON"),
+        (b'{"classes": ["a"], "backgrounds": ["b"], "template": "{}"}', "have 1 classes"),
+    ],
+)
+def test_a_file_that_is_none_is_said(lab, content, said):
+    before = lab.prompts
+    lab._uploaded(traitlets.Bunch(new=({"name": "mine.json", "content": memoryview(content)},)))
+    assert said in lab.problem and lab.prompts == before
+
+
+def test_fast_typing_is_one_piece_of_work(lab, monkeypatch):
+    shown = []
+    draw = PromptLab._show
+    monkeypatch.setattr(PromptLab, "_show", lambda self: (shown.append(1), draw(self)))
+    text = "grass, sky, fog"
+
+    async def typing():
+        for i in range(1, len(text) + 1):
+            lab._boxes["backgrounds"].value = text[:i]
+            await asyncio.sleep(0.002)
+        assert shown == []
+        await asyncio.sleep(0.6)
+
+    asyncio.run(typing())
+    assert len(shown) == 1 and lab.prompts.backgrounds == ("grass", "sky", "fog")
+    assert lab._boxes["backgrounds"].value == text and lab.unknown == ()
+
+
+def test_numbers_come_piece_by_piece_and_an_edit_begins_them_anew(lab):
+    looked = []
+    opened = lab._open
+
+    def counted(name):
+        looked.append(name)
+        return opened(name)
+
+    lab._open = counted
+
+    async def reading():
+        lab.panel = "leave one out"
+        assert lab._slices.busy
+        await asyncio.sleep(0.05)
+        lab.edit("backgrounds", "grass, fog")
+        assert lab._slices.busy
+        while lab._slices.busy:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(reading())
+    assert [row["name"] for row in lab.bars.rows] == ["grass", "fog"]
+    assert not lab.problem
+
+
+def test_an_error_in_long_work_is_said(lab, monkeypatch):
+    monkeypatch.setattr(lab, "_added", lambda tally, what: iter([1 / 0]))
+    lab.panel = "leave one out"  # at once
+    assert lab.problem == "ZeroDivisionError: division by zero"
+    lab.panel = "words"
+    assert not lab.problem
+
+    async def reading():
+        lab.panel = "IoU"  # while somebody reads
+        await asyncio.sleep(0.05)
+
+    asyncio.run(reading())
+    assert lab.problem == "ZeroDivisionError: division by zero" and lab.problem in lab._warned.value
+
+
+def test_its_still_and_its_start(lab, clip_es, world):
+    said = alt_text(lab.still())
+    assert said.startswith(f"{lab.class_name}, 'a {{}} without background': map, cells by the word")
+    bare = [s._replace(labels=torch.zeros(8)) for s in world]
+    with pytest.raises(ValueError, match="0 of 5 pictures have a label, for 8 classes"):
+        PromptLab(clip_es, bare)
+    with pytest.raises(ValueError, match="there is no field 'words', expected one of name"):
+        lab.edit("words", "a")

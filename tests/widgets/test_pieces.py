@@ -1,0 +1,162 @@
+"""The parts that instruments are made of: bars, swipe, patience, text boxes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import weakref
+
+import pytest
+from ipywidgets import widgets
+
+from wsss_kit.prompts import Prompts
+from wsss_kit.widgets import PromptLab
+from wsss_kit.widgets.bars import Bars, bar, stacked_bar
+from wsss_kit.widgets.edits import FIELDS, History, as_text, edited, templates_of, words_of
+from wsss_kit.widgets.patience import Debounced, Slices
+from wsss_kit.widgets.swipe import Swipe
+
+SMALL = (widgets.Layout, widgets.Style)
+
+
+def test_a_bar_goes_from_zero_to_its_value():
+    ends = {3.0: [0.5, 0.8], -5.0: [0.0, 0.5], 0.0: [0.5, 0.5], 99.0: [0.5, 1.0]}
+    for value, (start, end) in ends.items():
+        (part,) = bar("a", value, -5, 5)["parts"]
+        assert (part["from"], part["to"]) == pytest.approx((start, end))
+    assert bar("a", math.nan, 0, 1)["parts"] == [] and bar("a", math.nan, 0, 1)["text"] == "-"
+    assert bar("a", 0.0, 0, 0)["parts"] == []
+
+
+def test_parts_of_a_bar_follow_each_other():
+    made = stacked_bar("a", {"x": 10, "y": 0, "z": 30}, 100, text="60", said="a: 60")
+    assert [(p["style"], p["from"], p["to"]) for p in made["parts"]] == [
+        ("x", 0.0, 0.1),
+        ("z", 0.1, 0.4),
+    ]
+
+
+def test_a_press_in_the_browser_reaches_who_listens():
+    bars, heard = Bars(10, 10), []
+    bars.on_bar(heard.append)
+    bars.show("t", [bar("a", 1, 0, 1)])
+    bars._handle_custom_msg({"kind": "click", "name": "a"}, [])
+    bars._handle_custom_msg({"kind": "click", "name": "gone"}, [])  # the bars changed meanwhile
+    assert heard == ["a"]
+    with pytest.raises(ValueError, match="there is no bar 'gone', expected one of a"):
+        bars.click("gone")
+
+
+def test_files_are_taken_and_other_messages_are_not():
+    swipe, taken = Swipe(10, 10, takes_pictures=True), []
+    swipe.on_picture(lambda name, content: taken.append((name, content)))
+    swipe._handle_custom_msg({"kind": "picture", "name": "a"}, [memoryview(b"x")])
+    swipe._handle_custom_msg({"kind": "other"}, [memoryview(b"y")])
+    swipe._handle_custom_msg({"kind": "picture"}, [])
+    assert taken == [("a", b"x")]
+
+
+def test_typing_is_answered_once_it_pauses():
+    said = []
+
+    async def typing():
+        answer = Debounced(said.append, 0.03)
+        for i in range(20):
+            answer(i)
+            await asyncio.sleep(0.001)
+        assert said == []
+        await asyncio.sleep(0.06)
+        answer(99)
+        answer.forget()
+        await asyncio.sleep(0.06)
+
+    asyncio.run(typing())
+    assert said == [19]
+    Debounced(said.append)(7)  # without a loop at once
+    assert said == [19, 7]
+
+
+def test_long_work_lets_others_in_and_can_be_dropped():
+    done = []
+
+    def work(name, n):
+        for i in range(n):
+            done.append((name, i))
+            yield
+
+    async def reading():
+        slices = Slices()
+        slices.start(work("a", 1000))
+        await asyncio.sleep(0.02)
+        assert slices.busy and 0 < len(done) < 1000
+        slices.start(work("b", 3))  # drops what is left of a
+        await asyncio.sleep(0.05)
+        assert not slices.busy and done[-3:] == [("b", i) for i in range(3)]
+        slices.start(work("c", 1000))
+        slices.stop()
+        slices.start(work("d", 1000))
+        slices.finish()
+        assert done[-1] == ("d", 999) and not any(name == "c" for name, _ in done)
+
+    asyncio.run(reading())
+
+
+def test_an_error_ends_long_work():
+    def work():
+        yield
+        raise ValueError("broken")
+
+    slices = Slices()
+    with pytest.raises(ValueError, match="broken"):
+        slices.start(work())
+    assert not slices.busy
+
+
+@pytest.mark.parametrize("prompts", [Prompts.paper(), Prompts.voc(), Prompts.voc("clims")])
+def test_what_a_box_holds_says_the_same_again(prompts):
+    for index in range(len(prompts.classes)):
+        for field in FIELDS:
+            assert edited(prompts, field, as_text(prompts, field, index=index), index=index) == (
+                prompts.replace(
+                    synonyms={k: v.replace(", ", ",") for k, v in prompts.synonyms.items()}
+                )
+            )
+
+
+def test_boxes_are_read_as_they_are_typed():
+    assert words_of(" a ,\nb  c,, ") == ["a", "b c"] and words_of(" , ") == []
+    assert templates_of(" a {} |") == "a {}" and templates_of("a {}|b {}") == ["a {}", "b {}"]
+    prompts = Prompts.paper(method="clims")
+    renamed = edited(prompts, "name", "ferry", index=0)
+    assert renamed.classes[0] == "ferry" and renamed.backgrounds_of("ferry") == ("water",)
+    fewer = edited(prompts, "backgrounds", "sky, rails", index=0)
+    assert fewer.class_backgrounds == {"train": ("rails",), "plane": ("sky",)}
+    with pytest.raises(ValueError, match="backgrounds is empty"):
+        edited(prompts, "backgrounds", " ,", index=0)
+
+
+def test_history_ends():
+    history, a = History(), Prompts(["cat"], ["sea"], template="a {}")
+    for what in (history.undo, history.redo):
+        with pytest.raises(ValueError, match="there is nothing to"):
+            what(a)
+    for _ in range(500):
+        history.remember(a)
+    assert len(history._past) == 200
+
+
+def test_a_closed_instrument_leaves_nothing_behind(world, clip_es):
+    def all_of():
+        alive = widgets.widget._instances.values()
+        return {id(each) for each in alive if not isinstance(each, SMALL)}
+
+    before = all_of()
+    lab = PromptLab(clip_es, world)
+    held = weakref.ref(lab._open(world.names[0]))
+    assert len(all_of() - before) > 20
+    lab.close()
+    assert all_of() <= before
+    del lab
+    gc.collect()
+    assert held() is None

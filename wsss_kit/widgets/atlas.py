@@ -1,0 +1,306 @@
+"""ErrorAtlas: what each class loses and by which kind of error, down to the worst pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import traitlets
+from torch import Tensor
+
+from wsss_kit.checks import check_samples
+from wsss_kit.classes import Sample
+from wsss_kit.evaluation import ERROR_KINDS, Report, error_map, error_shares
+from wsss_kit.evaluation.scoring import picture_counts
+from wsss_kit.plot import show_errors
+from wsss_kit.plot.panels import picture_array
+from wsss_kit.plot.regions import (
+    ERROR_STYLES,
+    css_of,
+    enlarged,
+    enlarged_mask,
+    fitted,
+    paint_errors,
+    paint_mask_named,
+    pixels_png,
+)
+from wsss_kit.widgets.bars import Bars, stacked_bar
+from wsss_kit.widgets.instrument import (
+    Instrument,
+    choice,
+    column,
+    dropdown,
+    row,
+    slider,
+)
+from wsss_kit.widgets.patience import Slices
+from wsss_kit.widgets.swipe import Swipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BOX = (320, 320)
+"""Height and width of the picture on the screen."""
+ALL = "all classes"
+COMPARES = ("picture", "ground truth", "prediction")
+N_WORST = 12
+_BARS = (255, 289)  # widths of the two lists
+
+
+class Loss(NamedTuple):
+    """What a picture loses: its IoU and the shares of the four kinds of error."""
+
+    iou: float
+    shares: np.ndarray
+
+
+class ErrorAtlas(Instrument):
+    """Bars of every class's loss; press one for its worst pictures, press a picture to see why.
+
+    Args:
+        samples: pictures.
+        masks: method to its predicted masks, name to (H, W) int64.
+        truth: name to (H, W) int64 ground truth.
+        reports: method to what `evaluate` made of the same masks.
+        classes: C names; needed where the reports score some of them only.
+
+    Attributes:
+        method: whose errors are shown.
+        class_name: ``"all classes"``, ``"background"`` or a class.
+        picture: one of `worst`.
+        compare: what is left of the handle, one of ``COMPARES``.
+        opacity: weight of the errors over the picture.
+        class_bars, picture_bars, screen: two `Bars` and the `Swipe`.
+        words, problem: what is shown and what went wrong, in words.
+
+    Raises:
+        ValueError: if there is no method, a picture has no mask, or masks, reports and classes do
+            not belong together.
+
+    Example:
+        >>> import torch
+        >>> from wsss_kit.evaluation import Protocol, evaluate
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> world = PaperWorld(3)
+        >>> masks = {name: torch.zeros_like(world.masks[name]) for name in world.names}
+        >>> protocol = Protocol("PaperWorld", "val")
+        >>> report = evaluate(masks, world.masks, classes=world.classes, protocol=protocol)
+        >>> atlas = ErrorAtlas(world, {"nothing": masks}, world.masks, {"nothing": report})
+        >>> atlas.class_bars.click(world.classes[0])
+        >>> atlas.class_name, atlas.problem
+        ('boat', '')
+    """
+
+    method = traitlets.Unicode()
+    class_name = traitlets.Unicode(ALL)
+    picture = traitlets.Unicode()
+    compare = traitlets.Unicode("picture")
+    opacity = traitlets.Float(0.7)
+    _KIND = "atlas"
+    _STATE = ("method", "class_name", "picture", "compare", "opacity")
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        masks: Mapping[str, Mapping[str, Tensor]],
+        truth: Mapping[str, Tensor],
+        reports: Mapping[str, Report],
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        check_samples(samples)
+        if not masks or list(masks) != list(reports):
+            raise ValueError(
+                f"there are masks of {', '.join(masks) or 'no method'} and reports of "
+                f"{', '.join(reports) or 'none'}, expected the same methods in the same order"
+            )
+        names = getattr(samples, "names", None)
+        names = [s.name for s in samples] if names is None else list(names)
+        self._places = {name: i for i, name in enumerate(names) if name in truth}
+        self._samples, self._masks, self._truth = samples, dict(masks), truth
+        self._reports, self._names = dict(reports), _class_names(reports, classes)
+        if not self._places:
+            raise ValueError(f"none of {len(names)} pictures has ground truth")
+        for method, own in masks.items():
+            missing = [name for name in self._places if name not in own]
+            if missing:
+                raise ValueError(f"{method!r} has no mask for {missing[0]!r}; predict it too")
+        self._counts: dict[str, dict[str, np.ndarray]] = {}
+        self._slices = Slices()
+        first = next(iter(self._places))
+        super().__init__(method=next(iter(masks)), picture=first)
+        styles = {kind: css_of(style) for kind, style in ERROR_STYLES.items()}
+        self.class_bars, self.picture_bars = (Bars(w, BOX[0], styles=styles) for w in _BARS)
+        self.class_bars.on_bar(lambda name: setattr(self, "class_name", name))
+        self.picture_bars.on_bar(lambda name: setattr(self, "picture", name))
+        self.screen = Swipe(BOX[1], BOX[0])
+        self._compares = dropdown("left of it", COMPARES, layout={"width": "250px"})
+        controls = row(
+            [
+                self._bind(choice("method", list(masks)), "method"),
+                self._bind(self._compares, "compare"),
+                self._bind(
+                    slider("opacity", 0.7, 0, 1, 0.05, layout={"width": "250px"}), "opacity"
+                ),
+            ]
+        )
+        panels = [column([bars], bars.width) for bars in (self.class_bars, self.picture_bars)]
+        self._begin([controls, row([*panels, self.screen])])
+
+    @traitlets.validate("method", "class_name", "picture", "compare")
+    def _one_of(self, proposal: Any) -> str:
+        trait, value = proposal["trait"].name, proposal["value"]
+        may = {"method": list(self._masks), "compare": COMPARES, "picture": list(self._places)}
+        may["class_name"] = [ALL, *self._reports[self.method].classes]
+        return self._check_among(trait, value, may[trait])
+
+    @traitlets.validate("opacity")
+    def _share(self, proposal: Any) -> float:
+        return min(1.0, max(0.0, proposal["value"]))
+
+    def _settle(self, change: Any) -> None:
+        scored = self._reports[self.method].classes
+        if self.class_name not in (ALL, *scored):
+            self.class_name = ALL
+        if change is None or change.name in ("method", "class_name"):
+            self._keeps = change is not None and change.name == "method"
+            self._show_classes()
+            self._slices.start(self._watched(self._find_worst()))
+
+    def _show_classes(self) -> None:
+        """Stacked bars of the report, all classes first."""
+        report = self._reports[self.method]
+        mean = np.nanmean(report.error_shares, 0)
+        rows = [_loss_bar(ALL, Loss(report.mean_iou, mean), "mIoU")]
+        for name, iou, shares in zip(report.classes, report.iou, report.error_shares, strict=True):
+            rows.append(_loss_bar(name, Loss(float(iou), shares), "IoU"))
+        title = "lost of 100 % IoU, and IoU"
+        self.class_bars.show(title, rows, legend=ERROR_KINDS)
+        self.class_bars.chosen = self.class_name
+
+    def _find_worst(self) -> Iterator[None]:
+        """Count the pictures of the method one by one, then list and show the worst."""
+        counts = self._counts.setdefault(self.method, {})
+        boundary = self._reports[self.method].settings.get("boundary")
+        own, n = self._masks[self.method], len(self._places)
+        for i, name in enumerate(self._places, 1):
+            if name not in counts:
+                (counts[name],) = picture_counts(
+                    [own[name]], self._truth[name], 1 + len(self._names), boundary=boundary
+                )
+                self.picture_bars.title = f"{i} of {n} pictures counted"
+                yield
+        self._show_worst()
+
+    def worst(self) -> dict[str, Loss]:
+        """Up to twelve pictures with the chosen class, the lowest IoU first."""
+        losses = {}
+        for name, counts in self._counts.get(self.method, {}).items():
+            loss = self._loss_of(name, counts)
+            if loss is not None:
+                losses[name] = loss
+        order = sorted(losses, key=lambda name: (losses[name].iou, name))
+        return {name: losses[name] for name in order[:N_WORST]}
+
+    def _loss_of(self, name: str, counts: np.ndarray) -> Loss | None:
+        """What the chosen class loses in a picture, None where it is in neither mask."""
+        outside, inside = counts
+        shares = error_shares(inside=inside, outside=outside)  # (K, 4)
+        if self.class_name != ALL:
+            k = ["background", *self._names].index(self.class_name)
+            return None if np.isnan(shares[k, 0]) else Loss(1 - float(shares[k].sum()), shares[k])
+        present = counts.sum((0, 2)) > 0  # in the target, as the report's image_iou
+        if not present.any():
+            return None
+        mean = shares[present].mean(0)
+        return Loss(1 - float(mean.sum()), mean)
+
+    def _show_worst(self) -> None:
+        losses = self.worst()
+        title = f"worst pictures, {self.class_name}: {min(len(losses), N_WORST)}"
+        rows = [_loss_bar(name, loss, "IoU") for name, loss in losses.items()]
+        self.picture_bars.show(title, rows)
+        if losses and not (self._keeps and self.picture in losses):  # to compare methods on it
+            busy, self._busy = self._busy, True
+            self.picture = next(iter(losses))
+            self._busy = busy
+        self._show()
+        self._say()
+
+    def finish(self) -> ErrorAtlas:
+        """Count the rest of the pictures now, instead of piece by piece.
+
+        Returns:
+            Itself.
+        """
+        self._slices.finish()
+        return self
+
+    def _show(self) -> None:
+        image = picture_array(self._samples[self._places[self.picture]].image)
+        large = enlarged(image, fitted(image.shape[:2], BOX))
+        found, truth = self._masks[self.method][self.picture], self._truth[self.picture]
+        boundary = self._reports[self.method].settings.get("boundary")
+        errors = error_map(found, truth, boundary=boundary)
+        sides = {"picture": large}
+        for name, mask in (("ground truth", truth), ("prediction", found)):
+            if name == self.compare:
+                sides[name] = paint_mask_named(large, mask, self._names, self.opacity)
+        with self.screen.hold_sync():
+            self.screen.before = pixels_png(sides[self.compare])
+            self.screen.before_name = f"{self.compare}, {self.picture}"
+            self.screen.after = pixels_png(
+                paint_errors(large, enlarged_mask(errors, large.shape[:2]), self.opacity)
+            )
+            self.screen.after_name = f"errors of {self.method}, {self.picture}"
+        self.class_bars.chosen, self.picture_bars.chosen = self.class_name, self.picture
+        self.words = self._in_words()
+
+    def _in_words(self) -> str:
+        counts = self._counts.get(self.method, {}).get(self.picture)
+        loss = None if counts is None else self._loss_of(self.picture, counts)
+        if loss is None:
+            return f"{self.picture}, {self.method}: {self.class_name} is not in it."
+        said = f"{self.picture}, {self.method}, {self.class_name}: IoU {100 * loss.iou:.0f} %"
+        return f"{said}, {_kinds_in_words(loss.shares)}."
+
+    def words_html(self) -> str:
+        """The words, and the protocol that the class bars were measured by."""
+        report = self._reports[self.method]
+        small = f"<small>{escape(f'{report.headline}; {report.protocol}')}</small>"
+        return f"{escape(self.words)}<br>{small}"
+
+    def still(self) -> Figure:
+        """The class bars and the worst pictures with their errors, as a figure."""
+        worst = list(self.finish().worst())[:6] or [self.picture]
+        samples = [self._samples[self._places[name]] for name in worst]
+        report = self._reports[self.method]
+        return show_errors(samples, self._masks[self.method], self._truth, report)
+
+
+def _loss_bar(name: str, loss: Loss, what: str) -> dict[str, Any]:
+    shares = 100 * np.nan_to_num(loss.shares)
+    iou = "-" if np.isnan(loss.iou) else f"{100 * loss.iou:.0f}"
+    said = f"{name}: {what} {iou} %, {_kinds_in_words(loss.shares)}"
+    values = dict(zip(ERROR_KINDS, shares.tolist(), strict=True))
+    return stacked_bar(name, values, 100, text=iou, said=said)
+
+
+def _kinds_in_words(shares: np.ndarray) -> str:
+    parts = zip(ERROR_KINDS, 100 * np.nan_to_num(shares), strict=True)
+    return "lost to " + ", ".join(f"{kind} {share:.0f}" for kind, share in parts)
+
+
+def _class_names(reports: Mapping[str, Report], classes: Sequence[str] | None) -> tuple[str, ...]:
+    """The C class names, by which mask values are known."""
+    report = next(iter(reports.values()))
+    names = report.classes[1:] if classes is None else tuple(classes)
+    for method, each in reports.items():
+        if len(each.matrix) != 1 + len(names) or not set(each.classes) <= {"background", *names}:
+            raise ValueError(
+                f"{len(names)} class names, but the report of {method!r} counts "
+                f"{len(each.matrix) - 1} classes and scores {', '.join(each.classes)}; give "
+                "classes, the names of all mask values from 1"
+            )
+    return names

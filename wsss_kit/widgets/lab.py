@@ -1,0 +1,563 @@
+"""PromptLab: change what CLIP-ES is asked, and see what each word does."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+import numpy as np
+import traitlets
+from torch import Tensor
+
+from wsss_kit.checks import check_samples
+from wsss_kit.classes import Sample
+from wsss_kit.evaluation import BackgroundRule
+from wsss_kit.methods.clip_es import CLIPES, OpenedPicture
+from wsss_kit.plot import overlay, show_words
+from wsss_kit.plot.panels import picture_array
+from wsss_kit.plot.regions import Style, css_of, enlarged, fitted, pixels_png
+from wsss_kit.plot.stills import painted_claims
+from wsss_kit.prompts import Prompts
+from wsss_kit.prompts.checks import checked_words
+from wsss_kit.prompts.ranking import WordTally
+from wsss_kit.widgets.bars import Bars, bar
+from wsss_kit.widgets.edits import FIELDS, History, as_text, edited, unknown_in
+from wsss_kit.widgets.instrument import (
+    WIDTH,
+    Instrument,
+    choice,
+    column,
+    dropdown,
+    offer,
+    row,
+    slider,
+    text_box,
+)
+from wsss_kit.widgets.patience import Debounced, Slices
+from wsss_kit.widgets.swipe import Swipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+BOX = (300, 300)
+"""Height and width of the picture on the screen."""
+VIEWS = ("map", "competition")
+PANELS = ("words", "IoU", "leave one out")
+COMPARES = ("picture", "start words", "last words")
+_STYLES = {"class": Style("#E69F00", "//"), "word": Style("#999999"), "needed": Style("#0072B2")}
+_STYLES["in the way"] = Style("#D55E00", "xx")
+
+
+class PromptLab(Instrument):
+    """Class names, synonyms, background words and template in text boxes, their maps beside them.
+
+    A picture is opened once, see `CLIPES.open`; from then on an edit costs milliseconds. Numbers
+    over all pictures are made when their panel is shown, piece by piece, and an edit on the way
+    begins them anew. These pictures choose words: report on others.
+
+    Args:
+        method: a `CLIPES`; its prompts are what the lab begins with.
+        samples: a few pictures with image-level labels, all of which stay open; those without any
+            label are left out.
+        masks: name to (H, W) ground truth; without masks there is sharpness and no IoU.
+        rule: the background rule that makes masks of maps, chosen on other pictures.
+
+    Attributes:
+        prompts: what is asked, without regard to ``off``; set it, or `edit` a part of it.
+        off: background words that are switched off.
+        picture, class_name: whose map is shown.
+        view: ``"map"``, or ``"competition"``: which word claims each cell.
+        panel: ``"words"`` (what CLIP believes of the picture), ``"IoU"`` (of each class) or
+            ``"leave one out"`` (what each word is worth).
+        compare: what is left of the handle, one of ``COMPARES``.
+        unknown: words among those asked that this model never read.
+        screen, bars: the `Swipe` and the `Bars`.
+        words, problem: what is shown and what went wrong, in words.
+
+    Raises:
+        ValueError: if no picture has a label, or labels and classes do not fit.
+
+    Example:
+        >>> from wsss_kit.clip import load_clip
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> world = PaperWorld(3)
+        >>> method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper())
+        >>> lab = PromptLab(method, world, world.masks)
+        >>> lab.edit("backgrounds", "grass, sky, zebra")
+        >>> lab.unknown, len(lab.bars.rows)
+        (('zebra',), 4)
+        >>> lab.undo()
+        >>> lab.prompts == method.prompts
+        True
+    """
+
+    prompts = traitlets.Instance(Prompts)
+    off = traitlets.Tuple()
+    picture = traitlets.Unicode()
+    class_name = traitlets.Unicode()
+    view = traitlets.Unicode("map")
+    panel = traitlets.Unicode("words")
+    compare = traitlets.Unicode("picture")
+    opacity = traitlets.Float(0.6)
+    unknown = traitlets.Tuple()
+    _KIND = "lab"
+    _STATE = ("prompts", "off", "picture", "class_name", "view", "panel", "compare", "opacity")
+
+    def __init__(
+        self,
+        method: CLIPES,
+        samples: Sequence[Sample],
+        masks: Mapping[str, Tensor] | None = None,
+        *,
+        rule: BackgroundRule | None = None,
+    ) -> None:
+        check_samples(samples)
+        self._samples = {s.name: s for s in samples if s.labels.any()}
+        n = len(method.prompts.classes)
+        if not self._samples or any(len(s.labels) != n for s in self._samples.values()):
+            raise ValueError(
+                f"{len(self._samples)} of {len(samples)} pictures have a label, for {n} classes of "
+                "the prompts; expected at least one, with a label for every class"
+            )
+        self.method, self.start = method, method.prompts
+        self.rule = BackgroundRule(threshold=0.4) if rule is None else rule
+        self._masks = {} if masks is None else masks
+        self._opened: dict[str, OpenedPicture] = {}
+        self._history, self._slices, self._typing = History(), Slices(), ""
+        self._at_start: pd.DataFrame | None = None
+        first = next(iter(self._samples.values()))
+        self._index = int(first.labels.nonzero()[0])
+        name = method.prompts.classes[self._index]
+        super().__init__(prompts=method.prompts, picture=first.name, class_name=name)
+        self.screen = Swipe(BOX[1], BOX[0])
+        self.bars = Bars(290, BOX[0] - 34, styles={k: css_of(s) for k, s in _STYLES.items()})
+        self.bars.on_bar(self._pressed)
+        panels = self._bind(choice("", PANELS), "panel")
+        right = column([panels, self.bars], 290)
+        left = column(self._controls(), WIDTH - BOX[1] - 290 - 16)
+        boxes = [row([self._boxes[field] for field in FIELDS[:3]]), self._boxes["backgrounds"]]
+        self._begin([row([left, self.screen, right]), *boxes])
+
+    def _controls(self) -> list[widgets.Widget]:
+        self._boxes = {
+            "name": text_box("say", layout={"width": "200px"}),
+            "synonyms": text_box("or as", layout={"width": "320px"}),
+            "template": text_box("template", layout={"width": "340px"}),
+            "backgrounds": widgets.Textarea(
+                description="background",
+                rows=2,
+                layout={"width": "auto"},
+                style={"description_width": "80px"},
+            ),
+        }
+        hints = {
+            "name": "the class's name",
+            "synonyms": "what is said instead of the name; several with commas",
+            "template": "one {} for the word; several templates with | between",
+            "backgrounds": "words for what is no class, with commas between",
+        }
+        self._filled = dict.fromkeys(FIELDS)
+        for field, box in self._boxes.items():
+            box.tooltip = box.placeholder = hints[field]
+            box.observe(self._listening(field), "value")
+        self._pictures, self._classes = dropdown("picture", list(self._samples)), dropdown("class")
+        bound = {
+            "picture": self._pictures,
+            "class_name": self._classes,
+            "view": choice("show", VIEWS),
+            "compare": dropdown("left of it", COMPARES),
+            "opacity": slider("opacity", 0.6, 0, 1, 0.05),
+        }
+        controls = [self._bind(control, trait) for trait, control in bound.items()]
+        self._file = text_box("file", "my_prompts.json")
+        self._load = widgets.FileUpload(
+            accept=".json", description="Load", layout={"width": "84px"}
+        )
+        self._load.observe(self._uploaded, "value")
+        actions = {"Undo": self.undo, "Redo": self.redo, "Start": self._back_to_start}
+        buttons = [self._button(name, action) for name, action in actions.items()]
+        files = [self._button("Save", self._save), self._load]
+        return [*controls, widgets.HBox(buttons), self._file, widgets.HBox(files)]
+
+    def _button(self, name: str, action: Any) -> widgets.Button:
+        return self._on_click(widgets.Button(description=name, layout={"width": "84px"}), action)
+
+    def _listening(self, field: str) -> Any:
+        """Answers a text box once its typist pauses."""
+        wait = Debounced(lambda text: self._typed(field, text))
+
+        def heard(change: Any) -> None:
+            if not self._busy:
+                wait(change.new)
+
+        return heard
+
+    # what may be chosen
+
+    @traitlets.validate("picture", "class_name", "view", "panel", "compare")
+    def _one_of(self, proposal: Any) -> str:
+        trait, value = proposal["trait"].name, proposal["value"]
+        may = {"picture": list(self._samples), "class_name": self._present(self.prompts)}
+        may |= {"view": VIEWS, "panel": PANELS, "compare": COMPARES}
+        return self._check_among(trait, value, may[trait])
+
+    @traitlets.validate("prompts")
+    def _as_many_classes(self, proposal: Any) -> Prompts:
+        prompts, n = proposal["value"], len(self.start.classes)
+        if len(prompts.classes) != n:
+            raise traitlets.TraitError(
+                f"the prompts have {len(prompts.classes)} classes, expected {n}: one for each "
+                "label of the pictures; rename classes rather than adding or removing any"
+            )
+        return prompts
+
+    @traitlets.validate("off")
+    def _some_on(self, proposal: Any) -> tuple[str, ...]:
+        off, words = tuple(proposal["value"]), self.prompts.backgrounds
+        try:
+            off = checked_words(off, "off", among=words) if off else ()
+        except ValueError as error:
+            raise traitlets.TraitError(str(error)) from error
+        if len(off) == len(words):
+            raise traitlets.TraitError(
+                f"all {len(words)} background words would be off, expected one at least: a class "
+                "alone has nothing to compete with, and its map would be empty"
+            )
+        return off
+
+    @traitlets.validate("opacity")
+    def _share(self, proposal: Any) -> float:
+        return min(1.0, max(0.0, proposal["value"]))
+
+    @property
+    def asked(self) -> Prompts:
+        """The prompts without the words that are off."""
+        return self._without(self.prompts)
+
+    def _without(self, prompts: Prompts) -> Prompts:
+        on = [word for word in prompts.backgrounds if word not in self.off]
+        return prompts if len(on) == len(prompts.backgrounds) else _only(prompts, on)
+
+    def _present(self, prompts: Prompts) -> list[str]:
+        """The names that these prompts give to the classes of the picture."""
+        labels = self._samples[self.picture].labels.tolist()
+        return [name for name, on in zip(prompts.classes, labels, strict=True) if on]
+
+    # edits
+
+    def edit(self, field: str, text: str) -> None:
+        """Change a part of the prompts, as its text box does.
+
+        Args:
+            field: ``"name"`` or ``"synonyms"`` of the class shown, ``"template"``,
+                ``"backgrounds"``.
+            text: words with commas between them, templates with bars.
+
+        Raises:
+            ValueError: if there is no such field, or the words do not go together.
+        """
+        if field not in FIELDS:
+            raise ValueError(f"there is no field {field!r}, expected one of {', '.join(FIELDS)}")
+        self._become(edited(self.prompts, field, text, index=self._index))
+
+    def _typed(self, field: str, text: str) -> None:
+        self._typing = field
+        with self._answering():
+            self.edit(field, text)
+        self._typing = ""
+
+    def undo(self) -> None:
+        """Take the last edit back.
+
+        Raises:
+            ValueError: if nothing was edited.
+        """
+        self._become(self._history.undo(self.prompts), remember=False)
+
+    def redo(self) -> None:
+        """Make an undone edit again.
+
+        Raises:
+            ValueError: if nothing was undone since the last edit.
+        """
+        self._become(self._history.redo(self.prompts), remember=False)
+
+    def _back_to_start(self) -> None:
+        with self._answering():
+            self._become(self.start)
+            self.off = ()
+            self._show()
+
+    def save(self, path: str) -> None:
+        """Write what is asked as JSON, without the words that are off; `load` reads it."""
+        self.asked.to_json(path)
+
+    def load(self, path_or_text: Any) -> None:
+        """Take over prompts from a file or a text that `Prompts.to_json` wrote.
+
+        Raises:
+            ValueError: if it is none, or has another number of classes.
+            FileNotFoundError: if there is no such file.
+        """
+        self._become(Prompts.from_json(path_or_text))
+
+    def _save(self) -> None:
+        self.save(self._file.value)
+        self.words = f"Saved as {self._file.value}."
+
+    def _uploaded(self, change: Any) -> None:
+        with self._answering():
+            for file in change.new:
+                self._file.value = file["name"]
+                self.load(_decoded(bytes(file["content"]), file["name"]))
+            self._load.value = ()
+
+    def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
+        """Take over other prompts, from wherever they come."""
+        before = self.prompts
+        with self._answering():
+            self.prompts = prompts
+            if remember and prompts != before:
+                self._history.remember(before)
+            self._settle(None)
+            self._show()
+
+    def _pressed(self, name: str) -> None:
+        """A bar was pressed: switch a word, or go to a class."""
+        with self._answering():
+            if name in self.prompts.backgrounds:
+                rest = tuple(word for word in self.off if word != name)
+                self.off = rest if name in self.off else (*self.off, name)
+            elif name in self.prompts.classes:
+                self._go_to(name)
+            self._settle(None)
+            self._show()
+
+    def _go_to(self, name: str) -> None:
+        """Show a class, on a picture that has it."""
+        c = self.prompts.classes.index(name)
+        if not self._samples[self.picture].labels[c]:
+            with_it = [s.name for s in self._samples.values() if s.labels[c]]
+            if not with_it:
+                raise ValueError(f"none of the {len(self._samples)} pictures has {name!r}")
+            self.picture = with_it[0]
+        self.class_name, self._index = name, c
+
+    def _settle(self, change: Any) -> None:
+        if change is not None and change.name == "prompts" and change.old is not None:
+            self._history.remember(change.old)
+        here = self._present(self.prompts)
+        if change is not None and change.name == "class_name":
+            self._index = self.prompts.classes.index(self.class_name)
+        name = self.prompts.classes[self._index]
+        self.class_name = name if name in here else here[0]
+        self._index = self.prompts.classes.index(self.class_name)
+        words = self.prompts.backgrounds
+        off = tuple(word for word in self.off if word in words)
+        self.off = off if len(off) < len(words) else ()
+        offer(self._classes, here)
+
+    def _follow(self) -> None:
+        super()._follow()
+        for field, box in self._boxes.items():
+            text = as_text(self.prompts, field, index=self._index)
+            if text != self._filled[field]:
+                self._filled[field] = text
+                if field != self._typing:  # nobody's words are changed under their fingers
+                    box.value = text
+
+    # what is shown
+
+    def _open(self, name: str) -> OpenedPicture:
+        """A picture, opened once and ready for any words."""
+        if name not in self._opened:
+            sample = self._samples[name]
+            self._opened[name] = self.method.open(sample.image, sample.labels).prepare()
+        return self._opened[name]
+
+    def _show(self) -> None:
+        self._slices.stop()
+        asked = self.asked
+        used = [self.prompts.classes.index(name) for name in self._present(self.prompts)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # unknown words are said on the panel
+            after, probs = self._painted(asked)
+            before, before_name = self._compared()
+        with self.screen.hold_sync():
+            self.screen.before, self.screen.before_name = pixels_png(before), before_name
+            self.screen.after = pixels_png(after)
+            self.screen.after_name = f"{self.view}, {self.class_name}, these words"
+        self.unknown = tuple(unknown_in(asked, self.method.clip.unknown_words, used))
+        self.words = self._in_words(asked, probs)
+        self.bars.chosen = self.class_name
+        if self.panel == "words":
+            self._show_probabilities(asked, probs)
+        else:
+            self._slices.start(self._watched(self._score(asked, self.panel)))
+
+    def finish(self) -> PromptLab:
+        """Make the numbers of the panel now, instead of piece by piece.
+
+        Returns:
+            Itself.
+        """
+        self._slices.finish()
+        return self
+
+    def _painted(self, prompts: Prompts) -> tuple[np.ndarray, Tensor]:
+        """The view of the picture with some prompts, (h, w, 3), and the probabilities (T,)."""
+        sample, opened = self._samples[self.picture], self._open(self.picture)
+        names = self._present(prompts)
+        image = picture_array(sample.image)
+        found = opened.maps(prompts, classes=names)
+        if self.view == "competition":
+            claims = opened.claims(prompts, classes=names).argmax(0).cpu()
+            words = [*names, *prompts.backgrounds]
+            return painted_claims(image, claims, words, max(BOX), self.opacity), found.probs.cpu()
+        c = names.index(prompts.classes[self._index])
+        cam = found.full_size(image.shape[:2])[c].cpu()
+        large = enlarged(image, fitted(image.shape[:2], BOX))
+        return overlay(large, cam, alpha=self.opacity), found.probs.cpu()
+
+    def _compared(self) -> tuple[np.ndarray, str]:
+        """The picture left of the handle, and what it is."""
+        earlier = {"start words": self.start, "last words": self._history.last or self.start}
+        if self.compare in earlier:
+            return self._painted(earlier[self.compare])[0], f"{self.view}, {self.compare}"
+        image = picture_array(self._samples[self.picture].image)
+        return enlarged(image, fitted(image.shape[:2], BOX)), f"picture {self.picture}"
+
+    def _show_probabilities(self, asked: Prompts, probs: Tensor) -> None:
+        names, percents = self._present(asked), (100 * probs).tolist()
+        rows = [
+            bar(name, p, 0, 100, style="class", said=f"{name}: probability {p:.1f} %")
+            for name, p in zip(names, percents, strict=False)
+        ]
+        believed = dict(zip(asked.backgrounds, percents[len(names) :], strict=True))
+        for word in self.prompts.backgrounds:
+            p, is_off = believed.get(word, math.nan), word not in believed
+            said = f"{word}: {'off' if is_off else f'probability {p:.1f} %'}, press to switch"
+            rows.append(bar(word, p, 0, 100, style="word", said=said, off=is_off))
+        self.bars.show("what CLIP takes the picture for, percent", rows)
+
+    def _in_words(self, asked: Prompts, probs: Tensor) -> str:
+        names = self._present(asked)
+        p = 100 * float(probs[names.index(self.class_name)])
+        rival = int(probs[len(names) :].argmax())
+        believed = 100 * float(probs[len(names) + rival])
+        return (
+            f"{self.picture}: {self.class_name} {p:.1f} %, its strongest rival "
+            f"{asked.backgrounds[rival]} {believed:.1f} %."
+        )
+
+    def words_html(self) -> str:
+        """The words, and which of the prompts' words the model never read."""
+        said = escape(self.words)
+        if self.unknown:
+            unknown = escape(", ".join(self.unknown))
+            said += (
+                f" <b>This CLIP never read: {unknown}.</b> Words it does not know all mean the "
+                "same to it, so a picture says nothing about them."
+            )
+        return said
+
+    # numbers over all pictures
+
+    def _score(self, asked: Prompts, panel: str) -> Iterator[None]:
+        """Numbers of a panel, picture by picture; shown at the end."""
+        words = asked.backgrounds if panel == "leave one out" else ()
+        if self._at_start is None and panel == "IoU":
+            tally = WordTally(self.start, rule=self.rule)
+            yield from self._added(tally, "start words")
+            self._at_start = tally.per_class()
+        tally = WordTally(asked, words, rule=self.rule)
+        yield from self._added(tally, panel)
+        if panel == "IoU":
+            self._show_scores(tally.per_class())
+        else:
+            self._show_worth(tally)
+        self._say()
+
+    def _added(self, tally: WordTally, what: str) -> Iterator[None]:
+        n = len(self._samples)
+        for i, (name, sample) in enumerate(self._samples.items(), 1):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                tally.add(sample, self._open(name), self._masks.get(name))
+            self.bars.title = f"{what}: {i} of {n} pictures"
+            yield
+
+    def _show_scores(self, table: pd.DataFrame) -> None:
+        start, column = self._at_start, "iou" if "iou" in table else "sharpness"
+        names = dict(zip(self.start.classes, self.prompts.classes, strict=True))
+        was = start.rename(index=names)[column]
+        digits, high = (1, 100.0) if column == "iou" else (4, float(table[column].max()) or 1.0)
+        rows = []
+        for name, value in table[column].items():
+            change = value - was[name]
+            text = "-" if math.isnan(value) else f"{value:.{digits}f} ({change:+.{digits}f})"
+            said = f"{name}: {column} {text.replace('(', 'changed by ').replace(')', '')}"
+            rows.append(bar(name, value, 0, high, style="class", text=text, said=said))
+        unit = "IoU, percent" if column == "iou" else "sharpness, low is good"
+        self.bars.show(f"{unit} (change since the start)", rows)
+        sharp, before = table["sharpness"]["mean"], start["sharpness"]["mean"]
+        said = f"{len(self._samples)} pictures, {self.rule}: "
+        if column == "iou":
+            change = table["iou"]["mean"] - was["mean"]
+            said += f"mIoU {table['iou']['mean']:.1f} % ({change:+.1f} since the start), "
+        said += f"sharpness {sharp:.4f} ({sharp - before:+.4f}; low is good)."
+        self.words = f"{self.words} {said}"
+
+    def _show_worth(self, tally: WordTally) -> None:
+        changes = tally.changes()
+        scored = "iou" in changes
+        mean = changes[changes["class"] == "mean"].set_index("word")
+        # what is lost without the word: IoU falls, sharpness grows
+        worth = -mean["iou"] if scored else mean["sharpness"]
+        limit = max(float(worth.abs().max()), 1e-9)
+        digits = 1 if scored else 4
+        rows = []
+        for word in self.prompts.backgrounds:
+            is_off = word not in worth.index
+            value = math.nan if is_off else float(worth[word])
+            text = "off" if is_off else f"{value:+.{digits}f}"
+            style = "needed" if value > 0 else "in the way"
+            said = f"{word}: worth {text}, press to switch"
+            limits = {"text": text, "said": said, "style": style, "off": is_off}
+            rows.append(bar(word, value, -limit, limit, **limits))
+        unit = "mIoU, points" if scored else "sharpness"
+        self.bars.show(
+            f"what each word is worth in {unit}", rows, zero=0.5, legend=list(_STYLES)[2:]
+        )
+
+    def still(self) -> Figure:
+        """The map, who claims which cell and what CLIP believes, as a figure."""
+        sample, opened, asked = self._samples[self.picture], self._open(self.picture), self.asked
+        names = self._present(asked)
+        found = opened.maps(asked, classes=names)
+        cam = found.full_size(sample.image.shape[1:])[names.index(self.class_name)].cpu()
+        claims = opened.claims(asked, classes=names).argmax(0).cpu()
+        named = sample._replace(name=f"{self.class_name}, {asked.templates[0]!r}")
+        return show_words(named, cam, claims, found.probs.cpu(), [*names, *asked.backgrounds])
+
+
+def _only(prompts: Prompts, words: Sequence[str]) -> Prompts:
+    """The prompts with some of their background words."""
+    related = {c: [w for w in own if w in words] for c, own in prompts.class_backgrounds.items()}
+    related = {c: own for c, own in related.items() if own}
+    return prompts.replace(backgrounds=list(words), class_backgrounds=related)
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} is no text ({error.reason} at byte {error.start}), expected JSON as the lab "
+            "saves it"
+        ) from error
