@@ -8,15 +8,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_lines_of_the_first_screen_run():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+def test_its_lines_run_one_after_the_other():
+    first, instruments = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S
+    )
     names: dict = {}
-    exec(code, names)
+    exec(first, names)
     assert len(names["masks"]) == 4 and names["masks"][0].shape == (96, 96)
     assert all(
         set(mask.unique().tolist()) <= {0, *(sample.labels.nonzero()[:, 0] + 1).tolist()}
         for mask, sample in zip(names["masks"], names["pictures"], strict=True)
     )
+    exec(instruments, names)
+    assert names["lab"].prompts.backgrounds == ("grass", "sky", "fog") and not names["lab"].problem
 
 
 def test_every_file_and_folder_it_names_is_there():

@@ -8,13 +8,16 @@ import math
 import weakref
 
 import pytest
+import torch
 from ipywidgets import widgets
 
+from wsss_kit.data import LazySamples
 from wsss_kit.prompts import Prompts
 from wsss_kit.widgets import PromptLab
 from wsss_kit.widgets.bars import Bars, bar, stacked_bar
 from wsss_kit.widgets.edits import FIELDS, History, as_text, edited, templates_of, words_of
 from wsss_kit.widgets.patience import Debounced, Slices
+from wsss_kit.widgets.pictures import Pictures
 from wsss_kit.widgets.swipe import Swipe
 
 SMALL = (widgets.Layout, widgets.Style)
@@ -160,3 +163,23 @@ def test_a_closed_instrument_leaves_nothing_behind(world, clip_es):
     del lab
     gc.collect()
     assert held() is None
+
+
+def test_pictures_are_read_when_they_are_asked_for():
+    read = []
+
+    def image(name):
+        read.append(name)
+        return torch.zeros(3, 2, 2)
+
+    names = [f"p{i}" for i in range(40)]
+    labels = {name: torch.tensor([float(i % 2)]) for i, name in enumerate(names)}
+    samples = LazySamples(names, image=image, labels=labels.__getitem__, classes=("a",))
+    pictures = Pictures(samples)
+    assert list(pictures) == names[1::2] and len(pictures) == 20
+    assert read == ["p0"]  # the first shows what kind of thing samples are
+    read.clear()
+    assert pictures["p3"].name == "p3" == pictures["p3"].name and read == ["p3"]
+    assert "p2" not in pictures and "p5" in pictures
+    assert [s.name for s in pictures.values()] == names[1::2]
+    assert len(pictures._read) == 16

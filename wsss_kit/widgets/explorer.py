@@ -13,7 +13,7 @@ import traitlets
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wsss_kit.checks import check_probability, check_samples
+from wsss_kit.checks import check_probability
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.data import read_image
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, error_map
@@ -40,6 +40,7 @@ from wsss_kit.widgets.instrument import (
     row,
     slider,
 )
+from wsss_kit.widgets.pictures import Pictures
 from wsss_kit.widgets.stages import STAGES, Stages
 from wsss_kit.widgets.swipe import Swipe
 
@@ -117,9 +118,8 @@ class CAMExplorer(Instrument):
         *,
         threshold: float = 0.3,
     ) -> None:
-        check_samples(samples)
+        self._samples = Pictures(samples)
         check_probability("threshold", threshold)
-        self._samples = {s.name: s for s in samples if s.labels.any()}
         if not methods or not self._samples:
             raise ValueError(
                 f"there are {len(methods)} methods and {len(self._samples)} pictures with a class, "
@@ -132,7 +132,7 @@ class CAMExplorer(Instrument):
                 f"{first.name!r} has {len(first.labels)} labels but there are {len(self._names)} "
                 "classes; give the names that the labels stand for"
             )
-        self._longest = max(max(s.image.shape[1:]) for s in self._samples.values())
+        self._longest = max(first.image.shape[1:])
         self._stages, self._own = Stages(methods), {}
         state = {"picture": first.name, "method": next(iter(methods)), "threshold": threshold}
         super().__init__(**state, class_name=self._classes_of(first)[0])
@@ -328,7 +328,8 @@ class CAMExplorer(Instrument):
     def open_picture(self, name: str, content: bytes) -> None:
         """Take in a picture file, as if it were dropped on the panel, and show it.
 
-        It is made as small as the other pictures are, so that the networks see what they know.
+        It is made as small as the first of the other pictures, so that the networks see what they
+        know.
 
         Args:
             name: of the file.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -13,19 +12,19 @@ import numpy as np
 import traitlets
 from torch import Tensor
 
-from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.evaluation import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES, OpenedPicture
 from wsss_kit.plot import overlay, show_words
 from wsss_kit.plot.panels import picture_array
-from wsss_kit.plot.regions import Style, css_of, enlarged, fitted, pixels_png
+from wsss_kit.plot.regions import css_of, enlarged, fitted, pixels_png
 from wsss_kit.plot.stills import painted_claims
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
 from wsss_kit.prompts.ranking import WordTally
-from wsss_kit.widgets.bars import Bars, bar
-from wsss_kit.widgets.edits import FIELDS, History, as_text, edited, unknown_in
+from wsss_kit.widgets import word_bars
+from wsss_kit.widgets.bars import Bars
+from wsss_kit.widgets.edits import FIELDS, History, edited, unknown_in
 from wsss_kit.widgets.instrument import (
     WIDTH,
     Instrument,
@@ -37,8 +36,10 @@ from wsss_kit.widgets.instrument import (
     slider,
     text_box,
 )
-from wsss_kit.widgets.patience import Debounced, Slices
+from wsss_kit.widgets.patience import Slices
+from wsss_kit.widgets.pictures import Pictures
 from wsss_kit.widgets.swipe import Swipe
+from wsss_kit.widgets.word_boxes import WordBoxes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +50,6 @@ BOX = (300, 300)
 VIEWS = ("map", "competition")
 PANELS = ("words", "IoU", "leave one out")
 COMPARES = ("picture", "start words", "last words")
-_STYLES = {"class": Style("#E69F00", "//"), "word": Style("#999999"), "needed": Style("#0072B2")}
-_STYLES["in the way"] = Style("#D55E00", "xx")
 
 
 class PromptLab(Instrument):
@@ -116,10 +115,9 @@ class PromptLab(Instrument):
         *,
         rule: BackgroundRule | None = None,
     ) -> None:
-        check_samples(samples)
-        self._samples = {s.name: s for s in samples if s.labels.any()}
+        self._samples = Pictures(samples)
         n = len(method.prompts.classes)
-        if not self._samples or any(len(s.labels) != n for s in self._samples.values()):
+        if not self._samples or any(len(own) != n for own in self._samples.labels.values()):
             raise ValueError(
                 f"{len(self._samples)} of {len(samples)} pictures have a label, for {n} classes of "
                 "the prompts; expected at least one, with a label for every class"
@@ -128,43 +126,24 @@ class PromptLab(Instrument):
         self.rule = BackgroundRule(threshold=0.4) if rule is None else rule
         self._masks = {} if masks is None else masks
         self._opened: dict[str, OpenedPicture] = {}
-        self._history, self._slices, self._typing = History(), Slices(), ""
+        self._history, self._slices = History(), Slices()
         self._at_start: pd.DataFrame | None = None
         first = next(iter(self._samples.values()))
         self._index = int(first.labels.nonzero()[0])
         name = method.prompts.classes[self._index]
         super().__init__(prompts=method.prompts, picture=first.name, class_name=name)
         self.screen = Swipe(BOX[1], BOX[0])
-        self.bars = Bars(290, BOX[0] - 34, styles={k: css_of(s) for k, s in _STYLES.items()})
+        self.bars = Bars(
+            290, BOX[0] - 34, styles={k: css_of(s) for k, s in word_bars.STYLES.items()}
+        )
         self.bars.on_bar(self._pressed)
         panels = self._bind(choice("", PANELS), "panel")
         right = column([panels, self.bars], 290)
         left = column(self._controls(), WIDTH - BOX[1] - 290 - 16)
-        boxes = [row([self._boxes[field] for field in FIELDS[:3]]), self._boxes["backgrounds"]]
-        self._begin([row([left, self.screen, right]), *boxes])
+        self._begin([row([left, self.screen, right]), *self._words.rows])
 
     def _controls(self) -> list[widgets.Widget]:
-        self._boxes = {
-            "name": text_box("say", layout={"width": "200px"}),
-            "synonyms": text_box("or as", layout={"width": "320px"}),
-            "template": text_box("template", layout={"width": "340px"}),
-            "backgrounds": widgets.Textarea(
-                description="background",
-                rows=2,
-                layout={"width": "auto"},
-                style={"description_width": "80px"},
-            ),
-        }
-        hints = {
-            "name": "the class's name",
-            "synonyms": "what is said instead of the name; several with commas",
-            "template": "one {} for the word; several templates with | between",
-            "backgrounds": "words for what is no class, with commas between",
-        }
-        self._filled = dict.fromkeys(FIELDS)
-        for field, box in self._boxes.items():
-            box.tooltip = box.placeholder = hints[field]
-            box.observe(self._listening(field), "value")
+        self._words = WordBoxes(self._typed)
         self._pictures, self._classes = dropdown("picture", list(self._samples)), dropdown("class")
         bound = {
             "picture": self._pictures,
@@ -187,16 +166,6 @@ class PromptLab(Instrument):
     def _button(self, name: str, action: Any) -> widgets.Button:
         return self._on_click(widgets.Button(description=name, layout={"width": "84px"}), action)
 
-    def _listening(self, field: str) -> Any:
-        """Answers a text box once its typist pauses."""
-        wait = Debounced(lambda text: self._typed(field, text))
-
-        def heard(change: Any) -> None:
-            if not self._busy:
-                wait(change.new)
-
-        return heard
-
     # what may be chosen
 
     @traitlets.validate("picture", "class_name", "view", "panel", "compare")
@@ -208,13 +177,20 @@ class PromptLab(Instrument):
 
     @traitlets.validate("prompts")
     def _as_many_classes(self, proposal: Any) -> Prompts:
-        prompts, n = proposal["value"], len(self.start.classes)
+        try:
+            self._check_number(proposal["value"])
+        except ValueError as error:
+            raise traitlets.TraitError(str(error)) from error
+        return proposal["value"]
+
+    def _check_number(self, prompts: Prompts) -> None:
+        """Refuse prompts that have another number of classes than the pictures have labels."""
+        n = len(self.start.classes)
         if len(prompts.classes) != n:
-            raise traitlets.TraitError(
+            raise ValueError(
                 f"the prompts have {len(prompts.classes)} classes, expected {n}: one for each "
                 "label of the pictures; rename classes rather than adding or removing any"
             )
-        return prompts
 
     @traitlets.validate("off")
     def _some_on(self, proposal: Any) -> tuple[str, ...]:
@@ -245,7 +221,7 @@ class PromptLab(Instrument):
 
     def _present(self, prompts: Prompts) -> list[str]:
         """The names that these prompts give to the classes of the picture."""
-        labels = self._samples[self.picture].labels.tolist()
+        labels = self._samples.labels[self.picture].tolist()
         return [name for name, on in zip(prompts.classes, labels, strict=True) if on]
 
     # edits
@@ -266,10 +242,8 @@ class PromptLab(Instrument):
         self._become(edited(self.prompts, field, text, index=self._index))
 
     def _typed(self, field: str, text: str) -> None:
-        self._typing = field
         with self._answering():
             self.edit(field, text)
-        self._typing = ""
 
     def undo(self) -> None:
         """Take the last edit back.
@@ -319,6 +293,7 @@ class PromptLab(Instrument):
 
     def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
         """Take over other prompts, from wherever they come."""
+        self._check_number(prompts)
         before = self.prompts
         with self._answering():
             self.prompts = prompts
@@ -341,8 +316,8 @@ class PromptLab(Instrument):
     def _go_to(self, name: str) -> None:
         """Show a class, on a picture that has it."""
         c = self.prompts.classes.index(name)
-        if not self._samples[self.picture].labels[c]:
-            with_it = [s.name for s in self._samples.values() if s.labels[c]]
+        if not self._samples.labels[self.picture][c]:
+            with_it = [n for n, labels in self._samples.labels.items() if labels[c]]
             if not with_it:
                 raise ValueError(f"none of the {len(self._samples)} pictures has {name!r}")
             self.picture = with_it[0]
@@ -364,12 +339,7 @@ class PromptLab(Instrument):
 
     def _follow(self) -> None:
         super()._follow()
-        for field, box in self._boxes.items():
-            text = as_text(self.prompts, field, index=self._index)
-            if text != self._filled[field]:
-                self._filled[field] = text
-                if field != self._typing:  # nobody's words are changed under their fingers
-                    box.value = text
+        self._words.fill(self.prompts, self._index)
 
     # what is shown
 
@@ -396,9 +366,13 @@ class PromptLab(Instrument):
         self.words = self._in_words(asked, probs)
         self.bars.chosen = self.class_name
         if self.panel == "words":
-            self._show_probabilities(asked, probs)
+            names, words = self._present(asked), self.prompts.backgrounds
+            self._show_bars(word_bars.probabilities(names, words, asked.backgrounds, probs))
         else:
             self._slices.start(self._watched(self._score(asked, self.panel)))
+
+    def _show_bars(self, shown: word_bars.Shown) -> None:
+        self.bars.show(shown.title, shown.rows, zero=shown.zero, legend=shown.legend)
 
     def finish(self) -> PromptLab:
         """Make the numbers of the panel now, instead of piece by piece.
@@ -432,19 +406,6 @@ class PromptLab(Instrument):
         image = picture_array(self._samples[self.picture].image)
         return enlarged(image, fitted(image.shape[:2], BOX)), f"picture {self.picture}"
 
-    def _show_probabilities(self, asked: Prompts, probs: Tensor) -> None:
-        names, percents = self._present(asked), (100 * probs).tolist()
-        rows = [
-            bar(name, p, 0, 100, style="class", said=f"{name}: probability {p:.1f} %")
-            for name, p in zip(names, percents, strict=False)
-        ]
-        believed = dict(zip(asked.backgrounds, percents[len(names) :], strict=True))
-        for word in self.prompts.backgrounds:
-            p, is_off = believed.get(word, math.nan), word not in believed
-            said = f"{word}: {'off' if is_off else f'probability {p:.1f} %'}, press to switch"
-            rows.append(bar(word, p, 0, 100, style="word", said=said, off=is_off))
-        self.bars.show("what CLIP takes the picture for, percent", rows)
-
     def _in_words(self, asked: Prompts, probs: Tensor) -> str:
         names = self._present(asked)
         p = 100 * float(probs[names.index(self.class_name)])
@@ -477,10 +438,16 @@ class PromptLab(Instrument):
             self._at_start = tally.per_class()
         tally = WordTally(asked, words, rule=self.rule)
         yield from self._added(tally, panel)
-        if panel == "IoU":
-            self._show_scores(tally.per_class())
+        if panel == "leave one out":
+            shown = word_bars.worth(tally.changes(), self.prompts)
         else:
-            self._show_worth(tally)
+            table = tally.per_class()
+            names = dict(zip(self.start.classes, self.prompts.classes, strict=True))
+            start = self._at_start.rename(index=names)
+            shown = word_bars.scores(table, start)
+            said = word_bars.scores_in_words(table, start)
+            self.words = f"{self.words} {len(self._samples)} pictures, {self.rule}: {said}"
+        self._show_bars(shown)
         self._say()
 
     def _added(self, tally: WordTally, what: str) -> Iterator[None]:
@@ -491,49 +458,6 @@ class PromptLab(Instrument):
                 tally.add(sample, self._open(name), self._masks.get(name))
             self.bars.title = f"{what}: {i} of {n} pictures"
             yield
-
-    def _show_scores(self, table: pd.DataFrame) -> None:
-        start, column = self._at_start, "iou" if "iou" in table else "sharpness"
-        names = dict(zip(self.start.classes, self.prompts.classes, strict=True))
-        was = start.rename(index=names)[column]
-        digits, high = (1, 100.0) if column == "iou" else (4, float(table[column].max()) or 1.0)
-        rows = []
-        for name, value in table[column].items():
-            change = value - was[name]
-            text = "-" if math.isnan(value) else f"{value:.{digits}f} ({change:+.{digits}f})"
-            said = f"{name}: {column} {text.replace('(', 'changed by ').replace(')', '')}"
-            rows.append(bar(name, value, 0, high, style="class", text=text, said=said))
-        unit = "IoU, percent" if column == "iou" else "sharpness, low is good"
-        self.bars.show(f"{unit} (change since the start)", rows)
-        sharp, before = table["sharpness"]["mean"], start["sharpness"]["mean"]
-        said = f"{len(self._samples)} pictures, {self.rule}: "
-        if column == "iou":
-            change = table["iou"]["mean"] - was["mean"]
-            said += f"mIoU {table['iou']['mean']:.1f} % ({change:+.1f} since the start), "
-        said += f"sharpness {sharp:.4f} ({sharp - before:+.4f}; low is good)."
-        self.words = f"{self.words} {said}"
-
-    def _show_worth(self, tally: WordTally) -> None:
-        changes = tally.changes()
-        scored = "iou" in changes
-        mean = changes[changes["class"] == "mean"].set_index("word")
-        # what is lost without the word: IoU falls, sharpness grows
-        worth = -mean["iou"] if scored else mean["sharpness"]
-        limit = max(float(worth.abs().max()), 1e-9)
-        digits = 1 if scored else 4
-        rows = []
-        for word in self.prompts.backgrounds:
-            is_off = word not in worth.index
-            value = math.nan if is_off else float(worth[word])
-            text = "off" if is_off else f"{value:+.{digits}f}"
-            style = "needed" if value > 0 else "in the way"
-            said = f"{word}: worth {text}, press to switch"
-            limits = {"text": text, "said": said, "style": style, "off": is_off}
-            rows.append(bar(word, value, -limit, limit, **limits))
-        unit = "mIoU, points" if scored else "sharpness"
-        self.bars.show(
-            f"what each word is worth in {unit}", rows, zero=0.5, legend=list(_STYLES)[2:]
-        )
 
     def still(self) -> Figure:
         """The map, who claims which cell and what CLIP believes, as a figure."""
