@@ -138,7 +138,8 @@ class Notebook:
         self.page.on("pageerror", lambda error: self.console.append(f"page: {error}"))
         self._served, self._name = served, name
         kernels = set(served.kernels())
-        self.page.goto(f"{served.address}/{served.tree}/{name}", wait_until="domcontentloaded")
+        address = f"{served.address}/{served.tree}/{name}?reset"  # without the tabs of other tests
+        self.page.goto(address, wait_until="domcontentloaded")
         self.page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=2 * STEP)
         file = wait_for(lambda: next(iter(set(served.kernels()) - kernels), None))
         self.kernel = Kernel(file)

@@ -199,17 +199,16 @@ def test_all_three_in_one_notebook(application, opened, request):
     assert not complaints(page, opened, served)
 
 
-def test_notebook_00_opens_with_the_explorer(lab, opened):
-    page = opened(lab, "00_start_here.ipynb")
-    page.title = "00"
+@pytest.mark.parametrize(
+    ("name", "kind", "use"),
+    [
+        ("00_start_here", "explorer", use_explorer),
+        ("05_clip_es_softmax_grad_cam", "lab", use_lab),
+    ],
+)
+def test_a_notebook_opens_with_its_instrument(name, kind, use, lab, opened):
+    page = opened(lab, f"{name}.ipynb")
+    page.title = name[:2]
     page.run_all()
-    use_explorer(page, page.panel("explorer"))
-    assert not complaints(page, opened, lab)
-
-
-def test_notebook_05_opens_with_the_prompt_lab(lab, opened):
-    page = opened(lab, "05_clip_es_softmax_grad_cam.ipynb")
-    page.title = "05"
-    page.run_all()
-    use_lab(page, page.panel("lab"))
+    use(page, page.panel(kind))
     assert not complaints(page, opened, lab)

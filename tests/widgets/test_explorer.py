@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from datetime import datetime, timezone
 from html import escape
 
@@ -230,6 +231,31 @@ def test_results_are_kept_and_not_forever(world, clip_es, monkeypatch):
     for sample in world:
         kept.maps("m", sample)
     assert len(kept._known) == 1
+
+
+def test_a_change_from_another_thread_is_shown_after_this_one(explorer, world):
+    # newer kernels answer controls in a thread of their own while a cell runs
+    showing, go_on, show = threading.Event(), threading.Event(), explorer._show
+
+    def slowly():
+        show()
+        if not showing.is_set():
+            showing.set()
+            assert go_on.wait(20)
+
+    explorer._show = slowly
+    cell = threading.Thread(target=setattr, args=(explorer, "stage", "mask"))
+    control = threading.Thread(target=setattr, args=(explorer, "picture", world.names[1]))
+    cell.start()
+    assert showing.wait(20)
+    control.start()
+    control.join(0.1)  # waits for the cell
+    go_on.set()
+    for thread in (cell, control):
+        thread.join(20)
+    assert explorer.view.before_name == f"picture {world.names[1]}"
+    assert explorer._pictures.value == world.names[1] and "mask" in explorer.view.after_name
+    assert not explorer.problem
 
 
 def test_its_still_shows_all_stages(explorer):

@@ -155,10 +155,6 @@ class ErrorAtlas(Instrument):
         may["class_name"] = [ALL, *self._reports[self.method].classes]
         return self._check_among(trait, value, may[trait])
 
-    @traitlets.validate("opacity")
-    def _share(self, proposal: Any) -> float:
-        return min(1.0, max(0.0, proposal["value"]))
-
     def _settle(self, change: Any) -> None:
         scored = self._reports[self.method].classes
         if self.class_name not in (ALL, *scored):
@@ -221,12 +217,10 @@ class ErrorAtlas(Instrument):
         title = f"worst pictures, {self.class_name}: {min(len(losses), N_WORST)}"
         rows = [_loss_bar(name, loss, "IoU") for name, loss in losses.items()]
         self.picture_bars.show(title, rows)
-        if losses and not (self._keeps and self.picture in losses):  # to compare methods on it
-            busy, self._busy = self._busy, True
-            self.picture = next(iter(losses))
-            self._busy = busy
-        self._show()
-        self._say()
+        with self._answering():
+            if losses and not (self._keeps and self.picture in losses):  # to compare methods on it
+                self.picture = next(iter(losses))
+            self._show()
 
     def finish(self) -> ErrorAtlas:
         """Count the rest of the pictures now, instead of piece by piece.

@@ -33,6 +33,7 @@ from wsss_kit.plot.regions import (
 )
 from wsss_kit.widgets.instrument import (
     Instrument,
+    between,
     choice,
     column,
     dropdown,
@@ -101,7 +102,6 @@ class CAMExplorer(Instrument):
     threshold = traitlets.Float(0.3)
     power = traitlets.Float(2.0)
     crf = traitlets.Bool(False)
-    opacity = traitlets.Float(0.6)
     compare = traitlets.Unicode("picture")
     _KIND = "explorer"
     _STATE = (
@@ -183,13 +183,13 @@ class CAMExplorer(Instrument):
         }
         return self._check_among(trait, value, may[trait])
 
-    @traitlets.validate("threshold", "opacity")
+    @traitlets.validate("threshold")
     def _share(self, proposal: Any) -> float:
-        return min(1.0, max(0.0, round(proposal["value"], 6)))  # a slider says 0.30000000000000004
+        return between(proposal["value"], 0, 1)
 
     @traitlets.validate("power")
     def _exponent(self, proposal: Any) -> float:
-        return min(10.0, max(0.5, proposal["value"]))
+        return between(proposal["value"], 0.5, 10)
 
     def _classes_of(self, sample: Sample) -> list[str]:
         if sample.name in self._own:

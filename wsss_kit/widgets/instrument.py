@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -37,6 +38,7 @@ class Instrument(widgets.VBox):
 
     words = traitlets.Unicode(help="what is shown, in words")
     problem = traitlets.Unicode(help="why the last wish could not be met; empty if it could")
+    opacity = traitlets.Float(0.6, help="weight of maps and masks over the picture")
     _KIND = ""
     _STATE: tuple[str, ...] = ()
 
@@ -54,8 +56,13 @@ class Instrument(widgets.VBox):
 
     def __init__(self, **state: Any) -> None:
         self._bound: list[tuple[widgets.Widget, str]] = []
-        self._busy, self._trouble = False, ""
+        # a kernel may answer controls in a thread of their own while a cell runs
+        self._lock, self._answers_in, self._trouble = threading.RLock(), None, ""
         super().__init__(**state)
+
+    @traitlets.validate("opacity")
+    def _weight(self, proposal: Any) -> float:
+        return between(proposal["value"], 0, 1)
 
     def _settle(self, change: Any) -> None:
         """Bring the rest of the state in line with a change, None at the start."""
@@ -68,6 +75,11 @@ class Instrument(widgets.VBox):
         """What is shown now, as a figure for paper and pages without a kernel."""
         raise NotImplementedError
 
+    @property
+    def _busy(self) -> bool:
+        """Whether a change is being answered by this thread; it is heard of its own changes too."""
+        return self._answers_in == threading.get_ident()
+
     def _heard(self, change: Any) -> None:
         if not self._busy:
             with self._answering():
@@ -77,30 +89,36 @@ class Instrument(widgets.VBox):
     @contextmanager
     def _answering(self) -> Iterator[None]:
         """Collect what goes wrong and bring the controls in line at the end."""
-        outermost, self._busy = not self._busy, True
-        said = ""
-        if outermost:
-            self._trouble = ""
-        try:
-            yield
-        except Exception as error:  # whatever it is, the reader is to see it
-            if not outermost:
-                raise
-            said = in_words(error)
-        finally:
+        with self._lock:
+            outermost, said = not self._busy, ""
             if outermost:
-                self._follow()
-                self._busy = False
-        if outermost:
-            self._say(said or self._trouble)
+                self._answers_in, self._trouble = threading.get_ident(), ""
+            try:
+                yield
+            except Exception as error:  # whatever it is, the reader is to see it
+                if not outermost:
+                    raise
+                said = in_words(error)
+            finally:
+                if outermost:
+                    self._follow()
+                    self._answers_in = None
+            if outermost:
+                self._say(said or self._trouble)
 
-    def _watched(self, work: Iterator[Any]) -> Iterator[Any]:
+    def _watched(self, work: Iterator[Any]) -> Iterator[None]:
         """Long work whose errors are shown: it has no caller who could see them."""
-        try:
-            yield from work
-        except Exception as error:
-            self._trouble = in_words(error)
-            self._say(self._trouble)
+        while True:
+            with self._lock:
+                try:
+                    next(work)
+                except StopIteration:
+                    return
+                except Exception as error:
+                    self._trouble = in_words(error)
+                    self._say(self._trouble)
+                    return
+            yield
 
     def _say(self, problem: str = "") -> None:
         """Put the words on the panel, and a problem if there is one."""
@@ -172,6 +190,16 @@ class Instrument(widgets.VBox):
         picture = base64.b64encode(png_bytes(figure)).decode()
         kept = {**data, "image/png": picture, "text/plain": alt_text(figure)}
         return kept, {**metadata, "image/png": {"alt": alt_text(figure)}}
+
+
+def between(value: float, low: float, high: float) -> float:
+    """A slider's value without its noise (0.30000000000000004), inside its range.
+
+    Example:
+        >>> between(0.1 + 0.2, 0, 1), between(7, 0, 1)
+        (0.3, 1)
+    """
+    return min(high, max(low, round(value, 6)))
 
 
 def in_words(error: Exception) -> str:

@@ -102,7 +102,6 @@ class PromptLab(Instrument):
     view = traitlets.Unicode("map")
     panel = traitlets.Unicode("words")
     compare = traitlets.Unicode("picture")
-    opacity = traitlets.Float(0.6)
     unknown = traitlets.Tuple()
     _KIND = "lab"
     _STATE = ("prompts", "off", "picture", "class_name", "view", "panel", "compare", "opacity")
@@ -206,18 +205,11 @@ class PromptLab(Instrument):
             )
         return off
 
-    @traitlets.validate("opacity")
-    def _share(self, proposal: Any) -> float:
-        return min(1.0, max(0.0, proposal["value"]))
-
     @property
     def asked(self) -> Prompts:
         """The prompts without the words that are off."""
-        return self._without(self.prompts)
-
-    def _without(self, prompts: Prompts) -> Prompts:
-        on = [word for word in prompts.backgrounds if word not in self.off]
-        return prompts if len(on) == len(prompts.backgrounds) else _only(prompts, on)
+        on = [word for word in self.prompts.backgrounds if word not in self.off]
+        return _only(self.prompts, on) if self.off else self.prompts
 
     def _present(self, prompts: Prompts) -> list[str]:
         """The names that these prompts give to the classes of the picture."""
@@ -263,9 +255,8 @@ class PromptLab(Instrument):
 
     def _back_to_start(self) -> None:
         with self._answering():
-            self._become(self.start)
             self.off = ()
-            self._show()
+            self._become(self.start)
 
     def save(self, path: str) -> None:
         """Write what is asked as JSON, without the words that are off; `load` reads it."""
@@ -289,7 +280,8 @@ class PromptLab(Instrument):
             for file in change.new:
                 self._file.value = file["name"]
                 self.load(_decoded(bytes(file["content"]), file["name"]))
-            self._load.value = ()
+        if change.new:
+            self._load.value = ()  # the same file may be opened again
 
     def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
         """Take over other prompts, from wherever they come."""
