@@ -135,7 +135,7 @@ class ErrorAtlas(Instrument):
         self.class_bars.on_bar(lambda name: setattr(self, "class_name", name))
         self.picture_bars.on_bar(lambda name: setattr(self, "picture", name))
         self.screen = Swipe(BOX[1], BOX[0])
-        self._compares = dropdown("left of it", COMPARES, layout={"width": "250px"})
+        self._compares = dropdown("compare", COMPARES, layout={"width": "250px"})
         controls = row(
             [
                 self._bind(choice("method", list(masks)), "method"),

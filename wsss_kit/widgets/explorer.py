@@ -134,6 +134,7 @@ class CAMExplorer(Instrument):
             )
         self._longest = max(first.image.shape[1:])
         self._stages, self._own = Stages(methods), {}
+        self._made: dict[Any, Tensor] = {}  # for what is on the screen now
         state = {"picture": first.name, "method": next(iter(methods)), "threshold": threshold}
         super().__init__(**state, class_name=self._classes_of(first)[0])
         self.view = Swipe(BOX[1], BOX[0], takes_pictures=True)
@@ -145,7 +146,7 @@ class CAMExplorer(Instrument):
         self._pictures = dropdown("picture")
         self._methods = choice("method", list(self._stages.methods))
         self._classes = dropdown("class")
-        self._compares = dropdown("left of it")
+        self._compares = dropdown("compare")
         self._threshold = slider("threshold", 0.3, 0.02, 0.98, 0.02, **rule)
         self._power = slider("power", 2, 0.5, 10, 0.5, **rule)
         self._upload = widgets.FileUpload(
@@ -232,6 +233,7 @@ class CAMExplorer(Instrument):
     # what is shown
 
     def _show(self) -> None:
+        self._made.clear()
         image = picture_array(self.sample.image)
         size = fitted(image.shape[:2], BOX)
         large = enlarged(image, size)
@@ -252,9 +254,8 @@ class CAMExplorer(Instrument):
         if self.compare == "picture":
             return large, f"picture {self.picture}"
         if self.compare == "ground truth":
-            return paint_mask_named(
-                large, self._masks[self.picture], self._names, self.opacity
-            ), "ground truth"
+            truth = self._truth()
+            return paint_mask_named(large, truth, self._names, self.opacity), "ground truth"
         return self._painted(self.compare, large), f"{self.compare}: {self._what()}"
 
     def _painted(self, method: str, large: np.ndarray) -> np.ndarray:
@@ -276,13 +277,27 @@ class CAMExplorer(Instrument):
         return self._stages.maps(method, sample)[c]
 
     def _mask(self, method: str) -> Tensor:
-        return self._stages.mask(method, self.sample, self.background, crf=self.crf)
+        """(H, W) the method's mask as the controls have it; made once for picture and words."""
+        key = "mask", method
+        if key not in self._made:
+            sample, rule = self.sample, self.background
+            self._made[key] = self._stages.mask(method, sample, rule, crf=self.crf)
+        return self._made[key]
+
+    def _truth(self) -> Tensor | None:
+        """(H, W) ground truth, None for a picture without."""
+        if "truth" not in self._made and self.picture in self._masks:
+            self._made["truth"] = self._masks[self.picture]  # may be a file
+        return self._made.get("truth")
 
     def _errors(self, method: str) -> Tensor | None:
         """(H, W) kinds of error, None without ground truth."""
-        if self.picture not in self._masks:
+        key, truth = ("errors", method), self._truth()
+        if truth is None:
             return None
-        return error_map(self._mask(method), self._masks[self.picture])
+        if key not in self._made:
+            self._made[key] = error_map(self._mask(method), truth)
+        return self._made[key]
 
     def _in_words(self) -> str:
         said = f"{self.method}, {self._what()}"
@@ -295,7 +310,7 @@ class CAMExplorer(Instrument):
             return f"{said}."
         rule = f"{self.background}, {'dense CRF' if self.crf else 'no CRF'}"
         said += f" by {rule}"
-        truth = self._masks.get(self.picture)
+        truth = self._truth()
         if truth is None:
             share = 100 * (self._mask(self.method) > 0).float().mean()
             return (
@@ -374,7 +389,7 @@ class CAMExplorer(Instrument):
             maps["refined"] = stages.refined(self.method, sample)[c]
         maps["scores"] = stages.scores(self.method, sample, rule, crf=self.crf)[1 + c]
         masks = {"mask": self._mask(self.method)}
-        truth = self._masks.get(self.picture)
+        truth = self._truth()
         if truth is not None:
             masks["ground truth"] = truth
         named = sample._replace(name=f"{self.method}, {self.class_name}")

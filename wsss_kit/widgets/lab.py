@@ -148,7 +148,7 @@ class PromptLab(Instrument):
             "picture": self._pictures,
             "class_name": self._classes,
             "view": choice("show", VIEWS),
-            "compare": dropdown("left of it", COMPARES),
+            "compare": dropdown("compare", COMPARES),
             "opacity": slider("opacity", 0.6, 0, 1, 0.05),
         }
         controls = [self._bind(control, trait) for trait, control in bound.items()]
@@ -404,8 +404,8 @@ class PromptLab(Instrument):
         rival = int(probs[len(names) :].argmax())
         believed = 100 * float(probs[len(names) + rival])
         return (
-            f"{self.picture}: {self.class_name} {p:.1f} %, its strongest rival "
-            f"{asked.backgrounds[rival]} {believed:.1f} %."
+            f"{self.picture}: {self.class_name} {p:.1f} %; of the background words "
+            f"{asked.backgrounds[rival]} is strongest, {believed:.1f} %."
         )
 
     def words_html(self) -> str:

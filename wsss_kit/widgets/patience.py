@@ -7,6 +7,7 @@ script or a test, everything is done at once.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,6 +70,7 @@ class Slices:
 
     def __init__(self) -> None:
         self._work: Iterator[Any] | None = None
+        self._turn = threading.RLock()  # a cell may finish what a control began
         self._pause = Debounced(self._go_on, 0.001)
 
     @property
@@ -104,14 +106,15 @@ class Slices:
             self._pause()
 
     def _step(self) -> None:
-        work = self._work
-        if work is None:
-            return
-        try:
-            next(work)
-        except StopIteration:
-            if self._work is work:
+        with self._turn:
+            work = self._work
+            if work is None:
+                return
+            try:
+                next(work)
+            except StopIteration:
+                if self._work is work:
+                    self._work = None
+            except BaseException:
                 self._work = None
-        except BaseException:
-            self._work = None
-            raise
+                raise
