@@ -1,0 +1,101 @@
+"""AffinityNet: what it gives, that it learns, and that both ways to walk are one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from wsss_kit.affinity import random_walk, transition_matrix
+from wsss_kit.affinity_net import AffinityNet, dense, network
+from wsss_kit.cam import upsample
+from wsss_kit.paperworld import PaperWorld
+
+
+class TinyTrunk(nn.Module):
+    """Five channels at stride 8, with the picture's size in the cells' favour."""
+
+    out_channels = 5
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 8, 8)
+
+    def forward(self, images):
+        return self.conv(images).relu()
+
+
+@pytest.fixture
+def net():
+    return AffinityNet(TinyTrunk(), radius=3, channels=6, seed=1)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return PaperWorld(8, split="train")
+
+
+@pytest.fixture(scope="module")
+def seeds(world):
+    """Labels to learn from: here the truth, with a stripe that nobody is sure of."""
+    found = {}
+    for name in world.names:
+        found[name] = world.masks[name].clone()
+        found[name][:, 40:50] = 255
+    return found
+
+
+def test_the_affinity_is_symmetric_and_local(net, rng):
+    images = torch.rand(2, 3, 40, 56, generator=rng)
+    affinity = net(images)
+    assert affinity.shape == (2, 35, 35) and not affinity.requires_grad
+    assert torch.equal(affinity, affinity.mT) and affinity.min() >= 0 and affinity.max() == 1
+    y, x = torch.arange(35) // 7, torch.arange(35) % 7
+    near = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2 < 9
+    assert (affinity[:, ~near] == 0).all() and (affinity[:, near] > 0).all()
+    assert torch.equal(affinity, dense(net.between(images).detach(), net.offsets))
+
+
+def test_both_ways_to_walk_are_one(net, rng, monkeypatch):
+    images, scores = torch.rand(2, 3, 40, 56, generator=rng), torch.rand(2, 3, 9, 9, generator=rng)
+    walk = transition_matrix(net(images), power=4, squarings=3)
+    expected = random_walk(upsample(scores, (5, 7)), walk)
+    for most in (10**9, 0):
+        monkeypatch.setattr(network, "_MOST_DENSE", most)
+        found = net.walk(scores, images, power=4, squarings=3)
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_it_learns_and_the_same_seed_learns_the_same(world, seeds):
+    def fitted():
+        net = AffinityNet(device="cpu", channels=16)
+        return net.fit(world, seeds, epochs=4, batch_size=4, progress=False)
+
+    one, two = fitted(), fitted()
+    assert one.losses_ == two.losses_ and len(one.losses_) == 4
+    assert one.losses_[-1] < 0.8 * one.losses_[0] and not one.training
+    image = world[0].image[None]
+    assert torch.equal(one(image), two(image))
+
+
+def test_neutral_pixels_teach_nothing(world, seeds):
+    nothing = {name: torch.full_like(mask, 255) for name, mask in seeds.items()}
+    net = AffinityNet(device="cpu", channels=4)
+    assert net.fit(world, nothing, epochs=1, progress=False).losses_ == [0.0]
+
+
+def test_what_cannot_be_learned_from(world, seeds, net):
+    with pytest.raises(ValueError, match=r"there is no seed for 'train_0_000000'"):
+        net.fit(world, {})
+    small = {name: mask[:10] for name, mask in seeds.items()}
+    with pytest.raises(ValueError, match=r"has 96x96 pixels and a seed of shape \(10, 96\)"):
+        net.fit(world, small)
+    with pytest.raises(ValueError, match="there are no pictures to learn from"):
+        net.fit([], seeds)
+    for option in ({"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0}, {"weight_decay": -1}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))} is .*expected"):
+            net.fit(world, seeds, **option)
+    with pytest.raises(ValueError, match=r"radius is 1, expected"):
+        AffinityNet(TinyTrunk(), radius=1)
+    with pytest.raises(ValueError, match="images have shape"):
+        net(torch.zeros(3, 8, 8))

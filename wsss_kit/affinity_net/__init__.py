@@ -1,0 +1,24 @@
+"""A learned affinity: what belongs together, from labels that are trusted, and the walk with it.
+
+Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly
+Supervised Semantic Segmentation", CVPR 2018 (PSA); SC-CAM and the CLIMS paper refine their maps so.
+"""
+
+from wsss_kit.affinity_net.confident import confident_labels, labels_on_grid
+from wsss_kit.affinity_net.neighbours import dense, feature_affinity, half_plane
+from wsss_kit.affinity_net.network import AffinityNet
+from wsss_kit.affinity_net.pair_losses import PAIR_KINDS, balanced_pair_loss, pair_kinds
+from wsss_kit.affinity_net.walk import windowed_walk
+
+__all__ = [
+    "PAIR_KINDS",
+    "AffinityNet",
+    "balanced_pair_loss",
+    "confident_labels",
+    "dense",
+    "feature_affinity",
+    "half_plane",
+    "labels_on_grid",
+    "pair_kinds",
+    "windowed_walk",
+]

@@ -1,0 +1,231 @@
+"""AffinityNet: a trunk whose features say which neighbours belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_kit.affinity import random_walk, transition_matrix
+from wsss_kit.affinity_net.confident import labels_on_grid
+from wsss_kit.affinity_net.neighbours import dense, feature_affinity, half_plane
+from wsss_kit.affinity_net.pair_losses import balanced_pair_loss, pair_kinds
+from wsss_kit.affinity_net.walk import windowed_walk
+from wsss_kit.cam import upsample
+from wsss_kit.checks import check_count, check_images, check_not_negative, check_positive
+from wsss_kit.classes import Sample
+from wsss_kit.classifier import build_backbone
+from wsss_kit.training import check_loss, polynomial_decay, progress, seeded
+
+_MOST_DENSE = 1024
+"""Cells up to which squaring the whole matrix is faster than walking step by step."""
+
+
+class AffinityNet(nn.Module):
+    """Ahn and Kwak's AffinityNet (CVPR 2018) on any trunk.
+
+    Features pass a 1x1 convolution and an ELU; two cells nearer than ``radius`` belong together as
+    far as their features are alike, see `feature_affinity`.
+
+    Args:
+        backbone: a name or a module, see `build_backbone`; None for the embedded world's trunk with
+            its weights.
+        radius: neighbours are nearer than so many cells (PSA: 5).
+        channels: of the features that are compared (PSA: 448).
+        stride: of a named trunk; PSA's is 8.
+        weights: of a named trunk.
+        seed: of the convolution's first weights.
+        device: of a named trunk; ``"auto"`` for CUDA where there is one.
+
+    Raises:
+        ValueError: for an unknown trunk, or a number that is no count.
+
+    Example:
+        >>> net = AffinityNet(device="cpu")
+        >>> affinity = net(torch.rand(1, 3, 96, 96))
+        >>> tuple(affinity.shape), affinity.diagonal(dim1=1, dim2=2).unique().tolist()
+        ((1, 144, 144), [1.0])
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module | None = None,
+        *,
+        radius: int = 5,
+        channels: int = 64,
+        stride: int | None = None,
+        weights: str | Path | None = None,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        super().__init__()
+        check_count("channels", channels)
+        if backbone is None:
+            backbone, weights = "paper", weights or "web"
+        self.offsets = half_plane(radius)
+        self.radius, self.channels = radius, channels
+        self.trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.project = nn.Conv2d(self.trunk.out_channels, channels, 1)
+        if isinstance(backbone, str):
+            cuda = torch.cuda.is_available()
+            self.to(("cuda" if cuda else "cpu") if device == "auto" else device)
+
+    def between(self, images: Tensor) -> Tensor:
+        """What is between neighbours: (B, 3, H, W) RGB in [0, 1] -> (B, P, h, w)."""
+        return feature_affinity(F.elu(self.project(self.trunk(images))), self.offsets)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """The whole affinity, ready for `transition_matrix`.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+
+        Returns:
+            (B, N, N) on the device of ``images``: symmetric, 1 on the diagonal, 0 for cells that
+            are no neighbours. See `dense` for its size; `walk` does without it.
+        """
+        check_images(images)
+        return dense(self.between(images.to(self.project.weight.device)), self.offsets).to(
+            images.device
+        )
+
+    @torch.no_grad()
+    def walk(
+        self, scores: Tensor, images: Tensor, *, power: float = 8, squarings: int = 8
+    ) -> Tensor:
+        """Random walk of maps with the pictures' affinity, by whichever way is faster.
+
+        Args:
+            scores: (B, K, h, w) of any grid; resized to the affinity's.
+            images: (B, 3, H, W) RGB in [0, 1].
+            power: exponent on the affinity (PSA: 8).
+            squarings: of the transition, so 2^squarings steps (PSA: 8).
+
+        Returns:
+            (B, K, h', w') on the affinity's grid and the device of ``scores``.
+
+        Raises:
+            ValueError: if shapes do not fit or a number is out of its range.
+        """
+        check_images(images)
+        check_positive("power", power)
+        check_count("squarings", squarings, least=0)
+        between = self.between(images.to(self.project.weight.device))
+        grid = between.shape[2:]
+        sized = upsample(scores.to(between.device), tuple(grid))
+        if grid.numel() <= _MOST_DENSE:
+            whole = dense(between, self.offsets)
+            walked = random_walk(sized, transition_matrix(whole, power=power, squarings=squarings))
+        else:
+            options = {"power": power, "steps": 2**squarings}
+            walked = windowed_walk(sized, between, self.offsets, **options)
+        return walked.to(scores.device)
+
+    def fit(
+        self,
+        samples: Sequence[Sample],
+        seeds: Mapping[str, Tensor],
+        *,
+        epochs: int = 6,
+        batch_size: int = 16,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> AffinityNet:
+        """Learn from confident labels: trunk and convolution together, AdamW, polynomial decay.
+
+        Args:
+            samples: pictures of one size.
+            seeds: picture name to (H, W) int64 of `confident_labels`, neutral pixels 255. No ground
+                truth.
+            epochs: passes over the pictures.
+            batch_size: pictures a step.
+            learning_rate: at the start.
+            weight_decay: of AdamW.
+            seed: of the order of the pictures and of mirroring.
+            progress: whether to show a bar.
+
+        Returns:
+            Itself, with ``losses_``, the mean of every epoch.
+
+        Raises:
+            ValueError: if a picture has no seed, the pictures differ in size, or a number is out of
+                its range.
+        """
+        for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
+            check_count(name, value)
+        check_positive("learning_rate", learning_rate)
+        check_not_negative("weight_decay", weight_decay)
+        check_count("seed", seed, least=0)
+        images, labels = _together(samples, seeds)
+        optimiser = torch.optim.AdamW(
+            self.parameters(), lr=learning_rate, weight_decay=weight_decay
+        )
+        steps = -(-len(images) // batch_size)
+        schedule = polynomial_decay(optimiser, steps * epochs)
+        self.losses_: list[float] = []
+        device, began = self.project.weight.device, None
+        self.train()
+        for epoch in _bar(epochs, shown=progress):
+            losses = []
+            random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            with seeded(seed, epoch, device):
+                for rows in torch.randperm(len(images), generator=random).split(batch_size):
+                    shown, asked = images[rows], labels[rows]
+                    if torch.rand((), generator=random) < 0.5:
+                        shown, asked = shown.flip(-1), asked.flip(-1)
+                    losses.append(self._step(shown.to(device), asked.to(device), optimiser))
+                    schedule.step()
+            began = losses[0] if began is None else began
+            mean = sum(losses) / steps
+            check_loss(mean, began, where=f"epoch {epoch + 1}", learning_rate=learning_rate)
+            self.losses_.append(mean)
+        self.eval()
+        return self
+
+    def _step(self, images: Tensor, labels: Tensor, optimiser: torch.optim.Optimizer) -> float:
+        between = self.between(images)
+        values = torch.where(labels == 255, 0, labels)
+        cells = labels_on_grid(labels, tuple(between.shape[2:]), int(values.max()))
+        loss = balanced_pair_loss(between, pair_kinds(cells, self.offsets))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+
+def _together(samples: Sequence[Sample], seeds: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """All pictures (M, 3, H, W) and their seeds (M, H, W)."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    for sample in samples:
+        if sample.name not in seeds:
+            raise ValueError(
+                f"there is no seed for {sample.name!r}; make confident labels for every picture "
+                "that is learned from, or leave it out"
+            )
+        seed = seeds[sample.name]
+        size = tuple(sample.image.shape[1:])
+        if tuple(seed.shape) != size or (images and images[0].shape != sample.image.shape):
+            raise ValueError(
+                f"{sample.name!r} has {size[0]}x{size[1]} pixels and a seed of shape "
+                f"{tuple(seed.shape)}, expected both alike, and all pictures of one size; resize "
+                "or crop them first"
+            )
+        images.append(sample.image)
+        labels.append(seed)
+    if not images:
+        raise ValueError("there are no pictures to learn from, expected at least one")
+    return torch.stack(images), torch.stack(labels)
+
+
+def _bar(epochs: int, *, shown: bool) -> Any:
+    return progress(range(epochs), what="AffinityNet", shown=shown)
