@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import load_clip
 from wsss_kit.crf import crf_of_present, dense_crf, reference_crf_images
@@ -24,6 +25,7 @@ from wsss_kit.recipes import (
     clip_es_maps,
     clip_es_masks,
     sc_cam_masks,
+    walked,
 )
 
 
@@ -258,3 +260,71 @@ def test_from_pictures_to_masks():
     assert torch.equal(sure[~doubtful], every_pixel(images, labels, method=method)[~doubtful])
     at_95 = clip_es_masks(images, labels, method=method, min_confidence=0.95)
     assert torch.equal(sure, at_95)
+
+
+def walk_by_hand(scores, affinity, power, steps):
+    """Steps of D^-1 A^power, one after the other."""
+    A = affinity**power
+    T = A / A.sum(-1, keepdim=True)
+    for _ in range(steps):
+        scores = torch.einsum("bij,bkj->bki", T, scores)
+    return scores
+
+
+def test_sc_cam_and_cam_walk_with_their_background(given):
+    method, images, labels = given
+    cams, affinity = method.output
+    background = (1 - cams.amax(1, keepdim=True)) ** 16
+    scores = torch.cat([background, cams], 1)
+    for options, power, steps in (
+        ({"squarings": 2}, 8, 4),
+        ({"walk_power": 3, "squarings": 0}, 3, 1),
+    ):
+        walked = walk_by_hand(scores.flatten(2), affinity, power, steps).view(2, 4, 4, 5)
+        full = resize(walked, (17, 22))
+        absent = torch.cat([torch.ones(2, 1), labels], 1) == 0
+        expected = full.masked_fill(absent[:, :, None, None], -1).argmax(1)
+        for recipe in (sc_cam_masks, cam_masks):
+            found = recipe(
+                images, labels, method=method, affinity_net=lambda x: affinity, **options
+            )
+            assert torch.equal(found, expected)
+    other = sc_cam_masks(
+        *(images, labels), method=method, affinity_net=lambda x: affinity, background_power=1.0
+    )
+    assert not torch.equal(other, found)
+
+
+def test_clims_walks_without_background_and_divides_by_the_pictures_maximum(given):
+    method, images, labels = given
+    cams, affinity = method.output
+    walked = walk_by_hand(cams.flatten(2), affinity, 10, 2).view(cams.shape)
+    full = resize(walked, (17, 22))
+    full = full / (full.amax((1, 2, 3), keepdim=True) + 1e-5)
+    for threshold, used in ((None, 0.2), (0.6, 0.6)):
+        best, c = full.max(1)
+        expected = torch.where(best > used, c + 1, 0)
+        found = clims_masks(
+            *(images, labels),
+            method=method,
+            affinity_net=lambda x: affinity,
+            threshold=threshold,
+            squarings=1,
+        )
+        assert torch.equal(found, expected)
+
+
+def test_a_learned_affinity_is_walked_on_its_own_grid():
+    world = PaperWorld(2)
+    net = AffinityNet(device="cpu", channels=8)
+    images = torch.stack([s.image for s in world])
+    labels = torch.stack([s.labels for s in world])
+    cams = torch.rand(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+    method = Given(cams * labels[:, :, None, None])
+    found = walked(method.output.cams, images, affinity_net=net, power=4, squarings=3)
+    sized = resize(method.output.cams, (12, 12))
+    steps = walk_by_hand(sized.flatten(2), net(images), 4, 8).view(2, 8, 12, 12)
+    assert torch.allclose(found, resize(steps, (96, 96)), atol=1e-4)
+    masks = sc_cam_masks(images, labels, method=method, affinity_net=net, crf=True)
+    for mask, row in zip(masks, labels, strict=True):
+        assert set(mask.unique().tolist()) <= {0, *(1 + row.nonzero()[:, 0]).tolist()}

@@ -19,6 +19,7 @@ import torch
 
 import wsss_kit
 from wsss_kit import affinity, crf, evaluation, plot
+from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.baseline import run_baseline
@@ -123,6 +124,11 @@ def small_world() -> PaperWorld:
 def small_cam() -> CAM:
     cam = CAM("paper", scales=(1.0,), flip=False, device="cpu", weights="web")
     return cam.fit(small_world(), train_backbone=False, epochs=1, progress=False)
+
+
+@functools.cache
+def small_net() -> AffinityNet:
+    return AffinityNet(device="cpu", channels=4)
 
 
 @functools.cache
@@ -349,6 +355,23 @@ DOORS: dict[str, Callable[[], Door]] = {
         {**batch(), "threshold": 0.3, "min_confidence": 0.9},
         {**PICTURES, "threshold": "probability", "min_confidence": "probability or None"},
     ),
+    "sc_cam_masks, walked": lambda: Door(
+        functools.partial(wsss_kit.sc_cam_masks, method=small_cam(), affinity_net=small_net()),
+        {
+            **batch(),
+            "min_confidence": 0.9,
+            "walk_power": 8.0,
+            "squarings": 1,
+            "background_power": 4.0,
+        },
+        {
+            **PICTURES,
+            "min_confidence": "probability or None",
+            "walk_power": "positive",
+            "squarings": "count from 0",
+            "background_power": "positive",
+        },
+    ),
     "kmeans": lambda: Door(
         kmeans,
         {
@@ -425,7 +448,18 @@ DOORS: dict[str, Callable[[], Door]] = {
     "clims_masks": lambda: Door(
         functools.partial(wsss_kit.clims_masks, method=small_cam()),
         {**batch(), "threshold": 0.3, "min_confidence": 0.9},
-        {**PICTURES, "threshold": "probability", "min_confidence": "probability or None"},
+        {**PICTURES, "threshold": "probability or None", "min_confidence": "probability or None"},
+    ),
+    "clims_masks, walked": lambda: Door(
+        functools.partial(wsss_kit.clims_masks, method=small_cam(), affinity_net=small_net()),
+        {**batch(), "threshold": 0.3, "min_confidence": 0.9, "walk_power": 8.0, "squarings": 1},
+        {
+            **PICTURES,
+            "threshold": "probability or None",
+            "min_confidence": "probability or None",
+            "walk_power": "positive",
+            "squarings": "count from 0",
+        },
     ),
     "CLIPES": lambda: Door(
         functools.partial(CLIPES, load_clip("paper", device="cpu"), prompts=Prompts.paper()),
@@ -458,6 +492,15 @@ DOORS: dict[str, Callable[[], Door]] = {
         functools.partial(wsss_kit.cam_masks, method=small_cam()),
         {**batch(), "threshold": 0.3},
         {**PICTURES, "threshold": "probability"},
+    ),
+    "cam_masks, walked": lambda: Door(
+        functools.partial(wsss_kit.cam_masks, method=small_cam(), affinity_net=small_net()),
+        {**batch(), "walk_power": 8.0, "squarings": 1, "background_power": 4.0},
+        {
+            **PICTURES,
+            **{"walk_power": "positive", "squarings": "count from 0"},
+            "background_power": "positive",
+        },
     ),
     "cam_crf_masks": lambda: Door(
         functools.partial(wsss_kit.cam_crf_masks, method=small_cam()),
@@ -598,6 +641,22 @@ DOORS: dict[str, Callable[[], Door]] = {
         plot.new_figure,
         {"width": 1.0, "height": 1.0, "alt": "Nothing."},
         {"width": "positive", "height": "positive", "alt": "words"},
+    ),
+    "AffinityNet": lambda: Door(
+        functools.partial(AffinityNet, device="cpu"),
+        {"radius": 2, "channels": 1, "seed": 0, "kind": "boundary", "stride": 8},
+        {
+            **{"radius": "count", "channels": "count", "seed": "count from 0"},
+            **{"kind": "word of a list", "stride": "count or None"},
+        },
+    ),
+    "AffinityNet.fit": lambda: Door(
+        functools.partial(small_net().fit, small_world(), small_world().masks, progress=False),
+        {"epochs": 1, "batch_size": 2, "learning_rate": 1e-4, "weight_decay": 0.0, "seed": 0},
+        {
+            **{"epochs": "count", "batch_size": "count", "learning_rate": "positive"},
+            **{"weight_decay": "not negative", "seed": "count from 0"},
+        },
     ),
     "show_errors": lambda: Door(
         plot.show_errors,

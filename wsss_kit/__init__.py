@@ -6,6 +6,7 @@ The public names below stand in the order of that line.
 
 import sys
 
+from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.cam import (
     class_activation_maps,
     multi_scale,
@@ -61,6 +62,7 @@ __all__ = [
     "PAPER_CLASSES",
     "SCCAM",
     "VOC_CLASSES",
+    "AffinityNet",
     "BackgroundRule",
     "CAMMethod",
     "ConfusionMatrix",

@@ -6,15 +6,21 @@ Maps leave here at the picture's size, masks with class c as value c + 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
-from wsss_kit.affinity import balanced_walk, box_masks
+from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_matrix
+from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import check_positive, check_probability
 from wsss_kit.crf import crf_of_present, reference_crf_images
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clip_es.presets import EPS
+
+AffinityOf = Callable[[Tensor], Tensor]
+"""Pictures (B, 3, H, W) to (B, N, N): an `AffinityNet`, or one's own."""
 
 
 def cam_maps(images: Tensor, labels: Tensor, *, method: CAMMethod) -> Tensor:
@@ -71,14 +77,59 @@ def clip_es_crf(scores: Tensor, images: Tensor, labels: Tensor, *, method: CAMMe
     return crf_of_present(scores, seen, labels)
 
 
-def cam_masks(
-    images: Tensor, labels: Tensor, *, method: CAMMethod, threshold: float = 0.15
+def walked(
+    scores: Tensor,
+    images: Tensor,
+    *,
+    affinity_net: AffinityOf,
+    power: float = 8.0,
+    squarings: int = 8,
 ) -> Tensor:
-    """Plain CAM with a constant background (IRN and CLIMS: 0.15): -> (B, H, W) int64."""
-    check_probability("threshold", threshold)
-    cams = cam_maps(images, labels, method=method)  # (B, C, H, W)
-    scores = add_background(cams, threshold=threshold)  # (B, 1 + C, H, W)
-    return scores_to_masks(scores, labels)  # (B, H, W)
+    """Scores after a random walk with a learned affinity, back at the picture's size.
+
+    Args:
+        scores: (B, K, h, w).
+        images: (B, 3, H, W) RGB in [0, 1].
+        affinity_net: an `AffinityNet`, to whose grid the scores are resized, or any function from
+            pictures to (B, N, N) on the scores' own grid.
+        power: exponent on the affinity (PSA: 8).
+        squarings: the walk has 2^squarings steps (PSA: 8).
+
+    Returns:
+        (B, K, H, W).
+    """
+    if isinstance(affinity_net, AffinityNet):
+        scores = affinity_net.walk(scores, images, power=power, squarings=squarings)
+    else:
+        walk = transition_matrix(affinity_net(images), power=power, squarings=squarings)
+        scores = random_walk(scores, walk)  # (B, K, h, w)
+    return upsample(scores, images.shape[-2:])  # (B, K, H, W)
+
+
+def cam_masks(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    method: CAMMethod,
+    threshold: float = 0.15,
+    affinity_net: AffinityOf | None = None,
+    background_power: float = 16.0,
+    walk_power: float = 8.0,
+    squarings: int = 8,
+) -> Tensor:
+    """Plain CAM: a constant background (IRN and CLIMS: 0.15), or PSA's walk: -> (B, H, W) int64.
+
+    With an affinity the background is ``(1 - max)^background_power`` and walks with the maps, as
+    PSA has it; without, ``threshold`` counts.
+    """
+    if affinity_net is not None:
+        walk = {"affinity_net": affinity_net, "walk_power": walk_power, "squarings": squarings}
+        return sc_cam_masks(
+            images, labels, method=method, background_power=background_power, **walk
+        )
+    return _constant_masks(
+        images, labels, method=method, threshold=threshold, crf=False, min_confidence=None
+    )
 
 
 def cam_crf_masks(
@@ -90,12 +141,8 @@ def cam_crf_masks(
     min_confidence: float | None = None,
 ) -> Tensor:
     """Plain CAM with a constant background and CLIP-ES's dense CRF: -> (B, H, W) int64."""
-    check_probability("threshold", threshold)
-    _check_confidence(min_confidence)
-    cams = cam_maps(images, labels, method=method)  # (B, C, H, W)
-    scores = add_background(cams, threshold=threshold)  # (B, 1 + C, H, W)
-    scores = crf_of_present(scores, images, labels)  # (B, 1 + C, H, W)
-    return scores_to_masks(scores, labels, min_confidence=min_confidence)  # (B, H, W)
+    options = {"threshold": threshold, "crf": True, "min_confidence": min_confidence}
+    return _constant_masks(images, labels, method=method, **options)
 
 
 def clims_masks(
@@ -103,25 +150,41 @@ def clims_masks(
     labels: Tensor,
     *,
     method: CAMMethod,
-    threshold: float = 0.15,
+    threshold: float | None = None,
+    affinity_net: AffinityOf | None = None,
+    walk_power: float = 10.0,
+    squarings: int = 8,
     crf: bool = False,
     min_confidence: float | None = None,
 ) -> Tensor:
-    """CLIMS's maps with its constant background, and a dense CRF if asked for: -> (B, H, W) int64.
+    """CLIMS: maps, walked if there is an affinity, with a constant background: -> (B, H, W) int64.
 
-    The paper walks the maps with a learned affinity before they become masks; this is what it
-    scores its maps by.
+    The maps walk alone and are divided by the picture's maximum before the background joins.
 
     Args:
         images: (B, 3, H, W) RGB in [0, 1].
         labels: (B, C).
         method: a fitted `CLIMS`.
-        threshold: the constant background, 0.15 in the released evaluation.
+        threshold: the constant background; None for the released 0.15 of maps and 0.2 after a walk.
+        affinity_net: see `walked`; None scores the maps themselves.
+        walk_power: exponent on the affinity.
+        squarings: the walk has 2^squarings steps.
         crf: whether background and the classes present go through `dense_crf`.
         min_confidence: in [0, 1]; None keeps every pixel.
     """
-    options = {"threshold": threshold, "crf": crf, "min_confidence": min_confidence}
-    return _constant_masks(images, labels, method=method, **options)
+    if affinity_net is None:
+        options = {"threshold": 0.15 if threshold is None else threshold, "crf": crf}
+        return _constant_masks(
+            images, labels, method=method, min_confidence=min_confidence, **options
+        )
+    threshold = 0.2 if threshold is None else threshold
+    check_probability("threshold", threshold)
+    _check_confidence(min_confidence)
+    cams, _ = method(images, labels)  # (B, C, h, w)
+    cams = walked(cams, images, affinity_net=affinity_net, power=walk_power, squarings=squarings)
+    cams = normalize_cams(cams, over="image")  # (B, C, H, W)
+    scores = add_background(cams, threshold=threshold)  # (B, 1 + C, H, W)
+    return _finished(scores, images, labels, crf=crf, min_confidence=min_confidence)
 
 
 def sc_cam_masks(
@@ -130,24 +193,38 @@ def sc_cam_masks(
     *,
     method: CAMMethod,
     threshold: float = 0.15,
+    affinity_net: AffinityOf | None = None,
+    background_power: float = 16.0,
+    walk_power: float = 8.0,
+    squarings: int = 8,
     crf: bool = False,
     min_confidence: float | None = None,
 ) -> Tensor:
-    """SC-CAM's maps with its constant background, and a dense CRF if asked for: -> (B, H, W) int64.
-
-    The paper walks the maps with a learned affinity before they become masks; this is what it
-    scores its maps by.
+    """SC-CAM: maps and a power background walk together; or maps alone: -> (B, H, W) int64.
 
     Args:
         images: (B, 3, H, W) RGB in [0, 1].
         labels: (B, C).
         method: a fitted `SCCAM`, whose ``read_out`` counts.
-        threshold: the constant background, 0.15 in the released evaluation.
+        threshold: the constant background of maps without a walk, 0.15 in the released evaluation.
+        affinity_net: see `walked`; None scores the maps themselves.
+        background_power: of the background (1 - max)^background_power that walks with the maps.
+        walk_power: exponent on the affinity.
+        squarings: the walk has 2^squarings steps.
         crf: whether background and the classes present go through `dense_crf`.
         min_confidence: in [0, 1]; None keeps every pixel.
     """
-    options = {"threshold": threshold, "crf": crf, "min_confidence": min_confidence}
-    return _constant_masks(images, labels, method=method, **options)
+    if affinity_net is None:
+        options = {"threshold": threshold, "crf": crf, "min_confidence": min_confidence}
+        return _constant_masks(images, labels, method=method, **options)
+    check_positive("background_power", background_power)
+    _check_confidence(min_confidence)
+    cams, _ = method(images, labels)  # (B, C, h, w)
+    scores = add_background(cams, power=background_power)  # (B, 1 + C, h, w)
+    scores = walked(
+        scores, images, affinity_net=affinity_net, power=walk_power, squarings=squarings
+    )
+    return _finished(scores, images, labels, crf=crf, min_confidence=min_confidence)
 
 
 def _constant_masks(
@@ -159,12 +236,19 @@ def _constant_masks(
     crf: bool,
     min_confidence: float | None,
 ) -> Tensor:
-    if crf:
-        options = {"method": method, "threshold": threshold, "min_confidence": min_confidence}
-        return cam_crf_masks(images, labels, **options)
+    """Maps of the method with a constant background."""
     check_probability("threshold", threshold)
     _check_confidence(min_confidence)
     scores = add_background(cam_maps(images, labels, method=method), threshold=threshold)
+    return _finished(scores, images, labels, crf=crf, min_confidence=min_confidence)
+
+
+def _finished(
+    scores: Tensor, images: Tensor, labels: Tensor, *, crf: bool, min_confidence: float | None
+) -> Tensor:
+    """Scores (B, 1 + C, H, W) to masks, through a dense CRF if asked for."""
+    if crf:
+        scores = crf_of_present(scores, images, labels)
     return scores_to_masks(scores, labels, min_confidence=min_confidence)  # (B, H, W)
 
 

@@ -99,3 +99,25 @@ def test_what_cannot_be_learned_from(world, seeds, net):
         AffinityNet(TinyTrunk(), radius=1)
     with pytest.raises(ValueError, match="images have shape"):
         net(torch.zeros(3, 8, 8))
+
+
+def test_the_boundary_variant_learns_where_labels_change(world, seeds):
+    net = AffinityNet(device="cpu", kind="boundary")
+    net.fit(world, seeds, epochs=15, batch_size=4, learning_rate=3e-3, progress=False)
+    assert net.losses_[-1] < 0.8 * net.losses_[0]
+    on, off = [], []
+    for sample in world:
+        edges = net.boundaries(sample.image[None])[0, 0]
+        cells = world.masks[sample.name][4::8, 4::8]
+        change = torch.zeros(12, 12, dtype=torch.bool)
+        change[:, 1:] |= cells[:, 1:] != cells[:, :-1]
+        change[1:] |= cells[1:] != cells[:-1]
+        on.append(edges[change])
+        off.append(edges[~change])
+    assert torch.cat(on).mean() > torch.cat(off).mean() + 0.1
+    affinity = net(world[0].image[None])
+    assert torch.equal(affinity, affinity.mT) and 0 <= affinity.min() <= affinity.max() == 1
+    with pytest.raises(ValueError, match="kind is 'features', expected 'boundary'"):
+        AffinityNet(TinyTrunk()).boundaries(sample.image[None])
+    with pytest.raises(ValueError, match="kind is 'edges', expected"):
+        AffinityNet(TinyTrunk(), kind="edges")

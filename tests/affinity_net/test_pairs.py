@@ -10,6 +10,7 @@ import torch
 from wsss_kit.affinity import random_walk, transition_matrix
 from wsss_kit.affinity_net import (
     balanced_pair_loss,
+    boundary_affinity,
     confident_labels,
     dense,
     feature_affinity,
@@ -198,3 +199,19 @@ def test_cells_take_what_most_of_their_pixels_are(rng):
             for x in range(5):
                 cell = labels[b, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].flatten().tolist()
                 assert cell.count(int(found[b, y, x])) == max(map(cell.count, cell))
+
+
+@pytest.mark.parametrize("radius", [2, 3, 5])
+def test_the_boundary_between_two_cells_by_nested_loops(rng, radius):
+    edges = torch.rand(2, 1, H, W, generator=rng)
+    offsets = half_plane(radius)
+    whole = dense(boundary_affinity(edges, offsets), offsets)
+    for b in range(2):
+        for i, j, (y, x), (v, u) in near(radius):
+            length, met = math.hypot(v - y, u - x), []
+            for r in range(min(y, v), max(y, v) + 1):
+                for c in range(min(x, u), max(x, u) + 1):
+                    apart = abs((v - y) * (c - x) - (u - x) * (r - y)) / length
+                    if apart < 1 - 1e-9:
+                        met.append(float(edges[b, 0, r, c]))
+            assert whole[b, i, j] == pytest.approx(1 - max(met), abs=1e-6)

@@ -4,6 +4,7 @@ Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervisi
 Supervised Semantic Segmentation", CVPR 2018 (PSA); SC-CAM and the CLIMS paper refine their maps so.
 """
 
+from wsss_kit.affinity_net.boundary import boundary_affinity
 from wsss_kit.affinity_net.confident import confident_labels, labels_on_grid
 from wsss_kit.affinity_net.neighbours import dense, feature_affinity, half_plane
 from wsss_kit.affinity_net.network import AffinityNet
@@ -14,6 +15,7 @@ __all__ = [
     "PAIR_KINDS",
     "AffinityNet",
     "balanced_pair_loss",
+    "boundary_affinity",
     "confident_labels",
     "dense",
     "feature_affinity",

@@ -11,12 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.affinity import random_walk, transition_matrix
+from wsss_kit.affinity_net.boundary import boundary_affinity
 from wsss_kit.affinity_net.confident import labels_on_grid
 from wsss_kit.affinity_net.neighbours import dense, feature_affinity, half_plane
 from wsss_kit.affinity_net.pair_losses import balanced_pair_loss, pair_kinds
 from wsss_kit.affinity_net.walk import windowed_walk
 from wsss_kit.cam import upsample
-from wsss_kit.checks import check_count, check_images, check_not_negative, check_positive
+from wsss_kit.checks import (
+    check_count,
+    check_images,
+    check_not_negative,
+    check_positive,
+    check_word,
+)
 from wsss_kit.classes import Sample
 from wsss_kit.classifier import build_backbone
 from wsss_kit.training import check_loss, polynomial_decay, progress, seeded
@@ -25,17 +32,24 @@ _MOST_DENSE = 1024
 """Cells up to which squaring the whole matrix is faster than walking step by step."""
 
 
+KINDS = ("features", "boundary")
+"""What two cells are compared by: PSA's likeness of features, or IRN's boundary between them."""
+
+
 class AffinityNet(nn.Module):
-    """Ahn and Kwak's AffinityNet (CVPR 2018) on any trunk.
+    """Ahn and Kwak's AffinityNet (CVPR 2018) on any trunk, or the boundary variant of IRN.
 
     Features pass a 1x1 convolution and an ELU; two cells nearer than ``radius`` belong together as
-    far as their features are alike, see `feature_affinity`.
+    far as their features are alike, see `feature_affinity`. The variant makes one number a cell,
+    the boundary, and looks for it between the two, see `boundary_affinity`.
 
     Args:
         backbone: a name or a module, see `build_backbone`; None for the embedded world's trunk with
             its weights.
-        radius: neighbours are nearer than so many cells (PSA: 5).
-        channels: of the features that are compared (PSA: 448).
+        radius: neighbours are nearer than so many cells (PSA: 5; IRN: 10 in training, 5 in the
+            walk).
+        kind: one of ``KINDS``.
+        channels: of the features that are compared (PSA: 448); the boundary has one.
         stride: of a named trunk; PSA's is 8.
         weights: of a named trunk.
         seed: of the convolution's first weights.
@@ -56,6 +70,7 @@ class AffinityNet(nn.Module):
         backbone: str | nn.Module | None = None,
         *,
         radius: int = 5,
+        kind: str = "features",
         channels: int = 64,
         stride: int | None = None,
         weights: str | Path | None = None,
@@ -64,21 +79,44 @@ class AffinityNet(nn.Module):
     ) -> None:
         super().__init__()
         check_count("channels", channels)
+        check_count("seed", seed, least=0)
+        check_word("kind", kind, KINDS)
+        if stride is not None:
+            check_count("stride", stride)
         if backbone is None:
             backbone, weights = "paper", weights or "web"
         self.offsets = half_plane(radius)
-        self.radius, self.channels = radius, channels
+        self.radius, self.kind, self.channels = radius, kind, channels
         self.trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.project = nn.Conv2d(self.trunk.out_channels, channels, 1)
+            rows = channels if kind == "features" else 1
+            self.project = nn.Conv2d(self.trunk.out_channels, rows, 1)
         if isinstance(backbone, str):
             cuda = torch.cuda.is_available()
             self.to(("cuda" if cuda else "cpu") if device == "auto" else device)
 
     def between(self, images: Tensor) -> Tensor:
         """What is between neighbours: (B, 3, H, W) RGB in [0, 1] -> (B, P, h, w)."""
-        return feature_affinity(F.elu(self.project(self.trunk(images))), self.offsets)
+        projected = self.project(self.trunk(images))
+        if self.kind == "boundary":
+            return boundary_affinity(projected.sigmoid(), self.offsets)
+        return feature_affinity(F.elu(projected), self.offsets)
+
+    @torch.no_grad()
+    def boundaries(self, images: Tensor) -> Tensor:
+        """The boundary variant's own: (B, 3, H, W) -> (B, 1, h, w) in [0, 1].
+
+        Raises:
+            ValueError: if the features are compared instead.
+        """
+        if self.kind != "boundary":
+            raise ValueError(
+                f"kind is {self.kind!r}, expected 'boundary' for boundaries to be there"
+            )
+        check_images(images)
+        seen = images.to(self.project.weight.device)
+        return self.project(self.trunk(seen)).sigmoid().to(images.device)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
