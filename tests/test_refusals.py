@@ -652,10 +652,14 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "AffinityNet.fit": lambda: Door(
         functools.partial(small_net().fit, small_world(), small_world().masks, progress=False),
-        {"epochs": 1, "batch_size": 2, "learning_rate": 1e-4, "weight_decay": 0.0, "seed": 0},
+        {
+            **{"epochs": 1, "batch_size": 2, "learning_rate": 1e-4, "weight_decay": 0.0},
+            **{"seed": 0, "crop": 48},
+        },
         {
             **{"epochs": "count", "batch_size": "count", "learning_rate": "positive"},
             **{"weight_decay": "not negative", "seed": "count from 0"},
+            "crop": "count or None",
         },
     ),
     "show_errors": lambda: Door(

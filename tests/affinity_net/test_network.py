@@ -25,6 +25,12 @@ class TinyTrunk(nn.Module):
         return self.conv(images).relu()
 
 
+class Other(TinyTrunk):
+    """One channel more."""
+
+    out_channels = 6
+
+
 @pytest.fixture
 def net():
     return AffinityNet(TinyTrunk(), radius=3, channels=6, seed=1)
@@ -78,6 +84,27 @@ def test_it_learns_and_the_same_seed_learns_the_same(world, seeds):
     assert torch.equal(one(image), two(image))
 
 
+def test_pictures_of_several_sizes_are_cropped(world, seeds):
+    cut = [world[i]._replace(image=world[i].image[:, : 60 + 9 * i]) for i in range(4)]
+    own = {s.name: seeds[s.name][: s.image.shape[1]] for s in cut}
+    net = AffinityNet(device="cpu", channels=8)
+    with pytest.raises(ValueError, match="all pictures of one size; give crop"):
+        net.fit(cut, own)
+    net.fit(cut, own, epochs=3, crop=80, progress=False)
+    assert net.losses_[-1] < net.losses_[0]
+
+
+def test_crops_take_picture_and_labels_from_one_place(rng):
+    image = torch.arange(30.0).view(1, 5, 6).expand(3, 5, 6)
+    labels = torch.arange(30).view(5, 6)
+    for _ in range(30):
+        shown, asked = network._view(image, labels, 4, rng)
+        assert shown.shape == (3, 4, 4) and torch.equal(shown[0].long(), asked)
+    shown, asked = network._view(image, labels, 8, rng)
+    assert (asked[5:] == 255).all() and (shown[:, :, 6:] == 0).all()
+    assert sorted(asked[:5, :6].flatten().tolist()) == list(range(30))
+
+
 def test_neutral_pixels_teach_nothing(world, seeds):
     nothing = {name: torch.full_like(mask, 255) for name, mask in seeds.items()}
     net = AffinityNet(device="cpu", channels=4)
@@ -121,3 +148,23 @@ def test_the_boundary_variant_learns_where_labels_change(world, seeds):
         AffinityNet(TinyTrunk()).boundaries(sample.image[None])
     with pytest.raises(ValueError, match="kind is 'edges', expected"):
         AffinityNet(TinyTrunk(), kind="edges")
+
+
+@pytest.mark.parametrize("kind", ["features", "boundary"])
+def test_saved_and_loaded_it_is_the_same(world, seeds, tmp_path, kind):
+    image = world[0].image[None]
+    for backbone, options in ((None, {}), (TinyTrunk(), {"backbone": TinyTrunk()})):
+        net = AffinityNet(backbone, radius=4, channels=5, kind=kind, device="cpu")
+        with pytest.raises(RuntimeError, match="nothing to save yet"):
+            net.save(tmp_path / "none")
+        net.fit(world, seeds, epochs=1, progress=False).save(tmp_path / "net")
+        again = AffinityNet.load(tmp_path / "net", device="cpu", **options)
+        assert torch.equal(again(image), net(image)) and again.losses_ == net.losses_
+        assert (again.radius, again.kind, again.training) == (4, kind, False)
+    with pytest.raises(ValueError, match="backbone is 'TinyTrunk', expected one of"):
+        AffinityNet.load(tmp_path / "net")
+    with pytest.raises(ValueError, match="has the weights of another trunk than TinyTrunk"):
+        AffinityNet.load(tmp_path / "net", backbone=Other())
+    (tmp_path / "net.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="is not the file that its card describes"):
+        AffinityNet.load(tmp_path / "net")

@@ -164,13 +164,18 @@ class Notebook:
         panel.locator("img").first.wait_for()
         return panel
 
-    def photograph(self, panel: Any, name: str) -> dict[str, float]:
-        """Save what the screen shows and return where on it the panel is."""
+    def photograph(self, panel: Any, name: str) -> bool:
+        """Save what the screen shows; whether the whole panel is on it, without scrolling."""
         panel.evaluate("element => element.scrollIntoView({block: 'center'})")
         time.sleep(0.5)
         self._served.screenshots.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=self._served.screenshots / f"{name}.png")
-        return panel.bounding_box()
+        box = panel.bounding_box()
+        page = self.page.locator(".jp-NotebookPanel-notebook:visible").first.bounding_box()
+        return all(
+            page[edge] <= box[edge] and box[edge] + box[side] <= page[edge] + page[side]
+            for edge, side in (("x", "width"), ("y", "height"))
+        )
 
     def close(self) -> None:
         self.kernel.close()

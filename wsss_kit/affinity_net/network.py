@@ -24,10 +24,13 @@ from wsss_kit.checks import (
     check_positive,
     check_word,
 )
-from wsss_kit.classes import Sample
+from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier import build_backbone
+from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.training import check_loss, polynomial_decay, progress, seeded
 
+_CARD_VERSION = 1
+_SAVED = ("backbone", "radius", "kind", "channels", "stride")
 _MOST_DENSE = 1024
 """Cells up to which squaring the whole matrix is faster than walking step by step."""
 
@@ -85,7 +88,8 @@ class AffinityNet(nn.Module):
             check_count("stride", stride)
         if backbone is None:
             backbone, weights = "paper", weights or "web"
-        self.offsets = half_plane(radius)
+        self.backbone = backbone if isinstance(backbone, str) else type(backbone).__name__
+        self.stride, self.offsets = stride, half_plane(radius)
         self.radius, self.kind, self.channels = radius, kind, channels
         self.trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
         with torch.random.fork_rng(devices=[]):
@@ -175,20 +179,22 @@ class AffinityNet(nn.Module):
         batch_size: int = 16,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
+        crop: int | None = None,
         seed: int = 0,
         progress: bool = True,
     ) -> AffinityNet:
         """Learn from confident labels: trunk and convolution together, AdamW, polynomial decay.
 
         Args:
-            samples: pictures of one size.
+            samples: pictures, of one size unless they are cropped.
             seeds: picture name to (H, W) int64 of `confident_labels`, neutral pixels 255. No ground
                 truth.
             epochs: passes over the pictures.
             batch_size: pictures a step.
             learning_rate: at the start.
             weight_decay: of AdamW.
-            seed: of the order of the pictures and of mirroring.
+            crop: side of random square crops (PSA: 448); None takes whole pictures.
+            seed: of the order of the pictures, of crops and of mirroring.
             progress: whether to show a bar.
 
         Returns:
@@ -203,7 +209,9 @@ class AffinityNet(nn.Module):
         check_positive("learning_rate", learning_rate)
         check_not_negative("weight_decay", weight_decay)
         check_count("seed", seed, least=0)
-        images, labels = _together(samples, seeds)
+        if crop is not None:
+            check_count("crop", crop)
+        images, labels = _with_seeds(samples, seeds, cropped=crop is not None)
         optimiser = torch.optim.AdamW(
             self.parameters(), lr=learning_rate, weight_decay=weight_decay
         )
@@ -217,10 +225,11 @@ class AffinityNet(nn.Module):
             random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
             with seeded(seed, epoch, device):
                 for rows in torch.randperm(len(images), generator=random).split(batch_size):
-                    shown, asked = images[rows], labels[rows]
-                    if torch.rand((), generator=random) < 0.5:
-                        shown, asked = shown.flip(-1), asked.flip(-1)
-                    losses.append(self._step(shown.to(device), asked.to(device), optimiser))
+                    views = [_view(images[i], labels[i], crop, random) for i in rows.tolist()]
+                    shown, asked = (
+                        torch.stack(each).to(device) for each in zip(*views, strict=True)
+                    )
+                    losses.append(self._step(shown, asked, optimiser))
                     schedule.step()
             began = losses[0] if began is None else began
             mean = sum(losses) / steps
@@ -229,9 +238,54 @@ class AffinityNet(nn.Module):
         self.eval()
         return self
 
+    def save(self, path: str | Path) -> Path:
+        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first.
+
+        Raises:
+            RuntimeError: if it has learned nothing yet.
+        """
+        if not hasattr(self, "losses_"):
+            raise RuntimeError("nothing to save yet; call fit(samples, seeds) first")
+        saved = {name: getattr(self, name) for name in _SAVED}
+        card = {"method": "AffinityNet", "version": _CARD_VERSION, **saved, "losses": self.losses_}
+        return save_model(path, self.state_dict(), card)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, backbone: nn.Module | None = None, device: str = "auto"
+    ) -> AffinityNet:
+        """A trained AffinityNet from its files.
+
+        Args:
+            path: as given to `save`.
+            backbone: the module, where the trunk was your own.
+            device: of a named trunk.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if the file is damaged, of another method or version, or of another trunk.
+        """
+        tensors, card = load_model(path)
+        keys = (*_SAVED, "losses")
+        check_card(card, path, method="AffinityNet", version=_CARD_VERSION, keys=keys)
+        saved = {name: card[name] for name in _SAVED}
+        named = saved.pop("backbone")
+        if backbone is not None:
+            named, saved["stride"] = backbone, None
+        net = cls(named, device=device, **saved)
+        try:
+            net.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} has the weights of another trunk than {card['backbone']} ({error}); give "
+                "the module it was saved with as backbone"
+            ) from error
+        net.losses_ = list(card["losses"])
+        return net.eval()
+
     def _step(self, images: Tensor, labels: Tensor, optimiser: torch.optim.Optimizer) -> float:
         between = self.between(images)
-        values = torch.where(labels == 255, 0, labels)
+        values = torch.where(labels == IGNORE_INDEX, 0, labels)
         cells = labels_on_grid(labels, tuple(between.shape[2:]), int(values.max()))
         loss = balanced_pair_loss(between, pair_kinds(cells, self.offsets))
         optimiser.zero_grad()
@@ -240,8 +294,10 @@ class AffinityNet(nn.Module):
         return loss.item()
 
 
-def _together(samples: Sequence[Sample], seeds: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """All pictures (M, 3, H, W) and their seeds (M, H, W)."""
+def _with_seeds(
+    samples: Sequence[Sample], seeds: Mapping[str, Tensor], *, cropped: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """All pictures (3, H, W) and their seeds (H, W), in order."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for sample in samples:
@@ -250,19 +306,39 @@ def _together(samples: Sequence[Sample], seeds: Mapping[str, Tensor]) -> tuple[T
                 f"there is no seed for {sample.name!r}; make confident labels for every picture "
                 "that is learned from, or leave it out"
             )
-        seed = seeds[sample.name]
-        size = tuple(sample.image.shape[1:])
-        if tuple(seed.shape) != size or (images and images[0].shape != sample.image.shape):
+        seed, size = seeds[sample.name], tuple(sample.image.shape[1:])
+        differs = bool(images) and images[0].shape != sample.image.shape and not cropped
+        if tuple(seed.shape) != size or differs:
             raise ValueError(
                 f"{sample.name!r} has {size[0]}x{size[1]} pixels and a seed of shape "
-                f"{tuple(seed.shape)}, expected both alike, and all pictures of one size; resize "
-                "or crop them first"
+                f"{tuple(seed.shape)}, expected both alike, and all pictures of one size; give "
+                "crop=448 for pictures of several sizes"
             )
         images.append(sample.image)
         labels.append(seed)
     if not images:
         raise ValueError("there are no pictures to learn from, expected at least one")
-    return torch.stack(images), torch.stack(labels)
+    return images, labels
+
+
+def _view(
+    image: Tensor, labels: Tensor, crop: int | None, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A picture and its labels, mirrored half of the time, cropped alike; beyond them neutral."""
+
+    def integer(below: int) -> int:
+        return int(torch.randint(below, (), generator=random))
+
+    if integer(2):
+        image, labels = image.flip(-1), labels.flip(-1)
+    if crop is None:
+        return image, labels
+    H, W = labels.shape
+    top, left = integer(max(0, H - crop) + 1), integer(max(0, W - crop) + 1)
+    image = image[:, top : top + crop, left : left + crop]
+    labels = labels[top : top + crop, left : left + crop]
+    beyond = (0, crop - labels.shape[1], 0, crop - labels.shape[0])
+    return F.pad(image, beyond), F.pad(labels, beyond, value=IGNORE_INDEX)
 
 
 def _bar(epochs: int, *, shown: bool) -> Any:
