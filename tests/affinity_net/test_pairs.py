@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -9,9 +10,12 @@ import torch
 
 from wsss_kit.affinity import random_walk, transition_matrix
 from wsss_kit.affinity_net import (
+    IRN_THRESHOLDS,
+    PSA_POWERS,
     balanced_pair_loss,
     boundary_affinity,
     confident_labels,
+    confident_seeds,
     dense,
     feature_affinity,
     half_plane,
@@ -19,6 +23,8 @@ from wsss_kit.affinity_net import (
     pair_kinds,
     windowed_walk,
 )
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.recipes import clims_masks, sc_cam_masks
 
 H = W = 6
 
@@ -188,6 +194,51 @@ def test_confident_labels_by_hand():
     assert found.tolist() == [[[0, 255, 1, 2, 0]]]
     found = confident_labels(doubting, background, **options, background_first=False)
     assert found.tolist() == [[[0, 255, 1, 2, 1]]]
+
+
+def test_seeds_of_a_data_set_are_two_passes_of_every_picture():
+    world, cam = PaperWorld(3), torch.linspace(0, 1, 96).expand(96, 96)
+
+    def maps_of(images, labels):
+        return labels[:, :, None, None] * cam
+
+    found = confident_seeds(maps_of, world, powers=(2, 8), refine=lambda s, i, la: s, shown=False)
+    for sample in world:
+        value = 1 + int(sample.labels.argmax())
+        sure, background = cam > (1 - cam) ** 2, cam <= (1 - cam) ** 8
+        expected = torch.full((96, 96), 255)
+        expected[sure] = value
+        expected[background] = 0
+        assert torch.equal(found[sample.name], expected)
+        assert {0, value, 255} == set(expected.unique().tolist())
+    by_constants = confident_seeds(
+        maps_of, world, thresholds=(0.3, 0.05), refine=lambda s, i, la: s, shown=False
+    )
+    seed = by_constants[world.names[0]]
+    assert (seed[cam > 0.3] > 0).all() and (seed[cam <= 0.05] == 0).all()
+    assert (seed[(cam > 0.05) & (cam <= 0.3)] == 255).all()
+
+
+def test_two_backgrounds_of_one_kind_the_strong_one_first():
+    options = {"refine": lambda s, i, la: s}
+    for given in ({}, {"powers": PSA_POWERS, "thresholds": IRN_THRESHOLDS}):
+        with pytest.raises(ValueError, match="give powers or thresholds"):
+            confident_seeds(None, PaperWorld(1), **given, **options)
+    for given in ({"powers": (8, 2)}, {"thresholds": (0.1, 0.3)}):
+        with pytest.raises(ValueError, match="expected the strong background first"):
+            confident_seeds(None, PaperWorld(1), **given, **options)
+
+
+def test_published_constants():
+    assert PSA_POWERS == (4, 32) and IRN_THRESHOLDS == (0.30, 0.05)
+    defaults = {n: p.default for n, p in inspect.signature(sc_cam_masks).parameters.items()}
+    assert (defaults["background_power"], defaults["walk_power"], defaults["squarings"]) == (
+        16,
+        8,
+        8,
+    )
+    defaults = {n: p.default for n, p in inspect.signature(clims_masks).parameters.items()}
+    assert (defaults["walk_power"], defaults["squarings"]) == (10, 8)
 
 
 def test_cells_take_what_most_of_their_pixels_are(rng):

@@ -5,18 +5,27 @@ Supervised Semantic Segmentation", CVPR 2018 (PSA); SC-CAM and the CLIMS paper r
 """
 
 from wsss_kit.affinity_net.boundary import boundary_affinity
-from wsss_kit.affinity_net.confident import confident_labels, labels_on_grid
+from wsss_kit.affinity_net.confident import (
+    IRN_THRESHOLDS,
+    PSA_POWERS,
+    confident_labels,
+    confident_seeds,
+    labels_on_grid,
+)
 from wsss_kit.affinity_net.neighbours import dense, feature_affinity, half_plane
 from wsss_kit.affinity_net.network import AffinityNet
 from wsss_kit.affinity_net.pair_losses import PAIR_KINDS, balanced_pair_loss, pair_kinds
 from wsss_kit.affinity_net.walk import windowed_walk
 
 __all__ = [
+    "IRN_THRESHOLDS",
     "PAIR_KINDS",
+    "PSA_POWERS",
     "AffinityNet",
     "balanced_pair_loss",
     "boundary_affinity",
     "confident_labels",
+    "confident_seeds",
     "dense",
     "feature_affinity",
     "half_plane",

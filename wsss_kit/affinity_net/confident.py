@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.checks import check_size
-from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.masks import scores_to_masks
+from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.masks import add_background, scores_to_masks
+from wsss_kit.training import progress
 
+PSA_POWERS = (4.0, 32.0)
+"""PSA's backgrounds (1 - max)^power for VOC: objects are trusted by the first, background by the
+second (24 in the CVPR version)."""
+IRN_THRESHOLDS = (0.30, 0.05)
+"""IRN's constant backgrounds for the same; the improved CLIMS takes 0.10 for the second."""
+MapsOf = Callable[[Tensor, Tensor], Tensor]
+"""(B, 3, H, W), (B, C) -> (B, C, H, W) in [0, 1]: `recipes.cam_maps` with its method filled in."""
 Refine = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Scores (B, 1 + C, H, W), images, labels -> scores: `crf.crf_of_present`, for example."""
 
@@ -47,6 +55,63 @@ def confident_labels(
     if not background_first:
         background = background & (objects == 0)
     return torch.where(background, 0, sure)
+
+
+def confident_seeds(
+    maps_of: MapsOf,
+    samples: Sequence[Sample],
+    *,
+    refine: Refine,
+    powers: tuple[float, float] | None = None,
+    thresholds: tuple[float, float] | None = None,
+    shown: bool = True,
+) -> dict[str, Tensor]:
+    """What `AffinityNet` learns from: `confident_labels` of every picture, no ground truth.
+
+    Args:
+        maps_of: pictures and labels to maps.
+        samples: the pictures.
+        refine: the CRF, such as `crf.crf_of_present`.
+        powers: of the two backgrounds (1 - max)^power, the strong one first, as ``PSA_POWERS``.
+        thresholds: two constant backgrounds instead, as ``IRN_THRESHOLDS``; the object holds where
+            the passes contradict each other, as in IRN.
+        shown: whether to show a bar.
+
+    Returns:
+        name -> (H, W) int64: 0, class c as c + 1, 255 neutral.
+
+    Raises:
+        ValueError: if both or none of the rules are given, or the strong background is not first.
+
+    Example:
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> def maps_of(images, labels):
+        ...     return labels[:, :, None, None].expand(-1, -1, *images.shape[2:]) * 0.4
+        >>> keep = lambda scores, images, labels: scores
+        >>> world, options = PaperWorld(1), {"refine": keep, "shown": False}
+        >>> seeds = confident_seeds(maps_of, world, thresholds=(0.5, 0.1), **options)
+        >>> seeds["val_0_000000"].unique().tolist()  # the passes disagree
+        [255]
+    """
+    if (powers is None) == (thresholds is None):
+        raise ValueError("give powers or thresholds for the two backgrounds, exactly one of them")
+    strong, weak = thresholds if powers is None else powers
+    ordered = strong > weak if powers is None else strong < weak
+    if not ordered:
+        what, more = ("thresholds", "larger") if powers is None else ("powers", "smaller")
+        raise ValueError(
+            f"{what} are {strong:g} and {weak:g}, expected the strong background first: the {more} "
+            "number"
+        )
+    name = "threshold" if powers is None else "power"
+    seeds = {}
+    for sample in progress(samples, what="confident labels", shown=shown, total=len(samples)):
+        images, labels = sample.image[None], sample.labels[None]
+        maps = maps_of(images, labels)
+        passes = (add_background(maps, **{name: value}) for value in (strong, weak))
+        options = {"refine": refine, "background_first": powers is not None}
+        seeds[sample.name] = confident_labels(*passes, images, labels, **options)[0]
+    return seeds
 
 
 def labels_on_grid(labels: Tensor, size: tuple[int, int], n_classes: int) -> Tensor:
