@@ -7,6 +7,7 @@ This is the only module that crosses from labels to masks: class ``c`` of ``labe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,6 +21,11 @@ from wsss_kit.checks import (
     check_tensor,
 )
 from wsss_kit.classes import IGNORE_INDEX
+
+MapsOf = Callable[[Tensor, Tensor], Tensor]
+"""(B, 3, H, W), (B, C) -> (B, C, H, W) in [0, 1]: `recipes.cam_maps` with its method filled in."""
+Refine = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Scores (B, 1 + C, H, W), images, labels -> scores: `crf.crf_of_present`, for example."""
 
 
 def add_background(

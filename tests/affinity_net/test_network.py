@@ -8,6 +8,7 @@ from torch import nn
 
 from wsss_kit.affinity import random_walk, transition_matrix
 from wsss_kit.affinity_net import AffinityNet, dense, network
+from wsss_kit.affinity_net.views import random_view
 from wsss_kit.cam import upsample
 from wsss_kit.paperworld import PaperWorld
 
@@ -98,9 +99,9 @@ def test_crops_take_picture_and_labels_from_one_place(rng):
     image = torch.arange(30.0).view(1, 5, 6).expand(3, 5, 6)
     labels = torch.arange(30).view(5, 6)
     for _ in range(30):
-        shown, asked = network._view(image, labels, 4, rng)
+        shown, asked = random_view(image, labels, 4, rng)
         assert shown.shape == (3, 4, 4) and torch.equal(shown[0].long(), asked)
-    shown, asked = network._view(image, labels, 8, rng)
+    shown, asked = random_view(image, labels, 8, rng)
     assert (asked[5:] == 255).all() and (shown[:, :, 6:] == 0).all()
     assert sorted(asked[:5, :6].flatten().tolist()) == list(range(30))
 

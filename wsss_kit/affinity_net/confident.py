@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from wsss_kit.checks import check_size
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.masks import add_background, scores_to_masks
+from wsss_kit.masks import MapsOf, Refine, add_background, scores_to_masks
 from wsss_kit.training import progress
 
 PSA_POWERS = (4.0, 32.0)
@@ -18,10 +18,6 @@ PSA_POWERS = (4.0, 32.0)
 second (24 in the CVPR version)."""
 IRN_THRESHOLDS = (0.30, 0.05)
 """IRN's constant backgrounds for the same; the improved CLIMS takes 0.10 for the second."""
-MapsOf = Callable[[Tensor, Tensor], Tensor]
-"""(B, 3, H, W), (B, C) -> (B, C, H, W) in [0, 1]: `recipes.cam_maps` with its method filled in."""
-Refine = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Scores (B, 1 + C, H, W), images, labels -> scores: `crf.crf_of_present`, for example."""
 
 
 def confident_labels(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from wsss_kit.affinity_net.boundary import boundary_affinity
 from wsss_kit.affinity_net.confident import labels_on_grid
 from wsss_kit.affinity_net.neighbours import dense, feature_affinity, half_plane
 from wsss_kit.affinity_net.pair_losses import balanced_pair_loss, pair_kinds
+from wsss_kit.affinity_net.views import random_view, with_seeds
 from wsss_kit.affinity_net.walk import windowed_walk
 from wsss_kit.cam import upsample
 from wsss_kit.checks import (
@@ -26,14 +26,15 @@ from wsss_kit.checks import (
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier import build_backbone
+from wsss_kit.classifier.train import device_of
 from wsss_kit.files import check_card, load_model, save_model
-from wsss_kit.training import check_loss, polynomial_decay, progress, seeded
+from wsss_kit.training import check_loss, polynomial_decay, seeded
+from wsss_kit.training import progress as progress_bar
 
 _CARD_VERSION = 1
 _SAVED = ("backbone", "radius", "kind", "channels", "stride")
 _MOST_DENSE = 1024
 """Cells up to which squaring the whole matrix is faster than walking step by step."""
-
 
 KINDS = ("features", "boundary")
 """What two cells are compared by: PSA's likeness of features, or IRN's boundary between them."""
@@ -102,10 +103,14 @@ class AffinityNet(nn.Module):
 
     def between(self, images: Tensor) -> Tensor:
         """What is between neighbours: (B, 3, H, W) RGB in [0, 1] -> (B, P, h, w)."""
-        projected = self.project(self.trunk(images))
+        projected = self._projected(images)
         if self.kind == "boundary":
             return boundary_affinity(projected.sigmoid(), self.offsets)
         return feature_affinity(F.elu(projected), self.offsets)
+
+    def _projected(self, images: Tensor) -> Tensor:
+        """(B, channels, h, w), or one channel of the boundary, on the network's own device."""
+        return self.project(self.trunk(images.to(device_of(self))))
 
     @torch.no_grad()
     def boundaries(self, images: Tensor) -> Tensor:
@@ -119,8 +124,7 @@ class AffinityNet(nn.Module):
                 f"kind is {self.kind!r}, expected 'boundary' for boundaries to be there"
             )
         check_images(images)
-        seen = images.to(self.project.weight.device)
-        return self.project(self.trunk(seen)).sigmoid().to(images.device)
+        return self._projected(images).sigmoid().to(images.device)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -134,9 +138,7 @@ class AffinityNet(nn.Module):
             are no neighbours. See `dense` for its size; `walk` does without it.
         """
         check_images(images)
-        return dense(self.between(images.to(self.project.weight.device)), self.offsets).to(
-            images.device
-        )
+        return dense(self.between(images), self.offsets).to(images.device)
 
     @torch.no_grad()
     def walk(
@@ -159,7 +161,7 @@ class AffinityNet(nn.Module):
         check_images(images)
         check_positive("power", power)
         check_count("squarings", squarings, least=0)
-        between = self.between(images.to(self.project.weight.device))
+        between = self.between(images)
         grid = between.shape[2:]
         sized = upsample(scores.to(between.device), tuple(grid))
         if grid.numel() <= _MOST_DENSE:
@@ -211,25 +213,23 @@ class AffinityNet(nn.Module):
         check_count("seed", seed, least=0)
         if crop is not None:
             check_count("crop", crop)
-        images, labels = _with_seeds(samples, seeds, cropped=crop is not None)
+        images, labels = with_seeds(samples, seeds, cropped=crop is not None)
         optimiser = torch.optim.AdamW(
             self.parameters(), lr=learning_rate, weight_decay=weight_decay
         )
         steps = -(-len(images) // batch_size)
         schedule = polynomial_decay(optimiser, steps * epochs)
         self.losses_: list[float] = []
-        device, began = self.project.weight.device, None
+        device, began = device_of(self), None
         self.train()
-        for epoch in _bar(epochs, shown=progress):
+        for epoch in progress_bar(range(epochs), what="AffinityNet", shown=progress):
             losses = []
             random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
             with seeded(seed, epoch, device):
                 for rows in torch.randperm(len(images), generator=random).split(batch_size):
-                    views = [_view(images[i], labels[i], crop, random) for i in rows.tolist()]
-                    shown, asked = (
-                        torch.stack(each).to(device) for each in zip(*views, strict=True)
-                    )
-                    losses.append(self._step(shown, asked, optimiser))
+                    views = [random_view(images[i], labels[i], crop, random) for i in rows.tolist()]
+                    shown, asked = map(torch.stack, zip(*views, strict=True))
+                    losses.append(self._step(shown, asked.to(device), optimiser))
                     schedule.step()
             began = losses[0] if began is None else began
             mean = sum(losses) / steps
@@ -292,54 +292,3 @@ class AffinityNet(nn.Module):
         loss.backward()
         optimiser.step()
         return loss.item()
-
-
-def _with_seeds(
-    samples: Sequence[Sample], seeds: Mapping[str, Tensor], *, cropped: bool
-) -> tuple[list[Tensor], list[Tensor]]:
-    """All pictures (3, H, W) and their seeds (H, W), in order."""
-    images: list[Tensor] = []
-    labels: list[Tensor] = []
-    for sample in samples:
-        if sample.name not in seeds:
-            raise ValueError(
-                f"there is no seed for {sample.name!r}; make confident labels for every picture "
-                "that is learned from, or leave it out"
-            )
-        seed, size = seeds[sample.name], tuple(sample.image.shape[1:])
-        differs = bool(images) and images[0].shape != sample.image.shape and not cropped
-        if tuple(seed.shape) != size or differs:
-            raise ValueError(
-                f"{sample.name!r} has {size[0]}x{size[1]} pixels and a seed of shape "
-                f"{tuple(seed.shape)}, expected both alike, and all pictures of one size; give "
-                "crop=448 for pictures of several sizes"
-            )
-        images.append(sample.image)
-        labels.append(seed)
-    if not images:
-        raise ValueError("there are no pictures to learn from, expected at least one")
-    return images, labels
-
-
-def _view(
-    image: Tensor, labels: Tensor, crop: int | None, random: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """A picture and its labels, mirrored half of the time, cropped alike; beyond them neutral."""
-
-    def integer(below: int) -> int:
-        return int(torch.randint(below, (), generator=random))
-
-    if integer(2):
-        image, labels = image.flip(-1), labels.flip(-1)
-    if crop is None:
-        return image, labels
-    H, W = labels.shape
-    top, left = integer(max(0, H - crop) + 1), integer(max(0, W - crop) + 1)
-    image = image[:, top : top + crop, left : left + crop]
-    labels = labels[top : top + crop, left : left + crop]
-    beyond = (0, crop - labels.shape[1], 0, crop - labels.shape[0])
-    return F.pad(image, beyond), F.pad(labels, beyond, value=IGNORE_INDEX)
-
-
-def _bar(epochs: int, *, shown: bool) -> Any:
-    return progress(range(epochs), what="AffinityNet", shown=shown)

@@ -7,7 +7,7 @@ power (``power``: the background score is ``(1 - max) ** power``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,13 +23,8 @@ from wsss_kit.checks import (
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.evaluation.confusion import ConfusionMatrix
-from wsss_kit.masks import add_background, scores_to_masks
+from wsss_kit.masks import MapsOf, Refine, add_background, scores_to_masks
 from wsss_kit.training import progress
-
-MapsOf = Callable[[Tensor, Tensor], Tensor]
-"""(B, 3, H, W), (B, C) -> (B, C, H, W) in [0, 1]: `recipes.cam_maps` with its method filled in."""
-Refine = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Scores (B, 1 + C, H, W), images, labels -> scores: `crf.crf_of_present`, for example."""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,16 @@ def enlarged(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(pixels.resize(size[::-1], how)) / np.float32(255)
 
 
+def fitted_picture(picture: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+    """A picture as large as a box allows: (H, W, 3) in [0, 1] to (h, w, 3).
+
+    Example:
+        >>> fitted_picture(np.zeros((4, 8, 3)), (40, 40)).shape
+        (20, 40, 3)
+    """
+    return enlarged(picture, fitted(picture.shape[:2], box))
+
+
 def enlarged_mask(mask: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask at another size, values as they are: (H, W) to (h, w) int64.
 
@@ -133,6 +143,8 @@ def paint_regions(
         >>> paint_regions(np.zeros((1, 2, 3)), values, {1: Style("#FFFFFF")}, 1.0)[0, :, 0].tolist()
         [1.0, 0.0]
     """
+    from matplotlib.colors import to_rgb
+
     shown = grey(picture).astype(np.float32)
     size = values.shape
     for value in np.unique(values).tolist():
@@ -140,7 +152,9 @@ def paint_regions(
         if style is None:
             continue
         inside = values == value
-        shown[inside] = (1 - alpha) * shown[inside] + alpha * _rgb(style.colour)
+        shown[inside] = (1 - alpha) * shown[inside] + alpha * np.array(
+            to_rgb(style.colour), np.float32
+        )
         lines = inside & hatching(style.hatch, size)
         shown[lines] = (1 - alpha) * shown[lines]
     edges = np.zeros(size, bool)
@@ -161,8 +175,10 @@ def mask_styles(values: Sequence[int], n_classes: int) -> dict[int, Style]:
         >>> mask_styles([0, 2, 255], 2)[2]
         Style(colour='#56b4e9', hatch='')
     """
+    from matplotlib.colors import to_hex
+
     colours = class_colours(n_classes)
-    styles = {v: Style(_hex(colours[v])) for v in values if 0 < v <= n_classes}
+    styles = {v: Style(to_hex(colours[v])) for v in values if 0 < v <= n_classes}
     return styles | {v: _IGNORED for v in values if v == IGNORE_INDEX}
 
 
@@ -200,6 +216,29 @@ def write_names(
     return np.asarray(image) / np.float32(255)
 
 
+def paint_named(
+    large: np.ndarray,
+    mask: Tensor | np.ndarray,
+    styles: Mapping[int, Style],
+    names: Mapping[int, str],
+    alpha: float = 0.6,
+) -> np.ndarray:
+    """Regions over their picture, each with its name.
+
+    Args:
+        large: (h, w, 3) in [0, 1], the picture as large as it is shown.
+        mask: (H, W) integers.
+        styles: value to how it looks.
+        names: value to its name.
+        alpha: weight of the colours.
+
+    Returns:
+        (h, w, 3) float32 in [0, 1].
+    """
+    painted = paint_regions(large, enlarged_mask(mask, large.shape[:2]), styles, alpha)
+    return write_names(painted, torch.as_tensor(mask).cpu().numpy(), names)
+
+
 def paint_mask_named(
     large: np.ndarray, mask: Tensor | np.ndarray, classes: Sequence[str], alpha: float = 0.6
 ) -> np.ndarray:
@@ -214,17 +253,15 @@ def paint_mask_named(
     Returns:
         (h, w, 3) float32 in [0, 1].
     """
-    values = enlarged_mask(mask, large.shape[:2])
-    present = np.unique(values).tolist()
-    painted = paint_regions(large, values, mask_styles(present, len(classes)), alpha)
+    present = torch.as_tensor(mask).unique().tolist()
     names = {v: classes[v - 1] for v in present if 0 < v <= len(classes)}
-    return write_names(painted, torch.as_tensor(mask).cpu().numpy(), names)
+    return paint_named(large, mask, mask_styles(present, len(classes)), names, alpha)
 
 
-def paint_errors(large: np.ndarray, errors: np.ndarray, alpha: float = 0.7) -> np.ndarray:
-    """Kinds of error over their picture, values as `error_map` gives them: (h, w, 3)."""
+def paint_errors(large: np.ndarray, errors: Tensor | np.ndarray, alpha: float = 0.7) -> np.ndarray:
+    """Kinds of error (H, W) over their picture, values as `error_map` gives them: (h, w, 3)."""
     styles = {k + 1: ERROR_STYLES[kind] for k, kind in enumerate(ERROR_KINDS)}
-    return paint_regions(large, errors, styles, alpha)
+    return paint_regions(large, enlarged_mask(errors, large.shape[:2]), styles, alpha)
 
 
 def pixels_png(pixels: np.ndarray) -> bytes:
@@ -257,11 +294,3 @@ def css_of(style: Style) -> str:
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(13)
-
-
-def _rgb(colour: str) -> np.ndarray:
-    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255
-
-
-def _hex(colour: np.ndarray) -> str:
-    return "#" + "".join(f"{round(255 * float(value)):02x}" for value in colour)

@@ -19,13 +19,10 @@ from wsss_kit.plot.panels import mask_list, mask_values, names_and_pictures, pan
 from wsss_kit.plot.regions import (
     ERROR_STYLES,
     Style,
-    enlarged,
-    enlarged_mask,
-    fitted,
+    fitted_picture,
     paint_errors,
     paint_mask_named,
-    paint_regions,
-    write_names,
+    paint_named,
 )
 
 if TYPE_CHECKING:
@@ -74,10 +71,10 @@ def show_stages(
     alt = f"{name} in the steps {', '.join(steps)}."
     figure, axes, wrap = panel_grid([picture], len(steps), alt=alt, extra=(0.0, 0.45))
     panels = [picture, *(overlay(picture, cam) for cam in maps.values())]
-    large = enlarged(picture, fitted(picture.shape[:2], (_SIDE, _SIDE)))
+    large = fitted_picture(picture, (_SIDE, _SIDE))
     panels += [paint_mask_named(large, mask, classes) for mask in masks.values()]
     if error is not None:
-        panels.append(_painted_errors(picture, error))
+        panels.append(paint_errors(large, error))
         _error_legend(figure)
     for ax, title, panel in zip(axes[0], steps, panels, strict=True):
         ax.imshow(panel)
@@ -192,7 +189,8 @@ missed 100. Error maps of a.'
     _error_bars(figure.add_subplot(grid[:, 0]), report)
     for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
         ax = figure.add_subplot(grid[i // columns, 1 + i % columns])
-        ax.imshow(_painted_errors(picture, error_map(found[i], truth[i])))
+        large = fitted_picture(picture, (_SIDE, _SIDE))
+        ax.imshow(paint_errors(large, error_map(found[i], truth[i])))
         iou = report.image_iou.get(name)
         _bare(ax, textwrap.fill(name if iou is None else f"{name}: {100 * iou:.0f}", 22))
     _error_legend(figure)
@@ -221,7 +219,7 @@ def _parts(row: np.ndarray) -> list[tuple[str, float]]:
 def painted_claims(
     picture: np.ndarray, claims: Tensor, words: Sequence[str], side: int, alpha: float = 0.6
 ) -> np.ndarray:
-    """Regions of the words that claim them, named: classes in colour, others in shades of grey.
+    """Cells in the colours of the words that claim them, see `claim_styles`, with their names.
 
     Args:
         picture: (H, W, 3) in [0, 1].
@@ -233,11 +231,9 @@ def painted_claims(
     Returns:
         (h', w', 3) float32 in [0, 1].
     """
-    size = fitted(picture.shape[:2], (side, side))
-    values = enlarged_mask(claims, size)
-    present = np.unique(values).tolist()
-    painted = paint_regions(enlarged(picture, size), values, claim_styles(len(words)), alpha)
-    return write_names(painted, claims.cpu().numpy(), {t: words[t] for t in present})
+    names = {t: words[t] for t in claims.unique().tolist()}
+    large = fitted_picture(picture, (side, side))
+    return paint_named(large, claims, claim_styles(len(words)), names, alpha)
 
 
 def claim_styles(n_words: int) -> dict[int, Style]:
@@ -248,15 +244,10 @@ def claim_styles(n_words: int) -> dict[int, Style]:
         13
     """
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
-    shades = [colormaps["cividis"]((t * 0.618) % 1.0) for t in range(n_words)]
-    codes = ["#" + "".join(f"{round(255 * v):02x}" for v in shade[:3]) for shade in shades]
-    return {t: Style(code) for t, code in enumerate(codes)}
-
-
-def _painted_errors(picture: np.ndarray, errors: Tensor) -> np.ndarray:
-    large = enlarged(picture, fitted(picture.shape[:2], (_SIDE, _SIDE)))
-    return paint_errors(large, enlarged_mask(errors, large.shape[:2]))
+    shades = (colormaps["cividis"]((t * 0.618) % 1.0) for t in range(n_words))
+    return {t: Style(to_hex(shade)) for t, shade in enumerate(shades)}
 
 
 def _error_legend(figure: Figure) -> None:

@@ -19,9 +19,7 @@ from wsss_kit.plot.panels import picture_array
 from wsss_kit.plot.regions import (
     ERROR_STYLES,
     css_of,
-    enlarged,
-    enlarged_mask,
-    fitted,
+    fitted_picture,
     paint_errors,
     paint_mask_named,
     pixels_png,
@@ -232,21 +230,18 @@ class ErrorAtlas(Instrument):
         return self
 
     def _show(self) -> None:
-        image = picture_array(self._samples[self._places[self.picture]].image)
-        large = enlarged(image, fitted(image.shape[:2], BOX))
+        image = self._samples[self._places[self.picture]].image
+        large = fitted_picture(picture_array(image), BOX)
         found, truth = self._masks[self.method][self.picture], self._truth[self.picture]
         boundary = self._reports[self.method].settings.get("boundary")
         errors = error_map(found, truth, boundary=boundary)
-        sides = {"picture": large}
-        for name, mask in (("ground truth", truth), ("prediction", found)):
-            if name == self.compare:
-                sides[name] = paint_mask_named(large, mask, self._names, self.opacity)
+        before, masks = large, {"ground truth": truth, "prediction": found}
+        if self.compare in masks:
+            before = paint_mask_named(large, masks[self.compare], self._names, self.opacity)
         with self.screen.hold_sync():
-            self.screen.before = pixels_png(sides[self.compare])
+            self.screen.before = pixels_png(before)
             self.screen.before_name = f"{self.compare}, {self.picture}"
-            self.screen.after = pixels_png(
-                paint_errors(large, enlarged_mask(errors, large.shape[:2]), self.opacity)
-            )
+            self.screen.after = pixels_png(paint_errors(large, errors, self.opacity))
             self.screen.after_name = f"errors of {self.method}, {self.picture}"
         self.class_bars.chosen, self.picture_bars.chosen = self.class_name, self.picture
         self.words = self._in_words()

@@ -57,10 +57,7 @@ def edited(prompts: Prompts, field: str, text: str, *, index: int) -> Prompts:
     if field == "template":
         return prompts.replace(template=templates_of(text))
     if field == "backgrounds":
-        words, related = words_of(text), prompts.class_backgrounds
-        kept = {c: [w for w in own if w in words] for c, own in related.items()}
-        related = {c: own for c, own in kept.items() if own}
-        return prompts.replace(backgrounds=words, class_backgrounds=related)
+        return with_backgrounds(prompts, words_of(text))
     old = prompts.classes[index]
     if field == "synonyms":
         said = words_of(text)
@@ -79,6 +76,19 @@ def edited(prompts: Prompts, field: str, text: str, *, index: int) -> Prompts:
         synonyms=renamed(prompts.synonyms),
         class_backgrounds=renamed(prompts.class_backgrounds),
     )
+
+
+def with_backgrounds(prompts: Prompts, words: Sequence[str]) -> Prompts:
+    """The prompts with other background words; what a class has of those that go goes with them.
+
+    Example:
+        >>> prompts = with_backgrounds(Prompts.paper(method="clims"), ["sky", "fog"])
+        >>> dict(prompts.class_backgrounds)
+        {'plane': ('sky',)}
+    """
+    kept = {c: [w for w in own if w in words] for c, own in prompts.class_backgrounds.items()}
+    related = {c: own for c, own in kept.items() if own}
+    return prompts.replace(backgrounds=list(words), class_backgrounds=related)
 
 
 def as_text(prompts: Prompts, field: str, *, index: int) -> str:

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from wsss_kit.checks import check_probability
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.data import read_image
-from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, error_map
+from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, ConfusionMatrix, error_map
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.plot import overlay, show_stages
 from wsss_kit.plot.panels import picture_array
@@ -24,9 +24,7 @@ from wsss_kit.plot.regions import (
     ERROR_STYLES,
     Style,
     css_of,
-    enlarged,
-    enlarged_mask,
-    fitted,
+    fitted_picture,
     paint_errors,
     paint_mask_named,
     pixels_png,
@@ -234,9 +232,7 @@ class CAMExplorer(Instrument):
 
     def _show(self) -> None:
         self._made.clear()
-        image = picture_array(self.sample.image)
-        size = fitted(image.shape[:2], BOX)
-        large = enlarged(image, size)
+        large = fitted_picture(picture_array(self.sample.image), BOX)
         before, before_name = self._compared(large)
         after = self._painted(self.method, large)
         with self.view.hold_sync():
@@ -262,7 +258,7 @@ class CAMExplorer(Instrument):
         """The stage of a method over the enlarged picture, (h, w, 3)."""
         errors = self._errors(method) if self.stage == "error" else None
         if errors is not None:
-            return paint_errors(large, enlarged_mask(errors, large.shape[:2]), self.opacity)
+            return paint_errors(large, errors, self.opacity)
         if self.stage in ("mask", "error"):
             return paint_mask_named(large, self._mask(method), self._names, self.opacity)
         return overlay(large, self._map(method), alpha=self.opacity)
@@ -320,9 +316,7 @@ class CAMExplorer(Instrument):
         if self.stage == "error":
             return f"{said}: {self._errors_in_words(truth)}."
         value = 1 + self._names.index(self.class_name)
-        counted = truth != IGNORE_INDEX
-        ours, theirs = (mask == value) & counted, (truth == value) & counted
-        iou = (ours & theirs).sum() / (ours | theirs).sum().clamp(min=1)
+        iou = ConfusionMatrix(1 + len(self._names)).update(mask, truth).iou()[value].nan_to_num()
         return f"{said}: IoU of {self.class_name} in this picture {100 * iou:.0f} %."
 
     def _errors_in_words(self, truth: Tensor) -> str:

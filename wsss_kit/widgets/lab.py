@@ -17,14 +17,14 @@ from wsss_kit.evaluation import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES, OpenedPicture
 from wsss_kit.plot import overlay, show_words
 from wsss_kit.plot.panels import picture_array
-from wsss_kit.plot.regions import css_of, enlarged, fitted, pixels_png
+from wsss_kit.plot.regions import css_of, fitted_picture, pixels_png
 from wsss_kit.plot.stills import painted_claims
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
 from wsss_kit.prompts.ranking import WordTally
 from wsss_kit.widgets import word_bars
 from wsss_kit.widgets.bars import Bars
-from wsss_kit.widgets.edits import FIELDS, History, edited, unknown_in
+from wsss_kit.widgets.edits import FIELDS, History, edited, unknown_in, with_backgrounds
 from wsss_kit.widgets.instrument import (
     WIDTH,
     Instrument,
@@ -209,7 +209,7 @@ class PromptLab(Instrument):
     def asked(self) -> Prompts:
         """The prompts without the words that are off."""
         on = [word for word in self.prompts.backgrounds if word not in self.off]
-        return _only(self.prompts, on) if self.off else self.prompts
+        return with_backgrounds(self.prompts, on) if self.off else self.prompts
 
     def _present(self, prompts: Prompts) -> list[str]:
         """The names that these prompts give to the classes of the picture."""
@@ -387,8 +387,7 @@ class PromptLab(Instrument):
             return painted_claims(image, claims, words, max(BOX), self.opacity), found.probs.cpu()
         c = names.index(prompts.classes[self._index])
         cam = found.full_size(image.shape[:2])[c].cpu()
-        large = enlarged(image, fitted(image.shape[:2], BOX))
-        return overlay(large, cam, alpha=self.opacity), found.probs.cpu()
+        return overlay(fitted_picture(image, BOX), cam, alpha=self.opacity), found.probs.cpu()
 
     def _compared(self) -> tuple[np.ndarray, str]:
         """The picture left of the handle, and what it is."""
@@ -396,7 +395,7 @@ class PromptLab(Instrument):
         if self.compare in earlier:
             return self._painted(earlier[self.compare])[0], f"{self.view}, {self.compare}"
         image = picture_array(self._samples[self.picture].image)
-        return enlarged(image, fitted(image.shape[:2], BOX)), f"picture {self.picture}"
+        return fitted_picture(image, BOX), f"picture {self.picture}"
 
     def _in_words(self, asked: Prompts, probs: Tensor) -> str:
         names = self._present(asked)
@@ -460,13 +459,6 @@ class PromptLab(Instrument):
         claims = opened.claims(asked, classes=names).argmax(0).cpu()
         named = sample._replace(name=f"{self.class_name}, {asked.templates[0]!r}")
         return show_words(named, cam, claims, found.probs.cpu(), [*names, *asked.backgrounds])
-
-
-def _only(prompts: Prompts, words: Sequence[str]) -> Prompts:
-    """The prompts with some of their background words."""
-    related = {c: [w for w in own if w in words] for c, own in prompts.class_backgrounds.items()}
-    related = {c: own for c, own in related.items() if own}
-    return prompts.replace(backgrounds=list(words), class_backgrounds=related)
 
 
 def _decoded(content: bytes, name: str) -> str:
