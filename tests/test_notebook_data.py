@@ -10,7 +10,7 @@ from PIL import Image
 from wsss_kit.classes import VOC_CLASSES
 from wsss_kit.clip import load_clip
 from wsss_kit.methods.cam import CAM
-from wsss_kit.notebook_data import make_clims, make_sc_cam, open_data
+from wsss_kit.notebook_data import make_clims, make_sc_cam, open_data, train_affinity_net
 from wsss_kit.prompts import Prompts
 
 
@@ -128,3 +128,14 @@ def test_sc_cam_looks_for_as_many_subcategories_as_the_data_has(voc):
     photographs = make_sc_cam(open_data("voc", n_train=3, n_val=2, n_test=2, root=voc), cam)
     assert (photographs.preset, photographs.n_subcategories) == ("reference", None)
     assert photographs.backbone is paper.backbone is cam
+
+
+def test_an_affinity_for_each_data_set(voc):
+    data = open_data("paper", n_train=2, n_val=1, n_test=1)
+    seeds = {name: torch.zeros(96, 96, dtype=torch.int64) for name in data.train.names}
+    net = train_affinity_net(data, data.train, seeds)
+    assert (net.backbone, net.radius, len(net.losses_)) == ("paper", 5, 6)
+    data = open_data("voc", n_train=2, n_val=1, n_test=1, root=voc)
+    seeds = {s.name: torch.full((4, 5), 255) for s in data.train}  # cropped beyond their borders
+    net = train_affinity_net(data, data.train, seeds, backbone="resnet18")
+    assert (net.backbone, net.stride, net.losses_) == ("resnet18", 8, [0.0] * 3)

@@ -328,3 +328,38 @@ def test_a_learned_affinity_is_walked_on_its_own_grid():
     masks = sc_cam_masks(images, labels, method=method, affinity_net=net, crf=True)
     for mask, row in zip(masks, labels, strict=True):
         assert set(mask.unique().tolist()) <= {0, *(1 + row.nonzero()[:, 0]).tolist()}
+
+
+def test_clip_es_maps_walk_with_a_learned_affinity_instead(given):
+    method, images, labels = given
+    cams, affinity = method.output
+    other = affinity.flip(0)
+    full = resize(walk_by_hand(cams.flatten(2), other, 8, 2).view(cams.shape), (17, 22))
+    full = full - full.amin((2, 3), keepdim=True)
+    expected = full / (full.amax((2, 3), keepdim=True) + 1e-7)
+    walk = {"affinity_net": lambda x: other, "squarings": 1}
+    found = clip_es_maps(images, labels, method=method, **walk)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    method.output = MethodOutput(cams)  # none of its own is needed
+    masks = clip_es_masks(images, labels, method=method, min_confidence=None, **walk)
+    scores = torch.cat([1 - expected.amax(1, keepdim=True), expected], 1)
+    refined = clip_es_crf(scores, images, labels, method=method)
+    assert torch.equal(masks, refined.argmax(1))
+
+
+def test_maps_that_walk_with_a_boundary_leave_it_first():
+    world = PaperWorld(2)
+    net = AffinityNet(device="cpu", kind="boundary", levels=2, channels=8, seed=1)
+    images = torch.stack([s.image for s in world])
+    labels = torch.stack([s.labels for s in world])
+    cams = torch.rand(2, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    cams = cams * labels[:, :, None, None]
+    edges = net.boundaries(images)
+    steps = walk_by_hand((cams * (1 - edges)).flatten(2), net(images), 10, 4).view(cams.shape)
+    full = resize(steps, (96, 96))
+    best, c = (full / (full.amax((1, 2, 3), keepdim=True) + 1e-5)).max(1)
+    options = {"method": Given(cams), "affinity_net": net, "squarings": 2}
+    assert edges.std() > 0.01
+    found = clims_masks(images, labels, **options)
+    assert (found == torch.where(best > 0.2, c + 1, 0)).float().mean() > 0.999
+    assert len(found.unique()) > 2

@@ -89,6 +89,7 @@ WRONG: dict[str, Callable[[Any], list[Any]]] = {
     "not negative": lambda good: [*NO_NUMBERS, -1, INF, -INF],
     "probability": lambda good: [*NO_NUMBERS, -0.01, 1.01, INF, 40],
     "counts": lambda good: ["12", 3, None, (), (0, 1), (1.5,), ("2",), (True,), (NAN,)],
+    "count or counts": lambda good: ["3", True, None, NAN, 0, 1.5, (), (0, 1), (1.5,), ("2",)],
     "factors": lambda good: ["12", 3.0, None, (), (0.0, 1), ("2",), (True,), (NAN,), (INF,)],
     "range": lambda good: ["ab", 4, (), (4,), (0, 4), (8, 4), (4, 4.5), (4, 4, 4)],
     "size": lambda good: ["44", 4, None, (), (4,), (0, 4), (4, -1), (4, 4.0), (4, 4, 4)],
@@ -512,6 +513,16 @@ DOORS: dict[str, Callable[[], Door]] = {
         {**batch(), "box_threshold": 0.4},
         {**PICTURES, "box_threshold": "probability"},
     ),
+    "clip_es_maps, walked": lambda: Door(
+        functools.partial(wsss_kit.clip_es_maps, method=small_clip_es(), affinity_net=small_net()),
+        {**batch(), "walk_power": 8.0, "squarings": 1},
+        {**PICTURES, "walk_power": "positive", "squarings": "count from 0"},
+    ),
+    "clip_es_masks, walked": lambda: Door(
+        functools.partial(wsss_kit.clip_es_masks, method=small_clip_es(), affinity_net=small_net()),
+        {**batch(), "walk_power": 8.0, "squarings": 1},
+        {**PICTURES, "walk_power": "positive", "squarings": "count from 0"},
+    ),
     "clip_es_masks": lambda: Door(
         functools.partial(wsss_kit.clip_es_masks, method=small_clip_es()),
         {**batch(), "box_threshold": 0.4, "power": 1, "min_confidence": 0.9},
@@ -644,10 +655,14 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "AffinityNet": lambda: Door(
         functools.partial(AffinityNet, device="cpu"),
-        {"radius": 2, "channels": 1, "seed": 0, "kind": "boundary", "stride": 8},
         {
-            **{"radius": "count", "channels": "count", "seed": "count from 0"},
+            **{"radius": 2, "channels": (4, 8), "seed": 0, "kind": "boundary", "stride": 8},
+            **{"levels": 2, "pad_to": 96},
+        },
+        {
+            **{"radius": "count", "channels": "count or counts", "seed": "count from 0"},
             **{"kind": "word of a list", "stride": "count or None"},
+            **{"levels": "count", "pad_to": "count or None"},
         },
     ),
     "AffinityNet.fit": lambda: Door(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import VOC_CLASSES, Sample
 from wsss_kit.clip import load_clip
@@ -223,6 +224,42 @@ def make_sc_cam(data: OpenData, cam: CAM, **options: Any) -> SCCAM:
     if data.name == "paper":
         usual = {"preset": "clean", "scales": (1.0,), "n_subcategories": 3}
     return SCCAM(cam, **{**usual, **options})
+
+
+def train_affinity_net(
+    data: OpenData,
+    learned: Sequence[Sample],
+    seeds: Mapping[str, Tensor],
+    *,
+    backbone: str | nn.Module | None = None,
+    weights: str | Path | None = None,
+) -> AffinityNet:
+    """An affinity from confident labels, as small as a laptop likes it.
+
+    On the paper trunk; for photographs on a ResNet-50 at stride 8 with ImageNet's weights, which
+    torchvision downloads once, and on crops. Without a network give another trunk.
+
+    Args:
+        data: from `open_data`.
+        learned: pictures, such as a part of ``data.train``.
+        seeds: of `affinity_net.confident_seeds`, one for each of them.
+        backbone: another trunk, by name or a module with weights of its own.
+        weights: of a named one.
+
+    Returns:
+        The fitted `AffinityNet`.
+
+    Raises:
+        RuntimeError: if ImageNet's weights cannot be downloaded.
+    """
+    if data.name == "paper":
+        net = AffinityNet(backbone, weights=weights)
+        return net.fit(learned, seeds)
+    if backbone is None:
+        backbone, weights = "resnet50", "imagenet" if weights is None else weights
+    stride = 8 if isinstance(backbone, str) else None
+    net = AffinityNet(backbone, weights=weights, stride=stride)
+    return net.fit(learned, seeds, epochs=3, batch_size=8, learning_rate=1e-4, crop=320)
 
 
 def _prompts_of(data: OpenData, method: str) -> Prompts:

@@ -31,10 +31,8 @@ from functools import partial
 
 import pandas as pd
 import torch
-from torch.nn.functional import elu
 
 from wsss_kit import (
-    AffinityNet,
     best_rule,
     cam_maps,
     crf_of_present,
@@ -54,7 +52,12 @@ from wsss_kit.affinity_net import (
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES
 from wsss_kit.masks import add_background, scores_to_masks
-from wsss_kit.notebook_data import make_clip_es, open_data, train_cam
+from wsss_kit.notebook_data import (
+    make_clip_es,
+    open_data,
+    train_affinity_net,
+    train_cam,
+)
 from wsss_kit.plot import show_cams, show_curves, show_masks, step_bars
 from wsss_kit.recipes import walked
 
@@ -112,11 +115,7 @@ pd.Series({kind: int((kinds == k).sum()) for k, kind in enumerate(PAIR_KINDS)}, 
 # The affinity of two cells is how alike their features are, $a_{ij} = \exp(-\tfrac1D\sum_d |f_{id} - f_{jd}|)$, with features from a trunk and one more 1x1 convolution. Both are trained.
 
 # %%
-if DATA == "paper":
-    net = AffinityNet().fit(learned, seeds, epochs=6)
-else:
-    net = AffinityNet("resnet50", weights="imagenet", stride=8)
-    net.fit(learned, seeds, epochs=3, batch_size=8, learning_rate=1e-4, crop=320)
+net = train_affinity_net(data, learned, seeds)
 print("loss of every epoch:", [round(loss, 3) for loss in net.losses_])
 
 # %% [markdown]
@@ -316,7 +315,7 @@ def affinity_by_hand(features, i, j):
 
 # %% tags=["check"]
 with torch.no_grad():
-    features = elu(net.project(net.trunk(images)))[0]  # (D, h, w)
+    features = net.features(images)[0]  # (D, h, w)
 assert torch.allclose(
     affinity_by_hand(features, (3, 3), (4, 5)), learned_affinity[3 * w + 3, 4 * w + 5]
 )

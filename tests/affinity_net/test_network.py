@@ -130,19 +130,21 @@ def test_what_cannot_be_learned_from(world, seeds, net):
 
 
 def test_the_boundary_variant_learns_where_labels_change(world, seeds):
-    net = AffinityNet(device="cpu", kind="boundary")
-    net.fit(world, seeds, epochs=15, batch_size=4, learning_rate=3e-3, progress=False)
-    assert net.losses_[-1] < 0.8 * net.losses_[0]
+    net = AffinityNet(device="cpu", kind="boundary", levels=3, channels=16)
+    net.fit(world, seeds, epochs=25, batch_size=4, learning_rate=3e-3, progress=False)
+    assert net.losses_[-1] < 0.7 * net.losses_[0]
     on, off = [], []
     for sample in world:
         edges = net.boundaries(sample.image[None])[0, 0]
-        cells = world.masks[sample.name][4::8, 4::8]
-        change = torch.zeros(12, 12, dtype=torch.bool)
+        h, w = edges.shape
+        cells = world.masks[sample.name][96 // h // 2 :: 96 // h, 96 // w // 2 :: 96 // w]
+        change = torch.zeros(h, w, dtype=torch.bool)
         change[:, 1:] |= cells[:, 1:] != cells[:, :-1]
         change[1:] |= cells[1:] != cells[:-1]
         on.append(edges[change])
         off.append(edges[~change])
-    assert torch.cat(on).mean() > torch.cat(off).mean() + 0.1
+    assert torch.cat(on).mean() > torch.cat(off).mean() + 0.2
+    assert torch.allclose(net.boundaries(sample.image[None].flip(-1)).flip(-1)[0, 0], edges)
     affinity = net(world[0].image[None])
     assert torch.equal(affinity, affinity.mT) and 0 <= affinity.min() <= affinity.max() == 1
     with pytest.raises(ValueError, match="kind is 'features', expected 'boundary'"):

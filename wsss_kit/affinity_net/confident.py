@@ -67,7 +67,7 @@ def confident_seeds(
     Args:
         maps_of: pictures and labels to maps.
         samples: the pictures.
-        refine: the CRF, such as `crf.crf_of_present`.
+        refine: the CRF, such as ``partial(crf_of_present, **PSA_CRF)``.
         powers: of the two backgrounds (1 - max)^power, the strong one first, as ``PSA_POWERS``.
         thresholds: two constant backgrounds instead, as ``IRN_THRESHOLDS``; the object holds where
             the passes contradict each other, as in IRN.

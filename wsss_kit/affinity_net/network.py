@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,33 +12,29 @@ from torch.nn import functional as F
 
 from wsss_kit.affinity import random_walk, transition_matrix
 from wsss_kit.affinity_net.boundary import boundary_affinity
-from wsss_kit.affinity_net.confident import labels_on_grid
+from wsss_kit.affinity_net.fit import CARD_VERSION, METHOD, train_affinity
+from wsss_kit.affinity_net.levels import KINDS, Projection
 from wsss_kit.affinity_net.neighbours import dense, feature_affinity, half_plane
-from wsss_kit.affinity_net.pair_losses import balanced_pair_loss, pair_kinds
-from wsss_kit.affinity_net.views import random_view, with_seeds
+from wsss_kit.affinity_net.released import translated
 from wsss_kit.affinity_net.walk import windowed_walk
 from wsss_kit.cam import upsample
 from wsss_kit.checks import (
     check_count,
+    check_counts,
     check_images,
     check_not_negative,
     check_positive,
     check_word,
 )
-from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.classes import Sample
 from wsss_kit.classifier import build_backbone
+from wsss_kit.classifier.pretrained import load_all, read_state
 from wsss_kit.classifier.train import device_of
 from wsss_kit.files import check_card, load_model, save_model
-from wsss_kit.training import check_loss, polynomial_decay, seeded
-from wsss_kit.training import progress as progress_bar
 
-_CARD_VERSION = 1
-_SAVED = ("backbone", "radius", "kind", "channels", "stride")
+_SAVED = ("backbone", "radius", "kind", "levels", "channels", "stride", "pad_to")
 _MOST_DENSE = 1024
 """Cells up to which squaring the whole matrix is faster than walking step by step."""
-
-KINDS = ("features", "boundary")
-"""What two cells are compared by: PSA's likeness of features, or IRN's boundary between them."""
 
 
 class AffinityNet(nn.Module):
@@ -45,7 +42,9 @@ class AffinityNet(nn.Module):
 
     Features pass a 1x1 convolution and an ELU; two cells nearer than ``radius`` belong together as
     far as their features are alike, see `feature_affinity`. The variant makes one number a cell,
-    the boundary, and looks for it between the two, see `boundary_affinity`.
+    the boundary, and looks for it between the two, see `boundary_affinity`. The papers compare
+    several levels of the trunk at once: ``AffinityNet("resnet38", levels=3, channels=(64, 128,
+    256))`` is PSA's, ``AffinityNet("resnet50", kind="boundary", levels=5, channels=32)`` IRN's.
 
     Args:
         backbone: a name or a module, see `build_backbone`; None for the embedded world's trunk with
@@ -53,14 +52,20 @@ class AffinityNet(nn.Module):
         radius: neighbours are nearer than so many cells (PSA: 5; IRN: 10 in training, 5 in the
             walk).
         kind: one of ``KINDS``.
-        channels: of the features that are compared (PSA: 448); the boundary has one.
+        levels: how many of the trunk's last levels are compared; more than one needs a trunk with
+            ``levels``, see `affinity_net.levels`. The finest of them is the grid.
+        channels: of the features that are compared; where there are several levels, of each,
+            as one number or one for each.
         stride: of a named trunk; PSA's is 8.
         weights: of a named trunk.
-        seed: of the convolution's first weights.
+        pad_to: pictures with a shorter side are continued to the right and below to this many
+            pixels, in the trunk's mean colour, and what was added is cut away (IRN: 512, which
+            counts because it normalises in groups over the whole).
+        seed: of the convolutions' first weights.
         device: of a named trunk; ``"auto"`` for CUDA where there is one.
 
     Raises:
-        ValueError: for an unknown trunk, or a number that is no count.
+        ValueError: for an unknown trunk, one without as many levels, or a number that is no count.
 
     Example:
         >>> net = AffinityNet(device="cpu")
@@ -75,42 +80,86 @@ class AffinityNet(nn.Module):
         *,
         radius: int = 5,
         kind: str = "features",
-        channels: int = 64,
+        levels: int = 1,
+        channels: int | Sequence[int] = 64,
         stride: int | None = None,
         weights: str | Path | None = None,
+        pad_to: int | None = None,
         seed: int = 0,
         device: str = "auto",
     ) -> None:
         super().__init__()
-        check_count("channels", channels)
+        check_count("levels", levels)
+        if isinstance(channels, (list, tuple)):
+            check_counts("channels", channels, "channels, one for each level")
+        else:
+            check_count("channels", channels)
+            channels = [channels] * levels
         check_count("seed", seed, least=0)
         check_word("kind", kind, KINDS)
-        if stride is not None:
-            check_count("stride", stride)
+        for name, value in {"stride": stride, "pad_to": pad_to}.items():
+            if value is not None:
+                check_count(name, value)
         if backbone is None:
             backbone, weights = "paper", weights or "web"
         self.backbone = backbone if isinstance(backbone, str) else type(backbone).__name__
-        self.stride, self.offsets = stride, half_plane(radius)
-        self.radius, self.kind, self.channels = radius, kind, channels
+        self.stride, self.pad_to, self.offsets = stride, pad_to, half_plane(radius)
+        self.radius, self.kind, self.levels, self.channels = radius, kind, levels, list(channels)
         self.trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            rows = channels if kind == "features" else 1
-            self.project = nn.Conv2d(self.trunk.out_channels, rows, 1)
+            self.project = Projection(_channels_of(self.trunk, levels), channels, kind)
         if isinstance(backbone, str):
             cuda = torch.cuda.is_available()
             self.to(("cuda" if cuda else "cpu") if device == "auto" else device)
+        self.eval()
+
+    def trunk_levels(self, images: Tensor) -> list[Tensor]:
+        """The trunk's last ``levels``, from fine to coarse: (B, 3, H, W) -> (B, D, h, w) of each.
+
+        On the network's own device.
+        """
+        images = images.to(device_of(self))
+        if self.levels == 1:
+            return [self.trunk(images)]
+        return self.trunk.levels(images)[-self.levels :]
+
+    def features(self, images: Tensor) -> Tensor:
+        """What is compared: (B, 3, H, W) RGB in [0, 1] -> (B, channels, h, w).
+
+        Of the boundary variant one channel, before the sigmoid. On the network's own device.
+        """
+        H, W = images.shape[2:]
+        beyond = [max(0, (self.pad_to or 0) - side) for side in (H, W)]
+        if not any(beyond):
+            return self.project(self.trunk_levels(images))
+        mean = getattr(self.trunk, "mean", torch.zeros(3, 1, 1)).to(images)
+        images = F.pad(images - mean, (0, beyond[1], 0, beyond[0])) + mean
+        features = self.project(self.trunk_levels(images))
+        h, w = (
+            -(-side // round(padded / cells))
+            for side, padded, cells in zip(
+                (H, W), images.shape[2:], features.shape[2:], strict=True
+            )
+        )
+        return features[:, :, :h, :w]
+
+    def compare(self, projected: Tensor) -> Tensor:
+        """What is between neighbours, from `features`: (B, channels, h, w) -> (B, P, h, w)."""
+        if self.kind == "boundary":
+            return boundary_affinity(projected.sigmoid(), self.offsets)
+        return feature_affinity(projected, self.offsets)
 
     def between(self, images: Tensor) -> Tensor:
         """What is between neighbours: (B, 3, H, W) RGB in [0, 1] -> (B, P, h, w)."""
-        projected = self._projected(images)
-        if self.kind == "boundary":
-            return boundary_affinity(projected.sigmoid(), self.offsets)
-        return feature_affinity(F.elu(projected), self.offsets)
+        return self.compare(self._seen(images))
 
-    def _projected(self, images: Tensor) -> Tensor:
-        """(B, channels, h, w), or one channel of the boundary, on the network's own device."""
-        return self.project(self.trunk(images.to(device_of(self))))
+    def _seen(self, images: Tensor) -> Tensor:
+        """Features; the boundary as in IRN: the mean of the picture's and its mirror image's."""
+        if self.kind == "features":
+            return self.features(images)
+        one, two = self.features(torch.cat([images, images.flip(-1)])).chunk(2)
+        return (one + two.flip(-1)) / 2
 
     @torch.no_grad()
     def boundaries(self, images: Tensor) -> Tensor:
@@ -124,7 +173,7 @@ class AffinityNet(nn.Module):
                 f"kind is {self.kind!r}, expected 'boundary' for boundaries to be there"
             )
         check_images(images)
-        return self._projected(images).sigmoid().to(images.device)
+        return self._seen(images).sigmoid().to(images.device)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -146,11 +195,14 @@ class AffinityNet(nn.Module):
     ) -> Tensor:
         """Random walk of maps with the pictures' affinity, by whichever way is faster.
 
+        Of the boundary variant the maps are first multiplied by one minus the boundary, as in IRN:
+        what lies on a boundary belongs to nobody.
+
         Args:
             scores: (B, K, h, w) of any grid; resized to the affinity's.
             images: (B, 3, H, W) RGB in [0, 1].
-            power: exponent on the affinity (PSA: 8).
-            squarings: of the transition, so 2^squarings steps (PSA: 8).
+            power: exponent on the affinity (PSA: 8, IRN: 10).
+            squarings: of the transition, so 2^squarings steps (PSA and IRN: 8).
 
         Returns:
             (B, K, h', w') on the affinity's grid and the device of ``scores``.
@@ -161,9 +213,12 @@ class AffinityNet(nn.Module):
         check_images(images)
         check_positive("power", power)
         check_count("squarings", squarings, least=0)
-        between = self.between(images)
+        seen = self._seen(images)
+        between = self.compare(seen)
         grid = between.shape[2:]
         sized = upsample(scores.to(between.device), tuple(grid))
+        if self.kind == "boundary":
+            sized = sized * (1 - seen.sigmoid())
         if grid.numel() <= _MOST_DENSE:
             whole = dense(between, self.offsets)
             walked = random_walk(sized, transition_matrix(whole, power=power, squarings=squarings))
@@ -182,10 +237,14 @@ class AffinityNet(nn.Module):
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         crop: int | None = None,
+        train_backbone: bool = True,
         seed: int = 0,
         progress: bool = True,
+        checkpoint: str | Path | None = None,
     ) -> AffinityNet:
-        """Learn from confident labels: trunk and convolution together, AdamW, polynomial decay.
+        """Learn from confident labels by AdamW with polynomial decay.
+
+        Batch normalisation stays at its statistics, as in PSA and IRN.
 
         Args:
             samples: pictures, of one size unless they are cropped.
@@ -195,16 +254,18 @@ class AffinityNet(nn.Module):
             batch_size: pictures a step.
             learning_rate: at the start.
             weight_decay: of AdamW.
-            crop: side of random square crops (PSA: 448); None takes whole pictures.
+            crop: side of random square crops (PSA: 448, IRN: 512); None takes whole pictures.
+            train_backbone: whether the trunk learns too (PSA), or the convolutions alone (IRN).
             seed: of the order of the pictures, of crops and of mirroring.
             progress: whether to show a bar.
+            checkpoint: path that the state is written to after every epoch and resumed from.
 
         Returns:
             Itself, with ``losses_``, the mean of every epoch.
 
         Raises:
-            ValueError: if a picture has no seed, the pictures differ in size, or a number is out of
-                its range.
+            ValueError: if a picture has no seed, the pictures differ in size, a number is out of
+                its range, or the checkpoint is of another run.
         """
         for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
             check_count(name, value)
@@ -213,29 +274,16 @@ class AffinityNet(nn.Module):
         check_count("seed", seed, least=0)
         if crop is not None:
             check_count("crop", crop)
-        images, labels = with_seeds(samples, seeds, cropped=crop is not None)
-        optimiser = torch.optim.AdamW(
-            self.parameters(), lr=learning_rate, weight_decay=weight_decay
-        )
-        steps = -(-len(images) // batch_size)
-        schedule = polynomial_decay(optimiser, steps * epochs)
-        self.losses_: list[float] = []
-        device, began = device_of(self), None
-        self.train()
-        for epoch in progress_bar(range(epochs), what="AffinityNet", shown=progress):
-            losses = []
-            random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            with seeded(seed, epoch, device):
-                for rows in torch.randperm(len(images), generator=random).split(batch_size):
-                    views = [random_view(images[i], labels[i], crop, random) for i in rows.tolist()]
-                    shown, asked = map(torch.stack, zip(*views, strict=True))
-                    losses.append(self._step(shown, asked.to(device), optimiser))
-                    schedule.step()
-            began = losses[0] if began is None else began
-            mean = sum(losses) / steps
-            check_loss(mean, began, where=f"epoch {epoch + 1}", learning_rate=learning_rate)
-            self.losses_.append(mean)
-        self.eval()
+        recipe = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "crop": crop,
+            "train_backbone": train_backbone,
+            "seed": seed,
+        }
+        train_affinity(self, samples, seeds, recipe, shown=progress, checkpoint=checkpoint)
         return self
 
     def save(self, path: str | Path) -> Path:
@@ -246,18 +294,22 @@ class AffinityNet(nn.Module):
         """
         if not hasattr(self, "losses_"):
             raise RuntimeError("nothing to save yet; call fit(samples, seeds) first")
+        return save_model(path, self.state_dict(), self.card())
+
+    def card(self) -> dict[str, Any]:
+        """What a file of weights says about itself."""
         saved = {name: getattr(self, name) for name in _SAVED}
-        card = {"method": "AffinityNet", "version": _CARD_VERSION, **saved, "losses": self.losses_}
-        return save_model(path, self.state_dict(), card)
+        return {"method": METHOD, "version": CARD_VERSION, **saved, "losses": self.losses_}
 
     @classmethod
     def load(
         cls, path: str | Path, *, backbone: nn.Module | None = None, device: str = "auto"
     ) -> AffinityNet:
-        """A trained AffinityNet from its files.
+        """A trained AffinityNet from its files, or from a file that PSA or IRN released.
 
         Args:
-            path: as given to `save`.
+            path: as given to `save`; or ``res38_aff.pth`` of PSA, which SC-CAM's authors refine
+                with, or ``res50_irn.pth`` as IRN's and CLIMS' code write it.
             backbone: the module, where the trunk was your own.
             device: of a named trunk.
 
@@ -265,9 +317,11 @@ class AffinityNet(nn.Module):
             FileNotFoundError: if a file is missing.
             ValueError: if the file is damaged, of another method or version, or of another trunk.
         """
+        if Path(path).suffix == ".pth":
+            return cls._load_released(Path(path), device)
         tensors, card = load_model(path)
         keys = (*_SAVED, "losses")
-        check_card(card, path, method="AffinityNet", version=_CARD_VERSION, keys=keys)
+        check_card(card, path, method=METHOD, version=CARD_VERSION, keys=keys)
         saved = {name: card[name] for name in _SAVED}
         named = saved.pop("backbone")
         if backbone is not None:
@@ -281,14 +335,31 @@ class AffinityNet(nn.Module):
                 "the module it was saved with as backbone"
             ) from error
         net.losses_ = list(card["losses"])
-        return net.eval()
+        return net
 
-    def _step(self, images: Tensor, labels: Tensor, optimiser: torch.optim.Optimizer) -> float:
-        between = self.between(images)
-        values = torch.where(labels == IGNORE_INDEX, 0, labels)
-        cells = labels_on_grid(labels, tuple(between.shape[2:]), int(values.max()))
-        loss = balanced_pair_loss(between, pair_kinds(cells, self.offsets))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return loss.item()
+    @classmethod
+    def _load_released(cls, path: Path, device: str) -> AffinityNet:
+        found = translated(read_state(path))
+        if found is None:
+            raise ValueError(
+                f"{path} is neither PSA's affinity (f9.weight) nor IRN's (fc_edge6.weight); give "
+                "one of these, or what AffinityNet.save wrote"
+            )
+        options, state = found
+        net = cls(**options, device=device)
+        load_all(net, state, path, what=f"the AffinityNet of {options['backbone']}")
+        return net
+
+
+def _channels_of(trunk: nn.Module, levels: int) -> Sequence[int]:
+    """Of a trunk's last levels."""
+    if levels == 1:
+        return [trunk.out_channels]
+    known = getattr(trunk, "level_channels", ())
+    if levels > len(known):
+        raise ValueError(
+            f"levels is {levels} and {type(trunk).__name__} has {len(known) or 'no'} levels, "
+            "expected at most as many; give a trunk of your own levels(images), a list of features "
+            "from fine to coarse, and level_channels"
+        )
+    return known[-levels:]

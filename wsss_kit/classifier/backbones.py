@@ -65,11 +65,19 @@ class ResNetTrunk(Normalised):
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.layer1, self.layer2 = net.layer1, net.layer2
         self.layer3, self.layer4 = net.layer3, net.layer4
+        wide = self.out_channels // 8
+        self.level_channels = (64, wide, 2 * wide, 4 * wide, 8 * wide)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> (B, D, H / stride, W / stride)."""
-        x = self.stem(self.normalise(images))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.levels(images)[-1]
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """What the stem and the four stages give, from stride 4 on."""
+        found = [self.stem(self.normalise(images))]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            found.append(stage(found[-1]))
+        return found
 
 
 def _flatten_stage(stage: nn.Sequential, *, dilation: int) -> None:

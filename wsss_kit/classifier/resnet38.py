@@ -120,6 +120,7 @@ class ResNet38Trunk(Normalised):
     """
 
     out_channels = 4096
+    level_channels = (512, 1024, 4096)
 
     def __init__(self, *, weights: str | Path | None = None) -> None:
         super().__init__(IMAGENET_MEAN, IMAGENET_STD)
@@ -140,7 +141,16 @@ class ResNet38Trunk(Normalised):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> (B, 4096, ceil(H / 8), ceil(W / 8))."""
-        return F.relu(self.norm(self.body(self.stem(self.normalise(images)))))
+        return self.levels(images)[-1]
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """What blocks 5 and 6 see, normalised, and the features: all at stride 8, as in PSA."""
+        x, found = self.stem(self.normalise(images)), []
+        for name, block in self.body.named_children():
+            if name in ("b5", "b6"):
+                found.append(F.relu(block.norm1(x)))
+            x = block(x)
+        return [*found, F.relu(self.norm(x))]
 
 
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -44,9 +44,8 @@ def dense_crf(
     :math:`Q \leftarrow \mathrm{softmax}(-\psi + w_s K_s Q + w_b K_b Q)`, with kernels normalised
     symmetrically, as the package pydensecrf does.
 
-    The defaults are CLIP-ES's and DeepLab's. PSA and SC-CAM use ``spatial_std=3,
-    bilateral_weight=10, bilateral_xy_std=80, bilateral_rgb_std=13``; IRN's labels (CLIMS)
-    ``spatial_std=3, bilateral_weight=10, bilateral_xy_std=50, bilateral_rgb_std=5, unary="hard"``.
+    The defaults are CLIP-ES's and DeepLab's; `crf.PSA_CRF` has those of PSA and SC-CAM,
+    `crf.IRN_CRF` those of the labels that IRN and CLIMS learn from.
 
     Args:
         scores: (B, K, H, W) in [0, 1]. Background and the classes present only: an absent class

@@ -45,6 +45,7 @@ class PaperTrunk(nn.Module):
     """
 
     out_channels = 96
+    level_channels = (32, 64, 96)
 
     def __init__(self, *, stride: int = 8) -> None:
         super().__init__()
@@ -70,7 +71,16 @@ class PaperTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> (B, 96, H / stride, W / stride)."""
-        return self.stages(self.stem((images - MEAN[0]) / STD[0]))
+        return self.levels(images)[-1]
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """What its stages of 32, 64 and 96 channels give, the first at stride 4."""
+        x, found = self.stem((images - MEAN[0]) / STD[0]), []
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            if number in (1, 3, 5):
+                found.append(x)
+        return found
 
 
 def load_web_weights(trunk: PaperTrunk, weights: str | Path = "web") -> PaperTrunk:

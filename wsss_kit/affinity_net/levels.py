@@ -1,0 +1,103 @@
+"""From a trunk's levels to what is compared: PSA has three of ResNet-38, IRN five of ResNet-50.
+
+A trunk with levels has ``levels(images)``, a list of features from fine to coarse, and
+``level_channels``, how many channels each of them has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KINDS = ("features", "boundary")
+"""What two cells are compared by: PSA's likeness of features, or IRN's boundary between them."""
+_GROUPS = 4  # of IRN's normalisation
+
+
+class Projection(nn.Module):
+    """One level: a 1x1 convolution. Several: one each, side by side, and another over all of them.
+
+    Features end in an ELU, as in PSA. The boundary is one number before its sigmoid; several levels
+    of it are normalised in groups before they come together, as in IRN.
+
+    Args:
+        ins: channels of each level.
+        channels: that each level is brought to, where there are several; of the features that are
+            compared, where there is one.
+        kind: one of ``KINDS``.
+
+    Raises:
+        ValueError: if there are not as many ``channels`` as levels, or those of a boundary cannot
+            be normalised in groups.
+    """
+
+    def __init__(self, ins: Sequence[int], channels: Sequence[int], kind: str) -> None:
+        super().__init__()
+        if len(ins) != len(channels):
+            raise ValueError(
+                f"channels are {tuple(channels)} and there are {len(ins)} levels, expected one "
+                "number, or one for each level"
+            )
+        self.kind, self.each = kind, nn.ModuleList()
+        if len(ins) == 1:
+            rows = channels[0] if kind == "features" else 1
+            self.joined = nn.Conv2d(ins[0], rows, 1)
+            return
+        for before, after in zip(ins, channels, strict=True):
+            layer: nn.Module = nn.Conv2d(before, after, 1, bias=False)
+            if kind == "boundary":
+                if after % _GROUPS:
+                    raise ValueError(
+                        f"channels are {tuple(channels)}, expected multiples of {_GROUPS} for "
+                        "boundaries: each level is normalised in groups"
+                    )
+                layer = nn.Sequential(layer, nn.GroupNorm(_GROUPS, after))
+            else:
+                nn.init.kaiming_normal_(layer.weight)
+            self.each.append(layer)
+        total = sum(channels)
+        if kind == "boundary":
+            self.joined = nn.Conv2d(total, 1, 1)
+        else:
+            self.joined = nn.Conv2d(total, total, 1, bias=False)
+            nn.init.xavier_uniform_(self.joined.weight, gain=4)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """(B, D, h, w) of every level -> (B, channels, h, w) on the grid of the first."""
+        size = levels[0].shape[2:]
+        active = F.elu if self.kind == "features" else F.relu
+        x = levels[0]
+        if len(self.each):
+            pairs = zip(self.each, levels, strict=True)
+            x = torch.cat([active(enlarged(layer(level), size)) for layer, level in pairs], 1)
+        x = self.joined(x)
+        return F.elu(x) if self.kind == "features" else x
+
+
+def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps of a coarser level on a finer grid: by a whole factor, and what is beyond is cut.
+
+    A trunk's cell covers as many pixels at the border as elsewhere, so 47 cells of 16 pixels are
+    94 of 8, of which a picture of 745 pixels has 93. Grids that do not fit so are resized.
+
+    Args:
+        maps: (B, C, h, w).
+        size: (H, W), as large or larger.
+
+    Returns:
+        (B, C, H, W).
+
+    Example:
+        >>> enlarged(torch.tensor([[[[0.0, 1.0]]]]), (1, 3)).flatten().tolist()
+        [0.0, 0.25, 0.75]
+    """
+    factor = max(round(size[0] / maps.shape[2]), round(size[1] / maps.shape[3]))
+    if factor == 1 and maps.shape[2:] == tuple(size):
+        return maps
+    options = {"mode": "bilinear", "align_corners": False}
+    if all(-(-full // factor) == part for full, part in zip(size, maps.shape[2:], strict=True)):
+        return F.interpolate(maps, scale_factor=factor, **options)[:, :, : size[0], : size[1]]
+    return F.interpolate(maps, size=tuple(size), **options)
