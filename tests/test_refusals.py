@@ -128,6 +128,13 @@ def small_cam() -> CAM:
 
 
 @functools.cache
+def small_segmenter() -> wsss_kit.Segmenter:
+    world = small_world()
+    options = {"epochs": 1, "device": "cpu", "progress": False}
+    return wsss_kit.train_segmenter(world, world.masks, **options)
+
+
+@functools.cache
 def small_net() -> AffinityNet:
     return AffinityNet(device="cpu", channels=4)
 
@@ -676,6 +683,40 @@ DOORS: dict[str, Callable[[], Door]] = {
             **{"weight_decay": "not negative", "seed": "count from 0"},
             "crop": "count or None",
         },
+    ),
+    "train_segmenter": lambda: Door(
+        functools.partial(wsss_kit.train_segmenter, progress=False),
+        {
+            **{"samples": small_world(), "masks": small_world().masks, "epochs": 1, "crop": 48},
+            **{"batch_size": 2, "accumulate": 1, "learning_rate": 1e-4, "weight_decay": 0.0},
+            **{"scales": (0.5, 1.0), "loss": "plain", "preset": "small", "seed": 0},
+            **{"network": "small", "device": "cpu"},
+        },
+        {
+            **{"samples": "samples", "epochs": "count or None", "crop": "count"},
+            **{"batch_size": "count or None", "accumulate": "count or None"},
+            **{"learning_rate": "positive or None", "weight_decay": "not negative or None"},
+            **{"scales": "factors or None", "loss": "word of a list or None", "device": "device"},
+            **{"preset": "word of a list or None", "seed": "count from 0"},
+            "network": "word of a list",
+        },
+    ),
+    "train_segmenter, steps": lambda: Door(
+        functools.partial(
+            wsss_kit.train_segmenter, small_world(), small_world().masks, progress=False
+        ),
+        {"iterations": 1, "batch_size": 2},
+        {"iterations": "count or None"},
+    ),
+    "Segmenter.predict": lambda: Door(
+        small_segmenter().predict,
+        {**batch(), "scales": (1.0, 0.5), "fuse": "max"},
+        {**PICTURES, "scales": "factors", "fuse": "word of a list"},
+    ),
+    "Segmenter.probs": lambda: Door(
+        small_segmenter().probs,
+        {"images": batch()["images"], "scales": (1.0, 0.5), "fuse": "max"},
+        {"images": PICTURES["images"], "scales": "factors", "fuse": "word of a list"},
     ),
     "show_errors": lambda: Door(
         plot.show_errors,

@@ -47,6 +47,7 @@ from wsss_kit.recipes import (
     clip_es_masks,
     sc_cam_masks,
 )
+from wsss_kit.segmentation import Segmenter, train_segmenter
 
 # Where these modules were before they had folders: copies of the first notebooks keep running.
 sys.modules[f"{__name__}.background"], sys.modules[f"{__name__}.canvas"] = background, canvas
@@ -73,6 +74,7 @@ __all__ = [
     "Protocol",
     "Report",
     "Sample",
+    "Segmenter",
     "add_background",
     "best_rule",
     "cam_crf_masks",
@@ -99,5 +101,6 @@ __all__ = [
     "scores_to_masks",
     "softmax_grad_cam",
     "sweep_background",
+    "train_segmenter",
     "upsample",
 ]

@@ -232,6 +232,18 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f"device is {device!r}, expected 'auto' or one that is here: {here}")
 
 
+def chosen_device(device: str | torch.device) -> torch.device:
+    """A device by name; ``"auto"`` is CUDA where there is one.
+
+    Raises:
+        ValueError: with what arrived and what is there.
+    """
+    check_device(device)
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
 def check_samples(samples: Sequence[Any]) -> None:
     """Refuse what is no sequence of labelled pictures, or holds none; looks at the first alone.
 

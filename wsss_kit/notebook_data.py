@@ -259,7 +259,8 @@ def train_affinity_net(
         backbone, weights = "resnet50", "imagenet" if weights is None else weights
     stride = 8 if isinstance(backbone, str) else None
     net = AffinityNet(backbone, weights=weights, stride=stride)
-    return net.fit(learned, seeds, epochs=3, batch_size=8, learning_rate=1e-4, crop=320)
+    options = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-4, "crop": 320}
+    return net.fit(learned, seeds, fixes_norms=True, **options)
 
 
 def _prompts_of(data: OpenData, method: str) -> Prompts:

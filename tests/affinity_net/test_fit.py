@@ -26,18 +26,18 @@ def small(**options):
 RECIPE = {"epochs": 3, "batch_size": 4, "progress": False}
 
 
-def test_a_frozen_trunk_stays_and_batch_norm_keeps_its_statistics(world, seeds):
-    for trains in (True, False):
-        net = small()
-        before = {name: value.clone() for name, value in net.state_dict().items()}
-        net.fit(world, seeds, train_backbone=trains, **RECIPE)
-        moved = {name for name, value in net.state_dict().items() if not value.equal(before[name])}
-        assert {name for name in moved if name.startswith("project.")} == {
-            name for name in before if name.startswith("project.")
-        }
-        assert bool({n for n in moved if n.startswith("trunk.")}) is trains
-        assert not {n for n in moved if "running" in n or "num_batches" in n}
-        assert all(p.requires_grad for p in net.parameters()) and not net.training
+@pytest.mark.parametrize(("trains", "fixes"), [(True, False), (True, True), (False, False)])
+def test_a_frozen_trunk_stays_and_fixed_norms_keep_their_statistics(world, seeds, trains, fixes):
+    net = small()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.fit(world, seeds, train_backbone=trains, fixes_norms=fixes, **RECIPE)
+    moved = {name for name, value in net.state_dict().items() if not value.equal(before[name])}
+    assert {name for name in moved if name.startswith("project.")} == {
+        name for name in before if name.startswith("project.")
+    }
+    assert bool({n for n in moved if n.startswith("trunk.")}) is trains
+    assert bool({n for n in moved if "running" in n}) is (trains and not fixes)
+    assert all(p.requires_grad for p in net.parameters()) and not net.training
 
 
 @pytest.mark.parametrize("trains", [True, False])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from wsss_kit.affinity_net.confident import labels_on_grid
 from wsss_kit.affinity_net.pair_losses import balanced_pair_loss, pair_kinds
-from wsss_kit.affinity_net.views import SeededPictures
 from wsss_kit.checkpoints import (
     fingerprint,
+    fingerprint_masks,
     load_checkpoint,
     restore_optimiser,
     save_checkpoint,
@@ -23,6 +22,7 @@ from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier.train import device_of, fix_batch_norm
 from wsss_kit.training import check_loss, polynomial_decay, seeded
 from wsss_kit.training import progress as progress_bar
+from wsss_kit.views import MaskedPictures
 
 if TYPE_CHECKING:
     from wsss_kit.affinity_net.network import AffinityNet
@@ -49,7 +49,8 @@ def train_affinity(
         shown: whether to show a bar.
         checkpoint: path, or None.
     """
-    pictures = SeededPictures(samples, seeds, crop=recipe["crop"])
+    asked = {"what": "seed", "make": "make confident labels"}
+    pictures = MaskedPictures(samples, seeds, crop=recipe["crop"], **asked)
     learning = net if recipe["train_backbone"] else net.project
     optimiser = torch.optim.AdamW(
         learning.parameters(), lr=recipe["learning_rate"], weight_decay=recipe["weight_decay"]
@@ -58,14 +59,15 @@ def train_affinity(
     done, run = 0, {}
     if checkpoint is not None:
         card = {key: value for key, value in net.card().items() if key != "losses"}
-        run = {**card, **recipe, "data": fingerprint(samples), "seeds": _fingerprint(seeds)}
+        run = {**card, **recipe, "data": fingerprint(samples), "seeds": fingerprint_masks(seeds)}
         done = _resume(net, optimiser, checkpoint, run)
     steps = -(-len(pictures) // recipe["batch_size"])
     schedule = polynomial_decay(optimiser, steps * recipe["epochs"], first=done * steps)
     net.train()
     if learning is not net:
         net.trunk.eval()
-    fix_batch_norm(net)
+    if recipe["fixes_norms"]:
+        fix_batch_norm(net)
     bar = range(done, recipe["epochs"])
     try:
         for epoch in progress_bar(bar, what=METHOD, shown=shown):
@@ -79,7 +81,7 @@ def train_affinity(
 
 def _epoch(
     net: AffinityNet,
-    pictures: SeededPictures,
+    pictures: MaskedPictures,
     recipe: Mapping[str, Any],
     epoch: int,
     optimiser: torch.optim.Optimizer,
@@ -91,8 +93,7 @@ def _epoch(
     order = torch.randperm(len(pictures), generator=random)
     with seeded(seed, epoch, device):
         for rows in order.split(recipe["batch_size"]):
-            views = [pictures.view(i, random) for i in rows.tolist()]
-            images, labels = map(torch.stack, zip(*views, strict=True))
+            images, labels = pictures.batch(rows.tolist(), random)
             loss = _loss(net, images, labels.to(device), recipe)
             optimiser.zero_grad()
             loss.backward()
@@ -112,15 +113,6 @@ def _loss(net: AffinityNet, images: Tensor, labels: Tensor, recipe: Mapping[str,
     values = torch.where(labels == IGNORE_INDEX, 0, labels)
     cells = labels_on_grid(labels, tuple(between.shape[2:]), int(values.max()))
     return balanced_pair_loss(between, pair_kinds(cells, net.offsets))
-
-
-def _fingerprint(seeds: Mapping[str, Tensor]) -> str:
-    """What tells one set of seeds from another."""
-    found = hashlib.sha256()
-    for name in sorted(seeds):
-        found.update(name.encode())
-        found.update(seeds[name].to(torch.uint8).cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def _resume(

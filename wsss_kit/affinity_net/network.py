@@ -25,6 +25,7 @@ from wsss_kit.checks import (
     check_not_negative,
     check_positive,
     check_word,
+    chosen_device,
 )
 from wsss_kit.classes import Sample
 from wsss_kit.classifier import build_backbone
@@ -110,8 +111,7 @@ class AffinityNet(nn.Module):
             torch.manual_seed(seed)
             self.project = Projection(_channels_of(self.trunk, levels), channels, kind)
         if isinstance(backbone, str):
-            cuda = torch.cuda.is_available()
-            self.to(("cuda" if cuda else "cpu") if device == "auto" else device)
+            self.to(chosen_device(device))
         self.eval()
 
     def trunk_levels(self, images: Tensor) -> list[Tensor]:
@@ -238,13 +238,12 @@ class AffinityNet(nn.Module):
         weight_decay: float = 0.01,
         crop: int | None = None,
         train_backbone: bool = True,
+        fixes_norms: bool = False,
         seed: int = 0,
         progress: bool = True,
         checkpoint: str | Path | None = None,
     ) -> AffinityNet:
         """Learn from confident labels by AdamW with polynomial decay.
-
-        Batch normalisation stays at its statistics, as in PSA and IRN.
 
         Args:
             samples: pictures, of one size unless they are cropped.
@@ -256,6 +255,8 @@ class AffinityNet(nn.Module):
             weight_decay: of AdamW.
             crop: side of random square crops (PSA: 448, IRN: 512); None takes whole pictures.
             train_backbone: whether the trunk learns too (PSA), or the convolutions alone (IRN).
+            fixes_norms: whether batch normalisation keeps its statistics while the trunk learns, as
+                in PSA; it should where a step has few pictures.
             seed: of the order of the pictures, of crops and of mirroring.
             progress: whether to show a bar.
             checkpoint: path that the state is written to after every epoch and resumed from.
@@ -281,6 +282,7 @@ class AffinityNet(nn.Module):
             "weight_decay": weight_decay,
             "crop": crop,
             "train_backbone": train_backbone,
+            "fixes_norms": fixes_norms,
             "seed": seed,
         }
         train_affinity(self, samples, seeds, recipe, shown=progress, checkpoint=checkpoint)

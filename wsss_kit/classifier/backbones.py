@@ -20,7 +20,7 @@ from wsss_kit.classifier.pretrained import (
 from wsss_kit.classifier.resnet38 import ResNet38Trunk
 from wsss_kit.paperworld.trunk import PaperTrunk, load_web_weights
 
-RESNETS = ("resnet18", "resnet34", "resnet50")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BACKBONES = ("paper", *RESNETS, "resnet38")
 """Names that `build_backbone` knows."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from wsss_kit.checks import chosen_device
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import device_of
 
@@ -53,8 +54,7 @@ def build_classifier(
     """
     trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
     if isinstance(backbone, str):
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        trunk = trunk.to(wanted if device == "auto" else device)
+        trunk = trunk.to(chosen_device(device))
     head = new_head(n_classes, trunk.out_channels, seed=seed)
     return trunk, head.to(device_of(trunk)).requires_grad_()
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.checks import check_device
+from wsss_kit.checks import chosen_device
 from wsss_kit.clip.frozen import OPENAI_MEAN, OPENAI_STD, FrozenCLIP
 from wsss_kit.paperworld.tiny_clip import MEAN, STD, load_tiny_clip
 from wsss_kit.paperworld.tokenizer import WordTokenizer
@@ -122,9 +122,7 @@ def load_clip(
             is not there.
         FileNotFoundError: if a weights file is not there.
     """
-    check_device(device)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(device)
     number_type = torch.float32 if dtype == "auto" else _number_type(dtype)
     if number_type not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise ValueError(

@@ -1,0 +1,265 @@
+"""Training a segmenter: it learns what it is taught, stops and goes on, and refuses what is odd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from wsss_kit.evaluation import ConfusionMatrix
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.segmentation import PRESETS, Segmenter, build_network, train, train_segmenter
+from wsss_kit.training import Diverged
+
+
+class Tiny(nn.Module):
+    """Colours to classes, cell by cell."""
+
+    def __init__(self, n_values=9):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, n_values, 1))
+
+    def forward(self, images):
+        return self.body(images)
+
+
+class TinyTrunk(nn.Module):
+    """A stem and a body at stride 8."""
+
+    out_channels = 6
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 4, 4, 4)
+        self.body = nn.Sequential(nn.Conv2d(4, 6, 2, 2, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+
+    def forward(self, images):
+        return self.body(self.stem(images))
+
+
+@pytest.fixture(scope="module")
+def world():
+    return PaperWorld(6, split="train")
+
+
+FAST = {"epochs": 2, "batch_size": 2, "device": "cpu", "progress": False}
+
+
+@torch.no_grad()
+def iou(net, world):
+    confusion = ConfusionMatrix(1 + len(world.classes))
+    for sample in world:
+        confusion.update(net.predict(sample.image[None])[0], world.masks[sample.name])
+    return confusion.mean_iou()
+
+
+def test_the_small_one_learns_four_pictures_by_heart(world):
+    four = [world[i] for i in range(4)]
+    masks = {s.name: world.masks[s.name] for s in four}
+    options = {"epochs": 60, "batch_size": 4, "device": "cpu", "progress": False}
+    net = train_segmenter(world, world.masks, **{**options, "epochs": 1})
+    assert net.classes == world.classes
+    net = train_segmenter(four, masks, **options)
+    assert net.losses_[-1] < 0.1 * net.losses_[0] and len(net.losses_) == 60
+    right = [(net.predict(s.image[None])[0] == masks[s.name]).float().mean().item() for s in four]
+    assert min(right) > 0.95
+
+
+def test_deeplab_learns_four_pictures_by_heart(world):
+    four = [world[i] for i in range(4)]
+    masks = {s.name: world.masks[s.name] for s in four}
+    trunk = build_network("small", 9).trunk  # the paper trunk at stride 4
+    net = train_segmenter(
+        *(four, masks),
+        **{"network": "deeplab_v2", "backbone": trunk, "loss": "balanced", "crop": 96},
+        **{"scales": (1.0,), "batch_size": 4, "accumulate": 1, "iterations": 80},
+        **{"learning_rate": 2e-3, "device": "cpu", "progress": False},
+    )
+    assert (net.network, net.backbone) == ("deeplab_v2", "PaperTrunk")
+    right = [(net.predict(s.image[None])[0] == masks[s.name]).float().mean().item() for s in four]
+    assert min(right) > 0.9 and net.losses_[-1] < 0.3 * net.losses_[0]
+
+
+def test_pixels_of_255_teach_nothing(world):
+    doubtful = {name: mask.masked_fill(mask > 0, 255) for name, mask in world.masks.items()}
+    net = train_segmenter(world, doubtful, **{**FAST, "epochs": 6})
+    found = torch.stack([net.predict(s.image[None])[0] for s in world])
+    assert (found == 0).float().mean() > 0.99  # nothing but background was taught
+    nothing = {name: torch.full_like(mask, 255) for name, mask in world.masks.items()}
+    assert train_segmenter(world, nothing, **FAST).losses_ == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("network", ["small", "deeplab_v2"])
+def test_a_stopped_run_goes_on_to_the_same_weights(world, tmp_path, monkeypatch, network):
+    options = {**FAST, "network": network, "epochs": 3, "seed": 4, "crop": 64}
+
+    def taught(**more):
+        backbone = TinyTrunk() if network == "deeplab_v2" else None
+        return train_segmenter(world, world.masks, backbone=backbone, **options, **more)
+
+    whole, saved, real = taught(), [], train.save_checkpoint
+
+    def stop_after_one(*args, **place):
+        real(*args, **place)
+        saved.append(place["epoch"])
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save_checkpoint", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        taught(checkpoint=tmp_path / "run")
+    net = taught(checkpoint=tmp_path / "run")
+    steps = 3 if network == "small" else 2  # DeepLab's steps take two batches
+    assert saved == [steps, 2 * steps, 3 * steps] and net.losses_ == whole.losses_
+    for name, value in whole.state_dict().items():
+        assert torch.equal(net.state_dict()[name], value), name
+    assert not net.training
+    other = {**options, "learning_rate": 1e-5}
+    with pytest.raises(ValueError, match="checkpoint of a run with learning_rate"):
+        train_segmenter(
+            *(world, world.masks),
+            backbone=TinyTrunk() if network == "deeplab_v2" else None,
+            checkpoint=tmp_path / "run",
+            **other,
+        )
+
+
+def test_deeplab_leaves_stem_and_normalisation_and_its_head_is_faster(world):
+    trunk = TinyTrunk()
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    net = train_segmenter(
+        *(world, world.masks),
+        **{**FAST, "network": "deeplab_v2", "backbone": trunk, "crop": 64},
+    )
+    moved = {name for name, value in trunk.state_dict().items() if not value.equal(before[name])}
+    assert moved == {"body.0.weight"}
+    rates = [group["lr"] for group in net.net.groups(1.0)]
+    assert rates == [1.0, 10.0, 20.0]
+    assert [branch.dilation for branch in net.net.branches] == [(r, r) for r in (6, 12, 18, 24)]
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        features = trunk.eval()(images)
+        summed = sum(branch(features) for branch in net.net.branches)
+        torch.testing.assert_close(net.net(images), summed)
+
+
+def test_gradients_of_accumulated_batches_are_their_mean(world):
+    options = {**FAST, "network": Tiny(), "epochs": None, "iterations": 1, "preset": "deeplab"}
+    options |= {"crop": 96, "scales": (1.0,), "weight_decay": 0.0}
+    one = train_segmenter(
+        world, world.masks, **{**options, "batch_size": 6, "accumulate": 1, "network": Tiny()}
+    )
+    two = train_segmenter(
+        world, world.masks, **{**options, "batch_size": 3, "accumulate": 2, "network": Tiny()}
+    )
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+    assert one.losses_ == pytest.approx(two.losses_, rel=1e-3)
+
+
+def test_every_pass_sees_every_picture_once_from_wherever_it_goes_on():
+    whole = train._numbers(7, 0, 28, seed=3)
+    for start in range(0, 28, 7):
+        assert sorted(whole[start : start + 7]) == list(range(7))
+    assert whole[:7] != whole[7:14]
+    assert [n for i in range(0, 28, 4) for n in train._numbers(7, i, 4, seed=3)] == whole
+    assert train._numbers(7, 0, 28, seed=4) != whole
+
+
+def test_odd_masks_and_numbers_are_refused(world):
+    with pytest.raises(ValueError, match="there is no mask for 'train_0_000000'; make a pseudo"):
+        train_segmenter(world, {}, **FAST)
+    nine = {name: torch.full_like(mask, 9) for name, mask in world.masks.items()}
+    with pytest.raises(ValueError, match="a mask holds 9, expected 0 to 8 or 255"):
+        train_segmenter(world, nine, **FAST)
+    for options, message in (
+        ({"iterations": 3}, "epochs or iterations, not both"),
+        ({"scales": (0.5, 1.0)}, r"crop is None and scales are \(0.5, 1.0\)"),
+        ({"network": "unet"}, "network is 'unet', expected one of"),
+        ({"preset": "psa"}, "preset is 'psa', expected one of"),
+        ({"loss": "focal"}, "loss is 'focal', expected one of"),
+        ({"network": Tiny(), "backbone": "paper"}, "belong to named networks"),
+        ({"network": "deeplab_v3", "backbone": TinyTrunk()}, "takes the name of a ResNet"),
+        ({"network": "deeplab_v3", "weights": "x.pth"}, "weights is 'x.pth', expected one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_segmenter(world, world.masks, **{**FAST, **options})
+    with pytest.raises(Diverged, match="training diverged in step 3"):
+        train_segmenter(world, world.masks, **{**FAST, "network": Tiny(), "learning_rate": 1e12})
+
+
+def test_weights_that_have_seen_pixel_labels_are_named(tmp_path):
+    with pytest.warns(UserWarning, match=r"deeplabv1_resnet101-coco\.pth has learned from pixel"):
+        with pytest.raises(FileNotFoundError):
+            build_network("deeplab_v2", 21, weights=tmp_path / "deeplabv1_resnet101-coco.pth")
+
+
+def test_presets_say_what_the_papers_say():
+    assert PRESETS["clims_imagenet"]["loss"] == "balanced"
+    assert PRESETS["clip_es_coco"]["learning_rate"] == 2.5e-5
+    pictures = {
+        n: p["batch_size"] * p["accumulate"] * (p["iterations"] or 0) for n, p in PRESETS.items()
+    }
+    assert pictures["deeplab"] == 200_000 and pictures["clims_imagenet"] == 600_000
+
+
+def test_predictions_look_at_several_sizes_and_at_the_mirror_image(rng):
+    net = Segmenter(Tiny(4), ("a", "b", "c"), network="Tiny").eval()
+    torch.nn.init.normal_(net.net.body[2].weight, std=3)
+    images = torch.rand(2, 3, 32, 48, generator=rng)
+    with torch.no_grad():
+        logits = net(images)
+        mirrored = net(images.flip(-1)).flip(-1)
+    both = (logits.softmax(1) + mirrored.softmax(1)) / 2
+    torch.testing.assert_close(net.probs(images, flip=True), both)
+    largest = torch.maximum(logits, mirrored).softmax(1)
+    torch.testing.assert_close(net.probs(images, flip=True, fuse="max"), largest)
+    half = torch.nn.functional.interpolate(
+        images, scale_factor=0.5, mode="bilinear", antialias=True
+    )
+    with torch.no_grad():
+        small = torch.nn.functional.interpolate(net.net(half), size=(32, 48), mode="bilinear")
+    mean = (logits.softmax(1) + small.softmax(1)) / 2
+    torch.testing.assert_close(net.probs(images, scales=(1.0, 0.5)), mean)
+    labels = torch.tensor([[0.0, 1, 0], [1, 0, 1]])
+    known = net.predict(images, labels)
+    assert set(known[0].unique().tolist()) <= {0, 2} and set(known[1].unique().tolist()) <= {
+        0,
+        1,
+        3,
+    }
+    assert torch.equal(net.predict(images), logits.argmax(1))
+    refined = net.predict(images, crf={"iterations": 2})
+    assert refined.shape == (2, 32, 48) and not torch.equal(refined, net.predict(images))
+    with pytest.raises(ValueError, match=r"labels has shape \(2, 2\), expected \(2, 3\)"):
+        net.predict(images, labels[:, :2])
+    with pytest.raises(ValueError, match="fuse is 'min', expected one of"):
+        net.probs(images, fuse="min")
+
+
+def test_saved_and_loaded_it_is_the_same(world, tmp_path):
+    image = world[0].image[None]
+    net = train_segmenter(world, world.masks, taught_by="ground truth", **FAST)
+    net.save(tmp_path / "net")
+    again = Segmenter.load(tmp_path / "net", device="cpu")
+    assert torch.equal(again(image), net(image)) and again.losses_ == net.losses_
+    assert (again.classes, again.taught_by) == (world.classes, "ground truth")
+    own = train_segmenter(world, world.masks, **{**FAST, "network": Tiny()})
+    own.save(tmp_path / "own")
+    assert torch.equal(Segmenter.load(tmp_path / "own", net=Tiny())(image), own(image))
+    with pytest.raises(ValueError, match="network is 'Tiny', expected one of"):
+        Segmenter.load(tmp_path / "own")
+    with pytest.raises(ValueError, match="has the weights of another network than Tiny"):
+        Segmenter.load(tmp_path / "own", net=Tiny(5))
+
+
+@pytest.mark.parametrize("n_values", [9, 21])
+def test_torchvision_s_deeplab_is_the_convenient_one(n_values):
+    net = build_network("deeplab_v3", n_values, backbone="resnet50").eval()
+    with torch.no_grad():
+        assert net(torch.rand(1, 3, 64, 64)).shape == (1, n_values, 8, 8)
+    trunk, head = net.groups(1e-3)
+    assert head["lr"] == pytest.approx(10 * trunk["lr"])
+    assert sum(len(group["params"]) for group in (trunk, head)) == len(list(net.parameters()))

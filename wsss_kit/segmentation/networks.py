@@ -1,0 +1,220 @@
+"""Networks that give every pixel a class: a small one, DeepLabV2 as the papers used it, DeepLabV3.
+
+Each maps (B, 3, H, W) RGB in [0, 1] to logits (B, K, h, w) on a grid of its own, background first,
+and says in ``groups`` which of its weights learn how fast.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_kit.checks import check_word
+from wsss_kit.classifier import build_backbone
+from wsss_kit.classifier.pretrained import IMAGENET_MEAN, IMAGENET_STD, Normalised
+
+NETWORKS = ("small", "deeplab_v2", "deeplab_v3")
+ASPP_RATES = (6, 12, 18, 24)
+"""Dilations of DeepLabV2's four branches at stride 8."""
+_V3 = "COCO_WITH_VOC_LABELS_V1"
+
+
+class Small(nn.Module):
+    """A trunk, one dilated convolution to look around, one to decide: for the embedded world.
+
+    Args:
+        trunk: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
+        n_values: K.
+    """
+
+    def __init__(self, trunk: nn.Module, n_values: int) -> None:
+        super().__init__()
+        channels = trunk.out_channels
+        self.trunk = trunk
+        self.around = nn.Conv2d(channels, channels, 3, padding=4, dilation=4)
+        self.decide = nn.Conv2d(channels, n_values, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K, h, w)."""
+        return self.decide(F.relu(self.around(self.trunk(images))))
+
+    def groups(self, rate: float) -> list[dict[str, Any]]:
+        """All weights alike."""
+        return [{"params": list(self.parameters()), "lr": rate}]
+
+
+class DeepLabV2(nn.Module):
+    """Chen et al., "DeepLab", TPAMI 2018: four dilated convolutions over a trunk at stride 8.
+
+    Their sum is the logits. As in the PyTorch code that CLIMS and CLIP-ES train with, the trunk's
+    convolutions learn, but neither its stem nor its normalisation; the branches' weights learn ten
+    times faster, their biases twenty times.
+
+    Args:
+        trunk: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
+        n_values: K.
+        rates: dilation of every branch.
+    """
+
+    def __init__(
+        self, trunk: nn.Module, n_values: int, *, rates: Sequence[int] = ASPP_RATES
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.branches = nn.ModuleList(
+            nn.Conv2d(trunk.out_channels, n_values, 3, padding=rate, dilation=rate)
+            for rate in rates
+        )
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, std=0.01)
+            nn.init.zeros_(branch.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K, h, w)."""
+        features = self.trunk(images)
+        return torch.stack([branch(features) for branch in self.branches]).sum(0)
+
+    def groups(self, rate: float) -> list[dict[str, Any]]:
+        """The trunk's convolutions, the branches' weights at ten times, biases at twenty times."""
+        stem = {id(p) for p in getattr(self.trunk, "stem", nn.Module()).parameters()}
+        kinds = (nn.Conv2d, nn.Linear)
+        learning = [
+            parameter
+            for layer in self.trunk.modules()
+            if isinstance(layer, kinds)
+            for parameter in layer.parameters(recurse=False)
+            if id(parameter) not in stem
+        ]
+        return [
+            {"params": learning, "lr": rate},
+            {"params": [branch.weight for branch in self.branches], "lr": 10 * rate},
+            {"params": [branch.bias for branch in self.branches], "lr": 20 * rate},
+        ]
+
+
+class DeepLabV3(Normalised):
+    """torchvision's DeepLabV3 (Chen et al., 2017) on a ResNet: the convenient alternative.
+
+    Args:
+        n_values: K.
+        backbone: ``"resnet50"`` or ``"resnet101"``.
+        weights: None, ``"imagenet"`` for the trunk, or ``"coco_with_voc_labels"`` for the whole,
+            which has seen pixel labels.
+    """
+
+    def __init__(self, n_values: int, *, backbone: str, weights: str | None) -> None:
+        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        from torchvision.models import segmentation
+
+        check_word("backbone", backbone, ("resnet50", "resnet101"))
+        known = (None, "imagenet", "coco_with_voc_labels")
+        if weights not in known:
+            raise ValueError(
+                f"weights is {weights!r}, expected one of {known} for deeplab_v3; a file of your "
+                "own weights is for deeplab_v2, or bring a module"
+            )
+        make = getattr(segmentation, f"deeplabv3_{backbone}")
+        whole = weights == "coco_with_voc_labels"
+        try:
+            self.net = make(
+                weights=_V3 if whole else None,
+                weights_backbone="IMAGENET1K_V1" if weights == "imagenet" else None,
+                num_classes=21 if whole else n_values,
+                aux_loss=True if whole else None,
+            )
+        except OSError as error:
+            raise RuntimeError(
+                f"the weights of {backbone} could not be fetched ({error}); where there is no "
+                "network, train deeplab_v2 with weights from a file"
+            ) from error
+        self.net.aux_classifier = None
+        if whole and n_values != 21:
+            last = self.net.classifier[-1]
+            self.net.classifier[-1] = nn.Conv2d(last.in_channels, n_values, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K, h, w)."""
+        features = self.net.backbone(self.normalise(images))["out"]
+        return self.net.classifier(features)
+
+    def groups(self, rate: float) -> list[dict[str, Any]]:
+        """The trunk, and the head at ten times the rate."""
+        return [
+            {"params": list(self.net.backbone.parameters()), "lr": rate},
+            {"params": list(self.net.classifier.parameters()), "lr": 10 * rate},
+        ]
+
+
+def build_network(
+    network: str | nn.Module,
+    n_values: int,
+    *,
+    backbone: str | nn.Module | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """A segmentation network by name, or the user's own.
+
+    Args:
+        network: one of ``NETWORKS``, or a module (B, 3, H, W) RGB in [0, 1] -> (B, K, h, w).
+        n_values: K, background included.
+        backbone: the trunk of ``"small"`` (the paper trunk at stride 4) or ``"deeplab_v2"``
+            (ResNet-101 at stride 8), by name or as a module; of ``"deeplab_v3"`` a ResNet's name.
+        weights: of a named trunk, see `build_backbone`; of ``"deeplab_v3"`` see `DeepLabV3`.
+        seed: of new weights; the global random state is left as it was.
+
+    Raises:
+        ValueError: for an unknown name, or options that a module cannot take.
+        RuntimeError: if weights cannot be downloaded.
+
+    Example:
+        >>> net = build_network("small", 9)
+        >>> tuple(net(torch.rand(1, 3, 96, 96)).shape)
+        (1, 9, 24, 24)
+    """
+    if isinstance(network, nn.Module):
+        if backbone is not None or weights is not None:
+            raise ValueError(
+                "backbone and weights belong to named networks; your module has its own"
+            )
+        return network
+    check_word("network", network, NETWORKS)
+    warn_of_pixel_labels(weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if network == "deeplab_v3":
+            backbone = "resnet101" if backbone is None else backbone
+            if not isinstance(backbone, str):
+                raise ValueError("deeplab_v3 takes the name of a ResNet as backbone")
+            return DeepLabV3(n_values, backbone=backbone, weights=weights)
+        stride = 4 if network == "small" else 8
+        if backbone is None:
+            usual = ("paper", "web") if network == "small" else ("resnet101", None)
+            backbone, weights = usual[0], usual[1] if weights is None else weights
+        if not isinstance(backbone, str):
+            stride = None
+        elif network == "small" and backbone != "paper":
+            stride = 8
+        trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
+        return (Small if network == "small" else DeepLabV2)(trunk, n_values)
+
+
+def warn_of_pixel_labels(weights: str | Path | None) -> None:
+    """Warn if weights have learned from masks, as their name says.
+
+    A comparison of weakly supervised methods counts masks that nobody drew: a start from weights
+    that were taught with COCO's pixel labels, which hold all of VOC's classes, is another task.
+    """
+    if weights is not None and "coco" in Path(weights).name.lower():
+        warnings.warn(
+            f"{Path(weights).name} has learned from pixel labels of COCO, which hold VOC's classes "
+            "too: a number that starts from it is not one of weak supervision alone. Say so beside "
+            "it (the papers call it COCO-pretrained), or start from ImageNet",
+            stacklevel=3,
+        )

@@ -1,0 +1,194 @@
+"""A trained segmenter: it asks for no label and gives every pixel a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_kit.cam import upsample
+from wsss_kit.checks import check_images, check_labels, check_scales, check_word, chosen_device
+from wsss_kit.classes import Sample
+from wsss_kit.classifier.train import device_of
+from wsss_kit.crf import dense_crf
+from wsss_kit.files import check_card, load_model, save_model
+from wsss_kit.segmentation.networks import build_network
+from wsss_kit.training import progress as progress_bar
+
+METHOD, CARD_VERSION = "segmenter", 1
+_SAVED = ("network", "backbone", "classes", "taught_by")
+FUSIONS = ("mean", "max")
+
+
+class Segmenter(nn.Module):
+    """A network with the names of its classes; calling it gives logits at the picture's size.
+
+    Args:
+        net: pictures to logits (B, K, h, w), see `build_network`.
+        classes: C = K - 1 names.
+        network: how the network is called, for the card.
+        backbone: how its trunk is called, None for its usual one.
+        taught_by: what masks it learned from, in words, for the card.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        classes: Sequence[str],
+        *,
+        network: str,
+        backbone: str | None = None,
+        taught_by: str = "not stated",
+    ) -> None:
+        super().__init__()
+        self.net, self.classes = net, tuple(classes)
+        self.network, self.backbone, self.taught_by = network, backbone, taught_by
+        self.losses_: list[float] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits: (B, 3, H, W) RGB in [0, 1] -> (B, K, H, W), background first."""
+        return upsample(self.net(images), images.shape[-2:])
+
+    @torch.no_grad()
+    def probs(
+        self,
+        images: Tensor,
+        *,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        fuse: str = "mean",
+    ) -> Tensor:
+        """Probabilities over several sizes of a picture and its mirror image.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            scales: of the pictures.
+            flip: whether mirror images are seen too.
+            fuse: ``"mean"`` of the probabilities, or the softmax of the ``"max"`` of the logits, as
+                DeepLab's code has it for the sizes it was trained with (1, 0.75, 0.5).
+
+        Returns:
+            (B, K, H, W), sums to 1, on the device of ``images``.
+
+        Raises:
+            ValueError: if a number is out of its range.
+        """
+        check_images(images)
+        check_scales(scales)
+        check_word("fuse", fuse, FUSIONS)
+        device = device_of(self)
+        found = []
+        for scale in scales:
+            size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+            view = images.to(device)
+            if size != list(images.shape[-2:]):
+                view = F.interpolate(view, size=size, mode="bilinear", antialias=scale < 1)
+            for mirrored in (False, True) if flip else (False,):
+                logits = self.net(view.flip(-1) if mirrored else view)
+                logits = upsample(logits.flip(-1) if mirrored else logits, images.shape[-2:])
+                found.append(logits if fuse == "max" else logits.softmax(1))
+        found = torch.stack(found)
+        fused = found.mean(0) if fuse == "mean" else found.amax(0).softmax(1)
+        return fused.to(images.device)
+
+    def predict(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        fuse: str = "mean",
+        crf: Mapping[str, Any] | bool = False,
+    ) -> Tensor:
+        """Masks of pictures whose labels nobody knows, or knows.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            labels: (B, C) if they are known: absent classes are switched off. A published number of
+                a segmenter knows no labels.
+            scales: see `probs`.
+            flip: see `probs`.
+            fuse: see `probs`.
+            crf: whether a dense CRF follows; parameters of `dense_crf`, or True for the default,
+                which is DeepLab's.
+
+        Returns:
+            (B, H, W) int64.
+
+        Raises:
+            ValueError: if shapes do not fit or a number is out of its range.
+        """
+        scores = self.probs(images, scales=scales, flip=flip, fuse=fuse)
+        if labels is not None:
+            check_labels(labels)
+            if labels.shape != (len(images), len(self.classes)):
+                raise ValueError(
+                    f"labels has shape {tuple(labels.shape)}, expected "
+                    f"({len(images)}, {len(self.classes)}): one column a class"
+                )
+            known = torch.cat([labels.new_ones(len(labels), 1), labels], 1) > 0
+            scores = scores * known[:, :, None, None].to(scores.device)
+        if crf is not False:
+            scores = dense_crf(scores, images, **({} if crf is True else crf))
+        return scores.argmax(1)
+
+    def predict_all(
+        self, samples: Sequence[Sample], *, shown: bool = True, **options: Any
+    ) -> dict[str, Tensor]:
+        """Masks of a whole data set, without its labels: name -> (H, W) int64.
+
+        Args:
+            samples: pictures.
+            shown: whether to show a bar.
+            **options: of `predict`.
+        """
+        return {
+            sample.name: self.predict(sample.image[None], **options)[0]
+            for sample in progress_bar(samples, what="masks", shown=shown, total=len(samples))
+        }
+
+    def card(self) -> dict[str, Any]:
+        """What a file of weights says about itself."""
+        saved = {name: getattr(self, name) for name in _SAVED}
+        return {"method": METHOD, "version": CARD_VERSION, **saved, "losses": self.losses_}
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first."""
+        return save_model(path, self.state_dict(), self.card())
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, net: nn.Module | None = None, device: str = "auto"
+    ) -> Segmenter:
+        """A trained segmenter from its files.
+
+        Args:
+            path: as given to `save`.
+            net: the network, where it or its trunk was your own.
+            device: where to put it; ``"auto"`` for CUDA where there is one.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if the file is damaged, of another method or version, or of another network.
+        """
+        tensors, card = load_model(path)
+        check_card(card, path, method=METHOD, version=CARD_VERSION, keys=(*_SAVED, "losses"))
+        saved = {name: card[name] for name in _SAVED}
+        if net is None:
+            n_values = 1 + len(saved["classes"])
+            net = build_network(saved["network"], n_values, backbone=saved["backbone"])
+        segmenter = cls(net, saved.pop("classes"), **saved)
+        try:
+            segmenter.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} has the weights of another network than {card['network']} ({error}); give "
+                "the module it was saved with as net"
+            ) from error
+        segmenter.losses_ = list(card["losses"])
+        return segmenter.to(chosen_device(device)).eval()
