@@ -542,6 +542,11 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     # evaluation
     "ConfusionMatrix": lambda: Door(ConfusionMatrix, {"n_classes": 3}, {"n_classes": "count"}),
+    "compare_reports": lambda: Door(
+        functools.partial(wsss_kit.compare_reports, report(), report()),
+        {"n_bootstrap": 5, "seed": 0},
+        {"n_bootstrap": "count from 0", "seed": "count from 0"},
+    ),
     "evaluate": lambda: Door(
         functools.partial(wsss_kit.evaluate, protocol=Protocol("d", "val")),
         {
@@ -824,6 +829,10 @@ WITHOUT_CHECK = {
     ("FrozenCLIP", "walk_squarings"): "read from a card",
     ("FrozenCLIP", "mean"): "three numbers of the model's own preprocessing",
     ("FrozenCLIP", "std"): "three numbers of the model's own preprocessing",
+    **{
+        ("Comparison", name): "made by compare_reports"
+        for name in ("difference", "interval", "better", "worse")
+    },
     ("Report", "mean_iou"): "made by evaluate",
     ("Report", "interval"): "made by evaluate",
     ("Report", "image_iou"): "made by evaluate",

@@ -305,8 +305,8 @@ def test_a_number_never_travels_alone():
     assert line in str(report) and line in repr(report) and line in report._repr_html_()
     frame = report.to_frame()
     assert frame.attrs["protocol"] == line
-    assert list(frame.columns) == ["iou", *ERROR_KINDS, "pixels"]
-    assert (frame.drop(columns="pixels").sum(axis=1) - 1).abs().max() < 1e-12
+    assert list(frame.columns) == ["iou", *ERROR_KINDS, "precision", "recall", "pixels"]
+    assert (frame[["iou", *ERROR_KINDS]].sum(axis=1) - 1).abs().max() < 1e-12
     assert "&lt;cat&gt;" in report._repr_html_() and "<cat>" not in report._repr_html_()
 
 

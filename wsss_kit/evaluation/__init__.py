@@ -13,7 +13,9 @@ from wsss_kit.evaluation.background import (
     predict_masks,
     sweep_background,
 )
+from wsss_kit.evaluation.bootstrap import bootstrap_mean_iou
 from wsss_kit.evaluation.chosen import score_chosen_rule
+from wsss_kit.evaluation.compare import Comparison, compare_reports
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.evaluation.error_kinds import (
     ERROR_KINDS,
@@ -23,7 +25,7 @@ from wsss_kit.evaluation.error_kinds import (
     error_shares,
 )
 from wsss_kit.evaluation.report import Protocol, Report
-from wsss_kit.evaluation.scoring import bootstrap_mean_iou, evaluate
+from wsss_kit.evaluation.scoring import evaluate
 
 __all__ = [
     "CONSTANTS",
@@ -31,6 +33,7 @@ __all__ = [
     "ERROR_KINDS",
     "POWERS",
     "BackgroundRule",
+    "Comparison",
     "ConfusionMatrix",
     "Protocol",
     "Report",
@@ -38,6 +41,7 @@ __all__ = [
     "bootstrap_mean_iou",
     "boundary_band",
     "boundary_width",
+    "compare_reports",
     "error_map",
     "error_shares",
     "evaluate",

@@ -91,6 +91,11 @@ class Report:
         image_iou: picture name to its own mean IoU over the classes in its target; pictures
             without a counted pixel are not listed.
         matrix: (K, K) int64 pixel counts over all classes, rows targets, columns predictions.
+        names: of the N pictures.
+        intersections: (N, S) int64 pixels of each picture that are right.
+        unions: (N, S) int64 pixels of each picture in target or prediction.
+        precision: (S,) float64, the share of the predicted pixels that are right; NaN for a class
+            that was nowhere predicted.
         settings: what else fixes the numbers: ``n_bootstrap``, ``seed``, ``boundary``.
 
     Example:
@@ -124,7 +129,17 @@ refinement: not stated, preset: not stated, scored: all classes
     pixels: np.ndarray
     image_iou: dict[str, float]
     matrix: np.ndarray
+    names: tuple[str, ...]
+    intersections: np.ndarray
+    unions: np.ndarray
+    precision: np.ndarray
     settings: dict[str, Any]
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(S,) float64, the share of the target's pixels that are right; NaN for no pixel."""
+        with np.errstate(invalid="ignore"):
+            return self.intersections.sum(0) / self.pixels
 
     @property
     def worst(self) -> list[tuple[str, float]]:
@@ -156,13 +171,15 @@ refinement: not stated, preset: not stated, scored: all classes
         """The table for analysis: one row a class, fractions; ``attrs["protocol"]`` goes along.
 
         Returns:
-            Index ``class``; columns ``iou``, the four ``ERROR_KINDS`` and ``pixels``.
+            Index ``class``; columns ``iou``, the four ``ERROR_KINDS``, ``precision``, ``recall``
+            and ``pixels``.
         """
         import pandas as pd
 
         columns = dict(zip(ERROR_KINDS, self.error_shares.T, strict=True))
         index = pd.Index(self.classes, name="class")
-        frame = pd.DataFrame({"iou": self.iou, **columns, "pixels": self.pixels}, index=index)
+        columns |= {"precision": self.precision, "recall": self.recall, "pixels": self.pixels}
+        frame = pd.DataFrame({"iou": self.iou, **columns}, index=index)
         frame.attrs.update(protocol=str(self.protocol), headline=self.headline)
         return frame
 
@@ -174,6 +191,8 @@ refinement: not stated, preset: not stated, scored: all classes
             "mean_iou": _plain(self.mean_iou),
             "interval": _plain(self.interval),
             "iou": dict(zip(self.classes, _plain(self.iou), strict=True)),
+            "precision": dict(zip(self.classes, _plain(self.precision), strict=True)),
+            "recall": dict(zip(self.classes, _plain(self.recall), strict=True)),
             "errors": dict(zip(self.classes, kinds, strict=True)),
             "pixels": dict(zip(self.classes, _plain(self.pixels), strict=True)),
             "worst": [{"name": name, "mean_iou": iou} for name, iou in self.worst],

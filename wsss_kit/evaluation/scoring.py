@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX
+from wsss_kit.evaluation.bootstrap import bootstrap_mean_iou, divide, interval_of, mean_of
 from wsss_kit.evaluation.confusion import ConfusionMatrix, as_mask
 from wsss_kit.evaluation.error_kinds import boundary_band, error_shares
 from wsss_kit.evaluation.report import Protocol, Report
@@ -93,73 +94,25 @@ def evaluate(
         if present.any():
             image_iou[name] = float(np.mean(hits[present] / union[present]))
     intersections, unions = np.array(counts).swapaxes(0, 1)  # (N, S) each
-    iou = _divide(intersections.sum(0), unions.sum(0))
+    iou = divide(intersections.sum(0), unions.sum(0))
     means = bootstrap_mean_iou(intersections, unions, n_bootstrap=n_bootstrap, seed=seed)
-    names = ("background", *classes)
+    names, whole = ("background", *classes), matrix.sum(0)
     return Report(
         protocol=replace(protocol, n_images=len(counts), scored=_scored_note(names, keep)),
         classes=tuple(names[value] for value in keep),
         iou=iou,
-        mean_iou=float(_mean(iou)),
-        interval=_interval(means),
+        mean_iou=float(mean_of(iou)),
+        interval=interval_of(means),
         error_shares=error_shares(inside=matrix[1], outside=matrix[0])[keep],
         pixels=matrix.sum((0, 2))[keep],
         image_iou=image_iou,
-        matrix=matrix.sum(0),
+        matrix=whole,
+        names=tuple(target),
+        intersections=intersections,
+        unions=unions,
+        precision=divide(whole.diagonal(), whole.sum(0))[keep],
         settings={"n_bootstrap": n_bootstrap, "seed": seed, "boundary": boundary},
     )
-
-
-def bootstrap_mean_iou(
-    intersections: np.ndarray, unions: np.ndarray, *, n_bootstrap: int = 1000, seed: int = 0
-) -> np.ndarray:
-    """Mean IoU of resampled data sets: as many pictures, drawn with replacement.
-
-    The mean IoU of a data set is made of sums over its pictures, so a resample is a row of
-    weights times these sums. Resample r draws ``rng.integers(N, size=N)``, one after the other,
-    from ``numpy.random.default_rng(seed)``.
-
-    Args:
-        intersections: (N, S) pixel counts of each picture and class.
-        unions: (N, S) the same.
-        n_bootstrap: number of resamples R.
-        seed: of the resampling.
-
-    Returns:
-        (R,) float64 in [0, 1]; NaN for a resample without a counted pixel.
-
-    Raises:
-        ValueError: if the counts differ in shape, hold no picture, or intersect more than they
-            unite, or a number is out of its range.
-
-    Example:
-        With one picture every resample is the data set itself:
-
-        >>> bootstrap_mean_iou(np.array([[1, 3]]), np.array([[2, 4]]), n_bootstrap=2)
-        array([0.625, 0.625])
-    """
-    check_count("n_bootstrap", n_bootstrap, least=0)
-    check_count("seed", seed, least=0)
-    shapes = np.shape(intersections), np.shape(unions)
-    if len(shapes[0]) != 2 or shapes[0] != shapes[1] or not shapes[0][0]:
-        raise ValueError(
-            f"intersections have shape {shapes[0]} and unions {shapes[1]}, expected (N, S) for "
-            "both, with at least one picture"
-        )
-    if not np.all((np.asarray(intersections) >= 0) & (np.asarray(intersections) <= unions)):
-        raise ValueError(
-            "there are intersections below 0 or above their union; expected pixel counts"
-        )
-    rng = np.random.default_rng(seed)
-    N, S = shapes[0]
-    sums = np.hstack([intersections, unions]).astype(float)  # (N, 2S)
-    means = []
-    for start in range(0, n_bootstrap, 100):  # in portions, so that weights stay small
-        n_rows = min(100, n_bootstrap - start)
-        draws = [np.bincount(rng.integers(N, size=N), minlength=N) for _ in range(n_rows)]
-        totals = np.array(draws, dtype=float) @ sums  # (rows, 2S)
-        means.append(_mean(_divide(totals[:, :S], totals[:, S:])))
-    return np.concatenate(means) if means else np.zeros(0)
 
 
 def picture_counts(
@@ -269,25 +222,3 @@ def _scored_note(names: Sequence[str], keep: np.ndarray) -> str:
     if len(keep) == len(names):
         return "all classes"
     return f"background, {', '.join(names[value] for value in keep[1:])}; other classes ignored"
-
-
-def _interval(means: np.ndarray) -> tuple[float, float]:
-    """Percentile bounds that hold 95 % of the resampled means; NaN if there are none."""
-    means = means[np.isfinite(means)]
-    if not len(means):
-        return float("nan"), float("nan")
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _divide(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
-    """IoU from counts, NaN for a class in neither."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(intersections, float) / unions
-
-
-def _mean(iou: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of the values that are not NaN; NaN if all are."""
-    defined = np.isfinite(iou)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, iou, 0).sum(-1) / defined.sum(-1)

@@ -1,0 +1,158 @@
+"""Two reports on the same pictures: is one better, and where?"""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsss_kit.checks import check_count
+from wsss_kit.evaluation.bootstrap import divide, interval_of, mean_of, resampled
+from wsss_kit.evaluation.report import Report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The second report minus the first, picture by picture the same.
+
+    Differences are of IoU in [-1, 1]. Pictures that are hard are hard for both, so the interval of
+    a difference is narrower than those of the two numbers let one think.
+
+    Args:
+        first: a report.
+        second: another on the same pictures.
+        difference: of the mean IoU.
+        interval: bounds of its 95 % bootstrap interval over pictures.
+        by_class: (S,) differences of each class.
+        by_class_interval: (S, 2) their bounds.
+        better: pictures whose own mean IoU is higher in the second.
+        worse: pictures where it is lower.
+    """
+
+    first: Report
+    second: Report
+    difference: float
+    interval: tuple[float, float]
+    by_class: np.ndarray
+    by_class_interval: np.ndarray
+    better: int
+    worse: int
+
+    @property
+    def headline(self) -> str:
+        """The difference in points with its interval, and what it says."""
+        low, high = self.interval
+        text = f"mIoU {100 * self.difference:+.1f} points"
+        if not math.isfinite(low):
+            return text
+        text += f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+        sure = "0 is outside" if low > 0 or high < 0 else "0 is inside: no difference was shown"
+        return f"{text} ({sure})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a class: ``first``, ``second``, ``difference``, ``low``, ``high``; fractions."""
+        import pandas as pd
+
+        frame = pd.DataFrame(
+            {
+                "first": self.first.iou,
+                "second": self.second.iou,
+                "difference": self.by_class,
+                "low": self.by_class_interval[:, 0],
+                "high": self.by_class_interval[:, 1],
+            },
+            index=pd.Index(self.first.classes, name="class"),
+        )
+        frame.attrs["headline"] = self.headline
+        return frame
+
+    def __str__(self) -> str:
+        """The headline, the pictures, and what the protocols do not share."""
+        equal = len(self.first.names) - self.better - self.worse
+        lines = [
+            self.headline,
+            f"better on {self.better} pictures, worse on {self.worse}, equal on {equal}",
+            *(f"first: {self.first.protocol}", f"second: {self.second.protocol}"),
+        ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The same above the table of classes, for a notebook."""
+        lines = "<br>".join(html.escape(line) for line in str(self).splitlines())
+        table = (100 * self.to_frame()).round(1).to_html(border=0)
+        return f"<p>{lines}</p>{table}<p><small>percent and points</small></p>"
+
+
+def compare_reports(
+    first: Report, second: Report, *, n_bootstrap: int = 1000, seed: int = 0
+) -> Comparison:
+    """The difference of two reports with its interval: the same resamples for both.
+
+    Args:
+        first: a report.
+        second: another, on the same pictures and classes.
+        n_bootstrap: resamples of the pictures; 0 for no interval.
+        seed: of the resampling.
+
+    Returns:
+        A `Comparison`; print it, or end a notebook cell with it.
+
+    Raises:
+        ValueError: if the reports are of other pictures or classes, or a number is out of its
+            range.
+
+    Example:
+        >>> import torch
+        >>> from wsss_kit.evaluation import Protocol, evaluate
+        >>> target = {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[1, 1]])}
+        >>> empty = {name: 0 * mask for name, mask in target.items()}
+        >>> options = {"classes": ("cow",), "protocol": Protocol("two pictures", "val")}
+        >>> reports = [evaluate(masks, target, **options) for masks in (empty, target)]
+        >>> print(compare_reports(*reports).headline)
+        mIoU +87.5 points, 95 % interval +75.0 to +100.0 (0 is outside)
+    """
+    check_count("n_bootstrap", n_bootstrap, least=0)
+    check_count("seed", seed, least=0)
+    if first.classes != second.classes:
+        raise ValueError(
+            f"the reports score {first.classes} and {second.classes}, expected the same classes"
+        )
+    if set(first.names) != set(second.names):
+        other = set(first.names) ^ set(second.names)
+        raise ValueError(
+            f"{len(other)} pictures are in one report alone, such as {sorted(other)[0]!r}; score "
+            "both on the same pictures"
+        )
+    place = {name: i for i, name in enumerate(second.names)}
+    rows = [place[name] for name in first.names]
+    parts = [
+        *(first.intersections, first.unions),
+        *(second.intersections[rows], second.unions[rows]),
+    ]
+    totals = resampled(np.hstack(parts), n_bootstrap=n_bootstrap, seed=seed)
+    hits, unions, other_hits, other_unions = np.split(totals, 4, axis=1)
+    before, after = divide(hits, unions), divide(other_hits, other_unions)  # (R, S)
+    bounds = [interval_of(column) for column in (after - before).T]
+    own = [
+        (first.image_iou[name], second.image_iou[name])
+        for name in first.names
+        if name in first.image_iou and name in second.image_iou
+    ]
+    return Comparison(
+        first=first,
+        second=second,
+        difference=second.mean_iou - first.mean_iou,
+        interval=interval_of(mean_of(after) - mean_of(before)),
+        by_class=second.iou - first.iou,
+        by_class_interval=np.array(bounds),
+        better=sum(after > before for before, after in own),
+        worse=sum(after < before for before, after in own),
+    )
