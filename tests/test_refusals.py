@@ -833,6 +833,8 @@ WITHOUT_CHECK = {
         ("Comparison", name): "made by compare_reports"
         for name in ("difference", "interval", "better", "worse")
     },
+    **{("Gap", name): "made by explain_gap" for name in ("ours", "points")},
+    **{("Published", name): "read from the package" for name in ("value", "n_images")},
     ("Report", "mean_iou"): "made by evaluate",
     ("Report", "interval"): "made by evaluate",
     ("Report", "image_iou"): "made by evaluate",

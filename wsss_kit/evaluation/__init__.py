@@ -24,6 +24,14 @@ from wsss_kit.evaluation.error_kinds import (
     error_map,
     error_shares,
 )
+from wsss_kit.evaluation.gap import Gap, Reason, explain_gap
+from wsss_kit.evaluation.published import (
+    Published,
+    beside_published,
+    differences,
+    published,
+    published_rows,
+)
 from wsss_kit.evaluation.report import Protocol, Report
 from wsss_kit.evaluation.scoring import evaluate
 
@@ -35,17 +43,25 @@ __all__ = [
     "BackgroundRule",
     "Comparison",
     "ConfusionMatrix",
+    "Gap",
     "Protocol",
+    "Published",
+    "Reason",
     "Report",
+    "beside_published",
     "best_rule",
     "bootstrap_mean_iou",
     "boundary_band",
     "boundary_width",
     "compare_reports",
+    "differences",
     "error_map",
     "error_shares",
     "evaluate",
+    "explain_gap",
     "predict_masks",
+    "published",
+    "published_rows",
     "score_chosen_rule",
     "sweep_background",
 ]

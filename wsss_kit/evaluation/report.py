@@ -96,7 +96,9 @@ class Report:
         unions: (N, S) int64 pixels of each picture in target or prediction.
         precision: (S,) float64, the share of the predicted pixels that are right; NaN for a class
             that was nowhere predicted.
-        settings: what else fixes the numbers: ``n_bootstrap``, ``seed``, ``boundary``.
+        settings: what else fixes the numbers: ``n_bootstrap``, ``seed``, ``boundary``; and what
+            helps to explain them: ``predicted_255``, the share of scored pixels that were predicted
+            255, and ``sizes``, up to twenty sizes (H, W) of the targets.
 
     Example:
         Nobody drew or predicted the camel, so the mean leaves it out:

@@ -18,6 +18,7 @@ from wsss_kit.evaluation.error_kinds import boundary_band, error_shares
 from wsss_kit.evaluation.report import Protocol, Report
 
 N_NAMED = 5  # pictures an error message names
+N_SIZES = 20  # sizes of targets that a report keeps
 
 
 def evaluate(
@@ -77,7 +78,8 @@ def evaluate(
     keep = _scored_values(classes, scored)
     _check_arguments(predicted, target, protocol, n_bootstrap, seed, boundary)
     n_values = 1 + len(classes)
-    counts, image_iou = [], {}
+    counts, image_iou, sizes = [], {}, set()
+    unsure = 0  # pixels predicted 255 where the target says something
     matrix = np.zeros((2, n_values, n_values), np.int64)  # outside and inside the boundary band
     for name in target:
         try:
@@ -87,6 +89,8 @@ def evaluate(
         except ValueError as error:
             raise ValueError(f"picture {name!r}: {error}") from error
         matrix += both
+        sizes.add(tuple(target[name].shape))
+        unsure += _predicted_255(predicted[name], target[name])
         whole = both.sum(0)  # (K, K)
         hits, union = whole.diagonal(), whole.sum(0) + whole.sum(1) - whole.diagonal()
         counts.append((hits[keep], union[keep]))
@@ -111,7 +115,11 @@ def evaluate(
         intersections=intersections,
         unions=unions,
         precision=divide(whole.diagonal(), whole.sum(0))[keep],
-        settings={"n_bootstrap": n_bootstrap, "seed": seed, "boundary": boundary},
+        settings={
+            **{"n_bootstrap": n_bootstrap, "seed": seed, "boundary": boundary},
+            "predicted_255": unsure / max(1, int(whole.sum())),
+            "sizes": sorted(sizes)[:N_SIZES],
+        },
     )
 
 
@@ -153,6 +161,13 @@ def picture_counts(
         inside = ConfusionMatrix(n_values).update(predicted, inside).matrix
         counts.append(np.stack([(whole.matrix - inside).numpy(), inside.numpy()]))
     return np.stack(counts)
+
+
+def _predicted_255(predicted: Tensor | np.ndarray, target: Tensor | np.ndarray) -> int:
+    """Pixels of which the prediction says nothing and the target something."""
+    predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
+    unsure = (predicted == IGNORE_INDEX) & (target.to(predicted.device) != IGNORE_INDEX)
+    return int(unsure.sum())
 
 
 def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.ndarray:

@@ -1,0 +1,148 @@
+"""Published numbers as data, and the usual reasons why ours is another one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wsss_kit.classes import VOC_CLASSES
+from wsss_kit.evaluation import (
+    Protocol,
+    beside_published,
+    evaluate,
+    explain_gap,
+    published,
+    published_rows,
+)
+from wsss_kit.prompts import Prompts
+
+SIZE = (330, 500)
+
+
+def reported(target=None, predicted=None, *, n=3, size=SIZE, scored=None, **stated):
+    """A report on pictures that are half cow (10) and half background."""
+    if target is None:
+        target = torch.zeros(size, dtype=torch.int64)
+        target[:, : size[1] // 2] = 10
+    predicted = target if predicted is None else predicted
+    stated = {"data": "VOC 2012", "split": "train", **stated}
+    masks = [{f"p{i}": mask for i in range(n)} for mask in (predicted, target)]
+    options = {"classes": VOC_CLASSES, "n_bootstrap": 20, "scored": scored}
+    return evaluate(*masks, protocol=Protocol(**stated), **options)
+
+
+def reasons(report, row, **options):
+    return {r.name: r.sentence for r in explain_gap(report, published(row), **options).reasons}
+
+
+def test_rows_have_units_and_stand_as_published():
+    rows = {row.name: row for row in published_rows()}
+    assert len(rows) == len(published_rows()) == 56
+    for name, value in {
+        "clip-es/train/maps": 58.6,
+        "clip-es/train/affinity": 70.8,
+        "clip-es/train/crf": 75.0,
+        "clip-es/val/imagenet": 71.1,
+        "clip-es/test/coco": 73.9,
+        "clip-es/coco-val": 45.4,
+        "clims/train/walk": 70.5,
+        "clims/val/coco": 70.4,
+        "clims-later/train/irn": 74.1,
+        "clims-later/test/resnet38": 73.4,
+        "sc-cam/train/maps": 50.9,
+        "sc-cam/train/walk": 63.4,
+        "sc-cam/val": 66.1,
+        "sc-cam/test": 65.9,
+        "psa/val/walk": 60.2,
+    }.items():
+        assert rows[name].value == value and rows[name].unit == "mIoU, percent"
+    boards = [row for row in rows.values() if row.name.startswith("leaderboard/")]
+    assert len([r for r in boards if r.method == "CLIMS"]) == 10
+    assert len([r for r in boards if r.method == "SC-CAM"]) == 10
+    assert not any("rank" in str(row).lower().replace("random", "") for row in boards)
+    glas = rows["leaderboard/sc-cam/glas"]
+    assert glas.value == 0.7152 and "fraction" in glas.unit and glas.percent is None
+    assert rows["clims-later/coco-train/maps"].percent == pytest.approx(42)
+    with pytest.raises(ValueError, match="no published row 'clip-es', expected one of clip-es/tr"):
+        published("clip-es")
+
+
+def test_the_table_says_what_does_not_compare():
+    report = reported(refinement="attention affinity, dense CRF", background="power 1", n=2)
+    table = beside_published(report, method="CLIP-ES", what="masks")
+    row = table.loc["clip-es/train/crf"]
+    assert row["published"] == 75 and row["difference"] == pytest.approx(25)
+    assert row["same protocol?"] == "n_images: 2, there 1464"
+    everything = beside_published(report, method="CLIP-ES")
+    assert "split: train, there val" in everything.loc["clip-es/val/coco", "same protocol?"]
+    assert (everything["ours"] == 100).all() and "glas" not in str(everything)
+    with pytest.raises(ValueError, match="nothing is published of method 'PSA'"):
+        beside_published(report, method="PSA")
+
+
+def test_a_published_protocol_is_the_same_when_it_is():
+    report = reported(refinement="attention affinity, dense CRF", background="power 1")
+    object.__setattr__(report.protocol, "n_images", 1464)
+    table = beside_published(report, method="CLIP-ES", what="masks")
+    assert table.loc["clip-es/train/crf", "same protocol?"] == "yes"
+    assert not explain_gap(report, published("clip-es/train/crf")).reasons
+    assert "none of the usual reasons" in str(explain_gap(report, published("clip-es/train/crf")))
+
+
+def test_the_usual_reasons_are_found_one_by_one():
+    full = {"refinement": "attention affinity, dense CRF", "background": "power 1"}
+    usual = set(reasons(reported(**full), "clip-es/train/crf"))
+    assert usual == {"few pictures"}
+
+    def more(row="clip-es/train/crf", prompts=None, **changes):
+        report = reported(**{**full, **changes})
+        found = reasons(report, row, prompts=prompts)
+        return {name: said for name, said in found.items() if name not in usual}
+
+    aug = more(split="train_aug")
+    assert set(aug) == {"wrong split"} and "68.7 instead of 75.0" in aug["wrong split"]
+    assert set(more(resolution="24x24 cells")) == {"low resolution"}
+    assert "1 size (512x512)" in more(size=(512, 512))["resized ground truth"]
+    assert "comes after" in more(refinement="none")["refinement left out"]
+    assert set(more(refinement="attention affinity")) == {"refinement left out"}
+    assert set(more(background="constant 0.3")) == {"background rule"}
+    assert set(more(scored=("cow",))) == {"other classes"}
+    words = Prompts.voc()
+    assert not more(prompts=words)
+    few = words.replace(backgrounds=("floor",))
+    assert "29.5 instead of 70.8" in more(prompts=few)["background words missing"]
+    assert "background words missing" not in more(row="sc-cam/train/maps", prompts=few)
+
+
+def test_reasons_that_only_figures_show():
+    target = torch.zeros(SIZE, dtype=torch.int64)
+    target[:, :250] = 10
+
+    def found(predicted):
+        return reasons(reported(target, predicted), "clims/train/maps")
+
+    doubtful = target.clone()
+    doubtful[:33] = 255
+    assert "10.0 % of the scored pixels are predicted 255" in found(doubtful)["predicted 255"]
+    assert "only background" in found(torch.zeros_like(target))
+    small = target.clone()
+    small[:, 100:250] = 0
+    assert "a precision of 100 and a recall of 40: lower" in found(small)["background too strong"]
+    large = target.clone()
+    large[:, 250:480] = 10
+    assert "raise the background" in found(large)["background too weak"]
+    neutral = target.masked_fill(target == 0, 255)  # 255 in the target is no doubt of ours
+    report = reported(neutral, target)
+    assert report.settings["predicted_255"] == 0 and report.settings["sizes"] == [SIZE]
+
+
+def test_a_row_of_another_measure_has_no_gap():
+    with pytest.raises(ValueError, match="leaderboard/sc-cam/glas is fraction"):
+        explain_gap(reported(), published("leaderboard/sc-cam/glas"))
+
+
+def test_the_gap_reads_as_a_sentence():
+    gap = explain_gap(reported(split="train_aug"), published("clims/train/maps"))
+    first, *lines = str(gap).splitlines()
+    assert first == "100.0 where 56.6 is published, +43.4 points:"
+    assert len(lines) == len(gap.reasons) and all(line.startswith("- ") for line in lines)

@@ -1,0 +1,178 @@
+"""What the papers and their code state, as data: every row with its unit and its protocol."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsss_kit.evaluation.report import Report, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOT_STATED = "not stated"
+_STATED = ("data", "split", "n_images", "background", "refinement")
+_FILE = Path(__file__).with_name("published.json")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number. What nobody states is ``"not stated"``, and compares with nothing.
+
+    Args:
+        name: of the row, such as ``"clip-es/train/crf"``.
+        method: ``"CAM"``, ``"SC-CAM"``, ``"CLIMS"`` or ``"CLIP-ES"``.
+        what: is scored: ``"maps"``, ``"masks"``, ``"segmenter"``, or a leaderboard's task.
+        value: in its ``unit``.
+        unit: such as ``"mIoU, percent"``.
+        data: the data set.
+        split: of it.
+        n_images: pictures that are scored; None where it is not known.
+        background: the background rule.
+        refinement: what came after the maps, or after the segmenter.
+        start: weights that a segmenter began with.
+        source: where the number stands.
+        note: what else one has to know.
+    """
+
+    name: str
+    method: str
+    what: str
+    value: float
+    unit: str
+    data: str
+    split: str
+    n_images: int | None
+    background: str
+    refinement: str
+    start: str | None
+    source: str
+    note: str | None
+
+    @property
+    def percent(self) -> float | None:
+        """The mean IoU in percent; None for another measure."""
+        return {"mIoU, percent": self.value, "mIoU, fraction": 100 * self.value}.get(self.unit)
+
+    def __str__(self) -> str:
+        """The row on one line."""
+        pictures = "" if self.n_images is None else f", {self.n_images} images"
+        line = (
+            f"{self.name}: {self.method} {self.what} {self.value:g} ({self.unit}), {self.data} "
+            f"{self.split}{pictures}, background: {self.background}, refinement: {self.refinement}"
+        )
+        start = f", starts from {self.start}" if self.start else ""
+        note = f" ({self.note})" if self.note else ""
+        return f"{line}{start}{note}; {self.source}"
+
+
+@cache
+def published_rows() -> tuple[Published, ...]:
+    """All rows, in the order of the papers and then of their leaderboards.
+
+    Example:
+        >>> print(next(row for row in published_rows() if row.name == "clip-es/train/crf"))
+        clip-es/train/crf: CLIP-ES masks 75 (mIoU, percent), VOC 2012 train, 1464 images, \
+background: power 1, refinement: attention affinity, dense CRF (before doubtful pixels become \
+255); CLIP-ES, CVPR 2023, Table 2; repository linyq2117/CLIP-ES
+    """
+    return tuple(Published(**row) for row in json.loads(_FILE.read_text(encoding="utf-8")))
+
+
+def published(name: str) -> Published:
+    """One row by its name.
+
+    Raises:
+        ValueError: if there is no such row, with the names that are there.
+    """
+    rows = {row.name: row for row in published_rows()}
+    if name not in rows:
+        raise ValueError(f"there is no published row {name!r}, expected one of {', '.join(rows)}")
+    return rows[name]
+
+
+def differences(report: Report, row: Published) -> dict[str, tuple[str, str]]:
+    """What the protocols of a report and of a published row do not share.
+
+    Args:
+        report: ours.
+        row: theirs.
+
+    Returns:
+        Part of the protocol -> (ours, theirs); parts that either does not state are left out, and
+        so is the background rule where one of them only says how it was chosen.
+
+    Example:
+        >>> import torch
+        >>> from wsss_kit.evaluation import Protocol, evaluate
+        >>> masks = {"a": torch.zeros(2, 2).long()}
+        >>> protocol = Protocol("VOC 2012", "train", refinement="dense CRF")
+        >>> report = evaluate(masks, masks, classes=("cow",), protocol=protocol)
+        >>> differences(report, published("clims/train/maps"))
+        {'n_images': ('1', '1464'), 'refinement': ('dense CRF', 'none')}
+    """
+    found = {}
+    for name in _STATED:
+        ours, theirs = getattr(report.protocol, name), getattr(row, name)
+        if NOT_STATED in (ours, theirs) or theirs is None or _same(str(ours), str(theirs)):
+            continue
+        found[name] = str(ours), str(theirs)
+    if report.protocol.scored != "all classes":
+        found["scored"] = report.protocol.scored, "all classes"
+    return found
+
+
+def _same(ours: str, theirs: str) -> bool:
+    """Whether two words of a protocol say the same; what ours adds after a comma may be more."""
+    ours, theirs = ours.lower(), theirs.lower()
+    return ours == theirs or ours.startswith(f"{theirs}, chosen")
+
+
+def beside_published(report: Report, *, method: str, what: str | None = None) -> pd.DataFrame:
+    """Ours beside everything published of a method: value, difference, and whether it compares.
+
+    Args:
+        report: ours.
+        method: as in `Published`.
+        what: ``"maps"``, ``"masks"`` or ``"segmenter"``; None for all.
+
+    Returns:
+        One row each: ``published``, ``ours`` and ``difference`` in percent and points, and
+        ``same protocol?``, ``"yes"`` or what differs.
+
+    Raises:
+        ValueError: if nothing of that method, or of that kind, is published.
+    """
+    import pandas as pd
+
+    rows = [
+        row
+        for row in published_rows()
+        if row.method == method and what in (None, row.what) and row.percent is not None
+    ]
+    if not rows:
+        methods = sorted({row.method for row in published_rows()})
+        raise ValueError(
+            f"nothing is published of method {method!r} and what {what!r}; methods are "
+            f"{', '.join(methods)}, kinds maps, masks and segmenter"
+        )
+    ours = 100 * report.mean_iou
+    table = []
+    for row in rows:
+        apart = differences(report, row)
+        said = "; ".join(f"{name}: {a}, there {b}" for name, (a, b) in apart.items())
+        table.append(
+            {
+                "row": row.name,
+                "published": row.percent,
+                "ours": ours,
+                "difference": ours - row.percent,
+                "same protocol?": said or "yes",
+            }
+        )
+    frame = pd.DataFrame(table).set_index("row")
+    frame.attrs["ours"] = f"{percent(report.mean_iou)} % ({report.protocol})"
+    return frame
