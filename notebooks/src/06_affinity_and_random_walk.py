@@ -50,7 +50,7 @@ from wsss_kit.affinity_net import (
     pair_kinds,
 )
 from wsss_kit.cam import normalize_cams, upsample
-from wsss_kit.evaluation import CONSTANTS, CRF_RULES
+from wsss_kit.evaluation import CONSTANTS, CRF_RULES, ERROR_KINDS
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.notebook_data import (
     make_clip_es,
@@ -274,6 +274,17 @@ for how, row in reports.items():
     print(f"{how}: {row['learned affinity'].headline}")
 print(reports["with CRF"]["learned affinity"].protocol)
 table.round(1)
+
+# %% [markdown]
+# What each step takes away and what it leaves, mean over the classes, in points of their union:
+
+# %%
+kinds = {
+    (how, step): 100 * report.error_shares[1:].mean(0)
+    for how, row in reports.items()
+    for step, report in row.items()
+}
+pd.DataFrame(kinds, index=ERROR_KINDS).T.round(1)
 
 # %%
 show_masks(

@@ -1,0 +1,57 @@
+"""Heat map of confusions and bars of differences: what they show, and in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from wsss_kit.evaluation import Protocol, compare_reports, evaluate
+from wsss_kit.plot import alt_text, show_confusion, show_difference
+
+CLASSES = ("cow", "camel", "cat")
+
+
+@pytest.fixture
+def reports(rng):
+    target = {f"p{i}": torch.randint(0, 3, (8, 9), generator=rng) for i in range(6)}
+    noise = {n: torch.rand(m.shape, generator=rng) < 0.4 for n, m in target.items()}
+    worse = {n: torch.where(noise[n], 1, m) for n, m in target.items()}
+    options = {"classes": CLASSES, "protocol": Protocol("random masks", "val")}
+    return [evaluate(masks, target, **options) for masks in (worse, target)]
+
+
+def test_rows_of_the_heat_map_are_shares_of_the_ground_truth(reports):
+    figure = show_confusion(reports[0])
+    ax = figure.axes[0]
+    cells = ax.collections[0].get_array().reshape(4, 4)
+    matrix = reports[0].matrix
+    np.testing.assert_allclose(cells[:3], 100 * matrix[:3] / matrix[:3].sum(1, keepdims=True))
+    assert np.ma.getmaskarray(cells)[3].all()  # nobody drew a cat
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["background", *CLASSES]
+    text = alt_text(figure)
+    assert f"camel: {cells[2, 2]:.0f} camel, {cells[2, 1]:.0f} cow" in text and "cat:" not in text
+
+
+def test_the_heat_map_of_some_scored_classes_needs_all_names(reports):
+    target = {"a": torch.tensor([[0, 1, 2]])}
+    options = {"classes": CLASSES, "protocol": Protocol("one picture", "val")}
+    report = evaluate(target, target, scored=("cow",), **options)
+    with pytest.raises(ValueError, match="2 names for 4 values of the masks; give classes"):
+        show_confusion(report)
+    assert "cow: 100 cow" in alt_text(show_confusion(report, classes=CLASSES))
+
+
+def test_bars_of_differences_are_hatched_where_nothing_is_sure(reports):
+    found = compare_reports(*reports)
+    figure = show_difference(found, first="CAM", second="truth")
+    bars = figure.axes[0].patches
+    heights = [bar.get_height() for bar in bars]
+    known = found.by_class[np.isfinite(found.by_class)]
+    np.testing.assert_allclose(heights, 100 * np.array([*known, found.difference]))
+    assert not any(bar.get_hatch() for bar in bars)
+    assert f"mean {100 * found.difference:+.1f}." in alt_text(figure)
+    assert "truth minus CAM" in figure.axes[0].get_ylabel()
+    same = show_difference(compare_reports(reports[0], reports[0]), first="a", second="b")
+    assert all(bar.get_hatch() for bar in same.axes[0].patches)
+    assert "cow +0.0 (not sure)" in alt_text(same)
