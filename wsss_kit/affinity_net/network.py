@@ -48,8 +48,8 @@ class AffinityNet(nn.Module):
     256))`` is PSA's, ``AffinityNet("resnet50", kind="boundary", levels=5, channels=32)`` IRN's.
 
     Args:
-        backbone: a name or a module, see `build_backbone`; None for the embedded world's trunk with
-            its weights.
+        backbone: a name or a module, see `build_backbone`, which is put into evaluation mode; None
+            for the embedded world's trunk with its weights.
         radius: neighbours are nearer than so many cells (PSA: 5; IRN: 10 in training, 5 in the
             walk).
         kind: one of ``KINDS``.
