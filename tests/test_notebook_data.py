@@ -10,7 +10,13 @@ from PIL import Image
 from wsss_kit.classes import VOC_CLASSES
 from wsss_kit.clip import load_clip
 from wsss_kit.methods.cam import CAM
-from wsss_kit.notebook_data import make_clims, make_sc_cam, open_data, train_affinity_net
+from wsss_kit.notebook_data import (
+    make_clims,
+    make_sc_cam,
+    open_data,
+    teach_segmenter,
+    train_affinity_net,
+)
 from wsss_kit.prompts import Prompts
 
 
@@ -139,3 +145,16 @@ def test_an_affinity_for_each_data_set(voc):
     seeds = {s.name: torch.full((4, 5), 255) for s in data.train}  # cropped beyond their borders
     net = train_affinity_net(data, data.train, seeds, backbone="resnet18")
     assert (net.backbone, net.stride, net.losses_) == ("resnet18", 8, [0.0] * 3)
+
+
+def test_a_segmenter_for_each_data_set(voc):
+    data = open_data("paper", n_train=2, n_val=1, n_test=1)
+    net = teach_segmenter(data, data.train, data.train.masks, taught_by="ground truth", epochs=1)
+    assert (net.network, net.classes, net.taught_by) == ("small", data.classes, "ground truth")
+    data = open_data("voc", n_train=2, n_val=1, n_test=1, root=voc)
+    masks = {s.name: torch.full((4, 5), 3) for s in data.train}
+    net = teach_segmenter(
+        *(data, data.train, masks), taught_by="threes", epochs=1, backbone="resnet18"
+    )
+    assert (net.network, net.backbone, net.classes) == ("deeplab_v2", "resnet18", VOC_CLASSES)
+    assert len(net.losses_) == 1 and net(torch.rand(1, 3, 33, 40)).shape == (1, 21, 33, 40)

@@ -31,6 +31,7 @@ from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
+from wsss_kit.segmentation import Segmenter, train_segmenter
 
 NAMES = ("paper", "voc", "folder")
 PLACES = {"voc": ("WSSS_KIT_VOC", "VOC2012"), "folder": ("WSSS_KIT_FOLDER", "mine")}
@@ -261,6 +262,45 @@ def train_affinity_net(
     net = AffinityNet(backbone, weights=weights, stride=stride)
     options = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-4, "crop": 320}
     return net.fit(learned, seeds, fixes_norms=True, **options)
+
+
+def teach_segmenter(
+    data: OpenData,
+    learned: Sequence[Sample],
+    masks: Mapping[str, Tensor],
+    *,
+    taught_by: str,
+    epochs: int = 8,
+    backbone: str | nn.Module | None = None,
+    weights: str | Path | None = None,
+) -> Segmenter:
+    """A segmenter taught by masks, as small as a laptop likes it.
+
+    The small one on the paper trunk; for photographs a DeepLabV2 on a ResNet-50 with ImageNet's
+    weights, which torchvision downloads once, with the balanced loss. Without a network give
+    another trunk.
+
+    Args:
+        data: from `open_data`.
+        learned: pictures, such as a part of ``data.train``.
+        masks: of each of them, name to (H, W) int64; 255 teaches nothing.
+        taught_by: what the masks are, in words.
+        epochs: passes over the pictures.
+        backbone: another trunk, by name or a module with weights of its own.
+        weights: of a named one.
+
+    Returns:
+        The trained `Segmenter`.
+
+    Raises:
+        RuntimeError: if ImageNet's weights cannot be downloaded.
+    """
+    options = {"epochs": epochs, "taught_by": taught_by, "backbone": backbone, "weights": weights}
+    if data.name == "paper":
+        return train_segmenter(learned, masks, **options)
+    if backbone is None:
+        options |= {"backbone": "resnet50", "weights": "imagenet" if weights is None else weights}
+    return train_segmenter(learned, masks, network="deeplab_v2", loss="balanced", **options)
 
 
 def _prompts_of(data: OpenData, method: str) -> Prompts:
