@@ -152,6 +152,9 @@ def test_irn_s_released_boundary_is_walked_as_its_layout_says(tmp_path):
     found = net.boundaries(images)
     assert found.shape == (1, 1, 18, 14) and found.logit().std() > 0.2
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    net.save(tmp_path / "ours")
+    again = AffinityNet.load(tmp_path / "ours", device="cpu")
+    assert torch.equal(again.boundaries(images), found) and again.pad_to == 96
 
 
 def test_another_file_is_no_affinity(tmp_path):

@@ -350,6 +350,7 @@ class AffinityNet(nn.Module):
         options, state = found
         net = cls(**options, device=device)
         load_all(net, state, path, what=f"the AffinityNet of {options['backbone']}")
+        net.losses_ = []  # of its training nothing is known; it can be saved as our own
         return net
 
 
