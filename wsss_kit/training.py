@@ -49,6 +49,7 @@ def polynomial_decay(
     power: float = 0.9,
     warmup: int = 0,
     first: int = 0,
+    every: int = 1,
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Learning rates times ``(1 - step / steps) ** power``, after a linear warm-up.
 
@@ -58,13 +59,16 @@ def polynomial_decay(
         power: of the polynomial; the papers use 0.9.
         warmup: steps until the full rate.
         first: steps that a resumed run has done before.
+        every: steps between two changes (DeepLab's code: 10).
 
     Returns:
         A scheduler to step after every optimiser step.
     """
-    return _scheduled(
-        optimiser, lambda step: max(0.0, 1 - step / steps) ** power, warmup=warmup, first=first
-    )
+
+    def fall(step: int) -> float:
+        return max(0.0, 1 - step // every * every / steps) ** power
+
+    return _scheduled(optimiser, fall, warmup=warmup, first=first)
 
 
 def cosine_decay(

@@ -1,7 +1,7 @@
 """Networks that give every pixel a class: a small one, DeepLabV2 as the papers used it, DeepLabV3.
 
-Each maps (B, 3, H, W) RGB in [0, 1] to logits (B, K, h, w) on a grid of its own, background first,
-and says in ``groups`` which of its weights learn how fast.
+Each maps (B, 3, H, W) RGB in [0, 1] to logits (B, K, h, w) on a grid of its own, background first.
+Where its weights do not all learn alike, ``groups`` says which of them learn how fast.
 """
 
 from __future__ import annotations
@@ -43,10 +43,6 @@ class Small(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, K, h, w)."""
         return self.decide(F.relu(self.around(self.trunk(images))))
-
-    def groups(self, rate: float) -> list[dict[str, Any]]:
-        """All weights alike."""
-        return [{"params": list(self.parameters()), "lr": rate}]
 
 
 class DeepLabV2(nn.Module):

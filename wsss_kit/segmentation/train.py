@@ -31,11 +31,9 @@ from wsss_kit.segmentation.losses import LOSSES, multi_scale_loss
 from wsss_kit.segmentation.networks import build_network
 from wsss_kit.segmentation.presets import PRESETS, Recipe
 from wsss_kit.segmentation.segmenter import CARD_VERSION, METHOD, Segmenter
-from wsss_kit.training import check_loss, classes_of, seeded
+from wsss_kit.training import check_loss, classes_of, polynomial_decay, seeded
 from wsss_kit.training import progress as progress_bar
 from wsss_kit.views import MaskedPictures
-
-_POWER = 0.9  # of the polynomial that the rate falls by
 
 
 def train_segmenter(
@@ -128,10 +126,7 @@ def train_segmenter(
     asked = {"what": "mask", "make": "make a pseudo mask"}
     pictures = MaskedPictures(samples, masks, crop=recipe["crop"], scales=recipe["scales"], **asked)
     net = build_network(network, 1 + len(classes), backbone=backbone, weights=weights, seed=seed)
-    names = {
-        "network": _name_of(network),
-        "backbone": None if backbone is None else _name_of(backbone),
-    }
+    names = {"network": _name_of(network), "backbone": _name_of(backbone)}
     segmenter = Segmenter(net, classes, **names, taught_by=taught_by)
     if isinstance(network, str):
         segmenter.to(chosen_device(device))
@@ -187,10 +182,10 @@ def _train(
     steps_a_pass = -(-len(pictures) // (batch * accumulate))
     iterations = recipe["iterations"] or recipe["epochs"] * steps_a_pass
     optimiser = _optimiser(segmenter.net, recipe)
-    rates = [group["lr"] for group in optimiser.param_groups]
     done = 0
     if checkpoint is not None:
         done = _resume(segmenter, optimiser, checkpoint, run, iterations)
+    schedule = polynomial_decay(optimiser, iterations, first=done, every=recipe["decay_every"])
     began = segmenter.losses_[0] if segmenter.losses_ else None
     losses: list[float] = []
     segmenter.train()
@@ -199,11 +194,8 @@ def _train(
     try:
         bar = progress_bar(range(done, iterations), what="segmenter", shown=shown)
         for step in bar:
-            every = recipe["decay_every"]
-            fallen = (1 - step // every * every / iterations) ** _POWER
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * fallen
             losses.append(_step(segmenter, pictures, recipe, optimiser, step, seed))
+            schedule.step()
             began = losses[0] if began is None else began
             if (step + 1) % steps_a_pass and step + 1 < iterations:
                 continue
