@@ -547,6 +547,11 @@ DOORS: dict[str, Callable[[], Door]] = {
         {"n_bootstrap": 5, "seed": 0},
         {"n_bootstrap": "count from 0", "seed": "count from 0"},
     ),
+    "error_sources": lambda: Door(
+        functools.partial(evaluation.error_sources, report()),
+        {"least": 0.5},
+        {"least": "not negative"},
+    ),
     "evaluate": lambda: Door(
         functools.partial(wsss_kit.evaluate, protocol=Protocol("d", "val")),
         {

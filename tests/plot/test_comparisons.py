@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wsss_kit.evaluation import Protocol, compare_reports, evaluate
-from wsss_kit.plot import alt_text, show_confusion, show_difference
+from wsss_kit.plot import alt_text, show_confusion, show_difference, show_spills
 
 CLASSES = ("cow", "camel", "cat")
 
@@ -33,13 +33,28 @@ def test_rows_of_the_heat_map_are_shares_of_the_ground_truth(reports):
     assert f"camel: {cells[2, 2]:.0f} camel, {cells[2, 1]:.0f} cow" in text and "cat:" not in text
 
 
-def test_the_heat_map_of_some_scored_classes_needs_all_names(reports):
+def test_the_heat_map_names_classes_that_are_not_scored_too():
     target = {"a": torch.tensor([[0, 1, 2]])}
     options = {"classes": CLASSES, "protocol": Protocol("one picture", "val")}
     report = evaluate(target, target, scored=("cow",), **options)
-    with pytest.raises(ValueError, match="2 names for 4 values of the masks; give classes"):
-        show_confusion(report)
-    assert "cow: 100 cow" in alt_text(show_confusion(report, classes=CLASSES))
+    names = [t.get_text() for t in show_confusion(report).axes[0].get_xticklabels()]
+    assert names == ["background", *CLASSES]
+
+
+def test_the_heat_map_of_spills_shows_points_of_the_union(rng):
+    target = {f"p{i}": torch.randint(0, 3, (20, 20), generator=rng) for i in range(3)}
+    guess = {n: torch.randint(0, 3, (20, 20), generator=rng) for n in target}
+    stuff = {n: torch.randint(0, 2, (20, 20), generator=rng) for n in target}
+    options = {"classes": CLASSES, "protocol": Protocol("random masks", "val"), "boundary": 0}
+    report = evaluate(guess, target, stuff=stuff, stuff_names=("grass", "sand"), **options)
+    figure = show_spills(report)
+    cells = figure.axes[0].collections[0].get_array().reshape(3, 3)
+    spilled = report.error_shares[1:, 2]
+    np.testing.assert_allclose(cells[:2].sum(1), 100 * spilled[:2])
+    assert np.ma.getmaskarray(cells)[2].all()  # no cat anywhere
+    assert f"cow: {cells[0].max():.0f} " in alt_text(figure)
+    clean = evaluate(target, target, stuff=stuff, stuff_names=("grass", "sand"), **options)
+    assert alt_text(show_spills(clean)).endswith("nothing of a point or more.")
 
 
 def test_bars_of_differences_are_hatched_where_nothing_is_sure(reports):

@@ -34,6 +34,7 @@ from wsss_kit.evaluation.published import (
 )
 from wsss_kit.evaluation.report import Protocol, Report
 from wsss_kit.evaluation.scoring import evaluate
+from wsss_kit.evaluation.sources import error_sources, spills
 
 __all__ = [
     "CONSTANTS",
@@ -57,11 +58,13 @@ __all__ = [
     "differences",
     "error_map",
     "error_shares",
+    "error_sources",
     "evaluate",
     "explain_gap",
     "predict_masks",
     "published",
     "published_rows",
     "score_chosen_rule",
+    "spills",
     "sweep_background",
 ]

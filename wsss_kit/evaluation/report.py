@@ -91,6 +91,8 @@ class Report:
         image_iou: picture name to its own mean IoU over the classes in its target; pictures
             without a counted pixel are not listed.
         matrix: (K, K) int64 pixel counts over all classes, rows targets, columns predictions.
+        values: K names of all values of the masks, scored or not, background first.
+        inside: (K, K) int64, the part of ``matrix`` that lies in the boundary band.
         names: of the N pictures.
         intersections: (N, S) int64 pixels of each picture that are right.
         unions: (N, S) int64 pixels of each picture in target or prediction.
@@ -99,6 +101,9 @@ class Report:
         settings: what else fixes the numbers: ``n_bootstrap``, ``seed``, ``boundary``; and what
             helps to explain them: ``predicted_255``, the share of scored pixels that were predicted
             255, and ``sizes``, up to twenty sizes (H, W) of the targets.
+        stuff: (J + 1, K) int64, what was predicted on each kind of background outside the boundary
+            band, the last row on none that has a name; None where nobody gave the kinds.
+        stuff_names: J names.
 
     Example:
         Nobody drew or predicted the camel, so the mean leaves it out:
@@ -131,11 +136,15 @@ refinement: not stated, preset: not stated, scored: all classes
     pixels: np.ndarray
     image_iou: dict[str, float]
     matrix: np.ndarray
+    values: tuple[str, ...]
+    inside: np.ndarray
     names: tuple[str, ...]
     intersections: np.ndarray
     unions: np.ndarray
     precision: np.ndarray
     settings: dict[str, Any]
+    stuff: np.ndarray | None = None
+    stuff_names: tuple[str, ...] = ()
 
     @property
     def recall(self) -> np.ndarray:

@@ -16,6 +16,7 @@ from wsss_kit.evaluation.bootstrap import bootstrap_mean_iou, divide, interval_o
 from wsss_kit.evaluation.confusion import ConfusionMatrix, as_mask
 from wsss_kit.evaluation.error_kinds import boundary_band, error_shares
 from wsss_kit.evaluation.report import Protocol, Report
+from wsss_kit.evaluation.sources import stuff_counts
 
 N_NAMED = 5  # pictures an error message names
 N_SIZES = 20  # sizes of targets that a report keeps
@@ -31,6 +32,8 @@ def evaluate(
     n_bootstrap: int = 1000,
     seed: int = 0,
     boundary: int | None = None,
+    stuff: Mapping[str, Tensor | np.ndarray] | None = None,
+    stuff_names: Sequence[str] = (),
 ) -> Report:
     """Compare predicted masks with the ground truth of every picture of ``target``.
 
@@ -50,6 +53,9 @@ def evaluate(
         seed: of the resampling.
         boundary: width of the boundary band in pixels on each side of a target's border; None for
             1 % of the diagonal, at least 2.
+        stuff: picture name to (H, W) integers, the kind of background of each pixel, 255 for none;
+            where it is known `error_sources` says what a class spilled onto.
+        stuff_names: of the J kinds, such as ``paperworld.STUFF``.
 
     Returns:
         A ``Report``; print it, or end a notebook cell with it.
@@ -77,20 +83,24 @@ def evaluate(
     """
     keep = _scored_values(classes, scored)
     _check_arguments(predicted, target, protocol, n_bootstrap, seed, boundary)
+    _check_stuff(target, stuff, stuff_names)
     n_values = 1 + len(classes)
+    names = ("background", *classes)
     counts, image_iou, sizes = [], {}, set()
     unsure = 0  # pixels predicted 255 where the target says something
     matrix = np.zeros((2, n_values, n_values), np.int64)  # outside and inside the boundary band
+    on_stuff = np.zeros((len(stuff_names) + 1, n_values), np.int64)
     for name in target:
+        mask, truth = predicted[name], target[name]  # read once, for they may lie on a disk
         try:
-            (both,) = picture_counts(
-                [predicted[name]], target[name], n_values, keep=keep, boundary=boundary
-            )
+            (both,) = picture_counts([mask], truth, n_values, keep=keep, boundary=boundary)
+            if stuff is not None:
+                on_stuff += _outside_on_stuff(mask, truth, stuff[name], boundary, on_stuff.shape)
         except ValueError as error:
             raise ValueError(f"picture {name!r}: {error}") from error
         matrix += both
-        sizes.add(tuple(target[name].shape))
-        unsure += _predicted_255(predicted[name], target[name])
+        sizes.add(tuple(truth.shape))
+        unsure += _predicted_255(mask, truth)
         whole = both.sum(0)  # (K, K)
         hits, union = whole.diagonal(), whole.sum(0) + whole.sum(1) - whole.diagonal()
         counts.append((hits[keep], union[keep]))
@@ -100,7 +110,7 @@ def evaluate(
     intersections, unions = np.array(counts).swapaxes(0, 1)  # (N, S) each
     iou = divide(intersections.sum(0), unions.sum(0))
     means = bootstrap_mean_iou(intersections, unions, n_bootstrap=n_bootstrap, seed=seed)
-    names, whole = ("background", *classes), matrix.sum(0)
+    whole = matrix.sum(0)
     return Report(
         protocol=replace(protocol, n_images=len(counts), scored=_scored_note(names, keep)),
         classes=tuple(names[value] for value in keep),
@@ -111,6 +121,8 @@ def evaluate(
         pixels=matrix.sum((0, 2))[keep],
         image_iou=image_iou,
         matrix=whole,
+        values=names,
+        inside=matrix[1],
         names=tuple(target),
         intersections=intersections,
         unions=unions,
@@ -120,6 +132,8 @@ def evaluate(
             "predicted_255": unsure / max(1, int(whole.sum())),
             "sizes": sorted(sizes)[:N_SIZES],
         },
+        stuff=None if stuff is None else on_stuff,
+        stuff_names=tuple(stuff_names),
     )
 
 
@@ -161,6 +175,19 @@ def picture_counts(
         inside = ConfusionMatrix(n_values).update(predicted, inside).matrix
         counts.append(np.stack([(whole.matrix - inside).numpy(), inside.numpy()]))
     return np.stack(counts)
+
+
+def _outside_on_stuff(
+    predicted: Tensor | np.ndarray,
+    target: Tensor | np.ndarray,
+    stuff: Tensor | np.ndarray,
+    boundary: int | None,
+    shape: tuple[int, int],
+) -> np.ndarray:
+    """What was predicted on each kind of background outside the boundary band."""
+    predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
+    outside = target.masked_fill(boundary_band(target, boundary), IGNORE_INDEX)
+    return stuff_counts(predicted.to(target.device), outside, stuff, shape[0] - 1, shape[1])
 
 
 def _predicted_255(predicted: Tensor | np.ndarray, target: Tensor | np.ndarray) -> int:
@@ -229,6 +256,19 @@ def _check_arguments(
         raise ValueError(
             f"the protocol says {protocol.n_images} images but target holds {len(target)}; "
             "leave n_images out, it is filled in"
+        )
+
+
+def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[str]) -> None:
+    """Kinds of background come with their names, and for every picture."""
+    if isinstance(stuff_names, str) or len(set(stuff_names)) != len(stuff_names):
+        raise ValueError(f"stuff_names is {stuff_names!r}, expected different names")
+    if (stuff is None) == bool(len(stuff_names)):
+        raise ValueError("expected stuff and stuff_names together, or neither")
+    missing = [name for name in target if stuff is not None and name not in stuff]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(target)} pictures have no stuff, the first is {missing[0]!r}"
         )
 
 

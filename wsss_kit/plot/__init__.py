@@ -8,7 +8,7 @@ with hatches, masks outlined: no figure speaks through colour alone.
 from wsss_kit.plot.bars import iou_bars, step_bars
 from wsss_kit.plot.canvas import alt_text, class_colours, new_figure, save_figure
 from wsss_kit.plot.clusters import show_clusters, show_plane
-from wsss_kit.plot.comparisons import show_confusion, show_difference
+from wsss_kit.plot.comparisons import show_confusion, show_difference, show_spills
 from wsss_kit.plot.curves import show_curves
 from wsss_kit.plot.figures import overlay, show_cams, show_masks, show_samples
 from wsss_kit.plot.stills import show_errors, show_stages, show_words
@@ -29,6 +29,7 @@ __all__ = [
     "show_masks",
     "show_plane",
     "show_samples",
+    "show_spills",
     "show_stages",
     "show_words",
     "step_bars",

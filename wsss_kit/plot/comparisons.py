@@ -1,12 +1,13 @@
-"""Which class is taken for which, and where one method is better than another."""
+"""Which class is taken for which or spills onto what, and where one method beats another."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsss_kit.evaluation import Comparison, Report
+from wsss_kit.evaluation import Comparison, Report, spills
 from wsss_kit.plot.canvas import NOTE_SIZE, new_figure
 
 if TYPE_CHECKING:
@@ -15,19 +16,14 @@ if TYPE_CHECKING:
 _MOST_NAMED = 12  # values whose cells are wide enough for a number
 
 
-def show_confusion(report: Report, *, classes: tuple[str, ...] | None = None) -> Figure:
+def show_confusion(report: Report) -> Figure:
     """Heat map of what each class is taken for: each row is one class of the ground truth.
 
     Args:
         report: from `evaluate`.
-        classes: names without background of all values of the masks; needed where the report
-            scored only some of them.
 
     Returns:
         The figure: cells in percent of the row's pixels, the diagonal is the recall.
-
-    Raises:
-        ValueError: if ``classes`` are needed and not given, or of another number.
 
     Example:
         >>> import torch
@@ -38,37 +34,89 @@ def show_confusion(report: Report, *, classes: tuple[str, ...] | None = None) ->
         'Heat map of what each class is taken for, percent of its pixels. background: 67 \
 background, 33 cow; cow: 100 cow.'
     """
+    with np.errstate(invalid="ignore"):
+        share = 100 * report.matrix / report.matrix.sum(1, keepdims=True)  # (K, K)
+    words = _heat_words(share, report.values, report.values, least=5)
+    figure = _heat_map(
+        share,
+        (report.values, report.values),
+        alt=f"Heat map of what each class is taken for, percent of its pixels. {words}.",
+        label="percent of the row",
+        most=100,
+    )
+    figure.axes[0].set(xlabel="predicted", ylabel="ground truth")
+    return figure
+
+
+def show_spills(report: Report) -> Figure:
+    """Heat map of what each class spills onto, away from borders, where background has kinds.
+
+    Args:
+        report: from `evaluate` with ``stuff``.
+
+    Returns:
+        The figure: cells in points of the row's union, so that they read as lost IoU.
+
+    Raises:
+        ValueError: if the report knows no kinds of background.
+
+    Example:
+        >>> import torch
+        >>> from wsss_kit.evaluation import Protocol, evaluate
+        >>> report = evaluate(
+        ...     {"a": torch.tensor([[1, 0, 1, 1]])},
+        ...     {"a": torch.tensor([[0, 0, 1, 1]])},
+        ...     classes=("cow",),
+        ...     protocol=Protocol("one picture", "val"),
+        ...     boundary=0,
+        ...     stuff={"a": torch.tensor([[0, 0, 255, 255]])},
+        ...     stuff_names=("grass",),
+        ... )
+        >>> show_spills(report).get_label()
+        'Heat map of what each class spills onto, in points of its union. cow: 33 grass.'
+    """
+    kinds, points = spills(report)
+    words = _heat_words(points[1:], report.classes[1:], kinds, least=1)
+    said = words or "nothing of a point or more"
+    figure = _heat_map(
+        points[1:],
+        (report.classes[1:], kinds),
+        alt=f"Heat map of what each class spills onto, in points of its union. {said}.",
+        label="points of the class's union",
+        most=None,
+    )
+    figure.axes[0].set(xlabel="kind of background", ylabel="class that spilled")
+    return figure
+
+
+def _heat_map(
+    cells: np.ndarray,
+    names: tuple[Sequence[str], Sequence[str]],
+    *,
+    alt: str,
+    label: str,
+    most: float | None,
+) -> Figure:
+    """(R, C) cells with the names of rows and columns; NaN is left white."""
     import seaborn as sns
 
-    K = len(report.matrix)
-    names = report.classes if classes is None else ("background", *classes)
-    if len(names) != K:
-        raise ValueError(
-            f"there are {len(names)} names for {K} values of the masks; give classes, all of them "
-            "without background"
-        )
-    totals = report.matrix.sum(1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        share = 100 * report.matrix / totals  # (K, K)
-    size = 2.5 + 0.45 * K
-    figure = new_figure(size + 1.0, size, alt=_confusion_words(share, names))
+    height, width = (2.5 + 0.45 * len(side) for side in names)
+    figure = new_figure(width + 1.0, height, alt=alt)
     ax = figure.subplots()
-    named = K <= _MOST_NAMED
     sns.heatmap(
-        share,
+        cells,
         ax=ax,
         cmap="cividis",
         vmin=0,
-        vmax=100,
-        annot=named,
+        vmax=most,
+        annot=max(map(len, names)) <= _MOST_NAMED + 1,
         fmt=".0f",
         annot_kws={"size": NOTE_SIZE},
-        xticklabels=names,
-        yticklabels=names,
-        cbar_kws={"label": "percent of the row"},
-        mask=np.isnan(share),
+        xticklabels=names[1],
+        yticklabels=names[0],
+        cbar_kws={"label": label},
+        mask=np.isnan(cells),
     )
-    ax.set(xlabel="predicted", ylabel="ground truth")
     ax.tick_params(axis="x", rotation=60)
     ax.tick_params(axis="y", rotation=0)
     return figure
@@ -124,13 +172,13 @@ def show_difference(comparison: Comparison, *, first: str, second: str) -> Figur
     return figure
 
 
-def _confusion_words(share: np.ndarray, names: tuple[str, ...]) -> str:
-    """The heat map in words: of each row what is at least five percent, largest first."""
-    rows = []
-    for name, row in zip(names, share, strict=True):
-        order = [j for j in np.argsort(-np.nan_to_num(row)) if row[j] >= 5]
+def _heat_words(
+    cells: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, least: float
+) -> str:
+    """A heat map in words: of each row what is at least so much, largest first."""
+    said = []
+    for name, row in zip(rows, cells, strict=True):
+        order = [j for j in np.argsort(-np.nan_to_num(row)) if row[j] >= least]
         if order:
-            parts = ", ".join(f"{row[j]:.0f} {names[j]}" for j in order)
-            rows.append(f"{name}: {parts}")
-    text = "; ".join(rows)
-    return f"Heat map of what each class is taken for, percent of its pixels. {text}."
+            said.append(f"{name}: {', '.join(f'{row[j]:.0f} {columns[j]}' for j in order)}")
+    return "; ".join(said)
