@@ -24,6 +24,7 @@ from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.baseline import run_baseline
 from wsss_kit.commands.demo import run_demo
+from wsss_kit.commands.reproduce import run_reproduce
 from wsss_kit.commands.train import train_paper_clip, train_paper_trunk
 from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, Protocol
 from wsss_kit.methods.cam import CAM
@@ -760,6 +761,11 @@ COMMANDS: dict[str, Callable[[Any], Door]] = {
         functools.partial(run_baseline, "paper", out=out),
         {"threshold": 0.3, "seeds": (0,), "limit": 2},
         {"threshold": "probability", "limit": "count or None"},
+    ),
+    "run_reproduce": lambda out: Door(
+        functools.partial(run_reproduce, "paper/clip-es", out=out / "row", plan_only=True),
+        {"seed": 0, "limit": 2, "iterations": 2},
+        {"seed": "count from 0", "limit": "count or None", "iterations": "count or None"},
     ),
     "train_paper_clip": lambda out: Door(
         functools.partial(train_paper_clip, out / "clip"),

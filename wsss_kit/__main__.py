@@ -1,4 +1,4 @@
-"""The command line: ``python -m wsss_kit demo | baseline | train | bench``."""
+"""The command line: ``python -m wsss_kit demo | baseline | reproduce | train | bench``."""
 
 from __future__ import annotations
 
@@ -97,6 +97,21 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", type=_device, help="default: CUDA where there is one")
     bench.add_argument("--out", type=Path, default=Path("data/runs/bench"))
 
+    reproduce = commands.add_parser(
+        "reproduce", help="a published number measured again; without a name, which there are"
+    )
+    reproduce.add_argument("row", nargs="?", help="such as clip-es/train/crf, or paper/clip-es")
+    reproduce.add_argument("--plan", action="store_true", help="say what it needs, and stop")
+    reproduce.add_argument("--root", type=Path, default=Path("data/VOC2012"), help="of VOC 2012")
+    reproduce.add_argument(
+        "--weights", type=Path, default=Path("data/weights"), help="folder of files of weights"
+    )
+    reproduce.add_argument("--out", type=Path, help="default: a folder of data/runs, by the row")
+    reproduce.add_argument("--seed", type=_WHOLE, default=0)
+    reproduce.add_argument("--limit", type=_COUNT, help="a trial: the first pictures of each split")
+    reproduce.add_argument("--iterations", type=_COUNT, help="a trial: steps of the segmenter")
+    reproduce.add_argument("--device", type=_device, help="default: CUDA where there is one")
+
     train = commands.add_parser("train", help="train what the package ships")
     train.add_argument("what", choices=_TAKES)
     train.add_argument("--out", type=Path, default=Path("data/runs/paper"))
@@ -135,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = first.get(getattr(options, "what", ""))
         resumes = written is not None and (options.out / f"{written}.safetensors").exists()
         again = "goes on from the last checkpoint" if resumes else "begins again"
+        if options.command == "reproduce":
+            again = "goes on from what is written"
         print(f"\nstopped; the same command {again}", file=sys.stderr)
         return 130
     return 0
@@ -176,6 +193,25 @@ def _bench(options: argparse.Namespace) -> None:
     )
 
 
+def _reproduce(options: argparse.Namespace) -> None:
+    from wsss_kit.commands.reproduce import rows_text, run_reproduce
+
+    if options.row is None:
+        print(rows_text())
+        return
+    run_reproduce(
+        options.row,
+        root=options.root,
+        weights=options.weights,
+        out=options.out,
+        seed=options.seed,
+        limit=options.limit,
+        iterations=options.iterations,
+        device=options.device or "auto",
+        plan_only=options.plan,
+    )
+
+
 def _train(options: argparse.Namespace) -> None:
     from wsss_kit.commands import train, train_methods
 
@@ -199,7 +235,13 @@ def _train(options: argparse.Namespace) -> None:
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")
 
 
-_COMMANDS = {"demo": _demo, "baseline": _baseline, "train": _train, "bench": _bench}
+_COMMANDS = {
+    "demo": _demo,
+    "baseline": _baseline,
+    "reproduce": _reproduce,
+    "train": _train,
+    "bench": _bench,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -24,12 +24,12 @@ from wsss_kit.data import (
     load_voc,
     load_voc_masks,
 )
-from wsss_kit.evaluation import Protocol
+from wsss_kit.evaluation import Protocol, Report, evaluate
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
-from wsss_kit.paperworld import PaperWorld
+from wsss_kit.paperworld import STUFF, PaperWorld
 from wsss_kit.prompts import Prompts
 from wsss_kit.segmentation import Segmenter, train_segmenter
 
@@ -83,6 +83,30 @@ class OpenData(NamedTuple):
         H, W = self.test[0].image.shape[1:]
         resolution = f"{H}x{W}" if self.name == "paper" else "image"
         return Protocol(title, names.get(split, split), resolution=resolution, **stated)
+
+    def evaluate(self, masks: Mapping[str, Tensor], split: str = "test", **stated: str) -> Report:
+        """Score the masks of a split against its ground truth.
+
+        The embedded world knows the kind of background of every pixel, and hands it on.
+
+        Args:
+            masks: name to (H, W) int64.
+            split: ``"val"`` or ``"test"``.
+            **stated: ``background``, ``refinement`` and ``preset`` of `Protocol`.
+
+        Example:
+            >>> data = open_data("paper", n_train=1, n_val=1, n_test=2)
+            >>> report = data.evaluate(data.test_masks, background="true")
+            >>> report.headline, report.stuff_names[0]
+            ('mIoU 100.0 %, 95 % interval 100.0 to 100.0, mean of 3 values', 'water')
+        """
+        check_word("split", split, ("val", "test"))
+        samples, target = getattr(self, split), getattr(self, f"{split}_masks")
+        kinds = {}
+        if isinstance(samples, PaperWorld):
+            kinds = {"stuff": samples.stuff, "stuff_names": STUFF}
+        protocol = self.protocol(split, **stated)
+        return evaluate(masks, target, classes=self.classes, protocol=protocol, **kinds)
 
 
 def open_data(

@@ -10,6 +10,7 @@ import torch
 
 from wsss_kit.__main__ import main
 from wsss_kit.commands.demo import _Remembered, run_demo
+from wsss_kit.evaluation.report import percent
 from wsss_kit.plot.page import rows_of, table_text, write_report
 
 SMALL = {"n_train": 24, "n_val": 6, "n_test": 8}
@@ -53,7 +54,7 @@ def test_the_table_has_methods_by_classes(demo):
     assert heading[1:10] == ["background", "boat", "train", "plane", "bus", "cow", "camel",
                              "bird", "cat"]  # fmt: skip
     for row, report in zip(rows, reports.values(), strict=True):
-        assert row[1:10] == [f"{100 * v:.1f}" for v in report.iou]
+        assert row[1:10] == [percent(v) for v in report.iou]
         assert row[-1].startswith(f"{100 * report.mean_iou:.1f} [")
 
 

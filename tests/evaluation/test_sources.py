@@ -69,6 +69,13 @@ def test_rows_below_the_least_are_left_out_and_the_largest_come_first(masks):
         assert rows["points"].is_monotonic_decreasing
 
 
+def test_masks_without_an_error_have_no_row(masks):
+    _, target, _ = masks
+    report = evaluate(target, target, classes=CLASSES, protocol=PROTOCOL)
+    frame = error_sources(report)
+    assert not len(frame) and frame["points"].dtype == float
+
+
 def test_the_embedded_world_says_what_a_plane_spills_onto():
     world = PaperWorld(6, split="val")
     everywhere = {s.name: torch.full((96, 96), 3) for s in world}  # planes

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from wsss_kit.crf import crf_of_present
 from wsss_kit.evaluation import ConfusionMatrix
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.segmentation import PRESETS, Segmenter, build_network, train, train_segmenter
@@ -233,6 +234,10 @@ def test_predictions_look_at_several_sizes_and_at_the_mirror_image(rng):
     assert torch.equal(net.predict(images), logits.argmax(1))
     refined = net.predict(images, crf={"iterations": 2})
     assert refined.shape == (2, 32, 48) and not torch.equal(refined, net.predict(images))
+    both = net.predict(images, labels, crf={"iterations": 2})
+    absent = net.probs(images) * torch.cat([torch.ones(2, 1), labels], 1)[:, :, None, None]
+    present = crf_of_present(absent, images, labels, iterations=2)
+    assert torch.equal(both, present.argmax(1)) and set(both[0].unique().tolist()) <= {0, 2}
     with pytest.raises(ValueError, match=r"labels has shape \(2, 2\), expected \(2, 3\)"):
         net.predict(images, labels[:, :2])
     with pytest.raises(ValueError, match="fuse is 'min', expected one of"):

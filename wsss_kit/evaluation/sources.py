@@ -105,6 +105,7 @@ def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
         ]
         rows += sorted(own, key=lambda row: -row[-1])
     frame = pd.DataFrame(rows, columns=["class", "kind", "with", "points"])
+    frame = frame.astype({"points": float})  # an empty one too
     frame.attrs.update(protocol=str(report.protocol), headline=report.headline)
     return frame
 

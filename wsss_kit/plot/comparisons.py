@@ -83,7 +83,7 @@ def show_spills(report: Report) -> Figure:
         (report.classes[1:], kinds),
         alt=f"Heat map of what each class spills onto, in points of its union. {said}.",
         label="points of the class's union",
-        most=None,
+        most=max(1.0, float(np.nan_to_num(points).max())),
     )
     figure.axes[0].set(xlabel="kind of background", ylabel="class that spilled")
     return figure
@@ -95,7 +95,7 @@ def _heat_map(
     *,
     alt: str,
     label: str,
-    most: float | None,
+    most: float,
 ) -> Figure:
     """(R, C) cells with the names of rows and columns; NaN is left white."""
     import seaborn as sns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from wsss_kit.evaluation import Report
+from wsss_kit.evaluation.report import percent
 from wsss_kit.files import write_whole
 from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import png_bytes
@@ -22,12 +24,16 @@ if TYPE_CHECKING:
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
   color: #1a1a1a; background: #fff; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1.5rem 0;
+  display: block; overflow-x: auto; }
+caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ccc; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, td.words { text-align: left; }
 figure { margin: 2rem 0; } img { max-width: 100%; }
+p { white-space: pre-line; }
 .protocol { color: #444; font-size: .9rem; } pre { background: #f4f4f4; padding: .8rem; }
 """
+_NUMBER = re.compile(r"[-+]?[0-9.]*([0-9]|-)(\s|$)")
 
 
 def rows_of(reports: Mapping[str, Report]) -> list[list[str]]:
@@ -49,7 +55,7 @@ def rows_of(reports: Mapping[str, Report]) -> list[list[str]]:
             raise ValueError(f"{name} is over {report.classes}, the others over {first.classes}")
         low, high = report.interval
         mean = f"{100 * report.mean_iou:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-        table.append([name, *(f"{100 * value:.1f}" for value in report.iou), mean])
+        table.append([name, *map(percent, report.iou), mean])
     return table
 
 
@@ -76,6 +82,7 @@ def write_report(
     reports: Mapping[str, Report],
     figures: Mapping[str, Figure],
     notes: Sequence[str] = (),
+    tables: Mapping[str, Sequence[Sequence[str]]] | None = None,
     beside: str | None = None,
 ) -> Path:
     """A page that needs nothing beside itself: table, protocols, notes, figures with alt text.
@@ -86,6 +93,7 @@ def write_report(
         reports: method -> report.
         figures: caption -> figure.
         notes: paragraphs under the table.
+        tables: caption -> rows of texts, the first of them the heading; they follow the notes.
         beside: what the figures are called that are written beside the page too, as PNG with a
             number; None for none.
 
@@ -93,15 +101,14 @@ def write_report(
         The path.
     """
     path = Path(path)
-    heading, *body = rows_of(reports)
-    parts = [f"<h1>{escape(title)}</h1>", "<table><thead>", _row(heading, "th"), "</thead><tbody>"]
-    parts += [_row(row, "td") for row in body]
-    parts.append("</tbody></table>")
+    parts = [f"<h1>{escape(title)}</h1>", *_table(rows_of(reports))]
     parts += [
         f'<p class="protocol">{escape(name)}: {escape(str(report.protocol))}</p>'
         for name, report in reports.items()
     ]
     parts += [f"<p>{escape(note)}</p>" for note in notes]
+    for caption, rows in (tables or {}).items():
+        parts += _table(rows, caption)
     for number, (caption, figure) in enumerate(figures.items(), 1):
         png = png_bytes(figure)
         parts.append(_figure(caption, alt_text(figure), png))
@@ -117,8 +124,18 @@ def write_report(
     return write_whole(path, page)
 
 
+def _table(rows: Sequence[Sequence[str]], caption: str = "") -> list[str]:
+    heading, *body = rows
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    parts = [f"<table>{said}<thead>", _row(heading, "th"), "</thead><tbody>"]
+    return [*parts, *(_row(row, "td") for row in body), "</tbody></table>"]
+
+
 def _row(texts: Sequence[str], cell: str) -> str:
-    return "<tr>" + "".join(f"<{cell}>{escape(text)}</{cell}>" for text in texts) + "</tr>"
+    """Cells of a row; those that hold words and no number are set from the left."""
+    kinds = ["" if cell == "th" or _NUMBER.match(text) else ' class="words"' for text in texts]
+    cells = (f"<{cell}{k}>{escape(t)}</{cell}>" for k, t in zip(kinds, texts, strict=True))
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _figure(caption: str, alt: str, png: bytes) -> str:

@@ -14,7 +14,7 @@ from wsss_kit.cam import upsample
 from wsss_kit.checks import check_images, check_labels, check_scales, check_word, chosen_device
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.train import device_of
-from wsss_kit.crf import dense_crf
+from wsss_kit.crf import crf_of_present, dense_crf
 from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.segmentation.networks import build_network
 from wsss_kit.training import progress as progress_bar
@@ -134,7 +134,11 @@ class Segmenter(nn.Module):
             known = torch.cat([labels.new_ones(len(labels), 1), labels], 1) > 0
             scores = scores * known[:, :, None, None].to(scores.device)
         if crf is not False:
-            scores = dense_crf(scores, images, **({} if crf is True else crf))
+            parameters = {} if crf is True else crf
+            if labels is None:
+                scores = dense_crf(scores, images, **parameters)
+            else:  # absent classes take no part
+                scores = crf_of_present(scores, images, labels, **parameters)
         return scores.argmax(1)
 
     def predict_all(

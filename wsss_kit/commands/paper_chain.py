@@ -1,0 +1,178 @@
+"""A whole run on the embedded world: maps, masks, a segmenter that learns from them, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from wsss_kit.classes import Sample
+from wsss_kit.clip import load_clip
+from wsss_kit.commands.train_methods import train_paper_clims, train_paper_sc_cam
+from wsss_kit.commands.written import write_masks
+from wsss_kit.crf import crf_of_present
+from wsss_kit.evaluation import (
+    CONSTANTS,
+    CRF_RULES,
+    POWERS,
+    BackgroundRule,
+    Published,
+    best_rule,
+    predict_masks,
+    sweep_background,
+)
+from wsss_kit.evaluation.background import MapsOf, Refine
+from wsss_kit.methods.base import CAMMethod
+from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clims import CLIMS
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.sc_cam import SCCAM
+from wsss_kit.notebook_data import OpenData
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.plot.run_page import Run
+from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import cam_maps, clip_es_crf, clip_es_maps
+from wsss_kit.segmentation import train_segmenter
+
+N_CAM, N_TRAIN, N_VAL, N_TEST, EPOCHS = 400, 800, 100, 200, 10
+
+
+class Teacher(NamedTuple):
+    """A method that is ready to make masks.
+
+    Args:
+        preset: of the method.
+        maps_of: pictures and labels to maps.
+        refine: the dense CRF after them.
+        walk: what refined the maps already, or None.
+    """
+
+    preset: str
+    maps_of: MapsOf
+    refine: Refine = crf_of_present
+    walk: str | None = None
+
+
+def run_paper_chain(
+    row: Published,
+    folder: Path,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    iterations: int | None = None,
+    device: str = "auto",
+) -> Run:
+    """Maps, masks and a segmenter of one method on the embedded world, scored on ``test``.
+
+    Args:
+        row: names the method; ``"ground truth"`` teaches the segmenter with true masks: the
+            ceiling, and the one place where training sees them.
+        folder: of masks and weights.
+        seed: of the training pictures and of everything that is trained.
+        limit: at most so many pictures of each split.
+        iterations: steps of the segmenter instead of ten passes.
+        device: where the segmenter learns.
+    """
+    data = _world(seed, limit)
+    reports, masks, target = {}, {}, data.test_masks
+    if row.method == "ground truth":
+        taught = data.train.masks
+    else:
+        teacher = _teacher(row.method, folder, seed, limit)
+        for step, refine in (("maps", None), ("masks", teacher.refine)):
+            rule = _chosen(teacher, data, refine)
+            options = {"refine": refine, "what": f"{step} of test"}
+            masks[step] = predict_masks(teacher.maps_of, data.test, rule, **options)
+            refined = [teacher.walk, "dense CRF" if refine else None]
+            reports[step] = data.evaluate(
+                masks[step],
+                background=f"{rule}, chosen on {len(data.val)} val pictures",
+                refinement=", ".join(filter(None, refined)) or "none",
+                preset=teacher.preset,
+            )
+        made_by = {"row": row.name, "rule": str(rule), "seed": seed, "limit": limit}
+        mask_of = partial(_mask, teacher=teacher, rule=rule)
+        taught = write_masks(
+            data.train, mask_of, folder / "pseudo-masks", made_by=made_by, what="masks of train"
+        )
+    length = {"epochs": EPOCHS} if iterations is None else {"iterations": iterations}
+    net = train_segmenter(
+        data.train,
+        taught,
+        taught_by=row.method,
+        seed=seed,
+        device=device,
+        checkpoint=folder / "segmenter-training",
+        **length,
+    )
+    net.save(folder / "segmenter")
+    for step, crf in (("segmenter", False), ("segmenter, CRF", True)):
+        masks[step] = net.predict_all(data.test, flip=True, crf=crf)
+        refinement = "dense CRF" if crf else "none"
+        reports[step] = data.evaluate(masks[step], background="learned", refinement=refinement)
+    return Run(reports, masks, data.test, target, net.losses_, _notes(row, data))
+
+
+def _world(seed: int, limit: int | None) -> OpenData:
+    """The three splits; only the training pictures change with the seed."""
+    most = limit or max(N_TRAIN, N_TEST)
+    sizes = (min(most, n) for n in (N_TRAIN, N_VAL, N_TEST))
+    train, val, test = (
+        PaperWorld(n, split=split, seed=seed if split == "train" else 0)
+        for n, split in zip(sizes, ("train", "val", "test"), strict=True)
+    )
+    return OpenData("paper", PaperWorld.classes, train, val, test, val.masks, test.masks)
+
+
+def _teacher(method: str, folder: Path, seed: int, limit: int | None) -> Teacher:
+    if method == "CLIP-ES":
+        clip = load_clip("paper", device="cpu")
+        clip_es = CLIPES(clip, prompts=Prompts.paper()).fit()
+        maps_of, refine = (partial(step, method=clip_es) for step in (clip_es_maps, clip_es_crf))
+        return Teacher(clip_es.preset, maps_of, refine, "attention affinity")
+    fitted = _fitted(method, folder, seed, limit)
+    return Teacher(fitted.preset, partial(cam_maps, method=fitted))
+
+
+def _fitted(method: str, folder: Path, seed: int, limit: int | None) -> CAMMethod:
+    """Weights of the package for seed 0, and trained ones for another."""
+    if method == "CAM":
+        learned = PaperWorld(min(N_CAM, limit or N_CAM), split="train")
+        cam = CAM("paper", weights="web", preset="clean", scales=(1.0,), device="cpu")
+        return cam.fit(learned, train_backbone=False, seed=seed)
+    kind, train = {
+        "SC-CAM": (SCCAM, train_paper_sc_cam),
+        "CLIMS": (CLIMS, train_paper_clims),
+    }[method]
+    clip = {"clip": load_clip("paper", device="cpu")} if kind is CLIMS else {}
+    if seed == 0:
+        return kind.load("paper", device="cpu", **clip)
+    return kind.load(train(folder / "method", seed=seed), device="cpu", **clip)
+
+
+def _chosen(teacher: Teacher, data: OpenData, refine: Refine | None) -> BackgroundRule:
+    rules: Sequence[BackgroundRule] = CONSTANTS + POWERS if refine is None else CRF_RULES
+    what = "background rule on val" + ("" if refine is None else ", CRF")
+    options = {"rules": rules, "refine": refine, "what": what}
+    return best_rule(sweep_background(teacher.maps_of, data.val, data.val_masks, **options))
+
+
+def _mask(sample: Sample, *, teacher: Teacher, rule: BackgroundRule) -> Tensor:
+    options = {"refine": teacher.refine, "shown": False}
+    return predict_masks(teacher.maps_of, [sample], rule, **options)[sample.name]
+
+
+def _notes(row: Published, data: OpenData) -> list[str]:
+    if row.method == "ground truth":
+        return [
+            f"The ceiling: the segmenter learned from the true masks of {len(data.train)} pictures."
+        ]
+    return [
+        f"Maps and masks know the labels of the pictures of test; the segmenter, which learned "
+        f"from {len(data.train)} pictures of train and their masks, does not.",
+        f"Ground truth entered on val ({len(data.val)} pictures), to choose two background rules, "
+        "and on test, to score.",
+    ]

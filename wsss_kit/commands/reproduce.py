@@ -1,0 +1,351 @@
+"""A published number measured again: laid out, checked for what it needs, run, put beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wsss_kit.affinity_net import AffinityNet
+from wsss_kit.checks import check_count
+from wsss_kit.classes import Sample
+from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.commands.paper_chain import run_paper_chain
+from wsss_kit.commands.plans import (
+    Plan,
+    affinity_of,
+    clims_preset,
+    learns,
+    plan_of,
+    segmenter_preset,
+    start_of,
+    why_not,
+)
+from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.written import write_masks
+from wsss_kit.data import LazySamples, load_voc, load_voc_masks
+from wsss_kit.data.pictures import read_image
+from wsss_kit.evaluation import (
+    BackgroundRule,
+    Protocol,
+    Published,
+    Report,
+    best_rule,
+    evaluate,
+    published,
+    published_rows,
+    sweep_background,
+)
+from wsss_kit.methods.base import CAMMethod
+from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clims import CLIMS
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.sc_cam import SCCAM
+from wsss_kit.plot.run_page import Run, write_run
+from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import (
+    cam_maps,
+    cam_masks,
+    clims_masks,
+    clip_es_maps,
+    clip_es_masks,
+    sc_cam_masks,
+)
+from wsss_kit.segmentation import Segmenter, train_segmenter
+
+MaskOf = Callable[[Sample], Tensor]
+
+_RULES = {
+    "the best of the powers 1 to 10": [BackgroundRule(power=p) for p in range(1, 11)],
+    "the better of the powers 1 and 2": [BackgroundRule(power=p) for p in (1, 2)],
+    "constant 0.15": [BackgroundRule(threshold=0.15)],
+    "constant 0.2": [BackgroundRule(threshold=0.2)],
+}
+"""What a published row of maps says of its background."""
+_CROPS = {  # of training, with the range of the longer side before
+    "CLIMS": {"crop": 512, "long_side": (320, 640)},
+    "SC-CAM": {"crop": 224, "long_side": (256, 512)},
+    "CAM": {"crop": 512, "long_side": (320, 640)},
+    "PSA": {"crop": 448, "long_side": (448, 768)},
+}
+
+
+def run_reproduce(
+    name: str,
+    *,
+    root: str | Path = "data/VOC2012",
+    weights: str | Path = "data/weights",
+    out: str | Path | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    iterations: int | None = None,
+    device: str = "auto",
+    plan_only: bool = False,
+) -> dict[str, Report]:
+    """Print what a row needs and, where all of it is there, run it; a second call goes on.
+
+    Masks and checkpoints stay in the folder, so that a run that was stopped does not begin again.
+
+    Args:
+        name: of the row, see `evaluation.published_rows`.
+        root: VOC's folder, for its rows.
+        weights: folder of files of weights, under the names that the plan prints.
+        out: folder of masks, weights and ``report.html``; None for one named after the row.
+        seed: of what is trained.
+        limit: only the first so many pictures of each split: a trial, and the protocol's number of
+            images says so.
+        iterations: steps of the segmenter, instead of the recipe's: a trial too.
+        device: where to work.
+        plan_only: whether to stop after the plan.
+
+    Returns:
+        Step -> report; empty after the plan alone, and for a split whose masks nobody has.
+
+    Raises:
+        ValueError: if there is no such row, or none of its kind can be run.
+        FileNotFoundError: if something has to be put in its place first; the plan says what.
+    """
+    row = published(name)
+    check_count("seed", seed, least=0)
+    for what, value in (("limit", limit), ("iterations", iterations)):
+        if value is not None:
+            check_count(what, value)
+    plan = plan_of(row, root=Path(root), weights=Path(weights))
+    print(plan)
+    if plan_only:
+        return {}
+    _refuse(plan)
+    if out is None:
+        out = Path("data/runs") / name.replace("/", "-")
+    options = {"seed": seed, "limit": limit, "iterations": iterations, "device": device}
+    with run_folder(out) as folder:
+        if row.data == "PaperWorld":
+            run = run_paper_chain(row, folder, **options)
+        else:
+            run = _run_voc(row, folder, Path(root), Path(weights), **options)
+        return _finish(row, folder, run, trial=limit is not None or iterations is not None)
+
+
+def rows_text() -> str:
+    """Every row that has a recipe, a line each, and how many have none."""
+    rows = published_rows()
+    able = [row for row in rows if why_not(row) is None]
+    lines = [
+        f"{row.name:<28} {row.method:<12} {row.what:<10} {row.value:>5g}  {row.data} {row.split}"
+        for row in able
+    ]
+    lines.append(
+        f"{len(rows) - len(able)} more have no recipe; `reproduce ROW --plan` says why, and what "
+        "these need."
+    )
+    return "\n".join(lines)
+
+
+def _refuse(plan: Plan) -> None:
+    if plan.cannot:
+        raise ValueError(f"{plan.row.name} cannot be run: {plan.cannot}; expected another row")
+    if plan.missing:
+        missing = ", ".join(str(need.path) for need in plan.missing)
+        raise FileNotFoundError(
+            f"{len(plan.missing)} of {len(plan.needs)} things are missing: {missing}; the plan "
+            "above says where each comes from"
+        )
+
+
+def _finish(row: Published, folder: Path, run: Run, *, trial: bool) -> dict[str, Report]:
+    if not run.reports:
+        print("\n".join(run.notes))
+        return {}
+    if trial:
+        said = "A trial on a part of the pictures or with fewer steps, not the row itself."
+        run = run._replace(notes=[said, *run.notes])
+    title = f"{row.name}: {row.method}, {row.data} {row.split}"
+    page = write_run(folder / "report.html", run, title=title, row=row)
+    for step, report in run.reports.items():
+        print(f"{step}: {report.headline}")
+    print(f"published: {row.value:g} ({row.unit}). {page} has the tables and figures.")
+    return dict(run.reports)
+
+
+def _run_voc(
+    row: Published,
+    folder: Path,
+    root: Path,
+    weights: Path,
+    *,
+    seed: int,
+    limit: int | None,
+    iterations: int | None,
+    device: str,
+) -> Run:
+    samples, target = load_voc(root, row.split, limit=limit), {}
+    if row.split == "test":  # VOC keeps its labels too, and a segmenter asks for none
+        samples = _without_labels(samples, root)
+    else:
+        target = load_voc_masks(root, row.split)
+    train = load_voc(root, "train_aug", limit=limit) if learns(row) else None
+    made_by = {"row": row.name, "seed": seed, "limit": limit, "iterations": iterations}
+    method = _method(row, train, folder, weights, seed=seed, device=device)
+    if row.what == "maps":
+        return _score_maps(row, method, samples, target, folder, made_by)
+    affinity = affinity_of(row)
+    net = AffinityNet.load(weights / affinity) if affinity else None
+    if row.what == "masks":
+        mask_of = _each(_masks_of(row, method, net, teaches=False))
+        masks = write_masks(samples, mask_of, folder / "masks", made_by=made_by)
+        reports = {"masks": _report(row, masks, samples, target, background=row.background)}
+        return Run(reports, {"masks": masks}, samples, target)
+    mask_of = _each(_masks_of(row, method, net, teaches=True))
+    taught = write_masks(train, mask_of, folder / "pseudo-masks", made_by=made_by)
+    start = weights / {"ImageNet": "resnet101.pth"}.get(start_of(row), "resnet101-coco.pth")
+    net = train_segmenter(
+        train,
+        taught,
+        network="deeplab_v2",
+        weights=start if start.exists() else "imagenet",
+        preset=segmenter_preset(row),
+        taught_by=f"pseudo masks of {row.method}",
+        iterations=iterations,
+        seed=seed,
+        device=device,
+        checkpoint=folder / "segmenter-training",
+    )
+    net.save(folder / "segmenter")
+    return _predicted(row, net, samples, target, folder, made_by)
+
+
+def _without_labels(samples: LazySamples, root: Path) -> LazySamples:
+    return LazySamples(
+        samples.names,
+        image=lambda name: read_image(root / "JPEGImages" / f"{name}.jpg"),
+        labels=lambda name: torch.zeros(len(samples.classes)),
+        classes=samples.classes,
+        split=samples.split,
+    )
+
+
+def _predicted(
+    row: Published,
+    net: Segmenter,
+    samples: Sequence[Sample],
+    target: Any,
+    folder: Path,
+    made_by: dict[str, Any],
+) -> Run:
+    """Masks of a segmenter at DeepLab's three sizes, through its CRF."""
+
+    def mask_of(sample: Sample) -> Tensor:
+        options = {"scales": (1.0, 0.75, 0.5), "fuse": "max", "crf": True}
+        return net.predict(sample.image[None], **options)[0]
+
+    masks = write_masks(samples, mask_of, folder / "predicted", made_by=made_by)
+    if row.split == "test":
+        where = f"{folder / 'predicted'} holds the masks of test, to be handed in to VOC's server"
+        return Run({}, {}, samples, target, net.losses_, [where])
+    reports = {"segmenter": _report(row, masks, samples, target, background="learned")}
+    return Run(reports, {"segmenter": masks}, samples, target, net.losses_)
+
+
+def _score_maps(
+    row: Published,
+    method: CAMMethod,
+    samples: Sequence[Sample],
+    target: Any,
+    folder: Path,
+    made_by: dict[str, Any],
+) -> Run:
+    """Maps by the published background: where it is the best of several, on the scored pictures."""
+    walks = row.refinement == "attention affinity"
+    maps_of = partial(clip_es_maps if walks else cam_maps, method=method)
+    rules, notes = _RULES[row.background], []
+    rule = rules[0]
+    if len(rules) > 1:
+        rule = best_rule(sweep_background(maps_of, samples, target, rules=rules))
+        notes.append(
+            f"{rule} was chosen on the scored pictures themselves, as the published number's was."
+        )
+
+    def mask_of(sample: Sample) -> Tensor:
+        images, labels = sample.image[None], sample.labels[None]
+        return rule.masks(maps_of(images, labels), labels)[0]
+
+    masks = write_masks(samples, mask_of, folder / "masks", made_by=made_by)
+    said = row.background if len(rules) == 1 else f"{row.background}: {rule}"
+    reports = {"maps": _report(row, masks, samples, target, background=said)}
+    return Run(reports, {"maps": masks}, samples, target, notes=notes)
+
+
+def _report(
+    row: Published, masks: Any, samples: Sequence[Sample], target: Any, *, background: str
+) -> Report:
+    stated = {"background": background, "refinement": row.refinement}
+    return evaluate(
+        masks,
+        {name: target[name] for name in samples.names},
+        classes=samples.classes,
+        protocol=Protocol(row.data, row.split, **stated),
+    )
+
+
+def _each(masks_of: Callable[[Tensor, Tensor], Tensor]) -> MaskOf:
+    """A recipe over batches as a function of one sample."""
+    return lambda sample: masks_of(sample.image[None], sample.labels[None])[0]
+
+
+def _masks_of(
+    row: Published, method: CAMMethod, net: AffinityNet | None, *, teaches: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe that makes a row's masks; CLIP-ES teaches only where it is sure."""
+    if row.method == "CLIP-ES":
+        return partial(clip_es_masks, method=method, min_confidence=0.95 if teaches else None)
+    recipes = {"CLIMS": clims_masks, "SC-CAM": sc_cam_masks, "CAM": cam_masks}
+    return partial(recipes[row.method], method=method, affinity_net=net)
+
+
+def _method(
+    row: Published,
+    train: Sequence[Sample] | None,
+    folder: Path,
+    weights: Path,
+    *,
+    seed: int,
+    device: str,
+) -> CAMMethod:
+    """The fitted method: trained on ``train_aug``, resumed where it was stopped."""
+    if row.method == "CLIP-ES":
+        clip = _clip("ViT-B-16", weights, device)
+        return CLIPES(clip, prompts=Prompts.voc(method="clip_es")).fit()
+    resume = {"seed": seed, "checkpoint": folder / "method-training"}
+    if row.method == "SC-CAM":
+        sc_cam = SCCAM("resnet38", weights=weights / "resnet38.pth", device=device)
+        return sc_cam.fit(train, **_CROPS["SC-CAM"], **resume)
+    if row.name.startswith("psa/"):
+        cam = CAM("resnet38", weights=weights / "resnet38.pth", device=device)
+        return cam.fit(train, **_CROPS["PSA"], **resume)
+    start = weights / "resnet50.pth"
+    cam = CAM("resnet50", weights=start if start.exists() else "imagenet", device=device)
+    if row.method == "CAM":
+        return cam.fit(train, **_CROPS["CAM"], **resume)
+    cam.fit(train, seed=seed, checkpoint=folder / "cam-training", **_CROPS["CAM"])
+    clip, prompts = _clip("ViT-B-32", weights, device), Prompts.voc(method="clims")
+    clims = CLIMS(clip, cam, prompts=prompts, preset=clims_preset(row), device=device)
+    return clims.fit(train, **_CROPS["CLIMS"], **resume)
+
+
+def _clip(name: str, weights: Path, device: str) -> FrozenCLIP:
+    """OpenAI's CLIP from the folder of weights, or fetched by open_clip."""
+    file = weights / f"{name}.pt"
+    try:
+        given = file if file.exists() else "openai"
+        return load_clip(f"{name}-quickgelu", weights=given, device=device)
+    except (OSError, RuntimeError) as error:
+        if file.exists():
+            raise
+        raise RuntimeError(
+            f"CLIP {name} could not be fetched ({error}); where there is no network, put OpenAI's "
+            f"file there as {file}"
+        ) from error
