@@ -844,6 +844,7 @@ WITHOUT_CHECK = {
         ("Comparison", name): "made by compare_reports"
         for name in ("difference", "interval", "better", "worse")
     },
+    ("Chosen", "swept"): "made by choose_rule",
     **{("Gap", name): "made by explain_gap" for name in ("ours", "points")},
     **{("Published", name): "read from the package" for name in ("value", "n_images")},
     ("Report", "mean_iou"): "made by evaluate",

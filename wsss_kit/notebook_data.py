@@ -24,7 +24,8 @@ from wsss_kit.data import (
     load_voc,
     load_voc_masks,
 )
-from wsss_kit.evaluation import Protocol, Report, evaluate
+from wsss_kit.evaluation import Chosen, Protocol, Report, choose_rule, evaluate
+from wsss_kit.evaluation.background import MapsOf
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
@@ -98,7 +99,7 @@ class OpenData(NamedTuple):
             >>> data = open_data("paper", n_train=1, n_val=1, n_test=2)
             >>> report = data.evaluate(data.test_masks, background="true")
             >>> report.headline, report.stuff_names[0]
-            ('mIoU 100.0 %, 95 % interval 100.0 to 100.0, mean of 3 values', 'water')
+            ('mIoU 100.0 %, 95 % interval 100.0 to 100.0, mean of 4 values', 'water')
         """
         check_word("split", split, ("val", "test"))
         samples, target = getattr(self, split), getattr(self, f"{split}_masks")
@@ -107,6 +108,26 @@ class OpenData(NamedTuple):
             kinds = {"stuff": samples.stuff, "stuff_names": STUFF}
         protocol = self.protocol(split, **stated)
         return evaluate(masks, target, classes=self.classes, protocol=protocol, **kinds)
+
+    def score(
+        self,
+        maps_of: MapsOf,
+        *,
+        refinement: str = "none",
+        preset: str = "not stated",
+        **options: Any,
+    ) -> tuple[Chosen, Report]:
+        """Masks of ``test`` by the background rule that is best on ``val``, and their report.
+
+        Args:
+            maps_of: pictures and labels to maps.
+            refinement: what came after the maps, for the protocol.
+            preset: of the method, for the protocol.
+            **options: ``rules``, ``refine``, ``what`` and ``shown`` of `evaluation.choose_rule`.
+        """
+        chosen = choose_rule(maps_of, self.val, self.val_masks, self.test, **options)
+        stated = {"background": chosen.said, "refinement": refinement, "preset": preset}
+        return chosen, self.evaluate(chosen.masks, **stated)
 
 
 def open_data(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,16 +13,7 @@ from wsss_kit.clip import load_clip
 from wsss_kit.commands.train_methods import train_paper_clims, train_paper_sc_cam
 from wsss_kit.commands.written import write_masks
 from wsss_kit.crf import crf_of_present
-from wsss_kit.evaluation import (
-    CONSTANTS,
-    CRF_RULES,
-    POWERS,
-    BackgroundRule,
-    Published,
-    best_rule,
-    predict_masks,
-    sweep_background,
-)
+from wsss_kit.evaluation import BackgroundRule, Published, predict_masks
 from wsss_kit.evaluation.background import MapsOf, Refine
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
@@ -83,18 +73,17 @@ def run_paper_chain(
     else:
         teacher = _teacher(row.method, folder, seed, limit)
         for step, refine in (("maps", None), ("masks", teacher.refine)):
-            rule = _chosen(teacher, data, refine)
-            options = {"refine": refine, "what": f"{step} of test"}
-            masks[step] = predict_masks(teacher.maps_of, data.test, rule, **options)
             refined = [teacher.walk, "dense CRF" if refine else None]
-            reports[step] = data.evaluate(
-                masks[step],
-                background=f"{rule}, chosen on {len(data.val)} val pictures",
+            chosen, reports[step] = data.score(
+                teacher.maps_of,
+                refine=refine,
                 refinement=", ".join(filter(None, refined)) or "none",
                 preset=teacher.preset,
+                what=step,
             )
-        made_by = {"row": row.name, "rule": str(rule), "seed": seed, "limit": limit}
-        mask_of = partial(_mask, teacher=teacher, rule=rule)
+            masks[step] = chosen.masks
+        made_by = {"row": row.name, "rule": str(chosen.rule), "seed": seed, "limit": limit}
+        mask_of = partial(_mask, teacher=teacher, rule=chosen.rule)
         taught = write_masks(
             data.train, mask_of, folder / "pseudo-masks", made_by=made_by, what="masks of train"
         )
@@ -151,13 +140,6 @@ def _fitted(method: str, folder: Path, seed: int, limit: int | None) -> CAMMetho
     if seed == 0:
         return kind.load("paper", device="cpu", **clip)
     return kind.load(train(folder / "method", seed=seed), device="cpu", **clip)
-
-
-def _chosen(teacher: Teacher, data: OpenData, refine: Refine | None) -> BackgroundRule:
-    rules: Sequence[BackgroundRule] = CONSTANTS + POWERS if refine is None else CRF_RULES
-    what = "background rule on val" + ("" if refine is None else ", CRF")
-    options = {"rules": rules, "refine": refine, "what": what}
-    return best_rule(sweep_background(teacher.maps_of, data.val, data.val_masks, **options))
 
 
 def _mask(sample: Sample, *, teacher: Teacher, rule: BackgroundRule) -> Tensor:

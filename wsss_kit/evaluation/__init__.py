@@ -14,7 +14,7 @@ from wsss_kit.evaluation.background import (
     sweep_background,
 )
 from wsss_kit.evaluation.bootstrap import bootstrap_mean_iou
-from wsss_kit.evaluation.chosen import score_chosen_rule
+from wsss_kit.evaluation.chosen import Chosen, choose_rule, score_chosen_rule
 from wsss_kit.evaluation.compare import Comparison, compare_reports
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.evaluation.error_kinds import (
@@ -42,6 +42,7 @@ __all__ = [
     "ERROR_KINDS",
     "POWERS",
     "BackgroundRule",
+    "Chosen",
     "Comparison",
     "ConfusionMatrix",
     "Gap",
@@ -54,6 +55,7 @@ __all__ = [
     "bootstrap_mean_iou",
     "boundary_band",
     "boundary_width",
+    "choose_rule",
     "compare_reports",
     "differences",
     "error_map",

@@ -23,7 +23,8 @@ def show_confusion(report: Report) -> Figure:
         report: from `evaluate`.
 
     Returns:
-        The figure: cells in percent of the row's pixels, the diagonal is the recall.
+        The figure: cells in percent of the row's pixels, the diagonal is the recall. Classes that
+        are neither there nor predicted are left out.
 
     Example:
         >>> import torch
@@ -34,12 +35,14 @@ def show_confusion(report: Report) -> Figure:
         'Heat map of what each class is taken for, percent of its pixels. background: 67 \
 background, 33 cow; cow: 100 cow.'
     """
+    seen = np.flatnonzero(report.matrix.sum(0) + report.matrix.sum(1))  # the others say nothing
+    names, matrix = [report.values[value] for value in seen], report.matrix[np.ix_(seen, seen)]
     with np.errstate(invalid="ignore"):
-        share = 100 * report.matrix / report.matrix.sum(1, keepdims=True)  # (K, K)
-    words = _heat_words(share, report.values, report.values, least=5)
+        share = 100 * matrix / matrix.sum(1, keepdims=True)
+    words = _heat_words(share, names, names, least=5)
     figure = _heat_map(
         share,
-        (report.values, report.values),
+        (names, names),
         alt=f"Heat map of what each class is taken for, percent of its pixels. {words}.",
         label="percent of the row",
         most=100,
