@@ -194,6 +194,17 @@ refinement: not stated, preset: not stated, scored: all classes
         frame.attrs.update(protocol=str(self.protocol), headline=self.headline)
         return frame
 
+    def beside_published(self, method: str, what: str | None = None) -> pd.DataFrame:
+        """Ours, published, and whether the two protocols agree; see `published.beside_published`.
+
+        Args:
+            method: ``"CAM"``, ``"SC-CAM"``, ``"CLIMS"`` or ``"CLIP-ES"``.
+            what: ``"maps"``, ``"masks"`` or ``"segmenter"``; None for all.
+        """
+        from wsss_kit.evaluation.published import beside_published
+
+        return beside_published(self, method=method, what=what)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python values that JSON can hold; NaN becomes None."""
         kinds = [dict(zip(ERROR_KINDS, _plain(row), strict=True)) for row in self.error_shares]
