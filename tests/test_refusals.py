@@ -851,6 +851,7 @@ WITHOUT_CHECK = {
     ("Report", "interval"): "made by evaluate",
     ("Report", "image_iou"): "made by evaluate",
     ("best_rule", "swept"): "tested in evaluation/test_background.py",
+    **{(f"load_{name}", "limit"): f"tested in data/test_{name}.py" for name in ("coco", "pets")},
     ("load_voc", "limit"): "tested in data/test_voc.py",
     ("softmax_grad_cam", "grid"): "has to fit the tokens",
     ("softmax_grad_cam", "logit_scale"): "of the model",

@@ -17,7 +17,16 @@ from wsss_kit.cam import (
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, PAPER_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.crf import crf_of_present, dense_crf, pamr, pamr_of_present
-from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
+from wsss_kit.data import (
+    load_coco,
+    load_coco_masks,
+    load_folder,
+    load_folder_masks,
+    load_pets,
+    load_pets_masks,
+    load_voc,
+    load_voc_masks,
+)
 from wsss_kit.evaluation import (
     BackgroundRule,
     ConfusionMatrix,
@@ -90,8 +99,12 @@ __all__ = [
     "dense_crf",
     "evaluate",
     "load_clip",
+    "load_coco",
+    "load_coco_masks",
     "load_folder",
     "load_folder_masks",
+    "load_pets",
+    "load_pets_masks",
     "load_voc",
     "load_voc_masks",
     "multi_scale",

@@ -1,4 +1,4 @@
-"""The command line: ``python -m wsss_kit demo | baseline | reproduce | train | bench``."""
+"""The command line: ``python -m wsss_kit COMMAND``."""
 
 from __future__ import annotations
 
@@ -97,6 +97,19 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", type=_device, help="default: CUDA where there is one")
     bench.add_argument("--out", type=Path, default=Path("data/runs/bench"))
 
+    download = commands.add_parser("download", help="a data set into its folder below data/")
+    download.add_argument("name", choices=("voc", "coco", "pets"))
+    download.add_argument("--out", type=Path, help="default: data/VOC2012, COCO2014 or pets")
+    download.add_argument(
+        "--from",
+        dest="sources",
+        nargs="+",
+        default=(),
+        help="folders or addresses that are asked first for the archives, by their names",
+    )
+    download.add_argument("--aug", action="store_true", help="of voc: SBD's masks and train_aug")
+    download.add_argument("--keep", action="store_true", help="keep the archives")
+
     reproduce = commands.add_parser(
         "reproduce", help="a published number measured again; without a name, which there are"
     )
@@ -150,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = first.get(getattr(options, "what", ""))
         resumes = written is not None and (options.out / f"{written}.safetensors").exists()
         again = "goes on from the last checkpoint" if resumes else "begins again"
-        if options.command == "reproduce":
+        if options.command in ("download", "reproduce"):
             again = "goes on from what is written"
         print(f"\nstopped; the same command {again}", file=sys.stderr)
         return 130
@@ -191,6 +204,13 @@ def _bench(options: argparse.Namespace) -> None:
         threads=options.threads,
         device=options.device or "auto",
     )
+
+
+def _download(options: argparse.Namespace) -> None:
+    from wsss_kit.commands.download import download
+
+    kept = {"sources": options.sources, "aug": options.aug, "keep": options.keep}
+    download(options.name, options.out, **kept)
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -238,6 +258,7 @@ def _train(options: argparse.Namespace) -> None:
 _COMMANDS = {
     "demo": _demo,
     "baseline": _baseline,
+    "download": _download,
     "reproduce": _reproduce,
     "train": _train,
     "bench": _bench,

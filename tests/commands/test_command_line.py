@@ -21,6 +21,7 @@ COMMANDS = {
     "paper-clip": ["train", "paper-clip"],
     "paper-trunk": ["train", "paper-trunk"],
     "bench": ["bench", "--model", "paper"],
+    "download": ["download", "pets", "--from", "nowhere"],
     "reproduce": ["reproduce", "paper/clip-es"],
 }
 
@@ -232,6 +233,7 @@ def test_a_stopped_command_promises_what_it_keeps(
     for function in (
         *("demo.run_demo", "baseline.run_baseline", "bench.run_bench"),
         *("train.train_paper_clip", "train.train_paper_trunk", "reproduce.run_reproduce"),
+        "download.download",
     ):
         monkeypatch.setattr(f"wsss_kit.commands.{function}", stopped)
     if checkpoint:
@@ -239,7 +241,7 @@ def test_a_stopped_command_promises_what_it_keeps(
     assert main([*COMMANDS[command], "--out", str(tmp_path)]) == 130
     goes_on = checkpoint and command == "paper-clip"
     said = "goes on from the last checkpoint" if goes_on else "begins again"
-    if command == "reproduce":  # masks lie there one by one, beside checkpoints
+    if command in ("download", "reproduce"):  # what came so far lies there
         said = "goes on from what is written"
     assert said in capsys.readouterr().err
 

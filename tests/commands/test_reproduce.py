@@ -79,7 +79,7 @@ def test_every_row_of_voc_has_a_plan_or_a_reason(tmp_path):
         "leaderboard/clims/val": "the same number is reproduced as clims/val/coco",
         "leaderboard/sc-cam/train": "reproduced as sc-cam/train/walk",
         "leaderboard/sc-cam/glas": "no recipe is published",
-        "clip-es/coco-val": "no reader of COCO 2014 yet",
+        "clip-es/coco-val": "its recipe on COCO 2014 is not laid out",
         "clip-es/camvid": "no recipe for CamVid is published",
         "clims-later/val/resnet38": "no DeepLabV1 on ResNet-38",
     }.items():

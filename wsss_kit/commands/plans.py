@@ -156,7 +156,7 @@ def why_not(row: Published) -> str | None:
             return f"it is a leaderboard's entry; the same number is reproduced as {same[0]}"
         return "it is a leaderboard's entry of which no recipe is published"
     if row.data.startswith("COCO"):
-        return "the kit has no reader of COCO 2014 yet"
+        return "its recipe on COCO 2014 is not laid out yet"
     if row.data not in ("VOC 2012", "PaperWorld"):
         return f"no recipe for {row.data} is published"
     if row.name.endswith("/resnet38"):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from torch import Tensor
 
-from wsss_kit.classes import Sample, palette
+from wsss_kit.classes import Sample
 from wsss_kit.data import LazyMasks
-from wsss_kit.data.pictures import read_mask
+from wsss_kit.data.pictures import mask_png, read_mask
 from wsss_kit.files import write_whole
 from wsss_kit.training import progress
 
@@ -62,7 +59,7 @@ def write_masks(
     for i in progress(range(len(names)), what=what, shown=shown, total=len(names)):
         path = _path(folder, names[i])
         if not path.exists():
-            write_whole(path, _png(mask_of(samples[i])))
+            write_whole(path, mask_png(mask_of(samples[i])))
     return LazyMasks(names, read=lambda name: read_mask(_path(folder, name)), folder=folder)
 
 
@@ -72,11 +69,3 @@ def _path(folder: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"a picture is called {name!r}, expected a name that stays in its folder")
     return path
-
-
-def _png(mask: Tensor) -> bytes:
-    image = Image.fromarray(mask.cpu().numpy().astype(np.uint8))
-    image.putpalette(palette().ravel().tolist())
-    written = io.BytesIO()
-    image.save(written, "PNG")
-    return written.getvalue()

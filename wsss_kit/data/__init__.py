@@ -1,22 +1,28 @@
 """Data doors: samples by one, ground-truth masks by another.
 
-``load_voc`` and ``load_folder`` give pictures with image-level labels and never a mask. Masks come
-from ``load_voc_masks`` and ``load_folder_masks``, which only an evaluation calls. Everything is
-lazy: a file is read when its item is asked for.
+``load_voc``, ``load_coco``, ``load_pets`` and ``load_folder`` give pictures with image-level labels
+and never a mask. Masks come from the function of the same name with ``_masks``, which only an
+evaluation calls. Everything is lazy: a file is read when its item is asked for.
 """
 
 from __future__ import annotations
 
+from wsss_kit.data.coco import load_coco, load_coco_masks
 from wsss_kit.data.doors import LazyMasks, LazySamples
 from wsss_kit.data.folder import load_folder, load_folder_masks
+from wsss_kit.data.pets import load_pets, load_pets_masks
 from wsss_kit.data.pictures import read_image, read_mask
 from wsss_kit.data.voc import load_voc, load_voc_masks
 
 __all__ = [
     "LazyMasks",
     "LazySamples",
+    "load_coco",
+    "load_coco_masks",
     "load_folder",
     "load_folder_masks",
+    "load_pets",
+    "load_pets_masks",
     "load_voc",
     "load_voc_masks",
     "read_image",

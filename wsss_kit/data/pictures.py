@@ -120,6 +120,35 @@ def read_mask(path: str | Path) -> Tensor:
     )
 
 
+def mask_png(mask: Tensor | np.ndarray) -> bytes:
+    """A mask as the bytes of a palette PNG with PASCAL VOC's colours; `read_mask` reads it.
+
+    Args:
+        mask: (H, W) integers from 0 to 255.
+
+    Raises:
+        ValueError: if it has another shape or another value.
+
+    Example:
+        >>> mask_png(np.array([[0, 255]]))[1:4]
+        b'PNG'
+        >>> mask_png(np.array([[256]]))
+        Traceback (most recent call last):
+        ValueError: a mask has values from 256 to 256 and shape (1, 1), expected (H, W) of 0 to 255
+    """
+    values = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+    if values.ndim != 2 or not values.size or values.min() < 0 or values.max() > 255:
+        found = f"{values.min()} to {values.max()}" if values.size else "none"
+        raise ValueError(
+            f"a mask has values from {found} and shape {values.shape}, expected (H, W) of 0 to 255"
+        )
+    image = Image.fromarray(values.astype(np.uint8))
+    image.putpalette(palette().ravel().tolist())
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return written.getvalue()
+
+
 def picture_size(path: str | Path) -> tuple[int, int]:
     """Size of a picture as ``read_image`` would give it, without decoding more than it must.
 

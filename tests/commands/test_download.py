@@ -1,0 +1,169 @@
+"""Data sets from archives that lie here: fetched, unpacked, read, and gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from tests.commands.voc_layout import build_voc
+from wsss_kit.__main__ import main
+from wsss_kit.commands import download as module
+from wsss_kit.commands.download import add_train_aug, download
+from wsss_kit.data import load_coco, load_pets, load_voc, load_voc_masks
+
+DEFAULTS = dict(module.SETS)
+
+
+def pack(folder: Path, path: Path, top: str) -> Path:
+    """A folder as a tar or zip whose files lie below ``top``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as packed:
+            for file in files:
+                packed.write(file, f"{top}{file.relative_to(folder)}")
+    else:
+        with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as packed:
+            for file in files:
+                packed.add(file, f"{top}{file.relative_to(folder)}")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_archives(monkeypatch):
+    """The archives of a test have other sizes and checksums, and nobody else is asked."""
+    plain = {
+        name: tuple(
+            part._replace(
+                archive=part.archive._replace(sources=(), sha256=None, size=None, md5=None)
+            )
+            for part in parts
+        )
+        for name, parts in DEFAULTS.items()
+    }
+    monkeypatch.setattr(module, "SETS", plain)
+    monkeypatch.setattr(module, "_SBD", module._SBD._replace(sources=(), md5=None))
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    return tmp_path / "mirror"
+
+
+def test_voc_comes_from_the_first_source_that_has_it(mirror, tmp_path, capsys):
+    voc = build_voc(tmp_path / "built")
+    pack(voc, mirror / "VOCtrainval_11-May-2012.tar", "VOCdevkit/VOC2012/")
+    out = tmp_path / "VOC2012"
+    arguments = ["download", "voc", "--out", str(out), "--from", str(tmp_path), str(mirror)]
+    assert main(arguments) == 0
+    assert "2 pictures of train" in capsys.readouterr().out
+    assert load_voc(out, "val")[0].image.shape == (3, 48, 64)
+    assert not list((out / "archives").glob("*.tar"))  # it is unpacked
+    os.remove(mirror / "VOCtrainval_11-May-2012.tar")
+    assert main(arguments) == 0  # nothing is fetched again
+
+
+def test_no_source_says_what_each_answered_and_what_to_do(tmp_path, capsys):
+    out = tmp_path / "VOC2012"
+    assert main(["download", "voc", "--out", str(out), "--from", str(tmp_path / "no")]) == 2
+    said = capsys.readouterr().err
+    assert "VOCtrainval_11-May-2012.tar could not be fetched" in said and "No such file" in said
+    assert f"put it into {out / 'archives'}" in said
+    assert main(["download", "pets", "--aug", "--out", str(out)]) == 2
+    assert "aug belongs to voc" in capsys.readouterr().err
+
+
+def test_the_real_archives_have_addresses_and_checksums():
+    for name, parts in DEFAULTS.items():
+        for part in parts:
+            assert all("://" in source for source in part.archive.sources), name
+    assert len(DEFAULTS["voc"][0].archive.sources) == 3
+    assert all(part.archive.md5 or part.archive.sha256 for part in DEFAULTS["pets"])
+
+
+def sbd(root, names):
+    """SBD's layout, its masks in MATLAB's format."""
+    (root / "cls").mkdir(parents=True)
+    for split, listed in names.items():
+        (root / f"{split}.txt").write_text("\n".join(listed))
+        for name in listed:
+            mask = np.full((48, 64), 10, np.uint8)
+            inner = np.empty((1,), dtype=[("Segmentation", object)])
+            inner["Segmentation"][0] = mask
+            savemat(root / "cls" / f"{name}.mat", {"GTcls": inner})
+    return root
+
+
+def test_train_aug_is_sbd_and_train_without_val(mirror, tmp_path):
+    voc = build_voc(tmp_path / "built")
+    (voc / "ImageSets" / "Segmentation" / "train_aug.txt").unlink()
+    (voc / "SegmentationClass" / "train_aug_0.png").unlink()  # VOC has no masks of most of it
+    pack(voc, mirror / "VOCtrainval_11-May-2012.tar", "VOCdevkit/VOC2012/")
+    names = {"train": ["train_aug_0", "val_0"], "val": ["train_aug_1", "train_0"]}
+    pack(sbd(tmp_path / "sbd", names), mirror / "benchmark.tgz", "benchmark_RELEASE/dataset/")
+    out = download("voc", tmp_path / "VOC2012", sources=[mirror], aug=True, shown=False)
+    samples, masks = load_voc(out, "train_aug"), load_voc_masks(out, "train_aug")
+    assert samples.names == ("train_0", "train_1", "train_aug_0", "train_aug_1")
+    assert (masks["train_aug_0"] == 10).all()  # SBD's
+    own = np.asarray(Image.open(voc / "SegmentationClass" / "train_0.png"))
+    assert (masks["train_0"].numpy() == own).all()  # VOC's own goes before
+
+
+def test_sbd_that_is_damaged_or_missing(tmp_path):
+    voc = build_voc(tmp_path / "VOC2012")
+    with pytest.raises(FileNotFoundError, match=r"train\.txt is missing; SBD's archive"):
+        add_train_aug(voc, shown=False)
+    root = sbd(voc / "SBD", {"train": ["train_aug_0"], "val": ["x"]})
+    (root / "cls" / "x.mat").write_bytes(b"nonsense" * 30)
+    with pytest.raises(ValueError, match=r"x\.mat holds no mask"):
+        add_train_aug(voc, shown=False)
+    list_of = voc / "ImageSets" / "Segmentation" / "train_aug.txt"
+    assert list_of.read_text().split() == [f"train_aug_{i}" for i in range(4)]  # the old one
+
+
+def test_pets_and_coco_are_read_after_they_are_unpacked(mirror, tmp_path):
+    images, notes = tmp_path / "i", tmp_path / "a"
+    (notes / "trimaps").mkdir(parents=True)
+    images.mkdir()
+    for split, name in (("trainval", "Abyssinian_1"), ("test", "Sphynx_2")):
+        Image.new("RGB", (4, 3)).save(images / f"{name}.jpg")
+        (notes / f"{split}.txt").write_text(f"{name} 1 1 1\n")
+    pack(images, mirror / "images.tar.gz", "images/")
+    pack(notes, mirror / "annotations.tar.gz", "annotations/")
+    out = download("pets", tmp_path / "pets", sources=[mirror], keep=True, shown=False)
+    assert load_pets(out).names == ("Abyssinian_1",)
+    assert (out / "archives" / "images.tar.gz").exists()
+    found = {
+        "images": [{"id": 1, "file_name": "COCO_1.jpg", "height": 3, "width": 4}],
+        "categories": [{"id": 18, "name": "dog"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 18}],
+    }
+    pictures, listed = tmp_path / "p", tmp_path / "l"
+    pictures.mkdir()
+    listed.mkdir()
+    Image.new("RGB", (4, 3)).save(pictures / "COCO_1.jpg")
+    for split in ("train", "val"):
+        (listed / f"instances_{split}2014.json").write_text(json.dumps(found))
+        pack(pictures, mirror / f"{split}2014.zip", f"{split}2014/")
+    pack(listed, mirror / "annotations_trainval2014.zip", "annotations/")
+    out = download("coco", tmp_path / "COCO2014", sources=[mirror], shown=False)
+    assert load_coco(out).names == ("COCO_1",)
+
+
+def test_an_archive_that_is_another_is_refused(mirror, tmp_path, monkeypatch):
+    (part,) = module.SETS["voc"]
+    wrong = part.archive._replace(sha256=hashlib.sha256(b"right").hexdigest())
+    monkeypatch.setattr(module, "SETS", {"voc": (part._replace(archive=wrong),)})
+    mirror.mkdir()
+    (mirror / "VOCtrainval_11-May-2012.tar").write_bytes(b"wrong")
+    with pytest.raises(ValueError, match=r"has the sha256 .*, expected"):
+        download("voc", tmp_path / "VOC2012", sources=[mirror], shown=False)

@@ -1,0 +1,178 @@
+"""Fetching and unpacking: sources in turn, going on after a stop, and archives that mean harm."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import os
+import tarfile
+import threading
+import zipfile
+
+import pytest
+
+from wsss_kit.data.fetch import Archive, fetch, unpack
+
+CONTENT = bytes(range(256)) * 20_000  # five megabytes
+SIZE = len(CONTENT)
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT; the path says how: whole, ranges, breaks off, or not at all."""
+
+    asked: list = []  # noqa: RUF012
+
+    def do_GET(self):
+        begins = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").strip("-"))
+        Handler.asked.append((self.path, begins))
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        if self.path == "/plain":
+            begins = 0
+        if begins >= len(CONTENT):
+            self.send_error(416)
+            return
+        self.send_response(206 if begins else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - begins))
+        self.end_headers()
+        end = begins + 1_500_000 if self.path == "/breaks" else len(CONTENT)
+        self.wfile.write(CONTENT[begins:end])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def host():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def archive(*sources, sha256=SHA, size=SIZE):
+    return Archive("a.bin", sources, sha256, size)
+
+
+def test_the_first_source_that_answers_is_taken(host, tmp_path):
+    Handler.asked.clear()
+    gone = str(tmp_path / "nowhere")
+    path = fetch(archive(gone, f"{host}/missing", f"{host}/ranges"), tmp_path, shown=False)
+    assert path.read_bytes() == CONTENT and [name for name, _ in Handler.asked][-1] == "/ranges"
+    Handler.asked.clear()
+    assert fetch(archive(f"{host}/ranges"), tmp_path, shown=False) == path
+    assert not Handler.asked and os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_fetch_that_broke_off_goes_on(host, tmp_path):
+    for begun in (1_500_000, 3_000_000, 4_500_000):
+        with pytest.raises(ConnectionError, match=r"breaks: it stopped after .*\nFetch it by hand"):
+            fetch(archive(f"{host}/breaks"), tmp_path, shown=False)
+        assert (tmp_path / "a.bin.part").stat().st_size == begun
+    Handler.asked.clear()
+    path = fetch(archive(f"{host}/ranges"), tmp_path, shown=False)
+    assert path.read_bytes() == CONTENT and Handler.asked == [("/ranges", 4_500_000)]
+
+
+@pytest.mark.parametrize("begun", [100, len(CONTENT)])
+def test_a_source_without_ranges_begins_again_and_a_whole_part_is_taken(host, tmp_path, begun):
+    (tmp_path / "a.bin.part").write_bytes(CONTENT[:begun])
+    source = f"{host}/plain" if begun == 100 else f"{host}/ranges"
+    assert fetch(archive(source), tmp_path, shown=False).read_bytes() == CONTENT
+
+
+def test_a_local_file_is_a_source_too(tmp_path):
+    (tmp_path / "mine").write_bytes(CONTENT)
+    assert fetch(archive(str(tmp_path / "mine")), tmp_path / "to", shown=False).exists()
+
+
+def test_another_file_is_refused_and_removed(host, tmp_path):
+    for wrong, message in (({"sha256": "0" * 64}, "has the sha256 "), ({"size": 7}, "expected 7")):
+        with pytest.raises(ValueError, match=message):
+            fetch(archive(f"{host}/ranges", **wrong), tmp_path, shown=False)
+        assert not list(tmp_path.iterdir())
+    (tmp_path / "a.bin").write_bytes(b"old")
+    with pytest.raises(ValueError, match="has 3 bytes, expected 5,120,000; it was removed"):
+        fetch(archive(f"{host}/ranges"), tmp_path, shown=False)
+
+
+def test_a_full_disk_is_no_fault_of_the_source(host, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("wsss_kit.data.fetch._receive", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetch(archive(f"{host}/ranges", f"{host}/plain"), tmp_path, shown=False)
+
+
+# -- archives -------------------------------------------------------------------------------
+
+
+def tar(path, entries, mode="w"):
+    """Entries: name to content, or to a link's target with ->."""
+    with tarfile.open(path, mode) as packed:
+        for name, content in entries.items():
+            member = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content
+                packed.addfile(member)
+            else:
+                member.size = len(content)
+                packed.addfile(member, io.BytesIO(content))
+    return path
+
+
+def zipped(path, entries):
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, content in entries.items():
+            info = zipfile.ZipInfo(name)
+            if isinstance(content, str):
+                info.external_attr = 0o120777 << 16  # a link
+            packed.writestr(info, content)
+    return path
+
+
+GOOD = {"VOCdevkit/VOC/JPEGImages/a.jpg": b"1", "VOCdevkit/VOC/Annotations/a.xml": b"22"}
+
+
+@pytest.mark.parametrize("pack", [tar, zipped])
+def test_files_come_out_without_their_leading_folders(pack, tmp_path):
+    path = pack(tmp_path / "good", GOOD)
+    unpack(path, tmp_path / "all", strip=2, shown=False)
+    assert (tmp_path / "all" / "Annotations" / "a.xml").read_bytes() == b"22"
+    unpack(path, tmp_path / "some", strip=2, only=("JPEG",), shown=False)
+    found = [p.name for p in (tmp_path / "some").rglob("*") if p.is_file()]
+    assert found == ["a.jpg"]
+
+
+@pytest.mark.parametrize("pack", [tar, zipped])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("../out.txt", b"x", "a name that leaves the folder"),
+        ("in/../../out.txt", b"x", "a name that leaves the folder"),
+        ("/tmp/out.txt", b"x", "a name that leaves the folder"),
+        ("..\\out.txt", b"x", "a name that leaves the folder"),
+        ("C:out.txt", b"x", "a name that leaves the folder"),
+        ("link", "/etc/passwd", "a link or device"),
+    ],
+)
+def test_an_archive_that_means_harm_is_refused_whole(pack, name, content, message, tmp_path):
+    path = pack(tmp_path / "bad", {"good.txt": b"x", name: content})
+    with pytest.raises(ValueError, match=message):
+        unpack(path, tmp_path / "to" / "deep", shown=False)
+    assert {p.name for p in tmp_path.rglob("*")} == {"bad"}
+
+
+def test_what_is_no_archive_is_said(tmp_path):
+    (tmp_path / "page.html").write_text("<html>quota exceeded</html>")
+    with pytest.raises(ValueError, match="neither a tar nor a zip"):
+        unpack(tmp_path / "page.html", tmp_path, shown=False)
+    whole = tar(tmp_path / "whole.tgz", {"a": bytes(range(256)) * 4000}, "w:gz")
+    (tmp_path / "half.tgz").write_bytes(whole.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="is no whole archive"):
+        unpack(tmp_path / "half.tgz", tmp_path / "to", shown=False)

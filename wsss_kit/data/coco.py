@@ -1,0 +1,182 @@
+"""COCO 2014: labels from its annotation file, masks rendered from it once and kept as PNG."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_kit.checks import check_count, check_word
+from wsss_kit.classes import COCO_CLASSES
+from wsss_kit.data.doors import LazyMasks, LazySamples, closest, read_mask_of
+from wsss_kit.data.pictures import mask_png, read_image
+from wsss_kit.files import write_whole
+
+SPLITS = ("train", "val")
+LAYOUT = """
+  {root}/
+    annotations/instances_train2014.json   from annotations_trainval2014.zip
+    train2014/COCO_train2014_000000000009.jpg
+    val2014/ and instances_val2014.json the same
+data/README.md says where to get COCO 2014."""
+
+
+def load_coco(
+    root: str | Path = "data/COCO2014", split: str = "train", *, limit: int | None = None
+) -> LazySamples:
+    """Pictures of COCO 2014 with image-level labels: the categories of their annotations.
+
+    Pictures without any are left out, as published work does (82,081 of ``train`` and 40,137 of
+    ``val`` are left). The annotation file is read whole, once a call: 450 MB for ``train``.
+
+    Args:
+        root: the folder with ``annotations/`` and ``train2014/``; ``images/train2014/`` will do.
+        split: ``"train"`` or ``"val"``.
+        limit: only the first so many pictures.
+
+    Returns:
+        A lazy sequence of ``Sample`` with ``.classes`` (80), ``.split`` and ``.names``, sorted.
+
+    Raises:
+        FileNotFoundError: if the layout is not there; on reading an item, if its picture is not.
+        ValueError: for another split, or an annotation file that is none.
+
+    Example:
+        >>> load_coco("nowhere")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FileNotFoundError: no COCO 2014 in nowhere; expected
+          nowhere/
+        ...
+    """
+    if limit is not None:
+        check_count("limit", limit)
+    coco = _COCO(root, split)
+    names = coco.names[:limit]
+    return LazySamples(
+        names, image=coco.image, labels=coco.labels, classes=COCO_CLASSES, split=split
+    )
+
+
+def load_coco_masks(root: str | Path = "data/COCO2014", split: str = "train") -> LazyMasks:
+    """Ground-truth masks of COCO 2014, for evaluation only.
+
+    A mask is rendered by pycocotools when it is first asked for, and written to
+    ``masks/train2014/NAME.png``: large objects first, so that small ones lie on top; crowds count
+    as their class. (The papers' own masks were handed from one repository to the next, and how they
+    were rendered is not stated.)
+
+    Args:
+        root: as for `load_coco`.
+        split: as for `load_coco`.
+
+    Returns:
+        A lazy mapping name to (H, W) int64: 0 background, c + 1 for class c of ``COCO_CLASSES``.
+
+    Raises:
+        FileNotFoundError: as for `load_coco`.
+        ValueError: as for `load_coco`; on reading an item, if a polygon is none.
+    """
+    coco = _COCO(root, split)
+    return LazyMasks(coco.names, read=coco.mask, folder=coco.masks)
+
+
+class _COCO:
+    """One annotation file and the pictures beside it, by picture name."""
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        check_word("split", split, SPLITS)
+        root = Path(root).expanduser()
+        file = root / "annotations" / f"instances_{split}2014.json"
+        folders = [place / f"{split}2014" for place in (root, root / "images")]
+        folders = [folder for folder in folders if folder.is_dir()]
+        if not file.is_file() or not folders:
+            raise FileNotFoundError(f"no COCO 2014 in {root}; expected" + LAYOUT.format(root=root))
+        self.folder, self.masks = folders[0], root / "masks" / f"{split}2014"
+        found = _read(file)
+        self.value_of = _values(found["categories"], file)
+        self.sizes, self.files, number_of = {}, {}, {}
+        for image in found["images"]:
+            name = Path(str(image["file_name"])).stem
+            if "/" in str(image["file_name"]) or "\\" in str(image["file_name"]):
+                raise ValueError(
+                    f"{file} names a picture {image['file_name']!r}, expected a name alone"
+                )
+            number_of[image["id"]] = name
+            self.files[name] = image["file_name"]
+            self.sizes[name] = (int(image["height"]), int(image["width"]))
+        self.annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in found["annotations"]:
+            name = number_of.get(annotation["image_id"])
+            if name is None or annotation["category_id"] not in self.value_of:
+                raise ValueError(
+                    f"{file} has an annotation of picture {annotation['image_id']} and category "
+                    f"{annotation['category_id']}, expected those that it lists"
+                )
+            self.annotations[name].append(annotation)
+        self.names = sorted(self.annotations)
+
+    def image(self, name: str) -> Tensor:
+        return read_image(self.folder / self.files[name])
+
+    def labels(self, name: str) -> Tensor:
+        labels = torch.zeros(len(COCO_CLASSES))
+        for annotation in self.annotations[name]:
+            labels[self.value_of[annotation["category_id"]] - 1] = 1
+        return labels
+
+    def mask(self, name: str) -> Tensor:
+        path = self.masks / f"{name}.png"
+        if not path.exists():
+            write_whole(path, self._rendered(name))
+        return read_mask_of(self.folder / self.files[name], path, n_classes=len(COCO_CLASSES))
+
+    def _rendered(self, name: str) -> bytes:
+        """A palette PNG, the largest objects first."""
+        from pycocotools import mask as masks
+
+        height, width = self.sizes[name]
+        drawn = np.zeros((height, width), np.uint8)
+        for annotation in sorted(self.annotations[name], key=lambda each: -each["area"]):
+            outline = annotation["segmentation"]
+            try:
+                if isinstance(outline, list):
+                    outline = masks.merge(masks.frPyObjects(outline, height, width))
+                elif isinstance(outline["counts"], list):
+                    outline = masks.frPyObjects(outline, height, width)
+                inside = masks.decode(outline).astype(bool)
+                drawn[inside] = self.value_of[annotation["category_id"]]
+            except Exception as error:  # pycocotools raises many kinds, and plain ones
+                raise ValueError(
+                    f"annotation {annotation.get('id')} of {name} has no outline that can be read "
+                    f"({error}); expected polygons or run lengths"
+                ) from error
+        return mask_png(drawn)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is no whole JSON ({error}); unpack it again") from error
+    missing = [key for key in ("images", "annotations", "categories") if key not in found]
+    if missing:
+        raise ValueError(f"{file} has no {', '.join(missing)}, expected COCO's instances file")
+    return found
+
+
+def _values(categories: list[dict[str, Any]], file: Path) -> dict[int, int]:
+    """COCO's category ids, which leave gaps up to 90, to mask values 1 to 80."""
+    values = {}
+    for category in categories:
+        if category["name"] not in COCO_CLASSES:
+            hint = closest(category["name"], COCO_CLASSES)
+            raise ValueError(
+                f"{file} has a category {category['name']!r}, expected one of COCO's 80{hint}"
+            )
+        values[category["id"]] = 1 + COCO_CLASSES.index(category["name"])
+    return values

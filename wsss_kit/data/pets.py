@@ -1,0 +1,175 @@
+"""Oxford-IIIT Pet: cats and dogs of 37 breeds, one a picture; small enough for a coursework."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wsss_kit.checks import check_count, check_word
+from wsss_kit.classes import IGNORE_INDEX
+from wsss_kit.data.doors import LazyMasks, LazySamples, closest
+from wsss_kit.data.pictures import picture_size, read_image, read_mask
+
+SPECIES = ("cat", "dog")
+SPLITS = ("trainval", "test")
+KINDS = ("species", "breed")
+_PET, _BACKGROUND, _BORDER = 1, 2, 3  # values of a trimap
+LAYOUT = """
+  {root}/
+    images/Abyssinian_1.jpg
+    annotations/trainval.txt           lines: Abyssinian_100 1 1 1
+    annotations/trimaps/Abyssinian_1.png   1 pet, 2 background, 3 border; for evaluation
+data/README.md says where to get it."""
+
+
+def load_pets(
+    root: str | Path = "data/pets",
+    split: str = "trainval",
+    *,
+    kind: str = "species",
+    limit: int | None = None,
+) -> LazySamples:
+    """Pictures of pets with one image-level label each.
+
+    Args:
+        root: the folder with ``images/`` and ``annotations/``.
+        split: ``"trainval"`` (3,680 pictures) or ``"test"`` (3,669).
+        kind: what the classes are: ``"species"`` (cat, dog) or ``"breed"`` (37, sorted by name).
+        limit: only the first so many of a list that goes round the breeds, so that few pictures
+            are of many.
+
+    Returns:
+        A lazy sequence of ``Sample`` with ``.classes``, ``.split`` and ``.names``.
+
+    Raises:
+        FileNotFoundError: if the layout or the list is not there; on reading an item, if its
+            picture is not.
+        ValueError: for another split or kind, or a line of the list that is none.
+
+    Example:
+        >>> load_pets("nowhere")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FileNotFoundError: no pets in nowhere; expected
+          nowhere/
+            images/Abyssinian_1.jpg
+        ...
+    """
+    if limit is not None:
+        check_count("limit", limit)
+    pets = _Pets(root, split, kind)
+    names = pets.names()[:limit]
+    return LazySamples(
+        names, image=pets.image, labels=pets.labels, classes=pets.classes, split=split
+    )
+
+
+def load_pets_masks(
+    root: str | Path = "data/pets", split: str = "trainval", *, kind: str = "species"
+) -> LazyMasks:
+    """Ground-truth masks of the pets, for evaluation only; the trimap's border is 255.
+
+    Args:
+        root: as for `load_pets`.
+        split: as for `load_pets`.
+        kind: as for `load_pets`; the pet has the value of its class.
+
+    Returns:
+        A lazy mapping name to (H, W) int64.
+
+    Raises:
+        FileNotFoundError: as for `load_pets`, and if there are no trimaps.
+        ValueError: as for `load_pets`; on reading an item, if its trimap does not decode, is of
+            another size than its picture or holds another value.
+    """
+    pets = _Pets(root, split, kind)
+    if not pets.trimaps.is_dir():
+        raise FileNotFoundError(
+            f"{pets.root} has no annotations/trimaps/; expected" + LAYOUT.format(root=root)
+        )
+    return LazyMasks(pets.names(), read=pets.mask, folder=pets.trimaps)
+
+
+class _Row(NamedTuple):
+    """One line of a list."""
+
+    name: str
+    breed: str
+    species: str
+
+
+class _Pets:
+    """The files of one folder by picture name."""
+
+    def __init__(self, root: str | Path, split: str, kind: str) -> None:
+        check_word("split", split, SPLITS)
+        check_word("kind", kind, KINDS)
+        self.root = Path(root).expanduser()
+        self.trimaps = self.root / "annotations" / "trimaps"
+        lists = [self.root / "annotations" / f"{each}.txt" for each in SPLITS]
+        if not (self.root / "images").is_dir() or not all(file.is_file() for file in lists):
+            raise FileNotFoundError(f"no pets in {root}; expected" + LAYOUT.format(root=root))
+        both = [_read_list(file) for file in lists]  # every split has the classes of both
+        breeds = sorted({row.breed for rows in both for row in rows})
+        self.kind, self.rows = kind, {row.name: row for row in both[SPLITS.index(split)]}
+        self.classes = SPECIES if kind == "species" else tuple(breeds)
+
+    def names(self) -> list[str]:
+        """The first of every breed, the second of every breed, and so on."""
+        by_breed: dict[str, list[str]] = {}
+        for row in self.rows.values():
+            by_breed.setdefault(row.breed, []).append(row.name)
+        longest = max(map(len, by_breed.values()))
+        return [names[i] for i in range(longest) for names in by_breed.values() if i < len(names)]
+
+    def picture(self, name: str) -> Path:
+        return self.root / "images" / f"{name}.jpg"
+
+    def image(self, name: str) -> Tensor:
+        return read_image(self.picture(name))
+
+    def _class(self, name: str) -> int:
+        return self.classes.index(getattr(self.rows[name], self.kind))
+
+    def labels(self, name: str) -> Tensor:
+        labels = torch.zeros(len(self.classes))
+        labels[self._class(name)] = 1
+        return labels
+
+    def mask(self, name: str) -> Tensor:
+        path = self.trimaps / f"{name}.png"
+        trimap, size = read_mask(path), picture_size(self.picture(name))
+        if tuple(trimap.shape) != size:
+            raise ValueError(
+                f"trimap {path} is {trimap.shape[0]}x{trimap.shape[1]} pixels (H x W) but its "
+                f"picture is {size[0]}x{size[1]}; expected equal sizes; unpack both again"
+            )
+        wrong = sorted(set(trimap.unique().tolist()) - {_PET, _BACKGROUND, _BORDER})
+        if wrong:
+            raise ValueError(
+                f"trimap {path} holds {wrong[:5]}, expected 1 (pet), 2 (background) and 3 (border)"
+            )
+        mask = torch.where(trimap == _PET, 1 + self._class(name), 0)
+        return mask.masked_fill(trimap == _BORDER, IGNORE_INDEX)
+
+
+def _read_list(file: Path) -> list[_Row]:
+    """Lines such as ``Abyssinian_100 1 1 1``: name, breed, species (1 cat, 2 dog), breed in it."""
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+        cells = line.split()
+        if not cells or line.startswith("#"):
+            continue
+        if len(cells) < 3 or cells[2] not in ("1", "2") or "/" in cells[0] or "_" not in cells[0]:
+            hint = closest(line, ["Abyssinian_100 1 1 1"])
+            raise ValueError(
+                f"{file} line {number} is {line!r}, expected such as 'Abyssinian_100 1 1 1': name, "
+                f"breed, species (1 cat, 2 dog), breed within it{hint}"
+            )
+        breed = cells[0].rpartition("_")[0].replace("_", " ")
+        rows.append(_Row(cells[0], breed, SPECIES[int(cells[2]) - 1]))
+    if not rows:
+        raise ValueError(f"{file} is empty, expected one picture a line")
+    return rows
