@@ -136,7 +136,7 @@ def test_clip_es_on_a_small_voc(name, background, refinement, places, random_cli
     for said in (name, "Ours beside what is published", "few pictures", "largest errors"):
         assert said in page
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert len(list((places["out"] / "masks").glob("*.png"))) == 2
+    assert len(list((places["out"] / "masks" / "masks").glob("*.png"))) == 2
 
 
 def test_masks_are_not_made_twice(places, random_clip, monkeypatch):
@@ -165,7 +165,7 @@ def test_a_segmenter_learns_from_train_aug_where_clip_es_is_sure(
 def test_masks_of_test_are_written_and_not_scored(places, random_clip, small_segmenter, capsys):
     assert run_reproduce("clip-es/test/imagenet", **places, iterations=1, device="cpu") == {}
     assert "handed in to VOC's server" in capsys.readouterr().out
-    assert len(list((places["out"] / "predicted").glob("test_*.png"))) == 2
+    assert len(list((places["out"] / "predicted" / "masks").glob("test_*.png"))) == 2
 
 
 class Fitted:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
+from wsss_kit.commands.generate import made_masks
 from wsss_kit.commands.train_methods import train_paper_clims, train_paper_sc_cam
-from wsss_kit.commands.written import write_masks
 from wsss_kit.crf import crf_of_present
-from wsss_kit.evaluation import BackgroundRule, Published, predict_masks
+from wsss_kit.evaluation import BackgroundRule, Published
 from wsss_kit.evaluation.background import MapsOf, Refine
+from wsss_kit.masks import scores_to_masks
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
@@ -83,9 +83,12 @@ def run_paper_chain(
             )
             masks[step] = chosen.masks
         made_by = {"row": row.name, "rule": str(chosen.rule), "seed": seed, "limit": limit}
-        mask_of = partial(_mask, teacher=teacher, rule=chosen.rule)
-        taught = write_masks(
-            data.train, mask_of, folder / "pseudo-masks", made_by=made_by, what="masks of train"
+        taught = made_masks(
+            data.train,
+            partial(_masks, teacher=teacher, rule=chosen.rule),
+            folder / "pseudo-masks",
+            made_by=made_by,
+            what="masks of train",
         )
     length = {"epochs": EPOCHS} if iterations is None else {"iterations": iterations}
     net = train_segmenter(
@@ -142,9 +145,9 @@ def _fitted(method: str, folder: Path, seed: int, limit: int | None) -> CAMMetho
     return kind.load(train(folder / "method", seed=seed), device="cpu", **clip)
 
 
-def _mask(sample: Sample, *, teacher: Teacher, rule: BackgroundRule) -> Tensor:
-    options = {"refine": teacher.refine, "shown": False}
-    return predict_masks(teacher.maps_of, [sample], rule, **options)[sample.name]
+def _masks(images: Tensor, labels: Tensor, *, teacher: Teacher, rule: BackgroundRule) -> Tensor:
+    scores = teacher.refine(rule.scores(teacher.maps_of(images, labels)), images, labels)
+    return scores_to_masks(scores, labels)
 
 
 def _notes(row: Published, data: OpenData) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.commands.generate import MasksOf, made_masks
 from wsss_kit.commands.paper_chain import run_paper_chain
 from wsss_kit.commands.plans import (
     Plan,
@@ -26,7 +27,6 @@ from wsss_kit.commands.plans import (
     why_not,
 )
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.commands.written import write_masks
 from wsss_kit.data import LazySamples, load_voc, load_voc_masks
 from wsss_kit.data.pictures import read_image
 from wsss_kit.evaluation import (
@@ -56,8 +56,6 @@ from wsss_kit.recipes import (
     sc_cam_masks,
 )
 from wsss_kit.segmentation import Segmenter, train_segmenter
-
-MaskOf = Callable[[Sample], Tensor]
 
 _RULES = {
     "the best of the powers 1 to 10": [BackgroundRule(power=p) for p in range(1, 11)],
@@ -195,12 +193,12 @@ def _run_voc(
     affinity = affinity_of(row)
     net = AffinityNet.load(weights / affinity) if affinity else None
     if row.what == "masks":
-        mask_of = _each(_masks_of(row, method, net, teaches=False))
-        masks = write_masks(samples, mask_of, folder / "masks", made_by=made_by)
+        recipe = _masks_of(row, method, net, teaches=False)
+        masks = made_masks(samples, recipe, folder / "masks", made_by=made_by)
         reports = {"masks": _report(row, masks, samples, target, background=row.background)}
         return Run(reports, {"masks": masks}, samples, target)
-    mask_of = _each(_masks_of(row, method, net, teaches=True))
-    taught = write_masks(train, mask_of, folder / "pseudo-masks", made_by=made_by)
+    recipe = _masks_of(row, method, net, teaches=True)
+    taught = made_masks(train, recipe, folder / "pseudo-masks", made_by=made_by)
     start = weights / {"ImageNet": "resnet101.pth"}.get(start_of(row), "resnet101-coco.pth")
     net = train_segmenter(
         train,
@@ -238,14 +236,14 @@ def _predicted(
 ) -> Run:
     """Masks of a segmenter at DeepLab's three sizes, through its CRF."""
 
-    def mask_of(sample: Sample) -> Tensor:
-        options = {"scales": (1.0, 0.75, 0.5), "fuse": "max", "crf": True}
-        return net.predict(sample.image[None], **options)[0]
+    def predict(images: Tensor, labels: Tensor) -> Tensor:
+        return net.predict(images, scales=(1.0, 0.75, 0.5), fuse="max", crf=True)
 
-    masks = write_masks(samples, mask_of, folder / "predicted", made_by=made_by)
+    masks = made_masks(samples, predict, folder / "predicted", made_by=made_by)
     if row.split == "test":
-        where = f"{folder / 'predicted'} holds the masks of test, to be handed in to VOC's server"
-        return Run({}, {}, samples, target, net.losses_, [where])
+        where = folder / "predicted" / "masks"
+        said = f"{where} holds the masks of test, to be handed in to VOC's server"
+        return Run({}, {}, samples, target, net.losses_, [said])
     reports = {"segmenter": _report(row, masks, samples, target, background="learned")}
     return Run(reports, {"segmenter": masks}, samples, target, net.losses_)
 
@@ -269,11 +267,10 @@ def _score_maps(
             f"{rule} was chosen on the scored pictures themselves, as the published number's was."
         )
 
-    def mask_of(sample: Sample) -> Tensor:
-        images, labels = sample.image[None], sample.labels[None]
-        return rule.masks(maps_of(images, labels), labels)[0]
+    def by_rule(images: Tensor, labels: Tensor) -> Tensor:
+        return rule.masks(maps_of(images, labels), labels)
 
-    masks = write_masks(samples, mask_of, folder / "masks", made_by=made_by)
+    masks = made_masks(samples, by_rule, folder / "masks", made_by=made_by)
     said = row.background if len(rules) == 1 else f"{row.background}: {rule}"
     reports = {"maps": _report(row, masks, samples, target, background=said)}
     return Run(reports, {"maps": masks}, samples, target, notes=notes)
@@ -291,14 +288,9 @@ def _report(
     )
 
 
-def _each(masks_of: Callable[[Tensor, Tensor], Tensor]) -> MaskOf:
-    """A recipe over batches as a function of one sample."""
-    return lambda sample: masks_of(sample.image[None], sample.labels[None])[0]
-
-
 def _masks_of(
     row: Published, method: CAMMethod, net: AffinityNet | None, *, teaches: bool
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> MasksOf:
     """The recipe that makes a row's masks; CLIP-ES teaches only where it is sure."""
     if row.method == "CLIP-ES":
         return partial(clip_es_masks, method=method, min_confidence=0.95 if teaches else None)

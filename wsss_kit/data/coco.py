@@ -14,7 +14,7 @@ from torch import Tensor
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import COCO_CLASSES
 from wsss_kit.data.doors import LazyMasks, LazySamples, closest, read_mask_of
-from wsss_kit.data.pictures import mask_png, read_image
+from wsss_kit.data.pictures import mask_png, picture_size, read_image
 from wsss_kit.files import write_whole
 
 SPLITS = ("train", "val")
@@ -58,7 +58,12 @@ def load_coco(
     coco = _COCO(root, split)
     names = coco.names[:limit]
     return LazySamples(
-        names, image=coco.image, labels=coco.labels, classes=COCO_CLASSES, split=split
+        names,
+        image=coco.image,
+        labels=coco.labels,
+        classes=COCO_CLASSES,
+        split=split,
+        size=coco.size,
     )
 
 
@@ -119,6 +124,9 @@ class _COCO:
                 )
             self.annotations[name].append(annotation)
         self.names = sorted(self.annotations)
+
+    def size(self, name: str) -> tuple[int, int]:
+        return picture_size(self.folder / self.files[name])
 
     def image(self, name: str) -> Tensor:
         return read_image(self.folder / self.files[name])

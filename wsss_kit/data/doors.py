@@ -25,6 +25,7 @@ class LazySamples(Sequence[Sample]):
         labels: name to (C,) float32 of 0 and 1.
         classes: the C class names.
         split: which part of the data set this is, if it has parts.
+        size: name to (H, W) without decoding, where that is possible.
 
     Example:
         >>> samples = LazySamples(
@@ -49,12 +50,14 @@ class LazySamples(Sequence[Sample]):
         labels: Callable[[str], Tensor],
         classes: Sequence[str],
         split: str | None = None,
+        size: Callable[[str], tuple[int, int]] | None = None,
     ) -> None:
         self.names = tuple(names)
         self.classes = tuple(classes)
         self.split = split
         self._image = image
         self._labels = labels
+        self._size = size
 
     def __len__(self) -> int:
         return len(self.names)
@@ -94,7 +97,14 @@ class LazySamples(Sequence[Sample]):
             labels=self._labels,
             classes=self.classes,
             split=self.split,
+            size=self._size,
         )
+
+    def size_of(self, name: str) -> tuple[int, int]:
+        """Height and width of a picture in pixels, from its first bytes where that is possible."""
+        if self._size is not None:
+            return self._size(name)
+        return tuple(self._image(name).shape[-2:])
 
     def image_labels(self) -> Tensor:
         """Labels of all pictures, without decoding any.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.data.doors import LazyMasks, LazySamples, closest, read_mask_of
-from wsss_kit.data.pictures import read_image
+from wsss_kit.data.pictures import picture_size, read_image
 
 HEADER = ["file", "labels"]
 PROBLEMS_SHOWN = 5
@@ -64,7 +64,11 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
     """
     folder = _Folder(root, classes)
     return LazySamples(
-        folder.rows, image=folder.image, labels=folder.labels, classes=folder.classes
+        folder.rows,
+        image=folder.image,
+        labels=folder.labels,
+        classes=folder.classes,
+        size=folder.size,
     )
 
 
@@ -232,6 +236,9 @@ class _Folder:
                 f"the first is {lost[0]!r}; {expected}",
                 stacklevel=4,
             )
+
+    def size(self, name: str) -> tuple[int, int]:
+        return picture_size(self.root / self.rows[name].file)
 
     def image(self, name: str) -> Tensor:
         return read_image(self.root / self.rows[name].file)

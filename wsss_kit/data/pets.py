@@ -62,7 +62,12 @@ def load_pets(
     pets = _Pets(root, split, kind)
     names = pets.names()[:limit]
     return LazySamples(
-        names, image=pets.image, labels=pets.labels, classes=pets.classes, split=split
+        names,
+        image=pets.image,
+        labels=pets.labels,
+        classes=pets.classes,
+        split=split,
+        size=pets.size,
     )
 
 
@@ -126,6 +131,9 @@ class _Pets:
 
     def picture(self, name: str) -> Path:
         return self.root / "images" / f"{name}.jpg"
+
+    def size(self, name: str) -> tuple[int, int]:
+        return picture_size(self.picture(name))
 
     def image(self, name: str) -> Tensor:
         return read_image(self.picture(name))

@@ -12,7 +12,7 @@ from torch import Tensor
 from wsss_kit.checks import check_count
 from wsss_kit.classes import VOC_CLASSES
 from wsss_kit.data.doors import LazyMasks, LazySamples, closest, read_mask_of
-from wsss_kit.data.pictures import read_image
+from wsss_kit.data.pictures import picture_size, read_image
 
 LAYOUT = """
   {root}/
@@ -68,7 +68,14 @@ def load_voc(
             f"{voc.root} has neither Annotations/ nor masks to take labels from; expected"
             + LAYOUT.format(root=voc.root)
         )
-    return LazySamples(names, image=voc.image, labels=voc.labels, classes=VOC_CLASSES, split=split)
+    return LazySamples(
+        names,
+        image=voc.image,
+        labels=voc.labels,
+        classes=VOC_CLASSES,
+        split=split,
+        size=voc.size,
+    )
 
 
 def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> LazyMasks:
@@ -146,6 +153,9 @@ class _VOC:
 
     def picture(self, name: str) -> Path:
         return self.root / "JPEGImages" / f"{name}.jpg"
+
+    def size(self, name: str) -> tuple[int, int]:
+        return picture_size(self.picture(name))
 
     def image(self, name: str) -> Tensor:
         return read_image(self.picture(name))

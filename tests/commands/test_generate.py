@@ -1,0 +1,236 @@
+"""Masks on disk: batches by plan, taken up again, shared, never mixed, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from wsss_kit.commands.generate import (
+    MANIFEST,
+    Soft,
+    made_masks,
+    plan_batches,
+    read_maps,
+    read_masks,
+    write_masks,
+)
+from wsss_kit.data import LazySamples
+
+SIZES = {"a": (6, 8), "b": (6, 8), "c": (9, 4), "dir/d": (6, 8), "e": (9, 4), "f": (6, 8)}
+
+
+def pictures(names=SIZES, broken=()):
+    """Pictures of several sizes, two classes; broken ones raise when they are read."""
+
+    def image(name):
+        if name in broken:
+            raise ValueError(f"{name}.jpg does not decode")
+        generator = torch.Generator().manual_seed(len(name) + ord(name[-1]))
+        return torch.rand(3, *SIZES[name], generator=generator)
+
+    return LazySamples(
+        names,
+        image=image,
+        labels=lambda name: torch.tensor([1.0, float(name in "ace")]),
+        classes=("cow", "dog"),
+        size=lambda name: SIZES[name],
+    )
+
+
+class Recipe:
+    """Masks from brightness; counts what it was asked, and may fail."""
+
+    def __init__(self, soft=False, fails=None):
+        self.batches, self.soft, self.fails = [], soft, fails
+
+    def __call__(self, images, labels):
+        self.batches.append(len(images))
+        if self.fails is not None:
+            self.fails(images)
+        masks = (3 * images.mean(1)).long()
+        masks[masks == 2] = 255
+        return Soft(masks, images[:, :2]) if self.soft else masks
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+QUIET = {"made_by": {"method": "test"}, "shown": False}
+
+
+def test_batches_are_of_equal_size_in_the_order_of_the_data():
+    assert plan_batches(pictures(), 2) == [[0, 1], [2, 4], [3, 5]]
+    assert plan_batches(pictures(), 1) == [[0], [1], [2], [3], [4], [5]]
+    assert plan_batches(pictures(), 9) == [[0, 1, 3, 5], [2, 4]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 9])
+def test_masks_come_back_value_by_value(tmp_path, batch_size):
+    recipe, samples = Recipe(), pictures()
+    written = write_masks(samples, recipe, tmp_path, batch_size=batch_size, **QUIET)
+    assert list(written.masks) == list(SIZES) and not written.failed
+    assert recipe.batches == [len(b) for b in plan_batches(samples, batch_size)]
+    for sample in samples:
+        (expected,) = Recipe()(sample.image[None], sample.labels[None])
+        assert torch.equal(written.masks[sample.name], expected)
+    again = read_masks(tmp_path)
+    assert list(again.masks) == list(SIZES) and torch.equal(again.masks["c"], written.masks["c"])
+
+
+def test_soft_maps_are_kept_of_the_classes_present(tmp_path):
+    write_masks(pictures(), Recipe(soft=True), tmp_path, **QUIET)
+    maps = read_maps(tmp_path, "a")
+    assert list(maps) == [0, 1] and list(read_maps(tmp_path, "dir/d")) == [0]
+    torch.testing.assert_close(maps[1], pictures()[0].image[1], atol=5e-4, rtol=0)
+    with pytest.raises(FileNotFoundError, match="give the run --maps to keep soft maps"):
+        read_maps(tmp_path, "x")
+
+
+def test_a_run_that_was_stopped_equals_one_that_was_not(tmp_path):
+    """A full disk in the middle of the second batch; then it goes on."""
+    whole = tmp_path / "whole"
+    write_masks(pictures(), Recipe(), whole, batch_size=2, **QUIET)
+
+    calls = []
+
+    def full(images):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    stopped = tmp_path / "stopped"
+    with pytest.raises(OSError, match="No space"):
+        write_masks(pictures(), Recipe(fails=full), stopped, batch_size=2, **QUIET)
+    assert not (stopped / MANIFEST).exists() and (stopped / "masks" / "b.png").exists()
+    with pytest.raises(FileNotFoundError, match="the run has not ended"):
+        read_masks(stopped)
+    (stopped / "masks" / "b.png").unlink()  # as if it had been killed between two files
+    again = Recipe()
+    write_masks(pictures(), again, stopped, batch_size=2, **QUIET)
+    assert again.batches == [2, 2, 2]  # the torn batch is made whole again
+    assert files(stopped) == files(whole)
+
+
+def test_what_cannot_be_read_or_made_is_noted_and_the_rest_goes_on(tmp_path):
+    def blames(images):
+        if images.shape[-1] == 4 and bool((images == pictures()[2].image).all(1).any()):
+            raise ValueError("too thin")
+
+    samples = pictures(broken=("b",))
+    written = write_masks(samples, Recipe(fails=blames), tmp_path, batch_size=2, **QUIET)
+    assert written.failed == {
+        "b": "ValueError: b.jpg does not decode",
+        "c": "ValueError: too thin",
+    }
+    assert list(written.masks) == ["a", "dir/d", "e", "f"]
+    assert read_masks(tmp_path).failed == written.failed
+    with pytest.raises(ValueError, match=r"2 of 6 pictures have no mask, the first is 'b': .*"):
+        made_masks(samples, Recipe(), tmp_path, batch_size=2, **QUIET)
+
+
+def test_processes_that_share_the_batches_make_the_same(tmp_path):
+    whole = tmp_path / "whole"
+    write_masks(pictures(), Recipe(), whole, batch_size=2, **QUIET)
+    shared = tmp_path / "shared"
+    for rank in (1, 0):
+        recipe = Recipe()
+        write_masks(pictures(), recipe, shared, batch_size=2, rank=rank, world=2, **QUIET)
+        assert recipe.batches == ([2] if rank else [2, 2])
+    assert files(shared) == files(whole)
+
+
+def test_masks_of_another_making_are_not_mixed(tmp_path):
+    write_masks(pictures(), Recipe(), tmp_path, **QUIET)
+    other = {"made_by": {"method": "another"}, "shown": False}
+    with pytest.raises(ValueError, match=r"made otherwise .*give --out another"):
+        write_masks(pictures(), Recipe(), tmp_path, **other)
+    with pytest.raises(ValueError, match="made otherwise"):
+        write_masks(pictures(), Recipe(), tmp_path, batch_size=2, **QUIET)
+
+
+def test_a_name_stays_in_its_folder(tmp_path):
+    samples = LazySamples(
+        ["../a"],
+        image=lambda name: torch.zeros(3, 2, 2),
+        labels=lambda name: torch.ones(1),
+        classes=("cow",),
+    )
+    with pytest.raises(ValueError, match=r"'\.\./a', expected a name that stays in its folder"):
+        write_masks(samples, Recipe(), tmp_path / "in", **QUIET)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"workers": 0}, "workers is 0"),
+        ({"rank": 2, "world": 2}, "rank is 2 of world 2, expected 0 to 1"),
+        ({"world": 1.5}, r"world is 1\.5"),
+    ],
+)
+def test_numbers_out_of_range(option, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        write_masks(pictures(), Recipe(), tmp_path, **QUIET, **option)
+
+
+KILLED = """
+import sys, time, torch
+from wsss_kit import PaperWorld
+from wsss_kit.commands.generate import Soft, write_masks
+
+def recipe(images, labels):
+    time.sleep(0.004)
+    maps = images.mean(1, keepdim=True).expand(-1, labels.shape[1], -1, -1)
+    return Soft((8 * images.mean(1)).long(), maps)
+
+world = PaperWorld(int(sys.argv[2]), split="train")
+print("ready", flush=True)
+options = {"made_by": {"recipe": "brightness"}, "batch_size": 4, "shown": False}
+write_masks(world, recipe, sys.argv[1], **options)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_twenty_moments_leaves_the_same_files(tmp_path):
+    """SIGKILL, which nothing can catch, at random moments of a run over 500 pictures."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(folder):
+        command = [sys.executable, "-c", KILLED, str(folder), "500"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    assert start(whole).wait() == 0
+    needed = time.monotonic() - began
+    moments, kills = random.Random(0), 0
+    while kills < 20:
+        process = start(killed)
+        time.sleep(moments.uniform(0.02, needed / 12))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        process.stdout.close()
+        if (killed / MANIFEST).exists() and kills < 20:  # finished too early: begin anew
+            assert files(killed) == files(whole)
+            for path in sorted(killed.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+    assert start(killed).wait() == 0
+    assert files(killed) == files(whole)

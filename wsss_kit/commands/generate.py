@@ -1,0 +1,331 @@
+"""A data set to pseudo masks on disk: whatever stops the run, the next one goes on with the rest.
+
+Which pictures share a batch is fixed by the plan, before anything is done, and a batch is made
+whole or not at all. So the files of a run that was stopped any number of times are those of a run
+that was not, bit for bit, and so are those of several processes that share the batches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from wsss_kit.checks import check_count
+from wsss_kit.classes import Sample
+from wsss_kit.data import LazyMasks
+from wsss_kit.data.pictures import mask_png, read_mask
+from wsss_kit.files import write_whole
+from wsss_kit.training import progress
+
+PROTOCOL, MANIFEST = "protocol.json", "manifest.json"
+_AHEAD = 2  # batches that are decoded ahead, a worker
+
+MasksOf = Callable[[Tensor, Tensor], Tensor]
+"""(B, 3, H, W), (B, C) -> (B, H, W): a recipe with its method filled in."""
+
+
+class Written(NamedTuple):
+    """What a folder of masks holds.
+
+    Args:
+        masks: name -> (H, W) int64.
+        failed: name -> why there is no mask.
+    """
+
+    masks: LazyMasks
+    failed: dict[str, str]
+
+
+class Soft(NamedTuple):
+    """Masks with the maps that they were made of, where these are to be kept.
+
+    Args:
+        masks: (B, H, W).
+        maps: (B, C, H, W) in [0, 1].
+    """
+
+    masks: Tensor
+    maps: Tensor
+
+
+def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
+    """Numbers of the pictures of every batch: of equal size, in the order of the data set.
+
+    Args:
+        samples: with ``size_of(name)`` where sizes are known without decoding.
+        batch_size: at most so many together.
+
+    Returns:
+        Batches in the order of their first picture; one whose size cannot be read is alone.
+    """
+    check_count("batch_size", batch_size)
+    open_batches: dict[Any, list[int]] = {}
+    batches: list[list[int]] = []
+    for number in range(len(samples)):
+        try:
+            size = _size_of(samples, number)
+        except (OSError, ValueError):
+            size = None  # its own batch, where reading it says why
+        batch = open_batches.get(size) if size is not None else None
+        if batch is None or len(batch) == batch_size:
+            batch = []
+            batches.append(batch)
+            open_batches[size] = batch
+        batch.append(number)
+    return batches
+
+
+def write_masks(
+    samples: Sequence[Sample],
+    masks_of: Callable[[Tensor, Tensor], Tensor | Soft],
+    folder: str | Path,
+    *,
+    made_by: Mapping[str, Any],
+    batch_size: int = 1,
+    workers: int = 2,
+    rank: int = 0,
+    world: int = 1,
+    what: str = "masks",
+    shown: bool = True,
+) -> Written:
+    """Make the mask of every picture that has none yet, as a palette PNG.
+
+    A picture that cannot be read, or whose mask cannot be made, is noted with the reason, and the
+    others go on; a disk that refuses stops the run.
+
+    Args:
+        samples: pictures with their ``names``.
+        masks_of: a recipe from pictures and labels to masks, or to `Soft` for maps too.
+        folder: of ``masks/NAME.png``, ``maps/NAME.safetensors``, ``protocol.json`` and, when all
+            of it is done, ``manifest.json``.
+        made_by: everything that the masks depend on, as JSON holds it; a folder of masks that were
+            made otherwise is refused.
+        batch_size: pictures of equal size that go through together.
+        workers: threads that decode pictures ahead.
+        rank: of this process among ``world``, which share the batches; the last one that ends
+            writes the manifest.
+        world: processes.
+        what: name of the bar.
+        shown: whether to show it.
+
+    Returns:
+        The masks, and the pictures that have none.
+
+    Raises:
+        ValueError: if the folder holds masks of another making, a name leaves the folder, or a
+            number is out of its range.
+        OSError: if the disk refuses; the masks before are kept.
+    """
+    for name, value, least in (("workers", workers, 1), ("rank", rank, 0), ("world", world, 1)):
+        check_count(name, value, least=least)
+    if rank >= world:
+        raise ValueError(f"rank is {rank} of world {world}, expected 0 to {world - 1}")
+    folder = Path(folder)
+    _claim(folder, {**made_by, "batch_size": batch_size})
+    names = list(samples.names)
+    for name in names:
+        _place(folder, "masks", name)  # refuse before any work
+    batches = plan_batches(samples, batch_size)
+    left = [
+        [names[n] for n in batch]
+        for batch in batches[rank::world]
+        if not all(_is_done(folder, names[n]) for n in batch)
+    ]
+    numbers = {name: number for number, name in enumerate(names)}
+    total = sum(map(len, left))
+    bar = progress(range(total), what=what, shown=shown, total=total)
+    ticks = iter(bar)
+    for batch in _decoded(samples, numbers, left, workers):
+        _make(batch, masks_of, folder)
+        for _ in batch:
+            next(ticks, None)
+    next(ticks, None)  # closes the bar
+    return _finish(folder, names, made_by, getattr(samples, "classes", ()))
+
+
+def made_masks(
+    samples: Sequence[Sample], masks_of: MasksOf, folder: str | Path, **options: Any
+) -> LazyMasks:
+    """`write_masks` for who needs the mask of every picture.
+
+    Raises:
+        ValueError: if a picture has none, with the reason.
+    """
+    written = write_masks(samples, masks_of, folder, **options)
+    for name, reason in written.failed.items():
+        raise ValueError(
+            f"{len(written.failed)} of {len(samples)} pictures have no mask, the first is "
+            f"{name!r}: {reason}; mend or leave them out, remove {Path(folder) / 'failed'} and "
+            "run again"
+        )
+    return written.masks
+
+
+def read_masks(folder: str | Path) -> Written:
+    """What a finished run wrote.
+
+    Raises:
+        FileNotFoundError: if there is no manifest: the run has not ended, or the folder is none.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {MANIFEST}: the run has not ended (the same command goes on), or "
+            "this is not its folder"
+        )
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Written(_masks(folder, found["pictures"]), found["failed"])
+
+
+def read_maps(folder: str | Path, name: str) -> dict[int, Tensor]:
+    """Soft maps of one picture: class -> (H, W) float32 in [0, 1].
+
+    Raises:
+        FileNotFoundError: if the run kept no maps of it.
+    """
+    path = _place(Path(folder), "maps", name, ".safetensors")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; give the run --maps to keep soft maps")
+    found = load_file(path)
+    return {int(c): m.float() for c, m in zip(found["classes"], found["maps"], strict=True)}
+
+
+def _claim(folder: Path, made_by: Mapping[str, Any]) -> None:
+    """Write down how the masks are made; refuse a folder of others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    said, card = json.dumps(made_by, indent=1, sort_keys=True) + "\n", folder / PROTOCOL
+    if card.exists() and card.read_text(encoding="utf-8") != said:
+        raise ValueError(
+            f"{folder} holds masks that were made otherwise ({PROTOCOL} there says how); expected "
+            "a folder of their own: remove it, or give --out another one"
+        )
+    if not card.exists():
+        write_whole(card, said)
+
+
+def _size_of(samples: Sequence[Sample], number: int) -> tuple[int, int]:
+    size_of = getattr(samples, "size_of", None)
+    if size_of is not None:
+        return size_of(samples.names[number])
+    return tuple(samples[number].image.shape[-2:])
+
+
+def _place(folder: Path, kind: str, name: str, ending: str = ".png") -> Path:
+    """Where a picture's file lies; never outside the folder."""
+    path = folder / kind / f"{name}{ending}"
+    if not path.resolve().is_relative_to((folder / kind).resolve()):
+        raise ValueError(f"a picture is called {name!r}, expected a name that stays in its folder")
+    return path
+
+
+def _failure(folder: Path, name: str) -> Path:
+    return _place(folder, "failed", name, ".txt")
+
+
+def _is_done(folder: Path, name: str) -> bool:
+    return _place(folder, "masks", name).exists() or _failure(folder, name).exists()
+
+
+class _Read(NamedTuple):
+    """A picture, or why it cannot be read."""
+
+    name: str
+    sample: Sample | None
+    problem: str = ""
+
+
+def _decoded(
+    samples: Sequence[Sample],
+    numbers: Mapping[str, int],
+    batches: Sequence[Sequence[str]],
+    workers: int,
+) -> Iterator[list[_Read]]:
+    """The batches in order, decoded ahead by threads; memory holds a few of them."""
+
+    def read(name: str) -> _Read:
+        try:
+            return _Read(name, samples[numbers[name]])
+        except (OSError, ValueError) as error:
+            return _Read(name, None, f"{type(error).__name__}: {error}")
+
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque = deque()
+        try:
+            for batch in batches:
+                waiting.append([pool.submit(read, name) for name in batch])
+                if len(waiting) > _AHEAD * workers:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _make(
+    batch: Sequence[_Read],
+    masks_of: Callable[[Tensor, Tensor], Tensor | Soft],
+    folder: Path,
+) -> None:
+    """Masks of one batch, written when all of them are made."""
+    good = [read for read in batch if read.sample is not None]
+    for read in batch:
+        if read.sample is None:
+            write_whole(_failure(folder, read.name), read.problem)
+    if not good:
+        return
+    try:
+        made = masks_of(
+            torch.stack([read.sample.image for read in good]),
+            torch.stack([read.sample.labels for read in good]),
+        )
+    except (ValueError, RuntimeError) as error:
+        if len(good) > 1:  # one of them alone may be to blame
+            for read in good:
+                _make([read], masks_of, folder)
+            return
+        write_whole(_failure(folder, good[0].name), f"{type(error).__name__}: {error}")
+        return
+    soft = made if isinstance(made, Soft) else None
+    masks = made.masks if soft is not None else made
+    for b, read in enumerate(good):
+        if soft is not None:
+            present = read.sample.labels.nonzero()[:, 0]
+            kept = {"classes": present, "maps": soft.maps[b, present].half().cpu().contiguous()}
+            write_whole(_place(folder, "maps", read.name, ".safetensors"), save(kept))
+        write_whole(_place(folder, "masks", read.name), mask_png(masks[b]))
+
+
+def _finish(
+    folder: Path, names: Sequence[str], made_by: Mapping[str, Any], classes: Sequence[str]
+) -> Written:
+    """Write the manifest once every picture has a mask or a reason."""
+    failed, done = {}, []
+    for name in names:
+        if _place(folder, "masks", name).exists():
+            done.append(name)
+        elif _failure(folder, name).exists():
+            failed[name] = _failure(folder, name).read_text(encoding="utf-8")
+    if len(done) + len(failed) == len(names):
+        manifest = {"made_by": dict(made_by), "classes": list(classes)}
+        manifest |= {"pictures": done, "failed": failed}
+        for torn in folder.rglob(".*.tmp"):  # of runs that were killed while they wrote
+            torn.unlink(missing_ok=True)
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return Written(_masks(folder, done), failed)
+
+
+def _masks(folder: Path, names: Sequence[str]) -> LazyMasks:
+    return LazyMasks(
+        names,
+        read=lambda name: read_mask(_place(folder, "masks", name)),
+        folder=folder / "masks",
+    )
