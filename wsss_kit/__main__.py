@@ -28,6 +28,7 @@ def _number(kind: type, least: float, most: float = math.inf) -> Callable[[str],
 
 
 _COUNT, _WHOLE, _SHARE = _number(int, 1), _number(int, 0), _number(float, 0, 1)
+_POSITIVE = _number(float, 1e-6)
 
 
 _TAKES = {
@@ -110,6 +111,24 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--aug", action="store_true", help="of voc: SBD's masks and train_aug")
     download.add_argument("--keep", action="store_true", help="keep the archives")
 
+    masks = commands.add_parser("masks", help="a data set to pseudo masks on disk, resumably")
+    masks.add_argument("method", help="clip-es, or the file of a saved CAM, SC-CAM or CLIMS")
+    masks.add_argument("--out", type=Path, required=True, help="folder to write to")
+    masks.add_argument("--data", choices=("voc", "coco", "pets", "folder", "paper"), default="voc")
+    masks.add_argument("--root", type=Path, help="default: where `download` puts it")
+    masks.add_argument("--split", help="default: train_aug, train or trainval")
+    masks.add_argument("--clip", help="of clip-es: open_clip's name (ViT-B-16-quickgelu)")
+    masks.add_argument("--clip-weights", type=Path, help="of clip-es: a file (OpenAI's)")
+    masks.add_argument("--threshold", type=_SHARE, help="constant background")
+    masks.add_argument("--power", type=_POSITIVE, help="of the background (1 - max)^power")
+    masks.add_argument("--crf", action="store_true", help="refine by the dense CRF")
+    masks.add_argument("--min-confidence", type=_SHARE, help="below it pixels become 255")
+    masks.add_argument("--maps", action="store_true", help="keep soft maps too")
+    masks.add_argument("--batch-size", type=_COUNT, default=1, help="pictures of equal size")
+    masks.add_argument("--workers", type=_COUNT, default=2, help="threads that decode")
+    masks.add_argument("--limit", type=_COUNT, help="only the first pictures")
+    masks.add_argument("--device", type=_device, help="default: CUDA where there is one")
+
     reproduce = commands.add_parser(
         "reproduce", help="a published number measured again; without a name, which there are"
     )
@@ -163,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = first.get(getattr(options, "what", ""))
         resumes = written is not None and (options.out / f"{written}.safetensors").exists()
         again = "goes on from the last checkpoint" if resumes else "begins again"
-        if options.command in ("download", "reproduce"):
+        if options.command in ("download", "masks", "reproduce"):
             again = "goes on from what is written"
         print(f"\nstopped; the same command {again}", file=sys.stderr)
         return 130
@@ -213,6 +232,14 @@ def _download(options: argparse.Namespace) -> None:
     download(options.name, options.out, **kept)
 
 
+def _masks(options: argparse.Namespace) -> None:
+    from wsss_kit.commands.masks import run_masks, said
+
+    given = {**vars(options), "device": options.device or "auto"}
+    del given["command"]
+    print(said(run_masks(**given), options.out))
+
+
 def _reproduce(options: argparse.Namespace) -> None:
     from wsss_kit.commands.reproduce import rows_text, run_reproduce
 
@@ -259,6 +286,7 @@ _COMMANDS = {
     "demo": _demo,
     "baseline": _baseline,
     "download": _download,
+    "masks": _masks,
     "reproduce": _reproduce,
     "train": _train,
     "bench": _bench,

@@ -22,6 +22,7 @@ COMMANDS = {
     "paper-trunk": ["train", "paper-trunk"],
     "bench": ["bench", "--model", "paper"],
     "download": ["download", "pets", "--from", "nowhere"],
+    "masks": ["masks", "clip-es", "--data", "paper", "--limit", "2"],
     "reproduce": ["reproduce", "paper/clip-es"],
 }
 
@@ -63,6 +64,9 @@ NUMBERS = [
         (("demo", "paper-clip", "paper-trunk", "reproduce"), ("--seed",), ("-1", "0.5", "one")),
         (("paper-clip", "paper-trunk"), ("--workers",), ("-1", "0.5")),
         (("paper-clip", "bench", "reproduce"), ("--device",), ("gpu", "cud", "meta")),
+        (("masks",), ("--batch-size", "--workers", "--limit"), ("0", "-2", "2.5", "nan")),
+        (("masks",), ("--threshold", "--min-confidence"), ("7", "-0.1", "nan", "low")),
+        (("masks",), ("--power",), ("0", "-1", "nan", "inf")),
         (("reproduce",), ("--limit", "--iterations"), ("0", "-2", "2.5", "nan")),
         (("bench",), ("--rounds", "--threads"), ("0", "-1", "1.5", "many")),
     )
@@ -233,7 +237,7 @@ def test_a_stopped_command_promises_what_it_keeps(
     for function in (
         *("demo.run_demo", "baseline.run_baseline", "bench.run_bench"),
         *("train.train_paper_clip", "train.train_paper_trunk", "reproduce.run_reproduce"),
-        "download.download",
+        *("download.download", "masks.run_masks"),
     ):
         monkeypatch.setattr(f"wsss_kit.commands.{function}", stopped)
     if checkpoint:
@@ -241,7 +245,7 @@ def test_a_stopped_command_promises_what_it_keeps(
     assert main([*COMMANDS[command], "--out", str(tmp_path)]) == 130
     goes_on = checkpoint and command == "paper-clip"
     said = "goes on from the last checkpoint" if goes_on else "begins again"
-    if command in ("download", "reproduce"):  # what came so far lies there
+    if command in ("download", "masks", "reproduce"):  # what came so far lies there
         said = "goes on from what is written"
     assert said in capsys.readouterr().err
 

@@ -1,0 +1,112 @@
+"""The command that writes masks: any data set and method, alone or shared by processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from tests.commands.test_generate import files
+from tests.commands.voc_layout import build_voc
+from wsss_kit.__main__ import main
+from wsss_kit.clip import load_clip
+from wsss_kit.commands import masks as module
+from wsss_kit.commands.generate import read_maps, read_masks
+from wsss_kit.commands.masks import open_samples, run_masks
+from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.notebook_data import make_clip_es, open_data
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.recipes import clip_es_masks
+
+PAPER = {"data": "paper", "limit": 5, "device": "cpu"}
+
+
+def test_clip_es_as_the_recipe_has_it(tmp_path):
+    options = {"crf": True, "min_confidence": 0.95, "batch_size": 2, "maps": True}
+    written = run_masks("clip-es", tmp_path, **PAPER, **options)
+    recipe = partial(clip_es_masks, method=make_clip_es(open_data(n_train=1, n_val=1, n_test=1)))
+    for sample in PaperWorld(5, split="train"):
+        expected = recipe(sample.image[None], sample.labels[None])[0]
+        assert (written.masks[sample.name] != expected).float().mean() < 1e-3
+        assert list(read_maps(tmp_path, sample.name)) == sample.labels.nonzero()[:, 0].tolist()
+    made = json.loads((tmp_path / "protocol.json").read_text())
+    assert made["background"] == "(1 - max)^1" and made["refinement"] == "dense CRF"
+
+
+def test_a_saved_method_knows_what_it_is(tmp_path, capsys):
+    world = PaperWorld(6, split="train")
+    cam = CAM("paper", weights="web", scales=(1.0,), preset="clean", device="cpu")
+    path = cam.fit(world, train_backbone=False, epochs=2).save(tmp_path / "cam")
+    out = tmp_path / "out"
+    arguments = ["masks", str(path), "--data", "paper", "--limit", "3", "--out", str(out)]
+    assert main(arguments) == 0
+    assert f"{out} holds 3 masks" in capsys.readouterr().out
+    assert json.loads((out / "protocol.json").read_text())["background"] == "constant 0.15"
+    assert main([*arguments, "--threshold", "0.4"]) == 2
+    assert "made otherwise" in capsys.readouterr().err
+    both = [*arguments, "--threshold", "0.4", "--power", "2"]
+    assert main(both) == 2 and "expected one of the two" in capsys.readouterr().err
+    voc = build_voc(tmp_path / "VOC2012")
+    other = ["masks", str(path), "--root", str(voc), "--out", str(tmp_path / "v")]
+    assert main(other) == 2
+    assert "expected the same classes" in capsys.readouterr().err
+    assert main(["masks", "nowhere", "--data", "paper", "--out", str(out)]) == 2
+    assert "nowhere.safetensors" in capsys.readouterr().err
+
+
+def flat(images, labels, **_):
+    """Maps that say the same everywhere."""
+    return labels[:, :, None, None] * torch.full(images.shape[2:], 0.6)
+
+
+def test_a_picture_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
+    voc = build_voc(tmp_path / "VOC2012")
+    broken = voc / "JPEGImages" / "train_aug_1.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    (voc / "JPEGImages" / "train_aug_2.jpg").unlink()
+    monkeypatch.setattr(module, "load_clip", lambda *_, **__: load_clip("paper", device="cpu"))
+    monkeypatch.setattr(CLIPES, "fit", lambda self: self)
+    monkeypatch.setattr(module, "clip_es_maps", flat)
+    out = tmp_path / "out"
+    assert main(["masks", "clip-es", "--root", str(voc), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "holds 2 masks" in said and "2 pictures have none" in said
+    assert "train_aug_1: ValueError" in said and "train_aug_2: FileNotFoundError" in said
+    assert list(read_masks(out).masks) == ["train_aug_0", "train_aug_3"]
+
+
+def test_two_processes_write_what_one_writes(tmp_path):
+    command = [sys.executable, "-m", "wsss_kit", "masks", "clip-es", "--data", "paper"]
+    command += ["--limit", "6", "--batch-size", "2", "--device", "cpu", "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    alone = subprocess.run([*command, str(tmp_path / "one")], env=environment, check=False)
+    assert alone.returncode == 0
+    both = [
+        subprocess.Popen(
+            [*command, str(tmp_path / "two")],
+            env={**environment, "RANK": str(rank), "WORLD_SIZE": "2"},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    found = {name: data for name, data in files(tmp_path / "two").items() if name != ".lock"}
+    assert found == {n: d for n, d in files(tmp_path / "one").items() if n != ".lock"}
+
+
+def test_data_by_its_name(tmp_path):
+    voc = build_voc(tmp_path / "VOC2012")
+    assert open_samples("voc", voc).split == "train_aug" and len(open_samples("voc", voc)) == 4
+    assert open_samples("voc", voc, "val", 1).names == ("val_0",)
+    assert len(open_samples("paper", limit=3)) == 3
+    with pytest.raises(ValueError, match="needs --root"):
+        open_samples("folder")
+    with pytest.raises(ValueError, match="the data is 'cats', expected one of voc"):
+        open_samples("cats")
+    with pytest.raises(FileNotFoundError, match="no pets in"):
+        open_samples("pets", tmp_path)
