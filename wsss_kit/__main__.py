@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     reproduce.add_argument("row", nargs="?", help="such as clip-es/train/crf, or paper/clip-es")
     reproduce.add_argument("--plan", action="store_true", help="say what it needs, and stop")
-    reproduce.add_argument("--root", type=Path, default=Path("data/VOC2012"), help="of VOC 2012")
+    reproduce.add_argument("--root", type=Path, help="default: data/VOC2012 or data/COCO2014")
     reproduce.add_argument(
         "--weights", type=Path, default=Path("data/weights"), help="folder of files of weights"
     )

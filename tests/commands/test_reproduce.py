@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
@@ -15,6 +17,7 @@ from wsss_kit.commands.plans import files_of, plan_of, why_not
 from wsss_kit.commands.reproduce import rows_text, run_reproduce
 from wsss_kit.evaluation import published, published_rows
 from wsss_kit.methods.base import MethodOutput
+from wsss_kit.recipes import clip_es_masks
 from wsss_kit.segmentation import train_segmenter
 
 WEIGHTS = ("ViT-B-16.pt", "ViT-B-32.pt", "resnet38.pth", "res38_aff.pth", "res50_irn.pth")
@@ -70,7 +73,7 @@ def small_segmenter(monkeypatch):
 
 def test_every_row_of_voc_has_a_plan_or_a_reason(tmp_path):
     able = [row for row in published_rows() if why_not(row) is None]
-    assert len(able) == 35 and f"{len(published_rows()) - 35} more" in rows_text()
+    assert len(able) == 37 and f"{len(published_rows()) - 37} more" in rows_text()
     for row in published_rows():
         plan = plan_of(row, root=tmp_path, weights=tmp_path)
         assert bool(plan.cannot) != bool(plan.steps) and str(row) in str(plan)
@@ -79,7 +82,6 @@ def test_every_row_of_voc_has_a_plan_or_a_reason(tmp_path):
         "leaderboard/clims/val": "the same number is reproduced as clims/val/coco",
         "leaderboard/sc-cam/train": "reproduced as sc-cam/train/walk",
         "leaderboard/sc-cam/glas": "no recipe is published",
-        "clip-es/coco-val": "its recipe on COCO 2014 is not laid out",
         "clip-es/camvid": "no recipe for CamVid is published",
         "clims-later/val/resnet38": "no DeepLabV1 on ResNet-38",
     }.items():
@@ -100,6 +102,8 @@ def test_a_plan_says_what_is_missing_and_what_is_fetched(voc, tmp_path):
             *("ViT-B-32.pt", "resnet50.pth", "res50_irn.pth", "resnet101-coco.pth")
         ],
         "psa/val/cam": ["resnet38.pth"],
+        "clip-es/coco-val": ["ViT-B-16.pt", "resnet101.pth"],
+        "clims-later/coco-train/maps": ["ViT-B-32.pt", "resnet50.pth"],
     }.items():
         assert files_of(published(name)) == files
 
@@ -166,6 +170,57 @@ def test_masks_of_test_are_written_and_not_scored(places, random_clip, small_seg
     assert run_reproduce("clip-es/test/imagenet", **places, iterations=1, device="cpu") == {}
     assert "handed in to VOC's server" in capsys.readouterr().out
     assert len(list((places["out"] / "predicted" / "masks").glob("test_*.png"))) == 2
+
+
+@pytest.fixture
+def coco(places, tmp_path):
+    """A COCO of four pictures, two in each split."""
+    root = tmp_path / "COCO2014"
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (root / f"{split}2014").mkdir()
+        names = [f"COCO_{split}2014_{i}.jpg" for i in range(2)]
+        for name in names:
+            Image.new("RGB", (64, 48), (90, 90, 90)).save(root / f"{split}2014" / name)
+        images = [
+            {"id": i, "file_name": name, "height": 48, "width": 64} for i, name in enumerate(names)
+        ]
+        outline = [[10, 10, 40, 10, 40, 30, 10, 30]]
+        annotations = [
+            {"id": i, "image_id": i, "category_id": 18, "area": 600, "segmentation": outline}
+            for i in range(2)
+        ]
+        found = {"images": images, "annotations": annotations}
+        found["categories"] = [{"id": 18, "name": "dog"}]
+        path = root / "annotations" / f"instances_{split}2014.json"
+        path.write_text(json.dumps(found))
+    return {**places, "root": root}
+
+
+def test_coco_has_its_own_box_threshold_and_classes(
+    coco, random_clip, small_segmenter, monkeypatch
+):
+    asked = []
+
+    def recipe(images, labels, **options):
+        asked.append(options["box_threshold"])
+        return clip_es_masks(images, labels, **options)
+
+    monkeypatch.setattr(reproduce, "clip_es_masks", recipe)
+    (report,) = run_reproduce("clip-es/coco-val", **coco, iterations=1, device="cpu").values()
+    assert report.names == ("COCO_val2014_0", "COCO_val2014_1") and set(asked) == {0.7}
+    assert len(report.classes) == 81 and report.protocol.data == "COCO 2014"
+    assert small_segmenter["preset"] == "clip_es_imagenet" and len(small_segmenter["masks"]) == 2
+
+
+def test_clims_on_coco_has_its_own_weights(coco, random_clip, monkeypatch):
+    Fitted.made = []
+    for kind in ("CAM", "CLIMS"):
+        monkeypatch.setattr(reproduce, kind, type(kind, (Fitted,), {}))
+    (report,) = run_reproduce("clims-later/coco-train/maps", **coco, device="cpu").values()
+    clims = Fitted.made[-1]
+    assert clims.options["btm"] == 14 and clims.options["cbs_threshold"] == 0.285
+    assert clims.fitted["epochs"] == 8 and report.names[0].startswith("COCO_train2014")
 
 
 class Fitted:

@@ -34,6 +34,9 @@ _FILES = {
 }
 """File -> what it is, whether it is fetched where it is missing, and from where it comes."""
 
+ROOTS = {"VOC 2012": Path("data/VOC2012"), "COCO 2014": Path("data/COCO2014")}
+"""Data set of a row -> where it is looked for, if nobody says."""
+
 _STARTS = {"ImageNet": "resnet101.pth", "COCO pixel labels": "resnet101-coco.pth"}
 
 
@@ -100,7 +103,7 @@ def plan_of(row: Published, *, root: Path, weights: Path) -> Plan:
 
     Args:
         row: from `evaluation.published`.
-        root: VOC's folder.
+        root: the data set's folder.
         weights: folder of files of weights.
     """
     cannot = why_not(row)
@@ -113,7 +116,7 @@ def plan_of(row: Published, *, root: Path, weights: Path) -> Plan:
 
 
 def files_of(row: Published) -> list[str]:
-    """Names of the files of weights that a row of VOC needs."""
+    """Names of the files of weights that a row needs."""
     files = {
         "CLIP-ES": ["ViT-B-16.pt"],
         "CLIMS": ["ViT-B-32.pt", "resnet50.pth"],
@@ -139,7 +142,7 @@ def start_of(row: Published) -> str:
 
 
 def learns(row: Published) -> bool:
-    """Whether ``train_aug`` is looked at: all but CLIP-ES train, and every segmenter does."""
+    """Whether something is trained: all methods but CLIP-ES, and every segmenter."""
     return row.method != "CLIP-ES" or row.what == "segmenter"
 
 
@@ -155,9 +158,7 @@ def why_not(row: Published) -> str | None:
         if same:
             return f"it is a leaderboard's entry; the same number is reproduced as {same[0]}"
         return "it is a leaderboard's entry of which no recipe is published"
-    if row.data.startswith("COCO"):
-        return "its recipe on COCO 2014 is not laid out yet"
-    if row.data not in ("VOC 2012", "PaperWorld"):
+    if row.data not in (*ROOTS, "PaperWorld"):
         return f"no recipe for {row.data} is published"
     if row.name.endswith("/resnet38"):
         return "the kit has no DeepLabV1 on ResNet-38"
@@ -165,6 +166,15 @@ def why_not(row: Published) -> str | None:
 
 
 def _pictures(row: Published, root: Path) -> Iterator[Need]:
+    if row.data == "COCO 2014":
+        how = "data/README.md says how to lay COCO 2014 out; `download coco` does it"
+        for split in sorted({row.split, "train"} if learns(row) else {row.split}):
+            path = root / "annotations" / f"instances_{split}2014.json"
+            yield Need(path, f"labels and outlines of {split}", path.exists(), False, how)
+            places = [place / f"{split}2014" for place in (root, root / "images")]
+            there = any(place.is_dir() for place in places)
+            yield Need(places[0], f"photographs of {split}", there, False, how)
+        return
     how = "data/README.md says where VOC 2012 is and how to unpack it"
     sets = root / "ImageSets" / "Segmentation"
     needed = [(root / "JPEGImages", "photographs"), (root / "Annotations", "image-level labels")]
@@ -202,12 +212,13 @@ def _paper_steps(row: Published) -> Iterator[str]:
 
 
 def _steps(row: Published) -> Iterator[str]:
+    learned = "train" if row.data == "COCO 2014" else "train_aug"
     yield {
         "CLIP-ES": "softmax Grad-CAM of a frozen CLIP ViT-B/16, the reference preset",
-        "CLIMS": "a CAM on ResNet-50 learns from train_aug, then CLIMS trains it on with CLIP "
+        "CLIMS": f"a CAM on ResNet-50 learns from {learned}, then CLIMS trains it on with CLIP "
         f"ViT-B/32 (preset {clims_preset(row)})",
-        "SC-CAM": "a classifier on ResNet-38 learns from train_aug, then three rounds of clusters",
-        "CAM": f"a CAM on ResNet-{38 if row.name.startswith('psa/') else 50} learns from train_aug",
+        "SC-CAM": f"a classifier on ResNet-38 learns from {learned}, then three rounds of clusters",
+        "CAM": f"a CAM on ResNet-{38 if row.name.startswith('psa/') else 50} learns from {learned}",
     }[row.method]
     if row.what == "maps":
         yield f"maps of {row.split}, refinement {row.refinement}, background {row.background}"
@@ -218,7 +229,7 @@ def _steps(row: Published) -> Iterator[str]:
         yield f"masks of {row.split}: {walk}"
         return
     doubt = "; below 0.95 they become 255" if row.method == "CLIP-ES" else ""
-    yield f"pseudo masks of train_aug: {walk}{doubt}"
+    yield f"pseudo masks of {learned}: {walk}{doubt}"
     yield f"DeepLabV2 on ResNet-101 from {start_of(row)}, recipe {segmenter_preset(row)}"
     yield f"{row.split} at three sizes, the largest logit, dense CRF"
     if row.split == "test":

@@ -17,6 +17,7 @@ from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.commands.generate import MasksOf, made_masks
 from wsss_kit.commands.paper_chain import run_paper_chain
 from wsss_kit.commands.plans import (
+    ROOTS,
     Plan,
     affinity_of,
     clims_preset,
@@ -27,7 +28,7 @@ from wsss_kit.commands.plans import (
     why_not,
 )
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.data import LazySamples, load_voc, load_voc_masks
+from wsss_kit.data import LazySamples, load_coco, load_coco_masks, load_voc, load_voc_masks
 from wsss_kit.data.pictures import read_image
 from wsss_kit.evaluation import (
     BackgroundRule,
@@ -62,8 +63,12 @@ _RULES = {
     "the better of the powers 1 and 2": [BackgroundRule(power=p) for p in (1, 2)],
     "constant 0.15": [BackgroundRule(threshold=0.15)],
     "constant 0.2": [BackgroundRule(threshold=0.2)],
+    "not stated": [BackgroundRule(threshold=0.15)],  # of COCO: what CLIMS' README says
 }
 """What a published row of maps says of its background."""
+_CLIMS_COCO = {"otm": 2.0, "btm": 14.0, "cbs": 1.25, "reg": 0.2, "cbs_threshold": 0.285}
+_CLIMS_COCO_FIT = {"epochs": 8, "batch_size": 32, "learning_rate": 5e-4}
+"""Of CLIMS' released script for COCO, two GPUs of 16 pictures taken together."""
 _CROPS = {  # of training, with the range of the longer side before
     "CLIMS": {"crop": 512, "long_side": (320, 640)},
     "SC-CAM": {"crop": 224, "long_side": (256, 512)},
@@ -75,7 +80,7 @@ _CROPS = {  # of training, with the range of the longer side before
 def run_reproduce(
     name: str,
     *,
-    root: str | Path = "data/VOC2012",
+    root: str | Path | None = None,
     weights: str | Path = "data/weights",
     out: str | Path | None = None,
     seed: int = 0,
@@ -90,7 +95,7 @@ def run_reproduce(
 
     Args:
         name: of the row, see `evaluation.published_rows`.
-        root: VOC's folder, for its rows.
+        root: folder of VOC or COCO; None for the one below ``data/``.
         weights: folder of files of weights, under the names that the plan prints.
         out: folder of masks, weights and ``report.html``; None for one named after the row.
         seed: of what is trained.
@@ -112,7 +117,8 @@ def run_reproduce(
     for what, value in (("limit", limit), ("iterations", iterations)):
         if value is not None:
             check_count(what, value)
-    plan = plan_of(row, root=Path(root), weights=Path(weights))
+    root = ROOTS.get(row.data, Path()) if root is None else Path(root)
+    plan = plan_of(row, root=root, weights=Path(weights))
     print(plan)
     if plan_only:
         return {}
@@ -124,7 +130,7 @@ def run_reproduce(
         if row.data == "PaperWorld":
             run = run_paper_chain(row, folder, **options)
         else:
-            run = _run_voc(row, folder, Path(root), Path(weights), **options)
+            run = _run_photographs(row, folder, root, Path(weights), **options)
         return _finish(row, folder, run, trial=limit is not None or iterations is not None)
 
 
@@ -169,7 +175,7 @@ def _finish(row: Published, folder: Path, run: Run, *, trial: bool) -> dict[str,
     return dict(run.reports)
 
 
-def _run_voc(
+def _run_photographs(
     row: Published,
     folder: Path,
     root: Path,
@@ -180,12 +186,7 @@ def _run_voc(
     iterations: int | None,
     device: str,
 ) -> Run:
-    samples, target = load_voc(root, row.split, limit=limit), {}
-    if row.split == "test":  # VOC keeps its labels too, and a segmenter asks for none
-        samples = _without_labels(samples, root)
-    else:
-        target = load_voc_masks(root, row.split)
-    train = load_voc(root, "train_aug", limit=limit) if learns(row) else None
+    samples, target, train = _open(row, root, limit)
     made_by = {"row": row.name, "seed": seed, "limit": limit, "iterations": iterations}
     method = _method(row, train, folder, weights, seed=seed, device=device)
     if row.what == "maps":
@@ -214,6 +215,19 @@ def _run_voc(
     )
     net.save(folder / "segmenter")
     return _predicted(row, net, samples, target, folder, made_by)
+
+
+def _open(row: Published, root: Path, limit: int | None) -> tuple[LazySamples, Any, Any]:
+    """The scored pictures, their ground truth, and what is learned from, or None."""
+    if row.data == "COCO 2014":
+        train = load_coco(root, "train", limit=limit) if learns(row) else None
+        samples = load_coco(root, row.split, limit=limit)
+        return samples, load_coco_masks(root, row.split), train
+    train = load_voc(root, "train_aug", limit=limit) if learns(row) else None
+    samples = load_voc(root, row.split, limit=limit)
+    if row.split == "test":  # VOC keeps its labels too, and a segmenter asks for none
+        return _without_labels(samples, root), {}, train
+    return samples, load_voc_masks(root, row.split), train
 
 
 def _without_labels(samples: LazySamples, root: Path) -> LazySamples:
@@ -293,7 +307,9 @@ def _masks_of(
 ) -> MasksOf:
     """The recipe that makes a row's masks; CLIP-ES teaches only where it is sure."""
     if row.method == "CLIP-ES":
-        return partial(clip_es_masks, method=method, min_confidence=0.95 if teaches else None)
+        boxes = 0.7 if row.data == "COCO 2014" else 0.4
+        options = {"box_threshold": boxes, "min_confidence": 0.95 if teaches else None}
+        return partial(clip_es_masks, method=method, **options)
     recipes = {"CLIMS": clims_masks, "SC-CAM": sc_cam_masks, "CAM": cam_masks}
     return partial(recipes[row.method], method=method, affinity_net=net)
 
@@ -307,10 +323,11 @@ def _method(
     seed: int,
     device: str,
 ) -> CAMMethod:
-    """The fitted method: trained on ``train_aug``, resumed where it was stopped."""
+    """The fitted method: trained on ``train``, resumed where it was stopped."""
     if row.method == "CLIP-ES":
         clip = _clip("ViT-B-16", weights, device)
-        return CLIPES(clip, prompts=Prompts.voc(method="clip_es")).fit()
+        prompts = Prompts.coco if row.data == "COCO 2014" else Prompts.voc
+        return CLIPES(clip, prompts=prompts(method="clip_es")).fit()
     resume = {"seed": seed, "checkpoint": folder / "method-training"}
     if row.method == "SC-CAM":
         sc_cam = SCCAM("resnet38", weights=weights / "resnet38.pth", device=device)
@@ -324,8 +341,12 @@ def _method(
         return cam.fit(train, **_CROPS["CAM"], **resume)
     cam.fit(train, seed=seed, checkpoint=folder / "cam-training", **_CROPS["CAM"])
     clip, prompts = _clip("ViT-B-32", weights, device), Prompts.voc(method="clims")
-    clims = CLIMS(clip, cam, prompts=prompts, preset=clims_preset(row), device=device)
-    return clims.fit(train, **_CROPS["CLIMS"], **resume)
+    losses, training = {}, {}
+    if row.data == "COCO 2014":
+        prompts, losses, training = Prompts.coco(method="clims"), _CLIMS_COCO, _CLIMS_COCO_FIT
+    preset = clims_preset(row)
+    clims = CLIMS(clip, cam, prompts=prompts, preset=preset, device=device, **losses)
+    return clims.fit(train, **_CROPS["CLIMS"], **training, **resume)
 
 
 def _clip(name: str, weights: Path, device: str) -> FrozenCLIP:
