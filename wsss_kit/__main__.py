@@ -111,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--aug", action="store_true", help="of voc: SBD's masks and train_aug")
     download.add_argument("--keep", action="store_true", help="keep the archives")
 
+    check = commands.add_parser("check", help="what is wrong with a data set, before hours of work")
+    check.add_argument("data", choices=("voc", "coco", "pets", "folder", "paper"))
+    check.add_argument("--root", type=Path, help="default: where `download` puts it")
+    check.add_argument("--split", help="default: train_aug, train or trainval")
+    check.add_argument("--limit", type=_COUNT, help="only the first pictures")
+    check.add_argument("--workers", type=_COUNT, default=2, help="threads that decode")
+
     masks = commands.add_parser("masks", help="a data set to pseudo masks on disk, resumably")
     masks.add_argument("method", help="clip-es, or the file of a saved CAM, SC-CAM or CLIMS")
     masks.add_argument("--out", type=Path, required=True, help="folder to write to")
@@ -171,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors that a user can mend are printed without a traceback."""
     options = _parser().parse_args(arguments)
     try:
-        _COMMANDS[options.command](options)
+        return _COMMANDS[options.command](options) or 0
     except (ValueError, OSError, RuntimeError) as error:
         print(f"wsss_kit {options.command}: {error}", file=sys.stderr)
         return 2
@@ -186,7 +193,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             again = "goes on from what is written"
         print(f"\nstopped; the same command {again}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -230,6 +236,14 @@ def _download(options: argparse.Namespace) -> None:
 
     kept = {"sources": options.sources, "aug": options.aug, "keep": options.keep}
     download(options.name, options.out, **kept)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from wsss_kit.commands.check import run_check
+
+    given = {**vars(options)}
+    del given["command"]
+    return 1 if run_check(given.pop("data"), **given).errors else 0
 
 
 def _masks(options: argparse.Namespace) -> None:
@@ -286,6 +300,7 @@ _COMMANDS = {
     "demo": _demo,
     "baseline": _baseline,
     "download": _download,
+    "check": _check,
     "masks": _masks,
     "reproduce": _reproduce,
     "train": _train,

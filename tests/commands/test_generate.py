@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from wsss_kit.commands.generate import (
     MANIFEST,
@@ -202,6 +204,51 @@ print("ready", flush=True)
 options = {"made_by": {"recipe": "brightness"}, "batch_size": 4, "shown": False}
 write_masks(world, recipe, sys.argv[1], **options)
 """
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from wsss_kit.commands.generate import Soft, write_masks
+from wsss_kit.data import LazySamples
+from wsss_kit.data.pictures import picture_size, read_image
+
+folder = Path(sys.argv[1])
+files = {f"p{i}": folder / f"{i % 20}.jpg" for i in range(2000)}
+done, peak = [], {}
+
+def recipe(images, labels):
+    done.append(len(images))
+    if sum(done) in (200, 2000):
+        peak[sum(done)] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    maps = images.mean(1, keepdim=True).expand(-1, 2, -1, -1)
+    return Soft((3 * images.mean(1)).long(), maps)
+
+samples = LazySamples(
+    files,
+    image=lambda name: read_image(files[name]),
+    labels=lambda name: torch.ones(2),
+    classes=("cow", "dog"),
+    size=lambda name: picture_size(files[name]),
+)
+write_masks(samples, recipe, folder / "out", made_by={}, batch_size=8, shown=False)
+print(peak[200], peak[2000])
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_two_thousand_pictures(tmp_path):
+    """The peak after 200 pictures and after 2,000, VOC's size, maps kept."""
+    generator = np.random.default_rng(0)
+    for i in range(20):
+        pixels = generator.integers(0, 255, (375, 500, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.jpg")
+    command = [sys.executable, "-c", MEMORY, str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    early, late = map(int, found.stdout.split())
+    assert late < 1.05 * early, f"{early} kB after 200 pictures, {late} kB after 2,000"
 
 
 @pytest.mark.slow
