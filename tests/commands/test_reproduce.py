@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 
@@ -12,7 +13,7 @@ from PIL import Image
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.commands import reproduce
+from wsss_kit.commands import paper_chain, photograph_chain
 from wsss_kit.commands.plans import files_of, plan_of, why_not
 from wsss_kit.commands.reproduce import rows_text, run_reproduce
 from wsss_kit.evaluation import published, published_rows
@@ -53,7 +54,7 @@ def random_clip(monkeypatch):
         model = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text, quick_gelu=True)
         return FrozenCLIP(model, open_clip.get_tokenizer("ViT-B-16-quickgelu"))
 
-    monkeypatch.setattr(reproduce, "load_clip", load)
+    monkeypatch.setattr(photograph_chain, "load_clip", load)
     return asked
 
 
@@ -67,7 +68,7 @@ def small_segmenter(monkeypatch):
         kept = {name: options[name] for name in ("taught_by", "iterations", "seed", "checkpoint")}
         return train_segmenter(samples, masks, batch_size=2, device="cpu", **kept)
 
-    monkeypatch.setattr(reproduce, "train_segmenter", train)
+    monkeypatch.setattr(photograph_chain, "train_segmenter", train)
     return asked
 
 
@@ -146,7 +147,7 @@ def test_clip_es_on_a_small_voc(name, background, refinement, places, random_cli
 def test_masks_are_not_made_twice(places, random_clip, monkeypatch):
     run = {"name": "clip-es/train/crf", **places, "device": "cpu"}
     first = run_reproduce(**run)
-    monkeypatch.setattr(reproduce, "_masks_of", lambda *_, **__: None)
+    monkeypatch.setattr(photograph_chain, "_masks_of", lambda *_, **__: None)
     again = run_reproduce(**run)
     assert again["masks"].mean_iou == first["masks"].mean_iou
     with pytest.raises(ValueError, match="made otherwise"):
@@ -206,7 +207,7 @@ def test_coco_has_its_own_box_threshold_and_classes(
         asked.append(options["box_threshold"])
         return clip_es_masks(images, labels, **options)
 
-    monkeypatch.setattr(reproduce, "clip_es_masks", recipe)
+    monkeypatch.setattr(photograph_chain, "clip_es_masks", recipe)
     (report,) = run_reproduce("clip-es/coco-val", **coco, iterations=1, device="cpu").values()
     assert report.names == ("COCO_val2014_0", "COCO_val2014_1") and set(asked) == {0.7}
     assert len(report.classes) == 81 and report.protocol.data == "COCO 2014"
@@ -216,7 +217,7 @@ def test_coco_has_its_own_box_threshold_and_classes(
 def test_clims_on_coco_has_its_own_weights(coco, random_clip, monkeypatch):
     Fitted.made = []
     for kind in ("CAM", "CLIMS"):
-        monkeypatch.setattr(reproduce, kind, type(kind, (Fitted,), {}))
+        monkeypatch.setattr(photograph_chain, kind, type(kind, (Fitted,), {}))
     (report,) = run_reproduce("clims-later/coco-train/maps", **coco, device="cpu").values()
     clims = Fitted.made[-1]
     assert clims.options["btm"] == 14 and clims.options["cbs_threshold"] == 0.285
@@ -266,8 +267,8 @@ def test_what_is_trained_learns_from_train_aug_by_its_recipe(
 ):
     Fitted.made, Fixed.read = [], []
     for kind in ("CAM", "SCCAM", "CLIMS"):
-        monkeypatch.setattr(reproduce, kind, type(kind, (Fitted,), {}))
-    monkeypatch.setattr(reproduce, "AffinityNet", Fixed)
+        monkeypatch.setattr(photograph_chain, kind, type(kind, (Fitted,), {}))
+    monkeypatch.setattr(photograph_chain, "AffinityNet", Fixed)
     (report,) = run_reproduce(name, **places, device="cpu").values()
     assert [type(method).__name__ for method in Fitted.made] == kinds
     assert Fixed.read == ([affinity] if affinity else [])
@@ -305,3 +306,11 @@ def test_the_other_methods_of_the_embedded_world(method, tmp_path):
     options = {"out": tmp_path / "out", "limit": 2, "iterations": 1, "device": "cpu"}
     reports = run_reproduce(f"paper/{method}", **options)
     assert len(reports) == 4 and reports["maps"].protocol.preset == "clean"
+
+
+def test_another_seed_trains_the_method_first(tmp_path, monkeypatch):
+    few = functools.partial(paper_chain.train_paper_sc_cam, n_train=16, n_val=2)
+    monkeypatch.setattr(paper_chain, "train_paper_sc_cam", few)
+    options = {"out": tmp_path / "out", "limit": 2, "iterations": 1, "device": "cpu"}
+    reports = run_reproduce("paper/sc-cam", seed=1, **options)
+    assert len(reports) == 4 and (tmp_path / "out" / "method" / "sc-cam.safetensors").exists()

@@ -125,7 +125,7 @@ def files_of(row: Published) -> list[str]:
     }[row.method]
     affinity = affinity_of(row)
     files += [affinity] if affinity else []
-    return files + ([_STARTS[start_of(row)]] if row.what == "segmenter" else [])
+    return files + ([start_file(row)] if row.what == "segmenter" else [])
 
 
 def affinity_of(row: Published) -> str | None:
@@ -139,6 +139,11 @@ def affinity_of(row: Published) -> str | None:
 def start_of(row: Published) -> str:
     """What a segmenter begins with; ImageNet where nobody says."""
     return row.start if row.start in _STARTS else "ImageNet"
+
+
+def start_file(row: Published) -> str:
+    """Name of the file of weights that a segmenter begins with."""
+    return _STARTS[start_of(row)]
 
 
 def learns(row: Published) -> bool:
