@@ -136,6 +136,17 @@ def _parser() -> argparse.ArgumentParser:
     masks.add_argument("--limit", type=_COUNT, help="only the first pictures")
     masks.add_argument("--device", type=_device, help="default: CUDA where there is one")
 
+    evaluate = commands.add_parser("evaluate", help="masks on disk against ground truth")
+    evaluate.add_argument("folder", type=Path, help="that `masks` wrote, or one of NAME.png")
+    evaluate.add_argument(
+        "--data", choices=("voc", "coco", "pets", "folder", "paper"), default="voc"
+    )
+    evaluate.add_argument("--root", type=Path, help="default: where `download` puts it")
+    evaluate.add_argument("--split", help="default: train_aug, train or trainval")
+    evaluate.add_argument("--limit", type=_COUNT, help="only the first pictures")
+    evaluate.add_argument("--row", help="a published number to stand beside, see `reproduce`")
+    evaluate.add_argument("--out", type=Path, help="default: report.html in the folder")
+
     reproduce = commands.add_parser(
         "reproduce", help="a published number measured again; without a name, which there are"
     )
@@ -246,6 +257,14 @@ def _check(options: argparse.Namespace) -> int:
     return 1 if run_check(given.pop("data"), **given).errors else 0
 
 
+def _evaluate(options: argparse.Namespace) -> None:
+    from wsss_kit.commands.evaluate import run_evaluate
+
+    given = {**vars(options)}
+    del given["command"]
+    run_evaluate(**given)
+
+
 def _masks(options: argparse.Namespace) -> None:
     from wsss_kit.commands.masks import run_masks, said
 
@@ -302,6 +321,7 @@ _COMMANDS = {
     "download": _download,
     "check": _check,
     "masks": _masks,
+    "evaluate": _evaluate,
     "reproduce": _reproduce,
     "train": _train,
     "bench": _bench,

@@ -16,8 +16,9 @@ from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.clip import load_clip
 from wsss_kit.commands import masks as module
+from wsss_kit.commands.datasets import open_samples
 from wsss_kit.commands.generate import read_maps, read_masks
-from wsss_kit.commands.masks import open_samples, run_masks
+from wsss_kit.commands.masks import run_masks
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.notebook_data import make_clip_es, open_data

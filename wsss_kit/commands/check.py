@@ -14,19 +14,12 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.commands.masks import FOLDERS, open_samples
-from wsss_kit.data import (
-    load_coco_masks,
-    load_folder_masks,
-    load_pets_masks,
-    load_voc_masks,
-)
+from wsss_kit.commands.datasets import open_masks, open_samples
 from wsss_kit.training import progress
 
 SMALL = 32
 """Sides in pixels below which a picture is remarked on."""
 _SHOWN = 5
-_MASKS = {"voc": load_voc_masks, "coco": load_coco_masks, "pets": load_pets_masks}
 
 
 @dataclass
@@ -184,27 +177,13 @@ def run_check(
     """Check a data set by its name on the command line, and print what was found.
 
     Args:
-        data: see `masks.open_samples`.
-        root: see `masks.open_samples`.
-        split: see `masks.open_samples`.
+        data: see `datasets.open_samples`.
+        root: see `datasets.open_samples`.
+        split: see `datasets.open_samples`.
         limit: only the first so many pictures.
         workers: threads that decode.
     """
     samples = open_samples(data, root, split, limit)
-    found = check_data(samples, _masks_of(data, root, samples), workers=workers)
+    found = check_data(samples, open_masks(data, root, samples), workers=workers)
     print(found)
     return found
-
-
-def _masks_of(
-    data: str, root: str | Path | None, samples: Sequence[Sample]
-) -> Mapping[str, Tensor] | None:
-    """Ground truth where there is some."""
-    if data == "paper":
-        return samples.masks
-    try:
-        if data == "folder":
-            return load_folder_masks(root)
-        return _MASKS[data](FOLDERS[data] if root is None else root, samples.split)
-    except FileNotFoundError:
-        return None  # a data set without masks can be trained on

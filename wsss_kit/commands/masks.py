@@ -12,10 +12,10 @@ from torch import Tensor
 from wsss_kit.checks import check_count, check_positive, check_probability, check_word
 from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.clip import load_clip
+from wsss_kit.commands.datasets import SPLITS, open_samples
 from wsss_kit.commands.generate import MasksOf, Soft, Written, write_masks
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.crf import crf_of_present
-from wsss_kit.data import load_coco, load_folder, load_pets, load_voc
 from wsss_kit.evaluation import BackgroundRule
 from wsss_kit.files import load_model, weights_path
 from wsss_kit.masks import scores_to_masks
@@ -24,43 +24,11 @@ from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
-from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import cam_maps, clip_es_crf, clip_es_maps
 
-FOLDERS = {"voc": "data/VOC2012", "coco": "data/COCO2014", "pets": "data/pets"}
-SPLITS = {"voc": "train_aug", "coco": "train", "pets": "trainval", "paper": "train"}
 _KINDS = {"CAM": CAM, "SC-CAM": SCCAM, "CLIMS": CLIMS}
 _THRESHOLD = 0.15  # of a trained method's maps, in the papers' evaluations
-
-
-def open_samples(
-    data: str, root: str | Path | None = None, split: str | None = None, limit: int | None = None
-) -> Sequence[Sample]:
-    """Samples of a data set by its name on the command line.
-
-    Args:
-        data: ``"voc"``, ``"coco"``, ``"pets"``, ``"folder"`` or ``"paper"``.
-        root: its folder; None for the one below ``data/``.
-        split: None for the one that pseudo masks are made of.
-        limit: only the first so many pictures; of ``"paper"`` how many, 200 if None.
-
-    Raises:
-        ValueError: for another name, or a folder of one's own without ``root``.
-        FileNotFoundError: if the data is not there, with the layout that was expected.
-    """
-    check_word("the data", data, ("voc", "coco", "pets", "folder", "paper"))
-    if limit is not None:
-        check_count("limit", limit)
-    split = SPLITS.get(data) if split is None else split
-    if data == "paper":
-        return PaperWorld(limit or 200, split=split)
-    if data == "folder":
-        if root is None:
-            raise ValueError("a folder of your own needs --root, expected where labels.csv lies")
-        return load_folder(root)[:limit]
-    load = {"voc": load_voc, "coco": load_coco, "pets": load_pets}[data]
-    return load(FOLDERS[data] if root is None else root, split, limit=limit)
 
 
 def run_masks(
@@ -90,9 +58,9 @@ def run_masks(
     Args:
         method: ``"clip-es"``, or the path of a CAM, SC-CAM or CLIMS that was saved.
         out: folder to write into, see `generate.write_masks`.
-        data: see `open_samples`.
-        root: see `open_samples`.
-        split: see `open_samples`.
+        data: see `datasets.open_samples`.
+        root: see `datasets.open_samples`.
+        split: see `datasets.open_samples`.
         clip: of CLIP-ES: open_clip's name; None for ViT-B/16, or the tiny one with ``"paper"``.
         clip_weights: of CLIP-ES: a file, or None for OpenAI's.
         threshold: constant background; None for the published one of the method, as ``power``.
