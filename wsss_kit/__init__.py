@@ -5,7 +5,9 @@ The public names below stand in the order of that line.
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
+from wsss_kit import data
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.cam import (
     class_activation_maps,
@@ -17,16 +19,7 @@ from wsss_kit.cam import (
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, PAPER_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.crf import crf_of_present, dense_crf, pamr, pamr_of_present
-from wsss_kit.data import (
-    load_coco,
-    load_coco_masks,
-    load_folder,
-    load_folder_masks,
-    load_pets,
-    load_pets_masks,
-    load_voc,
-    load_voc_masks,
-)
+from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
 from wsss_kit.evaluation import (
     BackgroundRule,
     ConfusionMatrix,
@@ -58,6 +51,9 @@ from wsss_kit.recipes import (
     sc_cam_masks,
 )
 from wsss_kit.segmentation import Segmenter, train_segmenter
+
+if TYPE_CHECKING:
+    from wsss_kit.data import load_coco, load_coco_masks, load_pets, load_pets_masks
 
 # Where these modules were before they had folders: copies of the first notebooks keep running.
 sys.modules[f"{__name__}.background"], sys.modules[f"{__name__}.canvas"] = background, canvas
@@ -119,3 +115,9 @@ __all__ = [
     "train_segmenter",
     "upsample",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in data._LATE:  # readers that are loaded when they are first asked for
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(data, name)

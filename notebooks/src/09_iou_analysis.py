@@ -85,9 +85,14 @@ crf_of["CLIP-ES"] = partial(clip_es_crf, method=clip_es)
 rules = [rule for rule in CRF_RULES if rule.threshold is not None]
 chosen, reports = {}, {}
 for name, of in maps_of.items():
-    refinement = "attention affinity, dense CRF" if name == "CLIP-ES" else "dense CRF"
+    method = methods.get(name, clip_es)
     chosen[name], reports[name] = data.score(
-        of, rules=rules, refine=crf_of[name], refinement=refinement, shown=False
+        of,
+        rules=rules,
+        refine=crf_of[name],
+        refinement="attention affinity, dense CRF" if name == "CLIP-ES" else "dense CRF",
+        preset=method.preset,
+        shown=False,
     )
 masks = {name: found.masks for name, found in chosen.items()}
 

@@ -135,6 +135,7 @@ def test_clip_es_on_a_small_voc(name, background, refinement, places, random_cli
     (report,) = run_reproduce(name, **places, device="cpu").values()
     assert report.protocol.background.startswith(background)
     assert report.protocol.refinement.startswith(refinement)
+    assert report.protocol.preset == "reference"
     assert report.names == ("train_0", "train_1") and len(report.classes) == 21
     assert random_clip == [("ViT-B-16-quickgelu", str(places["weights"] / "ViT-B-16.pt"))]
     page = (places["out"] / "report.html").read_text(encoding="utf-8")
@@ -159,6 +160,7 @@ def test_a_segmenter_learns_from_train_aug_where_clip_es_is_sure(
 ):
     (report,) = run_reproduce("clip-es/val/imagenet", **places, iterations=2, device="cpu").values()
     assert report.names == ("val_0", "val_1")
+    assert report.protocol.preset == "clip_es_imagenet"
     assert small_segmenter["network"] == "deeplab_v2"
     assert small_segmenter["preset"] == "clip_es_imagenet"
     assert small_segmenter["weights"] == places["weights"] / "resnet101.pth"
@@ -286,6 +288,7 @@ def test_the_embedded_world_runs_whole(tmp_path, capsys):
     assert list(reports) == ["maps", "masks", "segmenter", "segmenter, CRF"]
     assert all(report.protocol.n_images == 4 for report in reports.values())
     assert reports["masks"].protocol.refinement == "attention affinity, dense CRF"
+    assert "not stated" not in " ".join(str(report.protocol) for report in reports.values())
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "what each class spills onto" in page and "maps to masks" in page
     assert "published: " in capsys.readouterr().out

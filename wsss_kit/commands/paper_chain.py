@@ -104,7 +104,8 @@ def run_paper_chain(
     for step, crf in (("segmenter", False), ("segmenter, CRF", True)):
         masks[step] = net.predict_all(data.test, flip=True, crf=crf)
         refinement = "dense CRF" if crf else "none"
-        reports[step] = data.evaluate(masks[step], background="learned", refinement=refinement)
+        stated = {"background": "learned", "preset": "small segmenter"}
+        reports[step] = data.evaluate(masks[step], refinement=refinement, **stated)
     return Run(reports, masks, data.test, target, net.losses_, _notes(row, data))
 
 

@@ -101,7 +101,8 @@ def run_photographs(
     if row.what == "masks":
         recipe = _masks_of(row, method, net, teaches=False)
         masks = made_masks(samples, recipe, folder / "masks", made_by=made_by)
-        reports = {"masks": _report(row, masks, samples, target, background=row.background)}
+        stated = {"background": row.background, "preset": method.preset}
+        reports = {"masks": _report(row, masks, samples, target, **stated)}
         return Run(reports, {"masks": masks}, samples, target)
     recipe = _masks_of(row, method, net, teaches=True)
     taught = made_masks(train, recipe, folder / "pseudo-masks", made_by=made_by)
@@ -163,7 +164,8 @@ def _predicted(
         where = folder / "predicted" / "masks"
         said = f"{where} holds the masks of test, to be handed in to VOC's server"
         return Run({}, {}, samples, target, net.losses_, [said])
-    reports = {"segmenter": _report(row, masks, samples, target, background="learned")}
+    stated = {"background": "learned", "preset": segmenter_preset(row)}
+    reports = {"segmenter": _report(row, masks, samples, target, **stated)}
     return Run(reports, {"segmenter": masks}, samples, target, net.losses_)
 
 
@@ -191,19 +193,20 @@ def _score_maps(
 
     masks = made_masks(samples, by_rule, folder / "masks", made_by=made_by)
     said = row.background if len(rules) == 1 else f"{row.background}: {rule}"
-    reports = {"maps": _report(row, masks, samples, target, background=said)}
+    stated = {"background": said, "preset": method.preset}
+    reports = {"maps": _report(row, masks, samples, target, **stated)}
     return Run(reports, {"maps": masks}, samples, target, notes=notes)
 
 
 def _report(
-    row: Published, masks: Any, samples: Sequence[Sample], target: Any, *, background: str
+    row: Published, masks: Any, samples: Sequence[Sample], target: Any, **stated: str
 ) -> Report:
-    stated = {"background": background, "refinement": row.refinement}
+    """The report under the row's refinement; ``stated`` are background and preset."""
     return evaluate(
         masks,
         {name: target[name] for name in samples.names},
         classes=samples.classes,
-        protocol=Protocol(row.data, row.split, **stated),
+        protocol=Protocol(row.data, row.split, refinement=row.refinement, **stated),
     )
 
 

@@ -4,6 +4,8 @@
 one number between maps and masks.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from wsss_kit.evaluation.background import (
     CONSTANTS,
     CRF_RULES,
@@ -24,17 +26,19 @@ from wsss_kit.evaluation.error_kinds import (
     error_map,
     error_shares,
 )
-from wsss_kit.evaluation.gap import Gap, Reason, explain_gap
-from wsss_kit.evaluation.published import (
-    Published,
-    beside_published,
-    differences,
-    published,
-    published_rows,
-)
 from wsss_kit.evaluation.report import Protocol, Report
 from wsss_kit.evaluation.scoring import evaluate
 from wsss_kit.evaluation.sources import error_sources, spills
+
+if TYPE_CHECKING:
+    from wsss_kit.evaluation.gap import Gap, Reason, explain_gap
+    from wsss_kit.evaluation.published_numbers import (
+        Published,
+        beside_published,
+        differences,
+        published,
+        published_rows,
+    )
 
 __all__ = [
     "CONSTANTS",
@@ -70,3 +74,20 @@ __all__ = [
     "spills",
     "sweep_background",
 ]
+
+_LATE = {
+    **dict.fromkeys(("Gap", "Reason", "explain_gap"), "gap"),
+    **dict.fromkeys(
+        ("Published", "beside_published", "differences", "published", "published_rows"),
+        "published_numbers",
+    ),
+}
+"""Name -> its module, which is loaded when the name is first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)

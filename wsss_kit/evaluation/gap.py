@@ -9,7 +9,7 @@ import numpy as np
 
 from wsss_kit.evaluation.bootstrap import mean_of
 from wsss_kit.evaluation.error_kinds import ERROR_KINDS
-from wsss_kit.evaluation.published import Published, differences
+from wsss_kit.evaluation.published_numbers import Published, differences
 from wsss_kit.evaluation.report import Report
 from wsss_kit.prompts import Prompts
 

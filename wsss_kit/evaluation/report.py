@@ -195,13 +195,13 @@ refinement: not stated, preset: not stated, scored: all classes
         return frame
 
     def beside_published(self, method: str, what: str | None = None) -> pd.DataFrame:
-        """Ours, published, and whether the two protocols agree; see `published.beside_published`.
+        """Ours, published, and whether the two protocols agree; see `evaluation.beside_published`.
 
         Args:
             method: ``"CAM"``, ``"SC-CAM"``, ``"CLIMS"`` or ``"CLIP-ES"``.
             what: ``"maps"``, ``"masks"`` or ``"segmenter"``; None for all.
         """
-        from wsss_kit.evaluation.published import beside_published
+        from wsss_kit.evaluation.published_numbers import beside_published
 
         return beside_published(self, method=method, what=what)
 

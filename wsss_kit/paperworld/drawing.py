@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from wsss_kit.classes import IGNORE_INDEX, PAPER_CLASSES
 from wsss_kit.paperworld.dice import Dice
@@ -112,6 +112,8 @@ def _cut(image: NDArray[np.float32], hole: Hole) -> None:
 def _things(
     scene: Scene, dice: Dice, canvas: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    from PIL import ImageDraw  # brings fonts, which `import wsss_kit` need not wait for
+
     side = len(canvas)
     picture, code_map = Image.fromarray(canvas), Image.new("L", (side, side))
     windows = []

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from PIL import ImageDraw
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]

@@ -8,17 +8,20 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.evaluation import ERROR_KINDS
 from wsss_kit.plot.canvas import class_colours
 from wsss_kit.plot.panels import IGNORED, grey
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 
 class Style(NamedTuple):
@@ -196,6 +199,7 @@ def write_names(
     Returns:
         (h, w, 3) float32.
     """
+    from PIL import ImageDraw
     from scipy import ndimage
 
     image = Image.fromarray((255 * pixels).round().astype(np.uint8))
@@ -293,4 +297,6 @@ def css_of(style: Style) -> str:
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    from PIL import ImageFont
+
     return ImageFont.load_default(13)
