@@ -5,9 +5,8 @@ The public names below stand in the order of that line.
 """
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from wsss_kit import data
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.cam import (
     class_activation_maps,
@@ -32,6 +31,7 @@ from wsss_kit.evaluation import (
     predict_masks,
     sweep_background,
 )
+from wsss_kit.late import late_names
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod, MethodOutput
 from wsss_kit.methods.cam import CAM
@@ -116,8 +116,6 @@ __all__ = [
     "upsample",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in data._LATE:  # readers that are loaded when they are first asked for
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(data, name)
+__getattr__ = late_names(
+    __name__, {"data": ("load_coco", "load_coco_masks", "load_pets", "load_pets_masks")}
+)

@@ -29,6 +29,7 @@ def _number(kind: type, least: float, most: float = math.inf) -> Callable[[str],
 
 _COUNT, _WHOLE, _SHARE = _number(int, 1), _number(int, 0), _number(float, 0, 1)
 _POSITIVE = _number(float, 1e-6)
+_DATA = ("voc", "coco", "pets", "folder", "paper")
 
 
 _TAKES = {
@@ -112,18 +113,15 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--keep", action="store_true", help="keep the archives")
 
     check = commands.add_parser("check", help="what is wrong with a data set, before hours of work")
-    check.add_argument("data", choices=("voc", "coco", "pets", "folder", "paper"))
-    check.add_argument("--root", type=Path, help="default: where `download` puts it")
-    check.add_argument("--split", help="default: train_aug, train or trainval")
-    check.add_argument("--limit", type=_COUNT, help="only the first pictures")
+    check.add_argument("data", choices=_DATA)
+    _add_data(check)
     check.add_argument("--workers", type=_COUNT, default=2, help="threads that decode")
 
     masks = commands.add_parser("masks", help="a data set to pseudo masks on disk, resumably")
     masks.add_argument("method", help="clip-es, or the file of a saved CAM, SC-CAM or CLIMS")
     masks.add_argument("--out", type=Path, required=True, help="folder to write to")
-    masks.add_argument("--data", choices=("voc", "coco", "pets", "folder", "paper"), default="voc")
-    masks.add_argument("--root", type=Path, help="default: where `download` puts it")
-    masks.add_argument("--split", help="default: train_aug, train or trainval")
+    masks.add_argument("--data", choices=_DATA, default="voc")
+    _add_data(masks)
     masks.add_argument("--clip", help="of clip-es: open_clip's name (ViT-B-16-quickgelu)")
     masks.add_argument("--clip-weights", type=Path, help="of clip-es: a file (OpenAI's)")
     masks.add_argument("--threshold", type=_SHARE, help="constant background")
@@ -133,25 +131,24 @@ def _parser() -> argparse.ArgumentParser:
     masks.add_argument("--maps", action="store_true", help="keep soft maps too")
     masks.add_argument("--batch-size", type=_COUNT, default=1, help="pictures of equal size")
     masks.add_argument("--workers", type=_COUNT, default=2, help="threads that decode")
-    masks.add_argument("--limit", type=_COUNT, help="only the first pictures")
     masks.add_argument("--device", type=_device, help="default: CUDA where there is one")
 
     evaluate = commands.add_parser("evaluate", help="masks on disk against ground truth")
     evaluate.add_argument("folder", type=Path, help="that `masks` wrote, or one of NAME.png")
-    evaluate.add_argument(
-        "--data", choices=("voc", "coco", "pets", "folder", "paper"), default="voc"
-    )
-    evaluate.add_argument("--root", type=Path, help="default: where `download` puts it")
-    evaluate.add_argument("--split", help="default: train_aug, train or trainval")
-    evaluate.add_argument("--limit", type=_COUNT, help="only the first pictures")
+    evaluate.add_argument("--data", choices=_DATA, default="voc")
+    _add_data(evaluate)
     evaluate.add_argument("--row", help="a published number to stand beside, see `reproduce`")
     evaluate.add_argument("--out", type=Path, help="default: report.html in the folder")
 
     reproduce = commands.add_parser(
         "reproduce", help="a published number measured again; without a name, which there are"
     )
-    reproduce.add_argument("row", nargs="?", help="such as clip-es/train/crf, or paper/clip-es")
-    reproduce.add_argument("--plan", action="store_true", help="say what it needs, and stop")
+    reproduce.add_argument(
+        "name", metavar="ROW", nargs="?", help="such as clip-es/train/crf, or paper/clip-es"
+    )
+    reproduce.add_argument(
+        "--plan", dest="plan_only", action="store_true", help="say what it needs, and stop"
+    )
     reproduce.add_argument("--root", type=Path, help="default: data/VOC2012 or data/COCO2014")
     reproduce.add_argument(
         "--weights", type=Path, default=Path("data/weights"), help="folder of files of weights"
@@ -183,6 +180,13 @@ def _parser() -> argparse.ArgumentParser:
         help="of paper-trunk: weights of a tiny CLIP (the package's trunk had one of --torn 0)",
     )
     return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """Which part of a data set: what `commands.datasets.open_samples` takes."""
+    parser.add_argument("--root", type=Path, help="default: where `download` puts it")
+    parser.add_argument("--split", help="default: train_aug, train or trainval")
+    parser.add_argument("--limit", type=_COUNT, help="only the first pictures")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -242,54 +246,46 @@ def _bench(options: argparse.Namespace) -> None:
     )
 
 
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """What was said, for a function that takes it by the same names."""
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    if "device" in given:
+        given["device"] = given["device"] or "auto"
+    return given
+
+
 def _download(options: argparse.Namespace) -> None:
     from wsss_kit.commands.download import download
 
-    kept = {"sources": options.sources, "aug": options.aug, "keep": options.keep}
-    download(options.name, options.out, **kept)
+    given = _given(options)
+    download(given.pop("name"), given.pop("out"), **given)
 
 
 def _check(options: argparse.Namespace) -> int:
     from wsss_kit.commands.check import run_check
 
-    given = {**vars(options)}
-    del given["command"]
-    return 1 if run_check(given.pop("data"), **given).errors else 0
+    return 1 if run_check(**_given(options)).errors else 0
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from wsss_kit.commands.evaluate import run_evaluate
 
-    given = {**vars(options)}
-    del given["command"]
-    run_evaluate(**given)
+    run_evaluate(**_given(options))
 
 
 def _masks(options: argparse.Namespace) -> None:
     from wsss_kit.commands.masks import run_masks, said
 
-    given = {**vars(options), "device": options.device or "auto"}
-    del given["command"]
-    print(said(run_masks(**given), options.out))
+    print(said(run_masks(**_given(options)), options.out))
 
 
 def _reproduce(options: argparse.Namespace) -> None:
     from wsss_kit.commands.reproduce import rows_text, run_reproduce
 
-    if options.row is None:
+    if options.name is None:
         print(rows_text())
         return
-    run_reproduce(
-        options.row,
-        root=options.root,
-        weights=options.weights,
-        out=options.out,
-        seed=options.seed,
-        limit=options.limit,
-        iterations=options.iterations,
-        device=options.device or "auto",
-        plan_only=options.plan,
-    )
+    run_reproduce(**_given(options))
 
 
 def _train(options: argparse.Namespace) -> None:

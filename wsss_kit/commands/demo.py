@@ -9,17 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from wsss_kit.checks import check_count
-from wsss_kit.clip import load_clip
+from wsss_kit.commands.paper_methods import Ready, ready, ready_clip_es
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.crf import crf_of_present
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES, POWERS, Report, score_chosen_rule
-from wsss_kit.evaluation.background import MapsOf, Refine
+from wsss_kit.evaluation.background import MapsOf
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
@@ -28,8 +26,6 @@ from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import iou_bars, show_cams, show_masks, show_samples
 from wsss_kit.plot.page import table_text, write_report
-from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import cam_maps, clip_es_crf, clip_es_maps
 
 _METHODS = ("CAM", "SC-CAM", "CLIMS", "CLIP-ES")
 """In the order of the table."""
@@ -38,30 +34,14 @@ _RULES_WITH_CRF = tuple(rule for rule in CRF_RULES if rule.threshold is not None
 _EXAMPLES = 4  # the first pictures of the test split: not chosen
 
 
-class _Method(NamedTuple):
-    """A fitted method, and what two rows of the table do with the pictures."""
-
-    fitted: CAMMethod
-    maps_of: MapsOf
-    crf: Refine = crf_of_present
-    walk: str | None = None
-
-
-def _plain_cam(train: PaperWorld, seed: int, folder: Path) -> _Method:
+def _plain_cam(train: PaperWorld, seed: int, folder: Path) -> Ready:
     cam = CAM("paper", weights="web", scales=(1.0, 1.5), preset="clean", device="cpu")
     cam.fit(train, train_backbone=False, seed=seed).save(folder / "cam")
-    return _Method(cam, partial(cam_maps, method=cam))
+    return ready(cam)
 
 
-def _shipped(kind: type[CAMMethod]) -> _Method:
-    method = kind.load("paper", device="cpu")
-    return _Method(method, partial(cam_maps, method=method))
-
-
-def _clip_es() -> _Method:
-    method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
-    maps_of, crf = (partial(step, method=method) for step in (clip_es_maps, clip_es_crf))
-    return _Method(method, maps_of, crf, "attention affinity")
+def _shipped(kind: type[CAMMethod]) -> Ready:
+    return ready(kind.load("paper", device="cpu"))
 
 
 class _Remembered:
@@ -122,7 +102,7 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
     )
     makers = {  # those that take longest first
         "CAM": partial(_plain_cam, train, seed, folder),
-        "CLIP-ES": _clip_es,
+        "CLIP-ES": ready_clip_es,
         "SC-CAM": partial(_shipped, SCCAM),
         "CLIMS": partial(_shipped, CLIMS),
     }
@@ -145,8 +125,8 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
 
 
 def _score_all(
-    makers: Mapping[str, Callable[[], _Method]], val: PaperWorld, test: PaperWorld
-) -> tuple[dict[str, _Method], dict[str, dict[str, Tensor]], dict[str, Report]]:
+    makers: Mapping[str, Callable[[], Ready]], val: PaperWorld, test: PaperWorld
+) -> tuple[dict[str, Ready], dict[str, dict[str, Tensor]], dict[str, Report]]:
     """Make and score every method, each in a thread: one operation is too small for two.
 
     Stopped from the keyboard, all threads end with the batch that they are at.
@@ -174,11 +154,11 @@ def _score_all(
 
 def _score(
     name: str,
-    make: Callable[[], _Method],
+    make: Callable[[], Ready],
     val: PaperWorld,
     test: PaperWorld,
     stopped: Event,
-) -> tuple[_Method, dict[str, tuple[dict[str, Tensor], Report]]]:
+) -> tuple[Ready, dict[str, tuple[dict[str, Tensor], Report]]]:
     """A method and its two rows, without and with the CRF: masks of ``test``, their report."""
     method = make()
     maps_of, scored = _Remembered(method.maps_of, stopped), {}
@@ -186,7 +166,6 @@ def _score(
         (f"{name}, no CRF", None, CONSTANTS + POWERS),
         (name, method.crf, _RULES_WITH_CRF),
     ):
-        steps = (method.walk, "dense CRF" if refine else None)
         scored[row] = score_chosen_rule(
             maps_of,
             val,
@@ -194,7 +173,7 @@ def _score(
             rules=rules,
             preset=method.fitted.preset,
             refine=refine,
-            refinement=", ".join(filter(None, steps)) or "none",
+            refinement=method.refinement(crf=refine is not None),
             what=row,
         )
     return method, scored

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from wsss_kit.checks import check_word
+from wsss_kit.commands.datasets import FOLDERS, open_samples
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.data import load_coco, load_pets, load_voc
 from wsss_kit.data.fetch import Archive, fetch, unpack
 from wsss_kit.data.pictures import mask_png
 from wsss_kit.files import write_whole
@@ -73,12 +73,8 @@ _SBD = Archive(
     ),
     md5="82b4d87ceb2ed10f6038a1cba92111cb",
 )
-FOLDERS = {"voc": "data/VOC2012", "coco": "data/COCO2014", "pets": "data/pets"}
-_LOAD = {
-    "voc": lambda root: load_voc(root, "train"),
-    "coco": lambda root: load_coco(root, "val"),
-    "pets": load_pets,
-}
+_READ = {"voc": "train", "coco": "val", "pets": "trainval"}
+"""The split whose first picture is read at the end."""
 
 
 def download(
@@ -121,7 +117,7 @@ def download(
             part = _Part(_SBD, to="SBD", strip=2, only=("train.txt", "val.txt", "cls/"))
             _place(part, folder, sources, keep=keep, shown=shown)
             add_train_aug(folder, shown=shown)
-        samples = _LOAD[name](folder)
+        samples = open_samples(name, folder, _READ[name])
         print(f"{folder} holds {name}: {len(samples)} pictures of {samples.split}, the first is")
         print(f"  {samples[0].name}, {tuple(samples[0].image.shape[1:])} pixels")
         return folder

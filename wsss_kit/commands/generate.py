@@ -67,6 +67,8 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
         Batches in the order of their first picture; one whose size cannot be read is alone.
     """
     check_count("batch_size", batch_size)
+    if batch_size == 1:  # no size has to be read
+        return [[number] for number in range(len(samples))]
     open_batches: dict[Any, list[int]] = {}
     batches: list[list[int]] = []
     for number in range(len(samples)):
@@ -141,13 +143,14 @@ def write_masks(
     ]
     numbers = {name: number for number, name in enumerate(names)}
     total = sum(map(len, left))
-    bar = progress(range(total), what=what, shown=shown, total=total)
-    ticks = iter(bar)
-    for batch in _decoded(samples, numbers, left, workers):
-        _make(batch, masks_of, folder)
-        for _ in batch:
-            next(ticks, None)
-    next(ticks, None)  # closes the bar
+
+    def made() -> Iterator[_Read]:
+        for batch in _decoded(samples, numbers, left, workers):
+            _make(batch, masks_of, folder)
+            yield from batch
+
+    for _ in progress(made(), what=what, shown=shown, total=total):
+        pass
     return _finish(folder, names, made_by, getattr(samples, "classes", ()))
 
 

@@ -4,46 +4,25 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import Tensor
 
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.generate import made_masks
+from wsss_kit.commands.paper_methods import Ready, ready, ready_clip_es
 from wsss_kit.commands.train_methods import train_paper_clims, train_paper_sc_cam
-from wsss_kit.crf import crf_of_present
 from wsss_kit.evaluation import BackgroundRule, Published
-from wsss_kit.evaluation.background import MapsOf, Refine
 from wsss_kit.masks import scores_to_masks
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
-from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.notebook_data import OpenData
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot.run_page import Run
-from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import cam_maps, clip_es_crf, clip_es_maps
 from wsss_kit.segmentation import train_segmenter
 
 N_CAM, N_TRAIN, N_VAL, N_TEST, EPOCHS = 400, 800, 100, 200, 10
-
-
-class Teacher(NamedTuple):
-    """A method that is ready to make masks.
-
-    Args:
-        preset: of the method.
-        maps_of: pictures and labels to maps.
-        refine: the dense CRF after them.
-        walk: what refined the maps already, or None.
-    """
-
-    preset: str
-    maps_of: MapsOf
-    refine: Refine = crf_of_present
-    walk: str | None = None
 
 
 def run_paper_chain(
@@ -71,14 +50,16 @@ def run_paper_chain(
     if row.method == "ground truth":
         taught = data.train.masks
     else:
-        teacher = _teacher(row.method, folder, seed, limit)
-        for step, refine in (("maps", None), ("masks", teacher.refine)):
-            refined = [teacher.walk, "dense CRF" if refine else None]
+        if row.method == "CLIP-ES":
+            teacher = ready_clip_es()
+        else:
+            teacher = ready(_fitted(row.method, folder, seed, limit))
+        for step, refine in (("maps", None), ("masks", teacher.crf)):
             chosen, reports[step] = data.score(
                 teacher.maps_of,
                 refine=refine,
-                refinement=", ".join(filter(None, refined)) or "none",
-                preset=teacher.preset,
+                refinement=teacher.refinement(crf=refine is not None),
+                preset=teacher.fitted.preset,
                 what=step,
             )
             masks[step] = chosen.masks
@@ -120,16 +101,6 @@ def _world(seed: int, limit: int | None) -> OpenData:
     return OpenData("paper", PaperWorld.classes, train, val, test, val.masks, test.masks)
 
 
-def _teacher(method: str, folder: Path, seed: int, limit: int | None) -> Teacher:
-    if method == "CLIP-ES":
-        clip = load_clip("paper", device="cpu")
-        clip_es = CLIPES(clip, prompts=Prompts.paper()).fit()
-        maps_of, refine = (partial(step, method=clip_es) for step in (clip_es_maps, clip_es_crf))
-        return Teacher(clip_es.preset, maps_of, refine, "attention affinity")
-    fitted = _fitted(method, folder, seed, limit)
-    return Teacher(fitted.preset, partial(cam_maps, method=fitted))
-
-
 def _fitted(method: str, folder: Path, seed: int, limit: int | None) -> CAMMethod:
     """Weights of the package for seed 0, and trained ones for another."""
     if method == "CAM":
@@ -146,8 +117,8 @@ def _fitted(method: str, folder: Path, seed: int, limit: int | None) -> CAMMetho
     return kind.load(train(folder / "method", seed=seed), device="cpu", **clip)
 
 
-def _masks(images: Tensor, labels: Tensor, *, teacher: Teacher, rule: BackgroundRule) -> Tensor:
-    scores = teacher.refine(rule.scores(teacher.maps_of(images, labels)), images, labels)
+def _masks(images: Tensor, labels: Tensor, *, teacher: Ready, rule: BackgroundRule) -> Tensor:
+    scores = teacher.crf(rule.scores(teacher.maps_of(images, labels)), images, labels)
     return scores_to_masks(scores, labels)
 
 

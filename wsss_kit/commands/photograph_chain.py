@@ -106,12 +106,11 @@ def run_photographs(
         return Run(reports, {"masks": masks}, samples, target)
     recipe = _masks_of(row, method, net, teaches=True)
     taught = made_masks(train, recipe, folder / "pseudo-masks", made_by=made_by)
-    start = weights / start_file(row)
     net = train_segmenter(
         train,
         taught,
         network="deeplab_v2",
-        weights=start if start.exists() else "imagenet",
+        weights=_file_or(weights / start_file(row), "imagenet"),
         preset=segmenter_preset(row),
         taught_by=f"pseudo masks of {row.method}",
         iterations=iterations,
@@ -243,8 +242,7 @@ def _method(
     if row.name.startswith("psa/"):
         cam = CAM("resnet38", weights=weights / "resnet38.pth", device=device)
         return cam.fit(train, **_CROPS["PSA"], **resume)
-    start = weights / "resnet50.pth"
-    cam = CAM("resnet50", weights=start if start.exists() else "imagenet", device=device)
+    cam = CAM("resnet50", weights=_file_or(weights / "resnet50.pth", "imagenet"), device=device)
     if row.method == "CAM":
         return cam.fit(train, **_CROPS["CAM"], **resume)
     cam.fit(train, seed=seed, checkpoint=folder / "cam-training", **_CROPS["CAM"])
@@ -257,11 +255,16 @@ def _method(
     return clims.fit(train, **_CROPS["CLIMS"], **training, **resume)
 
 
+def _file_or(path: Path, fetched: str) -> Path | str:
+    """A file of weights where it is there, else what a library fetches."""
+    return path if path.exists() else fetched
+
+
 def _clip(name: str, weights: Path, device: str) -> FrozenCLIP:
     """OpenAI's CLIP from the folder of weights, or fetched by open_clip."""
     file = weights / f"{name}.pt"
     try:
-        given = file if file.exists() else "openai"
+        given = _file_or(file, "openai")
         return load_clip(f"{name}-quickgelu", weights=given, device=device)
     except (OSError, RuntimeError) as error:
         if file.exists():

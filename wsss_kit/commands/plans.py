@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsss_kit.commands.datasets import FOLDERS
 from wsss_kit.evaluation import Published, published_rows
 
 _FILES = {
@@ -34,7 +35,7 @@ _FILES = {
 }
 """File -> what it is, whether it is fetched where it is missing, and from where it comes."""
 
-ROOTS = {"VOC 2012": Path("data/VOC2012"), "COCO 2014": Path("data/COCO2014")}
+ROOTS = {"VOC 2012": Path(FOLDERS["voc"]), "COCO 2014": Path(FOLDERS["coco"])}
 """Data set of a row -> where it is looked for, if nobody says."""
 
 _STARTS = {"ImageNet": "resnet101.pth", "COCO pixel labels": "resnet101-coco.pth"}

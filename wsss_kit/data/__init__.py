@@ -7,12 +7,13 @@ evaluation calls. Everything is lazy: a file is read when its item is asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wsss_kit.data.doors import LazyMasks, LazySamples
 from wsss_kit.data.folder import load_folder, load_folder_masks
 from wsss_kit.data.pictures import read_image, read_mask
 from wsss_kit.data.voc import load_voc, load_voc_masks
+from wsss_kit.late import late_names
 
 if TYPE_CHECKING:
     from wsss_kit.data.coco import load_coco, load_coco_masks
@@ -33,16 +34,7 @@ __all__ = [
     "read_mask",
 ]
 
-_LATE = {
-    **dict.fromkeys(("load_coco", "load_coco_masks"), "coco"),
-    **dict.fromkeys(("load_pets", "load_pets_masks"), "pets"),
-}
-"""Name -> its module, which is loaded when the name is first asked for."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
+__getattr__ = late_names(
+    __name__,
+    {"coco": ("load_coco", "load_coco_masks"), "pets": ("load_pets", "load_pets_masks")},
+)

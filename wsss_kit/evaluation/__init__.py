@@ -4,7 +4,7 @@
 one number between maps and masks.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wsss_kit.evaluation.background import (
     CONSTANTS,
@@ -29,6 +29,7 @@ from wsss_kit.evaluation.error_kinds import (
 from wsss_kit.evaluation.report import Protocol, Report
 from wsss_kit.evaluation.scoring import evaluate
 from wsss_kit.evaluation.sources import error_sources, spills
+from wsss_kit.late import late_names
 
 if TYPE_CHECKING:
     from wsss_kit.evaluation.gap import Gap, Reason, explain_gap
@@ -75,19 +76,12 @@ __all__ = [
     "sweep_background",
 ]
 
-_LATE = {
-    **dict.fromkeys(("Gap", "Reason", "explain_gap"), "gap"),
-    **dict.fromkeys(
-        ("Published", "beside_published", "differences", "published", "published_rows"),
-        "published_numbers",
-    ),
-}
-"""Name -> its module, which is loaded when the name is first asked for."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
+__getattr__ = late_names(
+    __name__,
+    {
+        "gap": ("Gap", "Reason", "explain_gap"),
+        "published_numbers": (
+            *("Published", "beside_published", "differences", "published", "published_rows"),
+        ),
+    },
+)

@@ -214,6 +214,10 @@ class PaperWorld(Sequence[Sample]):
         """Names of the pictures in order."""
         return _Names(f"{self.split}_{self.seed}_", self._indices)
 
+    def size_of(self, name: str) -> tuple[int, int]:
+        """Height and width of a picture in pixels: of all the same, without drawing any."""
+        return self.size, self.size
+
     def page(self, index: int) -> Page:
         """Everything that is known of picture ``index``."""
         place = self._indices[index]
