@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "wsss_kit"
 
 LAYERS = (
-    (("checks", "classes", "files", "late"), ("training", "views"), ("checkpoints",)),
+    (("checks", "classes", "files", "late", "processes"), ("training", "views"), ("checkpoints",)),
     (("data", "prompts"), ("paperworld",), ("clip", "classifier")),
     (("cam", "affinity", "crf", "masks"),),
     (("methods", "affinity_net", "segmentation", "evaluation"), ("prompts.ranking",)),

@@ -3,196 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-
-def _number(kind: type, least: float, most: float = math.inf) -> Callable[[str], Any]:
-    """A type of argparse: a whole number or a fraction within bounds, refused before any work."""
-    what = "a whole number" if kind is int else "a number"
-    bounds = f"of at least {least}" if most == math.inf else f"from {least:g} to {most:g}"
-
-    def read(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= most or value == math.inf:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bounds}")
-        return value
-
-    return read
-
-
-_COUNT, _WHOLE, _SHARE = _number(int, 1), _number(int, 0), _number(float, 0, 1)
-_POSITIVE = _number(float, 1e-6)
-_DATA = ("voc", "coco", "pets", "folder", "paper")
-
-
-_TAKES = {
-    "paper-clip": ("steps", "fall", "seed", "workers", "device", "torn"),
-    "choose-clip": ("candidates",),
-    "paper-trunk": ("steps", "seed", "workers", "teacher"),
-    "paper-clims": ("seed",),
-    "paper-sc-cam": ("seed",),
-}
-"""What each training can be told."""
-
-
-def _device(text: str) -> str:
-    """A type of argparse: a device that is there."""
-    import torch
-
-    try:
-        kind = torch.device(text).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda", "mps"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no device, expected cpu, cuda or mps")
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not there[kind]:
-        raise argparse.ArgumentTypeError(f"there is no {text} here; leave it out for the CPU")
-    return text
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m wsss_kit",
-        description="A tutorial and analysis kit for weakly supervised semantic segmentation.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    demo = commands.add_parser("demo", help="every method on the embedded world, offline")
-    demo.add_argument("--out", type=Path, default=Path("data/runs/demo"), help="folder to write to")
-    demo.add_argument("--seed", type=_WHOLE, default=0)
-
-    baseline = commands.add_parser("baseline", help="plain CAM on real photographs")
-    baseline.add_argument("--data", choices=("voc", "folder"), default="voc")
-    baseline.add_argument(
-        "--root", type=Path, help="default: data/VOC2012, or data/mine of one's own folder"
-    )
-    baseline.add_argument(
-        "--backbone",
-        default="resnet50",
-        help="resnet18, resnet34, resnet50, or FILE.py:FUNCTION that returns a module",
-    )
-    baseline.add_argument("--weights", help="of a named ResNet: imagenet or a local file")
-    baseline.add_argument("--seeds", type=_COUNT, default=3, help="how many heads to train")
-    baseline.add_argument("--threshold", type=_SHARE, default=0.25, help="constant background")
-    baseline.add_argument("--scored", help="classes that count, with commas; default all")
-    baseline.add_argument("--limit", type=_COUNT, help="use only the first pictures of each split")
-    baseline.add_argument("--crf", action="store_true", help="refine by the dense CRF")
-    baseline.add_argument("--out", type=Path, default=Path("data/runs/baseline"))
-
-    bench = commands.add_parser("bench", help="how fast CLIP-ES is here, against the literal one")
-    bench.add_argument("--model", default="ViT-B-16-quickgelu", help="of open_clip, or paper")
-    bench.add_argument("--size", type=_COUNT, nargs=2, default=(375, 500), metavar=("H", "W"))
-    bench.add_argument("--rounds", type=_COUNT, default=5, help="that both sides take turns")
-    bench.add_argument("--threads", type=_COUNT, default=1, help="of the CPU")
-    bench.add_argument("--device", type=_device, help="default: CUDA where there is one")
-    bench.add_argument("--out", type=Path, default=Path("data/runs/bench"))
-
-    download = commands.add_parser("download", help="a data set into its folder below data/")
-    download.add_argument("name", choices=("voc", "coco", "pets"))
-    download.add_argument("--out", type=Path, help="default: data/VOC2012, COCO2014 or pets")
-    download.add_argument(
-        "--from",
-        dest="sources",
-        nargs="+",
-        default=(),
-        help="folders or addresses that are asked first for the archives, by their names",
-    )
-    download.add_argument("--aug", action="store_true", help="of voc: SBD's masks and train_aug")
-    download.add_argument("--keep", action="store_true", help="keep the archives")
-
-    check = commands.add_parser("check", help="what is wrong with a data set, before hours of work")
-    check.add_argument("data", choices=_DATA)
-    _add_data(check)
-    check.add_argument("--workers", type=_COUNT, default=2, help="threads that decode")
-
-    masks = commands.add_parser("masks", help="a data set to pseudo masks on disk, resumably")
-    masks.add_argument("method", help="clip-es, or the file of a saved CAM, SC-CAM or CLIMS")
-    masks.add_argument("--out", type=Path, required=True, help="folder to write to")
-    masks.add_argument("--data", choices=_DATA, default="voc")
-    _add_data(masks)
-    masks.add_argument("--clip", help="of clip-es: open_clip's name (ViT-B-16-quickgelu)")
-    masks.add_argument("--clip-weights", type=Path, help="of clip-es: a file (OpenAI's)")
-    masks.add_argument("--threshold", type=_SHARE, help="constant background")
-    masks.add_argument("--power", type=_POSITIVE, help="of the background (1 - max)^power")
-    masks.add_argument("--crf", action="store_true", help="refine by the dense CRF")
-    masks.add_argument("--min-confidence", type=_SHARE, help="below it pixels become 255")
-    masks.add_argument("--maps", action="store_true", help="keep soft maps too")
-    masks.add_argument("--batch-size", type=_COUNT, default=1, help="pictures of equal size")
-    masks.add_argument("--workers", type=_COUNT, default=2, help="threads that decode")
-    masks.add_argument("--device", type=_device, help="default: CUDA where there is one")
-
-    evaluate = commands.add_parser("evaluate", help="masks on disk against ground truth")
-    evaluate.add_argument("folder", type=Path, help="that `masks` wrote, or one of NAME.png")
-    evaluate.add_argument("--data", choices=_DATA, default="voc")
-    _add_data(evaluate)
-    evaluate.add_argument("--row", help="a published number to stand beside, see `reproduce`")
-    evaluate.add_argument("--out", type=Path, help="default: report.html in the folder")
-
-    reproduce = commands.add_parser(
-        "reproduce", help="a published number measured again; without a name, which there are"
-    )
-    reproduce.add_argument(
-        "name", metavar="ROW", nargs="?", help="such as clip-es/train/crf, or paper/clip-es"
-    )
-    reproduce.add_argument(
-        "--plan", dest="plan_only", action="store_true", help="say what it needs, and stop"
-    )
-    reproduce.add_argument("--root", type=Path, help="default: data/VOC2012 or data/COCO2014")
-    reproduce.add_argument(
-        "--weights", type=Path, default=Path("data/weights"), help="folder of files of weights"
-    )
-    reproduce.add_argument("--out", type=Path, help="default: a folder of data/runs, by the row")
-    reproduce.add_argument("--seed", type=_WHOLE, default=0)
-    reproduce.add_argument("--limit", type=_COUNT, help="a trial: the first pictures of each split")
-    reproduce.add_argument("--iterations", type=_COUNT, help="a trial: steps of the segmenter")
-    reproduce.add_argument("--device", type=_device, help="default: CUDA where there is one")
-
-    train = commands.add_parser("train", help="train what the package ships")
-    train.add_argument("what", choices=_TAKES)
-    train.add_argument("--out", type=Path, default=Path("data/runs/paper"))
-    # None for what is not said, so that what a training does not take can be refused
-    train.add_argument("--steps", type=_COUNT, help="of 128 pictures (CLIP) or 64 (trunk)")
-    train.add_argument("--fall", type=_SHARE, help="last share of steps, rate falling (0.2)")
-    train.add_argument("--seed", type=_WHOLE)
-    train.add_argument("--workers", type=_WHOLE, help="processes that draw pictures")
-    train.add_argument("--device", type=_device, help="of paper-clip; the trunk takes the CPU")
-    train.add_argument(
-        "--torn", type=_SHARE, help="of paper-clip: share of objects without signature part"
-    )
-    train.add_argument(
-        "--candidates", type=Path, nargs="+", help="of choose-clip: weights to compare"
-    )
-    train.add_argument(
-        "--teacher",
-        type=Path,
-        help="of paper-trunk: weights of a tiny CLIP (the package's trunk had one of --torn 0)",
-    )
-    return parser
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    """Which part of a data set: what `commands.datasets.open_samples` takes."""
-    parser.add_argument("--root", type=Path, help="default: where `download` puts it")
-    parser.add_argument("--split", help="default: train_aug, train or trainval")
-    parser.add_argument("--limit", type=_COUNT, help="only the first pictures")
+from wsss_kit.commands.arguments import METHODS, TAKES, build_parser, takes_no
+from wsss_kit.processes import place_in_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors that a user can mend are printed without a traceback."""
-    options = _parser().parse_args(arguments)
+    parser = build_parser()
+    options, more = parser.parse_known_args(arguments)
+    learns = options.command == "train" and options.what in METHODS
+    if more and not learns:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if options.command == "train":
+        options.out = options.out or Path("data/runs") / (options.what if learns else "paper")
     try:
+        if learns:
+            return _train_method(options, more) or 0
         return _COMMANDS[options.command](options) or 0
     except (ValueError, OSError, RuntimeError) as error:
         print(f"wsss_kit {options.command}: {error}", file=sys.stderr)
@@ -200,10 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         from wsss_kit.checkpoints import CHECKPOINT
 
-        first = {"paper-clip": CHECKPOINT, "paper-clims": "cam", "paper-sc-cam": "sc-cam-training"}
-        written = first.get(getattr(options, "what", ""))
-        resumes = written is not None and (options.out / f"{written}.safetensors").exists()
-        again = "goes on from the last checkpoint" if resumes else "begins again"
+        first = {"paper-clims": "cam", "paper-sc-cam": "sc-cam-training"}
+        written = first.get(getattr(options, "what", ""), CHECKPOINT)
+        resumes = options.command == "train" and options.what not in ("paper-trunk", "choose-clip")
+        again = "begins again"
+        if resumes and (options.out / f"{written}.safetensors").exists():
+            again = f"{'with --resume ' * learns}goes on from the last checkpoint"
         if options.command in ("download", "masks", "reproduce"):
             again = "goes on from what is written"
         print(f"\nstopped; the same command {again}", file=sys.stderr)
@@ -274,9 +107,12 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _masks(options: argparse.Namespace) -> None:
+    from wsss_kit.commands.generate import MANIFEST
     from wsss_kit.commands.masks import run_masks, said
 
-    print(said(run_masks(**_given(options)), options.out))
+    written = run_masks(**_given(options))
+    if place_in_run()[1] == 1 or (options.out / MANIFEST).is_file():  # the last one says it
+        print(said(written, options.out))
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -294,10 +130,9 @@ def _train(options: argparse.Namespace) -> None:
     given = {k: v for k, v in vars(options).items() if v is not None}
     for own in ("command", "what", "out"):
         del given[own]
-    foreign = [name for name in given if name not in _TAKES[options.what]]
+    foreign = [name for name in given if name not in TAKES[options.what]]
     if foreign:
-        takes = ", ".join(f"--{name}" for name in _TAKES[options.what])
-        raise ValueError(f"{options.what} takes no --{foreign[0]}, expected --out or {takes}")
+        raise ValueError(takes_no(options.what, foreign[0], TAKES[options.what]))
     if options.what == "choose-clip":
         path = train.choose_paper_clip(given.get("candidates", ()), options.out)
     else:
@@ -309,6 +144,17 @@ def _train(options: argparse.Namespace) -> None:
         }
         path = trainings[options.what](options.out, **given)
     print(f"{path} and its card {path.with_suffix('.json').name} are written.")
+
+
+def _train_method(options: argparse.Namespace, more: Sequence[str]) -> None:
+    from wsss_kit.commands.train_method import read_options, train_method
+
+    given = {k: v for k, v in vars(options).items() if v is not None}
+    del given["command"]
+    what, out = given.pop("what"), given.pop("out")
+    path = train_method(what, out, **given, **read_options(more))
+    if place_in_run()[0] == 0:
+        print(f"{path}, its card and config.json are written.")
 
 
 _COMMANDS = {

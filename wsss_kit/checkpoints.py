@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wsss_kit.classes import Sample
 from wsss_kit.files import check_card, check_classes, load_model, save_model, weights_path
+from wsss_kit.processes import rank, settle
 from wsss_kit.training import labels_of
 
 CHECKPOINT = "checkpoint"
@@ -64,7 +65,7 @@ def save_checkpoint(
     epoch: int,
     run: Mapping[str, Any],
 ) -> None:
-    """Write weights, moments and place of a training as a pair of files.
+    """Write weights, moments and place of a training as a pair of files; the first process does.
 
     Args:
         path: of the weights, with or without ending.
@@ -74,6 +75,8 @@ def save_checkpoint(
         epoch: epochs done.
         run: what has to agree for a later training to be the same run.
     """
+    if rank():
+        return
     card = {**card, "epoch": epoch, "run": run, "optimiser": type(optimiser).__name__}
     save_model(path, {**tensors, **optimiser_tensors(optimiser)}, card)
 
@@ -88,7 +91,7 @@ def load_checkpoint(
     run: Mapping[str, Any],
     epochs: int,
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read what `save_checkpoint` wrote, if it is of this run.
+    """Read what `save_checkpoint` wrote, if it is of this run; all read before one writes again.
 
     Args:
         path: as given to `save_checkpoint`.
@@ -106,9 +109,11 @@ def load_checkpoint(
         ValueError: if it is damaged, of another method, version, class list or run, or has done
             more epochs than are asked for.
     """
-    if not weights_path(path).with_suffix(".json").exists():
+    found = load_model(path) if weights_path(path).with_suffix(".json").exists() else None
+    settle()
+    if found is None:
         return None
-    tensors, card = load_model(path)
+    tensors, card = found
     added = ("epoch", "run", "optimiser")
     check_card(card, path, method=method, version=version, keys=(*keys, *added))
     check_classes(card, classes, path)

@@ -57,11 +57,34 @@ def clip_es_maps(
     Raises:
         ValueError: if the method has no affinity, or ``box_threshold`` leaves [0, 1].
     """
-    check_probability("box_threshold", box_threshold)
-    cams, affinity = method(images, labels)  # (B, C, h, w), (B, N, N)
     if affinity_net is not None:
+        check_probability("box_threshold", box_threshold)
+        cams, _ = method(images, labels)  # (B, C, h, w)
         walk = {"affinity_net": affinity_net, "power": walk_power, "squarings": squarings}
         return normalize_cams(walked(cams, images, **walk), subtract_min=True, eps=EPS)
+    cams = clip_es_cells(images, labels, method=method, box_threshold=box_threshold)
+    return upsample(cams, images.shape[-2:])  # (B, C, H, W)
+
+
+def clip_es_cells(
+    images: Tensor, labels: Tensor, *, method: CAMMethod, box_threshold: float = 0.4
+) -> Tensor:
+    """CLIP-ES's refined maps on CLIP's own grid, one cell a patch, see `clip_es_maps`.
+
+    Args:
+        images: (B, 3, H, W) RGB in [0, 1].
+        labels: (B, C).
+        method: as there.
+        box_threshold: as there.
+
+    Returns:
+        (B, C, h, w) in [0, 1].
+
+    Raises:
+        ValueError: as there.
+    """
+    check_probability("box_threshold", box_threshold)
+    cams, affinity = method(images, labels)  # (B, C, h, w), (B, N, N)
     if affinity is None:
         raise ValueError(
             f"{type(method).__name__} has no affinity to refine its maps with; give a CLIPES, or "
@@ -69,7 +92,7 @@ def clip_es_maps(
         )
     boxes = box_masks(cams, threshold=box_threshold, clamp=method.clamp_boxes)
     cams = balanced_walk(cams * boxes, affinity, sinkhorn=3, squarings=method.walk_squarings)
-    return upsample(normalize_cams(cams, subtract_min=True, eps=EPS), images.shape[-2:])
+    return normalize_cams(cams, subtract_min=True, eps=EPS)
 
 
 def clip_es_crf(scores: Tensor, images: Tensor, labels: Tensor, *, method: CAMMethod) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from wsss_kit.checks import check_labels
 from wsss_kit.classes import Sample
+from wsss_kit.processes import rank
 
 Item = TypeVar("Item")
 
@@ -20,17 +21,19 @@ Item = TypeVar("Item")
 def progress(
     items: Iterable[Item], *, what: str, shown: bool = True, total: int | None = None
 ) -> Iterable[Item]:
-    """A progress bar in a terminal or a notebook around an iterable."""
+    """A progress bar in a terminal or a notebook around an iterable; of several processes, one."""
     from tqdm.auto import tqdm
 
-    return tqdm(items, desc=what, disable=not shown, total=total, leave=False, dynamic_ncols=True)
+    hidden = not shown or rank() > 0
+    return tqdm(items, desc=what, disable=hidden, total=total, leave=False, dynamic_ncols=True)
 
 
 @contextmanager
 def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
     """Torch's own random numbers, such as those of a trunk's dropout, from seed and epoch.
 
-    A resumed run then drops what an uninterrupted one does. The global state is put back after.
+    A resumed run then drops what an uninterrupted one does; each of several processes has numbers
+    of its own. The global state is put back after.
 
     Args:
         seed: of the run.
@@ -38,7 +41,7 @@ def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
         device: whose numbers are meant, beside the CPU's.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed * 1_000_003 + epoch)
+        torch.manual_seed(seed * 1_000_003 + epoch + 7_000_003 * rank())
         yield
 
 
@@ -149,6 +152,11 @@ def augment(
     piece = image[:, source_y : source_y + height, source_x : source_x + width]
     canvas[:, target_y : target_y + height, target_x : target_x + width] = piece
     return canvas
+
+
+def skip_augment(generator: torch.Generator, *, long_side: tuple[int, int] | None) -> None:
+    """Take from a generator what `augment` takes, for a picture that another process sees."""
+    torch.randint(2, (3 if long_side is None else 4,), generator=generator)
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:

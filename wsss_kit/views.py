@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.processes import own_views
 
 
 class MaskedPictures:
@@ -68,10 +69,13 @@ class MaskedPictures:
         return random_view(image, mask, random, crop=self.crop, scales=self.scales)
 
     def batch(self, numbers: Sequence[int], random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Views of several pictures: (B, 3, h, w) and (B, h, w)."""
-        views = [self.view(number, random) for number in numbers]
-        images, masks = zip(*views, strict=True)
-        return torch.stack(images), torch.stack(masks)
+        """Views of several pictures: (B, 3, h, w) and (B, h, w), those of this process."""
+        images, masks = own_views(
+            numbers,
+            lambda number: self.view(number, random),
+            lambda: skip_view(random, crop=self.crop, scales=self.scales),
+        )
+        return images, masks
 
     def _read(self, sample: Sample) -> tuple[Tensor, Tensor]:
         self._check_name(sample.name)
@@ -133,3 +137,8 @@ def random_view(
     mask = mask[top : top + crop, left : left + crop]
     beyond = (0, crop - mask.shape[1], 0, crop - mask.shape[0])
     return F.pad(image, beyond), F.pad(mask, beyond, value=IGNORE_INDEX)
+
+
+def skip_view(random: torch.Generator, *, crop: int | None, scales: Sequence[float] = ()) -> None:
+    """Take from a generator what `random_view` takes, for a picture that another process sees."""
+    torch.randint(2, (1 + (len(scales) > 0) + 2 * (crop is not None),), generator=random)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from wsss_kit.__main__ import _TAKES, _parser, main
+from wsss_kit.__main__ import main
+from wsss_kit.commands.arguments import METHODS, TAKES, build_parser
 from wsss_kit.commands.runs import run_folder
 
 COMMANDS = {
@@ -24,6 +25,7 @@ COMMANDS = {
     "download": ["download", "pets", "--from", "nowhere"],
     "masks": ["masks", "clip-es", "--data", "paper", "--limit", "2"],
     "reproduce": ["reproduce", "paper/clip-es"],
+    "cam": ["train", "cam", "--data", "paper", "--limit", "4", "--epochs", "1"],
 }
 
 
@@ -85,7 +87,9 @@ def test_numbers_out_of_range(command, option, text, tmp_path, no_work, capsys):
 
 def test_every_number_of_the_command_line_is_checked():
     """Plain int and float let anything through: -1 pictures, a threshold of 7."""
-    subparsers = next(a for a in _parser()._actions if a.choices and hasattr(a, "_name_parser_map"))
+    subparsers = next(
+        a for a in build_parser()._actions if a.choices and hasattr(a, "_name_parser_map")
+    )
     kinds = {a.type for p in subparsers.choices.values() for a in p._actions}
     assert not kinds & {int, float} and len(kinds) > 4
 
@@ -106,21 +110,41 @@ OPTIONS = {
     "torn": "0",
     "candidates": "a.safetensors",
     "teacher": "a.safetensors",
+    "data": "paper",
+    "root": "a",
+    "split": "train",
+    "limit": "2",
+    "resume": None,
+    "start": "a",
+    "masks": "a",
+    "clip": "paper",
+    "clip-weights": "a",
+    "prompts": "a.json",
 }
 
 
 def test_every_option_of_training_is_tried_here():
-    subparsers = next(a for a in _parser()._actions if a.choices and hasattr(a, "_name_parser_map"))
+    subparsers = next(
+        a for a in build_parser()._actions if a.choices and hasattr(a, "_name_parser_map")
+    )
     own = {a.dest for a in subparsers.choices["train"]._actions} - {"help", "what", "out"}
-    assert own == set(OPTIONS) == {name for names in _TAKES.values() for name in names}
+    tried = {name.replace("-", "_") for name in OPTIONS}
+    assert own == tried == {name for names in TAKES.values() for name in names}
 
 
 @pytest.mark.parametrize(
-    ("what", "name"), [(w, n) for w, takes in _TAKES.items() for n in OPTIONS if n not in takes]
+    ("what", "name"),
+    [
+        (what, name)
+        for what, takes in TAKES.items()
+        for name in OPTIONS
+        if name.replace("-", "_") not in takes and not (name == "seed" and what in METHODS)
+    ],
 )
 def test_a_training_refuses_what_it_would_not_heed(what, name, tmp_path, no_work, capsys):
     """Even the usual value: who says --device cpu to the trunk believes that it can be another."""
-    arguments = ["train", what, "--out", str(tmp_path), f"--{name}", OPTIONS[name]]
+    value = [] if OPTIONS[name] is None else [OPTIONS[name]]
+    arguments = ["train", what, "--out", str(tmp_path), f"--{name}", *value]
     message = refused(arguments, capsys)
     assert f"{what} takes no --{name}, expected --out or --" in message
     assert list(tmp_path.iterdir()) == []
@@ -237,14 +261,16 @@ def test_a_stopped_command_promises_what_it_keeps(
     for function in (
         *("demo.run_demo", "baseline.run_baseline", "bench.run_bench"),
         *("train.train_paper_clip", "train.train_paper_trunk", "reproduce.run_reproduce"),
-        *("download.download", "masks.run_masks"),
+        *("download.download", "masks.run_masks", "train_method.train_method"),
     ):
         monkeypatch.setattr(f"wsss_kit.commands.{function}", stopped)
     if checkpoint:
         (tmp_path / "checkpoint.safetensors").touch()
     assert main([*COMMANDS[command], "--out", str(tmp_path)]) == 130
-    goes_on = checkpoint and command == "paper-clip"
+    goes_on = checkpoint and command in ("paper-clip", "cam")
     said = "goes on from the last checkpoint" if goes_on else "begins again"
+    if goes_on and command == "cam":
+        said = f"with --resume {said}"
     if command in ("download", "masks", "reproduce"):  # what came so far lies there
         said = "goes on from what is written"
     assert said in capsys.readouterr().err

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from wsss_kit.clip import load_clip
 from wsss_kit.commands.generate import (
     MANIFEST,
     Soft,
@@ -24,7 +25,13 @@ from wsss_kit.commands.generate import (
     read_masks,
     write_masks,
 )
+from wsss_kit.commands.mask_recipes import recipe_of
 from wsss_kit.data import LazySamples
+from wsss_kit.evaluation import BackgroundRule
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import clip_es_maps
 
 SIZES = {"a": (6, 8), "b": (6, 8), "c": (9, 4), "dir/d": (6, 8), "e": (9, 4), "f": (6, 8)}
 
@@ -281,3 +288,57 @@ def test_a_run_killed_at_twenty_moments_leaves_the_same_files(tmp_path):
                 path.rmdir() if path.is_dir() else path.unlink()
     assert start(killed).wait() == 0
     assert files(killed) == files(whole)
+
+
+# -- pictures of nearly one size ------------------------------------------------------------
+
+
+class Sized(list):
+    """Samples of several sizes, with names."""
+
+    @property
+    def names(self):
+        return tuple(sample.name for sample in self)
+
+
+def nearly_equal():
+    """Twelve pictures of the embedded world, cut to sizes of 8 x 10 or 7 x 9 patches of 8."""
+    cuts = [(64, 80), (61, 75), (50, 66), (64, 77), (49, 72), (57, 73)] * 2
+    world = PaperWorld(12, split="val")
+    return Sized(
+        sample._replace(image=sample.image[:, :height, :width])
+        for sample, (height, width) in zip(world, cuts, strict=True)
+    )
+
+
+def test_sizes_are_rounded_up_by_the_plan():
+    samples = nearly_equal()
+    assert plan_batches(samples, 4, side=8) == [[0, 1, 3, 5], [2, 4, 8, 10], [6, 7, 9, 11]]
+    assert len(plan_batches(samples, 4)) == 6
+    assert plan_batches(samples, 1, side=8) == [[n] for n in range(12)]
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_pictures_of_nearly_one_size_go_through_together(tmp_path, crf):
+    """As each alone: the model resizes to whole patches anyway."""
+    samples, calls = nearly_equal(), []
+    method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
+    options = {"boxes": 0.4, "crf": crf, "min_confidence": None, "maps": True}
+    recipe = recipe_of(method, BackgroundRule(power=1), None, **options)
+
+    def counted(images, labels):
+        calls.append(tuple(images.shape))
+        return recipe.maps_of(images, labels)
+
+    counting = recipe._replace(maps_of=counted)
+    options = {"made_by": {}, "shown": False}
+    together = write_masks(samples, counting, tmp_path / "a", batch_size=4, **options)
+    alone = write_masks(samples, recipe, tmp_path / "b", **options)
+    assert calls == [(4, 3, 64, 80), (4, 3, 56, 72), (4, 3, 64, 80)] and not together.failed
+    for sample in samples:
+        one, other = together.masks[sample.name], alone.masks[sample.name]
+        assert one.shape == sample.image.shape[1:]
+        assert (one != other).float().mean() < 2e-3
+        expected = clip_es_maps(sample.image[None], sample.labels[None], method=method)[0]
+        for c, found in read_maps(tmp_path / "a", sample.name).items():
+            assert torch.allclose(found, expected[c], atol=2e-3)

@@ -15,6 +15,7 @@ from tests.commands.test_generate import files
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.clip import load_clip
+from wsss_kit.commands import mask_recipes
 from wsss_kit.commands import masks as module
 from wsss_kit.commands.datasets import open_samples
 from wsss_kit.commands.generate import read_maps, read_masks
@@ -73,7 +74,7 @@ def test_a_picture_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
     (voc / "JPEGImages" / "train_aug_2.jpg").unlink()
     monkeypatch.setattr(module, "load_clip", lambda *_, **__: load_clip("paper", device="cpu"))
     monkeypatch.setattr(CLIPES, "fit", lambda self: self)
-    monkeypatch.setattr(module, "clip_es_maps", flat)
+    monkeypatch.setattr(mask_recipes, "clip_es_cells", flat)
     out = tmp_path / "out"
     assert main(["masks", "clip-es", "--root", str(voc), "--out", str(out)]) == 0
     said = capsys.readouterr().out

@@ -20,6 +20,7 @@ from wsss_kit.checkpoints import (
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier.train import device_of, fix_batch_norm
+from wsss_kit.processes import as_first, norms_of_whole_batches, sum_gradients, totals
 from wsss_kit.training import check_loss, polynomial_decay, seeded
 from wsss_kit.training import progress as progress_bar
 from wsss_kit.views import MaskedPictures
@@ -63,6 +64,7 @@ def train_affinity(
         done = _resume(net, optimiser, checkpoint, run)
     steps = -(-len(pictures) // recipe["batch_size"])
     schedule = polynomial_decay(optimiser, steps * recipe["epochs"], first=done * steps)
+    as_first(net.state_dict().values())
     net.train()
     if learning is not net:
         net.trunk.eval()
@@ -91,15 +93,16 @@ def _epoch(
     losses, device, seed = [], device_of(net), recipe["seed"]
     random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(pictures), generator=random)
-    with seeded(seed, epoch, device):
+    with seeded(seed, epoch, device), norms_of_whole_batches(net):
         for rows in order.split(recipe["batch_size"]):
             images, labels = pictures.batch(rows.tolist(), random)
             loss = _loss(net, images, labels.to(device), recipe)
             optimiser.zero_grad()
             loss.backward()
+            sum_gradients(optimiser)
             optimiser.step()
             schedule.step()
-            losses.append(loss.item())
+            losses.append(totals({"loss": loss.item()})["loss"])
     began, mean = net.losses_[0] if net.losses_ else losses[0], sum(losses) / len(losses)
     rate = recipe["learning_rate"]
     check_loss(mean, began, where=f"epoch {epoch + 1}", learning_rate=rate)
@@ -111,7 +114,8 @@ def _loss(net: AffinityNet, images: Tensor, labels: Tensor, recipe: Mapping[str,
         levels = net.trunk_levels(images)
     between = net.compare(net.project(levels))
     values = torch.where(labels == IGNORE_INDEX, 0, labels)
-    cells = labels_on_grid(labels, tuple(between.shape[2:]), int(values.max()))
+    n_classes = int(values.max()) if len(values) else 0  # none where others have the last pictures
+    cells = labels_on_grid(labels, tuple(between.shape[2:]), n_classes)
     return balanced_pair_loss(between, pair_kinds(cells, net.offsets))
 
 

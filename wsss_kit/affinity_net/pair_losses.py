@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wsss_kit.affinity_net.neighbours import Offset, pairs
 from wsss_kit.classes import IGNORE_INDEX
+from wsss_kit.processes import total
 
 PAIR_KINDS = ("background", "foreground", "different")
 """Both cells background, both of one class, or two labels; pairs with a neutral cell are none."""
@@ -46,7 +47,8 @@ def balanced_pair_loss(between: Tensor, kinds: Tensor) -> Tensor:
 
     The first two are the mean of :math:`-\log a` over pairs of one label, the third the mean of
     :math:`-\log(1 - a)` over pairs of two, each over its own pairs, so that the many pairs of
-    background do not drown the others. Logarithms are of a + 1e-5 and the count is 1e-5 more.
+    background do not drown the others. Logarithms are of a + 1e-5 and the count is 1e-5 more; of
+    several processes it is the count of the whole batch, and the loss this process's part.
 
     Args:
         between: (B, P, h, w) affinities in [0, 1].
@@ -65,5 +67,5 @@ def balanced_pair_loss(between: Tensor, kinds: Tensor) -> Tensor:
         asked = kinds == k
         values = between[asked]
         likely = 1 - values if PAIR_KINDS[k] == "different" else values
-        loss = loss - weight * (likely + EPS).log().sum() / (asked.sum() + EPS)
+        loss = loss - weight * (likely + EPS).log().sum() / (total(asked.sum()) + EPS)
     return loss

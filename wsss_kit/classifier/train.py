@@ -8,6 +8,7 @@ trunk is trained, ``crop``, ``long_side``, ``fixed_batch_norm`` and ``pretrained
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,15 @@ from torch.nn import functional as F
 
 from wsss_kit.checks import check_image
 from wsss_kit.classes import Sample
+from wsss_kit.processes import (
+    as_first,
+    each,
+    norms_of_whole_batches,
+    own_views,
+    share,
+    sum_gradients,
+    totals,
+)
 from wsss_kit.training import (
     augment,
     check_loss,
@@ -23,6 +33,7 @@ from wsss_kit.training import (
     polynomial_decay,
     progress,
     seeded,
+    skip_augment,
 )
 
 Recipe = Mapping[str, Any]
@@ -95,12 +106,13 @@ def train_classifier(
         first=first_epoch * steps,
     )
     trunk.train()
+    as_first(state_of(trunk, head))
     if recipe["fixed_batch_norm"] and recipe["pretrained"]:
         fix_batch_norm(trunk)
     epochs, began = range(first_epoch, recipe["epochs"]), None
     for epoch in progress(epochs, what="CAM classifier", shown=recipe["shown"]):
         losses = []
-        with seeded(recipe["seed"], epoch, head.device):
+        with seeded(recipe["seed"], epoch, head.device), norms_of_whole_batches(trunk):
             for images, labels in batches(samples, epoch, recipe):
                 pooled = trunk(images.to(head.device)).mean((2, 3))  # (B, D)
                 losses.append(_step(pooled @ head.T, labels.to(head.device), optimiser, schedule))
@@ -124,12 +136,13 @@ def pool_features(trunk: nn.Module, samples: Sequence[Sample], *, shown: bool = 
         ValueError: if a picture is not (3, H, W) RGB in [0, 1].
     """
     trunk.eval()
-    pooled = []
-    for sample in progress(samples, what="features", shown=shown, total=len(samples)):
+
+    def pooled(sample: Sample) -> Tensor:  # (2, D)
         check_image(sample.image, f"picture {sample.name!r}")
         views = torch.stack([sample.image, sample.image.flip(-1)]).to(device_of(trunk))
-        pooled.append(trunk(views).mean((2, 3)).float())  # (2, D)
-    return torch.stack(pooled)
+        return trunk(views).mean((2, 3)).float()
+
+    return each(samples, pooled, bar=partial(progress, what="features", shown=shown))
 
 
 def train_head(head: Tensor, features: Tensor, labels: Tensor, recipe: Recipe) -> list[float]:
@@ -174,12 +187,25 @@ def _step(
     optimiser: torch.optim.SGD,
     schedule: torch.optim.lr_scheduler.LambdaLR,
 ) -> float:
-    loss = F.multilabel_soft_margin_loss(logits, labels)
+    """One step of the optimiser; returns the loss of the whole batch."""
+    loss = own_soft_margin_loss(logits, labels)
     optimiser.zero_grad()
     loss.backward()
+    sum_gradients(optimiser)
     optimiser.step()
     schedule.step()
-    return loss.item()
+    return totals({"loss": loss.item()})["loss"]
+
+
+def own_soft_margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """This process's part of a batch's mean: (B, C), (B, C) -> a scalar; B may be 0."""
+    part = share(len(logits))
+    return part * F.multilabel_soft_margin_loss(logits, labels) if len(logits) else logits.sum()
+
+
+def state_of(trunk: nn.Module, *heads: Tensor) -> list[Tensor]:
+    """All that a training begins with and that processes have to agree on."""
+    return [*trunk.parameters(), *trunk.buffers(), *heads]
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -198,19 +224,35 @@ def fix_batch_norm(module: nn.Module) -> None:
 def batches(
     samples: Sequence[Sample], epoch: int, recipe: Recipe
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented batches of one epoch; the same for equal seed and epoch, however training began."""
+    """Augmented batches of one epoch; the same for equal seed and epoch, however training began.
+
+    Of several processes each gets its own pictures of every batch.
+
+    Raises:
+        ValueError: if a picture is not RGB in [0, 1], a label neither 0 nor 1, or the pictures of
+            a batch differ in size.
+    """
     random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)
-    for rows in torch.randperm(len(samples), generator=random).split(recipe["batch_size"]):
-        chosen = [samples[int(i)] for i in rows]
-        for s in chosen:
-            check_image(s.image, f"picture {s.name!r}")
-        images = [
-            augment(s.image, random, crop=recipe["crop"], long_side=recipe["long_side"])
-            for s in chosen
-        ]
-        if len({image.shape for image in images}) > 1:
+    crop, long_side = recipe["crop"], recipe["long_side"]
+    chosen: list[Sample] = []
+    shapes: set[tuple[int, ...]] = set()
+
+    def view(number: int) -> tuple[Tensor]:
+        sample = samples[number]
+        check_image(sample.image, f"picture {sample.name!r}")
+        chosen.append(sample)
+        image = augment(sample.image, random, crop=crop, long_side=long_side)
+        shapes.add(tuple(image.shape))
+        if len(shapes) > 1:
             raise ValueError(
                 "the pictures of a batch differ in size; give fit a crop, for example "
                 "crop=512, long_side=(320, 640)"
             )
-        yield torch.stack(images), labels_of(chosen)
+        return (image,)
+
+    for rows in torch.randperm(len(samples), generator=random).split(recipe["batch_size"]):
+        chosen.clear(), shapes.clear()
+        (images,) = own_views(
+            rows.tolist(), view, lambda: skip_augment(random, long_side=long_side)
+        )
+        yield images, labels_of(chosen)[: len(images)]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from wsss_kit.checks import check_count, check_word
-from wsss_kit.classes import Sample
+from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample
+from wsss_kit.commands.generate import PROTOCOL, read_masks
 from wsss_kit.data import (
+    LazyMasks,
     load_coco,
     load_coco_masks,
     load_folder,
@@ -19,7 +23,9 @@ from wsss_kit.data import (
     load_voc,
     load_voc_masks,
 )
+from wsss_kit.data.pictures import read_mask
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
 
 FOLDERS = {"voc": "data/VOC2012", "coco": "data/COCO2014", "pets": "data/pets"}
 SPLITS = {"voc": "train_aug", "coco": "train", "pets": "trainval", "paper": "train"}
@@ -73,3 +79,49 @@ def open_masks(
         return _MASKS[data](FOLDERS[data] if root is None else root, samples.split)
     except FileNotFoundError:
         return None  # a data set without masks can be trained on
+
+
+def masks_in(folder: Path, names: Sequence[str]) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+    """Masks of a folder by picture name, and how they were made as far as the folder says.
+
+    Args:
+        folder: that ``masks`` wrote, or any of ``NAME.png``.
+        names: of the pictures that are asked for.
+
+    Raises:
+        ValueError: if the run that wrote the folder made no mask of one of them, with the reason.
+        FileNotFoundError: if there is no folder, or its run has not ended.
+    """
+    card = folder / PROTOCOL
+    if card.is_file():
+        written = read_masks(folder)
+        missing = {name: written.failed[name] for name in names if name in written.failed}
+        for name, reason in missing.items():
+            raise ValueError(
+                f"{len(missing)} of {len(names)} pictures have no mask, the first is {name!r}: "
+                f"{reason}; mend them, or score a split without them"
+            )
+        return written.masks, json.loads(card.read_text(encoding="utf-8"))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}, expected one of NAME.png")
+    there = [name for name in names if (folder / f"{name}.png").is_file()]
+    return LazyMasks(there, read=lambda n: read_mask(folder / f"{n}.png"), folder=folder), {}
+
+
+def prompts_of(
+    data: str, classes: Sequence[str], method: str, file: str | Path | None = None
+) -> Prompts:
+    """Prompts for a data set: a file's, else the papers' for their classes, else simple ones.
+
+    Args:
+        data: as for `open_samples`.
+        classes: of its samples.
+        method: ``"clip_es"`` or ``"clims"``.
+        file: of `Prompts.to_json`.
+    """
+    if file is not None:
+        return Prompts.from_json(Path(file))
+    if data == "paper":
+        return Prompts.paper(method=method)
+    known = {VOC_CLASSES: Prompts.voc, COCO_CLASSES: Prompts.coco}.get(tuple(classes))
+    return known(method=method) if known else Prompts.for_classes(classes, method=method)

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
-
-from wsss_kit.commands.datasets import open_masks, open_samples
-from wsss_kit.commands.generate import PROTOCOL, read_masks
-from wsss_kit.data import LazyMasks
-from wsss_kit.data.pictures import read_mask
+from wsss_kit.commands.datasets import masks_in, open_masks, open_samples
 from wsss_kit.evaluation import Protocol, Report, evaluate, published
 from wsss_kit.paperworld import STUFF
 from wsss_kit.plot.run_page import Run, write_run
@@ -55,7 +47,7 @@ def run_evaluate(
         raise ValueError(
             f"{data} {samples.split} has no ground truth here, expected masks to score against"
         )
-    predicted, made = _open(Path(folder), list(samples.names))
+    predicted, made = masks_in(Path(folder), list(samples.names))
     stated = {
         name: str(made[name]) for name in ("background", "refinement", "preset") if name in made
     }
@@ -74,21 +66,3 @@ def run_evaluate(
     write_run(page, run, title=title, row=beside)
     print(f"{report}\n{page} has the tables and figures.")
     return report
-
-
-def _open(folder: Path, names: list[str]) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-    """Masks by picture name, and how they were made as far as the folder says."""
-    card = folder / PROTOCOL
-    if card.is_file():
-        written = read_masks(folder)
-        missing = {name: written.failed[name] for name in names if name in written.failed}
-        for name, reason in missing.items():
-            raise ValueError(
-                f"{len(missing)} of {len(names)} pictures have no mask, the first is {name!r}: "
-                f"{reason}; mend them, or score a split without them"
-            )
-        return written.masks, json.loads(card.read_text(encoding="utf-8"))
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}, expected one of NAME.png")
-    there = [name for name in names if (folder / f"{name}.png").is_file()]
-    return LazyMasks(there, read=lambda n: read_mask(folder / f"{n}.png"), folder=folder), {}

@@ -56,12 +56,32 @@ class Soft(NamedTuple):
     maps: Tensor
 
 
-def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
+class InCells(NamedTuple):
+    """A recipe whose method resizes pictures to whole cells, so that nearly equal ones go together.
+
+    Args:
+        side: of a cell; sizes count as equal when they are, rounded up to multiples of it.
+        resize: (3, H, W) -> (3, H', W'), what the method would do itself; worker threads do it.
+        maps_of: (B, 3, H', W'), (B, C) -> (B, C, h, w).
+        finish: these maps of pictures of one size (B, 3, H, W) and their labels to masks.
+    """
+
+    side: int
+    resize: Callable[[Tensor], Tensor]
+    maps_of: MasksOf
+    finish: Callable[[Tensor, Tensor, Tensor], Tensor | Soft]
+
+
+Recipe = Callable[[Tensor, Tensor], Tensor | Soft] | InCells
+
+
+def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -> list[list[int]]:
     """Numbers of the pictures of every batch: of equal size, in the order of the data set.
 
     Args:
         samples: with ``size_of(name)`` where sizes are known without decoding.
         batch_size: at most so many together.
+        side: sizes are rounded up to multiples of it first.
 
     Returns:
         Batches in the order of their first picture; one whose size cannot be read is alone.
@@ -73,7 +93,7 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
     batches: list[list[int]] = []
     for number in range(len(samples)):
         try:
-            size = _size_of(samples, number)
+            size = tuple(-(-pixels // side) for pixels in _size_of(samples, number))
         except (OSError, ValueError):
             size = None  # its own batch, where reading it says why
         batch = open_batches.get(size) if size is not None else None
@@ -87,7 +107,7 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
 
 def write_masks(
     samples: Sequence[Sample],
-    masks_of: Callable[[Tensor, Tensor], Tensor | Soft],
+    masks_of: Recipe,
     folder: str | Path,
     *,
     made_by: Mapping[str, Any],
@@ -105,12 +125,13 @@ def write_masks(
 
     Args:
         samples: pictures with their ``names``.
-        masks_of: a recipe from pictures and labels to masks, or to `Soft` for maps too.
+        masks_of: a recipe from pictures and labels to masks, or to `Soft` for maps too; or
+            `InCells`.
         folder: of ``masks/NAME.png``, ``maps/NAME.safetensors``, ``protocol.json`` and, when all
             of it is done, ``manifest.json``.
         made_by: everything that the masks depend on, as JSON holds it; a folder of masks that were
             made otherwise is refused.
-        batch_size: pictures of equal size that go through together.
+        batch_size: pictures of equal size, with `InCells` rounded up, that go through together.
         workers: threads that decode pictures ahead.
         rank: of this process among ``world``, which share the batches; the last one that ends
             writes the manifest.
@@ -135,7 +156,8 @@ def write_masks(
     names = list(samples.names)
     for name in names:
         _place(folder, "masks", name)  # refuse before any work
-    batches = plan_batches(samples, batch_size)
+    side = masks_of.side if isinstance(masks_of, InCells) else 1
+    batches = plan_batches(samples, batch_size, side=side)
     left = [
         [names[n] for n in batch]
         for batch in batches[rank::world]
@@ -145,7 +167,8 @@ def write_masks(
     total = sum(map(len, left))
 
     def made() -> Iterator[_Read]:
-        for batch in _decoded(samples, numbers, left, workers):
+        resize = masks_of.resize if isinstance(masks_of, InCells) else None
+        for batch in _decoded(samples, numbers, left, workers, resize):
             _make(batch, masks_of, folder)
             yield from batch
 
@@ -239,11 +262,12 @@ def _is_done(folder: Path, name: str) -> bool:
 
 
 class _Read(NamedTuple):
-    """A picture, or why it cannot be read."""
+    """A picture, or why it cannot be read, and what the method is shown if that is another size."""
 
     name: str
     sample: Sample | None
     problem: str = ""
+    resized: Tensor | None = None
 
 
 def _decoded(
@@ -251,12 +275,14 @@ def _decoded(
     numbers: Mapping[str, int],
     batches: Sequence[Sequence[str]],
     workers: int,
+    resize: Callable[[Tensor], Tensor] | None,
 ) -> Iterator[list[_Read]]:
     """The batches in order, decoded ahead by threads; memory holds a few of them."""
 
     def read(name: str) -> _Read:
         try:
-            return _Read(name, samples[numbers[name]])
+            sample = samples[numbers[name]]
+            return _Read(name, sample, resized=None if resize is None else resize(sample.image))
         except (OSError, ValueError) as error:
             return _Read(name, None, f"{type(error).__name__}: {error}")
 
@@ -275,7 +301,7 @@ def _decoded(
 
 def _make(
     batch: Sequence[_Read],
-    masks_of: Callable[[Tensor, Tensor], Tensor | Soft],
+    masks_of: Recipe,
     folder: Path,
 ) -> None:
     """Masks of one batch, written when all of them are made."""
@@ -286,10 +312,7 @@ def _make(
     if not good:
         return
     try:
-        made = masks_of(
-            torch.stack([read.sample.image for read in good]),
-            torch.stack([read.sample.labels for read in good]),
-        )
+        made = _made(good, masks_of)
     except (ValueError, RuntimeError) as error:
         if len(good) > 1:  # one of them alone may be to blame
             for read in good:
@@ -297,14 +320,34 @@ def _make(
             return
         write_whole(_failure(folder, good[0].name), f"{type(error).__name__}: {error}")
         return
-    soft = made if isinstance(made, Soft) else None
-    masks = made.masks if soft is not None else made
-    for b, read in enumerate(good):
-        if soft is not None:
+    for read, (mask, maps) in zip(good, made, strict=True):
+        if maps is not None:
             present = read.sample.labels.nonzero()[:, 0]
-            kept = {"classes": present, "maps": soft.maps[b, present].half().cpu().contiguous()}
+            kept = {"classes": present, "maps": maps[present].half().cpu().contiguous()}
             write_whole(_place(folder, "maps", read.name, ".safetensors"), save(kept))
-        write_whole(_place(folder, "masks", read.name), mask_png(masks[b]))
+        write_whole(_place(folder, "masks", read.name), mask_png(mask))
+
+
+def _made(good: Sequence[_Read], recipe: Recipe) -> list[tuple[Tensor, Tensor | None]]:
+    """The mask of every picture of a batch, and its maps where they are kept."""
+    images = [read.sample.image for read in good]
+    labels = torch.stack([read.sample.labels for read in good])
+    if not isinstance(recipe, InCells):
+        return _each(recipe(torch.stack(images), labels))
+    maps = recipe.maps_of(torch.stack([read.resized for read in good]), labels)
+    made: dict[int, tuple[Tensor, Tensor | None]] = {}
+    for size in dict.fromkeys(image.shape for image in images):
+        alike = [b for b, image in enumerate(images) if image.shape == size]
+        together = torch.stack([images[b] for b in alike])
+        found = _each(recipe.finish(maps[alike], together, labels[alike]))
+        made.update(zip(alike, found, strict=True))
+    return [made[b] for b in range(len(good))]
+
+
+def _each(made: Tensor | Soft) -> list[tuple[Tensor, Tensor | None]]:
+    if isinstance(made, Soft):
+        return list(zip(made.masks, made.maps, strict=True))
+    return [(mask, None) for mask in made]
 
 
 def _finish(

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
-from wsss_kit.checks import check_count, check_positive, check_probability, check_word
-from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample
+from wsss_kit.affinity_net import AffinityNet
+from wsss_kit.checks import check_count, check_word
+from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.datasets import SPLITS, open_samples
-from wsss_kit.commands.generate import MasksOf, Soft, Written, write_masks
+from wsss_kit.commands.datasets import SPLITS, open_samples, prompts_of
+from wsss_kit.commands.generate import Written, write_masks
+from wsss_kit.commands.mask_recipes import (
+    check_rule,
+    check_segmenter,
+    recipe_of,
+    rule_of,
+    segmenter_recipe,
+)
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.crf import crf_of_present
-from wsss_kit.evaluation import BackgroundRule
 from wsss_kit.files import load_model, weights_path
-from wsss_kit.masks import scores_to_masks
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
-from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import cam_maps, clip_es_crf, clip_es_maps
+from wsss_kit.processes import own_device, place_in_run
+from wsss_kit.segmentation import Segmenter
 
-_KINDS = {"CAM": CAM, "SC-CAM": SCCAM, "CLIMS": CLIMS}
-_THRESHOLD = 0.15  # of a trained method's maps, in the papers' evaluations
+_KINDS = {"CAM": CAM, "SC-CAM": SCCAM, "CLIMS": CLIMS, "segmenter": Segmenter}
 
 
 def run_masks(
@@ -40,6 +41,7 @@ def run_masks(
     split: str | None = None,
     clip: str | None = None,
     clip_weights: str | Path | None = None,
+    affinity: str | Path | None = None,
     threshold: float | None = None,
     power: float | None = None,
     crf: bool = False,
@@ -56,19 +58,23 @@ def run_masks(
     ``torchrun --nproc-per-node 8 -m wsss_kit masks ...`` writes the same files as one process.
 
     Args:
-        method: ``"clip-es"``, or the path of a CAM, SC-CAM or CLIMS that was saved.
+        method: ``"clip-es"``, or the path of a CAM, SC-CAM, CLIMS or segmenter that was saved.
         out: folder to write into, see `generate.write_masks`.
         data: see `datasets.open_samples`.
         root: see `datasets.open_samples`.
         split: see `datasets.open_samples`.
         clip: of CLIP-ES: open_clip's name; None for ViT-B/16, or the tiny one with ``"paper"``.
         clip_weights: of CLIP-ES: a file, or None for OpenAI's.
+        affinity: of a CAM, SC-CAM or CLIMS: a saved `AffinityNet` that the maps walk with. With
+            ``power`` the background walks along, as PSA and SC-CAM have it; with ``threshold`` it
+            joins afterwards, as IRN and CLIMS have it.
         threshold: constant background; None for the published one of the method, as ``power``.
         power: of the background (1 - max)^power, instead of ``threshold``.
         crf: whether the dense CRF of the method follows.
         min_confidence: below it pixels become 255; masks that are scored keep every pixel.
         maps: whether soft maps are kept too.
-        batch_size: pictures of equal size that go through together.
+        batch_size: pictures of equal size that go through together; for CLIP-ES of equal size in
+            whole patches.
         workers: threads that decode.
         limit: only the first so many pictures.
         device: where to work.
@@ -81,22 +87,27 @@ def run_masks(
             masks that were made otherwise.
         FileNotFoundError: if the data or the method is not there.
     """
-    rule = _rule(method, threshold, power)
-    if min_confidence is not None:
-        check_probability("min_confidence", min_confidence)
+    given = {"threshold": threshold, "power": power, "min_confidence": min_confidence}
+    check_rule(**given)
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         check_count(name, value)
     samples = open_samples(data, root, split, limit)
-    rank, world, device = _place(device)
+    (rank, world), device = place_in_run(), own_device(device)
     fitted, title = _open(method, data, samples, clip, clip_weights, device)
-    boxes = 0.7 if data == "coco" else 0.4  # of CLIP-ES, as published
-    options = {"boxes": boxes, "crf": crf, "min_confidence": min_confidence, "maps": maps}
-    recipe = _recipe(fitted, rule, **options)
-    made_by = {
-        **{"data": data, "split": split or SPLITS.get(data, "all"), "pictures": len(samples)},
-        **{"method": title, "preset": fitted.preset, "background": str(rule)},
-        **{"refinement": "dense CRF" if crf else "none", "min_confidence": min_confidence},
-    }
+    made_by = {"data": data, "split": split or SPLITS.get(data, "all"), "pictures": len(samples)}
+    made_by |= {"method": title, "min_confidence": min_confidence}
+    if isinstance(fitted, Segmenter):
+        check_segmenter({**given, "maps": maps or None, "affinity": affinity})
+        recipe = segmenter_recipe(fitted, crf=crf)
+        made_by |= {"background": "learned", "refinement": "dense CRF" if crf else "none"}
+    else:
+        walk, walked_by = _affinity(method, affinity, device)
+        rule = rule_of(fitted, walk, threshold, power)
+        boxes = 0.7 if data == "coco" else 0.4  # of CLIP-ES, as published
+        options = {"boxes": boxes, "crf": crf, "min_confidence": min_confidence, "maps": maps}
+        recipe = recipe_of(fitted, rule, walk, **options)
+        refined = " and ".join([*walked_by, *["dense CRF"] * crf]) or "none"
+        made_by |= {"preset": fitted.preset, "background": str(rule), "refinement": refined}
     write = partial(
         write_masks,
         *(samples, recipe),
@@ -105,37 +116,10 @@ def run_masks(
         workers=workers,
         rank=rank,
         world=world,
+        shown=rank == 0,
     )
-    if rank:  # the first holds the folder
-        return write(out)
     with run_folder(out) as folder:
         return write(folder)
-
-
-def _rule(method: str | Path, threshold: float | None, power: float | None) -> BackgroundRule:
-    if threshold is not None and power is not None:
-        raise ValueError(f"threshold is {threshold} and power {power}, expected one of the two")
-    if threshold is not None:
-        check_probability("threshold", threshold)
-        return BackgroundRule(threshold=threshold)
-    if power is not None:
-        check_positive("power", power)
-        return BackgroundRule(power=power)
-    return BackgroundRule(power=1) if method == "clip-es" else BackgroundRule(threshold=_THRESHOLD)
-
-
-def _place(device: str) -> tuple[int, int, str]:
-    """This process's number, how many there are, and its device, as torchrun says."""
-    rank, world = (
-        int(os.environ.get(name, usual)) for name, usual in (("RANK", 0), ("WORLD_SIZE", 1))
-    )
-    if device == "auto" and world > 1:
-        import torch
-
-        if torch.cuda.is_available():
-            local = int(os.environ.get("LOCAL_RANK", 0))
-            device = f"cuda:{local % torch.cuda.device_count()}"
-    return rank, world, device
 
 
 def _open(
@@ -145,57 +129,37 @@ def _open(
     clip: str | None,
     clip_weights: str | Path | None,
     device: str,
-) -> tuple[CAMMethod, str]:
+) -> tuple[CAMMethod | Segmenter, str]:
     """The method ready to use, and what the protocol calls it."""
     if method == "clip-es":
         name = clip or ("paper" if data == "paper" else "ViT-B-16-quickgelu")
         weights = clip_weights or (None if name == "paper" else "openai")
         loaded = load_clip(name, weights=weights, device=device)
         title = f"CLIP-ES, {name}, {Path(str(weights)).name}"
-        return CLIPES(loaded, prompts=_prompts(data, samples.classes)).fit(), title
+        return CLIPES(loaded, prompts=prompts_of(data, samples.classes, "clip_es")).fit(), title
     _, card = load_model(method)
     check_word("the method of the file", str(card.get("method")), _KINDS)
     fitted = _KINDS[card["method"]].load(method, device=device)
-    if tuple(fitted.classes_) != tuple(samples.classes):
+    known = fitted.classes if isinstance(fitted, Segmenter) else fitted.classes_
+    if tuple(known) != tuple(samples.classes):
         raise ValueError(
-            f"{method} knows {', '.join(fitted.classes_[:3])}, … and {data} has "
+            f"{method} knows {', '.join(known[:3])}, … and {data} has "
             f"{', '.join(samples.classes[:3])}, …; expected the same classes"
         )
     return fitted, f"{card['method']}, {weights_path(method).name}"
 
 
-def _prompts(data: str, classes: Sequence[str]) -> Prompts:
-    if data == "paper":
-        return Prompts.paper(method="clip_es")
-    known = {VOC_CLASSES: Prompts.voc, COCO_CLASSES: Prompts.coco}.get(tuple(classes))
-    return known(method="clip_es") if known else Prompts.for_classes(classes, method="clip_es")
-
-
-def _recipe(
-    method: CAMMethod,
-    rule: BackgroundRule,
-    *,
-    boxes: float,
-    crf: bool,
-    min_confidence: float | None,
-    maps: bool,
-) -> MasksOf | Callable[[Tensor, Tensor], Soft]:
-    """Pictures and labels to masks, and to the maps that they came from if these are kept."""
-    walks = isinstance(method, CLIPES)
-    maps_of = partial(cam_maps, method=method)
-    if walks:
-        maps_of = partial(clip_es_maps, method=method, box_threshold=boxes)
-    refine = partial(clip_es_crf, method=method) if walks else crf_of_present
-
-    def recipe(images: Tensor, labels: Tensor) -> Tensor | Soft:
-        found = maps_of(images, labels)
-        scores = rule.scores(found)
-        if crf:
-            scores = refine(scores, images, labels)
-        masks = scores_to_masks(scores, labels, min_confidence=min_confidence)
-        return Soft(masks, found) if maps else masks
-
-    return recipe
+def _affinity(
+    method: str | Path, path: str | Path | None, device: str
+) -> tuple[AffinityNet | None, list[str]]:
+    """A learned affinity to walk with, and what the protocol calls it."""
+    if path is None:
+        return None, []
+    if method == "clip-es":
+        raise ValueError(
+            "clip-es walks with CLIP's attention; leave --affinity out, or see recipes.clip_es_maps"
+        )
+    return AffinityNet.load(path, device=device), [f"walk ({weights_path(path).stem})"]
 
 
 def said(written: Written, out: str | Path) -> str:

@@ -21,6 +21,7 @@ from wsss_kit.commands.plans import (
     segmenter_preset,
     start_file,
 )
+from wsss_kit.commands.train_method import CROPS
 from wsss_kit.data import LazySamples, load_coco, load_coco_masks, load_voc, load_voc_masks
 from wsss_kit.data.pictures import read_image
 from wsss_kit.evaluation import (
@@ -60,12 +61,7 @@ _RULES = {
 _CLIMS_COCO = {"otm": 2.0, "btm": 14.0, "cbs": 1.25, "reg": 0.2, "cbs_threshold": 0.285}
 _CLIMS_COCO_FIT = {"epochs": 8, "batch_size": 32, "learning_rate": 5e-4}
 """Of CLIMS' released script for COCO, two GPUs of 16 pictures taken together."""
-_CROPS = {  # of training, with the range of the longer side before
-    "CLIMS": {"crop": 512, "long_side": (320, 640)},
-    "SC-CAM": {"crop": 224, "long_side": (256, 512)},
-    "CAM": {"crop": 512, "long_side": (320, 640)},
-    "PSA": {"crop": 448, "long_side": (448, 768)},
-}
+_PSA_CROP = {"crop": 448, "long_side": (448, 768)}
 
 
 def run_photographs(
@@ -238,21 +234,21 @@ def _method(
     resume = {"seed": seed, "checkpoint": folder / "method-training"}
     if row.method == "SC-CAM":
         sc_cam = SCCAM("resnet38", weights=weights / "resnet38.pth", device=device)
-        return sc_cam.fit(train, **_CROPS["SC-CAM"], **resume)
+        return sc_cam.fit(train, **CROPS["sc-cam"], **resume)
     if row.name.startswith("psa/"):
         cam = CAM("resnet38", weights=weights / "resnet38.pth", device=device)
-        return cam.fit(train, **_CROPS["PSA"], **resume)
+        return cam.fit(train, **_PSA_CROP, **resume)
     cam = CAM("resnet50", weights=_file_or(weights / "resnet50.pth", "imagenet"), device=device)
     if row.method == "CAM":
-        return cam.fit(train, **_CROPS["CAM"], **resume)
-    cam.fit(train, seed=seed, checkpoint=folder / "cam-training", **_CROPS["CAM"])
+        return cam.fit(train, **CROPS["cam"], **resume)
+    cam.fit(train, seed=seed, checkpoint=folder / "cam-training", **CROPS["cam"])
     clip, prompts = _clip("ViT-B-32", weights, device), Prompts.voc(method="clims")
     losses, training = {}, {}
     if row.data == "COCO 2014":
         prompts, losses, training = Prompts.coco(method="clims"), _CLIMS_COCO, _CLIMS_COCO_FIT
     preset = clims_preset(row)
     clims = CLIMS(clip, cam, prompts=prompts, preset=preset, device=device, **losses)
-    return clims.fit(train, **_CROPS["CLIMS"], **training, **resume)
+    return clims.fit(train, **CROPS["clims"], **training, **resume)
 
 
 def _file_or(path: Path, fetched: str) -> Path | str:

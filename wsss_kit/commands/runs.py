@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from wsss_kit.processes import place_in_run
+
 
 @contextmanager
 def run_folder(path: str | Path) -> Iterator[Path]:
     """Make a run's folder, see that it can be written to, and keep other runs out meanwhile.
 
-    The lock belongs to the process and ends with it, however it ends.
+    The lock belongs to the process and ends with it, however it ends. Of several processes of one
+    run the first holds it.
 
     Args:
         path: of the folder; made where there is none.
@@ -25,6 +28,9 @@ def run_folder(path: str | Path) -> Iterator[Path]:
     from filelock import FileLock, Timeout
 
     folder = Path(path)
+    if place_in_run()[0]:
+        yield folder
+        return
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out is {folder}, a file; expected a folder, which is made if need be")
     lock = FileLock(folder / ".lock", timeout=0)

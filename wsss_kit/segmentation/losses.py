@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.classes import IGNORE_INDEX
+from wsss_kit.processes import total
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits (B, K, h, w) and masks (B, h, w) to a scalar."""
@@ -17,7 +18,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def confident_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     """Mean cross-entropy over the pixels that are not 255; 0 where none is left.
 
-    With masks whose doubtful pixels are 255 this is CLIP-ES's confidence-guided loss.
+    With masks whose doubtful pixels are 255 this is CLIP-ES's confidence-guided loss. Of several
+    processes it is this one's part of the whole batch's mean.
 
     Args:
         logits: (B, K, h, w).
@@ -31,8 +33,8 @@ def confident_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
         >>> confident_cross_entropy(torch.zeros(1, 3, 2, 2), nothing).item()
         0.0
     """
-    total = F.cross_entropy(logits, masks, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / (masks != IGNORE_INDEX).sum().clamp(min=1)
+    summed = F.cross_entropy(logits, masks, ignore_index=IGNORE_INDEX, reduction="sum")
+    return summed / total((masks != IGNORE_INDEX).sum()).clamp(min=1)
 
 
 def balanced_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:

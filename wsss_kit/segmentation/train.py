@@ -27,6 +27,7 @@ from wsss_kit.checks import (
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier.train import device_of, fix_batch_norm
+from wsss_kit.processes import as_first, norms_of_whole_batches, sum_gradients, totals
 from wsss_kit.segmentation.losses import LOSSES, multi_scale_loss
 from wsss_kit.segmentation.networks import build_network
 from wsss_kit.segmentation.presets import PRESETS, Recipe
@@ -188,6 +189,7 @@ def _train(
     schedule = polynomial_decay(optimiser, iterations, first=done, every=recipe["decay_every"])
     began = segmenter.losses_[0] if segmenter.losses_ else None
     losses: list[float] = []
+    as_first(segmenter.state_dict().values())
     segmenter.train()
     if recipe["fixes_norms"]:
         fix_batch_norm(segmenter)
@@ -226,15 +228,16 @@ def _step(
     random = torch.Generator().manual_seed(seed * 1_000_003 + step)
     numbers = _numbers(len(pictures), step * batch * accumulate, batch * accumulate, seed)
     optimiser.zero_grad()
-    with seeded(seed, step, device):
+    with seeded(seed, step, device), norms_of_whole_batches(segmenter):
         for start in range(0, len(numbers), batch):
             images, masks = pictures.batch(numbers[start : start + batch], random)
             _check_values(masks, len(segmenter.classes))
             loss = _loss(segmenter, images.to(device), masks.to(device), recipe) / accumulate
             loss.backward()
             total += loss.item()
+    sum_gradients(optimiser)
     optimiser.step()
-    return total
+    return totals({"loss": total})["loss"]
 
 
 def _loss(segmenter: Segmenter, images: Tensor, masks: Tensor, recipe: Recipe) -> Tensor:

@@ -10,9 +10,16 @@ from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import batches, device_of, fix_batch_norm, groups_of
+from wsss_kit.classifier.train import (
+    batches,
+    device_of,
+    fix_batch_norm,
+    groups_of,
+    state_of,
+)
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.methods.clims.presets import LOSSES
+from wsss_kit.processes import as_first, norms_of_whole_batches, sum_gradients, total, totals
 from wsss_kit.training import (
     Diverged,
     check_loss,
@@ -111,6 +118,7 @@ def train(
     else:
         schedule = polynomial_decay(optimiser, steps * recipe["epochs"], **how)
     began: float | None = None
+    as_first(state_of(trunk, head, bias))
     for epoch in range(first_epoch, recipe["epochs"]):
         trunk.train()
         if not recipe["trains_batch_norm"]:
@@ -122,7 +130,7 @@ def train(
             shown=recipe["shown"],
             total=steps,
         )
-        with seeded(recipe["seed"], epoch, head.device):
+        with seeded(recipe["seed"], epoch, head.device), norms_of_whole_batches(trunk):
             for images, labels in bar:
                 found = train_step(
                     trunk, head, bias, images, labels, judge, recipe, optimiser, where=where
@@ -152,6 +160,8 @@ def train_step(
 ) -> dict[str, float]:
     """One step of the optimiser on one batch, in ``accumulate`` parts that add up to the whole.
 
+    Several processes' parts of a batch add up in the same way.
+
     Args:
         trunk: (B, 3, H, W) -> (B, D, h, w); changed in place.
         head: (C, D); changed in place.
@@ -170,31 +180,36 @@ def train_step(
         The losses of the batch, not weighted, with ``total``, weighted, and ``maps``, the mean of
         the maps of the classes present.
     """
-    device, parts = device_of(trunk), min(recipe["accumulate"], len(images))
-    found = dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
-    n_pairs = max(1.0, labels.sum().item())
+    device, found = device_of(trunk), dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
+    n_pictures, n_pairs = total(torch.tensor([len(images), labels.sum().item()])).tolist()
+    parts = min(recipe["accumulate"], int(n_pictures))  # the same for all processes
     optimiser.zero_grad(set_to_none=True)
-    for part, positive in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+    split = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+    for part, positive in split:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             maps = activation_maps(trunk, head, bias, part.to(device))
             if not torch.isfinite(maps).all():
                 check_maps(float("nan"), where)
+            if not len(part):  # other processes have the batch's last pictures
+                maps.sum().backward()
+                continue
             losses = judge.losses(part, maps, positive)
         # means over pairs or maps, and a sum, of a part's share in the batch
-        pairs, pictures = positive.sum().item() / n_pairs, len(part) / len(images)
+        pairs, pictures = positive.sum().item() / max(1, n_pairs), len(part) / n_pictures
         cbs = pairs if recipe["backgrounds"] == "pairs" else 1.0
-        reg = pairs if recipe["area"] == "present" and labels.any() else pictures
+        reg = pairs if recipe["area"] == "present" and n_pairs else pictures
         shares = {"otm": pairs, "btm": pairs, "cbs": cbs, "reg": reg}
         losses = {name: shares[name] * losses[name] for name in LOSSES}
-        total = sum(recipe[name] * losses[name] for name in LOSSES)
-        total.backward()
+        weighted = sum(recipe[name] * losses[name] for name in LOSSES)
+        weighted.backward()
         with torch.no_grad():
             present = positive.to(maps) > 0
             found["maps"] += pairs * maps[present].mean().item() if present.any() else 0.0
-        for name, value in (*losses.items(), ("total", total)):
+        for name, value in (*losses.items(), ("total", weighted)):
             found[name] += value.item()
+    sum_gradients(optimiser)
     optimiser.step()
-    return found
+    return totals(found)
 
 
 def check_maps(mean: float, where: str) -> None:

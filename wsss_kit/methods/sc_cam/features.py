@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from wsss_kit.cam import class_activation_maps
 from wsss_kit.checks import check_image, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.methods.sc_cam.presets import FEATURES
+from wsss_kit.processes import each
 from wsss_kit.training import progress
 
 
@@ -46,16 +48,16 @@ def class_features(
     """
     check_word("features", features, FEATURES)
     trunk.eval()
-    found = []
-    for sample in progress(samples, what="features", shown=shown, total=len(samples)):
+
+    def features_of(sample: Sample) -> Tensor:  # (D,) or (C, D)
         check_image(sample.image, f"picture {sample.name!r}")
         values = trunk(sample.image[None].to(head.device)).float()  # (1, D, h, w)
         if features == "picture":
-            found.append(values.mean((2, 3))[0])
-            continue
+            return values.mean((2, 3))[0]
         maps = class_activation_maps(values, head.float()).relu()  # (1, C, h, w)
         maps = maps * (sample.labels.to(maps) > 0)[None, :, None, None]
         weights = maps / maps.sum((2, 3), keepdim=True).clamp(min=1e-6)
-        found.append(torch.einsum("bdhw,bchw->bcd", values, weights)[0])
-    stacked = torch.stack(found)
+        return torch.einsum("bdhw,bchw->bcd", values, weights)[0]
+
+    stacked = each(samples, features_of, bar=partial(progress, what="features", shown=shown))
     return F.normalize(stacked, dim=-1) if unit_length else stacked

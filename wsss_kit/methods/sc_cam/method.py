@@ -43,6 +43,7 @@ from wsss_kit.methods.start import (
     started_from,
     train_baseline,
 )
+from wsss_kit.processes import as_first
 from wsss_kit.training import classes_of, labels_of
 
 PAPER_SC_CAM = Path(__file__).with_name("paper_sc_cam.safetensors")
@@ -309,6 +310,7 @@ class SCCAM(CAMMethod):
             found = self.features_of(samples, progress=values["shown"])
             options = {"k": self.k_, "seed": values["seed"]}
             self.subcategories_ = subcategory_labels(found, labels_of(samples), **options).cpu()
+        as_first([self.subcategories_])  # clusters are found on each process's own device
         self.rounds_.append(self.subcategories_)
         if number == 0 or values["restart_each_round"]:
             restart(self.backbone_, self.head_, self.origin_, values)

@@ -7,10 +7,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import batches, device_of, fix_batch_norm, groups_of
+from wsss_kit.classifier.train import (
+    batches,
+    device_of,
+    fix_batch_norm,
+    groups_of,
+    own_soft_margin_loss,
+    state_of,
+)
+from wsss_kit.processes import (
+    as_first,
+    norms_of_whole_batches,
+    own,
+    sum_gradients,
+    total,
+    totals,
+)
 from wsss_kit.training import check_loss, polynomial_decay, progress, seeded
 
 Recipe = Mapping[str, Any]
@@ -37,7 +51,7 @@ def joint_loss(
     *,
     weight: float,
 ) -> dict[str, Tensor]:
-    """The losses of both heads, each a mean over its outputs.
+    """The losses of both heads, each a mean over its outputs, or this process's part of it.
 
     Args:
         pooled: (B, D).
@@ -50,8 +64,8 @@ def joint_loss(
     Returns:
         ``parent``, ``sub`` and ``total`` -> scalar.
     """
-    parent = F.multilabel_soft_margin_loss(pooled @ head.T, labels)
-    sub = F.multilabel_soft_margin_loss(pooled @ sub_head.T, subcategories)
+    parent = own_soft_margin_loss(pooled @ head.T, labels)
+    sub = own_soft_margin_loss(pooled @ sub_head.T, subcategories)
     return {"parent": parent, "sub": sub, "total": parent + weight * sub}
 
 
@@ -94,6 +108,7 @@ def train_round(
         optimiser, steps * (recipe["schedule"] or epochs), first=first_epoch * steps
     )
     began = None
+    as_first(state_of(trunk, head, sub_head))
     joined = _Joined(samples, subcategories.cpu())
     for epoch in progress(
         range(first_epoch, epochs), what=f"SC-CAM, round {number + 1}", shown=recipe["shown"]
@@ -128,7 +143,7 @@ def _steps(
     """The steps of one epoch of the whole run; the losses of each."""
     device, C, weight = device_of(trunk), len(head), recipe["subcategory_weight"]
     random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)
-    with seeded(recipe["seed"], epoch, device):
+    with seeded(recipe["seed"], epoch, device), norms_of_whole_batches(trunk):
         for images, targets in batches(samples, epoch, recipe):
             if recipe["jitter"] is not None:
                 images = jitter(images, recipe["jitter"], random)
@@ -140,9 +155,10 @@ def _steps(
             )
             optimiser.zero_grad(set_to_none=True)
             losses["total"].backward()
+            sum_gradients(optimiser)
             optimiser.step()
             schedule.step()
-            yield {name: value.item() for name, value in losses.items()}
+            yield totals({name: value.item() for name, value in losses.items()})
 
 
 class _Joined(Sequence[Sample]):
@@ -164,7 +180,8 @@ def drop(pooled: Tensor, share: float, random: torch.Generator) -> Tensor:
     """Dropout whose choices come from a generator: (B, D) -> (B, D)."""
     if share == 0:
         return pooled
-    kept = torch.rand(pooled.shape, generator=random) >= share
+    whole = int(total(torch.tensor(len(pooled))))
+    kept = own(torch.rand(whole, pooled.shape[1], generator=random) >= share)
     return pooled * kept.to(pooled) / (1 - share)
 
 
@@ -185,11 +202,12 @@ def jitter(images: Tensor, amounts: Sequence[float], random: torch.Generator) ->
         colour.adjust_hue,
     )
     changed = []
-    for image in images:
-        drawn = 2 * torch.rand(4, generator=random) - 1
+    whole = int(total(torch.tensor(len(images))))
+    drawn_for_all = [2 * torch.rand(4, generator=random) - 1 for _ in range(whole)]
+    for image, drawn in zip(images, own(drawn_for_all), strict=True):
         for adjust, middle, amount, way in zip(
             changes, (1.0, 1.0, 1.0, 0.0), amounts, drawn.tolist(), strict=True
         ):
             image = adjust(image, middle + amount * way)
         changed.append(image)
-    return torch.stack(changed)
+    return torch.stack(changed) if changed else images

@@ -1,0 +1,271 @@
+"""Training any method from the command line: what it takes, keeps, refuses, and goes on with."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.commands.voc_layout import build_voc
+from wsss_kit.__main__ import main
+from wsss_kit.commands import train_method as module
+from wsss_kit.commands.arguments import METHODS, TAKES
+from wsss_kit.commands.train_method import CONFIG, options_of, read_options, train_method
+from wsss_kit.files import load_model
+from wsss_kit.methods.cam import CAM
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.segmentation import Segmenter
+from wsss_kit.training import Diverged
+
+PAPER = {"data": "paper", "limit": 8, "epochs": 1, "batch_size": 4, "device": "cpu"}
+QUIET = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A CAM of the embedded world, trained by the command."""
+    folder = tmp_path_factory.mktemp("cam")
+    return train_method("cam", folder, **PAPER)
+
+
+def test_a_cam_as_the_class_trains_it(trained):
+    cam = CAM("paper", weights="web", preset="clean", device="cpu")
+    cam.fit(PaperWorld(8, split="train"), epochs=1, batch_size=4, progress=False)
+    assert torch.equal(CAM.load(trained, device="cpu").head_, cam.head_)
+    config = json.loads((trained.parent / CONFIG).read_text())
+    said = {"what": "cam", "backbone": "paper", "weights": "web", "preset": "clean"}
+    said |= {"data": "paper", "split": "train", "limit": 8, "epochs": 1, "batch_size": 4}
+    assert config == said
+
+
+def test_the_chain_of_all_methods(trained, tmp_path, capsys):
+    """CAM, from it SC-CAM and CLIMS; masks; an affinity and a segmenter from them; their scores."""
+
+    def run(*words):
+        assert main([*map(str, words), "--data", "paper", "--limit", "8"]) == 0, capsys.readouterr()
+
+    start = ("--start", trained, "--epochs", 1, "--batch-size", 4)
+    run("train", "sc-cam", "--out", tmp_path / "sc", *start, "--rounds", 1, "--n-subcategories", 2)
+    run("train", "clims", "--out", tmp_path / "clims", *start, "--otm", 8)
+    _, card = load_model(tmp_path / "clims" / "clims")
+    assert card["method"] == "CLIMS" and card["otm"] == 8
+    run("masks", trained, "--out", tmp_path / "seeds", "--min-confidence", 0.4)
+    learns = ("--masks", tmp_path / "seeds", "--epochs", 1)
+    run("train", "affinity", "--out", tmp_path / "affinity", *learns, "--radius", 3)
+    walk = ("--affinity", tmp_path / "affinity" / "affinity")
+    for name, where in (("sc-cam", tmp_path / "sc"), ("clims", tmp_path / "clims")):
+        run("masks", where / name, "--out", tmp_path / f"{name}-walked", *walk, "--maps")
+    made = json.loads((tmp_path / "sc-cam-walked" / "protocol.json").read_text())
+    assert (made["background"], made["refinement"]) == ("(1 - max)^16", "walk (affinity)")
+    made = json.loads((tmp_path / "clims-walked" / "protocol.json").read_text())
+    assert made["background"] == "constant 0.2"
+    run("train", "segmenter", "--out", tmp_path / "seg", *learns)
+    segmenter = Segmenter.load(tmp_path / "seg" / "segmenter", device="cpu")
+    assert segmenter.taught_by == "CAM, cam.safetensors, constant 0.15, none"
+    run("masks", tmp_path / "seg" / "segmenter", "--out", tmp_path / "m", "--split", "val")
+    capsys.readouterr()
+    run("evaluate", tmp_path / "m", "--split", "val")
+    assert "mIoU" in capsys.readouterr().out
+
+
+def test_masks_of_a_walk_are_the_recipes(trained, tmp_path):
+    from wsss_kit.affinity_net import AffinityNet
+    from wsss_kit.commands.masks import run_masks
+    from wsss_kit.methods.clims import CLIMS
+    from wsss_kit.recipes import clims_masks, sc_cam_masks
+
+    net = AffinityNet(device="cpu")
+    net.losses_ = []
+    options = {"data": "paper", "limit": 2, "device": "cpu", "affinity": net.save(tmp_path / "net")}
+    cam, world = CAM.load(trained, device="cpu"), PaperWorld(2, split="train")
+    clims = CLIMS.load("paper", device="cpu")
+    for method, path, recipe in (
+        (cam, trained, sc_cam_masks),
+        (clims, clims.save(tmp_path / "clims"), clims_masks),
+    ):
+        written = run_masks(path, tmp_path / recipe.__name__, crf=True, **options)
+        for sample in world:
+            images, labels = sample.image[None], sample.labels[None]
+            expected = recipe(images, labels, method=method, affinity_net=net, crf=True)
+            assert torch.equal(written.masks[sample.name], expected[0])
+
+
+def test_a_training_is_never_written_over(trained, tmp_path, capsys):
+    before = {p.name: p.read_bytes() for p in trained.parent.iterdir()}
+    again = ["train", "cam", "--data", "paper", "--limit", "8", "--out", str(trained.parent)]
+    assert main(again) == 2
+    assert "holds a training (checkpoint.safetensors), which would be lost; go on with it by" in (
+        capsys.readouterr().err
+    )
+    assert main(["train", "sc-cam", "--out", str(trained.parent), "--resume"]) == 2
+    assert "holds a training of cam, and sc-cam is asked for" in capsys.readouterr().err
+    assert main([*again, "--resume", "--seed", "3"]) == 2
+    assert "a run with seed 0, and this one asks for 3" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in trained.parent.iterdir()} == before
+    assert main(["train", "cam", "--out", str(tmp_path / "new"), "--resume"]) == 2
+    assert "has no config.json, so there is nothing to go on with" in capsys.readouterr().err
+
+
+def test_a_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    how = {**PAPER, "epochs": 2, "learning_rate": 0.01}
+    whole = train_method("cam", tmp_path / "whole", **how)
+    kept = CAM.fit
+
+    @functools.wraps(kept)
+    def stopped(self, *arguments, **options):
+        from wsss_kit.methods import cam as of_cam
+
+        def save(*given, **place):
+            written(*given, **place)
+            raise KeyboardInterrupt
+
+        written = of_cam.save_checkpoint
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(of_cam, "save_checkpoint", save)
+            return kept(self, *arguments, **options)
+
+    monkeypatch.setattr(CAM, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_method("cam", tmp_path / "stopped", **how)
+    monkeypatch.setattr(CAM, "fit", kept)
+    assert not (tmp_path / "stopped" / "cam.json").exists()
+    resumed = train_method("cam", tmp_path / "stopped", resume=True, device="cpu")
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert json.loads((resumed.parent / CONFIG).read_text()) == json.loads(
+        (whole.parent / CONFIG).read_text()
+    )
+
+
+def test_being_stopped_says_how_to_go_on(trained, tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train_method", stop)
+    for out, said in ((tmp_path, "begins again"), (trained.parent, "with --resume goes on")):
+        assert main(["train", "cam", "--out", str(out)]) == 130
+        assert said in capsys.readouterr().err
+
+
+def test_a_head_alone_leaves_no_checkpoint(tmp_path):
+    path = train_method("cam", tmp_path, **PAPER, train_backbone=False)
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        *(".lock",) * (path.parent / ".lock").exists(),
+        *("cam.json", "cam.safetensors", CONFIG),
+    ]
+
+
+def test_two_processes_write_one_training(trained, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "wsss_kit", "train", "cam", "--out", str(tmp_path)]
+    command += ["--data", "paper", "--limit", "8", "--epochs", "1", "--batch-size", "4"]
+    run = subprocess.run(
+        [*command, "--device", "cpu"],
+        env={**os.environ, **QUIET},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.count("are written") == 1
+    losses = [load_model(path)[1]["losses"] for path in (tmp_path / "cam", trained)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    config = (tmp_path / CONFIG).read_text()
+    assert config == (trained.parent / CONFIG).read_text()
+
+
+def test_photographs_are_cropped_as_published(tmp_path, monkeypatch):
+    voc, asked = build_voc(tmp_path / "VOC2012"), {}
+
+    def fit(self, samples, **options):
+        asked.update(options, backbone=self.backbone, weights=self.weights, n=len(samples))
+        raise ValueError("enough")
+
+    for kind in (CAM, module.SCCAM):
+        monkeypatch.setattr(kind, "fit", functools.wraps(kind.fit)(fit))
+    for what, crop in (("cam", 512), ("sc-cam", 224)):
+        with pytest.raises(ValueError, match="enough"):
+            train_method(what, tmp_path / what, root=voc, device="cpu")
+        assert asked["crop"] == crop and asked["n"] == 4
+        assert (asked["backbone"], asked["weights"]) == ("resnet50", "imagenet")
+    with pytest.raises(ValueError, match="enough"):
+        train_method("cam", tmp_path / "own", root=voc, device="cpu", backbone="resnet18", crop=64)
+    assert (asked["backbone"], asked["weights"], asked["crop"]) == ("resnet18", None, 64)
+
+
+@pytest.mark.parametrize("what", METHODS)
+def test_every_argument_is_an_option(what):
+    for called in module._called(what):
+        given = {
+            name
+            for name, each in inspect.signature(called).parameters.items()
+            if name not in module._NOT_OPTIONS and each.kind is not each.VAR_KEYWORD
+        }
+        assert given <= set(options_of(what)) and len(given) > 3
+    with pytest.raises(ValueError, match=f"{what} takes no --colour, expected --out or --data"):
+        train_method(what, "nowhere", colour=3)
+    assert set(TAKES[what]) >= {"data", "root", "split", "limit", "device", "resume"}
+
+
+def test_words_of_a_command_line():
+    words = "--learning-rate 1e-3 --scales=1,0.5 --flip false --weights imagenet --epochs 8,2"
+    assert read_options(words.split()) == {
+        **{"learning_rate": 1e-3, "scales": [1, 0.5], "flip": False, "weights": "imagenet"},
+        **{"epochs": [8, 2]},
+    }
+    assert read_options(["--weights", "a,b"]) == {"weights": "a,b"}
+    with pytest.raises(ValueError, match="'epochs' is no option, expected --NAME VALUE"):
+        read_options(["epochs", "3"])
+    with pytest.raises(ValueError, match="--epochs has no value"):
+        read_options(["--epochs", "--crop", "3"])
+    with pytest.raises(ValueError, match="--epochs has no value"):
+        read_options(["--epochs"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 0}, "epochs is 0, expected"),
+        ({"epochs": "many"}, "epochs is 'many', expected"),
+        ({"learning_rate": -1.0}, "learning_rate is -1"),
+        ({"preset": "best"}, "preset"),
+        ({"scales": [1, 0]}, "scales"),
+        ({"long_side": [64]}, "long_side is"),
+        ({"backbone": "resnet1001"}, "resnet1001"),
+        ({"weights": "no/such/file.pth", "backbone": "resnet18"}, "no/such/file.pth"),
+    ],
+)
+def test_odd_values_are_refused_and_leave_no_training(options, said, tmp_path):
+    with pytest.raises((ValueError, OSError), match=said):
+        train_method("cam", tmp_path / "x", data="paper", limit=4, device="cpu", **options)
+    assert not list((tmp_path / "x").glob("c[ah]*.safetensors"))
+    again = {**PAPER, "limit": 4, "train_backbone": False}
+    assert train_method("cam", tmp_path / "x", **again).exists()
+
+
+def test_masks_are_asked_for(tmp_path):
+    with pytest.raises(ValueError, match="no masks are given to learn from, expected --masks"):
+        train_method("segmenter", tmp_path, data="paper", limit=2)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        train_method("affinity", tmp_path, data="paper", limit=2, masks=tmp_path / "none")
+
+
+def test_a_start_of_other_classes_is_refused(trained, tmp_path):
+    voc = build_voc(tmp_path / "VOC2012")
+    with pytest.raises(ValueError, match="trained for 8 classes"):
+        train_method("sc-cam", tmp_path / "x", root=voc, start=trained, device="cpu")
+
+
+def test_a_training_that_runs_away_says_so(tmp_path, capsys, monkeypatch):
+    def fit(self, *_, **__):
+        raise Diverged("training diverged in epoch 1")
+
+    monkeypatch.setattr(CAM, "fit", fit)
+    assert main(["train", "cam", "--data", "paper", "--limit", "4", "--out", str(tmp_path)]) == 2
+    assert "training diverged in epoch 1" in capsys.readouterr().err

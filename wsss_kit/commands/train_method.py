@@ -1,0 +1,290 @@
+"""``python -m wsss_kit train METHOD``: any method of the kit on any data set, resumably.
+
+Every argument of a method and of its ``fit`` is an option by its name; what was asked for lies in
+``config.json`` beside the weights, and ``resume`` goes on by it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from wsss_kit.affinity_net import AffinityNet
+from wsss_kit.checkpoints import CHECKPOINT
+from wsss_kit.checks import check_word
+from wsss_kit.classes import Sample
+from wsss_kit.clip import load_clip
+from wsss_kit.commands.arguments import METHODS, TAKES, takes_no
+from wsss_kit.commands.datasets import SPLITS, masks_in, open_samples, prompts_of
+from wsss_kit.commands.runs import run_folder
+from wsss_kit.files import read_card, weights_path, write_whole
+from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clims import CLIMS
+from wsss_kit.methods.sc_cam import SCCAM
+from wsss_kit.processes import joined, rank, settle
+from wsss_kit.segmentation import Segmenter, train_segmenter
+
+CONFIG = "config.json"
+_DATA = ("data", "root", "split", "limit")
+CROPS = {  # of training on photographs, with the range of the longer side before
+    "cam": {"crop": 512, "long_side": [320, 640]},
+    "sc-cam": {"crop": 224, "long_side": [256, 512]},
+    "clims": {"crop": 512, "long_side": [320, 640]},
+    "affinity": {"crop": 448, "fixes_norms": True},
+    "segmenter": {},
+}
+"""As published: IRN's and CLIMS' (512), SC-CAM's (224), PSA's (448)."""
+
+_PAPER = {"backbone": "paper", "weights": "web"}
+_USUAL = {  # on the embedded world
+    **{what: {**_PAPER, "preset": "clean"} for what in ("cam", "sc-cam", "clims")},
+    "affinity": _PAPER,
+    "segmenter": {},
+}
+_MAKES = {"cam": CAM, "sc-cam": SCCAM, "clims": CLIMS, "affinity": AffinityNet}
+_NOT_OPTIONS = ("self", "clip", "samples", "masks", "seeds", "prompts", "device", "progress")
+_NOT_OPTIONS += ("checkpoint", "pooled", "subcategories", "on_round", "on_epoch", "taught_by")
+
+
+def train_method(
+    what: str, out: str | Path, *, resume: bool = False, device: str = "auto", **asked: Any
+) -> Path:
+    """Train a method, write its weights and card, and beside them what was asked for.
+
+    Under ``torchrun`` the processes share every batch, see `processes`: the losses are those of
+    one process.
+
+    Args:
+        what: ``"cam"``, ``"sc-cam"``, ``"clims"``, ``"affinity"`` or ``"segmenter"``.
+        out: folder of ``WHAT.safetensors``, ``WHAT.json``, ``config.json`` and the checkpoint.
+        resume: go on with what the folder holds; what is not asked for again stays as it was.
+        device: where to work.
+        **asked: ``data`` (``"voc"``), ``root``, ``split`` and ``limit`` as for
+            `datasets.open_samples`; ``start``, a saved CAM that SC-CAM or CLIMS begins from;
+            ``masks``, a folder of masks that an affinity or a segmenter learns from; ``clip``,
+            ``clip_weights`` and ``prompts`` (a file of JSON) of CLIMS; and any argument of the
+            method or of its ``fit``.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        ValueError: if there is no such method or option, an option is out of its range, or the
+            folder holds a training and ``resume`` is not asked for, or holds another one.
+        FileNotFoundError: if data, masks or a file of weights are not there.
+    """
+    check_word("what is trained", what, METHODS)
+    asked = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asked.items()
+        if value is not None
+    }
+    check_options(what, asked)
+    folder = Path(out)
+    with joined(device) as device, run_folder(folder):
+        config = _config(what, folder, asked, resume=resume)
+        settle()  # all have read before the first writes
+        samples = open_samples(*(config.get(name) for name in _DATA))
+        before = (folder / CONFIG).read_text(encoding="utf-8") if resume else None
+        train = _TRAININGS.get(what, _trained)
+        try:
+            fitted = train(what, config, samples, folder, device)
+        except ValueError:
+            if before is not None and rank() == 0:  # what goes on is what was there
+                write_whole(folder / CONFIG, before)
+            raise
+        path = weights_path(folder / what)
+        if rank() == 0:
+            fitted.save(path)
+        settle()
+    return path
+
+
+def options_of(what: str) -> list[str]:
+    """Arguments of a method and of its ``fit`` that are options by their names, sorted."""
+    return sorted(name for called in _called(what) for name in _names(called))
+
+
+def check_options(what: str, asked: Mapping[str, Any]) -> None:
+    """Refuse what a training does not take.
+
+    Raises:
+        ValueError: naming it, and what there is.
+    """
+    takes = list(dict.fromkeys([*TAKES[what], *options_of(what)]))
+    for name in asked:
+        if name not in takes:
+            raise ValueError(takes_no(what, name, takes))
+
+
+def read_options(words: Sequence[str]) -> dict[str, Any]:
+    """``--batch-size 8 --scales 1,0.5 --flip false`` as arguments: JSON where it is JSON.
+
+    Args:
+        words: of a command line.
+
+    Raises:
+        ValueError: if a word is no option, or an option has no value.
+
+    Example:
+        >>> read_options(["--learning-rate", "1e-3", "--scales", "1,0.5", "--weights", "imagenet"])
+        {'learning_rate': 0.001, 'scales': [1, 0.5], 'weights': 'imagenet'}
+    """
+    found: dict[str, Any] = {}
+    words = [part for word in words for part in _parted(word)]
+    while words:
+        name = words.pop(0)
+        if not name.startswith("--"):
+            raise ValueError(f"{name!r} is no option, expected --NAME VALUE")
+        if not words or words[0].startswith("--"):
+            raise ValueError(f"{name} has no value, expected {name} VALUE")
+        found[name.removeprefix("--").replace("-", "_")] = _value(words.pop(0))
+    return found
+
+
+def _parted(word: str) -> list[str]:
+    return word.split("=", 1) if word.startswith("--") else [word]
+
+
+def _value(text: str) -> Any:
+    for written in (text, f"[{text}]") if "," in text else (text,):
+        try:
+            return json.loads(written)
+        except ValueError:
+            continue
+    return text
+
+
+def _called(what: str) -> tuple[Callable[..., Any], ...]:
+    """What takes the options: a constructor and ``fit``, or one function for both."""
+    if what == "segmenter":
+        return (train_segmenter,)
+    return _MAKES[what], _MAKES[what].fit
+
+
+def _names(called: Callable[..., Any]) -> list[str]:
+    return [name for name in inspect.signature(called).parameters if name not in _NOT_OPTIONS]
+
+
+def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
+    """What to do: what was asked for, on what the folder says, on what is usual."""
+    path = folder / CONFIG
+    if resume:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {CONFIG}, so there is nothing to go on with; leave --resume out, "
+                "or give --out the folder of the training"
+            )
+        stored = read_card(path)
+        if stored.get("what") != what:
+            raise ValueError(
+                f"{folder} holds a training of {stored.get('what')}, and {what} is asked for; "
+                "give --out another folder"
+            )
+        asked = {**{k: v for k, v in stored.items() if k != "what"}, **asked}
+        check_options(what, asked)
+        return asked
+    for name in (CHECKPOINT, what):
+        if (folder / f"{name}.json").exists():
+            raise ValueError(
+                f"{folder} holds a training ({name}.safetensors), which would be lost; go on with "
+                "it by --resume, or give --out another folder"
+            )
+    config = {"data": "voc", **asked}
+    config.setdefault("split", SPLITS.get(config["data"]))
+    return {**_usual(what, config), **config}
+
+
+def _usual(what: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training takes where nothing is said, beside its method's own defaults."""
+    paper, own_trunk = config["data"] == "paper", "backbone" in config or "start" in config
+    usual = dict(_USUAL[what]) if paper else dict(CROPS[what])
+    if paper and own_trunk:
+        usual = {k: v for k, v in usual.items() if k not in _PAPER}
+    if paper or own_trunk or "weights" in config:
+        return usual
+    if what == "segmenter":
+        return {"network": "deeplab_v2", "weights": "imagenet"}
+    return {"backbone": "resnet50", "weights": "imagenet", **usual}
+
+
+def _parts(what: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The options of the constructor and those of ``fit``; ``seed`` may be for both."""
+    return [
+        {name: config[name] for name in _names(called) if config.get(name) is not None}
+        for called in _called(what)
+    ]
+
+
+def _resumable(config: Mapping[str, Any], folder: Path) -> Path | None:
+    """Where the checkpoint lies; a head alone takes seconds and has none."""
+    return folder / CHECKPOINT if config.get("train_backbone", True) else None
+
+
+def _say(what: str, config: Mapping[str, Any], folder: Path) -> None:
+    """Write down what is asked for, once it is known to make sense."""
+    if rank() == 0:
+        write_whole(folder / CONFIG, json.dumps({"what": what, **config}, indent=1) + "\n")
+
+
+def _trained(
+    what: str, config: Mapping[str, Any], samples: Sequence[Sample], folder: Path, device: str
+) -> CAM | SCCAM | CLIMS:
+    """A CAM, SC-CAM or CLIMS."""
+    making, fitting = _parts(what, config)
+    if "start" in config:
+        making["backbone"] = CAM.load(config["start"], classes=samples.classes, device=device)
+    if isinstance(making.get("scales"), list):
+        making["scales"] = tuple(making["scales"])
+    if what == "clims":
+        name = config.get("clip") or ("paper" if config["data"] == "paper" else None)
+        name = name or "ViT-B-32-quickgelu"
+        weights = config.get("clip_weights") or (None if name == "paper" else "openai")
+        making["clip"] = load_clip(name, weights=weights, device=device)
+        given = config.get("prompts")
+        making["prompts"] = prompts_of(config["data"], samples.classes, "clims", given)
+    method = _MAKES[what](**making, device=device)
+    _say(what, config, folder)
+    return method.fit(samples, **fitting, checkpoint=_resumable(config, folder))
+
+
+def _trained_affinity(
+    what: str, config: Mapping[str, Any], samples: Sequence[Sample], folder: Path, device: str
+) -> AffinityNet:
+    making, fitting = _parts(what, config)
+    seeds, _ = _taught(config, samples)
+    net = AffinityNet(**making, device=device)
+    _say(what, config, folder)
+    return net.fit(samples, seeds, **fitting, checkpoint=folder / CHECKPOINT)
+
+
+def _trained_segmenter(
+    what: str, config: Mapping[str, Any], samples: Sequence[Sample], folder: Path, device: str
+) -> Segmenter:
+    (options,) = _parts(what, config)
+    masks, made_by = _taught(config, samples)
+    _say(what, config, folder)
+    options |= {"taught_by": made_by, "device": device, "checkpoint": folder / CHECKPOINT}
+    return train_segmenter(samples, masks, **options)
+
+
+_TRAININGS = {"affinity": _trained_affinity, "segmenter": _trained_segmenter}
+
+
+def _taught(
+    config: Mapping[str, Any], samples: Sequence[Sample]
+) -> tuple[Mapping[str, Tensor], str]:
+    """Masks to learn from, and how they were made, in words."""
+    if "masks" not in config:
+        raise ValueError(
+            "no masks are given to learn from, expected --masks FOLDER: one that `python -m "
+            "wsss_kit masks` wrote, or any of NAME.png"
+        )
+    masks, made = masks_in(Path(config["masks"]), list(samples.names))
+    said = [str(made[name]) for name in ("method", "background", "refinement") if name in made]
+    return masks, ", ".join(said) or f"masks in {Path(config['masks']).name}"

@@ -1,0 +1,265 @@
+"""Several processes on one training, as ``torchrun`` starts them, and what one process would do.
+
+Every process holds the whole network and takes its own pictures of every batch: number ``rank``,
+``rank + world`` and so on. Losses and gradients are sums over all of them, divided by what the
+whole batch divides by, and batch normalisation sees the whole batch. So the losses of a run are
+those of one process within the error of floats. A trunk's own dropout is the exception: its
+choices depend on how many processes there are.
+
+Alone, every function here returns at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+Item = TypeVar("Item")
+
+
+def place_in_run() -> tuple[int, int]:
+    """This process's number and how many there are, as ``torchrun`` says; alone (0, 1).
+
+    Raises:
+        ValueError: if the environment holds no such pair of numbers.
+    """
+    told = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    try:
+        rank, world = map(int, told)
+    except ValueError:
+        rank, world = -1, 0
+    if not 0 <= rank < world:
+        raise ValueError(
+            f"the environment has RANK {told[0]} and WORLD_SIZE {told[1]}, expected 0 to "
+            "WORLD_SIZE - 1 as torchrun sets them; start the processes by torchrun"
+        )
+    return rank, world
+
+
+def own_device(device: str = "auto") -> str:
+    """``"auto"`` on a machine with several processes: the GPU of this process's own.
+
+    Args:
+        device: as asked for; anything but ``"auto"`` stays.
+    """
+    if device == "auto" and place_in_run()[1] > 1 and torch.cuda.is_available():
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+    return device
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[str]:
+    """Join the processes of a ``torchrun`` for as long as this lasts; alone nothing is joined.
+
+    Every ``fit`` inside shares its batches. Files are written by the first process only.
+
+    Args:
+        device: where to work; ``"auto"`` gives every process a GPU of its own where there are some.
+
+    Yields:
+        The device for this process.
+
+    Example:
+        >>> with joined("cpu") as device:
+        ...     print(device, rank(), world())
+        cpu 0 1
+    """
+    device = own_device(device)
+    if place_in_run()[1] == 1 or distributed.is_initialized():
+        yield device
+        return
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield device
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process among those that share a training; 0 alone."""
+    return distributed.get_rank() if _shared() else 0
+
+
+def world() -> int:
+    """How many processes share a training; 1 alone."""
+    return distributed.get_world_size() if _shared() else 1
+
+
+def _shared() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def own(items: Sequence[Item]) -> Sequence[Item]:
+    """This process's part of a batch: every ``world``-th item from its ``rank`` on."""
+    return items[rank() :: world()]
+
+
+def own_views(
+    numbers: Sequence[int], view: Callable[[int], Sequence[Tensor]], skip: Callable[[], object]
+) -> list[Tensor]:
+    """This process's views of a batch's pictures; all chance goes on as if it made all of them.
+
+    Args:
+        numbers: of the pictures of the whole batch, at least one.
+        view: number to tensors, with what chance it takes.
+        skip: takes as much chance as a view.
+
+    Returns:
+        The tensors of the views, each stacked (B, ...); B may be 0 in a short batch.
+    """
+    views = []
+    for place, number in enumerate(numbers):
+        if place % world() == rank():
+            views.append(view(number))
+        else:
+            skip()
+    if views:
+        return [torch.stack(tensors) for tensors in zip(*views, strict=True)]
+    return [tensor[None][:0] for tensor in view(numbers[0])]
+
+
+def total(value: Tensor) -> Tensor:
+    """Sum of a tensor over the processes, without a graph; the tensor itself alone."""
+    if world() == 1:
+        return value
+    value = value.detach().clone()
+    distributed.all_reduce(value)
+    return value
+
+
+def totals(values: dict[str, float]) -> dict[str, float]:
+    """Sums of named numbers over the processes."""
+    if world() == 1:
+        return values
+    summed = total(torch.tensor(list(values.values()), dtype=torch.float64))
+    return dict(zip(values, summed.tolist(), strict=True))
+
+
+def share(count: int) -> float:
+    """What part of the whole batch ``count`` of this process's items are."""
+    return 1.0 if world() == 1 else count / max(1.0, total(torch.tensor(float(count))).item())
+
+
+def sum_gradients(optimiser: torch.optim.Optimizer) -> None:
+    """Give every process the sum of all gradients of what an optimiser trains."""
+    if world() == 1:
+        return
+    grads = [p.grad for g in optimiser.param_groups for p in g["params"] if p.grad is not None]
+    for kind in dict.fromkeys((grad.dtype, grad.device) for grad in grads):
+        alike = [grad for grad in grads if (grad.dtype, grad.device) == kind]
+        flat = total(torch.cat([grad.flatten() for grad in alike]))
+        for grad, summed in zip(alike, flat.split([g.numel() for g in alike]), strict=True):
+            grad.copy_(summed.view_as(grad))
+
+
+@torch.no_grad()
+def as_first(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of the first process: a common beginning."""
+    if world() > 1:
+        for tensor in tensors:
+            agreed = tensor.detach().contiguous()
+            distributed.broadcast(agreed, 0)
+            tensor.copy_(agreed)
+
+
+def settle() -> None:
+    """Wait until every process is here."""
+    total(torch.zeros(1))
+
+
+def each(
+    items: Sequence[Item],
+    work: Callable[[Item], Tensor],
+    *,
+    bar: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> Tensor:
+    """A row for every item, worked out by all processes together and known to each.
+
+    Args:
+        items: at least one, the same for all processes.
+        work: an item to a tensor, of one shape for all items.
+        bar: goes over this process's numbers, to show how far it is.
+
+    Returns:
+        The rows, stacked in the order of the items.
+    """
+    every = range(rank(), len(items), world())
+    rows = [work(items[number]) for number in bar(every)] or [work(items[0])]
+    mine = torch.stack(rows)
+    if world() == 1:
+        return mine
+    longest = -(-len(items) // world())
+    mine = torch.cat([mine, mine[-1:].expand(longest - len(mine), *mine.shape[1:])])
+    found = [torch.empty_like(mine) for _ in range(world())]
+    distributed.all_gather(found, mine.contiguous())
+    return torch.stack(found, 1).flatten(0, 1)[: len(items)]
+
+
+@contextmanager
+def norms_of_whole_batches(*modules: nn.Module) -> Iterator[None]:
+    """Batch normalisation by the statistics of the whole batch, while this lasts.
+
+    Args:
+        modules: whose layers of batch normalisation are meant, where they are training.
+    """
+    layers = [
+        layer
+        for module in modules
+        for layer in module.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]
+    if world() == 1:
+        layers = []
+    for layer in layers:
+        layer.forward = partial(_normalised, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+class _Total(torch.autograd.Function):
+    """A sum over the processes whose gradient is one as well."""
+
+    @staticmethod
+    def forward(ctx: object, value: Tensor) -> Tensor:
+        return total(value)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return total(gradient)
+
+
+def _normalised(layer: nn.modules.batchnorm._BatchNorm, values: Tensor) -> Tensor:
+    """A layer's output (B, C, ...) where mean and variance are those of all processes' B."""
+    by_batch = layer.training or layer.running_mean is None
+    if not by_batch:
+        return type(layer).forward(layer, values)
+    x = values.float()
+    shape = (1, -1, *(1,) * (x.ndim - 2))
+    over = [axis for axis in range(x.ndim) if axis != 1]
+    count = total(x.new_tensor([x.numel() / x.shape[1]]))
+    mean = _Total.apply(x.sum(over)) / count  # (C,)
+    centred = x - mean.view(shape)
+    variance = _Total.apply(centred.square().sum(over)) / count  # (C,)
+    if layer.running_mean is not None:
+        layer.num_batches_tracked.add_(1)
+        momentum = layer.momentum
+        if momentum is None:  # a plain average over all batches
+            momentum = 1 / layer.num_batches_tracked.item()
+        unbiased = variance.detach() * count / (count - 1).clamp(min=1)
+        layer.running_mean.lerp_(mean.detach().to(layer.running_mean), momentum)
+        layer.running_var.lerp_(unbiased.to(layer.running_var), momentum)
+    out = centred * (variance + layer.eps).rsqrt().view(shape)
+    if layer.weight is not None:
+        out = out * layer.weight.view(shape) + layer.bias.view(shape)
+    return out.to(values.dtype)
