@@ -103,7 +103,9 @@ def _check(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> None:
     from wsss_kit.commands.evaluate import run_evaluate
 
-    run_evaluate(**_given(options))
+    given = _given(options)
+    given["scored"] = options.scored.split(",") if options.scored else None
+    run_evaluate(**given)
 
 
 def _masks(options: argparse.Namespace) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+_PICKLED = (".pth", ".pt", ".ckpt", ".pkl", ".bin")
+
 
 def write_whole(path: str | Path, content: bytes | str) -> Path:
     """Write a file beside its place and rename it there: a reader sees all of it or the old one.
@@ -122,11 +124,16 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if the weights or the card are missing.
-        ValueError: if the weights are not those of the card, as after a broken copy, or the card
-            is none.
+        ValueError: if the weights are not those of the card, as after a broken copy, the card is
+            none, or the file is a pickle.
     """
     from safetensors.torch import load
 
+    if Path(path).suffix in _PICKLED:
+        raise ValueError(
+            f"{path} is of a kind that can run code when it is read (pickle), expected what a "
+            "method of the kit saved: NAME.safetensors and NAME.json"
+        )
     path = weights_path(path)
     card_path = path.with_suffix(".json")
     old = path.with_name(path.name + ".old")

@@ -76,3 +76,18 @@ def test_an_interrupt_reaches_every_process(tmp_path, monkeypatch):
     else:
         raise AssertionError("a process was left behind")
     assert time.monotonic() - started < 40
+
+
+def test_a_notebook_shows_the_bars(tmp_path):
+    """A cell that starts two processes, in a kernel: its output holds their bar and their end."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    options = f"data='paper', limit=4, device='cpu', out={str(tmp_path)!r}, processes=2"
+    code = "from wsss_kit.commands.launch import launch\n"
+    code += f"launch('masks', 'clip-es', {options})"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    shown = "".join(each.get("text", "") for each in notebook.cells[0].outputs)
+    assert "masks:" in shown and "it/s" in shown
+    assert f"{tmp_path} holds 4 masks" in shown

@@ -135,6 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
     masks.add_argument("--clip", help="of clip-es: open_clip's name (ViT-B-16-quickgelu)")
     masks.add_argument("--clip-weights", type=Path, help="of clip-es: a file (OpenAI's)")
     masks.add_argument("--affinity", help="of CAM, SC-CAM, CLIMS: a saved AffinityNet to walk with")
+    masks.add_argument("--backbone", help="FILE.py:FUNCTION, of a method on a trunk of your own")
     masks.add_argument("--threshold", type=_SHARE, help="constant background")
     masks.add_argument("--power", type=_POSITIVE, help="of the background (1 - max)^power")
     masks.add_argument("--crf", action="store_true", help="refine by the dense CRF")
@@ -148,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("folder", type=Path, help="that `masks` wrote, or one of NAME.png")
     evaluate.add_argument("--data", choices=_DATA, default="voc")
     _add_data(evaluate)
+    evaluate.add_argument("--scored", help="classes that count, with commas; default all")
     evaluate.add_argument("--row", help="a published number to stand beside, see `reproduce`")
     evaluate.add_argument("--out", type=Path, help="default: report.html in the folder")
 

@@ -5,7 +5,6 @@ The trunk stays as it is; a linear head is trained on image-level labels alone, 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import pool_features
+from wsss_kit.commands.own_trunk import load_function
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.crf import dense_crf
 from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
@@ -29,26 +29,6 @@ from wsss_kit.notebook_data import PLACES, place_of
 from wsss_kit.training import progress
 
 SCALES = (0.5, 1.0, 1.5)
-
-
-def load_function(text: str) -> nn.Module:
-    """Call ``FILE.py:FUNCTION`` without arguments and return its module.
-
-    Raises:
-        ValueError: if the text has another form or the file has no such function.
-        FileNotFoundError: if there is no such file.
-    """
-    file, colon, name = text.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        raise ValueError(f"backbone is {text!r}, expected a ResNet's name or FILE.py:FUNCTION")
-    if not Path(file).exists():
-        raise FileNotFoundError(f"{file} is missing; --backbone names a Python file and a function")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, name):
-        raise ValueError(f"{file} has no function {name!r}")
-    return getattr(module, name)()
 
 
 def train_heads(trunk: nn.Module, samples: Sequence[Sample], seeds: Sequence[int]) -> list[CAM]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from wsss_kit.commands.datasets import masks_in, open_masks, open_samples
@@ -19,6 +20,7 @@ def run_evaluate(
     root: str | Path | None = None,
     split: str | None = None,
     limit: int | None = None,
+    scored: Sequence[str] | None = None,
     row: str | None = None,
     out: str | Path | None = None,
 ) -> Report:
@@ -30,6 +32,7 @@ def run_evaluate(
         root: see `datasets.open_samples`.
         split: see `datasets.open_samples`; published masks are scored on VOC's ``train``.
         limit: only the first so many pictures.
+        scored: classes that count, with background; None for all. Pixels of others do not.
         row: a published number to stand beside ours.
         out: of the page; None for ``report.html`` in ``folder``.
 
@@ -58,6 +61,7 @@ def run_evaluate(
         {name: target[name] for name in samples.names if name in target},
         classes=samples.classes,
         protocol=protocol,
+        scored=scored,
         **kinds,
     )
     page = Path(folder) / "report.html" if out is None else Path(out)

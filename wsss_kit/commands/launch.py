@@ -31,10 +31,6 @@ def launch(*words: Any, processes: int = 1, **options: Any) -> None:
     Raises:
         ValueError: if ``processes`` is no count, or the command takes one process only.
         RuntimeError: if the run fails, with what it said last.
-
-    Example:
-        >>> launch("check", "paper", limit=2)  # doctest: +ELLIPSIS
-        PaperWorld...
     """
     command = command_of(*words, processes=processes, **options)
     # a session of its own, so that an interrupt reaches every process once

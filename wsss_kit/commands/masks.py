@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from torch import nn
+
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
@@ -19,6 +21,7 @@ from wsss_kit.commands.mask_recipes import (
     rule_of,
     segmenter_recipe,
 )
+from wsss_kit.commands.own_trunk import trunk_named
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.files import load_model, weights_path
 from wsss_kit.methods.base import CAMMethod
@@ -42,6 +45,7 @@ def run_masks(
     clip: str | None = None,
     clip_weights: str | Path | None = None,
     affinity: str | Path | None = None,
+    backbone: str | None = None,
     threshold: float | None = None,
     power: float | None = None,
     crf: bool = False,
@@ -68,6 +72,7 @@ def run_masks(
         affinity: of a CAM, SC-CAM or CLIMS: a saved `AffinityNet` that the maps walk with. With
             ``power`` the background walks along, as PSA and SC-CAM have it; with ``threshold`` it
             joins afterwards, as IRN and CLIMS have it.
+        backbone: ``FILE.py:FUNCTION``, where the saved method has a trunk of one's own.
         threshold: constant background; None for the published one of the method, as ``power``.
         power: of the background (1 - max)^power, instead of ``threshold``.
         crf: whether the dense CRF of the method follows.
@@ -93,7 +98,8 @@ def run_masks(
         check_count(name, value)
     samples = open_samples(data, root, split, limit)
     (rank, world), device = place_in_run(), own_device(device)
-    fitted, title = _open(method, data, samples, clip, clip_weights, device)
+    own = trunk_named(backbone)
+    fitted, title = _open(method, data, samples, clip, clip_weights, own, device)
     made_by = {"data": data, "split": split or SPLITS.get(data, "all"), "pictures": len(samples)}
     made_by |= {"method": title, "min_confidence": min_confidence}
     if isinstance(fitted, Segmenter):
@@ -128,6 +134,7 @@ def _open(
     samples: Sequence[Sample],
     clip: str | None,
     clip_weights: str | Path | None,
+    own: nn.Module | None,
     device: str,
 ) -> tuple[CAMMethod | Segmenter, str]:
     """The method ready to use, and what the protocol calls it."""
@@ -139,7 +146,10 @@ def _open(
         return CLIPES(loaded, prompts=prompts_of(data, samples.classes, "clip_es")).fit(), title
     _, card = load_model(method)
     check_word("the method of the file", str(card.get("method")), _KINDS)
-    fitted = _KINDS[card["method"]].load(method, device=device)
+    given = {} if own is None else {"backbone": own}
+    if given and card["method"] == "segmenter":
+        raise ValueError("a segmenter with a trunk of your own is loaded by Segmenter.load(net=)")
+    fitted = _KINDS[card["method"]].load(method, device=device, **given)
     known = fitted.classes if isinstance(fitted, Segmenter) else fitted.classes_
     if tuple(known) != tuple(samples.classes):
         raise ValueError(

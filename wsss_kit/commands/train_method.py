@@ -21,6 +21,7 @@ from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.arguments import METHODS, TAKES, takes_no
 from wsss_kit.commands.datasets import SPLITS, masks_in, open_samples, prompts_of
+from wsss_kit.commands.own_trunk import trunk_named
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.files import read_card, weights_path, write_whole
 from wsss_kit.methods.cam import CAM
@@ -28,6 +29,7 @@ from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.processes import joined, rank, settle
 from wsss_kit.segmentation import Segmenter, train_segmenter
+from wsss_kit.training import labels_of
 
 CONFIG = "config.json"
 _DATA = ("data", "root", "split", "limit")
@@ -68,7 +70,7 @@ def train_method(
             `datasets.open_samples`; ``start``, a saved CAM that SC-CAM or CLIMS begins from;
             ``masks``, a folder of masks that an affinity or a segmenter learns from; ``clip``,
             ``clip_weights`` and ``prompts`` (a file of JSON) of CLIMS; and any argument of the
-            method or of its ``fit``.
+            method or of its ``fit``, a trunk of one's own as ``"FILE.py:FUNCTION"``.
 
     Returns:
         The path of the weights.
@@ -202,7 +204,8 @@ def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) 
 
 def _usual(what: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a training takes where nothing is said, beside its method's own defaults."""
-    paper, own_trunk = config["data"] == "paper", "backbone" in config or "start" in config
+    paper = config["data"] == "paper"
+    own_trunk = any(name in config for name in ("backbone", "start", "network"))
     usual = dict(_USUAL[what]) if paper else dict(CROPS[what])
     if paper and own_trunk:
         usual = {k: v for k, v in usual.items() if k not in _PAPER}
@@ -215,10 +218,16 @@ def _usual(what: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parts(what: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The options of the constructor and those of ``fit``; ``seed`` may be for both."""
-    return [
+    parts = [
         {name: config[name] for name in _names(called) if config.get(name) is not None}
         for called in _called(what)
     ]
+    for part in parts:
+        if isinstance(scales := part.get("scales"), (list, int, float)):
+            part["scales"] = tuple(scales) if isinstance(scales, list) else (scales,)
+    if "backbone" in parts[0]:
+        parts[0]["backbone"] = trunk_named(parts[0]["backbone"])
+    return parts
 
 
 def _resumable(config: Mapping[str, Any], folder: Path) -> Path | None:
@@ -236,11 +245,18 @@ def _trained(
     what: str, config: Mapping[str, Any], samples: Sequence[Sample], folder: Path, device: str
 ) -> CAM | SCCAM | CLIMS:
     """A CAM, SC-CAM or CLIMS."""
+    if not labels_of(samples).any():
+        raise ValueError(
+            f"none of the {len(samples)} pictures shows a class, expected image-level labels; see "
+            f"`python -m wsss_kit check {config['data']}`"
+        )
     making, fitting = _parts(what, config)
     if "start" in config:
-        making["backbone"] = CAM.load(config["start"], classes=samples.classes, device=device)
-    if isinstance(making.get("scales"), list):
-        making["scales"] = tuple(making["scales"])
+        own = making.get("backbone")
+        if isinstance(own, str):
+            raise ValueError(f"backbone is {own!r} and --start a saved CAM; give one of the two")
+        start = {"backbone": own, "classes": samples.classes, "device": device}
+        making["backbone"] = CAM.load(config["start"], **start)
     if what == "clims":
         name = config.get("clip") or ("paper" if config["data"] == "paper" else None)
         name = name or "ViT-B-32-quickgelu"
