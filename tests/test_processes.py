@@ -102,8 +102,11 @@ def test_the_parts_of_a_batch_are_the_batch(monkeypatch):
         parts.append(views[:, 0].tolist())
         assert len(views) + len(skipped) == 5
     assert parts == [[7, 10], [8, 11], [9]]
-    (none,) = own_views([7], lambda n: (torch.zeros(3, n),), lambda: None)
-    assert none.shape == (0, 3, 7)  # of the last process, in a batch of one
+    taken = []  # of the last process, in a batch of two: chance is taken twice all the same
+    (none,) = own_views(
+        [7, 8], lambda n: (taken.append(n), torch.zeros(3, n))[1:], lambda: taken.append(None)
+    )
+    assert none.shape == (0, 3, 7) and taken == [7, None]
 
 
 def test_alone_nothing_is_shared():

@@ -45,8 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _demo(options: argparse.Namespace) -> None:
     from wsss_kit.commands.demo import run_demo
+    from wsss_kit.commands.own_pictures import run_own_pictures
 
-    run_demo(options.out, seed=options.seed)
+    own = {name: getattr(options, name) for name in ("classes", "clip", "limit")}
+    if options.pictures is None:
+        given = [name for name, value in own.items() if value is not None]
+        if given:
+            raise ValueError(f"--{given[0]} goes with --pictures FOLDER; leave it out, or add that")
+        run_demo(options.out, seed=options.seed)
+        return
+    if options.classes is not None:
+        own["classes"] = [name.strip() for name in options.classes.split(",") if name.strip()]
+    run_own_pictures(options.pictures, options.out, **{k: v for k, v in own.items() if v})
 
 
 def _baseline(options: argparse.Namespace) -> None:

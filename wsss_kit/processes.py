@@ -115,15 +115,14 @@ def own_views(
     Returns:
         The tensors of the views, each stacked (B, ...); B may be 0 in a short batch.
     """
-    views = []
+    views, none = [], len(numbers) <= rank()
     for place, number in enumerate(numbers):
-        if place % world() == rank():
+        if place % world() == rank() or (none and place == 0):  # one, to know what none looks like
             views.append(view(number))
         else:
             skip()
-    if views:
-        return [torch.stack(tensors) for tensors in zip(*views, strict=True)]
-    return [tensor[None][:0] for tensor in view(numbers[0])]
+    stacked = [torch.stack(tensors) for tensors in zip(*views, strict=True)]
+    return [tensors[:0] for tensors in stacked] if none else stacked
 
 
 def total(value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.commands import paper_chain, photograph_chain
+from wsss_kit.commands import clip_at_hand, paper_chain, photograph_chain
 from wsss_kit.commands.plans import files_of, plan_of, why_not
 from wsss_kit.commands.reproduce import rows_text, run_reproduce
 from wsss_kit.evaluation import published, published_rows
@@ -54,7 +54,7 @@ def random_clip(monkeypatch):
         model = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text, quick_gelu=True)
         return FrozenCLIP(model, open_clip.get_tokenizer("ViT-B-16-quickgelu"))
 
-    monkeypatch.setattr(photograph_chain, "load_clip", load)
+    monkeypatch.setattr(clip_at_hand, "load_clip", load)
     return asked
 
 

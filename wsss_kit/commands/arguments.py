@@ -80,6 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="every method on the embedded world, offline")
     demo.add_argument("--out", type=Path, default=Path("data/runs/demo"), help="folder to write to")
     demo.add_argument("--seed", type=_WHOLE, default=0)
+    demo.add_argument("--pictures", type=Path, help="CLIP-ES on a folder of your own, instead")
+    demo.add_argument("--classes", help="of --pictures without labels.csv: names, with commas")
+    demo.add_argument("--clip", choices=("ViT-B-16", "paper"), help="of --pictures")
+    demo.add_argument("--limit", type=_COUNT, help="of --pictures: the first so many (12)")
 
     baseline = commands.add_parser("baseline", help="plain CAM on real photographs")
     baseline.add_argument("--data", choices=("voc", "folder"), default="voc")

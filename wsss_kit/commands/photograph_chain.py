@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.classes import Sample
-from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.commands.clip_at_hand import clip_at_hand, file_or
 from wsss_kit.commands.generate import MasksOf, made_masks
 from wsss_kit.commands.plans import (
     affinity_of,
@@ -106,7 +106,7 @@ def run_photographs(
         train,
         taught,
         network="deeplab_v2",
-        weights=_file_or(weights / start_file(row), "imagenet"),
+        weights=file_or(weights / start_file(row), "imagenet"),
         preset=segmenter_preset(row),
         taught_by=f"pseudo masks of {row.method}",
         iterations=iterations,
@@ -228,7 +228,7 @@ def _method(
 ) -> CAMMethod:
     """The fitted method: trained on ``train``, resumed where it was stopped."""
     if row.method == "CLIP-ES":
-        clip = _clip("ViT-B-16", weights, device)
+        clip = clip_at_hand("ViT-B-16", weights, device)
         prompts = Prompts.coco if row.data == "COCO 2014" else Prompts.voc
         return CLIPES(clip, prompts=prompts(method="clip_es")).fit()
     resume = {"seed": seed, "checkpoint": folder / "method-training"}
@@ -238,34 +238,14 @@ def _method(
     if row.name.startswith("psa/"):
         cam = CAM("resnet38", weights=weights / "resnet38.pth", device=device)
         return cam.fit(train, **_PSA_CROP, **resume)
-    cam = CAM("resnet50", weights=_file_or(weights / "resnet50.pth", "imagenet"), device=device)
+    cam = CAM("resnet50", weights=file_or(weights / "resnet50.pth", "imagenet"), device=device)
     if row.method == "CAM":
         return cam.fit(train, **CROPS["cam"], **resume)
     cam.fit(train, seed=seed, checkpoint=folder / "cam-training", **CROPS["cam"])
-    clip, prompts = _clip("ViT-B-32", weights, device), Prompts.voc(method="clims")
+    clip, prompts = clip_at_hand("ViT-B-32", weights, device), Prompts.voc(method="clims")
     losses, training = {}, {}
     if row.data == "COCO 2014":
         prompts, losses, training = Prompts.coco(method="clims"), _CLIMS_COCO, _CLIMS_COCO_FIT
     preset = clims_preset(row)
     clims = CLIMS(clip, cam, prompts=prompts, preset=preset, device=device, **losses)
     return clims.fit(train, **CROPS["clims"], **training, **resume)
-
-
-def _file_or(path: Path, fetched: str) -> Path | str:
-    """A file of weights where it is there, else what a library fetches."""
-    return path if path.exists() else fetched
-
-
-def _clip(name: str, weights: Path, device: str) -> FrozenCLIP:
-    """OpenAI's CLIP from the folder of weights, or fetched by open_clip."""
-    file = weights / f"{name}.pt"
-    try:
-        given = _file_or(file, "openai")
-        return load_clip(f"{name}-quickgelu", weights=given, device=device)
-    except (OSError, RuntimeError) as error:
-        if file.exists():
-            raise
-        raise RuntimeError(
-            f"CLIP {name} could not be fetched ({error}); where there is no network, put OpenAI's "
-            f"file there as {file}"
-        ) from error

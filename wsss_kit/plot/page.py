@@ -90,7 +90,7 @@ def write_report(
     Args:
         path: of the HTML file.
         title: its heading.
-        reports: method -> report.
+        reports: method -> report; none for a page without scores.
         figures: caption -> figure.
         notes: paragraphs under the table.
         tables: caption -> rows of texts, the first of them the heading; they follow the notes.
@@ -101,7 +101,7 @@ def write_report(
         The path.
     """
     path = Path(path)
-    parts = [f"<h1>{escape(title)}</h1>", *_table(rows_of(reports))]
+    parts = [f"<h1>{escape(title)}</h1>", *(_table(rows_of(reports)) if reports else ())]
     parts += [
         f'<p class="protocol">{escape(name)}: {escape(str(report.protocol))}</p>'
         for name, report in reports.items()

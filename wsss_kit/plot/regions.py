@@ -35,10 +35,10 @@ ERROR_STYLES = dict(
     zip(
         ERROR_KINDS,
         (
-            Style("#B0B0B0", ".."),
+            Style("#DDDDDD", ".."),
             Style("#0072B2", "//"),
             Style("#E69F00", "\\\\"),
-            Style("#CC79A7", "xx"),
+            Style("#882255", "xx"),
         ),
         strict=True,
     )

@@ -1,0 +1,104 @@
+"""Pictures of one's own in one command: a page with maps and masks, or a sentence why not."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from wsss_kit.__main__ import main
+from wsss_kit.classes import PAPER_CLASSES
+from wsss_kit.commands import clip_at_hand as weights
+from wsss_kit.commands.own_pictures import LONGEST, run_own_pictures, shrunk
+from wsss_kit.paperworld import PaperWorld
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Four pictures of the embedded world, one of them enlarged, without labels."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number, sample in enumerate(PaperWorld(4, split="test")):
+        pixels = (255 * sample.image).round().byte().movedim(0, -1).numpy()
+        picture = Image.fromarray(pixels)
+        if number == 0:
+            picture = picture.resize((800, 800))
+        picture.save(folder / f"p{number}.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def labelled(folder, masks=False):
+    world = PaperWorld(4, split="test")
+    rows = ["file,labels"]
+    for number, sample in enumerate(world):
+        names = [n for n, on in zip(world.classes, sample.labels.tolist(), strict=True) if on]
+        rows.append(f"p{number}.png,{';'.join(names)}")
+        if masks:
+            (folder / "masks").mkdir(exist_ok=True)
+            mask = Image.fromarray(world.masks[sample.name].byte().numpy())
+            size = Image.open(folder / f"p{number}.png").size
+            mask.resize(size, Image.Resampling.NEAREST).save(folder / "masks" / f"p{number}.png")
+    (folder / "labels.csv").write_text("\n".join(rows))
+
+
+def test_classes_by_name(pictures, tmp_path, capsys):
+    words = ["demo", "--pictures", str(pictures), "--classes", "cow,boat", "--clip", "paper"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert "report.html shows 4 pictures" in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img alt=") == 3 and not re.search(r'(src|href)="(?!data:)', page)
+    assert "what CLIP says of it" in page and "cow, boat" in page and "mIoU" not in page
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == [
+        f"figure-{n}.png" for n in (1, 2, 3)
+    ]
+
+
+def test_labels_and_masks_are_scored_at_their_own_size(pictures, tmp_path, capsys):
+    labelled(pictures, masks=True)
+    options = {"classes": PAPER_CLASSES, "clip": "paper", "device": "cpu"}
+    page = run_own_pictures(pictures, tmp_path / "out", **options)
+    said = capsys.readouterr().out
+    assert "CLIP-ES, CRF: own pictures all, 4 images" in said
+    means = [float(m) for m in re.findall(r"(\d+\.\d) \[", said)]
+    assert len(means) == 2 and means[1] > 40  # the tiny CLIP knows paper
+    assert "dense CRF" in page.read_text(encoding="utf-8")
+
+
+def test_what_is_missing_is_said(pictures, tmp_path, capsys, monkeypatch):
+    words = ["demo", "--out", str(tmp_path / "out"), "--pictures"]
+
+    def refused(*more):
+        assert main([*words, *more]) == 2
+        return capsys.readouterr().err
+
+    assert "there is no folder" in refused(str(tmp_path / "none"))
+    assert "has no labels.csv, so say which classes to look for" in refused(str(pictures))
+    (tmp_path / "empty").mkdir()
+    assert "holds no picture" in refused(str(tmp_path / "empty"))
+
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(weights, "load_clip", unreachable)
+    monkeypatch.chdir(tmp_path)
+    said = refused(str(pictures), "--classes", "cow")
+    assert "CLIP ViT-B-16 could not be fetched (no route to host)" in said
+    assert "put OpenAI's file (https://openaipublic" in said and "ViT-B-16.pt" in said
+    assert "The embedded world needs no weights: python -m wsss_kit demo" in said
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert main(["demo", "--classes", "cow", "--out", str(tmp_path / "out")]) == 2
+    assert "--classes goes with --pictures" in capsys.readouterr().err
+
+
+def test_large_pictures_are_shown_smaller():
+    image = torch.rand(3, 300, 1200)
+    small = shrunk(image)
+    assert small.shape == (3, 125, LONGEST) and 0 <= small.min() and small.max() <= 1
+    assert shrunk(image[:, :, :400]) is not None and shrunk(image[:, :, :400]).shape == (
+        3,
+        300,
+        400,
+    )

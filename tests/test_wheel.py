@@ -1,0 +1,105 @@
+"""The wheel: what is in it, and that it works in an empty folder, away from the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ENDINGS = (".py", ".json", ".safetensors", ".js", ".css")
+
+
+def run(*command, folder, installed=None):
+    """A program in a folder, with the installed wheel before everything else."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environment.pop("PYTHONPATH", None)
+    if installed is not None:
+        environment["PYTHONPATH"] = str(installed)
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of a copy of the checkout, as it would be published."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    shutil.copytree(
+        ROOT / "wsss_kit", copy / "wsss_kit", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    out = tmp_path_factory.mktemp("dist")
+    build = ["-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", out, "."]
+    run(sys.executable, *build, folder=copy)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Where it is installed, without what it needs: that is here already."""
+    target = tmp_path_factory.mktemp("installed")
+    install = ["-m", "pip", "install", "--no-deps", "--quiet", "--target", target, wheel]
+    run(sys.executable, *install, folder=target)
+    return target
+
+
+def test_all_of_the_package_is_in_it_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "wsss_kit").rglob("*")
+        if path.is_file() and path.suffix in ENDINGS
+    }
+    assert names == there
+    assert wheel.stat().st_size < 40e6
+
+
+def test_it_says_its_version_and_what_it_needs(wheel):
+    import wsss_kit
+
+    assert f"-{wsss_kit.__version__}-" in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode()
+    needed = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").open()]
+    for requirement in filter(None, needed):
+        package = requirement.split(">")[0].split("<")[0].split(";")[0].strip()
+        assert f"Requires-Dist: {package}" in metadata
+
+
+def test_import_and_demo_in_an_empty_folder(installed, tmp_path):
+    code = "import wsss_kit; print(wsss_kit.__file__)"
+    where = run(sys.executable, "-c", code, folder=tmp_path, installed=installed)
+    assert Path(where.strip()).is_relative_to(installed)
+    code = "from wsss_kit.commands.demo import run_demo\n"
+    code += "run_demo('out', n_train=24, n_val=6, n_test=8)"
+    said = run(sys.executable, "-c", code, folder=tmp_path, installed=installed)
+    assert "CLIP-ES, no CRF" in said
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.slow
+def test_a_notebook_in_an_empty_folder(installed, tmp_path):
+    """Notebook 00 by itself, as a course's page hands it out; its exercises stay undone."""
+    shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", tmp_path)
+    execute = ["-m", "jupyter", "nbconvert", "--execute", "--to", "notebook", "--output", "done"]
+    run(sys.executable, *execute, "00_start_here.ipynb", folder=tmp_path, installed=installed)
+    assert "image/png" in (tmp_path / "done.ipynb").read_text(encoding="utf-8")

@@ -1,0 +1,44 @@
+"""OpenAI's CLIP: from a file where it lies, else fetched, else said what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsss_kit.clip import FrozenCLIP, load_clip
+
+URL = "https://openaipublic.azureedge.net/clip/models/"
+FILES = {
+    "ViT-B-16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt",
+    "ViT-B-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+}
+"""Where OpenAI keeps them; the folder's name is the file's sha256."""
+
+
+def file_or(path: Path, fetched: str) -> Path | str:
+    """A file of weights where it is there, else what a library fetches."""
+    return path if path.exists() else fetched
+
+
+def clip_at_hand(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
+    """OpenAI's CLIP from a folder of weights, or fetched by open_clip.
+
+    Args:
+        name: ``"ViT-B-16"`` or ``"ViT-B-32"``.
+        folder: where ``NAME.pt`` may lie.
+        device: where it goes.
+
+    Raises:
+        RuntimeError: if it is not there and cannot be fetched, with what to do.
+    """
+    file = folder / f"{name}.pt"
+    try:
+        given = file_or(file, "openai")
+        return load_clip(f"{name}-quickgelu", weights=given, device=device)
+    except (OSError, RuntimeError) as error:
+        if file.exists():
+            raise
+        raise RuntimeError(
+            f"CLIP {name} could not be fetched ({error}); where there is no network, put OpenAI's "
+            f"file ({URL}{FILES[name]}) there as {file}. The embedded world needs no weights: "
+            "python -m wsss_kit demo"
+        ) from error

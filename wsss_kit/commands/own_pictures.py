@@ -1,0 +1,216 @@
+"""``python -m wsss_kit demo --pictures FOLDER``: CLIP-ES on pictures of one's own, on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsss_kit.checks import check_count
+from wsss_kit.classes import Sample
+from wsss_kit.clip import load_clip
+from wsss_kit.commands.clip_at_hand import clip_at_hand
+from wsss_kit.commands.runs import run_folder
+from wsss_kit.data import LazySamples, load_folder, load_folder_masks
+from wsss_kit.data.pictures import read_image
+from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
+from wsss_kit.masks import scores_to_masks
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.plot import show_cams, show_masks, show_samples
+from wsss_kit.plot.page import table_text, write_report
+from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import clip_es_crf, clip_es_maps
+from wsss_kit.training import progress
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+LONGEST = 500
+"""Pixels of the longer side that pictures are shown to the model with, as VOC's have."""
+_RULE = BackgroundRule(power=1)
+
+
+def run_own_pictures(
+    pictures: str | Path,
+    out: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    clip: str | None = None,
+    weights: str | Path = "data/weights",
+    limit: int = 12,
+    device: str = "auto",
+) -> Path:
+    """CLIP-ES on a folder of pictures: maps, masks and what CLIP says, on a page.
+
+    With ``labels.csv`` in the folder (`load_folder`) each picture is asked about its own classes,
+    and where there is ``masks/`` as well the masks are scored. Without it each is asked about all
+    ``classes``, as if all of them were in it.
+
+    Args:
+        pictures: the folder.
+        out: where ``report.html`` and its figures go.
+        classes: names of classes; needed where there is no ``labels.csv``.
+        clip: ``"paper"`` for the tiny CLIP, which knows paper only; None for ViT-B/16.
+        weights: folder of files of weights, see `clip_at_hand`.
+        limit: only the first so many pictures.
+        device: where to work.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: if the folder holds no picture, or neither labels nor classes are given.
+        FileNotFoundError: if it is not there.
+        RuntimeError: if CLIP's weights are neither there nor to be fetched, with what to do.
+    """
+    check_count("limit", limit)
+    folder = Path(pictures)
+    samples = _open(folder, classes)
+    samples = samples[: min(limit, len(samples))]
+    model = load_clip("paper", device=device) if clip == "paper" else None
+    if model is None:
+        model = clip_at_hand("ViT-B-16", Path(weights), device)
+    method = CLIPES(model, prompts=_prompts(samples.classes, clip)).fit()
+    with run_folder(out) as written:
+        return _write(written, samples, method, _truth(folder, samples.classes))
+
+
+def _open(folder: Path, classes: Sequence[str] | None) -> LazySamples:
+    """Pictures with the classes that each is asked about."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}, expected one of pictures")
+    if (folder / "labels.csv").is_file():
+        return load_folder(folder, classes=classes)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    if not files:
+        raise ValueError(
+            f"{folder} holds no picture ({', '.join(ENDINGS)}), expected some, beside a labels.csv "
+            "or with --classes"
+        )
+    if not classes:
+        raise ValueError(
+            f"{folder} has no labels.csv, so say which classes to look for: --classes cat,dog; "
+            "or write one: file,labels, several names with ; between"
+        )
+    by_name = {path.stem: path for path in files}
+    return LazySamples(
+        list(by_name),
+        image=lambda name: read_image(by_name[name]),
+        labels=lambda name: torch.ones(len(classes)),
+        classes=tuple(classes),
+        split=None,
+    )
+
+
+def _prompts(classes: Sequence[str], clip: str | None) -> Prompts:
+    """The papers' backgrounds but for those that are classes; the tiny CLIP knows its own."""
+    if clip != "paper":
+        return Prompts.for_classes(classes)
+    paper = Prompts.paper()
+    backgrounds = [word for word in paper.backgrounds if word not in classes]
+    return Prompts(tuple(classes), backgrounds, template=paper.templates[0])
+
+
+def _truth(folder: Path, classes: Sequence[str]) -> Mapping[str, Tensor]:
+    try:
+        return load_folder_masks(folder, classes=classes)
+    except FileNotFoundError:
+        return {}
+
+
+def shrunk(image: Tensor, longest: int = LONGEST) -> Tensor:
+    """A picture (3, H, W) whose longer side has at most so many pixels."""
+    factor = longest / max(image.shape[1:])
+    if factor >= 1:
+        return image
+    size = [max(1, round(side * factor)) for side in image.shape[1:]]
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+
+
+def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[str, Tensor]) -> Path:
+    shown: list[Sample] = []
+    maps: list[Tensor] = []
+    said = [["picture", "asked about", "what CLIP says of it"]]
+    masks: dict[str, dict[str, Tensor]] = {"CLIP-ES": {}, "CLIP-ES, CRF": {}}
+    for sample in progress(samples, what="CLIP-ES", total=len(samples)):
+        small = sample._replace(image=shrunk(sample.image))
+        images, labels = small.image[None], small.labels[None]
+        found = clip_es_maps(images, labels, method=method)
+        scores = _RULE.scores(found)
+        refined = clip_es_crf(scores, images, labels, method=method)
+        for row, each in (("CLIP-ES", scores), ("CLIP-ES, CRF", refined)):
+            masks[row][sample.name] = scores_to_masks(each, labels)[0]
+        shown.append(small)
+        maps.append(found[0])
+        said.append(_words(method, small, samples.classes))
+    figures = {
+        "The pictures and the classes they are asked about.": show_samples(shown, samples.classes),
+        "CLIP-ES: one map for every class that is asked about.": show_cams(
+            shown, maps, samples.classes, [sample.labels for sample in shown]
+        ),
+        "Masks without and with the dense CRF.": show_masks(shown, masks, samples.classes),
+    }
+    reports = _reports(samples, masks, truth, method)
+    page = write_report(
+        folder / "report.html",
+        title="CLIP-ES on pictures of your own",
+        reports=reports,
+        figures=figures,
+        tables={"What CLIP says, a softmax over the classes and background words": said},
+        notes=_notes(method, samples),
+        beside="figure",
+    )
+    if reports:
+        print(f"\n{table_text(reports)}\n")
+    print(f"{page} shows {len(shown)} pictures: maps, masks, and what CLIP says of each.")
+    return page
+
+
+def _words(method: CLIPES, sample: Sample, classes: Sequence[str]) -> list[str]:
+    """A row of the table: the three most probable words."""
+    asked = [name for name, on in zip(classes, sample.labels.tolist(), strict=True) if on]
+    if not asked:
+        return [sample.name, "nothing", "-"]
+    probs = method.open(sample.image, asked).maps().probs
+    words = [*asked, *method.prompts.backgrounds]
+    best = probs.topk(min(3, len(words)))
+    found = [f"{words[i]} {100 * p:.0f} %" for p, i in zip(*map(Tensor.tolist, best), strict=True)]
+    return [sample.name, ", ".join(asked), ", ".join(found)]
+
+
+def _reports(
+    samples: LazySamples,
+    masks: Mapping[str, Mapping[str, Tensor]],
+    truth: Mapping[str, Tensor],
+    method: CLIPES,
+) -> dict[str, Report]:
+    """Scores where there is ground truth, at its own size."""
+    target = {name: truth[name] for name in samples.names if name in truth}
+    if not target:
+        return {}
+    reports = {}
+    for row, found in masks.items():
+        sized = {
+            name: F.interpolate(found[name][None, None].float(), size=tuple(mask.shape))[
+                0, 0
+            ].long()
+            for name, mask in target.items()
+        }
+        refinement = "attention affinity" + ", dense CRF" * row.endswith("CRF")
+        stated = {"background": str(_RULE), "refinement": refinement, "preset": method.preset}
+        protocol = Protocol("own pictures", "all", resolution="image", **stated)
+        reports[row] = evaluate(sized, target, classes=samples.classes, protocol=protocol)
+    return reports
+
+
+def _notes(method: CLIPES, samples: LazySamples) -> list[str]:
+    words = ", ".join(method.prompts.backgrounds)
+    return [
+        f"No training: a CLIP compares each class with background words ({words}). Class names are "
+        f"asked as {method.prompts.class_texts()[0]!r}.",
+        f"Background is {_RULE}, as published; pictures are shown to the model with at most "
+        f"{LONGEST} pixels on the longer side.",
+        'To change words and see what they do: notebook 05 with DATA = "folder", or '
+        "widgets.PromptLab.",
+    ]
