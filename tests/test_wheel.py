@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,19 @@ def test_it_says_its_version_and_what_it_needs(wheel):
     for requirement in filter(None, needed):
         package = requirement.split(">")[0].split("<")[0].split(";")[0].strip()
         assert f"Requires-Dist: {package}" in metadata
+
+
+def test_one_version_everywhere():
+    import wsss_kit
+
+    version = re.escape(wsss_kit.__version__)
+    for name, line in (
+        ("pyproject.toml", rf'^version = "{version}"$'),
+        ("CITATION.cff", rf"^version: {version}$"),
+        ("CHANGELOG.md", rf"^## \[{version}\] - \d{{4}}-\d\d-\d\d$"),
+    ):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert len(re.findall(line, text, re.MULTILINE)) == 1, name
 
 
 def test_import_and_demo_in_an_empty_folder(installed, tmp_path):

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 # Where these modules were before they had folders: copies of the first notebooks keep running.
 sys.modules[f"{__name__}.background"], sys.modules[f"{__name__}.canvas"] = background, canvas
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CAM",

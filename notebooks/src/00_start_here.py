@@ -236,6 +236,11 @@ for value in (0, int(sample.labels.argmax()) + 1):
 # | how does a finer question make a map larger? | `03_sc_cam_subcategories` |
 # | how does language take a map off the background? | `04_clims_text_losses` |
 # | why background words and a softmax? | `05_clip_es_softmax_grad_cam` |
+# | how does brightness flow from the sure cells to the others? | `06_affinity_and_random_walk` |
 # | how do blobs become outlines? | `07_background_and_crf` |
+# | who knows the labels at test time? | `08_train_a_segmenter` |
+# | is one number better than another, and why? | `09_iou_analysis` |
+#
+# `notebooks/papers.md` leads from each idea of the papers to its function and its cell.
 #
 # **Further reading.** B. Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: CAM is its Eq. 2. Y. Lin et al., *CLIP is Also an Efficient Segmenter*, CVPR 2023 (CLIP-ES): softmax Grad-CAM is Eq. 4 to 6. Y.-T. Chang et al., *Weakly-Supervised Semantic Segmentation via Sub-category Exploration*, CVPR 2020 (SC-CAM). J. Xie et al., *CLIMS: Cross Language Image Matching for Weakly Supervised Semantic Segmentation*, CVPR 2022.

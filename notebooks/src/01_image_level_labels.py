@@ -311,6 +311,12 @@ for s in world:
 # - How often is a property of the data: here it is a dial, in photographs it is unknown.
 # - Your own pictures need a `labels.csv`; masks only if you want a score.
 #
-# Next: `02_class_activation_maps` trains on these labels and looks at where the classifier looked.
+# ## What to open next
+#
+# | If you ask | open |
+# | --- | --- |
+# | where does a classifier look that was trained on such labels? | `02_class_activation_maps` |
+# | can words part a boat from its water? | `04_clims_text_losses`, `05_clip_es_softmax_grad_cam` |
+# | how are masks scored, once there are some? | `09_iou_analysis` |
 #
 # **Further reading.** B. Zhou et al., CVPR 2016 (CAM): localisation from labels alone. Y.-T. Chang et al., CVPR 2020 (SC-CAM): finer labels found by clustering. J. Xie et al., CVPR 2022 (CLIMS): losses against backgrounds that come along with a class. Y. Lin et al., CVPR 2023 (CLIP-ES): background words compete with the classes. A. Bearman et al., *What's the Point: Semantic Segmentation with Point Supervision*, ECCV 2016: what labels cost.

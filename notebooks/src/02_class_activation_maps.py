@@ -424,6 +424,13 @@ if DATA == "paper":
 # - Two classifiers with the same answers may have different reasons, and different masks.
 # - The threshold is a choice; make it on `val`.
 #
-# Next: `03_sc_cam_subcategories` asks a finer question and gets a larger map; `04_clims_text_losses` takes the map off its background, with the help of a model that has read captions; `05_clip_es_softmax_grad_cam` asks that model alone.
+# ## What to open next
+#
+# | If you ask | open |
+# | --- | --- |
+# | does a finer question give a larger map? | `03_sc_cam_subcategories` |
+# | can a model that has read captions take the map off its background? | `04_clims_text_losses` |
+# | what does that model say by itself? | `05_clip_es_softmax_grad_cam` |
+# | can the sure cells tell their neighbours? | `06_affinity_and_random_walk` |
 #
 # **Further reading.** B. Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: the score is Eq. 1, the map Eq. 2. J. Ahn et al., *Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations*, CVPR 2019 (IRN): the scales and the training that later papers share. Three answers: Y.-T. Chang et al., CVPR 2020 (SC-CAM); J. Xie et al., CVPR 2022 (CLIMS); Y. Lin et al., CVPR 2023 (CLIP-ES). J. Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016: the pointing game.

@@ -446,6 +446,7 @@ assert purities(torch.eye(4), sorts).min() == 1
 # | --- | --- |
 # | why do maps lie on the background in the first place? | `02_class_activation_maps` |
 # | can text tell the network to leave the background? | `04_clims_text_losses` |
+# | how did the paper enlarge its maps further? | `06_affinity_and_random_walk` |
 # | where is the background's score from, and what does a CRF add? | `07_background_and_crf` |
 #
 # **Further reading.** Y.-T. Chang et al., *Weakly-Supervised Semantic Segmentation via Sub-category Exploration*, CVPR 2020: the joint loss and the rounds are section 3. D. Arthur and S. Vassilvitskii, *k-means++: The Advantages of Careful Seeding*, SODA 2007. J. Ahn and S. Kwak, *Learning Pixel-level Semantic Affinity with Image-level Supervision*, CVPR 2018, whose network and random walk the paper builds on.

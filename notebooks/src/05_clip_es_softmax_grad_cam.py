@@ -224,7 +224,8 @@ figure = new_figure(
     9, 4, alt="Heat map: change of each class's IoU when one background word is left out."
 )
 ax = figure.subplots()
-sns.heatmap(change, center=0, cmap="PuOr", annot=True, fmt=".0f", cbar=False, ax=ax)
+whole = change.round() + 0.0  # no minus before a zero
+sns.heatmap(change, center=0, cmap="PuOr", annot=whole, fmt=".0f", cbar=False, ax=ax)
 ax.set(xlabel="word left out", ylabel="change of IoU, points")
 figure
 
@@ -576,5 +577,7 @@ print(rivals)
 # | what does the CRF do with the background score? | `07_background_and_crf` |
 # | what does a classifier look at, which never read a word? | `02_class_activation_maps` |
 # | can CLIP teach a classifier where to look? | `04_clims_text_losses` |
+# | is there an affinity that was asked for one? | `06_affinity_and_random_walk` |
+# | what does a network make of these masks? | `08_train_a_segmenter` |
 #
 # **Further reading.** Y. Lin et al., *CLIP is Also an Efficient Segmenter*, CVPR 2023 (CLIP-ES): softmax Grad-CAM is Eq. 4 to 6. R. R. Selvaraju et al., *Grad-CAM*, ICCV 2017: the weights are Eq. 1, the map Eq. 2. A. Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, ICML 2021 (CLIP). R. Sinkhorn, *A Relationship Between Arbitrary Positive Matrices and Doubly Stochastic Matrices*, 1964.

@@ -375,5 +375,6 @@ assert torch.allclose(torch.linalg.matrix_power(T, 500) @ start, limit(some, sta
 # | what does the CRF do that the walk does not? | `07_background_and_crf` |
 # | where does attention as an affinity come from? | `05_clip_es_softmax_grad_cam` |
 # | how does a finer question make a map larger before any walk? | `03_sc_cam_subcategories` |
+# | is a gain of two points one? | `09_iou_analysis` |
 #
 # **Further reading.** J. Ahn and S. Kwak, *Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic Segmentation*, CVPR 2018 (PSA). J. Ahn, S. Cho and S. Kwak, *Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations*, CVPR 2019 (IRN), whose boundary between two cells is `AffinityNet(kind="boundary")`.

@@ -533,5 +533,7 @@ print("for 97 % right:", confidence_for(sure, right, 0.97, levels))
 # | --- | --- |
 # | where do CLIP-ES's maps come from, and how do they grow before the background joins? | `05_clip_es_softmax_grad_cam` |
 # | why does plain CAM light up what lies beside the object? | `02_class_activation_maps` |
+# | who learns from masks with 255 in them? | `08_train_a_segmenter` |
+# | what else has to be equal before two numbers compare? | `09_iou_analysis` |
 #
 # **Further reading.** P. Krähenbühl and V. Koltun, *Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials*, NeurIPS 2011: the energy is Eq. 1 to 3, mean field Algorithm 1. A. Adams, J. Baek and M. A. Davis, *Fast High-Dimensional Filtering Using the Permutohedral Lattice*, Eurographics 2010. N. Araslanov and S. Roth, *Single-Stage Semantic Segmentation from Image Labels*, CVPR 2020 (PAMR). Y. Lin et al., *CLIP is Also an Efficient Segmenter*, CVPR 2023: pseudo masks and the confidence-guided loss.

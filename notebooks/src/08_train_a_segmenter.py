@@ -263,5 +263,6 @@ assert torch.equal(with_labels(pupil.probs(images), labels), pupil.predict(image
 # | where do the teacher's maps come from? | `05_clip_es_softmax_grad_cam` |
 # | what does the CRF add, here and there? | `07_background_and_crf` |
 # | would another teacher be better? | `03_sc_cam_subcategories`, `04_clims_text_losses` |
+# | which errors are left, and whose are they? | `09_iou_analysis` |
 #
 # **Further reading.** L.-C. Chen et al., *DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully Connected CRFs*, TPAMI 2018 (DeepLabV2). Y. Lin et al., *CLIP is Also an Efficient Segmenter*, CVPR 2023: the confidence-guided loss.

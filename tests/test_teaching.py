@@ -1,0 +1,128 @@
+"""The pages beside the notebooks keep their word: functions exist, headings are there."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in NOTEBOOKS.glob("src/*.py")}
+PAPERS = (NOTEBOOKS / "papers.md").read_text(encoding="utf-8")
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in PAPERS.splitlines()
+    if line.startswith("| ") and not line.startswith(("| Idea", "| ---"))
+]
+
+
+def found(name):
+    """What a dotted name stands for."""
+    module, _, rest = name.rpartition(".")
+    return getattr(importlib.import_module(module), rest)
+
+
+def headings(notebook):
+    return re.findall(r"^# #+ (.*)$", SOURCES[notebook], re.MULTILINE)
+
+
+def test_the_page_has_every_idea_of_the_three_papers():
+    parts = PAPERS.split("\n## ")[1:]
+    assert [part.split()[0] for part in parts] == ["CLIP-ES", "CLIMS", "SC-CAM", "What"]
+    assert [part.count("\n| ") - 2 for part in parts][:3] >= [10, 8, 6]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0][:40] for row in ROWS])
+def test_an_idea_has_its_place_its_function_and_its_cell(row):
+    idea, place, function, cell = row
+    assert idea and place
+    assert callable(found(function.strip("`"))) and found(function.strip("`")).__doc__
+    notebook, _, heading = cell.partition(", ")
+    assert heading in headings(notebook.strip("`")), headings(notebook.strip("`"))
+
+
+@pytest.mark.parametrize(
+    "method", ["methods.clims.losses", "methods.sc_cam", "recipes", "affinity"]
+)
+def test_what_the_page_names_says_what_it_computes(method):
+    """Every public function of the papers' steps is on the page, or used by one that is."""
+    module = importlib.import_module(f"wsss_kit.{method}")
+    names = re.findall(rf"`wsss_kit\.{re.escape(method)}\.(\w+)`", PAPERS)
+    assert names and all(hasattr(module, name) for name in names)
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_picture_of_a_notebook_is_described(notebook):
+    pictures = [
+        output
+        for cell in nbformat.read(notebook, 4).cells
+        for output in cell.get("outputs", ())
+        if any(kind.startswith("image/") for kind in output.get("data", ()))
+    ]
+    assert len(pictures) >= 3
+    for output in pictures:
+        words = output.data["text/plain"]
+        assert len(words) > 30 and not words.startswith(("<", "Figure("))
+
+
+PARTS = (
+    *("**Goals.**", "**Needs.**", "**Time.**", "Plan for the teacher", "you are here"),
+    *('DATA = "paper"  # or "voc", "folder"', "## Exercises", "**Exercise 2", "## Recap"),
+    *("## What to open next", "**Further reading.**"),
+)
+
+
+@pytest.mark.parametrize("notebook", sorted(SOURCES))
+def test_notebooks_have_one_form(notebook):
+    text = SOURCES[notebook]
+    places = [text.find(part) for part in PARTS]
+    assert -1 not in places, [part for part, at in zip(PARTS, places, strict=True) if at < 0]
+    assert places[6:] == sorted(places[6:])
+    assert notebook[:2] in ("00", "01", "09") or "# by hand" in text  # 00, 01, 09 have their own
+    assert re.search(rf"\b{notebook[:2]}\b", TEACHING)
+
+
+TEACHING = (NOTEBOOKS / "teaching.md").read_text(encoding="utf-8")
+
+
+def test_the_course_leads_through_all_notebooks():
+    """Whoever follows "What to open next" from 00 on comes to every notebook."""
+    leads = {
+        name: set(re.findall(r"`(\d\d_[a-z_]+)`", text.split("## What to open next")[-1]))
+        for name, text in SOURCES.items()
+    }
+    seen, waiting = set(), {"00_start_here"}
+    while waiting:
+        seen |= waiting
+        waiting = set().union(*(leads[name] for name in waiting)) - seen
+    assert seen == set(SOURCES)
+    assert leads["00_start_here"] == set(SOURCES) - {"00_start_here"}
+
+
+def test_the_teachers_page_has_its_three_plans_and_real_cells():
+    for heading, minutes in (("The lecture, 90 minutes", 90), ("The lab, 120 minutes", 120)):
+        part = TEACHING.split(f"## {heading}")[1].split("\n## ")[0]
+        ends = [int(end) for end in re.findall(r"^\| \d+ to (\d+) \|", part, re.MULTILINE)]
+        starts = [int(start) for start in re.findall(r"^\| (\d+) to \d+ \|", part, re.MULTILINE)]
+        assert starts == [0, *ends[:-1]] and ends[-1] == minutes
+    course = TEACHING.split("## The coursework")[1]
+    marks = [int(m) for m in re.findall(r"\| (\d+) \|$", course, re.MULTILINE)]
+    assert sum(marks) == 100
+    for number, heading in re.findall(r"\b(\d\d), ([A-Z][^|).]*?)(?: \||\))", TEACHING):
+        (notebook,) = (name for name in SOURCES if name.startswith(number))
+        assert heading in headings(notebook), (number, heading)
+
+
+def test_commands_of_the_coursework_are_commands():
+    from wsss_kit.commands.arguments import build_parser
+
+    block = TEACHING.split("```\n")[1].replace("\\\n", " ")
+    lines = [line.split() for line in block.splitlines() if line.strip()]
+    assert len(lines) >= 5
+    for words in lines:
+        assert words[:3] == ["python", "-m", "wsss_kit"]
+        _, more = build_parser().parse_known_args(words[3:])
+        assert not more or words[3] == "train"
