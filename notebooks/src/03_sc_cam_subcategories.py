@@ -163,23 +163,21 @@ pd.DataFrame(table).T.round(2) if DATA == "paper" else None
 # The same as a picture: the features of one class, laid flat by PCA so that we see them from their widest side, once coloured by sub-type and once by background.
 
 # %%
-rows = ((labels[:, c] > 0) & (truth.unflatten(1, (C, 3))[:, c].sum(1) == 1)).nonzero().flatten()
-styles = [subtype_names()[3 * c + int(truth[i, 3 * c : 3 * c + 3].argmax())] for i in rows]
-places = [STUFF[int(kinds[i].argmax())] for i in rows]
-home = max(set(places), key=places.count)
-flat = {
-    "whole picture": plane(features["whole picture"][rows]),
-    "own map": plane(features["own map"][rows, c]),
-}
-show_plane(
-    {
-        **{f"{name}: sub-type": (points, styles) for name, points in flat.items()},
-        **{
-            f"{name}: background": (points, [home if p == home else "elsewhere" for p in places])
-            for name, points in flat.items()
-        },
+panels = {}
+if DATA == "paper":
+    alone = truth.unflatten(1, (C, 3))[:, c].sum(1) == 1
+    rows = ((labels[:, c] > 0) & alone).nonzero().flatten()
+    styles = [subtype_names()[3 * c + int(truth[i, 3 * c : 3 * c + 3].argmax())] for i in rows]
+    places = [STUFF[int(kinds[i].argmax())] for i in rows]
+    home = max(set(places), key=places.count)
+    places = [home if place == home else "elsewhere" for place in places]
+    flat = {
+        "whole picture": plane(features["whole picture"][rows]),
+        "own map": plane(features["own map"][rows, c]),
     }
-) if DATA == "paper" else None
+    panels = {f"{name}: sub-type": (points, styles) for name, points in flat.items()}
+    panels |= {f"{name}: background": (points, places) for name, points in flat.items()}
+show_plane(panels) if panels else None
 
 # %% [markdown]
 # An average over a whole picture is mostly an average over what is *not* the object, for there is more of it. So the heaps are heaps of surroundings and of company: boats below birds in the leaves, boats below animals on land, boats alone. To train on them is to ask the network for the surroundings, the last thing we want. Under the class's own map, most of what is averaged is the object, and the heaps are of objects.

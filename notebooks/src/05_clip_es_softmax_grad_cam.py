@@ -247,7 +247,8 @@ table[table["word"] == needed].set_index("class")[["iou", *kinds]].round(1)
 # **Edit.** An *open* picture has its trunk behind it: `clip_es.open(...)` runs it once, `prepare()` finds how the picture answers to any text at all, and from then on a word more, a word less or another template costs milliseconds (put `%timeit` before the last line). Change the words and run the cell. Words that CLIP does not know are named.
 
 # %%
-guarded = next(s for s in few if s.labels[data.classes.index(change[needed].idxmin())] > 0)
+hit = data.classes.index(change.loc[list(data.classes), needed].idxmin())
+guarded = next(s for s in few if s.labels[hit] > 0)
 opened = clip_es.open(guarded.image, guarded.labels).prepare()
 
 mine = prompts.replace(backgrounds=[*prompts.backgrounds[:3], "fog"])

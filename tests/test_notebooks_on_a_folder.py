@@ -1,0 +1,85 @@
+"""Every notebook with ``DATA = "folder"``: pictures of two sizes, without the paper world's doors.
+
+What would be downloaded is replaced by the models of the embedded world, and the data are few.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+from wsss_kit.paperworld import PaperWorld
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+SOURCES = sorted((NOTEBOOKS / "src").glob("*.py"))
+
+spec = importlib.util.spec_from_file_location("notebooks_build", NOTEBOOKS / "build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+INSTEAD = """
+import wsss_kit.notebook_data as doors
+from wsss_kit.clip import load_clip
+
+_real = doors.CAM, doors.AffinityNet, doors.train_segmenter, doors.open_data
+
+
+def cam(backbone, weights=None, **options):
+    return _real[0]("paper", weights="web", preset="clean", scales=(1.0,))
+
+
+def taught(samples, masks, **options):
+    for name in ("network", "backbone", "weights", "loss"):
+        options.pop(name, None)
+    return _real[2](samples, masks, crop=64, **{**options, "epochs": 1})
+
+
+def opened(name="paper", n_train=40, n_val=8, n_test=10, **options):
+    few = {"n_train": min(n_train, 32), "n_val": min(n_val, 8), "n_test": min(n_test, 10)}
+    return _real[3](name, **few, **options)
+
+
+doors.load_clip = lambda *_, **__: load_clip("paper", device="cpu")
+doors.CAM, doors.train_segmenter, doors.open_data = cam, taught, opened
+doors.AffinityNet = lambda backbone, **_: _real[1]("paper", weights="web", stride=8)
+"""
+"""The first cell: stand-ins for ResNet-50, CLIP ViT-B/16 and DeepLab."""
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """A folder as a reader would bring it: 120 pictures of two sizes, labels, masks."""
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "masks").mkdir()
+    world, rows = PaperWorld(120, split="train"), ["file,labels"]
+    for number, sample in enumerate(world):
+        height = 96 if number % 3 else 90
+        pixels = (255 * sample.image[:, :height]).round().byte().movedim(0, -1).numpy()
+        Image.fromarray(pixels).save(folder / f"{sample.name}.png")
+        mask = world.masks[sample.name][:height].byte().numpy()
+        Image.fromarray(mask).save(folder / "masks" / f"{sample.name}.png")
+        names = [n for n, on in zip(world.classes, sample.labels.tolist(), strict=True) if on]
+        rows.append(f"{sample.name}.png,{';'.join(names)}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_notebook_runs_on_a_folder(source, mine, monkeypatch):
+    monkeypatch.setenv("WSSS_KIT_FOLDER", str(mine))
+    notebook = build.read_source(source)
+    switched = 0
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and 'DATA = "paper"' in cell.source:
+            cell.source = cell.source.replace('DATA = "paper"', 'DATA = "folder"')
+            switched += 1
+    assert switched == 1
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(INSTEAD))
+    where = {"metadata": {"path": str(NOTEBOOKS)}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=where).execute()
