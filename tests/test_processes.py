@@ -128,7 +128,8 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "5")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert own_device() == "cuda:1" and own_device("cpu") == "cpu"
+    assert own_device() == own_device("cuda") == "cuda:1"
+    assert own_device("cpu") == "cpu" and own_device("cuda:3") == "cuda:3"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert own_device() == "auto"
 

@@ -43,12 +43,12 @@ def place_in_run() -> tuple[int, int]:
 
 
 def own_device(device: str = "auto") -> str:
-    """``"auto"`` on a machine with several processes: the GPU of this process's own.
+    """``"auto"`` and ``"cuda"`` where there are several processes: the GPU of this process's own.
 
     Args:
-        device: as asked for; anything but ``"auto"`` stays.
+        device: as asked for; any other stays.
     """
-    if device == "auto" and place_in_run()[1] > 1 and torch.cuda.is_available():
+    if device in ("auto", "cuda") and place_in_run()[1] > 1 and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     return device
 
