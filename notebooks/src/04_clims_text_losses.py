@@ -31,7 +31,7 @@ from functools import partial
 
 import pandas as pd
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 
 from wsss_kit import CLIMS, best_rule, cam_maps, evaluate, predict_masks, sweep_background
 from wsss_kit.evaluation import CONSTANTS
@@ -367,9 +367,11 @@ def wants_brighter(P, x, text):
 
 
 # %% tags=["check"]
-half = torch.full(sample.image.shape[1:], 0.5)
-share = wants_brighter(half, sample.image, texts[c])
-assert 0 < share < 1 and wants_brighter(half, 0 * sample.image, texts[c]) == 0  # nothing to show
+# gradients pass CLIP where a picture is whole patches, as CLIMS resizes it
+whole = interpolate(sample.image[None], clip.whole_patches(sample.image[None]), mode="bilinear")[0]
+half = torch.full(whole.shape[1:], 0.5)
+share = wants_brighter(half, whole, texts[c])
+assert 0 < share < 1 and wants_brighter(half, 0 * whole, texts[c]) == 0  # nothing to show
 print(f"{100 * share:.0f} % of the pixels")
 
 # %% [markdown]
