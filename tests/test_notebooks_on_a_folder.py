@@ -5,22 +5,13 @@ What would be downloaded is replaced by the models of the embedded world, and th
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from tests.test_notebooks import NOTEBOOKS, SOURCES, build
 from wsss_kit.paperworld import PaperWorld
-
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-SOURCES = sorted((NOTEBOOKS / "src").glob("*.py"))
-
-spec = importlib.util.spec_from_file_location("notebooks_build", NOTEBOOKS / "build.py")
-build = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
 
 INSTEAD = """
 import wsss_kit.notebook_data as doors

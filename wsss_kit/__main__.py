@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wsss_kit.commands.arguments import METHODS, TAKES, build_parser, takes_no
+from wsss_kit.commands.arguments import METHODS, TAKES, build_parser, read_options, takes_no
 from wsss_kit.processes import place_in_run
 
 
@@ -159,7 +159,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _train_method(options: argparse.Namespace, more: Sequence[str]) -> None:
-    from wsss_kit.commands.train_method import read_options, train_method
+    from wsss_kit.commands.train_method import train_method
 
     given = {k: v for k, v in vars(options).items() if v is not None}
     del given["command"]

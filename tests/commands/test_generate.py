@@ -16,11 +16,10 @@ import torch
 from PIL import Image
 
 from wsss_kit.clip import load_clip
+from wsss_kit.commands.batches import Soft, plan_batches
 from wsss_kit.commands.generate import (
     MANIFEST,
-    Soft,
     made_masks,
-    plan_batches,
     read_maps,
     read_masks,
     write_masks,

@@ -15,8 +15,8 @@ import torch
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.commands import train_method as module
-from wsss_kit.commands.arguments import METHODS, TAKES
-from wsss_kit.commands.train_method import CONFIG, options_of, read_options, train_method
+from wsss_kit.commands.arguments import METHODS, TAKES, read_options
+from wsss_kit.commands.train_method import CONFIG, options_of, train_method
 from wsss_kit.files import load_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.paperworld import PaperWorld

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -234,3 +235,41 @@ def takes_no(what: str, name: str, known: Sequence[str]) -> str:
     """
     flags = [f"--{each.replace('_', '-')}" for each in (name, *known)]
     return f"{what} takes no {flags[0]}, expected --out or {', '.join(flags[1:])}"
+
+
+def read_options(words: Sequence[str]) -> dict[str, Any]:
+    """``--batch-size 8 --scales 1,0.5 --flip false`` as arguments: JSON where it is JSON.
+
+    Args:
+        words: of a command line.
+
+    Raises:
+        ValueError: if a word is no option, or an option has no value.
+
+    Example:
+        >>> read_options(["--learning-rate", "1e-3", "--scales", "1,0.5", "--weights", "imagenet"])
+        {'learning_rate': 0.001, 'scales': [1, 0.5], 'weights': 'imagenet'}
+    """
+    found: dict[str, Any] = {}
+    words = [part for word in words for part in _parted(word)]
+    while words:
+        name = words.pop(0)
+        if not name.startswith("--"):
+            raise ValueError(f"{name!r} is no option, expected --NAME VALUE")
+        if not words or words[0].startswith("--"):
+            raise ValueError(f"{name} has no value, expected {name} VALUE")
+        found[name.removeprefix("--").replace("-", "_")] = _value(words.pop(0))
+    return found
+
+
+def _parted(word: str) -> list[str]:
+    return word.split("=", 1) if word.startswith("--") else [word]
+
+
+def _value(text: str) -> Any:
+    for written in (text, f"[{text}]") if "," in text else (text,):
+        try:
+            return json.loads(written)
+        except ValueError:
+            continue
+    return text

@@ -42,3 +42,24 @@ def clip_at_hand(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
             f"file ({URL}{FILES[name]}) there as {file}. The embedded world needs no weights: "
             "python -m wsss_kit demo"
         ) from error
+
+
+def clip_asked_for(
+    data: str, name: str | None, weights: str | Path | None, *, usual: str, device: str
+) -> tuple[FrozenCLIP, str]:
+    """The CLIP that a command names, or the tiny one for the embedded world, else the usual one.
+
+    Args:
+        data: as on the command line.
+        name: open_clip's, or None.
+        weights: a file, or None for OpenAI's.
+        usual: open_clip's name of the paper's.
+        device: where it goes.
+
+    Returns:
+        The model, and what a protocol calls it.
+    """
+    name = name or ("paper" if data == "paper" else usual)
+    weights = weights or (None if name == "paper" else "openai")
+    model = load_clip(name, weights=weights, device=device)
+    return model, f"{name}, {Path(str(weights)).name}"

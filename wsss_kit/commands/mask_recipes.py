@@ -11,7 +11,7 @@ from torch import Tensor
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import check_positive, check_probability
-from wsss_kit.commands.generate import InCells, Recipe, Soft
+from wsss_kit.commands.batches import InCells, Recipe, Soft
 from wsss_kit.crf import crf_of_present
 from wsss_kit.evaluation import BackgroundRule
 from wsss_kit.masks import scores_to_masks

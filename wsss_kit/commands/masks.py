@@ -11,7 +11,7 @@ from torch import nn
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.clip import load_clip
+from wsss_kit.commands.clip_at_hand import clip_asked_for
 from wsss_kit.commands.datasets import SPLITS, open_samples, prompts_of
 from wsss_kit.commands.generate import Written, write_masks
 from wsss_kit.commands.mask_recipes import (
@@ -139,11 +139,10 @@ def _open(
 ) -> tuple[CAMMethod | Segmenter, str]:
     """The method ready to use, and what the protocol calls it."""
     if method == "clip-es":
-        name = clip or ("paper" if data == "paper" else "ViT-B-16-quickgelu")
-        weights = clip_weights or (None if name == "paper" else "openai")
-        loaded = load_clip(name, weights=weights, device=device)
-        title = f"CLIP-ES, {name}, {Path(str(weights)).name}"
-        return CLIPES(loaded, prompts=prompts_of(data, samples.classes, "clip_es")).fit(), title
+        which = {"usual": "ViT-B-16-quickgelu", "device": device}
+        loaded, called = clip_asked_for(data, clip, clip_weights, **which)
+        prompts = prompts_of(data, samples.classes, "clip_es")
+        return CLIPES(loaded, prompts=prompts).fit(), f"CLIP-ES, {called}"
     _, card = load_model(method)
     check_word("the method of the file", str(card.get("method")), _KINDS)
     given = {} if own is None else {"backbone": own}

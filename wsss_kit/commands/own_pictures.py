@@ -22,7 +22,7 @@ from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.plot import show_cams, show_masks, show_samples
 from wsss_kit.plot.page import table_text, write_report
 from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import clip_es_crf, clip_es_maps
+from wsss_kit.recipes import clip_es_crf
 from wsss_kit.training import progress
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -136,14 +136,14 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[st
     for sample in progress(samples, what="CLIP-ES", total=len(samples)):
         small = sample._replace(image=shrunk(sample.image))
         images, labels = small.image[None], small.labels[None]
-        found = clip_es_maps(images, labels, method=method)
-        scores = _RULE.scores(found)
+        found, words = _looked_at(method, small, samples.classes)
+        scores = _RULE.scores(found[None])
         refined = clip_es_crf(scores, images, labels, method=method)
         for row, each in (("CLIP-ES", scores), ("CLIP-ES, CRF", refined)):
             masks[row][sample.name] = scores_to_masks(each, labels)[0]
         shown.append(small)
-        maps.append(found[0])
-        said.append(_words(method, small, samples.classes))
+        maps.append(found)
+        said.append([sample.name, *words])
     figures = {
         "The pictures and the classes they are asked about.": show_samples(shown, samples.classes),
         "CLIP-ES: one map for every class that is asked about.": show_cams(
@@ -167,16 +167,21 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[st
     return page
 
 
-def _words(method: CLIPES, sample: Sample, classes: Sequence[str]) -> list[str]:
-    """A row of the table: the three most probable words."""
-    asked = [name for name, on in zip(classes, sample.labels.tolist(), strict=True) if on]
+def _looked_at(
+    method: CLIPES, sample: Sample, classes: Sequence[str]
+) -> tuple[Tensor, tuple[str, str]]:
+    """Maps (C, H, W), zero for classes not asked about; these classes, and the likeliest words."""
+    present = sample.labels > 0
+    maps = torch.zeros(len(classes), *sample.image.shape[1:])
+    asked = [name for name, on in zip(classes, present.tolist(), strict=True) if on]
     if not asked:
-        return [sample.name, "nothing", "-"]
-    probs = method.open(sample.image, asked).maps().probs
+        return maps, ("nothing", "-")
+    found = method.open(sample.image, asked).maps()
+    maps[present] = found.full_size(tuple(sample.image.shape[1:])).float().cpu()
     words = [*asked, *method.prompts.backgrounds]
-    best = probs.topk(min(3, len(words)))
-    found = [f"{words[i]} {100 * p:.0f} %" for p, i in zip(*map(Tensor.tolist, best), strict=True)]
-    return [sample.name, ", ".join(asked), ", ".join(found)]
+    best = found.probs.topk(min(3, len(words)))
+    said = [f"{words[i]} {100 * p:.0f} %" for p, i in zip(*map(Tensor.tolist, best), strict=True)]
+    return maps, (", ".join(asked), ", ".join(said))
 
 
 def _reports(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.classes import Sample
+from wsss_kit.commands.batches import MasksOf
 from wsss_kit.commands.clip_at_hand import clip_at_hand, file_or
-from wsss_kit.commands.generate import MasksOf, made_masks
+from wsss_kit.commands.generate import made_masks
 from wsss_kit.commands.plans import (
     affinity_of,
     clims_preset,

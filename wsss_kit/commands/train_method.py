@@ -18,8 +18,8 @@ from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checkpoints import CHECKPOINT
 from wsss_kit.checks import check_word
 from wsss_kit.classes import Sample
-from wsss_kit.clip import load_clip
 from wsss_kit.commands.arguments import METHODS, TAKES, takes_no
+from wsss_kit.commands.clip_at_hand import clip_asked_for
 from wsss_kit.commands.datasets import SPLITS, masks_in, open_samples, prompts_of
 from wsss_kit.commands.own_trunk import trunk_named
 from wsss_kit.commands.runs import run_folder
@@ -124,44 +124,6 @@ def check_options(what: str, asked: Mapping[str, Any]) -> None:
             raise ValueError(takes_no(what, name, takes))
 
 
-def read_options(words: Sequence[str]) -> dict[str, Any]:
-    """``--batch-size 8 --scales 1,0.5 --flip false`` as arguments: JSON where it is JSON.
-
-    Args:
-        words: of a command line.
-
-    Raises:
-        ValueError: if a word is no option, or an option has no value.
-
-    Example:
-        >>> read_options(["--learning-rate", "1e-3", "--scales", "1,0.5", "--weights", "imagenet"])
-        {'learning_rate': 0.001, 'scales': [1, 0.5], 'weights': 'imagenet'}
-    """
-    found: dict[str, Any] = {}
-    words = [part for word in words for part in _parted(word)]
-    while words:
-        name = words.pop(0)
-        if not name.startswith("--"):
-            raise ValueError(f"{name!r} is no option, expected --NAME VALUE")
-        if not words or words[0].startswith("--"):
-            raise ValueError(f"{name} has no value, expected {name} VALUE")
-        found[name.removeprefix("--").replace("-", "_")] = _value(words.pop(0))
-    return found
-
-
-def _parted(word: str) -> list[str]:
-    return word.split("=", 1) if word.startswith("--") else [word]
-
-
-def _value(text: str) -> Any:
-    for written in (text, f"[{text}]") if "," in text else (text,):
-        try:
-            return json.loads(written)
-        except ValueError:
-            continue
-    return text
-
-
 def _called(what: str) -> tuple[Callable[..., Any], ...]:
     """What takes the options: a constructor and ``fit``, or one function for both."""
     if what == "segmenter":
@@ -258,10 +220,9 @@ def _trained(
         start = {"backbone": own, "classes": samples.classes, "device": device}
         making["backbone"] = CAM.load(config["start"], **start)
     if what == "clims":
-        name = config.get("clip") or ("paper" if config["data"] == "paper" else None)
-        name = name or "ViT-B-32-quickgelu"
-        weights = config.get("clip_weights") or (None if name == "paper" else "openai")
-        making["clip"] = load_clip(name, weights=weights, device=device)
+        asked = (config["data"], config.get("clip"), config.get("clip_weights"))
+        which = {"usual": "ViT-B-32-quickgelu", "device": device}
+        making["clip"], _ = clip_asked_for(*asked, **which)
         given = config.get("prompts")
         making["prompts"] = prompts_of(config["data"], samples.classes, "clims", given)
     method = _MAKES[what](**making, device=device)
