@@ -34,10 +34,9 @@ _RULES_WITH_CRF = tuple(rule for rule in CRF_RULES if rule.threshold is not None
 _EXAMPLES = 4  # the first pictures of the test split: not chosen
 
 
-def _plain_cam(train: PaperWorld, seed: int, folder: Path) -> Ready:
+def _plain_cam(train: PaperWorld, seed: int, progress: bool = True) -> Ready:
     cam = CAM("paper", weights="web", scales=(1.0, 1.5), preset="clean", device="cpu")
-    cam.fit(train, train_backbone=False, seed=seed).save(folder / "cam")
-    return ready(cam)
+    return ready(cam.fit(train, train_backbone=False, seed=seed, progress=progress))
 
 
 def _shipped(kind: type[CAMMethod]) -> Ready:
@@ -100,13 +99,15 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
         PaperWorld(n, split=split, seed=seed)
         for n, split in ((n_train, "train"), (n_val, "val"), (n_test, "test"))
     )
-    makers = {  # those that take longest first
-        "CAM": partial(_plain_cam, train, seed, folder),
+    makers = {  # the slowest first
+        "CAM": partial(_plain_cam, train, seed),
         "CLIP-ES": ready_clip_es,
         "SC-CAM": partial(_shipped, SCCAM),
         "CLIMS": partial(_shipped, CLIMS),
     }
+    _import_before_threads(makers)
     methods, masks, reports = _score_all(makers, val, test)
+    methods["CAM"].fitted.save(folder / "cam")
     maps = {name: method.maps_of for name, method in methods.items()}
     figures = _figures(test, maps, masks, reports)
     page = write_report(
@@ -122,6 +123,18 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
     print("Next: `make lab` (or `jupyter lab`, then notebooks/00_start_here.ipynb).")
     print(f"{time.monotonic() - started:.0f} s with {torch.get_num_threads()} threads")
     return reports
+
+
+def _import_before_threads(makers: Mapping[str, Callable[[], Ready]]) -> None:
+    """Run every method once on three images, so that the threads find every module imported.
+
+    Methods and libraries import modules when they are first used. Two threads that import parts of
+    one library at the same time can wait for each other, or see a module that is half imported.
+    """
+    few = PaperWorld(3, split="val")
+    makers = {**makers, "CAM": partial(_plain_cam, few, 0, progress=False)}
+    for name, make in makers.items():
+        _score(name, make, few, few, Event(), shown=False)
 
 
 def _score_all(
@@ -158,6 +171,8 @@ def _score(
     val: PaperWorld,
     test: PaperWorld,
     stopped: Event,
+    *,
+    shown: bool = True,
 ) -> tuple[Ready, dict[str, tuple[dict[str, Tensor], Report]]]:
     """A method and its two rows, without and with the CRF: masks of ``test``, their report."""
     method = make()
@@ -175,6 +190,7 @@ def _score(
             refine=refine,
             refinement=method.refinement(crf=refine is not None),
             what=row,
+            shown=shown,
         )
     return method, scored
 
@@ -185,7 +201,7 @@ def _figures(
     masks: dict[str, dict[str, Tensor]],
     reports: dict[str, Report],
 ) -> dict:
-    shown = [test[i] for i in range(_EXAMPLES)]
+    shown = [test[i] for i in range(min(_EXAMPLES, len(test)))]
     figures = {
         "Pictures of the test split with their captions and image-level labels.": show_samples(
             shown, test.classes, test.captions

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pycocotools import mask as outlines
 from torch import Tensor
 
 from wsss_kit.checks import check_count, check_word
@@ -145,18 +146,16 @@ class _COCO:
 
     def _rendered(self, name: str) -> bytes:
         """A palette PNG, the largest objects first."""
-        from pycocotools import mask as masks
-
         height, width = self.sizes[name]
         drawn = np.zeros((height, width), np.uint8)
         for annotation in sorted(self.annotations[name], key=lambda each: -each["area"]):
             outline = annotation["segmentation"]
             try:
                 if isinstance(outline, list):
-                    outline = masks.merge(masks.frPyObjects(outline, height, width))
+                    outline = outlines.merge(outlines.frPyObjects(outline, height, width))
                 elif isinstance(outline["counts"], list):
-                    outline = masks.frPyObjects(outline, height, width)
-                inside = masks.decode(outline).astype(bool)
+                    outline = outlines.frPyObjects(outline, height, width)
+                inside = outlines.decode(outline).astype(bool)
                 drawn[inside] = self.value_of[annotation["category_id"]]
             except Exception as error:  # pycocotools raises many kinds, and plain ones
                 raise ValueError(

@@ -6,11 +6,16 @@ import io
 from pathlib import Path
 
 import numpy as np
+import numpy.ma
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from wsss_kit.classes import palette
+
+# Threads that read images must not import modules. So what Pillow and `np.unique` load when they
+# are first used, the decoders and numpy.ma, is loaded here.
+Image.init()
 
 EXIF_ORIENTATION = 0x0112
 INTEGER_RANGES = (255, 65535, 2**31 - 1)

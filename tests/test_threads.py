@@ -1,0 +1,62 @@
+"""Threads never import: two that import parts of one library at once can end in a deadlock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.commands.voc_layout import build_voc
+
+WATCHED = """
+import sys, threading
+
+imported = []
+
+def watch(event, arguments):
+    if event == "import" and threading.current_thread() is not threading.main_thread():
+        imported.append(arguments[0])
+
+sys.addaudithook(watch)
+import torch
+
+torch.set_num_threads(4)  # as on a machine with four cores, whatever this one has
+"""
+DEMO = """
+from wsss_kit.commands.demo import run_demo
+
+run_demo({out!r}, n_train=16, n_val=3, n_test=3)
+"""
+CHECK = """
+from wsss_kit.commands.check import run_check
+
+run_check("voc", root={root!r}, workers=4)
+"""
+MASKS = """
+from wsss_kit.commands.masks import run_masks
+
+run_masks("clip-es", {out!r}, root={root!r}, clip="paper", workers=4)
+"""
+AT_THE_END = """
+assert not imported, f"threads imported {sorted(set(imported))[:10]}"
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", WATCHED + code + AT_THE_END]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("_", range(3))
+def test_the_demo_starts_with_four_threads(_, tmp_path):
+    ended = run(DEMO.format(out=str(tmp_path)))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "4 threads" in ended.stdout
+
+
+@pytest.mark.parametrize("command", [CHECK, MASKS])
+def test_threads_that_read_images_import_nothing(command, tmp_path):
+    root = build_voc(tmp_path / "VOC2012")
+    ended = run(command.format(root=str(root), out=str(tmp_path / "out")))
+    assert ended.returncode == 0, ended.stderr[-3000:]
