@@ -68,7 +68,8 @@ def iou_bars(reports: Mapping[str, Report]) -> Figure:
     for bars, report in zip(_draw_bars(ax, ticks, heights), reports.values(), strict=True):
         for bar, iou in zip(bars, report.iou, strict=False):
             if np.isnan(iou):
-                ax.annotate("absent", (_middle(bar), 1), rotation=90, ha="center", size=NOTE_SIZE)
+                style = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": NOTE_SIZE}
+                ax.text(_middle(bar), 1, "absent", **style)
         _whisker(ax, _middle(bars[-1]), report)
     ax.set_ylabel("IoU in percent")
     ax.axvline(len(ticks) - 1.5, color="grey", linewidth=0.8, linestyle=":")
@@ -184,16 +185,13 @@ def _draw_bars(
     ax: Axes, ticks: Sequence[str], heights: Mapping[str, np.ndarray]
 ) -> list[BarContainer]:
     """Draw one group of bars for each tick: one bar for each label, with its shade and hatch."""
-    import pandas as pd
     import seaborn as sns
     from matplotlib import colormaps
 
-    frame = pd.DataFrame(heights, index=pd.Index(ticks, name="tick")).fillna(0)
     sns.barplot(
-        frame.reset_index().melt("tick"),
-        x="tick",
-        y="value",
-        hue="variable",
+        x=np.tile(np.arange(len(ticks)), len(heights)),
+        y=np.nan_to_num(np.concatenate(list(heights.values()))),
+        hue=np.repeat(list(heights), len(ticks)),
         palette=[*colormaps["cividis"](np.linspace(0.95, 0.35, len(heights)))],
         saturation=1,
         errorbar=None,
@@ -207,7 +205,8 @@ def _draw_bars(
         bars.set_label(label)
         for bar in bars:
             bar.set_hatch(HATCHES[index % len(HATCHES)])
-    ax.set(xlabel=None, ylim=(0, 100))
+    ax.set_xticks(range(len(ticks)), ticks)
+    ax.set(ylim=(0, 100))
     bare_axis(ax)
     return containers
 
