@@ -116,4 +116,4 @@ def test_a_notebook_in_an_empty_folder(installed, tmp_path):
     shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", tmp_path)
     execute = ["-m", "jupyter", "nbconvert", "--execute", "--to", "notebook", "--output", "done"]
     run(sys.executable, *execute, "00_start_here.ipynb", folder=tmp_path, installed=installed)
-    assert "image/png" in (tmp_path / "done.ipynb").read_text(encoding="utf-8")
+    assert "image/jpeg" in (tmp_path / "done.ipynb").read_text(encoding="utf-8")

@@ -40,18 +40,16 @@ def pack(folder: Path, path: Path, top: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_archives(monkeypatch):
-    """The archives of a test have other sizes and checksums, and nobody else is asked."""
+    """The archives of a test have other checksums, and nobody else is asked."""
     plain = {
         name: tuple(
-            part._replace(
-                archive=part.archive._replace(sources=(), sha256=None, size=None, md5=None)
-            )
+            part._replace(archive=part.archive._replace(sources=(), checksum=None))
             for part in parts
         )
         for name, parts in DEFAULTS.items()
     }
     monkeypatch.setattr(module, "SETS", plain)
-    monkeypatch.setattr(module, "_SBD", module._SBD._replace(sources=(), md5=None))
+    monkeypatch.setattr(module, "_SBD", module._SBD._replace(sources=(), checksum=None))
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ def test_no_source_says_what_each_answered_and_what_to_do(tmp_path, capsys):
     out = tmp_path / "VOC2012"
     assert main(["download", "voc", "--out", str(out), "--from", str(tmp_path / "no")]) == 2
     said = capsys.readouterr().err
-    assert "VOCtrainval_11-May-2012.tar could not be fetched" in said and "No such file" in said
+    assert "VOCtrainval_11-May-2012.tar could not be downloaded" in said and "No such file" in said
     assert f"put it into {out / 'archives'}" in said
     assert main(["download", "pets", "--aug", "--out", str(out)]) == 2
     assert "aug belongs to voc" in capsys.readouterr().err
@@ -87,7 +85,7 @@ def test_the_real_archives_have_addresses_and_checksums():
         for part in parts:
             assert all("://" in source for source in part.archive.sources), name
     assert len(DEFAULTS["voc"][0].archive.sources) == 3
-    assert all(part.archive.md5 or part.archive.sha256 for part in DEFAULTS["pets"])
+    assert all(part.archive.checksum for part in DEFAULTS["pets"])
 
 
 def sbd(root, names):
@@ -161,9 +159,9 @@ def test_pets_and_coco_are_read_after_they_are_unpacked(mirror, tmp_path):
 
 def test_an_archive_that_is_another_is_refused(mirror, tmp_path, monkeypatch):
     (part,) = module.SETS["voc"]
-    wrong = part.archive._replace(sha256=hashlib.sha256(b"right").hexdigest())
+    wrong = part.archive._replace(checksum=hashlib.sha256(b"right").hexdigest())
     monkeypatch.setattr(module, "SETS", {"voc": (part._replace(archive=wrong),)})
     mirror.mkdir()
     (mirror / "VOCtrainval_11-May-2012.tar").write_bytes(b"wrong")
-    with pytest.raises(ValueError, match=r"has the sha256 .*, expected"):
+    with pytest.raises(ValueError, match=r"hash of downloaded file .* does not match"):
         download("voc", tmp_path / "VOC2012", sources=[mirror], shown=False)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from html import escape
 
 import pytest
 import torch
 
 from wsss_kit.classes import Sample
 from wsss_kit.evaluation import Protocol, compare_reports, evaluate, published
+from wsss_kit.plot import new_figure
+from wsss_kit.plot.canvas import png_bytes
 from wsss_kit.plot.page import write_report
 from wsss_kit.plot.run_page import Run, write_run
 
@@ -31,11 +35,9 @@ def run(rng):
 
 
 def cells(page, caption):
-    """Rows of the table below a caption."""
-    table = re.search(rf"<caption>{re.escape(caption)}</caption>(.*?)</table>", page).group(1)
-    return [
-        re.findall(r"<t[dh](?: [^>]*)?>(.*?)</t[dh]>", row) for row in table.split("</tr>")[:-1]
-    ]
+    """Rows of the table below a heading."""
+    table = re.search(rf"<h2>{re.escape(caption)}</h2>(.*?)</table>", page, re.DOTALL).group(1)
+    return [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in table.split("</tr>")[:-1]]
 
 
 def test_the_tables_of_a_run_say_what_each_step_gained(run, tmp_path):
@@ -77,10 +79,38 @@ def test_one_step_alone_has_a_page_and_none_has_not(run, tmp_path):
         write_run(tmp_path / "r.html", run._replace(reports={}), title="None")
 
 
-def test_words_stand_left_and_numbers_right(run, tmp_path):
-    tables = {"t": [["name", "a", "b"], ["x", "-1.5", "what <it> is"], ["y", "-", "3 of 4"]]}
+def test_tables_of_words_stand_left_and_texts_are_escaped_and_whole(run, tmp_path):
+    long = "what <it> is & " * 9 + "so"
+    tables = {
+        "<words>": [["name", "a", "b"], ["x", "-1.5", long], ["y", "-", "3 of 4"]],
+        "numbers": [["name", "a", "b"], ["x", "-1.5", "3 of 4"], ["y", "-", "3"]],
+    }
     page = write_report(
-        tmp_path / "r.html", title="T", reports=run.reports, figures={}, tables=tables
+        tmp_path / "r.html", title="<T>", reports={}, figures={}, tables=tables
     ).read_text(encoding="utf-8")
-    assert '<td class="words">what &lt;it&gt; is</td>' in page
-    assert "<td>-1.5</td>" in page and "<td>-</td>" in page and "<td>3 of 4</td>" in page
+    assert cells(page, "&lt;words&gt;")[1:] == [
+        ["x", "-1.5", escape(long, quote=False)],
+        ["y", "-", "3 of 4"],
+    ]
+    assert re.findall(r'<table class="dataframe( words)?">', page) == [" words", ""]
+    assert "<title>&lt;T&gt;</title>" in page and "<it>" not in page
+
+
+def test_the_first_figure_leads_the_page_and_a_protocol_stands_once(run, tmp_path):
+    figures = {name: new_figure(1, 1, alt=f'{name} in "words".') for name in ("masks", "bars")}
+    page = write_report(
+        tmp_path / "r.html",
+        title="T",
+        reports=run.reports,
+        figures=figures,
+        notes=["a note"],
+        beside="f",
+    ).read_text(encoding="utf-8")
+    (protocol,) = {str(report.protocol) for report in run.reports.values()}
+    marks = ['<img alt="masks', "<table", "<details>", escape(protocol), '<img alt="bars', "a note"]
+    places = [page.index(mark) for mark in marks]
+    assert places == sorted(places)
+    assert page.count(escape(protocol)) == 1 and "maps, &lt;masks&gt;: " in page
+    assert 'alt="masks in &#34;words&#34;."' in page
+    assert (tmp_path / "f-1.png").read_bytes() == png_bytes(figures["masks"])
+    assert base64.b64encode((tmp_path / "f-2.png").read_bytes()).decode() in page

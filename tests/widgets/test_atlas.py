@@ -13,7 +13,7 @@ from tests.widgets.conftest import same
 from wsss_kit.evaluation import BackgroundRule, Protocol, error_map, evaluate, predict_masks
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import alt_text
-from wsss_kit.plot.panels import picture_array
+from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import enlarged, enlarged_mask, paint_errors, paint_mask_named
 from wsss_kit.recipes import cam_maps, clip_es_maps
 from wsss_kit.widgets import ErrorAtlas

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.widgets.conftest import decoded, same
 from wsss_kit.evaluation import BackgroundRule, error_map
 from wsss_kit.plot import alt_text, overlay
-from wsss_kit.plot.panels import picture_array
+from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import enlarged, enlarged_mask, paint_errors, paint_mask_named
 from wsss_kit.recipes import cam_maps, clip_es_crf, clip_es_maps
 from wsss_kit.widgets import CAMExplorer, stages
@@ -267,10 +267,10 @@ def test_its_still_shows_all_stages(explorer):
     bundle, metadata = explorer._repr_mimebundle_()
     assert set(bundle) == {
         "application/vnd.jupyter.widget-view+json",
-        "image/png",
+        "image/jpeg",
         "text/plain",
     }
-    assert metadata["image/png"]["alt"] == alt_text(explorer.still())
+    assert metadata["image/jpeg"]["alt"] == alt_text(explorer.still())
 
 
 def test_nothing_to_explore(world, cam):

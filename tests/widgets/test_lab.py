@@ -13,7 +13,7 @@ from tests.widgets.conftest import same
 from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.plot import alt_text, overlay
-from wsss_kit.plot.panels import picture_array
+from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import enlarged
 from wsss_kit.plot.stills import painted_claims
 from wsss_kit.prompts import Prompts

@@ -202,21 +202,21 @@ def _figures(
     reports: dict[str, Report],
 ) -> dict:
     shown = [test[i] for i in range(min(_EXAMPLES, len(test)))]
-    figures = {
-        "Pictures of the test split with their captions and image-level labels.": show_samples(
+    truth = {sample.name: test.masks[sample.name] for sample in shown}
+    figures = {  # the first one leads the page
+        "Masks without and with the dense CRF, and the ground truth.": show_masks(
+            shown, {**masks, "ground truth": truth}, test.classes
+        ),
+        "IoU of every class.": iou_bars(reports),
+        "Images of the test split with their captions and image-level labels.": show_samples(
             shown, test.classes, test.captions
-        )
+        ),
     }
     for name, maps_of in maps.items():
         cams = [maps_of(s.image[None], s.labels[None])[0] for s in shown]
         figures[f"{name}: one map for every class that is present."] = show_cams(
             shown, cams, test.classes, [s.labels for s in shown]
         )
-    truth = {sample.name: test.masks[sample.name] for sample in shown}
-    figures["Masks without and with the dense CRF, and the ground truth."] = show_masks(
-        shown, {**masks, "ground truth": truth}, test.classes
-    )
-    figures["IoU of every class."] = iou_bars(reports)
     return figures
 
 

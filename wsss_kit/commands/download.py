@@ -41,8 +41,7 @@ SETS: dict[str, tuple[_Part, ...]] = {
                     f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/{_VOC}",
                     f"http://host.robots.ox.ac.uk/pascal/VOC/voc2012/{_VOC}",
                 ),
-                sha256="e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
-                size=1_999_639_040,
+                "sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
             ),
             strip=2,
         ),
@@ -56,7 +55,7 @@ SETS: dict[str, tuple[_Part, ...]] = {
         )
     ),
     "pets": tuple(
-        _Part(Archive(f"{name}.tar.gz", (f"{_PETS}/{name}.tar.gz",), md5=md5), only=(name,))
+        _Part(Archive(f"{name}.tar.gz", (f"{_PETS}/{name}.tar.gz",), f"md5:{md5}"), only=(name,))
         for name, md5 in (
             ("images", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
             ("annotations", "95a8c909bbe2e81eed6a22bccdf3f68f"),
@@ -71,7 +70,7 @@ _SBD = Archive(
         "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
         "semantic_contours/benchmark.tgz",
     ),
-    md5="82b4d87ceb2ed10f6038a1cba92111cb",
+    "md5:82b4d87ceb2ed10f6038a1cba92111cb",
 )
 _READ = {"voc": "train", "coco": "val", "pets": "trainval"}
 """The split whose first picture is read at the end."""

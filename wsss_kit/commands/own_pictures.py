@@ -144,12 +144,12 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[st
         shown.append(small)
         maps.append(found)
         said.append([sample.name, *words])
-    figures = {
+    figures = {  # the first one leads the page
+        "Masks without and with the dense CRF.": show_masks(shown, masks, samples.classes),
         "The pictures and the classes they are asked about.": show_samples(shown, samples.classes),
         "CLIP-ES: one map for every class that is asked about.": show_cams(
             shown, maps, samples.classes, [sample.labels for sample in shown]
         ),
-        "Masks without and with the dense CRF.": show_masks(shown, masks, samples.classes),
     }
     reports = _reports(samples, masks, truth, method)
     page = write_report(

@@ -1,141 +1,122 @@
-"""Fetching a file from the first source that answers, and unpacking it where it cannot do harm."""
+"""Download a file from the first source that answers, and unpack archives safely."""
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import shutil
 import stat
 import tarfile
-import urllib.error
-import urllib.request
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from wsss_kit.checks import check_count
 from wsss_kit.training import progress
 
-_BLOCK = 1 << 20
-_TIMEOUT = 30  # seconds without an answer
+if TYPE_CHECKING:
+    from pooch import Pooch
+    from requests import Response
+
+_BLOCK = 1 << 16
+_LOCAL_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES)  # another source would not help
 
 
 class Archive(NamedTuple):
-    """A file that can be fetched.
+    """A file that can be downloaded.
 
     Args:
-        name: of the file.
+        name: file name.
         sources: URLs or local paths, tried in this order.
-        sha256: of the whole file, or None where nobody states it.
-        size: in bytes, or None.
-        md5: what stands in for the sha256 where that is not known: good against damage, no more.
+        checksum: sha256, or ``"md5:..."`` where only that is known; None if there is neither.
     """
 
     name: str
     sources: tuple[str, ...]
-    sha256: str | None = None
-    size: int | None = None
-    md5: str | None = None
+    checksum: str | None = None
 
 
-def fetch(archive: Archive, folder: str | Path, *, shown: bool = True) -> Path:
-    """Fetch a file, go on where an earlier try was stopped, and check it.
+def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: int = 2) -> Path:
+    """Download a file, verify its checksum, and resume a download that was interrupted.
 
-    What has come so far lies in ``NAME.part``; a source that cannot go on from there is asked for
-    the whole. A file that is there already, whole, is not fetched again.
+    An unfinished download stays in ``NAME.part``. A source that cannot resume sends the whole
+    file. A file with the right checksum is not downloaded again.
 
     Args:
-        archive: what and from where.
-        folder: to put it into.
-        shown: whether to show a bar.
+        archive: the file and its sources.
+        folder: where the file goes.
+        shown: whether to show a progress bar.
+        retries: how often a URL is asked again after an error.
 
     Returns:
-        Its path.
+        The path of the file.
 
     Raises:
-        ConnectionError: if no source has it, with what each of them said.
-        ValueError: if what came is another file than expected; it is removed.
+        ConnectionError: if no source has the file; the message holds the error of each source.
+        ValueError: if the checksum differs; the file is removed.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path, part = folder / archive.name, folder / f"{archive.name}.part"
-    if path.exists():
-        _verify(path, archive)
-        return path
-    failures = []
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    path, failures = Path(folder) / archive.name, []
     for source in archive.sources:
+        remote = "://" in source
+        registry, urls = {archive.name: archive.checksum}, {archive.name: source}
+        repeats = retries if remote else 0
+        store = pooch.create(folder, "", registry=registry, urls=urls, retry_if_failed=repeats)
+        download = _Resume(path.with_name(f"{archive.name}.part"), shown) if remote else _copy
         try:
-            _receive(source, part, shown=shown)
-        except (OSError, urllib.error.URLError) as error:
-            if isinstance(error, OSError) and error.errno in (28, 30, 13):  # of this disk
+            return Path(store.fetch(archive.name, downloader=download))
+        except OSError as error:
+            if error.errno in _LOCAL_ERRORS:
                 raise
             failures.append(f"{source}: {error}")
-            continue
-        _verify(part, archive)
-        os.replace(part, path)
-        return path
-    said = "\n  ".join(failures)
+    reasons = "\n  ".join(failures)
     raise ConnectionError(
-        f"{archive.name} could not be fetched:\n  {said}\nFetch it by hand, put it into {folder}, "
-        "and give the same command again"
+        f"{archive.name} could not be downloaded:\n  {reasons}\nDownload it by hand, put it into "
+        f"{folder}, and run the same command again"
     )
 
 
-def _receive(source: str, part: Path, *, shown: bool) -> None:
-    """Write what a source has behind what is there already."""
-    if "://" not in source:
-        shutil.copyfile(Path(source).expanduser(), part)
-        return
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(source, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing comes after what is there
-            return
-        raise
-    with answer:
-        goes_on = have and getattr(answer, "status", None) == 206
-        length = answer.headers.get("Content-Length")
-        blocks = None if length is None else -(-int(length) // _BLOCK)
-        with part.open("ab" if goes_on else "wb") as file:
-            stream = progress(_blocks(answer), what=part.stem, shown=shown, total=blocks)
-            received = 0
-            for block in stream:
-                file.write(block)
-                received += len(block)
-    if length is not None and received < int(length):
-        raise ConnectionError(f"it stopped after {received:,} of {int(length):,} bytes")
+def _copy(source: str, target: str, _: Pooch) -> None:
+    """Copy a local file: a downloader for pooch."""
+    shutil.copyfile(Path(source).expanduser(), target)
 
 
-def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
-    while block := stream.read(_BLOCK):
-        yield block
+class _Resume(NamedTuple):
+    """Downloader for pooch that resumes; pooch alone starts every download from zero."""
 
+    part: Path
+    shown: bool
 
-def _verify(path: Path, archive: Archive) -> None:
-    """Compare size and checksum; another file is removed, so that the next try begins anew."""
-    size = path.stat().st_size
-    if archive.size is not None and size != archive.size:
-        path.unlink()
-        raise ValueError(
-            f"{archive.name} has {size:,} bytes, expected {archive.size:,}; it was removed, fetch "
-            "it again"
-        )
-    kind, expected = ("sha256", archive.sha256) if archive.sha256 else ("md5", archive.md5)
-    if expected is None:
-        return
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file:
-        for block in _blocks(file):
-            digest.update(block)
-    if digest.hexdigest() != expected:
-        path.unlink()
-        raise ValueError(
-            f"{archive.name} has the {kind} {digest.hexdigest()}, expected {expected}; it was "
-            "removed, fetch it again"
-        )
+    def __call__(self, url: str, target: str, store: Pooch) -> None:
+        from pooch import HTTPDownloader
+        from requests import HTTPError
+
+        with self.part.open("ab") as file:
+            begun = file.tell()
+
+            def start_again(answer: Response, **_: object) -> None:
+                if answer.status_code == 200:  # the whole file, not only the rest (206)
+                    file.truncate(0)
+
+            # Without "identity" some servers' archives would be decompressed on the way.
+            headers = {"Accept-Encoding": "identity"}
+            if begun:
+                headers["Range"] = f"bytes={begun}-"
+            download = HTTPDownloader(
+                progressbar=self.shown,
+                chunk_size=_BLOCK,
+                headers=headers,
+                hooks={"response": start_again},
+            )
+            try:
+                download(url, file, store)
+            except HTTPError as error:
+                if not begun or error.response.status_code != 416:
+                    raise  # 416: the part is already the whole file
+        os.replace(self.part, target)
 
 
 def unpack(
@@ -146,21 +127,24 @@ def unpack(
     strip: int = 0,
     shown: bool = True,
 ) -> Path:
-    """Unpack a tar or zip of plain files and folders into a folder, and nothing outside it.
+    """Unpack the files of a tar or zip archive into a folder, and nothing outside it.
+
+    All names are checked before the first file is written. ``tarfile``'s filters and pooch's
+    processors check while they unpack, and accept links.
 
     Args:
-        path: of the archive.
-        folder: to unpack into.
-        only: beginnings of the names to take, after ``strip``; empty for all.
-        strip: leading folders to leave away.
-        shown: whether to show a bar.
+        path: the archive.
+        folder: where the files go.
+        only: prefixes of the names to unpack, after ``strip``; empty for all.
+        strip: number of leading folders to remove from each name.
+        shown: whether to show a progress bar.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if the archive is damaged or of another kind, or holds a link, a device or a
-            name that leaves the folder; nothing of it is unpacked then.
+        ValueError: if the archive is damaged or neither a tar nor a zip, or if it holds a link, a
+            device or a name that leaves the folder. Nothing is unpacked then.
     """
     check_count("strip", strip, least=0)
     path, folder = Path(path), Path(folder)
@@ -174,7 +158,7 @@ def unpack(
                 members = [(m.name, _tar_kind(m), m) for m in packed.getmembers()]
                 return _unpack(path, folder, members, packed.extractfile, only, strip, shown)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is no whole archive ({error}); fetch it again") from error
+        raise ValueError(f"{path} is no whole archive ({error}); download it again") from error
     raise ValueError(f"{path} is neither a tar nor a zip, expected such an archive")
 
 
@@ -190,7 +174,7 @@ def _tar_kind(member: tarfile.TarInfo) -> str:
 
 
 def _unpack(path, folder, members, opened, only, strip, shown) -> Path:  # noqa: ANN001
-    """Check all names first, then write the files one by one."""
+    """Check all names, then write the files one by one."""
     taken = []
     for name, kind, member in members:
         place = PurePosixPath(name.replace("\\", "/"))

@@ -1,16 +1,14 @@
-"""Figures: pictures, maps over pictures, masks side by side, IoU as bars, curves.
+"""Figures: images, maps over images, masks side by side, IoU as bars, curves.
 
 Every function returns a matplotlib ``Figure`` with alt text; end a notebook cell with it, or
 write it with ``save_figure``. Matplotlib is loaded on first use. Maps are viridis, bars cividis
 with hatches, masks outlined: no figure speaks through colour alone.
 """
 
-from wsss_kit.plot.bars import iou_bars, step_bars
+from wsss_kit.plot.bars import iou_bars, show_difference, step_bars
 from wsss_kit.plot.canvas import alt_text, class_colours, new_figure, save_figure
-from wsss_kit.plot.clusters import show_clusters, show_plane
-from wsss_kit.plot.comparisons import show_confusion, show_difference, show_spills
-from wsss_kit.plot.curves import show_curves
-from wsss_kit.plot.figures import overlay, show_cams, show_masks, show_samples
+from wsss_kit.plot.charts import show_confusion, show_curves, show_plane, show_spills
+from wsss_kit.plot.figures import overlay, show_cams, show_clusters, show_masks, show_samples
 from wsss_kit.plot.stills import show_errors, show_stages, show_words
 
 __all__ = [

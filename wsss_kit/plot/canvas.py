@@ -1,4 +1,4 @@
-"""What every figure of the kit shares: it shows itself, carries alt text and saves whole files.
+"""What all figures share: alt text, whole files, grids of images, and checks of masks.
 
 Figures do not pass through pyplot: nothing is registered, so nothing has to be closed.
 """
@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from wsss_kit.checks import check_count, check_positive
-from wsss_kit.classes import palette
+from wsss_kit.checks import check_count, check_positive, check_range
+from wsss_kit.classes import IGNORE_INDEX, Sample, palette
 from wsss_kit.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL import Image
 
 DPI = 100
 NOTE_SIZE, TITLE_SIZE = 8, 10  # points
 MAX_WIDTH = 11.0  # inches; fits a 13-inch screen
+PANEL_WIDTH = 2.2  # inches, less where many columns share the width
 
 # Okabe and Ito's colours without black, and a dark wine from Paul Tol's muted set.
 DISTINCT_COLOURS = (
@@ -33,30 +36,26 @@ DISTINCT_COLOURS = (
 
 @functools.cache
 def _figure_class() -> type[Figure]:
-    """The kit's Figure; made on first use, because importing the kit loads no matplotlib."""
+    """Define the kit's Figure on first use, because importing the kit loads no matplotlib."""
     from matplotlib.figure import Figure
 
     class KitFigure(Figure):
         """A figure that a notebook shows with its alt text, whatever the backend.
 
-        As PNG, or as JPEG where it holds photographs: 256 colours are speckles there, and all
-        colours as PNG would be megabytes in the notebook.
+        It is shown as JPEG: a PNG of the same figure has three times the size, and a notebook has
+        many. Files are PNG.
         """
-
-        photographs = False
 
         def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
             text = alt_text(self)
-            kind, data = "image/png", png_bytes
-            if self.photographs:
-                kind, data = "image/jpeg", _jpeg_bytes
-            return {kind: data(self), "text/plain": text or repr(self)}, {kind: {"alt": text}}
+            data = {"image/jpeg": jpeg_bytes(self), "text/plain": text or repr(self)}
+            return data, {"image/jpeg": {"alt": text}}
 
     return KitFigure
 
 
 def new_figure(width: float, height: float, *, alt: str) -> Figure:
-    """An empty figure with constrained layout.
+    """Create an empty figure with constrained layout.
 
     Args:
         width: in inches, cut to 11.
@@ -85,7 +84,7 @@ def new_figure(width: float, height: float, *, alt: str) -> Figure:
 
 
 def alt_text(figure: Figure) -> str:
-    """What the figure shows, in words; empty for a figure that was not made by the kit.
+    """Return what the figure shows, in words; empty for a figure of another package.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -124,53 +123,22 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as a PNG file of 256 colours, a third of the size of one with all of them.
-
-    One that holds photographs keeps all of its colours.
-
-    Args:
-        figure: any matplotlib figure.
-
-    Returns:
-        The file's bytes, the alt text as its ``Description``.
-    """
-    from matplotlib import colormaps
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    small, text = io.BytesIO(), PngInfo()
-    text.add_itxt("Description", alt_text(figure))
-    picture = _drawn(figure)
-    if getattr(figure, "photographs", False):
-        picture.save(small, format="PNG", optimize=True, pnginfo=text)
-        return small.getvalue()
-    # the picture's own colours, and those that must not shift: white, black and the colour map's
-    own = picture.quantize(222, method=Image.Quantize.MEDIANCUT).getpalette()[: 3 * 222]
-    scale = (colormaps["viridis"](np.linspace(0, 1, 32))[:, :3] * 255).round().astype(int)
-    colours = Image.new("P", (1, 1))
-    colours.putpalette([*own, *scale.ravel().tolist(), 255, 255, 255, 0, 0, 0])
-    picture = picture.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
-    picture.save(small, format="PNG", optimize=True, pnginfo=text)
-    return small.getvalue()
+    """Return the figure as a PNG file, its alt text in the file's ``Description``."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI, metadata={"Description": alt_text(figure)})
+    return file.getvalue()
 
 
-def _drawn(figure: Figure) -> Image.Image:
-    from PIL import Image
-
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=figure.dpi)
-    return Image.open(drawn).convert("RGB")
-
-
-def _jpeg_bytes(figure: Figure) -> bytes:
-    """The figure as a JPEG file of high quality, colours at full resolution."""
-    small = io.BytesIO()
-    _drawn(figure).save(small, format="JPEG", quality=90, subsampling=0, optimize=True)
-    return small.getvalue()
+def jpeg_bytes(figure: Figure) -> bytes:
+    """Return the figure as a JPEG file of high quality, with colours at full resolution."""
+    file = io.BytesIO()
+    options = {"quality": 90, "subsampling": 0, "optimize": True}
+    figure.savefig(file, format="jpeg", dpi=DPI, pil_kwargs=options)
+    return file.getvalue()
 
 
 def class_colours(n_classes: int) -> np.ndarray:
-    """Colours of mask values: distinct ones for up to 8 classes, PASCAL VOC's beyond.
+    """Return colours of mask values: distinct ones for up to 8 classes, PASCAL VOC's beyond.
 
     The eight can be told apart with the usual colour deficiencies (Okabe and Ito 2008); figures
     draw an outline as well.
@@ -195,3 +163,164 @@ def class_colours(n_classes: int) -> np.ndarray:
         return palette(1 + n_classes) / 255
     codes = ("#000000", *DISTINCT_COLOURS[:n_classes])
     return np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in codes]) / 255
+
+
+def picture_array(image: Tensor | np.ndarray) -> np.ndarray:
+    """Convert one image to the array that matplotlib shows.
+
+    Args:
+        image: (3, H, W) tensor or (H, W, 3) array, RGB in [0, 1].
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+
+    Raises:
+        ValueError: if the shape or the range is another.
+
+    Example:
+        >>> picture_array(torch.ones(3, 2, 5)).shape
+        (2, 5, 3)
+    """
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().movedim(0, -1).numpy()
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+        raise ValueError(
+            "a picture is no (3, H, W) tensor or (H, W, 3) array in RGB but, channels last, "
+            f"{image.shape}; take one picture of a batch with images[0]"
+        )
+    advice = "divide 8-bit values by 255, and undo any normalisation"
+    check_range("a picture", torch.from_numpy(image), advice)
+    return image.astype(np.float32).clip(0, 1)
+
+
+def names_and_pictures(
+    images: Sequence[Sample] | Sequence[Tensor],
+) -> tuple[list[str], list[np.ndarray]]:
+    """Return the names of samples, or "picture 1" and so on, and the images as arrays.
+
+    Raises:
+        ValueError: if there is no picture.
+
+    Example:
+        >>> names_and_pictures([torch.zeros(3, 1, 1)])[0]
+        ['picture 1']
+    """
+    if len(images) == 0:
+        raise ValueError("there are no pictures to show, expected at least one")
+    names = [
+        image.name if isinstance(image, Sample) else f"picture {number}"
+        for number, image in enumerate(images, 1)
+    ]
+    arrays = [picture_array(getattr(image, "image", image)) for image in images]
+    return names, arrays
+
+
+def panel_grid(
+    pictures: Sequence[np.ndarray],
+    columns: int,
+    *,
+    alt: str,
+    per_row: int = 1,
+    text_lines: float = 1,
+    extra: tuple[float, float] = (0.0, 0.0),
+) -> tuple[Figure, np.ndarray, int]:
+    """Create a figure with panels as large as the screen allows, without ticks or frames.
+
+    Args:
+        pictures: what will be shown, for the panels' proportions.
+        columns: panels in a row.
+        alt: the figure's alt text.
+        per_row: pictures in a row; the other panels show something else about them.
+        text_lines: lines of text beside each panel's height.
+        extra: width and height for a colour bar or a legend, in inches.
+
+    Returns:
+        The figure, its axes (rows, columns), and how many characters of a title fit on a panel.
+
+    Example:
+        >>> _, axes, _ = panel_grid([np.zeros((2, 3, 3))], 4, alt="Empty.")
+        >>> axes.shape
+        (1, 4)
+    """
+    width = min(PANEL_WIDTH, (MAX_WIDTH - extra[0]) / columns)
+    tall = [min(picture.shape[0] / picture.shape[1], 2) for picture in pictures]
+    heights = [width * max(tall[i : i + per_row]) for i in range(0, len(tall), per_row)]
+    height = sum(heights) + len(heights) * (0.22 * text_lines + 0.06) + extra[1]
+    figure = new_figure(columns * width + extra[0], height, alt=alt)
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    return figure, axes, max(8, int(width * 13))
+
+
+def mask_values(mask: Tensor | np.ndarray, picture: np.ndarray, n_classes: int) -> set[int]:
+    """Check a mask's size and range, and return its values other than background.
+
+    Args:
+        mask: (H, W) integers.
+        picture: (H, W, 3), the picture it belongs to.
+        n_classes: C.
+
+    Returns:
+        Values among 1 to C and 255.
+
+    Raises:
+        ValueError: if the mask has another size, or a value outside the classes.
+
+    Example:
+        >>> mask_values(torch.tensor([[0, 2, 255]]), np.zeros((1, 3, 3)), 2) == {2, 255}
+        True
+    """
+    if tuple(mask.shape) != picture.shape[:2]:
+        raise ValueError(
+            f"a mask has shape {tuple(mask.shape)} but its picture {picture.shape[:2]}; "
+            "make masks at the size of the picture"
+        )
+    values = {int(value) for value in np.unique(torch.as_tensor(mask).cpu())} - {0}
+    outside = {value for value in values if not 0 <= value <= n_classes} - {IGNORE_INDEX}
+    if outside:
+        raise ValueError(
+            f"a mask holds {min(outside)}, expected 0 to {n_classes} or {IGNORE_INDEX}; "
+            "check the class list"
+        )
+    return values
+
+
+def mask_list(
+    title: str, masks: Any, images: Sequence[Sample] | Sequence[Tensor], names: Sequence[str]
+) -> list[Any]:
+    """Return the masks of one method in the order of the images.
+
+    Args:
+        title: the method, for errors.
+        masks: (B, H, W), a sequence of (H, W), or a mapping from names.
+        images: B samples or pictures.
+        names: B names.
+
+    Returns:
+        B masks.
+
+    Raises:
+        ValueError: if a mask is missing, or names are needed and there are none.
+
+    Example:
+        >>> mask_list("CAM", torch.zeros(2, 1, 1), torch.zeros(2, 3, 1, 1), ["a", "b"])
+        [tensor([[0.]]), tensor([[0.]])]
+    """
+    if isinstance(masks, Mapping):
+        if not all(isinstance(image, Sample) for image in images):
+            raise ValueError(
+                f"{title!r} gives masks by name but the pictures have no names; show samples, "
+                "or give the masks in the order of the pictures"
+            )
+        missing = [name for name in names if name not in masks]
+        if missing:
+            raise ValueError(f"{title!r} has no mask for {missing[0]!r}; make one or leave it out")
+        return [masks[name] for name in names]
+    if len(masks) != len(names):
+        raise ValueError(
+            f"{title!r} has {len(masks)} masks for {len(names)} pictures; give one for each"
+        )
+    return list(masks)

@@ -1,4 +1,4 @@
-"""Pictures, maps over pictures, and masks side by side."""
+"""Images, maps over images, masks side by side, and clusters of images."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from wsss_kit.checks import check_count, check_labels, check_probability, check_
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.plot.canvas import (
     DISTINCT_COLOURS,
+    DPI,
     NOTE_SIZE,
     TITLE_SIZE,
     class_colours,
-)
-from wsss_kit.plot.panels import (
-    grey,
-    mask_legend,
     mask_list,
     mask_values,
     names_and_pictures,
-    paint_mask,
     panel_grid,
     picture_array,
+)
+from wsss_kit.plot.regions import (
+    enlarged_mask,
+    fitted_picture,
+    grey,
+    mask_styles,
+    paint_regions,
+    style_legend,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +45,7 @@ def overlay(
     cmap: str = "viridis",
     alpha: float = 0.5,
 ) -> np.ndarray:
-    """A map in colour over its picture in grey, so that every colour is the map's.
+    """Blend a map in colour over its image in grey, so that every colour is the map's.
 
     Args:
         image: (3, H, W) tensor or (H, W, 3) array, RGB in [0, 1].
@@ -84,7 +88,7 @@ def show_samples(
     *,
     columns: int = 6,
 ) -> Figure:
-    """A contact sheet: the pictures with the names of their classes above.
+    """Draw a contact sheet: images with the names of their classes above.
 
     Args:
         samples: N samples.
@@ -130,7 +134,7 @@ def show_cams(
     cmap: str = "viridis",
     alpha: float = 0.5,
 ) -> Figure:
-    """One row for each picture: the picture, then the map of each class that is present.
+    """Draw one row for each image: the image, then the map of each class that is present.
 
     Args:
         images: B samples, or pictures as (3, H, W) in [0, 1].
@@ -192,7 +196,7 @@ def show_masks(
     colours: np.ndarray | None = None,
     alpha: float = 0.6,
 ) -> Figure:
-    """One row for each picture: the picture, then a column of masks for each method.
+    """Draw one row for each image: the image, then a column of masks for each method.
 
     Args:
         images: B samples, or pictures as (3, H, W) in [0, 1].
@@ -232,24 +236,70 @@ def show_masks(
             "for background and each class"
         )
     check_probability("alpha", alpha)
+    styles = mask_styles(sorted(seen), len(classes), colours)
     alt = f"Masks over {_count(pictures)} in the columns {', '.join(table)}."
     for name, row in zip(names, found, strict=True):
         shown = [f"{t} shows {_words(v, classes)}" for t, v in zip(table, row, strict=True)]
         alt += f" {name}: {'; '.join(shown)}."
     figure, axes, wrap = panel_grid(pictures, 1 + len(table), alt=alt, extra=(0.2, 0.5))
+    side = int(DPI * figure.get_figwidth() / axes.shape[1])  # about a panel: outlines stay crisp
     for index, (row, picture) in enumerate(zip(axes, pictures, strict=True)):
         row[0].imshow(picture)
         row[0].set_ylabel(textwrap.shorten(names[index], 24, placeholder="…"), fontsize=NOTE_SIZE)
+        large = fitted_picture(picture, (side, side))
         for ax, column in zip(row[1:], table.values(), strict=True):
-            paint_mask(ax, picture, column[index], colours, alpha)
+            mask = enlarged_mask(column[index], large.shape[:2])
+            ax.imshow(paint_regions(large, mask, styles, alpha))
     for ax, title in zip(axes[0], ("picture", *table), strict=True):
         ax.set_title(textwrap.fill(title, wrap), fontsize=TITLE_SIZE)
-    mask_legend(figure, seen, classes, colours)
+    labels = {IGNORE_INDEX: f"ignored ({IGNORE_INDEX})", **dict(enumerate(classes, 1))}
+    style_legend(figure, {labels[value]: style for value, style in styles.items()})
+    return figure
+
+
+def show_clusters(rows: Mapping[str, Sequence[Sample] | Sequence[Tensor]]) -> Figure:
+    """Draw one row for each cluster: its name and images of it.
+
+    Args:
+        rows: name of a cluster -> its pictures, as many as are to be seen; samples, or (3, H, W)
+            in [0, 1].
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there is no cluster, or none with a picture.
+
+    Example:
+        >>> show_clusters({"red boat": [torch.zeros(3, 8, 8)]}).get_label()
+        'Pictures of clusters, a row each: red boat, 1 picture.'
+    """
+    columns = max((len(pictures) for pictures in rows.values()), default=0)
+    if not columns:
+        raise ValueError(f"rows has {len(rows)} clusters and no picture, expected at least one")
+    found = {
+        name: names_and_pictures(pictures)[1] if len(pictures) else []
+        for name, pictures in rows.items()
+    }
+    filler = next(pictures[0] for pictures in found.values() if pictures)
+    every = [
+        picture
+        for pictures in found.values()
+        for picture in [*pictures, *[filler] * (columns - len(pictures))]
+    ]
+    counts = (f"{n}, {len(p)} picture{'s' * (len(p) != 1)}" for n, p in found.items())
+    alt = f"Pictures of clusters, a row each: {'; '.join(counts)}."
+    figure, axes, _ = panel_grid(every, columns, alt=alt, per_row=columns, text_lines=0.3)
+    for row, (name, pictures) in zip(axes, found.items(), strict=True):
+        for ax, picture in zip(row, pictures, strict=False):
+            ax.imshow(picture)
+        wrapped = textwrap.fill(name, 14)
+        row[0].set_ylabel(wrapped, fontsize=TITLE_SIZE, rotation=0, ha="right", va="center")
     return figure
 
 
 def _mask_colours(seen: set[int], n_classes: int) -> np.ndarray:
-    """Colours of all classes, told apart best where no more than eight occur in the figure."""
+    """Return colours of all classes; distinct ones if no more than eight occur in the figure."""
     occurring = sorted(seen - {IGNORE_INDEX})
     colours = class_colours(n_classes)
     if n_classes > len(DISTINCT_COLOURS) >= len(occurring):
@@ -258,12 +308,12 @@ def _mask_colours(seen: set[int], n_classes: int) -> np.ndarray:
 
 
 def _words(values: set[int], classes: Sequence[str]) -> str:
-    """The classes among mask values, in words."""
+    """List the classes among mask values in words."""
     return ", ".join(classes[v - 1] for v in sorted(values - {IGNORE_INDEX})) or "background only"
 
 
 def _present(labels: Tensor, classes: Sequence[str]) -> list[str]:
-    """The names of the positive labels of one picture."""
+    """Return the names of the positive labels of one image."""
     if len(labels) != len(classes):
         raise ValueError(f"labels holds {len(labels)} values but there are {len(classes)} classes")
     check_labels(labels)
@@ -273,7 +323,7 @@ def _present(labels: Tensor, classes: Sequence[str]) -> list[str]:
 def _captions(
     samples: Sequence[Sample], captions: Sequence[str] | Mapping[str, str] | None
 ) -> list[str]:
-    """One caption a sample, in their order; none at all for None."""
+    """Return one caption for each sample, in their order; nothing for None."""
     if captions is None:
         return []
     if not isinstance(captions, Mapping):
@@ -290,7 +340,7 @@ def _count(pictures: Sequence[Any]) -> str:
 
 
 def _check_lengths(pictures: Sequence[Any], **others: Sequence[Any]) -> None:
-    """Raise if something does not come once for each picture."""
+    """Raise ``ValueError`` if an argument does not hold one entry for each image."""
     for name, values in others.items():
         if len(values) != len(pictures):
             raise ValueError(

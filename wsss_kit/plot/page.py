@@ -1,4 +1,4 @@
-"""One table over several reports, as text and as a self-contained HTML page."""
+"""A table of several reports, as text and as an HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,32 +20,21 @@ from wsss_kit.plot.canvas import png_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #fff; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1.5rem 0;
-  display: block; overflow-x: auto; }
-caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ccc; }
-th:first-child, td:first-child, td.words { text-align: left; }
-figure { margin: 2rem 0; } img { max-width: 100%; }
-p { white-space: pre-line; }
-.protocol { color: #444; font-size: .9rem; } pre { background: #f4f4f4; padding: .8rem; }
-"""
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _NUMBER = re.compile(r"[-+]?[0-9.]*([0-9]|-)(\s|$)")
 
 
 def rows_of(reports: Mapping[str, Report]) -> list[list[str]]:
-    """Methods by classes: a heading row, then one row a method, IoU and mIoU in percent.
+    """Tabulate IoU in percent: a heading row, then one row for each method.
 
     Args:
-        reports: name of the method -> its report; all over the same classes.
+        reports: method -> report; all of the same classes.
 
     Returns:
-        Texts; the last column is the mIoU with its 95 % interval.
+        Rows of texts; the last column is the mIoU with its 95 % interval.
 
     Raises:
-        ValueError: if the reports are over different classes.
+        ValueError: if the reports have different classes.
     """
     first = next(iter(reports.values()))
     table = [["method", *first.classes, "mIoU [95 %]"]]
@@ -60,19 +48,13 @@ def rows_of(reports: Mapping[str, Report]) -> list[list[str]]:
 
 
 def table_text(reports: Mapping[str, Report]) -> str:
-    """The table for a terminal, with one line of protocol a method below it."""
-    table = rows_of(reports)
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = [
-        "  ".join(
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    protocols = [f"{name}: {report.protocol}" for name, report in reports.items()]
-    return "\n".join([*lines, "", *protocols])
+    """Format the table for a terminal, with one line of protocol for each method below it."""
+    import pandas as pd
+
+    heading, *rows = rows_of(reports)
+    frame = pd.DataFrame(rows, columns=heading).set_index(heading[0])
+    table = frame.rename_axis(index=None, columns=heading[0]).to_string()
+    return "\n".join([table, "", *(f"{name}: {r.protocol}" for name, r in reports.items())])
 
 
 def write_report(
@@ -85,62 +67,57 @@ def write_report(
     tables: Mapping[str, Sequence[Sequence[str]]] | None = None,
     beside: str | None = None,
 ) -> Path:
-    """A page that needs nothing beside itself: table, protocols, notes, figures with alt text.
+    """Write one HTML file that shows a report and needs no other file.
+
+    The first figure leads the page, so give the one that says most, such as the masks. Then come
+    the table of IoU, the protocols (folded), the other figures, the notes and the other tables.
 
     Args:
-        path: of the HTML file.
+        path: the HTML file.
         title: its heading.
-        reports: method -> report; none for a page without scores.
-        figures: caption -> figure.
-        notes: paragraphs under the table.
-        tables: caption -> rows of texts, the first of them the heading; they follow the notes.
-        beside: what the figures are called that are written beside the page too, as PNG with a
-            number; None for none.
+        reports: method -> report; may be empty.
+        figures: caption -> figure, in the order of the page.
+        notes: paragraphs.
+        tables: caption -> rows of texts; the first row is the heading.
+        beside: prefix of PNG files of the figures, ``PREFIX-1.png`` and so on, which are written
+            into the same folder; None for no such files.
 
     Returns:
         The path.
     """
-    path = Path(path)
-    parts = [f"<h1>{escape(title)}</h1>", *(_table(rows_of(reports)) if reports else ())]
-    parts += [
-        f'<p class="protocol">{escape(name)}: {escape(str(report.protocol))}</p>'
-        for name, report in reports.items()
-    ]
-    parts += [f"<p>{escape(note)}</p>" for note in notes]
-    for caption, rows in (tables or {}).items():
-        parts += _table(rows, caption)
+    from jinja2 import Environment
+
+    path, shown = Path(path), []
     for number, (caption, figure) in enumerate(figures.items(), 1):
         png = png_bytes(figure)
-        parts.append(_figure(caption, alt_text(figure), png))
+        data = base64.b64encode(png).decode()
+        shown.append({"caption": caption, "alt": alt_text(figure), "data": data})
         if beside is not None:
             write_whole(path.with_name(f"{beside}-{number}.png"), png)
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    parts.append(f'<p class="protocol">{escape(versions)}</p>')
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    protocols: dict[str, str] = {}  # each protocol once, with the methods that it belongs to
+    for protocol in dict.fromkeys(str(report.protocol) for report in reports.values()):
+        names = (name for name, report in reports.items() if str(report.protocol) == protocol)
+        protocols[", ".join(names)] = protocol
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    template = Environment(**options).from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(
+        title=title,
+        figures=shown,
+        scores=_table(rows_of(reports)) if reports else "",
+        protocols=protocols,
+        notes=notes,
+        tables={caption: _table(rows) for caption, rows in (tables or {}).items()},
+        versions=f"Python {platform.python_version()}, torch {torch.__version__}",
     )
     return write_whole(path, page)
 
 
-def _table(rows: Sequence[Sequence[str]], caption: str = "") -> list[str]:
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """HTML table with escaped texts; columns of words are aligned to the left."""
+    import pandas as pd
+
     heading, *body = rows
-    said = f"<caption>{escape(caption)}</caption>" if caption else ""
-    parts = [f"<table>{said}<thead>", _row(heading, "th"), "</thead><tbody>"]
-    return [*parts, *(_row(row, "td") for row in body), "</tbody></table>"]
-
-
-def _row(texts: Sequence[str], cell: str) -> str:
-    """Cells of a row; those that hold words and no number are set from the left."""
-    kinds = ["" if cell == "th" or _NUMBER.match(text) else ' class="words"' for text in texts]
-    cells = (f"<{cell}{k}>{escape(t)}</{cell}>" for k, t in zip(kinds, texts, strict=True))
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _figure(caption: str, alt: str, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    return (
-        f'<figure><img alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    words = any(not _NUMBER.match(text) for row in body for text in row[1:])
+    with pd.option_context("display.max_colwidth", None):  # the default cuts texts
+        frame = pd.DataFrame(body, columns=heading)
+        return frame.to_html(index=False, border=0, classes="words" if words else None)

@@ -1,4 +1,4 @@
-"""The instruments on paper: what each shows, as a figure that needs no kernel."""
+"""Static versions of the widgets: what each shows, as a figure that needs no kernel."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from torch import Tensor
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.evaluation import ERROR_KINDS, Report, error_map
-from wsss_kit.plot.canvas import MAX_WIDTH, NOTE_SIZE, TITLE_SIZE, new_figure
+from wsss_kit.plot.canvas import (
+    MAX_WIDTH,
+    NOTE_SIZE,
+    TITLE_SIZE,
+    mask_list,
+    mask_values,
+    names_and_pictures,
+    new_figure,
+    panel_grid,
+)
 from wsss_kit.plot.figures import overlay
-from wsss_kit.plot.panels import mask_list, mask_values, names_and_pictures, panel_grid
 from wsss_kit.plot.regions import (
     ERROR_STYLES,
     Style,
@@ -23,6 +31,7 @@ from wsss_kit.plot.regions import (
     paint_errors,
     paint_mask_named,
     paint_named,
+    style_legend,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIDE = 288
-"""Pixels of the longer side at which regions are painted: hatches stay visible."""
+"""Pixels of the longer side at which regions are painted, so that hatches stay visible."""
 _MOST_BARS = 16
 
 
@@ -42,7 +51,7 @@ def show_stages(
     *,
     error: Tensor | None = None,
 ) -> Figure:
-    """One picture on its way: picture, maps of one class, masks and the kinds of error, in a row.
+    """Draw the stages of one image in a row: image, maps of one class, masks, kinds of error.
 
     Args:
         image: a sample, whose name becomes the title, or (3, H, W) in [0, 1].
@@ -75,7 +84,7 @@ def show_stages(
     panels += [paint_mask_named(large, mask, classes) for mask in masks.values()]
     if error is not None:
         panels.append(paint_errors(large, error))
-        _error_legend(figure)
+        style_legend(figure, ERROR_STYLES)
     for ax, title, panel in zip(axes[0], steps, panels, strict=True):
         ax.imshow(panel)
         ax.set_title(textwrap.fill(title, wrap), fontsize=TITLE_SIZE)
@@ -86,7 +95,7 @@ def show_stages(
 def show_words(
     image: Sample | Tensor, cam: Tensor, claims: Tensor, probs: Tensor, words: Sequence[str]
 ) -> Figure:
-    """How words compete for one picture: the map, who claims which cell, and what CLIP believes.
+    """Draw how prompts compete for one image: the map, the winner of each cell, probabilities.
 
     Args:
         image: a sample, whose name becomes the title, or (3, H, W) in [0, 1].
@@ -123,7 +132,10 @@ a 50 %, b 50 %.'
     height = 0.9 + max(2.4, 0.2 * len(order))
     figure = new_figure(MAX_WIDTH, height, alt=alt)
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.2])
-    shown = {"map": overlay(picture, cam), "claims": painted_claims(picture, claims, words, _SIDE)}
+    shown = {
+        "map": overlay(picture, cam),
+        "claims": painted_claims(picture, claims, words, _SIDE),
+    }
     for ax, (title, panel) in zip(axes, shown.items(), strict=False):
         ax.imshow(panel)
         _bare(ax, title)
@@ -145,7 +157,7 @@ def show_errors(
     *,
     columns: int = 3,
 ) -> Figure:
-    """What is wrong: each class's loss by kind as bars, and pictures with their errors beside.
+    """Draw the lost IoU of each class by kind of error as bars, and error maps of images.
 
     Args:
         images: B samples, or pictures as (3, H, W) in [0, 1]: the worst ones, say.
@@ -193,12 +205,12 @@ missed 100. Error maps of a.'
         ax.imshow(paint_errors(large, error_map(found[i], truth[i])))
         iou = report.image_iou.get(name)
         _bare(ax, textwrap.fill(name if iou is None else f"{name}: {100 * iou:.0f}", 22))
-    _error_legend(figure)
+    style_legend(figure, ERROR_STYLES)
     return figure
 
 
 def _error_bars(ax: Axes, report: Report) -> None:
-    """Stacked bars: what each kind of error takes from each class's IoU."""
+    """Draw stacked bars: what each kind of error takes from each class's IoU."""
     left, places = np.zeros(len(report.classes)), np.arange(len(report.classes))
     for kind, column in zip(ERROR_KINDS, 100 * np.nan_to_num(report.error_shares).T, strict=True):
         style = ERROR_STYLES[kind]
@@ -219,7 +231,7 @@ def _parts(row: np.ndarray) -> list[tuple[str, float]]:
 def painted_claims(
     picture: np.ndarray, claims: Tensor, words: Sequence[str], side: int, alpha: float = 0.6
 ) -> np.ndarray:
-    """Cells in the colours of the words that claim them, see `claim_styles`, with their names.
+    """Paint each cell in the colour of the prompt that wins it (`claim_styles`), with names.
 
     Args:
         picture: (H, W, 3) in [0, 1].
@@ -237,7 +249,7 @@ def painted_claims(
 
 
 def claim_styles(n_words: int) -> dict[int, Style]:
-    """Colours of words, far apart for neighbours in the list.
+    """Return colours of prompts, far apart for neighbours in the list.
 
     Example:
         >>> len({style.colour for style in claim_styles(13).values()})
@@ -248,17 +260,6 @@ def claim_styles(n_words: int) -> dict[int, Style]:
 
     shades = (colormaps["cividis"]((t * 0.618) % 1.0) for t in range(n_words))
     return {t: Style(to_hex(shade)) for t, shade in enumerate(shades)}
-
-
-def _error_legend(figure: Figure) -> None:
-    from matplotlib.patches import Patch
-
-    patches = [
-        Patch(facecolor=style.colour, hatch=style.hatch, edgecolor="black", label=kind)
-        for kind, style in ERROR_STYLES.items()
-    ]
-    place = {"loc": "outside lower center", "ncols": len(patches)}
-    figure.legend(handles=patches, fontsize=9, frameon=False, **place)
 
 
 def _bare(ax: Axes, title: str) -> None:

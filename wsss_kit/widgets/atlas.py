@@ -15,7 +15,7 @@ from wsss_kit.classes import Sample
 from wsss_kit.evaluation import ERROR_KINDS, Report, error_map, error_shares
 from wsss_kit.evaluation.scoring import picture_counts
 from wsss_kit.plot import show_errors
-from wsss_kit.plot.panels import picture_array
+from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import (
     ERROR_STYLES,
     css_of,

@@ -19,7 +19,7 @@ from wsss_kit.data import read_image
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, ConfusionMatrix, error_map
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.plot import overlay, show_stages
-from wsss_kit.plot.panels import picture_array
+from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import (
     ERROR_STYLES,
     Style,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 import traitlets
 
-from wsss_kit.plot.canvas import alt_text, png_bytes
+from wsss_kit.plot.canvas import alt_text, jpeg_bytes
 from wsss_kit.prompts.checks import expected_one_of
 
 if TYPE_CHECKING:
@@ -187,9 +187,9 @@ class Instrument(widgets.VBox):
         bundle = super()._repr_mimebundle_(**options)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         figure = self.still()
-        picture = base64.b64encode(png_bytes(figure)).decode()
-        kept = {**data, "image/png": picture, "text/plain": alt_text(figure)}
-        return kept, {**metadata, "image/png": {"alt": alt_text(figure)}}
+        picture = base64.b64encode(jpeg_bytes(figure)).decode()
+        kept = {**data, "image/jpeg": picture, "text/plain": alt_text(figure)}
+        return kept, {**metadata, "image/jpeg": {"alt": alt_text(figure)}}
 
 
 def between(value: float, low: float, high: float) -> float:

@@ -16,7 +16,7 @@ from wsss_kit.classes import Sample
 from wsss_kit.evaluation import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES, OpenedPicture
 from wsss_kit.plot import overlay, show_words
-from wsss_kit.plot.panels import picture_array
+from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import css_of, fitted_picture, pixels_png
 from wsss_kit.plot.stills import painted_claims
 from wsss_kit.prompts import Prompts
