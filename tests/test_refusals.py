@@ -763,7 +763,7 @@ COMMANDS: dict[str, Callable[[Any], Door]] = {
         {"threshold": "probability", "limit": "count or None"},
     ),
     "run_reproduce": lambda out: Door(
-        functools.partial(run_reproduce, "paper/clip-es", out=out / "row", plan_only=True),
+        functools.partial(run_reproduce, "paper/clip-es", out=out / "row"),
         {"seed": 0, "limit": 2, "iterations": 2},
         {"seed": "count from 0", "limit": "count or None", "iterations": "count or None"},
     ),

@@ -164,18 +164,22 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", choices=_DATA, default="voc")
     _add_data(evaluate)
     evaluate.add_argument("--scored", help="classes that count, with commas; default all")
+    evaluate.add_argument(
+        "--power",
+        type=_POSITIVE,
+        nargs="+",
+        help="backgrounds (1 - max)^power for the soft maps of the folder; the best is reported",
+    )
     evaluate.add_argument("--row", help="a published number to stand beside, see `reproduce`")
     evaluate.add_argument("--out", type=Path, help="default: report.html in the folder")
 
     reproduce = commands.add_parser(
-        "reproduce", help="a published number measured again; without a name, which there are"
+        "reproduce", help="the commands of a published number; without a name, which there are"
     )
     reproduce.add_argument(
         "name", metavar="ROW", nargs="?", help="such as clip-es/train/crf, or paper/clip-es"
     )
-    reproduce.add_argument(
-        "--plan", dest="plan_only", action="store_true", help="say what it needs, and stop"
-    )
+    reproduce.add_argument("--run", action="store_true", help="run the commands, or go on")
     reproduce.add_argument("--root", type=Path, help="default: data/VOC2012 or data/COCO2014")
     reproduce.add_argument(
         "--weights", type=Path, default=Path("data/weights"), help="folder of files of weights"
