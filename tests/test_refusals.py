@@ -596,10 +596,10 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "Protocol": lambda: Door(
         Protocol,
-        {"data": "d", "split": "val", "background": "power 1", "n_images": 3},
+        {"data": "d", "split": "val", "background": "power 1", "n_images": 3, "stride": 2},
         {
             **{"data": "words", "split": "words", "background": "words"},
-            "n_images": "count or None",
+            **{"n_images": "count or None", "stride": "count"},
         },
     ),
     "predict_masks": lambda: Door(
