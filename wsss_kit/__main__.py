@@ -133,7 +133,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.name is None:
         print(rows_text())
         return 0
-    return run_reproduce(**_given(options))
+    return run_reproduce(**{**_given(options), "run": main if options.run else None})
 
 
 def _train(options: argparse.Namespace) -> None:

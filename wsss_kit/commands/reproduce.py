@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from wsss_kit.evaluation.published_numbers import published_table
 from wsss_kit.files import write_whole
 
 COMMANDS = "commands.txt"
+Run = Callable[[Sequence[str]], int]
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def run_reproduce(
     limit: int | None = None,
     iterations: int | None = None,
     device: str = "auto",
-    run: bool = False,
+    run: Run | None = None,
 ) -> int:
-    """Print the commands of a row and what they need; with ``run`` run them one after the other.
+    """Print the commands of a row and what they need; with ``run`` run them in order.
 
     A second run goes on where the first was stopped: a command whose product is there is skipped,
     and an unfinished training is resumed.
@@ -75,7 +76,8 @@ def run_reproduce(
         limit: a trial: only the first so many images of each split.
         iterations: a trial: steps of the segmenter.
         device: where to work.
-        run: whether to run the commands.
+        run: runs a command line and returns its exit status, as `__main__.main` does; None to
+            print only.
 
     Returns:
         Exit status of the command that failed, or 0.
@@ -91,7 +93,7 @@ def run_reproduce(
             check_count(option, value)
     if row.cannot:
         print(f"{row}\nThis cannot be run: {row.cannot}.")
-        if run:
+        if run is not None:
             raise ValueError(f"{name} cannot be run: {row.cannot}; expected another row")
         return 0
     folder = Path("data/runs") / name.replace("/", "-") if out is None else Path(out)
@@ -102,7 +104,7 @@ def run_reproduce(
     print(_text(row, commands, needs))
     if limit is not None or iterations is not None:
         print("A trial on a part of the images or with fewer steps, not the row itself.")
-    if not run:
+    if run is None:
         return 0
     missing = [str(need.path) for need in needs if need.missing]
     if missing:
@@ -111,7 +113,7 @@ def run_reproduce(
             "above says where each comes from"
         )
     with run_folder(folder):
-        return _run(commands, folder, device)
+        return _run(commands, folder, device, run)
 
 
 def rows_text() -> str:
@@ -203,10 +205,8 @@ def _line(command: Sequence[str]) -> str:
     return f"python -m wsss_kit {shlex.join(command)}"
 
 
-def _run(commands: Sequence[list[str]], folder: Path, device: str) -> int:
+def _run(commands: Sequence[list[str]], folder: Path, device: str, run: Run) -> int:
     """Run the commands in order, up to the first that fails."""
-    from wsss_kit.__main__ import main
-
     text = "".join(f"{_line(command)}\n" for command in commands)
     record = folder / COMMANDS
     if record.exists() and record.read_text(encoding="utf-8") != text:
@@ -221,7 +221,7 @@ def _run(commands: Sequence[list[str]], folder: Path, device: str) -> int:
         if left is None or left[0] == "#":
             continue
         on = ["--device", device] if device != "auto" and left[0] != "evaluate" else []
-        if status := main([*left, *on]):
+        if status := run([*left, *on]):
             return status
     return 0
 
