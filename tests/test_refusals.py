@@ -596,10 +596,10 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "Protocol": lambda: Door(
         Protocol,
-        {"data": "d", "split": "val", "background": "power 1", "n_images": 3},
+        {"data": "d", "split": "val", "background": "power 1", "n_images": 3, "stride": 2},
         {
             **{"data": "words", "split": "words", "background": "words"},
-            "n_images": "count or None",
+            **{"n_images": "count or None", "stride": "count"},
         },
     ),
     "predict_masks": lambda: Door(
@@ -763,7 +763,7 @@ COMMANDS: dict[str, Callable[[Any], Door]] = {
         {"threshold": "probability", "limit": "count or None"},
     ),
     "run_reproduce": lambda out: Door(
-        functools.partial(run_reproduce, "paper/clip-es", out=out / "row", plan_only=True),
+        functools.partial(run_reproduce, "paper/clip-es", out=out / "row"),
         {"seed": 0, "limit": 2, "iterations": 2},
         {"seed": "count from 0", "limit": "count or None", "iterations": "count or None"},
     ),

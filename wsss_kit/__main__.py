@@ -127,13 +127,13 @@ def _masks(options: argparse.Namespace) -> None:
         print(said(written, options.out))
 
 
-def _reproduce(options: argparse.Namespace) -> None:
+def _reproduce(options: argparse.Namespace) -> int:
     from wsss_kit.commands.reproduce import rows_text, run_reproduce
 
     if options.name is None:
         print(rows_text())
-        return
-    run_reproduce(**_given(options))
+        return 0
+    return run_reproduce(**{**_given(options), "run": main if options.run else None})
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ COMMANDS = {
     "bench": ["bench", "--model", "paper"],
     "download": ["download", "pets", "--from", "nowhere"],
     "masks": ["masks", "clip-es", "--data", "paper", "--limit", "2"],
-    "reproduce": ["reproduce", "paper/clip-es"],
+    "reproduce": ["reproduce", "paper/clip-es", "--run"],
     "cam": ["train", "cam", "--data", "paper", "--limit", "4", "--epochs", "1"],
 }
 

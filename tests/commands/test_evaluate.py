@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
+from wsss_kit.commands.batches import Soft
 from wsss_kit.commands.evaluate import run_evaluate
 from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import load_voc
-from wsss_kit.evaluation import evaluate
+from wsss_kit.evaluation import BackgroundRule, best_rule, evaluate, sweep_background
 from wsss_kit.paperworld import PaperWorld
 
 MADE = {"method": "brightness", "background": "constant 0.3", "refinement": "none"}
@@ -51,6 +53,53 @@ def test_a_folder_of_masks_of_anybody_beside_a_published_number(tmp_path, capsys
     assert main([*arguments, "--row", "clip-es/train/crf", "--out", str(page)]) == 0
     assert "mIoU 100.0 %" in capsys.readouterr().out
     assert "Ours beside what is published" in page.read_text(encoding="utf-8")
+
+
+def cells(page, caption):
+    """Rows of the table below a caption."""
+    table = re.search(rf"<caption>{re.escape(caption)}</caption>(.*?)</table>", page).group(1)
+    return [
+        re.findall(r"<t[dh](?: [^>]*)?>(.*?)</t[dh]>", row) for row in table.split("</tr>")[:-1]
+    ]
+
+
+def test_the_page_needs_nothing_beside_itself(tmp_path, capsys):
+    voc = build_voc(tmp_path / "VOC2012")
+    write_masks(load_voc(voc, "train"), recipe, tmp_path / "out", made_by=MADE, shown=False)
+    options = {"root": voc, "split": "train", "row": "clims/train/maps"}
+    report = run_evaluate(tmp_path / "out", **options)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    kinds = cells(page, "IoU and what each kind of error takes from it, in percent")
+    assert [tuple(row) for row in kinds[1:]] == report.rows()
+    assert sum(map(float, kinds[-1][1:])) == pytest.approx(100, abs=0.3)
+    rows = cells(page, "Ours beside what is published, percent")
+    ours = {row[0]: row[1:] for row in rows[1:]}["clims/train/maps"]
+    assert ours[:2] == ["56.6", f"{100 * report.mean_iou:.1f}"]
+    assert ours[-1] == "n_images: 2, there 1464; background: constant 0.3, there constant 0.15"
+    assert "few pictures" in page and "worst images" in page
+    assert len(re.findall(r'<img alt="[^"]{20,}" src="data:image/png', page)) == 3
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_the_best_power_of_soft_maps(tmp_path, capsys):
+    world = PaperWorld(4, split="train")
+    rules = [BackgroundRule(power=p) for p in (1, 3)]
+
+    def maps_of(images, labels):
+        return labels[:, :, None, None] * (1 - images.mean(1, keepdim=True)).half().float()
+
+    def soft(images, labels):
+        return Soft(rules[0].masks(maps_of(images, labels), labels), maps_of(images, labels))
+
+    write_masks(world, soft, tmp_path / "out", made_by=MADE, shown=False)
+    report = run_evaluate(tmp_path / "out", data="paper", limit=4, power=[1, 3])
+    swept = sweep_background(maps_of, world, world.masks, rules=rules, shown=False)
+    assert report.mean_iou == pytest.approx(max(swept.values()))
+    best = f"the best of the powers 1 to 3, chosen here: {best_rule(swept)}"
+    assert report.protocol.background == best
+    with pytest.raises(FileNotFoundError, match="give the run --maps"):
+        write_masks(world, recipe, tmp_path / "hard", made_by=MADE, shown=False)
+        run_evaluate(tmp_path / "hard", data="paper", limit=4, power=[1, 3])
 
 
 def test_what_is_missing_is_said(tmp_path, capsys):

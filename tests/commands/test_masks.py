@@ -19,11 +19,15 @@ from wsss_kit.commands import clip_at_hand, mask_recipes
 from wsss_kit.commands.datasets import open_samples
 from wsss_kit.commands.generate import read_maps, read_masks
 from wsss_kit.commands.masks import run_masks
+from wsss_kit.evaluation import BackgroundRule, predict_masks
 from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.notebook_data import make_clip_es, open_data
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.recipes import clip_es_masks
+from wsss_kit.recipes import cam_maps, clip_es_masks
+from wsss_kit.segmentation import train_segmenter
 
 PAPER = {"data": "paper", "limit": 5, "device": "cpu"}
 
@@ -37,7 +41,43 @@ def test_clip_es_as_the_recipe_has_it(tmp_path):
         assert (written.masks[sample.name] != expected).float().mean() < 1e-3
         assert list(read_maps(tmp_path, sample.name)) == sample.labels.nonzero()[:, 0].tolist()
     made = json.loads((tmp_path / "protocol.json").read_text())
-    assert made["background"] == "(1 - max)^1" and made["refinement"] == "dense CRF"
+    assert made["background"] == "(1 - max)^1"
+    assert made["refinement"] == "attention affinity, dense CRF"
+
+
+def test_clip_es_without_its_walk(tmp_path, capsys):
+    written = run_masks("clip-es", tmp_path, **PAPER, affinity="none")
+    maps_of = partial(cam_maps, method=make_clip_es(open_data(n_train=1, n_val=1, n_test=1)))
+    world, rule = PaperWorld(5, split="train"), BackgroundRule(power=1)
+    expected = predict_masks(maps_of, world, rule, batch_size=1, shown=False)
+    assert all(torch.equal(written.masks[name], mask) for name, mask in expected.items())
+    assert json.loads((tmp_path / "protocol.json").read_text())["refinement"] == "none"
+    other = ["masks", "clip-es", "--data", "paper", "--affinity", "a", "--out", str(tmp_path)]
+    assert main(other) == 2 and "affinity is a; expected none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sc-cam", SCCAM), ("clims", CLIMS)])
+def test_weights_of_the_package(name, kind, tmp_path):
+    written = run_masks(name, tmp_path, **{**PAPER, "limit": 2}, threshold=0.3)
+    maps_of = partial(cam_maps, method=kind.load("paper", device="cpu"))
+    world, rule = PaperWorld(2, split="train"), BackgroundRule(threshold=0.3)
+    expected = predict_masks(maps_of, world, rule, batch_size=1, shown=False)
+    assert all(torch.equal(written.masks[name], mask) for name, mask in expected.items())
+
+
+def test_a_segmenter_predicts_at_several_sizes(tmp_path, capsys):
+    world = PaperWorld(2, split="train")
+    options = {"iterations": 1, "device": "cpu", "progress": False}
+    net = train_segmenter(world, world.masks, **options)
+    path = net.save(tmp_path / "net")
+    views = {"scales": [1, 0.5], "flip": True, "fuse": "max"}
+    written = run_masks(path, tmp_path / "out", **{**PAPER, "limit": 2}, **views)
+    for sample in world:
+        expected = net.predict(sample.image[None], **views)
+        assert torch.equal(written.masks[sample.name], expected[0])
+    assert json.loads((tmp_path / "out" / "protocol.json").read_text())["fuse"] == "max"
+    other = ["masks", "clims", "--data", "paper", "--flip", "--out", str(tmp_path / "other")]
+    assert main(other) == 2 and "flip belongs to a segmenter" in capsys.readouterr().err
 
 
 def test_a_saved_method_knows_what_it_is(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Published rows: what each needs, and what happens once it is there."""
+"""Published rows: the commands of each, what they need, and what happens once it is there."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from PIL import Image
 
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
-from wsss_kit.clip import FrozenCLIP
-from wsss_kit.commands import clip_at_hand, paper_chain, photograph_chain
-from wsss_kit.commands.plans import files_of, plan_of, why_not
-from wsss_kit.commands.reproduce import rows_text, run_reproduce
-from wsss_kit.evaluation import published, published_rows
-from wsss_kit.methods.base import MethodOutput
-from wsss_kit.recipes import clip_es_masks
-from wsss_kit.segmentation import train_segmenter
+from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.commands import clip_at_hand, train_method
+from wsss_kit.commands.arguments import METHODS, build_parser, read_options
+from wsss_kit.commands.generate import read_masks
+from wsss_kit.commands.reproduce import filled, needs_of, rows_text, run_reproduce
+from wsss_kit.data import load_voc
+from wsss_kit.evaluation import BackgroundRule, predict_masks, published, published_rows
+from wsss_kit.methods import clims
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import clip_es_maps, clip_es_masks
+from wsss_kit.segmentation import PRESETS, Segmenter, train_segmenter
 
 WEIGHTS = ("ViT-B-16.pt", "ViT-B-32.pt", "resnet38.pth", "res38_aff.pth", "res50_irn.pth")
+ABLE = [row.name for row in published_rows() if row.commands]
+PLACES = {"root": "data/x", "weights": "w", "out": "o", "seed": "0"}
 
 
 @pytest.fixture
@@ -63,22 +70,33 @@ def small_segmenter(monkeypatch):
     """A segmenter that a test has time for; returns what the recipe asked for."""
     asked = {}
 
+    @functools.wraps(train_segmenter)
     def train(samples, masks, *, network, weights, preset, **options):
         asked.update(network=network, weights=weights, preset=preset, masks=masks, **options)
         kept = {name: options[name] for name in ("taught_by", "iterations", "seed", "checkpoint")}
         return train_segmenter(samples, masks, batch_size=2, device="cpu", **kept)
 
-    monkeypatch.setattr(photograph_chain, "train_segmenter", train)
+    monkeypatch.setattr(train_method, "train_segmenter", train)
     return asked
 
 
-def test_every_row_of_voc_has_a_plan_or_a_reason(tmp_path):
-    able = [row for row in published_rows() if why_not(row) is None]
-    assert len(able) == 37 and f"{len(published_rows()) - 37} more" in rows_text()
+def parsed(words):
+    """Options of a command line by the real parser; those of a training's method too."""
+    options, more = build_parser().parse_known_args(words)
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    if options.command == "train" and options.what in METHODS:
+        asked = read_options(more)
+        named = {k: v for k, v in given.items() if k not in ("command", "what", "out")}
+        train_method.check_options(options.what, {**named, **asked})
+        return {**given, **asked}
+    assert not more
+    return given
+
+
+def test_every_row_has_commands_or_a_reason():
+    assert len(ABLE) == 37 and f"{len(published_rows()) - 37} more" in rows_text()
     for row in published_rows():
-        plan = plan_of(row, root=tmp_path, weights=tmp_path)
-        assert bool(plan.cannot) != bool(plan.steps) and str(row) in str(plan)
-        assert bool(plan.missing) == (plan.cannot is None and row.data != "PaperWorld")
+        assert bool(row.commands) != bool(row.cannot)
     for name, reason in {
         "leaderboard/clims/val": "the same number is reproduced as clims/val/coco",
         "leaderboard/sc-cam/train": "reproduced as sc-cam/train/walk",
@@ -86,93 +104,181 @@ def test_every_row_of_voc_has_a_plan_or_a_reason(tmp_path):
         "clip-es/camvid": "no recipe for CamVid is published",
         "clims-later/val/resnet38": "no DeepLabV1 on ResNet-38",
     }.items():
-        assert reason in why_not(published(name))
+        assert reason in published(name).cannot
+    for name in re.findall(
+        r"reproduced as (\S+)", " ".join(r.cannot or "" for r in published_rows())
+    ):
+        assert name in ABLE
 
 
-def test_a_plan_says_what_is_missing_and_what_is_fetched(voc, tmp_path):
-    row = published("sc-cam/val")
-    plan = plan_of(row, root=voc, weights=tmp_path)
-    assert [need.path.name for need in plan.missing] == ["resnet38.pth", "res38_aff.pth"]
-    text = str(plan)
+@pytest.mark.parametrize("name", ABLE)
+def test_every_command_is_one_of_the_kit(name):
+    """The real parser reads it, and what it reads was written by a command before it."""
+    row, written = published(name), set()
+    for words in filled(row, [], **PLACES):
+        assert not re.search(r"[{}]", " ".join(words))
+        if words[0] == "#":
+            continue
+        options = parsed(words)
+        source = [options.get(k) for k in ("method", "start", "masks", "folder")]
+        for path in (str(p) for p in source if str(p).startswith("o/")):
+            assert path in written
+        if options["command"] == "train":
+            written.add(f"{options['out']}/{options['what']}")
+            known = {"segmenter": PRESETS, "clims": clims.PRESETS}.get(options["what"], ())
+            assert "preset" not in options or options["preset"] in known
+        written.add(str(options.get("out")))
+    scored = {"evaluate"} if row.split != "test" or row.data == "PaperWorld" else {"#"}
+    assert words[0] in scored
+    if words[0] == "evaluate":
+        assert (options["row"], options["split"]) == (name, row.split)
+
+
+def test_recipes_have_the_published_settings():
+    def command(name, start):
+        lines = [" ".join(w) for w in filled(published(name), [], **PLACES)]
+        return parsed(next(line for line in lines if line.startswith(start)).split())
+
+    options = command("clims-later/coco-train/maps", "train clims")
+    released = {"otm": 2, "btm": 14, "cbs": 1.25, "reg": 0.2, "cbs_threshold": 0.285}
+    released |= {"epochs": 8, "batch_size": 32, "learning_rate": 5e-4, "preset": "reference"}
+    assert {k: options[k] for k in released} == released
+    assert command("clims/val/coco", "train clims")["preset"] == "paper"
+    options = command("psa/val/walk", "train cam")
+    assert (options["crop"], options["long_side"]) == (448, [448, 768])
+    for name, affinity in (
+        ("clims/train/walk", "w/res38_aff.pth"),
+        ("clims-later/train/walk", "w/res38_aff.pth"),
+        ("clims-later/train/irn", "w/res50_irn.pth"),
+        ("clims-later/test/coco", "w/res50_irn.pth"),
+        ("sc-cam/val", "w/res38_aff.pth"),
+    ):
+        assert command(name, "masks o/")["affinity"] == affinity
+    for name, preset, start in (
+        ("clip-es/val/imagenet", "clip_es_imagenet", "w/resnet101.pth"),
+        ("clip-es/test/coco", "clip_es_coco", "w/resnet101-coco.pth"),
+        ("clip-es/coco-val", "clip_es_imagenet", "w/resnet101.pth"),
+        ("clims/val/imagenet", "clims_imagenet", "w/resnet101.pth"),
+        ("clims-later/test/coco", "clims_coco", "w/resnet101-coco.pth"),
+        ("sc-cam/test", "deeplab", "w/resnet101.pth"),
+    ):
+        options = command(name, "train segmenter")
+        assert (options["preset"], options["weights"]) == (preset, start)
+        options = command(name, "masks o/segmenter")
+        assert options["scales"] == [1, 0.75, 0.5] and options["fuse"] == "max" and options["crf"]
+
+
+def test_what_a_row_needs(voc, tmp_path):
+    needs = needs_of(published("sc-cam/val"), root=voc, weights=tmp_path)
+    assert [n.path.name for n in needs if n.missing] == ["resnet38.pth", "res38_aff.pth"]
+    text = "\n".join(map(str, needs))
     assert f"[there] {voc / 'JPEGImages'}: photographs" in text
+    assert f"[there] {voc / 'SegmentationClass'}: masks, to score" in text
     assert "[MISSING]" in text and "itijyou/ademxapp" in text and "[fetched]" in text
     for name, files in {
         "clip-es/train/crf": ["ViT-B-16.pt"],
-        "clims/train/walk": ["ViT-B-32.pt", "resnet50.pth", "res38_aff.pth"],
+        "clims/train/walk": ["resnet50.pth", "ViT-B-32.pt", "res38_aff.pth"],
         "clims-later/val/coco": [
-            *("ViT-B-32.pt", "resnet50.pth", "res50_irn.pth", "resnet101-coco.pth")
+            *("resnet50.pth", "ViT-B-32.pt", "res50_irn.pth", "resnet101-coco.pth")
         ],
         "psa/val/cam": ["resnet38.pth"],
         "clip-es/coco-val": ["ViT-B-16.pt", "resnet101.pth"],
-        "clims-later/coco-train/maps": ["ViT-B-32.pt", "resnet50.pth"],
+        "clims-later/coco-train/maps": ["resnet50.pth", "ViT-B-32.pt"],
+        "paper/clip-es": [],
     }.items():
-        assert files_of(published(name)) == files
+        needs = needs_of(published(name), root=voc, weights=tmp_path)
+        assert [n.path.name for n in needs if n.path.parent == tmp_path and n.path != voc] == files
+    needs = needs_of(published("clip-es/test/imagenet"), root=voc)
+    assert not any(n.path.name == "SegmentationClass" for n in needs)
+    assert {"train_aug.txt", "test.txt"} <= {n.path.name for n in needs}
+    needs = needs_of(published("clip-es/coco-val"), root=tmp_path)
+    assert {"instances_train2014.json", "val2014"} <= {n.path.name for n in needs}
 
 
 def test_nothing_begins_while_something_is_missing(voc, tmp_path, capsys):
     arguments = ["reproduce", "sc-cam/train/maps", "--root", str(voc)]
-    out = ["--weights", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert main([*arguments, *out]) == 2
-    said = capsys.readouterr()
-    assert "1 of 6 things are missing" in said.err and str(tmp_path / "resnet38.pth") in said.err
-    assert "Steps:" in said.out and not (tmp_path / "out").exists()
-    assert main([*arguments, *out, "--plan"]) == 0
+    arguments += ["--weights", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--run"]) == 2
+    printed = capsys.readouterr()
+    assert "1 of 6 things are missing" in printed.err
+    assert str(tmp_path / "resnet38.pth") in printed.err
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == printed.out and "  python -m wsss_kit train" in printed.out
+    assert not (tmp_path / "out").exists()
     assert main(["reproduce"]) == 0
     assert "clip-es/train/crf" in capsys.readouterr().out
     assert main(["reproduce", "clip-es/train/cfr"]) == 2
     assert "there is no published row 'clip-es/train/cfr'" in capsys.readouterr().err
+    assert main(["reproduce", "clip-es/camvid"]) == 0
+    assert main(["reproduce", "clip-es/camvid", "--run"]) == 2
+    assert "no recipe for CamVid is published; expected another row" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_fetched_by_its_name(voc, tmp_path, capsys):
+    assert run_reproduce("clims/train/maps", root=voc, weights=tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "--weights imagenet" in printed and "--clip-weights openai" in printed
+    (tmp_path / "resnet50.pth").touch()
+    assert run_reproduce("clims/train/maps", root=voc, weights=tmp_path) == 0
+    assert f"--weights {tmp_path / 'resnet50.pth'}" in capsys.readouterr().out
+
+
+def test_clip_es_on_a_small_voc(places, random_clip, capsys):
+    assert run_reproduce("clip-es/train/crf", **places, device="cpu", run=main) == 0
+    assert random_clip == [("ViT-B-16-quickgelu", str(places["weights"] / "ViT-B-16.pt"))]
+    written = read_masks(places["out"] / "masks").masks
+    clip = clip_at_hand.load_clip("ViT-B-16-quickgelu", weights="x", device="cpu")
+    method = CLIPES(clip, prompts=Prompts.voc(method="clip_es")).fit()
+    for sample in load_voc(places["root"], "train"):
+        images, labels = sample.image[None], sample.labels[None]
+        expected = clip_es_masks(images, labels, method=method, min_confidence=None)
+        assert torch.equal(written[sample.name], expected[0])
+    page = (places["out"] / "masks" / "report.html").read_text(encoding="utf-8")
+    table = page[page.index("Ours beside what is published") :]
+    row = re.search(r"<tr><td[^>]*>clip-es/train/crf.*?</tr>", table).group()
+    assert "n_images: 2, there 1464" in row and "background" not in row and "refin" not in row
+    assert "published: 75 (mIoU, percent)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("name", "background", "refinement"),
+    ("name", "powers", "refinement"),
     [
-        ("clip-es/train/maps", "the best of the powers 1 to 10: (1 - max)^", "none"),
-        ("clip-es/train/affinity", "the better of the powers 1 and 2: (1 - max)^", "attention"),
-        ("clip-es/train/crf", "power 1", "attention affinity, dense CRF"),
+        ("clip-es/train/maps", "1 to 10", "none"),
+        ("clip-es/train/affinity", "1 to 2", "attention affinity"),
     ],
 )
-def test_clip_es_on_a_small_voc(name, background, refinement, places, random_clip):
-    (report,) = run_reproduce(name, **places, device="cpu").values()
-    assert report.protocol.background.startswith(background)
-    assert report.protocol.refinement.startswith(refinement)
-    assert report.protocol.preset == "reference"
-    assert report.names == ("train_0", "train_1") and len(report.classes) == 21
-    assert random_clip == [("ViT-B-16-quickgelu", str(places["weights"] / "ViT-B-16.pt"))]
-    page = (places["out"] / "report.html").read_text(encoding="utf-8")
-    for said in (name, "Ours beside what is published", "few pictures", "largest errors"):
-        assert said in page
-    assert not re.search(r'(src|href)="(?!data:)', page)
-    assert len(list((places["out"] / "masks" / "masks").glob("*.png"))) == 2
-
-
-def test_masks_are_not_made_twice(places, random_clip, monkeypatch):
-    run = {"name": "clip-es/train/crf", **places, "device": "cpu"}
-    first = run_reproduce(**run)
-    monkeypatch.setattr(photograph_chain, "_masks_of", lambda *_, **__: None)
-    again = run_reproduce(**run)
-    assert again["masks"].mean_iou == first["masks"].mean_iou
-    with pytest.raises(ValueError, match="made otherwise"):
-        run_reproduce(**run, limit=1)
+def test_maps_are_scored_by_their_best_power(name, powers, refinement, places, random_clip, capsys):
+    assert run_reproduce(name, **places, device="cpu", run=main) == 0
+    printed = capsys.readouterr().out
+    stated = f"background: the best of the powers {powers}, chosen here: (1 - max)^"
+    assert stated in printed and f"refinement: {refinement}, preset: reference" in printed
 
 
 def test_a_segmenter_learns_from_train_aug_where_clip_es_is_sure(
-    places, random_clip, small_segmenter
+    places, random_clip, small_segmenter, capsys
 ):
-    (report,) = run_reproduce("clip-es/val/imagenet", **places, iterations=2, device="cpu").values()
-    assert report.names == ("val_0", "val_1")
-    assert report.protocol.preset == "clip_es_imagenet"
+    run = {**places, "iterations": 2, "device": "cpu", "run": main}
+    assert run_reproduce("clip-es/val/imagenet", **run) == 0
     assert small_segmenter["network"] == "deeplab_v2"
-    assert small_segmenter["preset"] == "clip_es_imagenet"
-    assert small_segmenter["weights"] == places["weights"] / "resnet101.pth"
+    assert small_segmenter["weights"] == str(places["weights"] / "resnet101.pth")
     taught = small_segmenter["masks"]
     assert len(taught) == 4 and 255 in torch.cat([m.flatten() for m in taught.values()])
-    assert "A trial on a part" in (places["out"] / "report.html").read_text(encoding="utf-8")
+    net = Segmenter.load(places["out"] / "segmenter" / "segmenter", device="cpu")
+    written = read_masks(places["out"] / "predicted").masks
+    assert list(written) == ["val_0", "val_1"]
+    for sample in load_voc(places["root"], "val"):
+        options = {"scales": (1.0, 0.75, 0.5), "fuse": "max", "crf": True}
+        expected = net.predict(sample.image[None], **options)
+        assert torch.equal(written[sample.name], expected[0])
+    assert "A trial on a part" in capsys.readouterr().out
 
 
 def test_masks_of_test_are_written_and_not_scored(places, random_clip, small_segmenter, capsys):
-    assert run_reproduce("clip-es/test/imagenet", **places, iterations=1, device="cpu") == {}
+    run = {**places, "iterations": 1, "device": "cpu", "run": main}
+    assert run_reproduce("clip-es/test/imagenet", **run) == 0
     assert "handed in to VOC's server" in capsys.readouterr().out
     assert len(list((places["out"] / "predicted" / "masks").glob("test_*.png"))) == 2
+    assert not (places["out"] / "predicted" / "report.html").exists()
 
 
 @pytest.fixture
@@ -200,120 +306,74 @@ def coco(places, tmp_path):
     return {**places, "root": root}
 
 
-def test_coco_has_its_own_box_threshold_and_classes(
-    coco, random_clip, small_segmenter, monkeypatch
-):
-    asked = []
-
-    def recipe(images, labels, **options):
-        asked.append(options["box_threshold"])
-        return clip_es_masks(images, labels, **options)
-
-    monkeypatch.setattr(photograph_chain, "clip_es_masks", recipe)
-    (report,) = run_reproduce("clip-es/coco-val", **coco, iterations=1, device="cpu").values()
-    assert report.names == ("COCO_val2014_0", "COCO_val2014_1") and set(asked) == {0.7}
-    assert len(report.classes) == 81 and report.protocol.data == "COCO 2014"
+def test_coco_runs_with_its_own_classes(coco, random_clip, small_segmenter):
+    run = {**coco, "iterations": 1, "device": "cpu", "run": main}
+    assert run_reproduce("clip-es/coco-val", **run) == 0
+    assert list(read_masks(coco["out"] / "predicted").masks) == [
+        *("COCO_val2014_0", "COCO_val2014_1")
+    ]
     assert small_segmenter["preset"] == "clip_es_imagenet" and len(small_segmenter["masks"]) == 2
+    net = Segmenter.load(coco["out"] / "segmenter" / "segmenter", device="cpu")
+    assert len(net.classes) == 80
 
 
-def test_clims_on_coco_has_its_own_weights(coco, random_clip, monkeypatch):
-    Fitted.made = []
-    for kind in ("CAM", "CLIMS"):
-        monkeypatch.setattr(photograph_chain, kind, type(kind, (Fitted,), {}))
-    (report,) = run_reproduce("clims-later/coco-train/maps", **coco, device="cpu").values()
-    clims = Fitted.made[-1]
-    assert clims.options["btm"] == 14 and clims.options["cbs_threshold"] == 0.285
-    assert clims.fitted["epochs"] == 8 and report.names[0].startswith("COCO_train2014")
+# -- the embedded world -----------------------------------------------------------------------
 
 
-class Fitted:
-    """Stands for a method: keeps how it was made and fitted, and gives flat maps."""
+def test_the_embedded_world_runs_whole_and_goes_on(tmp_path, capsys, monkeypatch):
+    run = {"out": tmp_path, "limit": 4, "iterations": 2, "device": "cpu", "run": main}
+    assert run_reproduce("paper/clip-es", **run) == 0
+    printed = capsys.readouterr().out
+    assert "published: 84" in printed and printed.count("mIoU ") >= 4
+    threshold = re.search(r"masks clip-es (--\w+) (\S+) --data", printed)
+    rule = BackgroundRule(**{threshold[1][2:]: float(threshold[2])})
+    method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
+    maps_of = functools.partial(clip_es_maps, method=method)
+    expected = predict_masks(maps_of, PaperWorld(4, split="test"), rule, shown=False)
+    written = read_masks(tmp_path / "maps").masks
+    assert all(torch.equal(written[name], mask) for name, mask in expected.items())
+    net = Segmenter.load(tmp_path / "segmenter" / "segmenter", device="cpu")
+    for folder, crf in (("predicted", False), ("predicted-crf", True)):
+        expected = net.predict_all(PaperWorld(4, split="test"), flip=True, crf=crf, shown=False)
+        written = read_masks(tmp_path / folder).masks
+        assert all(torch.equal(written[name], mask) for name, mask in expected.items())
 
-    made: list = []  # noqa: RUF012  # emptied by the test
+    def work(*_, **__):
+        raise AssertionError("made again")
 
-    def __init__(self, *args, **options):
-        self.args, self.options, self.preset = args, options, options.get("preset", "reference")
-        Fitted.made.append(self)
-
-    def fit(self, samples, **options):
-        self.samples, self.fitted = samples, options
-        return self
-
-    def __call__(self, images, labels):
-        return MethodOutput(labels[:, :, None, None] * torch.full((6, 8), 0.5))
-
-
-class Fixed:
-    """Stands for an affinity that was read from a file."""
-
-    read: list = []  # noqa: RUF012
-
-    @classmethod
-    def load(cls, path):
-        cls.read.append(path.name)
-        return lambda images: torch.eye(48)[None]
-
-
-@pytest.mark.parametrize(
-    ("name", "kinds", "affinity", "crop"),
-    [
-        ("sc-cam/train/walk", ["SCCAM"], "res38_aff.pth", 224),
-        ("clims/train/maps", ["CAM", "CLIMS"], None, 512),
-        ("clims-later/train/irn", ["CAM", "CLIMS"], "res50_irn.pth", 512),
-        ("clims/baseline-cam", ["CAM"], None, 512),
-        ("psa/val/walk", ["CAM"], "res38_aff.pth", 448),
-    ],
-)
-def test_what_is_trained_learns_from_train_aug_by_its_recipe(
-    name, kinds, affinity, crop, places, random_clip, monkeypatch
-):
-    Fitted.made, Fixed.read = [], []
-    for kind in ("CAM", "SCCAM", "CLIMS"):
-        monkeypatch.setattr(photograph_chain, kind, type(kind, (Fitted,), {}))
-    monkeypatch.setattr(photograph_chain, "AffinityNet", Fixed)
-    (report,) = run_reproduce(name, **places, device="cpu").values()
-    assert [type(method).__name__ for method in Fitted.made] == kinds
-    assert Fixed.read == ([affinity] if affinity else [])
-    last = Fitted.made[-1]
-    assert last.fitted["crop"] == crop and len(last.samples) == 4
-    assert last.fitted["checkpoint"] == places["out"] / "method-training"
-    if kinds[-1] == "CLIMS":
-        assert last.preset == ("reference" if "later" in name else "paper")
-    assert report.recall[[10, 12]].min() > 0.9  # flat maps: all of the picture is cow or dog
+    for function in ("masks.run_masks", "train_method.train_method"):
+        monkeypatch.setattr(f"wsss_kit.commands.{function}", work)
+    monkeypatch.setattr("wsss_kit.commands.evaluate.run_evaluate", lambda *_, **__: None)
+    assert run_reproduce("paper/clip-es", **run) == 0
+    assert capsys.readouterr().out.count("(done)") == 6
+    with pytest.raises(ValueError, match="holds a run of other commands"):
+        run_reproduce("paper/clip-es", **{**run, "limit": 3})
 
 
-def test_the_embedded_world_runs_whole(tmp_path, capsys):
-    options = {"out": tmp_path / "out", "limit": 4, "iterations": 2, "device": "cpu"}
-    reports = run_reproduce("paper/clip-es", **options)
-    assert list(reports) == ["maps", "masks", "segmenter", "segmenter, CRF"]
-    assert all(report.protocol.n_images == 4 for report in reports.values())
-    assert reports["masks"].protocol.refinement == "attention affinity, dense CRF"
-    assert "not stated" not in " ".join(str(report.protocol) for report in reports.values())
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "what each class spills onto" in page and "maps to masks" in page
-    assert "published: " in capsys.readouterr().out
-    again = run_reproduce("paper/clip-es", **options)
-    assert {k: r.mean_iou for k, r in again.items()} == {k: r.mean_iou for k, r in reports.items()}
+def test_a_stopped_training_is_resumed(tmp_path, capsys, monkeypatch):
+    run = {"out": tmp_path, "limit": 4, "iterations": 2, "device": "cpu", "run": main}
 
+    @functools.wraps(train_segmenter)
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
 
-def test_the_ceiling_learns_from_true_masks_and_says_so(tmp_path):
-    options = {"out": tmp_path / "out", "limit": 4, "iterations": 2, "device": "cpu"}
-    reports = run_reproduce("paper/ground-truth", **options)
-    assert list(reports) == ["segmenter", "segmenter, CRF"]
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "learned from the true masks of 4 pictures" in page
+    with monkeypatch.context() as patch:
+        patch.setattr(train_method, "train_segmenter", stopped)
+        assert run_reproduce("paper/ground-truth", **run) == 130
+    capsys.readouterr()
+    assert run_reproduce("paper/ground-truth", **run) == 0
+    assert re.search(r"train segmenter .* --resume\n", capsys.readouterr().out)
+    net = Segmenter.load(tmp_path / "segmenter" / "segmenter", device="cpu")
+    assert net.taught_by == "ground truth"
+    world = PaperWorld(4, split="train")
+    same = train_segmenter(world, world.masks, iterations=2, device="cpu", progress=False)
+    for name, tensor in same.state_dict().items():
+        assert torch.equal(net.state_dict()[name], tensor)
 
 
 @pytest.mark.parametrize("method", ["cam", "sc-cam", "clims"])
-def test_the_other_methods_of_the_embedded_world(method, tmp_path):
-    options = {"out": tmp_path / "out", "limit": 2, "iterations": 1, "device": "cpu"}
-    reports = run_reproduce(f"paper/{method}", **options)
-    assert len(reports) == 4 and reports["maps"].protocol.preset == "clean"
-
-
-def test_another_seed_trains_the_method_first(tmp_path, monkeypatch):
-    few = functools.partial(paper_chain.train_paper_sc_cam, n_train=16, n_val=2)
-    monkeypatch.setattr(paper_chain, "train_paper_sc_cam", few)
-    options = {"out": tmp_path / "out", "limit": 2, "iterations": 1, "device": "cpu"}
-    reports = run_reproduce("paper/sc-cam", seed=1, **options)
-    assert len(reports) == 4 and (tmp_path / "out" / "method" / "sc-cam.safetensors").exists()
+def test_the_other_methods_of_the_embedded_world(method, tmp_path, capsys):
+    run = {"out": tmp_path, "limit": 2, "iterations": 1, "device": "cpu", "run": main}
+    assert run_reproduce(f"paper/{method}", **run) == 0
+    assert "preset: clean" in capsys.readouterr().out
+    assert (tmp_path / "predicted-crf" / "report.html").exists()

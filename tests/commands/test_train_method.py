@@ -62,7 +62,9 @@ def test_the_chain_of_all_methods(trained, tmp_path, capsys):
     for name, where in (("sc-cam", tmp_path / "sc"), ("clims", tmp_path / "clims")):
         run("masks", where / name, "--out", tmp_path / f"{name}-walked", *walk, "--maps")
     made = json.loads((tmp_path / "sc-cam-walked" / "protocol.json").read_text())
-    assert (made["background"], made["refinement"]) == ("(1 - max)^16", "walk (affinity)")
+    assert (made["background"], made["refinement"]) == (
+        *("(1 - max)^16", "random walk, PSA's affinity"),
+    )
     made = json.loads((tmp_path / "clims-walked" / "protocol.json").read_text())
     assert made["background"] == "constant 0.2"
     run("train", "segmenter", "--out", tmp_path / "seg", *learns)

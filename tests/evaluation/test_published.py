@@ -108,10 +108,14 @@ def test_the_usual_reasons_are_found_one_by_one():
 
     aug = more(split="train_aug")
     assert set(aug) == {"wrong split"} and "68.7 instead of 75.0" in aug["wrong split"]
-    assert set(more(resolution="24x24 cells")) == {"low resolution"}
+    assert set(more(resolution="24x24 cells", stride=16)) == {"low resolution"}
+    assert not more(resolution="feature-rich display")
     assert "1 size (512x512)" in more(size=(512, 512))["resized ground truth"]
     assert "comes after" in more(refinement="none")["refinement left out"]
     assert set(more(refinement="attention affinity")) == {"refinement left out"}
+    longer = "attention affinity, dense CRF, PAMR"
+    assert set(more(refinement=longer)) == {"another refinement"}
+    assert not more(background="(1 - max)^1")
     assert set(more(background="constant 0.3")) == {"background rule"}
     assert set(more(scored=("cow",))) == {"other classes"}
     words = Prompts.voc()

@@ -132,20 +132,29 @@ def build_parser() -> argparse.ArgumentParser:
 
     masks = commands.add_parser("masks", help="a data set to pseudo masks on disk, resumably")
     masks.add_argument(
-        "method", help="clip-es, or the file of a saved CAM, SC-CAM, CLIMS or segmenter"
+        "method",
+        help="clip-es, the file of a saved CAM, SC-CAM, CLIMS or segmenter, or of --data paper "
+        "sc-cam or clims for the weights of the package",
     )
     masks.add_argument("--out", type=Path, required=True, help="folder to write to")
     masks.add_argument("--data", choices=_DATA, default="voc")
     _add_data(masks)
     masks.add_argument("--clip", help="of clip-es: open_clip's name (ViT-B-16-quickgelu)")
     masks.add_argument("--clip-weights", type=Path, help="of clip-es: a file (OpenAI's)")
-    masks.add_argument("--affinity", help="of CAM, SC-CAM, CLIMS: a saved AffinityNet to walk with")
+    masks.add_argument(
+        "--affinity", help="a saved AffinityNet to walk with; none for clip-es without its walk"
+    )
     masks.add_argument("--backbone", help="FILE.py:FUNCTION, of a method on a trunk of your own")
     masks.add_argument("--threshold", type=_SHARE, help="constant background")
     masks.add_argument("--power", type=_POSITIVE, help="of the background (1 - max)^power")
     masks.add_argument("--crf", action="store_true", help="refine by the dense CRF")
     masks.add_argument("--min-confidence", type=_SHARE, help="below it pixels become 255")
     masks.add_argument("--maps", action="store_true", help="keep soft maps too")
+    masks.add_argument(
+        "--scales", type=_POSITIVE, nargs="+", help="of a segmenter: sizes of the image (1)"
+    )
+    masks.add_argument("--flip", action="store_true", help="of a segmenter: mirror images too")
+    masks.add_argument("--fuse", choices=("mean", "max"), help="of a segmenter: over sizes (mean)")
     masks.add_argument("--batch-size", type=_COUNT, default=1, help="pictures that go together")
     masks.add_argument("--workers", type=_COUNT, default=2, help="threads that decode")
     masks.add_argument("--device", type=_device, help="default: CUDA where there is one")
@@ -155,18 +164,22 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", choices=_DATA, default="voc")
     _add_data(evaluate)
     evaluate.add_argument("--scored", help="classes that count, with commas; default all")
+    evaluate.add_argument(
+        "--power",
+        type=_POSITIVE,
+        nargs="+",
+        help="backgrounds (1 - max)^power for the soft maps of the folder; the best is reported",
+    )
     evaluate.add_argument("--row", help="a published number to stand beside, see `reproduce`")
     evaluate.add_argument("--out", type=Path, help="default: report.html in the folder")
 
     reproduce = commands.add_parser(
-        "reproduce", help="a published number measured again; without a name, which there are"
+        "reproduce", help="the commands of a published number; without a name, which there are"
     )
     reproduce.add_argument(
         "name", metavar="ROW", nargs="?", help="such as clip-es/train/crf, or paper/clip-es"
     )
-    reproduce.add_argument(
-        "--plan", dest="plan_only", action="store_true", help="say what it needs, and stop"
-    )
+    reproduce.add_argument("--run", action="store_true", help="run the commands, or go on")
     reproduce.add_argument("--root", type=Path, help="default: data/VOC2012 or data/COCO2014")
     reproduce.add_argument(
         "--weights", type=Path, default=Path("data/weights"), help="folder of files of weights"
@@ -193,7 +206,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(train)
     train.add_argument("--resume", action="store_true", default=None, help="go on in --out")
     train.add_argument("--start", help="of sc-cam and clims: a saved CAM to begin from")
-    train.add_argument("--masks", help="of affinity and segmenter: a folder of masks")
+    train.add_argument(
+        "--masks", help="of affinity and segmenter: a folder of masks, or ground-truth (a ceiling)"
+    )
     train.add_argument("--clip", help="of clims: open_clip's name (ViT-B-32-quickgelu)")
     train.add_argument("--clip-weights", help="of clims: a file (OpenAI's)")
     train.add_argument("--prompts", help="of clims: a file of prompts as JSON")

@@ -14,11 +14,6 @@ FILES = {
 """Where OpenAI keeps them; the folder's name is the file's sha256."""
 
 
-def file_or(path: Path, fetched: str) -> Path | str:
-    """A file of weights where it is there, else what a library fetches."""
-    return path if path.exists() else fetched
-
-
 def clip_at_hand(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
     """OpenAI's CLIP from a folder of weights, or fetched by open_clip.
 
@@ -32,7 +27,7 @@ def clip_at_hand(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
     """
     file = folder / f"{name}.pt"
     try:
-        given = file_or(file, "openai")
+        given = file if file.exists() else "openai"
         return load_clip(f"{name}-quickgelu", weights=given, device=device)
     except (OSError, RuntimeError) as error:
         if file.exists():

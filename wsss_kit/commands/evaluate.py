@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from wsss_kit.classes import Sample
 from wsss_kit.commands.datasets import masks_in, open_masks, open_samples
-from wsss_kit.evaluation import Protocol, Report, evaluate, published
+from wsss_kit.commands.generate import read_maps
+from wsss_kit.data import LazyMasks
+from wsss_kit.evaluation import (
+    ERROR_KINDS,
+    BackgroundRule,
+    ConfusionMatrix,
+    Protocol,
+    Published,
+    Report,
+    best_rule,
+    evaluate,
+    explain_gap,
+    published,
+)
 from wsss_kit.paperworld import STUFF
-from wsss_kit.plot.run_page import Run, write_run
+from wsss_kit.plot import show_confusion, show_errors, show_masks, show_spills
+from wsss_kit.plot.page import write_report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLES = {"voc": "VOC 2012", "coco": "COCO 2014", "pets": "Oxford-IIIT Pet", "paper": "PaperWorld"}
+_EXAMPLES, _WORST = 4, 6
 
 
 def run_evaluate(
@@ -21,6 +44,7 @@ def run_evaluate(
     split: str | None = None,
     limit: int | None = None,
     scored: Sequence[str] | None = None,
+    power: Sequence[float] | None = None,
     row: str | None = None,
     out: str | Path | None = None,
 ) -> Report:
@@ -33,6 +57,8 @@ def run_evaluate(
         split: see `datasets.open_samples`; published masks are scored on VOC's ``train``.
         limit: only the first so many pictures.
         scored: classes that count, with background; None for all. Pixels of others do not.
+        power: exponents of backgrounds (1 - max)^power for the soft maps of the folder. The masks
+            by the best of them are scored: chosen on the scored images, as papers do with maps.
         row: a published number to stand beside ours.
         out: of the page; None for ``report.html`` in ``folder``.
 
@@ -41,7 +67,7 @@ def run_evaluate(
 
     Raises:
         ValueError: if there is no ground truth, or masks and pictures do not fit.
-        FileNotFoundError: if the data or the masks are not there.
+        FileNotFoundError: if the data, the masks or the soft maps are not there.
     """
     beside = published(row) if row is not None else None
     samples = open_samples(data, root, split, limit)
@@ -51,6 +77,17 @@ def run_evaluate(
             f"{data} {samples.split} has no ground truth here, expected masks to score against"
         )
     predicted, made = masks_in(Path(folder), list(samples.names))
+    target = {name: target[name] for name in samples.names if name in target}
+    if power is not None:
+        C = len(samples.classes)
+        tried = {
+            rule: _masks_by(rule, Path(folder), predicted, C)
+            for rule in (BackgroundRule(power=each) for each in power)
+        }
+        rule = best_rule({each: _mean_iou(tried[each], target, 1 + C) for each in tried})
+        predicted = tried[rule]
+        span = f"{min(power):g} to {max(power):g}"
+        made = {**made, "background": f"the best of the powers {span}, chosen here: {rule}"}
     stated = {
         name: str(made[name]) for name in ("background", "refinement", "preset") if name in made
     }
@@ -58,15 +95,85 @@ def run_evaluate(
     kinds = {"stuff": samples.stuff, "stuff_names": STUFF} if data == "paper" else {}
     report = evaluate(
         predicted,
-        {name: target[name] for name in samples.names if name in target},
+        target,
         classes=samples.classes,
         protocol=protocol,
         scored=scored,
         **kinds,
     )
     page = Path(folder) / "report.html" if out is None else Path(out)
-    title = f"{made.get('method', 'Masks')} on {protocol.data} {protocol.split}"
-    run = Run({"masks": report}, {"masks": predicted}, samples, target)
-    write_run(page, run, title=title, row=beside)
+    _write_page(
+        page,
+        report,
+        title=f"{made.get('method', 'Masks')} on {protocol.data} {protocol.split}",
+        figures=_figures(report, samples, predicted, target),
+        row=beside,
+    )
     print(f"{report}\n{page} has the tables and figures.")
+    if beside is not None:
+        print(f"published: {beside.value:g} ({beside.unit}).")
     return report
+
+
+def _masks_by(
+    rule: BackgroundRule, folder: Path, masks: Mapping[str, Tensor], n_classes: int
+) -> LazyMasks:
+    """Masks by a background rule, of the soft maps that ``masks --maps`` wrote beside them."""
+
+    def read(name: str) -> Tensor:
+        maps = torch.zeros(1, n_classes, *masks[name].shape)
+        labels = torch.zeros(1, n_classes)
+        for c, each in read_maps(folder, name).items():
+            maps[0, c], labels[0, c] = each, 1
+        return rule.masks(maps, labels)[0]
+
+    return LazyMasks(list(masks), read=read, folder=folder)
+
+
+def _mean_iou(masks: Mapping[str, Tensor], target: Mapping[str, Tensor], n_values: int) -> float:
+    matrix = ConfusionMatrix(n_values)
+    for name, truth in target.items():
+        matrix.update(masks[name], truth)
+    return float(matrix.iou().nanmean())
+
+
+def _write_page(
+    path: Path, report: Report, *, title: str, figures: Mapping[str, Figure], row: Published | None
+) -> None:
+    """Write the table of every class with its kinds of errors, ours beside published, figures."""
+    tables = {
+        "IoU and what each kind of error takes from it, in percent": [
+            ["class", "IoU", *ERROR_KINDS],
+            *report.rows(),
+        ]
+    }
+    notes = []
+    if row is not None and row.percent is not None:
+        frame = report.beside_published(row.method, row.what).round(1).reset_index()
+        cells = frame.astype(str).to_numpy().tolist()
+        tables["Ours beside what is published, percent"] = [list(frame.columns), *cells]
+        notes.append(str(explain_gap(report, row)))
+    write_report(
+        path, title=title, reports={"masks": report}, figures=figures, notes=notes, tables=tables
+    )
+
+
+def _figures(
+    report: Report,
+    samples: Sequence[Sample],
+    predicted: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+) -> dict[str, Figure]:
+    """The first images, the worst images with their errors, what each class is taken for."""
+    numbers = {name: number for number, name in enumerate(samples.names)}
+    first = [samples[i] for i in range(min(_EXAMPLES, len(samples)))]
+    worst = [samples[numbers[name]] for name, _ in report.worst[:_WORST]]
+    columns = {"masks": predicted, "ground truth": target}
+    figures = {
+        "The first images, not a choice.": show_masks(first, columns, report.values[1:]),
+        "Kinds of errors, and the worst images.": show_errors(worst, predicted, target, report),
+        "What each class is taken for.": show_confusion(report),
+    }
+    if report.stuff is not None:
+        figures["What each class spills onto."] = show_spills(report)
+    return figures

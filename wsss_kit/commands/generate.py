@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
-from wsss_kit.commands.batches import InCells, MasksOf, Recipe, Soft, plan_batches
+from wsss_kit.commands.batches import InCells, Recipe, Soft, plan_batches
 from wsss_kit.data import LazyMasks
 from wsss_kit.data.pictures import mask_png, read_mask
 from wsss_kit.files import write_whole
@@ -112,24 +112,6 @@ def write_masks(
     for _ in progress(made(), what=what, shown=shown, total=total):
         pass
     return _finish(folder, names, made_by, getattr(samples, "classes", ()))
-
-
-def made_masks(
-    samples: Sequence[Sample], masks_of: MasksOf, folder: str | Path, **options: Any
-) -> LazyMasks:
-    """`write_masks` for who needs the mask of every picture.
-
-    Raises:
-        ValueError: if a picture has none, with the reason.
-    """
-    written = write_masks(samples, masks_of, folder, **options)
-    for name, reason in written.failed.items():
-        raise ValueError(
-            f"{len(written.failed)} of {len(samples)} pictures have no mask, the first is "
-            f"{name!r}: {reason}; mend or leave them out, remove {Path(folder) / 'failed'} and "
-            "run again"
-        )
-    return written.masks
 
 
 def read_masks(folder: str | Path) -> Written:

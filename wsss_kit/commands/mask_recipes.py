@@ -54,11 +54,11 @@ def check_segmenter(given: Mapping[str, Any]) -> None:
             )
 
 
-def segmenter_recipe(net: Segmenter, *, crf: bool) -> Recipe:
-    """Pictures to masks, labels unknown."""
+def segmenter_recipe(net: Segmenter, **options: Any) -> Recipe:
+    """Pictures to masks, labels unknown; ``options`` are those of `Segmenter.predict`."""
 
     def recipe(images: Tensor, labels: Tensor) -> Tensor:
-        return net.predict(images, crf=crf)
+        return net.predict(images, **options)
 
     return recipe
 
@@ -84,6 +84,7 @@ def recipe_of(
     rule: BackgroundRule,
     affinity: AffinityNet | None,
     *,
+    walks: bool = True,
     boxes: float,
     crf: bool,
     min_confidence: float | None,
@@ -96,13 +97,14 @@ def recipe_of(
         rule: of the background. With an affinity a power walks along with the maps, as PSA and
             SC-CAM have it, and a constant joins after the walk, as IRN and CLIMS have it.
         affinity: None for maps as they are, or CLIP-ES's own walk.
+        walks: whether CLIP-ES's maps walk with its attention.
         boxes: threshold of CLIP-ES's boxes.
         crf: whether the dense CRF follows.
         min_confidence: below it pixels become 255; None keeps all.
         maps: whether soft maps are kept.
     """
-    walks = isinstance(method, CLIPES)
-    refine = partial(clip_es_crf, method=method) if walks else crf_of_present
+    of_clip = isinstance(method, CLIPES)
+    refine = partial(clip_es_crf, method=method) if of_clip else crf_of_present
 
     def finish(found: Tensor, images: Tensor, labels: Tensor) -> Tensor | Soft:
         found = upsample(found, images.shape[-2:])
@@ -126,7 +128,7 @@ def recipe_of(
         found = normalize_cams(cams, over="image")
         return masks_of(found, rule.scores(found), images, labels)
 
-    if walks:
+    if of_clip and walks:
         clip = method.clip
         return InCells(
             clip.patch_size,

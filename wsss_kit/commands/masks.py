@@ -23,6 +23,7 @@ from wsss_kit.commands.mask_recipes import (
 )
 from wsss_kit.commands.own_trunk import trunk_named
 from wsss_kit.commands.runs import run_folder
+from wsss_kit.data import LazySamples
 from wsss_kit.files import load_model, weights_path
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
@@ -33,6 +34,8 @@ from wsss_kit.processes import own_device, place_in_run
 from wsss_kit.segmentation import Segmenter
 
 _KINDS = {"CAM": CAM, "SC-CAM": SCCAM, "CLIMS": CLIMS, "segmenter": Segmenter}
+_SHIPPED = {"sc-cam": "SC-CAM", "clims": "CLIMS"}
+"""With weights for the embedded world in the package."""
 
 
 def run_masks(
@@ -46,6 +49,9 @@ def run_masks(
     clip_weights: str | Path | None = None,
     affinity: str | Path | None = None,
     backbone: str | None = None,
+    scales: Sequence[float] | None = None,
+    flip: bool = False,
+    fuse: str | None = None,
     threshold: float | None = None,
     power: float | None = None,
     crf: bool = False,
@@ -62,7 +68,8 @@ def run_masks(
     ``torchrun --nproc-per-node 8 -m wsss_kit masks ...`` writes the same files as one process.
 
     Args:
-        method: ``"clip-es"``, or the path of a CAM, SC-CAM, CLIMS or segmenter that was saved.
+        method: ``"clip-es"``, or the path of a CAM, SC-CAM, CLIMS or segmenter that was saved; with
+            ``data="paper"`` also ``"sc-cam"`` or ``"clims"`` for the weights of the package.
         out: folder to write into, see `generate.write_masks`.
         data: see `datasets.open_samples`.
         root: see `datasets.open_samples`.
@@ -71,8 +78,11 @@ def run_masks(
         clip_weights: of CLIP-ES: a file, or None for OpenAI's.
         affinity: of a CAM, SC-CAM or CLIMS: a saved `AffinityNet` that the maps walk with. With
             ``power`` the background walks along, as PSA and SC-CAM have it; with ``threshold`` it
-            joins afterwards, as IRN and CLIMS have it.
+            joins afterwards, as IRN and CLIMS have it. ``"none"`` leaves out CLIP-ES's own walk.
         backbone: ``FILE.py:FUNCTION``, where the saved method has a trunk of one's own.
+        scales: of a segmenter: sizes of the image that it predicts at.
+        flip: of a segmenter: whether it predicts mirror images too.
+        fuse: of a segmenter: ``"mean"`` or ``"max"`` over these, see `Segmenter.probs`.
         threshold: constant background; None for the published one of the method, as ``power``.
         power: of the background (1 - max)^power, instead of ``threshold``.
         crf: whether the dense CRF of the method follows.
@@ -102,18 +112,26 @@ def run_masks(
     fitted, title = _open(method, data, samples, clip, clip_weights, own, device)
     made_by = {"data": data, "split": split or SPLITS.get(data, "all"), "pictures": len(samples)}
     made_by |= {"method": title, "min_confidence": min_confidence}
+    views = {"scales": scales, "flip": flip or None, "fuse": fuse}
+    views = {name: value for name, value in views.items() if value is not None}
     if isinstance(fitted, Segmenter):
         check_segmenter({**given, "maps": maps or None, "affinity": affinity})
-        recipe = segmenter_recipe(fitted, crf=crf)
-        made_by |= {"background": "learned", "refinement": "dense CRF" if crf else "none"}
+        if isinstance(samples, LazySamples):  # nobody has the labels of VOC's test
+            samples = samples.without_labels()
+        recipe = segmenter_recipe(fitted, crf=crf, **views)
+        made_by |= {"background": "learned", "refinement": "dense CRF" if crf else "none", **views}
     else:
-        walk, walked_by = _affinity(method, affinity, device)
+        for name in views:
+            raise ValueError(f"{name} belongs to a segmenter, and {title} is none; leave it out")
+        walk, walked_by = _affinity(fitted, affinity, device)
         rule = rule_of(fitted, walk, threshold, power)
         boxes = 0.7 if data == "coco" else 0.4  # of CLIP-ES, as published
         options = {"boxes": boxes, "crf": crf, "min_confidence": min_confidence, "maps": maps}
-        recipe = recipe_of(fitted, rule, walk, **options)
-        refined = " and ".join([*walked_by, *["dense CRF"] * crf]) or "none"
+        recipe = recipe_of(fitted, rule, walk, walks=affinity is None, **options)
+        refined = ", ".join([*walked_by, *["dense CRF"] * crf]) or "none"
         made_by |= {"preset": fitted.preset, "background": str(rule), "refinement": refined}
+        if walk is not None:
+            made_by["affinity"] = weights_path(affinity).stem
     write = partial(
         write_masks,
         *(samples, recipe),
@@ -143,6 +161,9 @@ def _open(
         loaded, called = clip_asked_for(data, clip, clip_weights, **which)
         prompts = prompts_of(data, samples.classes, "clip_es")
         return CLIPES(loaded, prompts=prompts).fit(), f"CLIP-ES, {called}"
+    if data == "paper" and method in _SHIPPED:
+        fitted = _KINDS[_SHIPPED[method]].load("paper", device=device)
+        return fitted, f"{_SHIPPED[method]}, weights of the package"
     _, card = load_model(method)
     check_word("the method of the file", str(card.get("method")), _KINDS)
     given = {} if own is None else {"backbone": own}
@@ -159,16 +180,21 @@ def _open(
 
 
 def _affinity(
-    method: str | Path, path: str | Path | None, device: str
+    fitted: CAMMethod, path: str | Path | None, device: str
 ) -> tuple[AffinityNet | None, list[str]]:
-    """A learned affinity to walk with, and what the protocol calls it."""
+    """The learned affinity to walk with, and what the protocol says of the walk."""
+    if isinstance(fitted, CLIPES):
+        if path not in (None, "none"):
+            raise ValueError(
+                f"clip-es walks with CLIP's attention, and affinity is {path}; expected none for "
+                "maps without that walk, or leave it out; recipes.clip_es_maps takes a learned one"
+            )
+        return None, ["attention affinity"] * (path is None)
     if path is None:
         return None, []
-    if method == "clip-es":
-        raise ValueError(
-            "clip-es walks with CLIP's attention; leave --affinity out, or see recipes.clip_es_maps"
-        )
-    return AffinityNet.load(path, device=device), [f"walk ({weights_path(path).stem})"]
+    net = AffinityNet.load(path, device=device)
+    by = "IRN's boundary" if net.kind == "boundary" else "PSA's affinity"
+    return net, ["random walk", by]
 
 
 def said(written: Written, out: str | Path) -> str:

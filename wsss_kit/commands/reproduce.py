@@ -1,26 +1,53 @@
-"""A published number measured again: laid out, checked for what it needs, run, put beside it."""
+"""Measure a published number again: print its commands with what they need, or run them."""
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsss_kit.checks import check_count
-from wsss_kit.commands.paper_chain import run_paper_chain
-from wsss_kit.commands.photograph_chain import run_photographs
-from wsss_kit.commands.plans import (
-    ROOTS,
-    Plan,
-    plan_of,
-    why_not,
-)
+from wsss_kit.commands.generate import MANIFEST
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.evaluation import (
-    Published,
-    Report,
-    published,
-    published_rows,
-)
-from wsss_kit.plot.run_page import Run, write_run
+from wsss_kit.commands.train_method import CONFIG
+from wsss_kit.evaluation import Published, published, published_rows
+from wsss_kit.evaluation.published_numbers import published_table
+from wsss_kit.files import write_whole
+
+COMMANDS = "commands.txt"
+Run = Callable[[Sequence[str]], int]
+
+
+@dataclass(frozen=True)
+class Need:
+    """One file or folder that a row needs.
+
+    Args:
+        path: where it is expected.
+        what: content of the file or folder.
+        how: where it comes from.
+        found: whether it is there.
+        fetched: name by which a library downloads it, or None.
+    """
+
+    path: Path
+    what: str
+    how: str
+    found: bool
+    fetched: str | None = None
+
+    @property
+    def missing(self) -> bool:
+        """Whether it has to be put there by hand."""
+        return not self.found and self.fetched is None
+
+    def __str__(self) -> str:
+        """One line with its state."""
+        state = "there" if self.found else "MISSING" if self.missing else "fetched"
+        how = "" if self.found else f"; {self.how}"
+        return f"[{state}] {self.path}: {self.what}{how}"
 
 
 def run_reproduce(
@@ -33,89 +60,182 @@ def run_reproduce(
     limit: int | None = None,
     iterations: int | None = None,
     device: str = "auto",
-    plan_only: bool = False,
-) -> dict[str, Report]:
-    """Print what a row needs and, where all of it is there, run it; a second call goes on.
+    run: Run | None = None,
+) -> int:
+    """Print the commands of a row and what they need; with ``run`` run them in order.
 
-    Masks and checkpoints stay in the folder, so that a run that was stopped does not begin again.
+    A second run goes on where the first was stopped: a command whose product is there is skipped,
+    and an unfinished training is resumed.
 
     Args:
         name: of the row, see `evaluation.published_rows`.
         root: folder of VOC or COCO; None for the one below ``data/``.
-        weights: folder of files of weights, under the names that the plan prints.
-        out: folder of masks, weights and ``report.html``; None for one named after the row.
-        seed: of what is trained.
-        limit: only the first so many pictures of each split: a trial, and the protocol's number of
-            images says so.
-        iterations: steps of the segmenter, instead of the recipe's: a trial too.
+        weights: folder of files of weights, under the names that are printed.
+        out: folder of masks, weights and pages; None for one named after the row.
+        seed: of every training.
+        limit: a trial: only the first so many images of each split.
+        iterations: a trial: steps of the segmenter.
         device: where to work.
-        plan_only: whether to stop after the plan.
+        run: runs a command line and returns its exit status, as `__main__.main` does; None to
+            print only.
 
     Returns:
-        Step -> report; empty after the plan alone, and for a split whose masks nobody has.
+        Exit status of the command that failed, or 0.
 
     Raises:
-        ValueError: if there is no such row, or none of its kind can be run.
-        FileNotFoundError: if something has to be put in its place first; the plan says what.
+        ValueError: if there is no such row, or it has no commands and is to be run.
+        FileNotFoundError: if something has to be put in its place before the commands can run.
     """
     row = published(name)
     check_count("seed", seed, least=0)
-    for what, value in (("limit", limit), ("iterations", iterations)):
+    for option, value in (("limit", limit), ("iterations", iterations)):
         if value is not None:
-            check_count(what, value)
-    root = ROOTS.get(row.data, Path()) if root is None else Path(root)
-    plan = plan_of(row, root=root, weights=Path(weights))
-    print(plan)
-    if plan_only:
-        return {}
-    _refuse(plan)
-    if out is None:
-        out = Path("data/runs") / name.replace("/", "-")
-    options = {"seed": seed, "limit": limit, "iterations": iterations, "device": device}
-    with run_folder(out) as folder:
-        if row.data == "PaperWorld":
-            run = run_paper_chain(row, folder, **options)
-        else:
-            run = run_photographs(row, folder, root, Path(weights), **options)
-        return _finish(row, folder, run, trial=limit is not None or iterations is not None)
+            check_count(option, value)
+    if row.cannot:
+        print(f"{row}\nThis cannot be run: {row.cannot}.")
+        if run is not None:
+            raise ValueError(f"{name} cannot be run: {row.cannot}; expected another row")
+        return 0
+    folder = Path("data/runs") / name.replace("/", "-") if out is None else Path(out)
+    row = replace(row, commands=tuple(_shortened(c, limit, iterations) for c in row.commands))
+    needs = needs_of(row, root=root, weights=weights)
+    places = {"root": str(_root_of(row, root)), "weights": str(weights), "out": str(folder)}
+    commands = filled(row, needs, **places, seed=str(seed))
+    print(_text(row, commands, needs))
+    if limit is not None or iterations is not None:
+        print("A trial on a part of the images or with fewer steps, not the row itself.")
+    if run is None:
+        return 0
+    missing = [str(need.path) for need in needs if need.missing]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(needs)} things are missing: {', '.join(missing)}; the list "
+            "above says where each comes from"
+        )
+    with run_folder(folder):
+        return _run(commands, folder, device, run)
 
 
 def rows_text() -> str:
-    """Every row that has a recipe, a line each, and how many have none."""
+    """Every row that has commands, a line each, and how many have none."""
     rows = published_rows()
-    able = [row for row in rows if why_not(row) is None]
+    able = [row for row in rows if row.commands]
     lines = [
         f"{row.name:<28} {row.method:<12} {row.what:<10} {row.value:>5g}  {row.data} {row.split}"
         for row in able
     ]
     lines.append(
-        f"{len(rows) - len(able)} more have no recipe; `reproduce ROW --plan` says why, and what "
-        "these need."
+        f"{len(rows) - len(able)} more have no recipe; `reproduce ROW` says why, and what these "
+        "need."
     )
     return "\n".join(lines)
 
 
-def _refuse(plan: Plan) -> None:
-    if plan.cannot:
-        raise ValueError(f"{plan.row.name} cannot be run: {plan.cannot}; expected another row")
-    if plan.missing:
-        missing = ", ".join(str(need.path) for need in plan.missing)
-        raise FileNotFoundError(
-            f"{len(plan.missing)} of {len(plan.needs)} things are missing: {missing}; the plan "
-            "above says where each comes from"
+def needs_of(
+    row: Published, *, root: str | Path | None = None, weights: str | Path = "data/weights"
+) -> list[Need]:
+    """List the files and folders that the commands of a row read, found or not.
+
+    Args:
+        row: from `evaluation.published`.
+        root: folder of the data set; None for the usual one.
+        weights: folder of files of weights.
+    """
+    table, lines, root = published_table(), "\n".join(row.commands), _root_of(row, root)
+    data = table["data"].get(row.data, {})
+    splits = sorted(set(re.findall(r"--split (\S+)", lines)))
+    needs = []
+    for need in data.get("needs", ()):
+        if need.get("only", "") not in lines:
+            continue
+        for split in splits if "{split}" in need["what"] else [""]:
+            paths = [root / need[k].format(split=split) for k in ("path", "or") if k in need]
+            how = data.get("lists", {}).get(split, data["how"])
+            found = any(path.exists() for path in paths)
+            needs.append(Need(paths[0], need["what"].format(split=split), how, found))
+    for name in dict.fromkeys(re.findall(r"\{weights\}/(\S+)", lines)):
+        path = Path(weights) / name
+        needs.append(Need(path, found=path.exists(), **table["files"][name]))
+    return needs
+
+
+def filled(row: Published, needs: Sequence[Need], **places: str) -> list[list[str]]:
+    """Fill in the commands of a row, each as a list of words.
+
+    Args:
+        row: from `evaluation.published`.
+        needs: of `needs_of`; a file that is not there is replaced by the name it is fetched by.
+        **places: ``root``, ``weights``, ``out`` and ``seed``.
+    """
+    fetched = {str(need.path): need.fetched for need in needs if not need.found and need.fetched}
+    commands = []
+    for line in row.commands:
+        words = [word.format(**places) for word in line.split()]
+        commands.append([fetched.get(str(Path(word)), word) for word in words])
+    return commands
+
+
+def _root_of(row: Published, root: str | Path | None) -> Path:
+    usual = published_table()["data"].get(row.data, {}).get("root", "")
+    return Path(usual if root is None else root)
+
+
+def _shortened(line: str, limit: int | None, iterations: int | None) -> str:
+    """The command for a trial: fewer images, fewer steps of the segmenter."""
+    if limit is not None and not line.startswith("#"):
+        own = re.search(r" --limit (\d+)", line)
+        line = line.replace(own[0], "") if own else line
+        line += f" --limit {min(limit, int(own[1])) if own else limit}"
+    if iterations is not None and line.startswith("train segmenter"):
+        line = re.sub(r" --epochs \d+", "", line) + f" --iterations {iterations}"
+    return line
+
+
+def _text(row: Published, commands: Sequence[Sequence[str]], needs: Sequence[Need]) -> str:
+    lines = [str(row), "Commands:", *(f"  {_line(command)}" for command in commands)]
+    lines += ["Needs:", *(f"  {need}" for need in needs)]
+    if not needs:
+        lines.append("  nothing that the package does not bring")
+    return "\n".join(lines)
+
+
+def _line(command: Sequence[str]) -> str:
+    if command[0] == "#":
+        return " ".join(command)
+    return f"python -m wsss_kit {shlex.join(command)}"
+
+
+def _run(commands: Sequence[list[str]], folder: Path, device: str, run: Run) -> int:
+    """Run the commands in order, up to the first that fails."""
+    text = "".join(f"{_line(command)}\n" for command in commands)
+    record = folder / COMMANDS
+    if record.exists() and record.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{folder} holds a run of other commands ({COMMANDS} lists them), expected the same "
+            "ones; give --out another folder, or remove it"
         )
+    write_whole(record, text)
+    for command in commands:
+        left = _left(command)
+        print(f"\n{_line(left or command)}{' (done)' * (left is None)}")
+        if left is None or left[0] == "#":
+            continue
+        on = ["--device", device] if device != "auto" and left[0] != "evaluate" else []
+        if status := run([*left, *on]):
+            return status
+    return 0
 
 
-def _finish(row: Published, folder: Path, run: Run, *, trial: bool) -> dict[str, Report]:
-    if not run.reports:
-        print("\n".join(run.notes))
-        return {}
-    if trial:
-        said = "A trial on a part of the pictures or with fewer steps, not the row itself."
-        run = run._replace(notes=[said, *run.notes])
-    title = f"{row.name}: {row.method}, {row.data} {row.split}"
-    page = write_run(folder / "report.html", run, title=title, row=row)
-    for step, report in run.reports.items():
-        print(f"{step}: {report.headline}")
-    print(f"published: {row.value:g} ({row.unit}). {page} has the tables and figures.")
-    return dict(run.reports)
+def _left(command: list[str]) -> list[str] | None:
+    """The command that finishes the work of this one; None where its product is there."""
+    if command[0] not in ("masks", "train"):
+        return command
+    folder = Path(command[command.index("--out") + 1])
+    if command[0] == "masks" and (folder / MANIFEST).exists():
+        return None
+    if command[0] == "train":
+        if (folder / f"{command[1]}.json").exists():
+            return None
+        if (folder / CONFIG).exists():
+            return [*command, "--resume"]
+    return command

@@ -20,7 +20,13 @@ from wsss_kit.checks import check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.arguments import METHODS, TAKES, takes_no
 from wsss_kit.commands.clip_at_hand import clip_asked_for
-from wsss_kit.commands.datasets import SPLITS, masks_in, open_samples, prompts_of
+from wsss_kit.commands.datasets import (
+    SPLITS,
+    masks_in,
+    open_masks,
+    open_samples,
+    prompts_of,
+)
 from wsss_kit.commands.own_trunk import trunk_named
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.files import read_card, weights_path, write_whole
@@ -32,6 +38,8 @@ from wsss_kit.segmentation import Segmenter, train_segmenter
 from wsss_kit.training import labels_of
 
 CONFIG = "config.json"
+GROUND_TRUTH = "ground-truth"
+"""As ``masks``: the data set's own masks, for a ceiling; no longer weak supervision."""
 _DATA = ("data", "root", "split", "limit")
 CROPS = {  # of training on photographs, with the range of the longer side before
     "cam": {"crop": 512, "long_side": [320, 640]},
@@ -68,7 +76,8 @@ def train_method(
         device: where to work.
         **asked: ``data`` (``"voc"``), ``root``, ``split`` and ``limit`` as for
             `datasets.open_samples`; ``start``, a saved CAM that SC-CAM or CLIMS begins from;
-            ``masks``, a folder of masks that an affinity or a segmenter learns from; ``clip``,
+            ``masks``, a folder of masks that an affinity or a segmenter learns from, or
+            ``"ground-truth"`` for a ceiling; ``clip``,
             ``clip_weights`` and ``prompts`` (a file of JSON) of CLIMS; and any argument of the
             method or of its ``fit``, a trunk of one's own as ``"FILE.py:FUNCTION"``.
 
@@ -262,6 +271,11 @@ def _taught(
             "no masks are given to learn from, expected --masks FOLDER: one that `python -m "
             "wsss_kit masks` wrote, or any of NAME.png"
         )
+    if config["masks"] == GROUND_TRUTH:
+        masks = open_masks(config["data"], config.get("root"), samples)
+        if masks is None:
+            raise ValueError(f"{config['data']} has no ground truth here; give --masks a folder")
+        return masks, "ground truth"
     masks, made = masks_in(Path(config["masks"]), list(samples.names))
     said = [str(made[name]) for name in ("method", "background", "refinement") if name in made]
     return masks, ", ".join(said) or f"masks in {Path(config['masks']).name}"

@@ -76,6 +76,17 @@ class LazySamples(Sequence[Sample]):
         name = self.names[index]
         return Sample(name, self._image(name), self._labels(name))
 
+    def without_labels(self) -> LazySamples:
+        """The same pictures with labels all zero, read from nowhere."""
+        return LazySamples(
+            self.names,
+            image=self._image,
+            labels=lambda name: torch.zeros(len(self.classes)),
+            classes=self.classes,
+            split=self.split,
+            size=self._size,
+        )
+
     def pick(self, names: Iterable[str]) -> LazySamples:
         """The pictures of these names, in this order, as lazy as before.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsss_kit.evaluation.report import Report, percent
 
@@ -16,6 +18,15 @@ if TYPE_CHECKING:
 NOT_STATED = "not stated"
 _STATED = ("data", "split", "n_images", "background", "refinement")
 _FILE = Path(__file__).with_name("published.json")
+_USUAL = {
+    "unit": "mIoU, percent",
+    "n_images": None,
+    "background": NOT_STATED,
+    "refinement": NOT_STATED,
+    "start": None,
+    "note": None,
+}
+"""What a row of the file has where it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,10 @@ class Published:
         start: weights that a segmenter began with.
         source: where the number stands.
         note: what else one has to know.
+        commands: the kit's own commands that measure it again, in order, with ``{root}``,
+            ``{weights}``, ``{out}`` and ``{seed}`` left open; a line that begins with ``#`` is
+            only printed.
+        cannot: why there are no commands, or None.
     """
 
     name: str
@@ -51,6 +66,8 @@ class Published:
     start: str | None
     source: str
     note: str | None
+    commands: tuple[str, ...] = ()
+    cannot: str | None = None
 
     @property
     def percent(self) -> float | None:
@@ -79,7 +96,45 @@ def published_rows() -> tuple[Published, ...]:
 background: power 1, refinement: attention affinity, dense CRF (before doubtful pixels become \
 255); CLIP-ES, CVPR 2023, Table 2; repository linyq2117/CLIP-ES
     """
-    return tuple(Published(**row) for row in json.loads(_FILE.read_text(encoding="utf-8")))
+    table = published_table()
+    rows: dict[str, dict[str, Any]] = {}
+    for row in table["rows"]:
+        like = rows[row["like"]] if "like" in row else _USUAL
+        values = {**like.get("with", {}), **row.get("with", {})}
+        rows[row["name"]] = {**like, **row, "with": values}
+    return tuple(_published(row, table) for row in rows.values())
+
+
+@cache
+def published_table() -> dict[str, Any]:
+    """Read the file of published numbers as it is.
+
+    Returns:
+        ``"files"``: weights by name, with where they come from; ``"data"``: what is needed of each
+        data set; ``"recipes"``: command lines that rows share; ``"rows"``. A row that is ``"like"``
+        an earlier one says only what differs. Its ``"recipe"`` lists recipes by name; ``"with"``
+        fills in what their lines leave open, and the last value given counts.
+    """
+    return json.loads(_FILE.read_text(encoding="utf-8"))
+
+
+def _published(row: Mapping[str, Any], table: Mapping[str, Any]) -> Published:
+    fields = {k: v for k, v in row.items() if k not in ("like", "recipe", "with")}
+    if "recipe" not in row:
+        return Published(**fields)
+    recipes = [table["recipes"][name] for name in row["recipe"]]
+    values = {"row": row["name"], "split": row["split"]}
+    for part in (table["data"][row["data"]], *recipes, row):
+        values |= part.get("with", {})
+    lines = [line for recipe in recipes for line in recipe.get("commands", ())]
+    return Published(**fields, commands=tuple(_filled(line, values) for line in lines))
+
+
+def _filled(line: str, values: Mapping[str, str]) -> str:
+    """A line with ``{name}`` replaced where ``values`` has it, also in the values themselves."""
+    for _ in range(2):
+        line = re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), line)
+    return " ".join(line.split())
 
 
 def published(name: str) -> Published:
@@ -127,7 +182,7 @@ def differences(report: Report, row: Published) -> dict[str, tuple[str, str]]:
 
 def _same(ours: str, theirs: str) -> bool:
     """Whether two words of a protocol say the same; what ours adds after a comma may be more."""
-    ours, theirs = ours.lower(), theirs.lower()
+    ours, theirs = ours.lower().replace("(1 - max)^", "power "), theirs.lower()
     return ours == theirs or ours.startswith(f"{theirs}, chosen")
 
 

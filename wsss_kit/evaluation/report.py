@@ -27,13 +27,15 @@ class Protocol:
         split: the part of it, as in ``"val"``.
         n_images: number of pictures; ``evaluate`` fills it in.
         resolution: size at which masks are compared, as in ``"96 px"``.
+        stride: pixels of the image a side of each value that is compared; 1 for masks of the
+            image's own size, 16 for maps on a grid of a sixteenth.
         background: the background rule, as in ``"constant 0.25"`` or ``"power 1"``.
         refinement: what came after the maps, as in ``"random walk, CRF"``.
         preset: the method's preset, as in ``"reference"``.
         scored: the classes that count; ``evaluate`` fills it in.
 
     Raises:
-        ValueError: if one of the words is no text or empty, or ``n_images`` no count.
+        ValueError: if one of the words is no text or empty, or ``n_images`` or ``stride`` no count.
 
     Example:
         What nobody stated is not hidden:
@@ -52,13 +54,17 @@ refinement: not stated, preset: not stated, scored: all classes
     refinement: str = "not stated"
     preset: str = "not stated"
     scored: str = "all classes"
+    stride: int = 1
 
     def __post_init__(self) -> None:
         for name, said in asdict(self).items():
-            if name != "n_images" and not (isinstance(said, str) and said.strip()):
+            if name in ("n_images", "stride"):
+                continue
+            if not (isinstance(said, str) and said.strip()):
                 raise ValueError(
                     f"{name} of the protocol is {said!r}, expected words, such as 'PaperWorld'"
                 )
+        check_count("stride", self.stride)
         if self.n_images is not None:
             check_count("n_images", self.n_images)
 
@@ -69,6 +75,7 @@ refinement: not stated, preset: not stated, scored: all classes
             images = "images not counted"
         stated = ("resolution", "background", "refinement", "preset", "scored")
         rules = [f"{name}: {getattr(self, name)}" for name in stated]
+        rules += [f"stride: {self.stride}"] * (self.stride != 1)
         return " ".join(", ".join([f"{self.data} {self.split}", images, *rules]).split())
 
 
