@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "wsss_kit"
 
 LAYERS = (
-    (("checks", "classes", "files", "late", "processes"), ("training", "views"), ("checkpoints",)),
+    (("checks", "classes", "files", "processes"), ("training", "views"), ("checkpoints",)),
     (("data", "prompts"), ("paperworld",), ("clip", "classifier")),
     (("cam", "affinity", "crf", "masks"),),
     (("methods", "affinity_net", "segmentation", "evaluation"), ("prompts.ranking",)),
@@ -235,17 +235,6 @@ def test_the_checker_allows_what_is_right(module, source):
 def test_the_root_shows_the_line_and_nothing_else():
     beside_the_folders = sorted(path.name for path in PACKAGE.glob("*.py"))
     assert len(beside_the_folders) <= MOST_IN_THE_ROOT, beside_the_folders
-
-
-def test_copies_of_the_first_notebooks_find_their_modules():
-    code = (
-        "from wsss_kit.background import CONSTANTS\n"
-        "from wsss_kit.canvas import new_figure\n"
-        "import wsss_kit.evaluation, wsss_kit.plot\n"
-        "assert CONSTANTS is wsss_kit.evaluation.CONSTANTS\n"
-        "assert new_figure is wsss_kit.plot.new_figure\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_packages_resolve_relative_imports_from_themselves():

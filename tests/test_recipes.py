@@ -17,7 +17,6 @@ from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import (
-    cam_crf_masks,
     cam_maps,
     cam_masks,
     clims_masks,
@@ -133,7 +132,7 @@ def test_masks_of_a_constant_background_and_a_crf_if_asked_for(given, masks_of):
     assert torch.equal(found, masks_by_hand(maps, labels, lambda _: 0.15))
     options = {"method": method, "threshold": 0.4, "min_confidence": 0.6}
     refined = masks_of(images, labels, crf=True, **options)
-    assert torch.equal(refined, cam_crf_masks(images, labels, **options))
+    assert torch.equal(refined, crf_by_hand(maps, images, labels, 0.4, 0.6))
     unsure = masks_of(images, labels, **options)
     plain = masks_by_hand(maps, labels, lambda _: 0.4)
     scores = torch.cat([torch.full_like(maps[:, :1], 0.4), maps * labels[:, :, None, None]], 1)
@@ -219,19 +218,27 @@ def test_presets_differ_in_boxes_and_in_what_the_crf_sees(given):
 
 
 @pytest.mark.parametrize("confidence", [None, 0.9])
-def test_plain_cam_with_the_same_crf(given, confidence):
+@pytest.mark.parametrize("masks_of", [clims_masks, sc_cam_masks])
+def test_a_constant_background_and_the_crf(given, masks_of, confidence):
     method, images, labels = given
-    options = {"threshold": 0.4, "min_confidence": confidence}
-    found = cam_crf_masks(images, labels, method=method, **options)
+    options = {"threshold": 0.4, "min_confidence": confidence, "crf": True}
+    found = masks_of(images, labels, method=method, **options)
     maps = resize(method.output.cams, (17, 22))
+    assert torch.equal(found, crf_by_hand(maps, images, labels, 0.4, confidence))
+
+
+def crf_by_hand(maps, images, labels, background, confidence):
+    """Masks of the dense CRF among a constant background and the classes present, one by one."""
+    masks = []
     for b, row in enumerate(labels):
         (present,) = np.nonzero(row.numpy())
-        scores = torch.cat([torch.full((1, 17, 22), 0.4), maps[b, present]])
+        scores = torch.cat([torch.full((1, *maps.shape[2:]), background), maps[b, present]])
         best, value = dense_crf(scores[None], images[b][None])[0].max(0)
         literal = torch.tensor([0, *(present + 1)])[value]
         if confidence is not None:
             literal[best < confidence] = 255
-        assert torch.equal(found[b], literal)
+        masks.append(literal)
+    return torch.stack(masks)
 
 
 def test_the_box_threshold_matters(given):
@@ -247,7 +254,7 @@ def test_from_pictures_to_masks():
     images = torch.stack([sample.image for sample in world])
     labels = torch.stack([sample.labels for sample in world])
     every_pixel = partial(clip_es_masks, min_confidence=None)
-    for recipe in (cam_masks, cam_crf_masks, every_pixel):
+    for recipe in (cam_masks, partial(clims_masks, crf=True), every_pixel):
         masks = recipe(images, labels, method=method)
         assert masks.shape == (3, 96, 96)
         for mask, row in zip(masks, labels, strict=True):

@@ -263,8 +263,8 @@ DOORS: dict[str, Callable[[], Door]] = {
         {**SCORED, **PAMR_VALUES},
         {"scores": "unit maps", "images": "unit maps", **PAMR},
     ),
-    "pamr_of_present": lambda: Door(
-        wsss_kit.pamr_of_present,
+    "crf_of_present, pamr": lambda: Door(
+        functools.partial(wsss_kit.crf_of_present, refine=wsss_kit.pamr),
         {**SCORED, "labels": LABELS, **PAMR_VALUES},
         {"scores": "unit maps", **PICTURES, **PAMR},
     ),
@@ -511,8 +511,8 @@ DOORS: dict[str, Callable[[], Door]] = {
             "background_power": "positive",
         },
     ),
-    "cam_crf_masks": lambda: Door(
-        functools.partial(wsss_kit.cam_crf_masks, method=small_cam()),
+    "clims_masks, crf": lambda: Door(
+        functools.partial(wsss_kit.clims_masks, method=small_cam(), crf=True),
         {**batch(), "threshold": 0.3, "min_confidence": 0.9},
         {**PICTURES, "threshold": "probability", "min_confidence": "probability or None"},
     ),

@@ -4,9 +4,6 @@ Images and image-level labels go in; class activation maps, pseudo masks and hon
 The public names below stand in the order of that line.
 """
 
-import sys
-from typing import TYPE_CHECKING
-
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.cam import (
     class_activation_maps,
@@ -17,21 +14,28 @@ from wsss_kit.cam import (
 )
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, PAPER_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.crf import crf_of_present, dense_crf, pamr, pamr_of_present
-from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
+from wsss_kit.crf import crf_of_present, dense_crf, pamr
+from wsss_kit.data import (
+    load_coco,
+    load_coco_masks,
+    load_folder,
+    load_folder_masks,
+    load_pets,
+    load_pets_masks,
+    load_voc,
+    load_voc_masks,
+)
 from wsss_kit.evaluation import (
     BackgroundRule,
     ConfusionMatrix,
     Protocol,
     Report,
-    background,
     best_rule,
     compare_reports,
     evaluate,
     predict_masks,
     sweep_background,
 )
-from wsss_kit.late import late_names
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod, MethodOutput
 from wsss_kit.methods.cam import CAM
@@ -39,10 +43,8 @@ from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.plot import canvas
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import (
-    cam_crf_masks,
     cam_maps,
     cam_masks,
     clims_masks,
@@ -51,12 +53,6 @@ from wsss_kit.recipes import (
     sc_cam_masks,
 )
 from wsss_kit.segmentation import Segmenter, train_segmenter
-
-if TYPE_CHECKING:
-    from wsss_kit.data import load_coco, load_coco_masks, load_pets, load_pets_masks
-
-# Where these modules were before they had folders: copies of the first notebooks keep running.
-sys.modules[f"{__name__}.background"], sys.modules[f"{__name__}.canvas"] = background, canvas
 
 __version__ = "0.2.0"
 
@@ -83,7 +79,6 @@ __all__ = [
     "Segmenter",
     "add_background",
     "best_rule",
-    "cam_crf_masks",
     "cam_maps",
     "cam_masks",
     "class_activation_maps",
@@ -106,7 +101,6 @@ __all__ = [
     "multi_scale",
     "normalize_cams",
     "pamr",
-    "pamr_of_present",
     "predict_masks",
     "sc_cam_masks",
     "scores_to_masks",
@@ -115,7 +109,3 @@ __all__ = [
     "train_segmenter",
     "upsample",
 ]
-
-__getattr__ = late_names(
-    __name__, {"data": ("load_coco", "load_coco_masks", "load_pets", "load_pets_masks")}
-)

@@ -171,19 +171,6 @@ def cam_masks(
     )
 
 
-def cam_crf_masks(
-    images: Tensor,
-    labels: Tensor,
-    *,
-    method: CAMMethod,
-    threshold: float = 0.15,
-    min_confidence: float | None = None,
-) -> Tensor:
-    """Plain CAM with a constant background and CLIP-ES's dense CRF: -> (B, H, W) int64."""
-    options = {"threshold": threshold, "crf": True, "min_confidence": min_confidence}
-    return _constant_masks(images, labels, method=method, **options)
-
-
 def clims_masks(
     images: Tensor,
     labels: Tensor,

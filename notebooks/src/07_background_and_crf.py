@@ -43,7 +43,7 @@ from wsss_kit import (
     crf_of_present,
     dense_crf,
     evaluate,
-    pamr_of_present,
+    pamr,
     predict_masks,
     scores_to_masks,
     sweep_background,
@@ -373,7 +373,7 @@ print(f"share of all errors that 255 takes out: {100 * below[~right].float().mea
 refiners = {
     "no refinement": None,
     "dense CRF": crf_of_present,
-    "PAMR": pamr_of_present,
+    "PAMR": partial(crf_of_present, refine=pamr),
 }
 chosen = {
     (name, how): best_rule(

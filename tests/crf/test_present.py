@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from wsss_kit.cam import upsample
-from wsss_kit.crf import crf_of_present, dense_crf, pamr, pamr_of_present
+from wsss_kit.crf import crf_of_present, dense_crf, pamr
 
+pamr_of_present = partial(crf_of_present, refine=pamr)
 BOTH = [
     pytest.param(crf_of_present, dense_crf, id="crf"),
     pytest.param(pamr_of_present, pamr, id="pamr"),

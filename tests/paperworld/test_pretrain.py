@@ -153,7 +153,7 @@ def test_the_learning_rate_rises_stays_and_falls(tmp_path):
 
 def test_equal_seeds_give_equal_runs(finished, tmp_path):
     run, state = finished
-    assert run.finished and run.step == 4
+    assert run.step == run.steps == 4
     assert_equal_states(state_of(Pretraining(tmp_path / "same", **SMALL).run()), state)
     other = Pretraining(tmp_path / "other", **SMALL, seed=1)
     fresh = Pretraining(tmp_path / "fresh", **SMALL)
@@ -175,7 +175,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, tmp_path, read):
     with pytest.raises(KeyboardInterrupt):
         Pretraining(tmp_path, **SMALL).run(save_every=every, progress=failing)
     resumed = Pretraining(tmp_path, **SMALL)
-    assert resumed.resume() and resumed.step == every and not resumed.finished
+    assert resumed.resume() and resumed.step == every < resumed.steps
     seen = []
     resumed.run(progress=lambda batches: (seen.append(b) or b for b in batches))
     assert len(seen) == 4 - every
@@ -206,20 +206,20 @@ def test_a_checkpoint_from_before_there_was_a_mean_begins_one(finished, tmp_path
     old = {key: value for key, value in state.items() if not key.startswith("average.")}
     save_file(old, tmp_path / "checkpoint.safetensors", metadata=place)
     run = Pretraining(tmp_path, **SMALL).run()
-    assert run.finished
+    assert run.step == run.steps
     assert_equal_states(state_of(run), finished[1])
 
 
 def test_a_run_can_stop_by_the_clock_and_go_on(finished, tmp_path):
     run = Pretraining(tmp_path, **SMALL).run(until=0.0)
-    assert run.step == 1 and not run.finished and run.seconds > 0
+    assert run.step == 1 < run.steps and run.seconds > 0
     assert_equal_states(state_of(Pretraining(tmp_path, **SMALL).run()), finished[1])
 
 
 def test_a_finished_run_is_taken_as_it_is(finished):
     run, state = finished
     again = Pretraining(run.folder, **SMALL).run()
-    assert again.finished
+    assert again.step == again.steps
     assert_equal_states(state_of(again), state)
 
 

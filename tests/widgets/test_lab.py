@@ -300,11 +300,11 @@ def test_numbers_come_piece_by_piece_and_an_edit_begins_them_anew(lab):
 
     async def reading():
         lab.panel = "leave one out"
-        assert lab._slices.busy
+        assert lab._slices._work
         await asyncio.sleep(0.05)
         lab.edit("backgrounds", "grass, fog")
-        assert lab._slices.busy
-        while lab._slices.busy:
+        assert lab._slices._work
+        while lab._slices._work:
             await asyncio.sleep(0.01)
 
     asyncio.run(reading())

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from wsss_kit.checks import check_count, check_images, check_word
 from wsss_kit.clip.last_block import LastBlock, Weights, weights_of
-from wsss_kit.clip.products import fast_products
 from wsss_kit.clip.texts import FrozenTexts
 from wsss_kit.clip.trunk import LIKENESS, Trunk, attend, end_block, layer_norm
 from wsss_kit.paperworld.tiny_clip import float_mask
@@ -296,10 +295,9 @@ class FrozenCLIP(FrozenTexts):
         """
         trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions)
         block, heads = self.blocks[-1], self.blocks[-1].attn.num_heads
-        with fast_products(self.device):
-            q, k, _ = trunk.projected(block, layer_norm(block.ln_1, trunk.x))
-            for head in range(heads):
-                trunk.add(trunk.head_map(q[head], k[head]), heads)
+        q, k, _ = trunk.projected(block, layer_norm(block.ln_1, trunk.x))
+        for head in range(heads):
+            trunk.add(trunk.head_map(q[head], k[head]), heads)
         attention = trunk.attention[:, 1:, 1:] / n_layers
         return DenseTokens(trunk.x.float(), attention.float(), grid)
 
@@ -327,15 +325,14 @@ class FrozenCLIP(FrozenTexts):
             The `LastBlock`; (B, N, N) attention as in `DenseTokens`, or None; (h, w).
         """
         trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions, likeness)
-        with fast_products(self.device):
-            last = LastBlock(
-                self.model,
-                self._last_weights(trunk.x.dtype),
-                trunk.x,
-                mask=self.attention_mask(grid),
-                attention=trunk.attention,
-                likeness=likeness,
-            )
+        last = LastBlock(
+            self.model,
+            self._last_weights(trunk.x.dtype),
+            trunk.x,
+            mask=self.attention_mask(grid),
+            attention=trunk.attention,
+            likeness=likeness,
+        )
         total = last.attention
         return last, None if total is None else total[:, 1:, 1:] / n_layers, grid
 
@@ -357,9 +354,8 @@ class FrozenCLIP(FrozenTexts):
         trunk = Trunk(x, self.attention_mask(grid), self.autocast, likeness)
         n_layers = min(n_layers, len(self.blocks))
         first = len(self.blocks) - n_layers
-        with fast_products(self.device):
-            for i, block in enumerate(self.blocks[:-1]):
-                trunk.run(block, keep_attention=likeness is not None and i >= first)
+        for i, block in enumerate(self.blocks[:-1]):
+            trunk.run(block, keep_attention=likeness is not None and i >= first)
         return trunk, grid, n_layers
 
     def _last_weights(self, dtype: torch.dtype) -> Weights:

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.clip.head_gradient import HeadGradient
-from wsss_kit.clip.products import batched, fast_products
 from wsss_kit.clip.trunk import LIKENESS, QUICK, Trunk, is_quick, layer_norm
 from wsss_kit.clip.whole_derivative import whole_derivative
 
@@ -163,7 +162,7 @@ class LastBlock:
                 self._kept.append(weights)
             if self._trunk.likeness == "queries":
                 self._trunk.add(weights, heads)
-            gathered[:, :, head] = batched(weights, v)
+            gathered[:, :, head] = weights @ v
         if self._trunk.likeness == "values":
             self._trunk.add_values(qkv[2])
         return gathered.view(B, T, heads * d)
@@ -191,8 +190,7 @@ class LastBlock:
         known = directions.to(self.outer.dtype) @ self.weights.embed.T / N  # (B, C, D)
         known = known - known.mean(2, keepdim=True)
         chunk = max(1, _AT_ONCE // max(1, B * N * D * known.element_size()))
-        with fast_products(known.device):
-            found = [self._through_attention(known[:, c : c + chunk]) for c in range(0, C, chunk)]
+        found = [self._through_attention(known[:, c : c + chunk]) for c in range(0, C, chunk)]
         return torch.cat(found, 1) if found else known
 
     @torch.no_grad()
@@ -202,8 +200,7 @@ class LastBlock:
         It costs about as much as the gradients of 25 texts; what these needed is forgotten.
         """
         if self._jacobian is None:
-            with fast_products(self.outer.device):
-                self._jacobian = whole_derivative(self)
+            self._jacobian = whole_derivative(self)
             self._kept.clear()
             for name in ("steep", "steep_hidden", "shared_hidden", "inner_gathered"):
                 self.__dict__.pop(name, None)
@@ -247,7 +244,7 @@ class LastBlock:
         along = self.outer @ known[:, :, None] / D  # (B, N, 1)
         leave = (known @ weights.leave)[:, None]  # (B, 1, F)
         inner = (self.steep_hidden @ leave.mT - along * inner_of_enter) / D
-        found = batched(self.steep, leave.mT * weights.enter)
+        found = self.steep @ (leave.mT * weights.enter)
         found.mul_(self.inner_scale)
         found -= along * enter
         found -= inner * self.inner_gathered

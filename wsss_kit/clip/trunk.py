@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.clip.products import batched
-
 LIKENESS = ("queries", "values")
 """Attention of queries to keys, as in CLIP, or of values to values (ExCEL, CVPR 2025): what a
 patch says rather than what it looks for."""
@@ -117,14 +115,14 @@ class Trunk:
         for head, (q, k, v) in enumerate(qkv.transpose(0, 1)):
             weights = self.head_map(q, k)
             self.add(weights, heads)
-            mixed[:, :, head] = batched(weights, v)
+            mixed[:, :, head] = weights @ v
         return mixed.view(B, T, heads * d)
 
     def head_map(self, q: Tensor, k: Tensor, *, out: Tensor | None = None) -> Tensor:
         """(B, T, T) softmax attention of one head, into the same array each time unless given."""
         B, T, _ = q.shape
         weights = self._room("map", (B, T, T), q.dtype) if out is None else out
-        batched(q, k.transpose(1, 2), out=weights)
+        torch.bmm(q, k.transpose(1, 2), out=weights)
         if self.mask is not None:
             weights += self.mask
         return torch.softmax(weights, -1, out=weights)

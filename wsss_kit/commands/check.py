@@ -15,6 +15,7 @@ from torch import Tensor
 from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.commands.datasets import open_masks, open_samples
+from wsss_kit.data.pictures import import_decoders
 from wsss_kit.training import progress
 
 SMALL = 32
@@ -144,6 +145,7 @@ def _looked(
             return _Looked(name, "", size, digest, labels, problem, None)
         return _Looked(name, "", size, digest, labels, "", set(mask.unique().tolist()))
 
+    import_decoders()
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(names), 256):  # in portions, so that memory stays flat
             numbers = range(start, min(start + 256, len(names)))

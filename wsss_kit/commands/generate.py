@@ -22,7 +22,7 @@ from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.commands.batches import InCells, Recipe, Soft, plan_batches
 from wsss_kit.data import LazyMasks
-from wsss_kit.data.pictures import mask_png, read_mask
+from wsss_kit.data.pictures import import_decoders, mask_png, read_mask
 from wsss_kit.files import write_whole
 from wsss_kit.training import progress
 
@@ -198,6 +198,7 @@ def _decoded(
         except (OSError, ValueError) as error:
             return _Read(name, None, f"{type(error).__name__}: {error}")
 
+    import_decoders()
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque = deque()
         try:

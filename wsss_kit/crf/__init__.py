@@ -3,7 +3,7 @@
 from wsss_kit.crf.dense import dense_crf, reference_crf_images
 from wsss_kit.crf.parameters import IRN_CRF, PSA_CRF
 from wsss_kit.crf.pixel_adaptive import pamr
-from wsss_kit.crf.present import crf_of_present, pamr_of_present
+from wsss_kit.crf.present import crf_of_present
 
 __all__ = [
     "IRN_CRF",
@@ -11,6 +11,5 @@ __all__ = [
     "crf_of_present",
     "dense_crf",
     "pamr",
-    "pamr_of_present",
     "reference_crf_images",
 ]

@@ -12,23 +12,30 @@ from torch import Tensor
 from wsss_kit.checks import check_labels
 from wsss_kit.crf.checks import check_scores_and_images
 from wsss_kit.crf.dense import dense_crf
-from wsss_kit.crf.pixel_adaptive import pamr
 
 
-def crf_of_present(scores: Tensor, images: Tensor, labels: Tensor, **parameters: Any) -> Tensor:
-    """The dense CRF of every picture over background and the classes present in it.
+def crf_of_present(
+    scores: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    refine: Callable[..., Tensor] = dense_crf,
+    **parameters: Any,
+) -> Tensor:
+    """Refine every image over background and the classes present in it, by the dense CRF.
 
     Args:
         scores: (B, K, H, W) in [0, 1] with K = 1 + C, background first, from `add_background`.
         images: (B, 3, H, W) RGB in [0, 1].
         labels: (B, C) of 0 and 1.
-        **parameters: of `dense_crf`.
+        refine: another function of scores and images, such as `pamr`, through which gradients pass.
+        **parameters: of ``refine``.
 
     Returns:
         (B, K, H, W) float32, sums to 1 over K; zero for absent classes.
 
     Raises:
-        ValueError: as `dense_crf`, and if the labels do not fit the scores.
+        ValueError: as ``refine``, and if the labels do not fit the scores.
 
     Example:
         The second class is absent, so background and the first share everything:
@@ -38,35 +45,6 @@ def crf_of_present(scores: Tensor, images: Tensor, labels: Tensor, **parameters:
         >>> probs[0, :, 0, 0].tolist()
         [0.5, 0.5, 0.0]
     """
-    return _of_present(dense_crf, scores, images, labels, parameters)
-
-
-def pamr_of_present(scores: Tensor, images: Tensor, labels: Tensor, **parameters: Any) -> Tensor:
-    """`pamr` of every picture over background and the classes present in it.
-
-    Args:
-        scores: (B, K, H, W) in [0, 1] with K = 1 + C, background first.
-        images: (B, 3, H, W) RGB in [0, 1].
-        labels: (B, C) of 0 and 1.
-        **parameters: of `pamr`.
-
-    Returns:
-        (B, K, H, W) float32, sums to 1 over K; zero for absent classes. Gradients reach scores and
-        images.
-
-    Raises:
-        ValueError: as `pamr`, and if the labels do not fit the scores.
-    """
-    return _of_present(pamr, scores, images, labels, parameters)
-
-
-def _of_present(
-    refine: Callable[..., Tensor],
-    scores: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    parameters: dict[str, Any],
-) -> Tensor:
     check_scores_and_images(scores, images)
     B, K = scores.shape[:2]
     if labels.shape != (B, K - 1):
@@ -77,7 +55,7 @@ def _of_present(
     check_labels(labels)
     kept = torch.cat([labels.new_ones(B, 1), labels], 1) > 0  # (B, K)
     refined = torch.zeros(scores.shape, device=scores.device)
-    # pictures with the same classes, one after the other, go together
+    # images with the same classes, one after the other, go together
     for channels, group in groupby(range(B), key=kept.tolist().__getitem__):
         rows, present = torch.tensor(list(group)), torch.tensor(channels).nonzero().view(-1)
         place = rows[:, None], present

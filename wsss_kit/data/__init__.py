@@ -7,17 +7,12 @@ evaluation calls. Everything is lazy: a file is read when its item is asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from wsss_kit.data.coco import load_coco, load_coco_masks
 from wsss_kit.data.doors import LazyMasks, LazySamples
 from wsss_kit.data.folder import load_folder, load_folder_masks
+from wsss_kit.data.pets import load_pets, load_pets_masks
 from wsss_kit.data.pictures import read_image, read_mask
 from wsss_kit.data.voc import load_voc, load_voc_masks
-from wsss_kit.late import late_names
-
-if TYPE_CHECKING:
-    from wsss_kit.data.coco import load_coco, load_coco_masks
-    from wsss_kit.data.pets import load_pets, load_pets_masks
 
 __all__ = [
     "LazyMasks",
@@ -33,8 +28,3 @@ __all__ = [
     "read_image",
     "read_mask",
 ]
-
-__getattr__ = late_names(
-    __name__,
-    {"coco": ("load_coco", "load_coco_masks"), "pets": ("load_pets", "load_pets_masks")},
-)

@@ -6,16 +6,11 @@ import io
 from pathlib import Path
 
 import numpy as np
-import numpy.ma
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from wsss_kit.classes import palette
-
-# Threads that read images must not import modules. So what Pillow and `np.unique` load when they
-# are first used, the decoders and numpy.ma, is loaded here.
-Image.init()
 
 EXIF_ORIENTATION = 0x0112
 INTEGER_RANGES = (255, 65535, 2**31 - 1)
@@ -24,6 +19,17 @@ ROUNDING = 1e-3
 """By how much of its range a picture may pass the range's end, as after resizing."""
 GREY_STEPS = {"L;2": 85, "L;4": 17}
 """Pillow stretches 2-bit and 4-bit grey to 0..255 by these factors; ids want the factor undone."""
+
+
+def import_decoders() -> None:
+    """Import what Pillow and `np.unique` load at their first use; threads must not import modules.
+
+    Call it before threads read images or masks: two threads that import parts of one library at
+    the same time can end in a deadlock.
+    """
+    import numpy.ma  # noqa: F401
+
+    Image.init()
 
 
 def read_image(path: str | Path | bytes, *, called: str = "the picture") -> Tensor:

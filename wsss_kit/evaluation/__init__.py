@@ -4,7 +4,8 @@
 one number between maps and masks.
 """
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from wsss_kit.evaluation.background import (
     CONSTANTS,
@@ -29,7 +30,6 @@ from wsss_kit.evaluation.error_kinds import (
 from wsss_kit.evaluation.report import Protocol, Report
 from wsss_kit.evaluation.scoring import evaluate
 from wsss_kit.evaluation.sources import error_sources, spills
-from wsss_kit.late import late_names
 
 if TYPE_CHECKING:
     from wsss_kit.evaluation.gap import Gap, Reason, explain_gap
@@ -76,12 +76,10 @@ __all__ = [
     "sweep_background",
 ]
 
-__getattr__ = late_names(
-    __name__,
-    {
-        "gap": ("Gap", "Reason", "explain_gap"),
-        "published_numbers": (
-            *("Published", "beside_published", "differences", "published", "published_rows"),
-        ),
-    },
-)
+
+def __getattr__(name: str) -> Any:
+    """Import what compares with published numbers when it is first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "gap" if name in ("Gap", "Reason", "explain_gap") else "published_numbers"
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -231,7 +231,7 @@ class Pretraining:
             until: stop (resumably) after this many seconds.
 
         Returns:
-            Itself; `finished` says whether the last step was done.
+            Itself; ``step`` equals ``steps`` if the last one was done.
 
         Raises:
             Diverged: if the loss runs away; the last checkpoint stays.
@@ -271,11 +271,6 @@ class Pretraining:
     def result(self) -> nn.Module:
         """The model that is measured and written: the mean over the last stretch, once begun."""
         return self.average.module if self.average.n_averaged > 0 else self.model
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last step was done."""
-        return self.step >= self.steps
 
     def _log(self, **values: float) -> None:
         entry = {"step": self.step, "seconds": round(self.seconds), **values}

@@ -73,11 +73,6 @@ class Slices:
         self._turn = threading.RLock()  # a cell may finish what a control began
         self._pause = Debounced(self._go_on, 0.001)
 
-    @property
-    def busy(self) -> bool:
-        """Whether some of the work is left."""
-        return self._work is not None
-
     def start(self, work: Iterator[Any]) -> None:
         """Begin with this work, and finish it where no event loop runs."""
         self._work = work

@@ -29,11 +29,6 @@ class Agreement(NamedTuple):
         """Mean over the classes that have one."""
         return _mean(self.nmi)
 
-    @property
-    def mean_ari(self) -> float:
-        """Mean over the classes that have one."""
-        return _mean(self.ari)
-
 
 class Purity(NamedTuple):
     """What a sub-category's pictures mostly are.
