@@ -1,4 +1,4 @@
-"""A thousand random changes of each instrument: no error, no stale picture, no growing memory."""
+"""Hundreds of random changes of each instrument: no error, no stale picture, no growing memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wsss_kit.widgets.explorer import RULES
 from wsss_kit.widgets.lab import COMPARES, PANELS, VIEWS
 from wsss_kit.widgets.stages import STAGES
 
-CHANGES = 1000
+CHANGES = 600
 SETTLED = 300
 """Changes after which everything that is kept has been met once."""
 GROWTH = 16
@@ -34,8 +34,8 @@ def used() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def change_often(make, changes, look, *, seed, every=100):
-    """Make a random change a thousand times; now and then compare with a fresh instrument.
+def change_often(make, changes, look, *, seed, every=60):
+    """Make a random change ``CHANGES`` times; now and then compare with a fresh instrument.
 
     Args:
         make: a new instrument.
