@@ -16,11 +16,12 @@ DEV    = $(VENV)/.ready-to-develop
 help:
 	@echo "make demo       the embedded world on the CPU, offline: table, figures, report.html"
 	@echo "make lab        JupyterLab at notebook 00 (ARGS=--allow-root in a container)"
-	@echo "make test       the fast tests and doctests (ARGS='-k cam' or '-m slow' chooses others)"
+	@echo "make test       the fast tests and doctests, two at a time (ARGS='-k cam', '-m slow', '-n 0')"
 	@echo "make browser    the instruments in a real JupyterLab and Notebook, by the system's chromium"
 	@echo "make bench      how fast CLIP-ES is on this machine (ARGS='--rounds 9' or --help)"
 	@echo "make notebooks  build and execute notebooks/src into notebooks/*.ipynb"
-	@echo "make check      ruff, formatting, and every notebook executed and compared"
+	@echo "make check      ruff, formatting, and every notebook executed and compared, which no test"
+	@echo "                does unless it is slow"
 	@echo "make setup      only the environment; make setup-dev: with the tools of test and check"
 	@echo "make clean      remove caches and build products; keeps $(VENV) and data/"
 	@echo "Each does its own set-up in VENV ($(VENV)) with PYTHON ($(PYTHON))."
@@ -31,8 +32,9 @@ demo: $(RUN)
 lab: $(RUN)
 	$(PY) -m jupyterlab $(ARGS) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
+# Workers take whole runs of neighbouring tests, so that a module's fixture is made once or twice.
 test: $(DEV)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 # Pictures of the screen go to build/screenshots.
 browser: $(DEV)
@@ -47,7 +49,7 @@ notebooks: $(DEV)
 check: $(DEV)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
-	$(PY) notebooks/build.py --check
+	$(PY) notebooks/build.py --check --jobs 2
 
 setup: $(RUN)
 

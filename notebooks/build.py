@@ -11,7 +11,8 @@ raises NotImplementedError, its solution (tagged ``solution``), a check that cal
 3. writes ``NN_name.ipynb`` beside this file, without solutions and with the outputs of run 1.
 
 ``--check`` writes nothing: it executes, and compares the cells of the written notebooks with what
-their sources would give. ``--check --no-execute`` compares only.
+their sources would give. ``--check --no-execute`` compares only. ``--jobs 2`` executes two at a
+time. A kernel computes with one thread, unless OMP_NUM_THREADS says otherwise.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jupytext
@@ -165,7 +167,8 @@ def execute(notebook: NotebookNode, name: str, *, root: Path, folder: Path) -> N
         resources={"metadata": {"path": str(folder)}},
     )
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0", "MPLBACKEND": INLINE}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
+    environment |= {"PYTHONHASHSEED": "0", "MPLBACKEND": INLINE}
     with client.setup_kernel(env=environment):
         try:
             for i, cell in enumerate(notebook.cells):
@@ -317,14 +320,14 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = FOLDER) -> in
     parser.add_argument("names", nargs="*", metavar="NAME", help="such as 02; default: all")
     parser.add_argument("--check", action="store_true", help="write nothing, compare and execute")
     parser.add_argument("--no-execute", action="store_true", help="with --check: compare only")
-    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="leave these out")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="execute N at a time")
     options = parser.parse_args(arguments)
     if options.no_execute and not options.check:
         parser.error("--no-execute goes with --check: a written notebook keeps its outputs")
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}, expected at least 1")
     sources = sorted((folder / "src").glob("*.py"))
-    failed = 0
     try:
-        left_out = chosen(options.without, sources)
         wanted = chosen(options.names, sources) if options.names else sources
         if not wanted:
             raise BuildError(f"{folder / 'src'} holds no sources; expected NN_name.py")
@@ -334,16 +337,19 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = FOLDER) -> in
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
-    for source in [s for s in wanted if s not in left_out]:
+
+    def fails(source: Path) -> bool:
         start = time.perf_counter()
         try:
             build(source, check=options.check, run_cells=not options.no_execute)
         except BuildError as error:
-            failed += 1
             print(f"{source.stem}: FAILED\n{error}", file=sys.stderr)
-        else:
-            print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
-    return failed
+            return True
+        print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
+        return False
+
+    with ThreadPoolExecutor(options.jobs) as pool:  # the work is done in the kernels
+        return sum(pool.map(fails, wanted))
 
 
 if __name__ == "__main__":

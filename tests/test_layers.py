@@ -245,13 +245,14 @@ def test_packages_resolve_relative_imports_from_themselves():
 
 
 def test_importing_the_kit_is_light():
-    # One process measures both, and noise only ever adds: the best of up to ten counts.
+    # Time on the processor, which other processes do not add to. Noise only ever adds: the best of
+    # up to twenty counts.
     code = (
-        "import sys, time; import torch; start = time.perf_counter(); import wsss_kit\n"
-        "print(time.perf_counter() - start, *sys.modules)"
+        "import sys, time; import torch; start = time.process_time(); import wsss_kit\n"
+        "print(time.process_time() - start, *sys.modules)"
     )
     seconds = []
-    while len(seconds) < 10 and min(seconds, default=1) > 0.3:
+    while len(seconds) < 20 and min(seconds, default=1) > 0.3:
         answer = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
         )

@@ -11,8 +11,6 @@ import pytest
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOURCES = sorted((NOTEBOOKS / "src").glob("*.py"))
-FAST = ("00", "02")
-"""Executed in the default run; the rest is marked slow, and .ci/run executes all."""
 
 spec = importlib.util.spec_from_file_location("notebooks_build", NOTEBOOKS / "build.py")
 build = importlib.util.module_from_spec(spec)
@@ -67,13 +65,8 @@ def cell_with(notebook, text):
     return next(cell for cell in notebook.cells if text in cell.source)
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        pytest.param(s, id=s.stem, marks=() if s.stem.startswith(FAST) else pytest.mark.slow)
-        for s in SOURCES
-    ],
-)
+@pytest.mark.slow  # .ci/run and `make check` execute them all, by build.py --check
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_a_source_runs_and_its_notebook_is_up_to_date(source):
     build.build(source, check=True)
 
@@ -174,6 +167,24 @@ def test_a_notebook_that_would_fail_a_student_is_refused(write, old, new, messag
     with pytest.raises(build.BuildError, match=message):
         build.build(path)
     assert not path.parent.parent.joinpath("00_tiny.ipynb").exists()
+
+
+def test_two_at_a_time_each_with_one_thread(write, capsys, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    said = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    # each waits for the other's kernel to have started
+    meet = (
+        "\nimport pathlib, time\npathlib.Path(OWN).touch()\nend = time.time() + 60\n"
+        "while not pathlib.Path(OTHER).exists():\n"
+        "    assert time.time() < end\n    time.sleep(0.05)\n"
+    )
+    folder = write(f"# %%\nOWN, OTHER = 'a', 'b'{meet}{said}\n", name="00_a").parent.parent
+    write(f"# %%\nOWN, OTHER = 'b', 'a'{meet}raise KeyError('lost')\n", name="01_b")
+    assert build.main(["--jobs", "2"], folder=folder) == 1
+    assert "01_b: FAILED" in capsys.readouterr().err
+    notebook = nbformat.read(folder / "00_a.ipynb", as_version=4)
+    assert notebook.cells[0].outputs[0].text == "1\n"
+    assert not (folder / "01_b.ipynb").exists()
 
 
 def test_kept_outputs_drop_widgets_and_stderr_but_not_their_pictures():

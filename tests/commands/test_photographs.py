@@ -24,7 +24,7 @@ def test_voc_from_check_to_score(voc_root, tmp_path, capsys):
     assert run_check("voc", root=voc_root, split="val", limit=16).errors == {}
     backbone = f"{trunk}:load_trunk"
     words = ["--root", str(voc_root), "--backbone", backbone]
-    train = ["train", "cam", *words, "--split", "train", "--limit", "80", "--out"]
+    train = ["train", "cam", *words, "--split", "train", "--limit", "40", "--out"]
     train += [str(tmp_path / "cam"), "--train-backbone", "false", "--preset", "clean"]
     assert main([*train, "--scales", "1", "--flip", "false"]) == 0, capsys.readouterr().err
     config = json.loads((tmp_path / "cam" / "config.json").read_text())

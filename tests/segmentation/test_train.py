@@ -75,7 +75,7 @@ def test_deeplab_learns_four_pictures_by_heart(world):
     net = train_segmenter(
         *(four, masks),
         **{"network": "deeplab_v2", "backbone": trunk, "loss": "balanced", "crop": 96},
-        **{"scales": (1.0,), "batch_size": 4, "accumulate": 1, "iterations": 80},
+        **{"scales": (1.0,), "batch_size": 4, "accumulate": 1, "iterations": 50},
         **{"learning_rate": 2e-3, "device": "cpu", "progress": False},
     )
     assert (net.network, net.backbone) == ("deeplab_v2", "PaperTrunk")

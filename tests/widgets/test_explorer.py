@@ -13,9 +13,9 @@ import torch
 import traitlets
 from PIL import Image
 
-from tests.widgets.conftest import decoded, same
+from tests.widgets.conftest import decoded, same, shows_map
 from wsss_kit.evaluation import BackgroundRule, error_map
-from wsss_kit.plot import alt_text, overlay
+from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import enlarged, enlarged_mask, paint_errors, paint_mask_named
 from wsss_kit.recipes import cam_maps, clip_es_crf, clip_es_maps
@@ -53,17 +53,18 @@ def test_every_stage_shows_what_the_recipes_make(explorer, world, cam, clip_es):
         explorer.method = method
         explorer.stage = "map"
         plain = cam_maps(images, labels, method={"CAM": cam, "CLIP-ES": clip_es}[method])
-        assert same(explorer.view.after, overlay(large, plain[0, c], alpha=0.6))
+        assert shows_map(explorer.view.after, large, plain[0, c], alpha=0.6)
         above = 100 * (plain[0, c] > 0.3).float().mean()
         assert explorer.words == (
             f"{method}, map of {name}: {above:.0f} % of the pixels exceed 0.3."
         )
         explorer.stage = "refined"
-        assert same(explorer.view.after, overlay(large, maps[0, c], alpha=0.6))
+        assert shows_map(explorer.view.after, large, maps[0, c], alpha=0.6)
         for rule in (BackgroundRule(threshold=0.3), BackgroundRule(power=2)):
             explorer.rule = "power" if rule.power else "constant"
             explorer.stage = "scores"
-            assert same(explorer.view.after, overlay(large, rule.scores(maps)[0, 1 + c], alpha=0.6))
+            scores = rule.scores(maps)[0, 1 + c]
+            assert shows_map(explorer.view.after, large, scores, alpha=0.6)
             mask = rule.masks(maps, labels)[0]
             explorer.stage = "mask"
             assert same(explorer.view.after, paint_mask_named(large, mask, world.classes))

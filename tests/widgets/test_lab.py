@@ -9,10 +9,10 @@ import pytest
 import torch
 import traitlets
 
-from tests.widgets.conftest import same
+from tests.widgets.conftest import same, shows_map
 from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate
 from wsss_kit.methods.clip_es import CLIPES
-from wsss_kit.plot import alt_text, overlay
+from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import enlarged
 from wsss_kit.plot.stills import painted_claims
@@ -40,8 +40,8 @@ def is_up_to_date(lab, world):
     """Whether the screen shows the map that the prompts make of the picture."""
     sample = next(s for s in world if s.name == lab.picture)
     cam = maps_with(lab, lab.asked, sample)[lab.prompts.classes.index(lab.class_name)]
-    expected = overlay(enlarged(picture_array(sample.image), SIZE), cam, alpha=lab.opacity)
-    return same(lab.screen.after, expected)
+    large = enlarged(picture_array(sample.image), SIZE)
+    return shows_map(lab.screen.after, large, cam, alpha=lab.opacity)
 
 
 EDITS = {
