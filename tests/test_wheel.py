@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ENDINGS = (".py", ".json", ".safetensors", ".js", ".css")
+ENDINGS = (".py", ".json", ".safetensors", ".js", ".css", ".jinja")
 
 
 def run(*command, folder, installed=None):

@@ -56,8 +56,8 @@ def test_a_folder_of_masks_of_anybody_beside_a_published_number(tmp_path, capsys
 
 
 def cells(page, caption):
-    """Rows of the table below a caption."""
-    table = re.search(rf"<caption>{re.escape(caption)}</caption>(.*?)</table>", page).group(1)
+    """Rows of the table below a heading."""
+    table = re.search(rf"<h2>{re.escape(caption)}</h2>(.*?)</table>", page, re.DOTALL).group(1)
     return [
         re.findall(r"<t[dh](?: [^>]*)?>(.*?)</t[dh]>", row) for row in table.split("</tr>")[:-1]
     ]

@@ -235,7 +235,7 @@ def test_clip_es_on_a_small_voc(places, random_clip, capsys):
         assert torch.equal(written[sample.name], expected[0])
     page = (places["out"] / "masks" / "report.html").read_text(encoding="utf-8")
     table = page[page.index("Ours beside what is published") :]
-    row = re.search(r"<tr><td[^>]*>clip-es/train/crf.*?</tr>", table).group()
+    row = re.search(r"<tr>\s*<td>clip-es/train/crf.*?</tr>", table, re.DOTALL).group()
     assert "n_images: 2, there 1464" in row and "background" not in row and "refin" not in row
     assert "published: 75 (mIoU, percent)" in capsys.readouterr().out
 
