@@ -514,7 +514,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "clims_masks, crf": lambda: Door(
         functools.partial(wsss_kit.clims_masks, method=small_cam(), crf=True),
         {**batch(), "threshold": 0.3, "min_confidence": 0.9},
-        {**PICTURES, "threshold": "probability", "min_confidence": "probability or None"},
+        {**PICTURES, "threshold": "probability or None", "min_confidence": "probability or None"},
     ),
     "clip_es_maps": lambda: Door(
         functools.partial(wsss_kit.clip_es_maps, method=small_clip_es()),
