@@ -79,13 +79,9 @@ def run_evaluate(
     predicted, made = masks_in(Path(folder), list(samples.names))
     target = {name: target[name] for name in samples.names if name in target}
     if power is not None:
-        C = len(samples.classes)
-        tried = {
-            rule: _masks_by(rule, Path(folder), predicted, C)
-            for rule in (BackgroundRule(power=each) for each in power)
-        }
-        rule = best_rule({each: _mean_iou(tried[each], target, 1 + C) for each in tried})
-        predicted = tried[rule]
+        rules = [BackgroundRule(power=each) for each in power]
+        rule = best_rule(_sweep(rules, Path(folder), predicted, target, len(samples.classes)))
+        predicted = _masks_by(rule, Path(folder), predicted, len(samples.classes))
         span = f"{min(power):g} to {max(power):g}"
         made = {**made, "background": f"the best of the powers {span}, chosen here: {rule}"}
     stated = {
@@ -121,20 +117,36 @@ def _masks_by(
     """Masks by a background rule, of the soft maps that ``masks --maps`` wrote beside them."""
 
     def read(name: str) -> Tensor:
-        maps = torch.zeros(1, n_classes, *masks[name].shape)
-        labels = torch.zeros(1, n_classes)
-        for c, each in read_maps(folder, name).items():
-            maps[0, c], labels[0, c] = each, 1
-        return rule.masks(maps, labels)[0]
+        return rule.masks(*_soft_maps(folder, name, masks, n_classes))[0]
 
     return LazyMasks(list(masks), read=read, folder=folder)
 
 
-def _mean_iou(masks: Mapping[str, Tensor], target: Mapping[str, Tensor], n_values: int) -> float:
-    matrix = ConfusionMatrix(n_values)
+def _soft_maps(
+    folder: Path, name: str, masks: Mapping[str, Tensor], n_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Maps (1, C, H, W) of one image, zero for absent classes, and its labels (1, C)."""
+    maps = torch.zeros(1, n_classes, *masks[name].shape)
+    labels = torch.zeros(1, n_classes)
+    for c, each in read_maps(folder, name).items():
+        maps[0, c], labels[0, c] = each, 1
+    return maps, labels
+
+
+def _sweep(
+    rules: Sequence[BackgroundRule],
+    folder: Path,
+    masks: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    n_classes: int,
+) -> dict[BackgroundRule, float]:
+    """Rule -> mIoU in [0, 1]; the maps of an image are read once for all rules."""
+    matrices = {rule: ConfusionMatrix(1 + n_classes) for rule in rules}
     for name, truth in target.items():
-        matrix.update(masks[name], truth)
-    return float(matrix.iou().nanmean())
+        maps, labels = _soft_maps(folder, name, masks, n_classes)
+        for rule, matrix in matrices.items():
+            matrix.update(rule.masks(maps, labels)[0], truth)
+    return {rule: float(matrix.iou().nanmean()) for rule, matrix in matrices.items()}
 
 
 def _write_page(
