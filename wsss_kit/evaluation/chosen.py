@@ -13,14 +13,13 @@ from wsss_kit.evaluation.background import (
     CRF_RULES,
     POWERS,
     BackgroundRule,
-    MapsOf,
-    Refine,
     best_rule,
     predict_masks,
     sweep_background,
 )
 from wsss_kit.evaluation.report import Protocol, Report
 from wsss_kit.evaluation.scoring import evaluate
+from wsss_kit.masks import MapsOf, Refine
 from wsss_kit.paperworld import PaperWorld
 
 
