@@ -23,7 +23,7 @@ LAYERS = (
     (("data", "prompts"), ("paperworld",), ("clip", "classifier")),
     (("cam", "affinity", "crf", "masks"),),
     (("methods", "affinity_net", "segmentation", "evaluation"), ("prompts.ranking",)),
-    (("recipes", "notebook_data"), ("ablation",)),
+    (("recipes", "notebook_data"),),
     (("plot",), ("widgets",), ("commands",), ("__main__",)),
 )
 """Layers from below to above; within a layer, steps that may import from the steps before."""
