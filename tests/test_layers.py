@@ -23,7 +23,7 @@ LAYERS = (
     (("registry", "prompts"), ("data",), ("paperworld",), ("clip", "classifier")),
     (("cam", "affinity", "crf", "masks"),),
     (("methods", "affinity_net", "segmentation"), ("pipeline",)),
-    (("recipes", "evaluation"), ("prompts.ranking", "notebook_data"), ("ablation",)),
+    (("recipes", "evaluation"), ("prompts.ranking", "notebook_data")),
     (("plot",), ("widgets",), ("commands",), ("__main__",)),
 )
 """Layers from below to above; within a layer, steps that may import from the steps before."""

@@ -16,7 +16,15 @@ from torch import Tensor
 from wsss_kit.checks import check_count
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.evaluation import CONSTANTS, CRF_RULES, POWERS, Report, score_chosen_rule
+from wsss_kit.evaluation import (
+    CONSTANTS,
+    CRF_RULES,
+    POWERS,
+    Protocol,
+    Report,
+    choose_rule,
+    evaluate,
+)
 from wsss_kit.masks import MapsOf
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
@@ -183,17 +191,19 @@ def _score(
         (name, True, _RULES_WITH_CRF),
     ):
         pipeline = Pipeline(method, crf=crf)
-        scored[row] = score_chosen_rule(
-            maps_of,
-            val,
-            test,
-            rules=rules,
-            preset=method.preset,
-            refine=pipeline.refine,
+        options = {"rules": rules, "refine": pipeline.refine, "what": row, "shown": shown}
+        chosen = choose_rule(maps_of, val, val.masks, test, **options)
+        protocol = Protocol(
+            f"PaperWorld seed {test.seed}",
+            test.split,
+            resolution=f"{test.size}x{test.size}",
+            background=chosen.said,
             refinement=pipeline.refinement,
-            what=row,
-            shown=shown,
+            preset=method.preset,
         )
+        classes, target = test.classes, test.masks
+        report = evaluate(chosen.masks, target, classes=classes, protocol=protocol)
+        scored[row] = chosen.masks, report
     return method, scored
 
 
