@@ -18,18 +18,9 @@ if TYPE_CHECKING:
 NOT_STATED = "not stated"
 _STATED = ("data", "split", "n_images", "background", "refinement")
 _FILE = Path(__file__).with_name("published.json")
-_USUAL = {
-    "unit": "mIoU, percent",
-    "n_images": None,
-    "background": NOT_STATED,
-    "refinement": NOT_STATED,
-    "start": None,
-    "note": None,
-}
-"""What a row of the file has where it says nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Published:
     """One published number. What nobody states is ``"not stated"``, and compares with nothing.
 
@@ -57,15 +48,15 @@ class Published:
     method: str
     what: str
     value: float
-    unit: str
+    unit: str = "mIoU, percent"
     data: str
     split: str
-    n_images: int | None
-    background: str
-    refinement: str
-    start: str | None
+    n_images: int | None = None
+    background: str = NOT_STATED
+    refinement: str = NOT_STATED
+    start: str | None = None
     source: str
-    note: str | None
+    note: str | None = None
     commands: tuple[str, ...] = ()
     cannot: str | None = None
 
@@ -99,7 +90,7 @@ background: power 1, refinement: attention affinity, dense CRF (before doubtful 
     table = published_table()
     rows: dict[str, dict[str, Any]] = {}
     for row in table["rows"]:
-        like = rows[row["like"]] if "like" in row else _USUAL
+        like = rows[row["like"]] if "like" in row else {}
         values = {**like.get("with", {}), **row.get("with", {})}
         rows[row["name"]] = {**like, **row, "with": values}
     return tuple(_published(row, table) for row in rows.values())
