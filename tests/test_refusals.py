@@ -829,7 +829,6 @@ WITHOUT_CHECK = {
         for name in ("difference", "interval", "better", "worse")
     },
     ("Chosen", "swept"): "made by choose_rule",
-    ("Gap", "ours"): "made by explain_gap",
     **{("Published", name): "read from the package" for name in ("value", "n_images")},
     ("Report", "mean_iou"): "made by evaluate",
     ("Report", "interval"): "made by evaluate",

@@ -17,11 +17,10 @@ from wsss_kit.evaluation.chosen import Chosen, choose_rule, score_chosen_rule
 from wsss_kit.evaluation.compare import Comparison, compare_reports
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.evaluation.error_kinds import ERROR_KINDS, boundary_band, error_map, error_shares
-from wsss_kit.evaluation.gap import Gap, Reason, explain_gap
+from wsss_kit.evaluation.gap import explain_gap
 from wsss_kit.evaluation.published_numbers import (
     Published,
     beside_published,
-    differences,
     published,
     published_rows,
 )
@@ -38,17 +37,14 @@ __all__ = [
     "Chosen",
     "Comparison",
     "ConfusionMatrix",
-    "Gap",
     "Protocol",
     "Published",
-    "Reason",
     "Report",
     "beside_published",
     "best_rule",
     "boundary_band",
     "choose_rule",
     "compare_reports",
-    "differences",
     "error_map",
     "error_shares",
     "error_sources",
