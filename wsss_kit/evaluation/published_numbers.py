@@ -32,7 +32,7 @@ class Published:
         unit: such as ``"mIoU, percent"``.
         data: the data set.
         split: of it.
-        n_images: pictures that are scored; None where it is not known.
+        n_images: images that are scored; None where it is not known.
         background: the background rule.
         refinement: what came after the maps, or after the segmenter.
         start: weights that a segmenter began with.

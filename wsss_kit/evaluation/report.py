@@ -96,7 +96,7 @@ class Report:
         error_shares: (S, 4) float64, what each of ``ERROR_KINDS`` takes from the IoU; a row sums
             to 1 - IoU.
         pixels: (S,) int64, counted pixels of each class in the targets.
-        image_iou: picture name to its own mean IoU over the classes in its target; pictures
+        image_iou: image name to its own mean IoU over the classes in its target; images
             without a counted pixel are not listed.
         matrix: (K, K) int64 pixel counts over all classes, rows targets, columns predictions.
         values: K names of all values of the masks, scored or not, background first.
@@ -162,7 +162,7 @@ refinement: not stated, preset: not stated, scored: all classes
 
     @property
     def worst(self) -> list[tuple[str, float]]:
-        """Up to ten (picture name, its mean IoU), the lowest first; ``image_iou`` has them all."""
+        """Up to ten (image name, its mean IoU), the lowest first; ``image_iou`` has them all."""
         return sorted(self.image_iou.items(), key=lambda item: (item[1], item[0]))[:N_WORST]
 
     @property
