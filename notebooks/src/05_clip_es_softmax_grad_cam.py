@@ -52,9 +52,9 @@ from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES
 from wsss_kit.notebook_data import make_clip_es, open_data
 from wsss_kit.paperworld.parts import part_recall
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import new_figure, show_cams, show_masks, step_bars
 from wsss_kit.prompts.ranking import leave_one_out, rank_synonyms, rank_templates
-from wsss_kit.recipes import clip_es_crf
 from wsss_kit.widgets import PromptLab
 
 # %%
@@ -382,7 +382,7 @@ for n, squarings in product((1, len(clip.blocks)), (0, 1)):
     method = CLIPES(clip, prompts=prompts, n_layers=n, squarings=squarings).fit()
     for how, rules, refine in (
         ("no CRF", CONSTANTS, None),
-        ("with CRF", CRF_RULES, partial(clip_es_crf, method=method)),
+        ("with CRF", CRF_RULES, Pipeline(method, crf=True).refine),
     ):
         swept = sweep_background(
             partial(clip_es_maps, method=method),
@@ -415,7 +415,7 @@ ladder = {
 }
 refiners = {
     "without CRF": (CONSTANTS, None),
-    "with CRF": (CRF_RULES, partial(clip_es_crf, method=clip_es)),
+    "with CRF": (CRF_RULES, Pipeline(clip_es, crf=True).refine),
 }
 reports, masks = {}, {}
 for how, (rules, refine) in refiners.items():

@@ -234,7 +234,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    """Which part of a data set: what `commands.datasets.open_samples` takes."""
+    """Which part of a data set: what `data.open_dataset` takes."""
     parser.add_argument("--root", type=Path, help="default: where `download` puts it")
     parser.add_argument("--split", help="default: train_aug, train or trainval")
     parser.add_argument("--limit", type=_COUNT, help="only the first pictures")

@@ -20,15 +20,11 @@ from wsss_kit.checks import check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.arguments import METHODS, TAKES, takes_no
 from wsss_kit.commands.clip_at_hand import clip_asked_for
-from wsss_kit.commands.datasets import (
-    SPLITS,
-    masks_in,
-    open_masks,
-    open_samples,
-    prompts_of,
-)
+from wsss_kit.commands.generate import masks_in
 from wsss_kit.commands.own_trunk import trunk_named
 from wsss_kit.commands.runs import run_folder
+from wsss_kit.data import open_dataset
+from wsss_kit.data.datasets import SPLITS
 from wsss_kit.files import read_card, weights_path, write_whole
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
@@ -75,7 +71,7 @@ def train_method(
         resume: go on with what the folder holds; what is not asked for again stays as it was.
         device: where to work.
         **asked: ``data`` (``"voc"``), ``root``, ``split`` and ``limit`` as for
-            `datasets.open_samples`; ``start``, a saved CAM that SC-CAM or CLIMS begins from;
+            `data.open_dataset`; ``start``, a saved CAM that SC-CAM or CLIMS begins from;
             ``masks``, a folder of masks that an affinity or a segmenter learns from, or
             ``"ground-truth"`` for a ceiling; ``clip``,
             ``clip_weights`` and ``prompts`` (a file of JSON) of CLIMS; and any argument of the
@@ -100,7 +96,9 @@ def train_method(
     with joined(device) as device, run_folder(folder):
         config = _config(what, folder, asked, resume=resume)
         settle()  # all have read before the first writes
-        samples = open_samples(*(config.get(name) for name in _DATA))
+        samples = open_dataset(
+            *(config.get(name) for name in ("data", "root", "split")), limit=config.get("limit")
+        )
         before = (folder / CONFIG).read_text(encoding="utf-8") if resume else None
         train = _TRAININGS.get(what, _trained)
         try:
@@ -233,7 +231,7 @@ def _trained(
         which = {"usual": "ViT-B-32-quickgelu", "device": device}
         making["clip"], _ = clip_asked_for(*asked, **which)
         given = config.get("prompts")
-        making["prompts"] = prompts_of(config["data"], samples.classes, "clims", given)
+        making["prompts"] = samples.prompts("clims", given)
     method = _MAKES[what](**making, device=device)
     _say(what, config, folder)
     return method.fit(samples, **fitting, checkpoint=_resumable(config, folder))
@@ -272,10 +270,7 @@ def _taught(
             "wsss_kit masks` wrote, or any of NAME.png"
         )
     if config["masks"] == GROUND_TRUTH:
-        masks = open_masks(config["data"], config.get("root"), samples)
-        if masks is None:
-            raise ValueError(f"{config['data']} has no ground truth here; give --masks a folder")
-        return masks, "ground truth"
+        return samples.open_masks(), "ground truth"
     masks, made = masks_in(Path(config["masks"]), list(samples.names))
     said = [str(made[name]) for name in ("method", "background", "refinement") if name in made]
     return masks, ", ".join(said) or f"masks in {Path(config['masks']).name}"

@@ -13,7 +13,7 @@ from wsss_kit.evaluation.background import (
     predict_masks,
     sweep_background,
 )
-from wsss_kit.evaluation.chosen import Chosen, choose_rule, score_chosen_rule
+from wsss_kit.evaluation.chosen import Chosen, choose_rule
 from wsss_kit.evaluation.compare import Comparison, compare_reports
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.evaluation.error_kinds import ERROR_KINDS, boundary_band, error_map, error_shares
@@ -53,7 +53,6 @@ __all__ = [
     "predict_masks",
     "published",
     "published_rows",
-    "score_chosen_rule",
     "spills",
     "sweep_background",
 ]
