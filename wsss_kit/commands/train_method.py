@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checkpoints import CHECKPOINT
 from wsss_kit.checks import check_word
 from wsss_kit.classes import Sample
-from wsss_kit.commands.arguments import METHODS, TAKES, takes_no
 from wsss_kit.commands.clip_at_hand import clip_asked_for
 from wsss_kit.commands.datasets import (
     SPLITS,
@@ -57,46 +57,78 @@ _USUAL = {  # on the embedded world
     "segmenter": {},
 }
 _MAKES = {"cam": CAM, "sc-cam": SCCAM, "clims": CLIMS, "affinity": AffinityNet}
+METHODS = (*_MAKES, "segmenter")
+_STARTS = {  # files that a training begins from or learns from
+    "sc-cam": ("start",),
+    "clims": ("start", "clip", "clip_weights", "prompts"),
+    "affinity": ("masks",),
+    "segmenter": ("masks",),
+}
 _NOT_OPTIONS = ("self", "clip", "samples", "masks", "seeds", "prompts", "device", "progress")
 _NOT_OPTIONS += ("checkpoint", "pooled", "subcategories", "on_round", "on_epoch", "taught_by")
 
 
 def train_method(
-    what: str, out: str | Path, *, resume: bool = False, device: str = "auto", **asked: Any
+    what: str,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    data: str | None = None,
+    root: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    start: str | Path | None = None,
+    masks: str | Path | None = None,
+    clip: str | None = None,
+    clip_weights: str | Path | None = None,
+    prompts: str | Path | None = None,
+    **options: Any,
 ) -> Path:
-    """Train a method, write its weights and card, and beside them what was asked for.
+    """Train a method, write its weights and card, and beside them the settings.
 
     Under ``torchrun`` the processes share every batch, see `processes`: the losses are those of
     one process.
 
     Args:
         what: ``"cam"``, ``"sc-cam"``, ``"clims"``, ``"affinity"`` or ``"segmenter"``.
-        out: folder of ``WHAT.safetensors``, ``WHAT.json``, ``config.json`` and the checkpoint.
-        resume: go on with what the folder holds; what is not asked for again stays as it was.
-        device: where to work.
-        **asked: ``data`` (``"voc"``), ``root``, ``split`` and ``limit`` as for
-            `datasets.open_samples`; ``start``, a saved CAM that SC-CAM or CLIMS begins from;
-            ``masks``, a folder of masks that an affinity or a segmenter learns from, or
-            ``"ground-truth"`` for a ceiling; ``clip``,
-            ``clip_weights`` and ``prompts`` (a file of JSON) of CLIMS; and any argument of the
-            method or of its ``fit``, a trunk of one's own as ``"FILE.py:FUNCTION"``.
+        out: folder of the weights, their card, ``config.json`` and the checkpoint; None for one of
+            ``data/runs`` that is called after ``what``.
+        resume: go on with what the folder holds; options that are not given again stay as they
+            were.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
+        data: ``"voc"``, which None stands for, ``"coco"``, ``"pets"``, ``"folder"`` or ``"paper"``
+            (the embedded world).
+        root: folder of the data set; None for the one that `download` writes.
+        split: None for ``train_aug`` of VOC, ``train`` or ``trainval``.
+        limit: only the first so many images.
+        start: a saved CAM that SC-CAM or CLIMS begins from.
+        masks: folder of masks to learn from, or ``"ground-truth"`` for a ceiling.
+        clip: open_clip's name of the CLIP to learn from; None for ViT-B/32, or the tiny one with
+            ``"paper"``.
+        clip_weights: a file; None for OpenAI's weights.
+        prompts: a file of `Prompts.to_json`; None for the papers' prompts.
+        **options: any argument of the method or of its ``fit``, a backbone of your own as
+            ``"FILE.py:FUNCTION"``.
 
     Returns:
         The path of the weights.
 
     Raises:
         ValueError: if there is no such method or option, an option is out of its range, or the
-            folder holds a training and ``resume`` is not asked for, or holds another one.
+            folder holds a training and ``resume`` is False, or holds another one.
         FileNotFoundError: if data, masks or a file of weights are not there.
     """
     check_word("what is trained", what, METHODS)
+    asked = {"data": data, "root": root, "split": split, "limit": limit, "start": start}
+    asked |= {"masks": masks, "clip": clip, "clip_weights": clip_weights, "prompts": prompts}
     asked = {
         name: str(value) if isinstance(value, Path) else value
-        for name, value in asked.items()
+        for name, value in {**asked, **options}.items()
         if value is not None
     }
-    check_options(what, asked)
-    folder = Path(out)
+    _check_options(what, asked)
+    folder = Path(f"data/runs/{what}" if out is None else out)
     with joined(device) as device, run_folder(folder):
         config = _config(what, folder, asked, resume=resume)
         settle()  # all have read before the first writes
@@ -116,25 +148,33 @@ def train_method(
     return path
 
 
+def training_of(what: str) -> Callable[..., Path]:
+    """Return `train_method` of one method for the command line, with all of its options."""
+    from wsss_kit.commands.arguments import as_command
+
+    names, called = ("out", "resume", "device", *options_of(what)), _called(what)
+    command = as_command(partial(train_method, what), train_method, *called, only=names)
+    about = inspect.getdoc(called[0]).partition("\n")[0]
+    command.__doc__ = f"{about}\n\n{inspect.getdoc(train_method).partition('Args:')[0]}"
+    return command
+
+
 def options_of(what: str) -> list[str]:
-    """Arguments of a method and of its ``fit`` that are options by their names, sorted."""
-    return sorted(name for called in _called(what) for name in _names(called))
+    """List what a training can be told: of data and start, of its method and of its ``fit``."""
+    names = [*_DATA, *_STARTS.get(what, ())]
+    return list(dict.fromkeys(names + [n for called in _called(what) for n in _names(called)]))
 
 
-def check_options(what: str, asked: Mapping[str, Any]) -> None:
-    """Refuse what a training does not take.
-
-    Raises:
-        ValueError: naming it, and what there is.
-    """
-    takes = list(dict.fromkeys([*TAKES[what], *options_of(what)]))
+def _check_options(what: str, asked: Mapping[str, Any]) -> None:
+    takes = options_of(what)
     for name in asked:
         if name not in takes:
-            raise ValueError(takes_no(what, name, takes))
+            flags = [f"--{each.replace('_', '-')}" for each in (name, *takes)]
+            raise ValueError(f"{what} takes no {flags[0]}, expected {', '.join(flags[1:])}")
 
 
 def _called(what: str) -> tuple[Callable[..., Any], ...]:
-    """What takes the options: a constructor and ``fit``, or one function for both."""
+    """Return what takes the options: a constructor and ``fit``, or one function for both."""
     if what == "segmenter":
         return (train_segmenter,)
     return _MAKES[what], _MAKES[what].fit
@@ -160,7 +200,7 @@ def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) 
                 "give --out another folder"
             )
         asked = {**{k: v for k, v in stored.items() if k != "what"}, **asked}
-        check_options(what, asked)
+        _check_options(what, asked)
         return asked
     for name in (CHECKPOINT, what):
         if (folder / f"{name}.json").exists():
