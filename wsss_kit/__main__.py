@@ -37,20 +37,14 @@ _SHIPPED = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors that a user can mend are printed without a traceback."""
-    words: list[str] = []
-    for word in sys.argv[1:] if arguments is None else arguments:
-        if word in ("true", "false") and words and words[-1].startswith("--"):
-            words[-1] += f"={word}"  # a flag takes a value with = alone
-        else:
-            words.append(word)
+    words, bound = list(sys.argv[1:] if arguments is None else arguments), None
     command = words[0] if words and words[0] in _COMMANDS else ""
-    bound = None
     try:
-        parse = build_app(command).parse_args
-        function, bound, _ = parse(words, exit_on_error=False, print_error=False)
+        function, bound = parse(words)
         result = function(*bound.args, **bound.kwargs)
     except (ValueError, OSError, RuntimeError, CycloptsError) as error:
-        print(f"wsss_kit {command}".rstrip() + f": {error}", file=sys.stderr)
+        text = getattr(error, "msg", None) or error  # of cyclopts, what a converter has raised
+        print(f"{f'wsss_kit {command}'.rstrip()}: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nstopped; the same command {_goes_on(words, bound)}", file=sys.stderr)
@@ -60,6 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "check" and result is not None:
         return 1 if result.errors else 0
     return result if isinstance(result, int) else 0
+
+
+def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    """Read a command line: the function that it names, and the arguments that it gives.
+
+    Raises:
+        CycloptsError: for what is no command, no option or no value of one.
+    """
+    joined: list[str] = []
+    for word in words:
+        if word in ("true", "false") and joined and joined[-1].startswith("--"):
+            joined[-1] += f"={word}"  # a flag takes a value with = alone
+        else:
+            joined.append(word)
+    command = words[0] if words and words[0] in _COMMANDS else ""
+    return build_app(command).parse_args(joined, exit_on_error=False, print_error=False)[:2]
 
 
 def build_app(command: str = "") -> App:

@@ -57,41 +57,42 @@ def as_command(
 def _annotation(name: str, hint: Any, text: str) -> Any:
     """Return the type that cyclopts reads a value by: one that text can be, of a union's types."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    flag = _NAMES.get(name, f"--{name.replace('_', '-')}")
     option = partial(Parameter, name=_NAMES.get(name), help=text)
     for kind in kinds:
         if get_origin(kind) in (tuple, Sequence):
             item = get_args(kind)[0]
-            read = partial(_read_list, single=item in kinds, of=item)
+            read = partial(_read_list, flag=flag, of=item, single=item in kinds)
             shown = item if item in _KINDS else str
             return Annotated[
                 list[shown], option(converter=read, consume_multiple=True, negative=())
             ]
         if get_origin(kind) is Mapping:
-            return Annotated[str, option(converter=partial(_read, of=json.loads))]
+            return Annotated[str, option(converter=partial(_read, flag=flag, of=json.loads))]
     for kind in (int, float):
         if kind in kinds:
-            return Annotated[kind, option(converter=partial(_read, of=kind))]
+            return Annotated[kind, option(converter=partial(_read, flag=flag, of=kind))]
     return Annotated[bool if bool in kinds else str, option()]
 
 
-def _read(_: Any, tokens: Sequence[Token], *, of: Callable[[str], Any]) -> Any:
-    return _value(tokens[0].value, of)
+def _read(_: Any, tokens: Sequence[Token], *, flag: str, of: Callable[[str], Any]) -> Any:
+    return _value(tokens[0].value, flag, of)
 
 
-def _read_list(_: Any, tokens: Sequence[Token], *, single: bool, of: Any) -> Any:
+def _read_list(_: Any, tokens: Sequence[Token], *, flag: str, of: Any, single: bool) -> Any:
     """Read ``1 0.5`` and ``1,0.5``; ``single`` if one value is no list. Paths may hold commas."""
     words = [token.value for token in tokens]
     if of is str or of in _KINDS:
         words = [part.strip() for word in words for part in word.split(",") if part.strip()]
-    values = [_value(word, of) if of in _KINDS else word for word in words]
+    values = [_value(word, flag, of) if of in _KINDS else word for word in words]
     return values[0] if single and len(values) == 1 else values
 
 
-def _value(text: str, of: Callable[[str], Any]) -> Any:
+def _value(text: str, flag: str, of: Callable[[str], Any]) -> Any:
     try:
         value = of(text)
     except ValueError:
         value = math.nan
-    if value != value or value == math.inf:
-        raise ValueError(f"{text!r} is not {_KINDS[of]}")
+    if value != value or value in (math.inf, -math.inf):
+        raise ValueError(f"{flag} is {text!r}, expected {_KINDS[of]}")
     return value

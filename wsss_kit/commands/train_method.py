@@ -38,6 +38,7 @@ from wsss_kit.segmentation import Segmenter, train_segmenter
 from wsss_kit.training import labels_of
 
 CONFIG = "config.json"
+Fit = Callable[..., CAM | SCCAM | CLIMS | AffinityNet | Segmenter]
 GROUND_TRUTH = "ground-truth"
 """As ``masks``: the data set's own masks, for a ceiling; no longer weak supervision."""
 _DATA = ("data", "root", "split", "limit")
@@ -49,13 +50,6 @@ CROPS = {  # of training on photographs, with the range of the longer side befor
     "segmenter": {},
 }
 """As published: IRN's and CLIMS' (512), SC-CAM's (224), PSA's (448)."""
-
-_PAPER = {"backbone": "paper", "weights": "web"}
-_USUAL = {  # on the embedded world
-    **{what: {**_PAPER, "preset": "clean"} for what in ("cam", "sc-cam", "clims")},
-    "affinity": _PAPER,
-    "segmenter": {},
-}
 _MAKES = {"cam": CAM, "sc-cam": SCCAM, "clims": CLIMS, "affinity": AffinityNet}
 METHODS = (*_MAKES, "segmenter")
 _STARTS = {  # files that a training begins from or learns from
@@ -133,13 +127,18 @@ def train_method(
         config = _config(what, folder, asked, resume=resume)
         settle()  # all have read before the first writes
         samples = open_samples(*(config.get(name) for name in _DATA))
-        before = (folder / CONFIG).read_text(encoding="utf-8") if resume else None
-        train = _TRAININGS.get(what, _trained)
+        prepare = {"affinity": _affinity, "segmenter": _segmenter}.get(what, _classifier)
+        fit = prepare(what, config, samples, device)
+        settings = folder / CONFIG
+        before = settings.read_text(encoding="utf-8") if resume else None
+        if rank() == 0:
+            write_whole(settings, json.dumps({"what": what, **config}, indent=1) + "\n")
+        head_alone = what == "cam" and not config.get("train_backbone", True)  # takes seconds
         try:
-            fitted = train(what, config, samples, folder, device)
+            fitted = fit(checkpoint=None if head_alone else folder / CHECKPOINT)
         except ValueError:
             if before is not None and rank() == 0:  # what goes on is what was there
-                write_whole(folder / CONFIG, before)
+                write_whole(settings, before)
             raise
         path = weights_path(folder / what)
         if rank() == 0:
@@ -214,17 +213,16 @@ def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) 
 
 
 def _usual(what: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training takes where nothing is said, beside its method's own defaults."""
-    paper = config["data"] == "paper"
-    own_trunk = any(name in config for name in ("backbone", "start", "network"))
-    usual = dict(_USUAL[what]) if paper else dict(CROPS[what])
-    if paper and own_trunk:
-        usual = {k: v for k, v in usual.items() if k not in _PAPER}
-    if paper or own_trunk or "weights" in config:
-        return usual
+    """Return the settings that are not given, beside the method's own defaults."""
+    network = {"backbone": "resnet50", "weights": "imagenet"}
     if what == "segmenter":
-        return {"network": "deeplab_v2", "weights": "imagenet"}
-    return {"backbone": "resnet50", "weights": "imagenet", **usual}
+        network = {"network": "deeplab_v2", "weights": "imagenet"}
+    named = any(name in config for name in ("backbone", "start", "network"))
+    if config["data"] == "paper":
+        network = {"backbone": "paper", "weights": "web"} if what != "segmenter" else {}
+        usual = {"preset": "clean"} if what in ("cam", "sc-cam", "clims") else {}
+        return usual if named else {**network, **usual}
+    return CROPS[what] if named or "weights" in config else {**network, **CROPS[what]}
 
 
 def _parts(what: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -241,21 +239,10 @@ def _parts(what: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
-def _resumable(config: Mapping[str, Any], folder: Path) -> Path | None:
-    """Where the checkpoint lies; a head alone takes seconds and has none."""
-    return folder / CHECKPOINT if config.get("train_backbone", True) else None
-
-
-def _say(what: str, config: Mapping[str, Any], folder: Path) -> None:
-    """Write down what is asked for, once it is known to make sense."""
-    if rank() == 0:
-        write_whole(folder / CONFIG, json.dumps({"what": what, **config}, indent=1) + "\n")
-
-
-def _trained(
-    what: str, config: Mapping[str, Any], samples: Sequence[Sample], folder: Path, device: str
-) -> CAM | SCCAM | CLIMS:
-    """A CAM, SC-CAM or CLIMS."""
+def _classifier(
+    what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str
+) -> Fit:
+    """Prepare the training of a CAM, SC-CAM or CLIMS."""
     if not labels_of(samples).any():
         raise ValueError(
             f"none of the {len(samples)} pictures shows a class, expected image-level labels; see "
@@ -274,32 +261,20 @@ def _trained(
         making["clip"], _ = clip_asked_for(*asked, **which)
         given = config.get("prompts")
         making["prompts"] = prompts_of(config["data"], samples.classes, "clims", given)
-    method = _MAKES[what](**making, device=device)
-    _say(what, config, folder)
-    return method.fit(samples, **fitting, checkpoint=_resumable(config, folder))
+    return partial(_MAKES[what](**making, device=device).fit, samples, **fitting)
 
 
-def _trained_affinity(
-    what: str, config: Mapping[str, Any], samples: Sequence[Sample], folder: Path, device: str
-) -> AffinityNet:
+def _affinity(what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str) -> Fit:
     making, fitting = _parts(what, config)
     seeds, _ = _taught(config, samples)
-    net = AffinityNet(**making, device=device)
-    _say(what, config, folder)
-    return net.fit(samples, seeds, **fitting, checkpoint=folder / CHECKPOINT)
+    return partial(AffinityNet(**making, device=device).fit, samples, seeds, **fitting)
 
 
-def _trained_segmenter(
-    what: str, config: Mapping[str, Any], samples: Sequence[Sample], folder: Path, device: str
-) -> Segmenter:
+def _segmenter(what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str) -> Fit:
     (options,) = _parts(what, config)
-    masks, made_by = _taught(config, samples)
-    _say(what, config, folder)
-    options |= {"taught_by": made_by, "device": device, "checkpoint": folder / CHECKPOINT}
-    return train_segmenter(samples, masks, **options)
-
-
-_TRAININGS = {"affinity": _trained_affinity, "segmenter": _trained_segmenter}
+    masks, taught_by = _taught(config, samples)
+    options |= {"taught_by": taught_by, "device": device}
+    return partial(train_segmenter, samples, masks, **options)
 
 
 def _taught(
