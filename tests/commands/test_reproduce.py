@@ -13,7 +13,8 @@ from PIL import Image
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main, parse
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.commands import clip_at_hand, train_method
+from wsss_kit.commands import clip_at_hand, masks, train_method
+from wsss_kit.commands.evaluate import run_evaluate
 from wsss_kit.commands.generate import read_masks
 from wsss_kit.commands.reproduce import filled, needs_of, run_reproduce
 from wsss_kit.data import load_voc
@@ -335,9 +336,12 @@ def test_the_embedded_world_runs_whole_and_goes_on(tmp_path, capsys, monkeypatch
     def work(*_, **__):
         raise AssertionError("made again")
 
-    for function in ("masks.run_masks", "train_method.train_method"):
-        monkeypatch.setattr(f"wsss_kit.commands.{function}", work)
-    monkeypatch.setattr("wsss_kit.commands.evaluate.run_evaluate", lambda *_, **__: None)
+    for module, name in ((masks, "run_masks"), (train_method, "train_method")):
+        monkeypatch.setattr(
+            module, name, functools.wraps(getattr(module, name))(lambda *_, **__: work())
+        )
+    quiet = functools.wraps(run_evaluate)(lambda *_, **__: None)
+    monkeypatch.setattr("wsss_kit.commands.evaluate.run_evaluate", quiet)
     assert run_reproduce("paper/clip-es", **run) == 0
     assert capsys.readouterr().out.count("(done)") == 6
     with pytest.raises(ValueError, match="holds a run of other commands"):

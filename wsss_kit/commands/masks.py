@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from wsss_kit.affinity_net import AffinityNet
-from wsss_kit.checks import check_count, check_word
+from wsss_kit.checks import check_count, check_device, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.clip_at_hand import clip_asked_for
 from wsss_kit.commands.datasets import SPLITS, open_samples, prompts_of
@@ -107,6 +107,7 @@ def run_masks(
     check_rule(**given)
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         check_count(name, value)
+    check_device(device)
     samples = open_samples(data, root, split, limit)
     (rank, world), device = place_in_run(), own_device(device)
     own = trunk_named(backbone)

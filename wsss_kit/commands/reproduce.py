@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_device
 from wsss_kit.commands.generate import MANIFEST
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.commands.train_method import CONFIG
@@ -92,6 +92,7 @@ def run_reproduce(
         return 0
     name, row = row, published(row)
     check_count("seed", seed, least=0)
+    check_device(device)
     for option, value in (("limit", limit), ("iterations", iterations)):
         if value is not None:
             check_count(option, value)

@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wsss_kit.checks import chosen_device
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES, POWERS, sweep_background
@@ -58,6 +59,7 @@ def train_paper_clip(
     Returns:
         The path of the weights.
     """
+    device = str(chosen_device(device))
     with run_folder(out) as folder:
         run = Pretraining(
             folder, steps=steps, fall=fall, seed=seed, workers=workers, device=device, torn=torn

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checkpoints import CHECKPOINT
-from wsss_kit.checks import check_word
+from wsss_kit.checks import check_device, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.clip_at_hand import clip_asked_for
 from wsss_kit.commands.datasets import (
@@ -114,6 +114,7 @@ def train_method(
         FileNotFoundError: if data, masks or a file of weights are not there.
     """
     check_word("what is trained", what, METHODS)
+    check_device(device)
     asked = {"data": data, "root": root, "split": split, "limit": limit, "start": start}
     asked |= {"masks": masks, "clip": clip, "clip_weights": clip_weights, "prompts": prompts}
     asked = {
