@@ -11,6 +11,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError
 
+from wsss_kit.checkpoints import CHECKPOINT
 from wsss_kit.commands.arguments import as_command
 from wsss_kit.processes import place_in_run
 
@@ -18,14 +19,13 @@ _COMMANDS = {
     "demo": ("demo:demo", "every method on the embedded world, offline"),
     "download": ("download:download", "a data set into its folder below data/"),
     "check": ("check:run_check", "what is wrong with a data set, before hours of work"),
-    "train": ("", "train a method on a data set, or what the package ships"),
     "masks": ("masks:run_masks", "a data set to pseudo masks on disk, resumably"),
     "evaluate": ("evaluate:run_evaluate", "masks on disk against ground truth"),
     "baseline": ("baseline:run_baseline", "plain CAM on real photographs"),
     "reproduce": ("reproduce:run_reproduce", "the commands of a published number"),
     "bench": ("bench:run_bench", "how fast CLIP-ES is here, against the literal one"),
 }
-"""Each command's function, in a module of ``commands``, and its line in the list."""
+"""Each command's function, in a module of ``commands``, and its line in the list; and ``train``."""
 _SHIPPED = {
     "paper-clip": "train:train_paper_clip",
     "choose-clip": "train:choose_paper_clip",
@@ -38,7 +38,7 @@ _SHIPPED = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors that a user can mend are printed without a traceback."""
     words, bound = list(sys.argv[1:] if arguments is None else arguments), None
-    command = words[0] if words and words[0] in _COMMANDS else ""
+    command = next((word for word in words[:1] if word in (*_COMMANDS, "train")), "")
     try:
         function, bound = parse(words)
         result = function(*bound.args, **bound.kwargs)
@@ -70,8 +70,7 @@ def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
             joined[-1] += f"={word}"  # a flag takes a value with = alone
         else:
             joined.append(word)
-    command = words[0] if words and words[0] in _COMMANDS else ""
-    return build_app(command).parse_args(joined, exit_on_error=False, print_error=False)[:2]
+    return build_app(*words[:1]).parse_args(joined, exit_on_error=False, print_error=False)[:2]
 
 
 def build_app(command: str = "") -> App:
@@ -79,23 +78,19 @@ def build_app(command: str = "") -> App:
     about = "A tutorial and analysis kit for weakly supervised semantic segmentation."
     app = App("python -m wsss_kit", help=about, help_format="rst", version_flags=())
     for name, (where, text) in _COMMANDS.items():
-        if name != command:
-            app.command(lambda: None, name=name, help=text)
-        elif name != "train":
+        if name == command:
             app.command(as_command(_load(where)), name=name)
         else:
-            app.command(_build_train(text))
-    return app
+            app.command(lambda: None, name=name, help=text)
+    train = App("train", help="train a method on a data set, or what the package ships")
+    if command == "train":
+        from wsss_kit.commands.train_method import METHODS, training_of
 
-
-def _build_train(text: str) -> App:
-    from wsss_kit.commands.train_method import METHODS, training_of
-
-    app = App("train", help=text)
-    for what in METHODS:
-        app.command(training_of(what), name=what)
-    for what, where in _SHIPPED.items():
-        app.command(as_command(_load(where)), name=what)
+        for what in METHODS:
+            train.command(training_of(what), name=what)
+        for what, where in _SHIPPED.items():
+            train.command(as_command(_load(where)), name=what)
+    app.command(train)
     return app
 
 
@@ -106,8 +101,6 @@ def _load(where: str) -> Callable[..., Any]:
 
 def _goes_on(words: Sequence[str], bound: inspect.BoundArguments | None) -> str:
     """Return where the same command goes on from after it was stopped."""
-    from wsss_kit.checkpoints import CHECKPOINT
-
     if words[0] in ("download", "masks", "reproduce"):
         return "goes on from what is written"
     if words[0] == "train" and bound and words[1] not in ("paper-trunk", "choose-clip"):
@@ -115,7 +108,7 @@ def _goes_on(words: Sequence[str], bound: inspect.BoundArguments | None) -> str:
         folder = Path(bound.arguments["out"] or f"data/runs/{words[1]}")
         first = {"paper-clims": "cam", "paper-sc-cam": "sc-cam-training"}
         if (folder / f"{first.get(words[1], CHECKPOINT)}.safetensors").exists():
-            resume = "with --resume " * (words[1] not in _SHIPPED)
+            resume = "" if words[1] in _SHIPPED else "with --resume "
             return f"{resume}goes on from the last checkpoint"
     return "begins again"
 

@@ -102,7 +102,7 @@ def test_a_device_that_is_not_there(tmp_path, no_work, capsys):
 
 # -- options ----------------------------------------------------------------------------------
 
-PLAIN = [*([name] for name in _COMMANDS if name != "train"), *(["train", n] for n in _SHIPPED)]
+PLAIN = [*([name] for name in _COMMANDS), *(["train", name] for name in _SHIPPED)]
 
 
 @pytest.mark.parametrize("words", PLAIN, ids=" ".join)
@@ -146,7 +146,7 @@ def test_the_first_page_lists_the_commands_and_is_quick():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *page, quick, heavy = run.stdout.splitlines()
     assert quick == "True" and heavy == "[]"
-    assert all(any(f" {name} " in line for line in page) for name in _COMMANDS)
+    assert all(any(f" {name} " in line for line in page) for name in (*_COMMANDS, "train"))
 
 
 def test_the_package_is_imported_without_the_command_line():
