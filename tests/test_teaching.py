@@ -117,7 +117,7 @@ def test_the_teachers_page_has_its_three_plans_and_real_cells():
 
 
 def test_commands_of_the_coursework_are_commands():
-    from wsss_kit.__main__ import parse
+    from wsss_kit.commands.line import parse
 
     block = TEACHING.split("```\n")[1].replace("\\\n", " ")
     lines = [line.split() for line in block.splitlines() if line.strip()]

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from wsss_kit.__main__ import _COMMANDS, _SHIPPED, _load, main, parse
+from wsss_kit.__main__ import main
 from wsss_kit.commands import train_method
+from wsss_kit.commands.line import _COMMANDS, _SHIPPED, _load, parse
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.commands.train_method import METHODS, options_of
 

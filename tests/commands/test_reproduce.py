@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from tests.commands.voc_layout import build_voc
-from wsss_kit.__main__ import main, parse
+from wsss_kit.__main__ import main
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.commands import clip_at_hand, masks, train_method
 from wsss_kit.commands.evaluate import run_evaluate
 from wsss_kit.commands.generate import read_masks
+from wsss_kit.commands.line import parse
 from wsss_kit.commands.reproduce import filled, needs_of, run_reproduce
 from wsss_kit.data import load_voc
 from wsss_kit.evaluation import BackgroundRule, predict_masks, published, published_rows

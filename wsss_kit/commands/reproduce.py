@@ -212,7 +212,7 @@ def _line(command: Sequence[str]) -> str:
 
 def _run(commands: Sequence[list[str]], folder: Path, device: str) -> int:
     """Run the commands in order, up to the first that fails."""
-    from wsss_kit.__main__ import main
+    from wsss_kit.commands.line import main
 
     text = "".join(f"{_line(command)}\n" for command in commands)
     record = folder / COMMANDS
