@@ -43,7 +43,7 @@ def launch(*words: Any, processes: int = 1, **options: Any) -> None:
         start_new_session=True,
         env={"OMP_NUM_THREADS": str(threads), **os.environ},
     )
-    output = io.TextIOWrapper(run.stdout, errors="replace", newline="")  # keeps \r as the end
+    output = io.TextIOWrapper(run.stdout, "utf-8", "replace", newline="")  # keeps \r
     said: list[str] = []
     covered = 0  # width of a bar that stands where the next line goes
     try:

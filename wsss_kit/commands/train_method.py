@@ -128,7 +128,7 @@ def train_method(
         config = _config(what, folder, asked, resume=resume)
         settle()  # all have read before the first writes
         samples = open_samples(*(config.get(name) for name in _DATA))
-        prepare = {"affinity": _affinity, "segmenter": _segmenter}.get(what, _classifier)
+        prepare = _from_masks if "masks" in options_of(what) else _classifier
         fit = prepare(what, config, samples, device)
         settings = folder / CONFIG
         before = settings.read_text(encoding="utf-8") if resume else None
@@ -185,23 +185,22 @@ def _names(called: Callable[..., Any]) -> list[str]:
 
 
 def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
-    """What to do: what was asked for, on what the folder says, on what is usual."""
-    path = folder / CONFIG
+    """Return the settings: what is given, else what the folder holds, else what is usual."""
     if resume:
-        if not path.is_file():
+        if not (folder / CONFIG).is_file():
             raise FileNotFoundError(
                 f"{folder} has no {CONFIG}, so there is nothing to go on with; leave --resume out, "
                 "or give --out the folder of the training"
             )
-        stored = read_card(path)
+        stored = read_card(folder / CONFIG)
         if stored.get("what") != what:
             raise ValueError(
                 f"{folder} holds a training of {stored.get('what')}, and {what} is asked for; "
                 "give --out another folder"
             )
-        asked = {**{k: v for k, v in stored.items() if k != "what"}, **asked}
-        _check_options(what, asked)
-        return asked
+        del stored["what"]
+        _check_options(what, stored)
+        return {**stored, **asked}
     for name in (CHECKPOINT, what):
         if (folder / f"{name}.json").exists():
             raise ValueError(
@@ -227,17 +226,14 @@ def _usual(what: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(what: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The options of the constructor and those of ``fit``; ``seed`` may be for both."""
-    parts = [
-        {name: config[name] for name in _names(called) if config.get(name) is not None}
-        for called in _called(what)
-    ]
-    for part in parts:
-        if isinstance(scales := part.get("scales"), (list, int, float)):
-            part["scales"] = tuple(scales) if isinstance(scales, list) else (scales,)
-    if "backbone" in parts[0]:
-        parts[0]["backbone"] = trunk_named(parts[0]["backbone"])
-    return parts
+    """Return the options of the constructor and those of ``fit``; ``seed`` may be for both."""
+    given = {name: value for name, value in config.items() if value is not None}
+    if "scales" in given:
+        scales = given["scales"]
+        given["scales"] = (scales,) if isinstance(scales, int | float) else tuple(scales)
+    if "backbone" in given:
+        given["backbone"] = trunk_named(given["backbone"])
+    return [{n: given[n] for n in _names(called) if n in given} for called in _called(what)]
 
 
 def _classifier(
@@ -265,17 +261,16 @@ def _classifier(
     return partial(_MAKES[what](**making, device=device).fit, samples, **fitting)
 
 
-def _affinity(what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str) -> Fit:
-    making, fitting = _parts(what, config)
-    seeds, _ = _taught(config, samples)
-    return partial(AffinityNet(**making, device=device).fit, samples, seeds, **fitting)
-
-
-def _segmenter(what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str) -> Fit:
-    (options,) = _parts(what, config)
+def _from_masks(
+    what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str
+) -> Fit:
+    """Prepare the training of an affinity or a segmenter, which learn from masks."""
+    *making, fitting = _parts(what, config)
     masks, taught_by = _taught(config, samples)
-    options |= {"taught_by": taught_by, "device": device}
-    return partial(train_segmenter, samples, masks, **options)
+    if what == "segmenter":
+        fitting |= {"taught_by": taught_by, "device": device}
+        return partial(train_segmenter, samples, masks, **fitting)
+    return partial(AffinityNet(**making[0], device=device).fit, samples, masks, **fitting)
 
 
 def _taught(
