@@ -15,16 +15,15 @@ from wsss_kit.crf import crf_of_present, dense_crf, reference_crf_images
 from wsss_kit.methods.base import CAMMethod, MethodOutput
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import (
     cam_maps,
     cam_masks,
     clims_masks,
-    clip_es_crf,
     clip_es_maps,
     clip_es_masks,
     sc_cam_masks,
-    walked,
 )
 
 
@@ -34,6 +33,7 @@ class Given(CAMMethod):
     def __init__(self, cams, affinity=None, preset="reference"):
         self.preset = preset
         self.output = MethodOutput(cams, affinity)
+        self.brings_affinity = affinity is not None
 
     def fit(self, samples=(), **training):
         return self
@@ -209,10 +209,10 @@ def test_presets_differ_in_boxes_and_in_what_the_crf_sees(given):
     assert (released == 0).all()
     assert clean.max() > 0.9
     scores = torch.rand(2, 4, 17, 22)
-    plain = clip_es_crf(scores, images, labels, method=method)
+    plain = Pipeline(method, crf=True).refine(scores, images, labels)
     assert torch.equal(plain, crf_of_present(scores, images, labels))
     method.preset = "reference"
-    wrapping = clip_es_crf(scores, images, labels, method=method)
+    wrapping = Pipeline(method, crf=True).refine(scores, images, labels)
     assert torch.equal(wrapping, crf_of_present(scores, reference_crf_images(images), labels))
     assert not torch.equal(wrapping, plain)
 
@@ -328,7 +328,8 @@ def test_a_learned_affinity_is_walked_on_its_own_grid():
     labels = torch.stack([s.labels for s in world])
     cams = torch.rand(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
     method = Given(cams * labels[:, :, None, None])
-    found = walked(method.output.cams, images, affinity_net=net, power=4, squarings=3)
+    pipeline = Pipeline(method, affinity=net, walk_power=4, squarings=3)
+    found = pipeline.walk(method.output.cams, images)
     sized = resize(method.output.cams, (12, 12))
     steps = walk_by_hand(sized.flatten(2), net(images), 4, 8).view(2, 8, 12, 12)
     assert torch.allclose(found, resize(steps, (96, 96)), atol=1e-4)
@@ -350,7 +351,7 @@ def test_clip_es_maps_walk_with_a_learned_affinity_instead(given):
     method.output = MethodOutput(cams)  # none of its own is needed
     masks = clip_es_masks(images, labels, method=method, min_confidence=None, **walk)
     scores = torch.cat([1 - expected.amax(1, keepdim=True), expected], 1)
-    refined = clip_es_crf(scores, images, labels, method=method)
+    refined = Pipeline(method, crf=True).refine(scores, images, labels)
     assert torch.equal(masks, refined.argmax(1))
 
 

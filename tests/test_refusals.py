@@ -41,6 +41,7 @@ from wsss_kit.methods.sc_cam import (
 )
 from wsss_kit.notebook_data import open_data
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.widgets import CAMExplorer
 from wsss_kit.widgets.bars import Bars
@@ -359,6 +360,18 @@ DOORS: dict[str, Callable[[], Door]] = {
             **{"seed": "count from 0", "samples": "samples"},
         },
     ),
+    "Pipeline": lambda: Door(
+        functools.partial(Pipeline, small_cam()),
+        {
+            **{"background": 0.3, "min_confidence": 0.9, "box_threshold": 0.4},
+            **{"walk_power": 8.0, "squarings": 1},
+        },
+        {
+            **{"background": "probability or None", "min_confidence": "probability or None"},
+            **{"box_threshold": "probability", "squarings": "count from 0"},
+            "walk_power": "positive or None",
+        },
+    ),
     "sc_cam_masks": lambda: Door(
         functools.partial(wsss_kit.sc_cam_masks, method=small_cam()),
         {**batch(), "threshold": 0.3, "min_confidence": 0.9},
@@ -376,7 +389,7 @@ DOORS: dict[str, Callable[[], Door]] = {
         {
             **PICTURES,
             "min_confidence": "probability or None",
-            "walk_power": "positive",
+            "walk_power": "positive or None",
             "squarings": "count from 0",
             "background_power": "positive",
         },
@@ -466,7 +479,7 @@ DOORS: dict[str, Callable[[], Door]] = {
             **PICTURES,
             "threshold": "probability or None",
             "min_confidence": "probability or None",
-            "walk_power": "positive",
+            "walk_power": "positive or None",
             "squarings": "count from 0",
         },
     ),
@@ -507,7 +520,7 @@ DOORS: dict[str, Callable[[], Door]] = {
         {**batch(), "walk_power": 8.0, "squarings": 1, "background_power": 4.0},
         {
             **PICTURES,
-            **{"walk_power": "positive", "squarings": "count from 0"},
+            **{"walk_power": "positive or None", "squarings": "count from 0"},
             "background_power": "positive",
         },
     ),
@@ -524,12 +537,12 @@ DOORS: dict[str, Callable[[], Door]] = {
     "clip_es_maps, walked": lambda: Door(
         functools.partial(wsss_kit.clip_es_maps, method=small_clip_es(), affinity_net=small_net()),
         {**batch(), "walk_power": 8.0, "squarings": 1},
-        {**PICTURES, "walk_power": "positive", "squarings": "count from 0"},
+        {**PICTURES, "walk_power": "positive or None", "squarings": "count from 0"},
     ),
     "clip_es_masks, walked": lambda: Door(
         functools.partial(wsss_kit.clip_es_masks, method=small_clip_es(), affinity_net=small_net()),
         {**batch(), "walk_power": 8.0, "squarings": 1},
-        {**PICTURES, "walk_power": "positive", "squarings": "count from 0"},
+        {**PICTURES, "walk_power": "positive or None", "squarings": "count from 0"},
     ),
     "clip_es_masks": lambda: Door(
         functools.partial(wsss_kit.clip_es_masks, method=small_clip_es()),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -120,6 +121,50 @@ def scores_to_masks(
         unsure = (best < min_confidence) & present.any(1)[:, None, None]
         masks = masks.masked_fill(unsure, IGNORE_INDEX)
     return masks
+
+
+@dataclass(frozen=True)
+class BackgroundRule:
+    """A background rule; give exactly one of the two numbers.
+
+    Args:
+        threshold: the constant background, in [0, 1].
+        power: the exponent, above 0.
+
+    Raises:
+        ValueError: if both or none are given, or one is out of its range.
+
+    Example:
+        >>> str(BackgroundRule(threshold=0.25)), str(BackgroundRule(power=2))
+        ('constant 0.25', '(1 - max)^2')
+    """
+
+    threshold: float | None = None
+    power: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.threshold is None) == (self.power is None):
+            raise ValueError(
+                f"threshold is {self.threshold} and power {self.power}, expected exactly one of "
+                "the two"
+            )
+        if self.threshold is not None:
+            check_probability("threshold", self.threshold)
+        else:
+            check_positive("power", self.power)
+
+    def __str__(self) -> str:
+        if self.threshold is not None:
+            return f"constant {self.threshold:g}"
+        return f"(1 - max)^{self.power:g}"
+
+    def scores(self, maps: Tensor) -> Tensor:
+        """Maps with their background: (B, C, H, W) -> (B, 1 + C, H, W)."""
+        return add_background(maps, threshold=self.threshold, power=self.power)
+
+    def masks(self, maps: Tensor, labels: Tensor) -> Tensor:
+        """(B, C, H, W), (B, C) -> (B, H, W) int64."""
+        return scores_to_masks(self.scores(maps), labels)
 
 
 def _check_scores(scores: Tensor, labels: Tensor) -> None:

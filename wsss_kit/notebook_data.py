@@ -6,7 +6,6 @@ rule, those of ``test`` score.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,36 +14,23 @@ from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_word
-from wsss_kit.classes import VOC_CLASSES, Sample
+from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
-from wsss_kit.data import (
-    LazyMasks,
-    load_folder,
-    load_folder_masks,
-    load_voc,
-    load_voc_masks,
-)
+from wsss_kit.data import LazyMasks, open_dataset
+from wsss_kit.data.datasets import TITLES, default_root
 from wsss_kit.evaluation import Chosen, Protocol, Report, choose_rule, evaluate
-from wsss_kit.evaluation.background import MapsOf
+from wsss_kit.masks import MapsOf
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import STUFF, PaperWorld
-from wsss_kit.prompts import Prompts
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.segmentation import Segmenter, train_segmenter
 
 NAMES = ("paper", "voc", "folder")
-PLACES = {"voc": ("WSSS_KIT_VOC", "VOC2012"), "folder": ("WSSS_KIT_FOLDER", "mine")}
-"""The environment variable that names the folder, and the folder of ``data/`` without it."""
-
-
-TITLES = {
-    "paper": ("PaperWorld", {}),
-    "voc": ("VOC 2012", {"val": "train, its end", "test": "val"}),
-    "folder": ("own folder", {}),
-}
-"""What a protocol calls the data, and its splits where the data set has other names."""
+_SPLITS = {"voc": {"val": "train, its end", "test": "val"}}
+"""What a protocol calls the splits where the data set has other names."""
 
 
 class OpenData(NamedTuple):
@@ -80,10 +66,10 @@ class OpenData(NamedTuple):
             >>> str(data.protocol("test", background="constant 0.3"))[:54]
             'PaperWorld test, images not counted, resolution: 96x96'
         """
-        title, names = TITLES[self.name]
         H, W = self.test[0].image.shape[1:]
         resolution = f"{H}x{W}" if self.name == "paper" else "image"
-        return Protocol(title, names.get(split, split), resolution=resolution, **stated)
+        split = _SPLITS.get(self.name, {}).get(split, split)
+        return Protocol(TITLES.get(self.name, "own folder"), split, resolution=resolution, **stated)
 
     def evaluate(self, masks: Mapping[str, Tensor], split: str = "test", **stated: str) -> Report:
         """Score the masks of a split against its ground truth.
@@ -111,7 +97,7 @@ class OpenData(NamedTuple):
 
     def score(
         self,
-        maps_of: MapsOf,
+        maps_of: Pipeline | MapsOf,
         *,
         refinement: str = "none",
         preset: str = "not stated",
@@ -152,8 +138,7 @@ def open_data(
         n_train: at most so many pictures of ``train``.
         n_val: of ``val``.
         n_test: of ``test``.
-        root: of ``"voc"`` or ``"folder"``. By default the environment variable ``WSSS_KIT_VOC`` or
-            ``WSSS_KIT_FOLDER``, else ``VOC2012/`` or ``mine/`` in the repository's ``data/``.
+        root: of ``"voc"`` or ``"folder"``; None for `data.datasets.default_root`.
         classes: of ``"folder"``, in the order of its mask values; by default the sorted names of
             its table.
 
@@ -176,9 +161,9 @@ def open_data(
         check_count(f"n_{split}", size)
     check_word("DATA", name, NAMES)
     if name == "paper":
-        train, val, test = (PaperWorld(n, split=split) for split, n in sizes.items())
-        return OpenData(name, PaperWorld.classes, train, val, test, val.masks, test.masks)
-    found = Path(root) if root is not None else place_of(name)
+        train, val, test = (open_dataset(name, split=s, limit=n) for s, n in sizes.items())
+        return OpenData(name, val.classes, train, val, test, val.open_masks(), test.open_masks())
+    found = Path(root) if root is not None else default_root(name)
     data = _open_voc(found, sizes) if name == "voc" else _open_folder(found, sizes, classes)
     for split in sizes:
         if not len(getattr(data, split)):
@@ -223,7 +208,7 @@ def make_clip_es(data: OpenData) -> CLIPES:
     Returns:
         The method with its phrases encoded; open_clip downloads the large weights once.
     """
-    prompts = _prompts_of(data, "clip_es")
+    prompts = data.train.prompts()
     if data.name == "paper":
         return CLIPES(load_clip("paper"), prompts=prompts).fit()
     return CLIPES(load_clip("ViT-B-16-quickgelu", weights="openai"), prompts=prompts).fit()
@@ -244,7 +229,7 @@ def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
     Returns:
         The method; call its ``fit(data.train, ...)``.
     """
-    prompts = _prompts_of(data, "clims")
+    prompts = data.train.prompts("clims")
     if data.name == "paper":
         clip = load_clip("paper")
         return CLIMS(clip, cam, prompts=prompts, preset="clean", scales=(1.0,), **weights)
@@ -348,51 +333,27 @@ def teach_segmenter(
     return train_segmenter(learned, masks, network="deeplab_v2", loss="balanced", **options)
 
 
-def _prompts_of(data: OpenData, method: str) -> Prompts:
-    if data.name == "paper":
-        return Prompts.paper(method=method)
-    if data.classes == VOC_CLASSES:
-        return Prompts.voc(method=method)
-    return Prompts.for_classes(data.classes, method=method)
-
-
-def place_of(name: str) -> Path:
-    """Where ``"voc"`` or ``"folder"`` lies: as its environment variable says, else in ``data/``."""
-    variable, folder = PLACES[name]
-    if os.environ.get(variable):
-        return Path(os.environ[variable]).expanduser()
-    beside = Path(__file__).resolve().parent.parent / "data"
-    return (beside if beside.is_dir() else Path("data")) / folder
-
-
 def _open_voc(root: Path, sizes: Mapping[str, int]) -> OpenData:
-    learned, test = load_voc(root, "train"), load_voc(root, "val", limit=sizes["test"])
+    learned = open_dataset("voc", root, "train")
+    test = open_dataset("voc", root, "val", limit=sizes["test"])
     first = max(0, len(learned) - sizes["val"])
     train, val = learned[: min(first, sizes["train"])], learned[first:]
-    val_masks, test_masks = load_voc_masks(root, "train"), load_voc_masks(root, "val")
-    return OpenData(
-        "voc",
-        VOC_CLASSES,
-        train,
-        val,
-        test,
-        LazyMasks(val.names, read=val_masks.__getitem__, folder=root),
-        LazyMasks(test.names, read=test_masks.__getitem__, folder=root),
-    )
+    masks = (_only(part.names, part.open_masks(), root) for part in (val, test))
+    return OpenData("voc", test.classes, train, val, test, *masks)
 
 
 def _open_folder(root: Path, sizes: Mapping[str, int], classes: Sequence[str] | None) -> OpenData:
-    samples = load_folder(root, classes=classes)
-    masks: Mapping[str, Tensor] = {}
-    if (root / "masks").is_dir():
-        masks = load_folder_masks(root, classes=classes)
+    samples = open_dataset("folder", root, classes=classes)
+    masks = samples.open_masks() if (root / "masks").is_dir() else {}
     scored = [name for name in samples.names if name in masks] or samples.names
     test, val = scored[0::5][: sizes["test"]], scored[1::5][: sizes["val"]]
     kept = {*scored[0::5], *scored[1::5]}
     train = [name for name in samples.names if name not in kept][: sizes["train"]]
-    doors = [
-        LazyMasks([n for n in names if n in masks], read=masks.__getitem__, folder=root / "masks")
-        for names in (val, test)
-    ]
+    targets = (_only(names, masks, root / "masks") for names in (val, test))
     parts = (samples.pick(names) for names in (train, val, test))
-    return OpenData("folder", samples.classes, *parts, *doors)
+    return OpenData("folder", samples.classes, *parts, *targets)
+
+
+def _only(names: Sequence[str], masks: Mapping[str, Tensor], folder: Path) -> LazyMasks:
+    """The masks of these images and of no others."""
+    return LazyMasks([n for n in names if n in masks], read=masks.__getitem__, folder=folder)

@@ -266,7 +266,7 @@ step_bars({"no refinement": reports})
 # - **+ REG** takes back what is not needed: the share on the object rises.
 # - **+ CBS** is the largest step. The usual background loses once more, and the *body* is found. A map that may not grow into the meadow grows along the cow.
 #
-# That is the order of the paper's figure. The two steps in the middle are small after so short a training, and another seed moves mIoU by as much; look at the direction of the masses. With 1,000 pictures and a CAM trained end to end (`ablation.ablate_losses`, 200 test pictures, mean of two seeds) they part: mIoU 42.1, 49.9, 55.8, 55.5 and 64.1; share on the object 33, 55, 59, 69 and 69 %; body found 54, 62, 73, 66 and 81 %.
+# That is the order of the paper's figure. The two steps in the middle are small after so short a training, and another seed moves mIoU by as much; look at the direction of the masses. With 1,000 pictures and a CAM trained end to end (200 `test` images, mean of two seeds) they part: mIoU 42.1, 49.9, 55.8, 55.5 and 64.1; share on the object 33, 55, 59, 69 and 69 %; body found 54, 62, 73, 66 and 81 %.
 #
 # **One switched off at a time.** Your turn: which loss would you miss most? CBS was left out above, as the last rung. Set another weight to 0, guess, run the cell; it trains for half a minute.
 

@@ -52,9 +52,9 @@ from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES
 from wsss_kit.notebook_data import make_clip_es, open_data
 from wsss_kit.paperworld.parts import part_recall
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import new_figure, show_cams, show_masks, step_bars
 from wsss_kit.prompts.ranking import leave_one_out, rank_synonyms, rank_templates
-from wsss_kit.recipes import clip_es_crf
 from wsss_kit.widgets import PromptLab
 
 # %%
@@ -382,7 +382,7 @@ for n, squarings in product((1, len(clip.blocks)), (0, 1)):
     method = CLIPES(clip, prompts=prompts, n_layers=n, squarings=squarings).fit()
     for how, rules, refine in (
         ("no CRF", CONSTANTS, None),
-        ("with CRF", CRF_RULES, partial(clip_es_crf, method=method)),
+        ("with CRF", CRF_RULES, Pipeline(method, crf=True).refine),
     ):
         swept = sweep_background(
             partial(clip_es_maps, method=method),
@@ -415,7 +415,7 @@ ladder = {
 }
 refiners = {
     "without CRF": (CONSTANTS, None),
-    "with CRF": (CRF_RULES, partial(clip_es_crf, method=clip_es)),
+    "with CRF": (CRF_RULES, Pipeline(clip_es, crf=True).refine),
 }
 reports, masks = {}, {}
 for how, (rules, refine) in refiners.items():
@@ -471,7 +471,7 @@ show_masks(
 # - **The CRF cannot mend a map that looks elsewhere.** On the logit's maps it gains nothing: it gives edges to what is there.
 # - **Body and signature part.** The softmax maps lie on bodies more than on heads here, because a third of the objects that this CLIP read about had lost their heads (notebook 01). Affinity and CRF together bring the heads back.
 #
-# - **Past the paper.** `preset="plus"` is still without training. It averages maps of a larger picture and of its mirror image, lets cells be alike by their *values* (what a patch says) rather than by queries and keys (what it looks for), and by the words that CLIP takes each cell for. Without the CRF it is ahead; after it, on these few pictures, no more: the CRF finds much of the same. On all 200 pictures of `test` it is ahead of the affinity by 2.6 points without and 1.8 with the CRF; with a tower of another seed, trained not half as long and much weaker, by 0.7 and 0.2. Each part can be switched off (`scales=`, `flip=`, `likeness=`, `distribution=`); `wsss_kit.ablation.ablate_looks` does so in turn.
+# - **Past the paper.** `preset="plus"` is still without training. It averages maps of a larger picture and of its mirror image, lets cells be alike by their *values* (what a patch says) rather than by queries and keys (what it looks for), and by the words that CLIP takes each cell for. Without the CRF it is ahead; after it, on these few pictures, no more: the CRF finds much of the same. On all 200 pictures of `test` it is ahead of the affinity by 2.6 points without and 1.8 with the CRF; with a tower of another seed, trained not half as long and much weaker, by 0.7 and 0.2. Each part can be switched off: add `CLIPES(clip, prompts=prompts, preset="plus", flip=False)` as a step of the ladder, or one with `scales=(1.0,)`, `likeness="queries"` or `distribution=False`.
 #
 # How sure is this? The intervals speak of the pictures. Another seed of the tiny CLIP is another matter: two towers, trained alike, differ by three points on `val`, others by more, and the card of the one in the package lists them. A staircase is a property of *this* CLIP. On all 200 pictures of `test` the affinity gave the two towers 1.5 and 1.8 points without the CRF, and 4.4 and 6.7 with it.
 #

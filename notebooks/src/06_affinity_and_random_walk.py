@@ -58,8 +58,8 @@ from wsss_kit.notebook_data import (
     train_affinity_net,
     train_cam,
 )
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_cams, show_curves, show_masks, step_bars
-from wsss_kit.recipes import walked
 
 # %%
 DATA = "paper"  # or "voc", "folder"
@@ -167,9 +167,8 @@ for _ in range(steps):
     M = T @ M
 by_hand = upsample(M.T.view(1, -1, h, w), images.shape[2:])
 
-assert torch.allclose(
-    by_hand, walked(maps, images, affinity_net=net, power=power, squarings=3), atol=1e-4
-)
+pipeline = Pipeline(cam, affinity=net, walk_power=power, squarings=3)
+assert torch.allclose(by_hand, pipeline.walk(maps, images), atol=1e-4)
 
 # %%
 c = int(labels[0].nonzero()[0])
@@ -196,11 +195,9 @@ show_cams(
 
 # %%
 def walk_maps(images, labels, *, power, squarings):
-    """Maps after the walk at the picture's size, each scaled to [0, 1]."""
-    maps = walked(
-        cam(images, labels).cams, images, affinity_net=net, power=power, squarings=squarings
-    )
-    return normalize_cams(maps)
+    """Maps after the walk at the size of the image, each scaled to [0, 1]."""
+    pipeline = Pipeline(cam, affinity=net, walk_power=power, squarings=squarings)
+    return normalize_cams(pipeline.walk(cam(images, labels).cams, images))
 
 
 curves = {}

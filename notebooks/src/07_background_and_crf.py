@@ -51,8 +51,8 @@ from wsss_kit import (
 from wsss_kit.crf.permutohedral import Lattice
 from wsss_kit.evaluation import CRF_RULES
 from wsss_kit.notebook_data import make_clip_es, open_data, train_cam
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_cams, show_curves, show_masks
-from wsss_kit.recipes import clip_es_crf
 
 # %%
 DATA = "paper"  # or "voc", "folder"
@@ -297,7 +297,7 @@ swept = {
     )
     for name, refine in {
         "true colours": crf_of_present,
-        "wrapped colours": partial(clip_es_crf, method=clip_es),
+        "wrapped colours": Pipeline(clip_es, crf=True).refine,
     }.items()
 }
 for name, mious in swept.items():

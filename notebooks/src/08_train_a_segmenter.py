@@ -37,8 +37,8 @@ from wsss_kit import (
 from wsss_kit.evaluation import CRF_RULES, ERROR_KINDS, best_rule, published_rows
 from wsss_kit.masks import scores_to_masks
 from wsss_kit.notebook_data import make_clip_es, open_data, teach_segmenter
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_confusion, show_curves, show_difference, show_masks
-from wsss_kit.recipes import clip_es_crf
 from wsss_kit.segmentation import balanced_cross_entropy, confident_cross_entropy
 
 # %%
@@ -62,7 +62,7 @@ def maps_of(images, labels):
 
 def refine(scores, images, labels):
     """CLIP-ES's dense CRF."""
-    return clip_es_crf(scores, images, labels, method=clip_es)
+    return Pipeline(clip_es, crf=True).refine(scores, images, labels)
 
 
 swept = sweep_background(

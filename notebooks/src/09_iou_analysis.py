@@ -53,6 +53,7 @@ from wsss_kit.evaluation import (
     published,
 )
 from wsss_kit.notebook_data import make_clip_es, open_data, train_cam
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import (
     iou_bars,
     show_confusion,
@@ -60,7 +61,6 @@ from wsss_kit.plot import (
     show_difference,
     show_spills,
 )
-from wsss_kit.recipes import clip_es_crf
 from wsss_kit.widgets import ErrorAtlas
 
 # %%
@@ -80,7 +80,7 @@ if DATA == "paper":
 maps_of = {name: partial(cam_maps, method=method) for name, method in methods.items()}
 maps_of["CLIP-ES"] = partial(clip_es_maps, method=clip_es)
 crf_of = dict.fromkeys(methods, crf_of_present)
-crf_of["CLIP-ES"] = partial(clip_es_crf, method=clip_es)
+crf_of["CLIP-ES"] = Pipeline(clip_es, crf=True).refine
 
 rules = [rule for rule in CRF_RULES if rule.threshold is not None]
 chosen, reports = {}, {}

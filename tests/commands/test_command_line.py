@@ -52,7 +52,7 @@ def no_work(monkeypatch):
     for name in ("paperworld.world.draw", "clip.weights.load_tiny_clip"):
         module, _, function = name.rpartition(".")
         monkeypatch.setattr(f"wsss_kit.{module}.{function}", work)
-    monkeypatch.setattr("wsss_kit.commands.paper_methods.load_clip", work)
+    monkeypatch.setattr("wsss_kit.commands.demo.load_clip", work)
     monkeypatch.setattr("wsss_kit.commands.baseline.load_voc", work)
     monkeypatch.setattr("wsss_kit.commands.baseline.load_folder", work)
 

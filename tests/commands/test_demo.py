@@ -96,7 +96,7 @@ def test_what_fails_in_one_method_ends_the_demo_and_leaves_the_threads_as_they_w
     def fails():
         raise RuntimeError("no CLIP today")
 
-    monkeypatch.setattr("wsss_kit.commands.demo.ready_clip_es", fails)
+    monkeypatch.setattr("wsss_kit.commands.demo._clip_es", fails)
     threads = torch.get_num_threads()
     with pytest.raises(RuntimeError, match="no CLIP today"):
         run_demo(tmp_path, **SMALL)

@@ -10,12 +10,12 @@ import torch
 
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
-from wsss_kit.commands.batches import Soft
 from wsss_kit.commands.evaluate import run_evaluate
 from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import load_voc
 from wsss_kit.evaluation import BackgroundRule, best_rule, evaluate, sweep_background
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.pipeline import Pipeline
 
 MADE = {"method": "brightness", "background": "constant 0.3", "refinement": "none"}
 
@@ -88,10 +88,8 @@ def test_the_best_power_of_soft_maps(tmp_path, capsys):
     def maps_of(images, labels):
         return labels[:, :, None, None] * (1 - images.mean(1, keepdim=True)).half().float()
 
-    def soft(images, labels):
-        return Soft(rules[0].masks(maps_of(images, labels), labels), maps_of(images, labels))
-
-    write_masks(world, soft, tmp_path / "out", made_by=MADE, shown=False)
+    options = {"made_by": MADE, "shown": False}
+    write_masks(world, Pipeline(maps_of), tmp_path / "out", maps=True, **options)
     report = run_evaluate(tmp_path / "out", data="paper", limit=4, power=[1, 3])
     swept = sweep_background(maps_of, world, world.masks, rules=rules, shown=False)
     assert report.mean_iou == pytest.approx(max(swept.values()))
@@ -115,6 +113,6 @@ def test_what_is_missing_is_said(tmp_path, capsys):
     flat = lambda images, labels: torch.zeros(len(images), *images.shape[2:]).long()  # noqa: E731
     write_masks(load_voc(voc, "val"), flat, tmp_path / "out", made_by=MADE, shown=False)
     assert main(["evaluate", str(tmp_path / "out"), *arguments[2:]]) == 2
-    assert "1 of 2 pictures have no mask, the first is 'val_1'" in capsys.readouterr().err
+    assert "1 of 2 images have no mask, the first is 'val_1'" in capsys.readouterr().err
     shutil.rmtree(voc / "SegmentationClass")
-    assert main(arguments) == 2 and "has no ground truth here" in capsys.readouterr().err
+    assert main(arguments) == 2 and "has no masks: neither" in capsys.readouterr().err

@@ -16,18 +16,17 @@ import torch
 from PIL import Image
 
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.batches import Soft, plan_batches
 from wsss_kit.commands.generate import (
     MANIFEST,
+    plan_batches,
     read_maps,
     read_masks,
     write_masks,
 )
-from wsss_kit.commands.mask_recipes import recipe_of
 from wsss_kit.data import LazySamples
-from wsss_kit.evaluation import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import clip_es_maps
 
@@ -55,8 +54,8 @@ def pictures(names=SIZES, broken=()):
 class Recipe:
     """Masks from brightness; counts what it was asked, and may fail."""
 
-    def __init__(self, soft=False, fails=None):
-        self.batches, self.soft, self.fails = [], soft, fails
+    def __init__(self, fails=None):
+        self.batches, self.fails = [], fails
 
     def __call__(self, images, labels):
         self.batches.append(len(images))
@@ -64,7 +63,7 @@ class Recipe:
             self.fails(images)
         masks = (3 * images.mean(1)).long()
         masks[masks == 2] = 255
-        return Soft(masks, images[:, :2]) if self.soft else masks
+        return masks
 
 
 def files(folder):
@@ -98,7 +97,8 @@ def test_masks_come_back_value_by_value(tmp_path, batch_size):
 
 
 def test_soft_maps_are_kept_of_the_classes_present(tmp_path):
-    write_masks(pictures(), Recipe(soft=True), tmp_path, **QUIET)
+    colours = Pipeline(lambda images, labels: images[:, :2], background=0.3)
+    write_masks(pictures(), colours, tmp_path, maps=True, **QUIET)
     maps = read_maps(tmp_path, "a")
     assert list(maps) == [0, 1] and list(read_maps(tmp_path, "dir/d")) == [0]
     torch.testing.assert_close(maps[1], pictures()[0].image[1], atol=5e-4, rtol=0)
@@ -195,17 +195,17 @@ def test_numbers_out_of_range(option, message, tmp_path):
 KILLED = """
 import sys, time, torch
 from wsss_kit import PaperWorld
-from wsss_kit.commands.generate import Soft, write_masks
+from wsss_kit.commands.generate import write_masks
+from wsss_kit.pipeline import Pipeline
 
-def recipe(images, labels):
+def brightness(images, labels):
     time.sleep(0.004)
-    maps = images.mean(1, keepdim=True).expand(-1, labels.shape[1], -1, -1)
-    return Soft((8 * images.mean(1)).long(), maps)
+    return images.mean(1, keepdim=True).expand(-1, labels.shape[1], -1, -1)
 
 world = PaperWorld(int(sys.argv[2]), split="train")
 print("ready", flush=True)
-options = {"made_by": {"recipe": "brightness"}, "batch_size": 4, "shown": False}
-write_masks(world, recipe, sys.argv[1], **options)
+options = {"made_by": {"recipe": "brightness"}, "batch_size": 4, "shown": False, "maps": True}
+write_masks(world, Pipeline(brightness), sys.argv[1], **options)
 """
 
 
@@ -213,20 +213,20 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 import torch
-from wsss_kit.commands.generate import Soft, write_masks
+from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import LazySamples
 from wsss_kit.data.pictures import picture_size, read_image
+from wsss_kit.pipeline import Pipeline
 
 folder = Path(sys.argv[1])
 files = {f"p{i}": folder / f"{i % 20}.jpg" for i in range(2000)}
 done, peak = [], {}
 
-def recipe(images, labels):
+def brightness(images, labels):
     done.append(len(images))
     if sum(done) in (200, 2000):
         peak[sum(done)] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    maps = images.mean(1, keepdim=True).expand(-1, 2, -1, -1)
-    return Soft((3 * images.mean(1)).long(), maps)
+    return images.mean(1, keepdim=True).expand(-1, 2, -1, -1)
 
 samples = LazySamples(
     files,
@@ -235,7 +235,8 @@ samples = LazySamples(
     classes=("cow", "dog"),
     size=lambda name: picture_size(files[name]),
 )
-write_masks(samples, recipe, folder / "out", made_by={}, batch_size=8, shown=False)
+options = {"made_by": {}, "batch_size": 8, "shown": False, "maps": True}
+write_masks(samples, Pipeline(brightness), folder / "out", **options)
 print(peak[200], peak[2000])
 """
 
@@ -315,21 +316,21 @@ def test_sizes_are_rounded_up_by_the_plan():
 
 
 @pytest.mark.parametrize("crf", [False, True])
-def test_pictures_of_nearly_one_size_go_through_together(tmp_path, crf):
+def test_pictures_of_nearly_one_size_go_through_together(tmp_path, crf, monkeypatch):
     """As each alone: the model resizes to whole patches anyway."""
     samples, calls = nearly_equal(), []
     method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
-    options = {"boxes": 0.4, "crf": crf, "min_confidence": None, "maps": True}
-    recipe = recipe_of(method, BackgroundRule(power=1), None, **options)
+    pipeline = Pipeline(method, crf=crf)
+    options = {"made_by": {}, "shown": False, "maps": True}
+    alone = write_masks(samples, pipeline, tmp_path / "b", **options)
+    own_maps = Pipeline.own_maps
 
-    def counted(images, labels):
+    def counted(self, images, labels):
         calls.append(tuple(images.shape))
-        return recipe.maps_of(images, labels)
+        return own_maps(self, images, labels)
 
-    counting = recipe._replace(maps_of=counted)
-    options = {"made_by": {}, "shown": False}
-    together = write_masks(samples, counting, tmp_path / "a", batch_size=4, **options)
-    alone = write_masks(samples, recipe, tmp_path / "b", **options)
+    monkeypatch.setattr(Pipeline, "own_maps", counted)
+    together = write_masks(samples, pipeline, tmp_path / "a", batch_size=4, **options)
     assert calls == [(4, 3, 64, 80), (4, 3, 56, 72), (4, 3, 64, 80)] and not together.failed
     for sample in samples:
         one, other = together.masks[sample.name], alone.masks[sample.name]

@@ -15,10 +15,10 @@ from tests.commands.test_generate import files
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.clip import load_clip
-from wsss_kit.commands import clip_at_hand, mask_recipes
-from wsss_kit.commands.datasets import open_samples
+from wsss_kit.commands import clip_at_hand
 from wsss_kit.commands.generate import read_maps, read_masks
 from wsss_kit.commands.masks import run_masks
+from wsss_kit.data import open_dataset
 from wsss_kit.evaluation import BackgroundRule, predict_masks
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
@@ -26,6 +26,7 @@ from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.notebook_data import make_clip_es, open_data
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.recipes import cam_maps, clip_es_masks
 from wsss_kit.segmentation import train_segmenter
 
@@ -92,7 +93,7 @@ def test_a_saved_method_knows_what_it_is(tmp_path, capsys):
     assert main([*arguments, "--threshold", "0.4"]) == 2
     assert "made otherwise" in capsys.readouterr().err
     both = [*arguments, "--threshold", "0.4", "--power", "2"]
-    assert main(both) == 2 and "expected one of the two" in capsys.readouterr().err
+    assert main(both) == 2 and "expected exactly one of the two" in capsys.readouterr().err
     voc = build_voc(tmp_path / "VOC2012")
     other = ["masks", str(path), "--root", str(voc), "--out", str(tmp_path / "v")]
     assert main(other) == 2
@@ -101,8 +102,8 @@ def test_a_saved_method_knows_what_it_is(tmp_path, capsys):
     assert "nowhere.safetensors" in capsys.readouterr().err
 
 
-def flat(images, labels, **_):
-    """Maps that say the same everywhere."""
+def flat(self, images, labels):
+    """Maps that are the same everywhere."""
     return labels[:, :, None, None] * torch.full(images.shape[2:], 0.6)
 
 
@@ -115,7 +116,7 @@ def test_a_picture_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
         clip_at_hand, "load_clip", lambda *_, **__: load_clip("paper", device="cpu")
     )
     monkeypatch.setattr(CLIPES, "fit", lambda self: self)
-    monkeypatch.setattr(mask_recipes, "clip_es_cells", flat)
+    monkeypatch.setattr(Pipeline, "own_maps", flat)
     out = tmp_path / "out"
     assert main(["masks", "clip-es", "--root", str(voc), "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -142,14 +143,15 @@ def test_two_processes_write_what_one_writes(tmp_path):
     assert found == {n: d for n, d in files(tmp_path / "one").items() if n != ".lock"}
 
 
-def test_data_by_its_name(tmp_path):
+def test_data_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.delenv("WSSS_KIT_FOLDER", raising=False)
     voc = build_voc(tmp_path / "VOC2012")
-    assert open_samples("voc", voc).split == "train_aug" and len(open_samples("voc", voc)) == 4
-    assert open_samples("voc", voc, "val", 1).names == ("val_0",)
-    assert len(open_samples("paper", limit=3)) == 3
-    with pytest.raises(ValueError, match="needs --root"):
-        open_samples("folder")
-    with pytest.raises(ValueError, match="the data is 'cats', expected one of voc"):
-        open_samples("cats")
+    assert open_dataset("voc", voc).split == "train_aug" and len(open_dataset("voc", voc)) == 4
+    assert open_dataset("voc", voc, "val", limit=1).names == ("val_0",)
+    assert len(open_dataset("paper", limit=3)) == 3
+    with pytest.raises(FileNotFoundError, match="no folder data/mine; expected"):
+        open_dataset("folder")
+    with pytest.raises(ValueError, match="the data set is 'cats', expected one of voc"):
+        open_dataset("cats")
     with pytest.raises(FileNotFoundError, match="no pets in"):
-        open_samples("pets", tmp_path)
+        open_dataset("pets", tmp_path)

@@ -61,7 +61,7 @@ def test_labels_and_masks_are_scored_at_their_own_size(pictures, tmp_path, capsy
     options = {"classes": PAPER_CLASSES, "clip": "paper", "device": "cpu"}
     page = run_own_pictures(pictures, tmp_path / "out", **options)
     said = capsys.readouterr().out
-    assert "CLIP-ES, CRF: own pictures all, 4 images" in said
+    assert "CLIP-ES, CRF: own images all, 4 images" in said
     means = [float(m) for m in re.findall(r"(\d+\.\d) \[", said)]
     assert len(means) == 2 and means[1] > 40  # the tiny CLIP knows paper
     assert "dense CRF" in page.read_text(encoding="utf-8")

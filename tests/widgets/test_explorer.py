@@ -15,10 +15,11 @@ from PIL import Image
 
 from tests.widgets.conftest import decoded, same, shows_map
 from wsss_kit.evaluation import BackgroundRule, error_map
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import enlarged, enlarged_mask, paint_errors, paint_mask_named
-from wsss_kit.recipes import cam_maps, clip_es_crf, clip_es_maps
+from wsss_kit.recipes import cam_maps, clip_es_maps
 from wsss_kit.widgets import CAMExplorer, stages
 
 SIZE = (392, 392)
@@ -93,7 +94,7 @@ def test_the_crf_is_that_of_the_recipes(explorer, world, clip_es):
     sample = explorer.sample
     images, labels = sample.image[None], sample.labels[None]
     scores = BackgroundRule(threshold=0.3).scores(clip_es_maps(images, labels, method=clip_es))
-    mask = clip_es_crf(scores, images, labels, method=clip_es)[0].argmax(0)
+    mask = Pipeline(clip_es, crf=True).refine(scores, images, labels)[0].argmax(0)
     large = enlarged(picture_array(sample.image), SIZE)
     assert same(explorer.view.after, paint_mask_named(large, mask, world.classes))
     assert "dense CRF" in explorer.words
@@ -219,6 +220,8 @@ def test_results_are_kept_and_not_forever(world, clip_es, monkeypatch):
     calls = []
 
     class Counted:
+        brings_affinity = True
+
         def __call__(self, images, labels):
             calls.append(1)
             return clip_es(images, labels)
@@ -226,7 +229,7 @@ def test_results_are_kept_and_not_forever(world, clip_es, monkeypatch):
     kept = stages.Stages({"m": Counted()})
     for _ in range(3):
         kept.maps("m", world[0])
-        kept.has_affinity("m", world[0])
+        kept.has_affinity("m")
     assert len(calls) == 1
     monkeypatch.setattr(stages, "MOST_KEPT", 1)
     for sample in world:

@@ -12,20 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams, upsample
+from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import pool_features
 from wsss_kit.commands.own_trunk import load_function
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.crf import dense_crf
-from wsss_kit.data import load_folder, load_folder_masks, load_voc, load_voc_masks
+from wsss_kit.data import open_dataset
+from wsss_kit.data.datasets import default_root
 from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
 from wsss_kit.files import save_model, write_whole
-from wsss_kit.masks import scores_to_masks
 from wsss_kit.methods.cam import CAM
-from wsss_kit.notebook_data import PLACES, place_of
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.training import progress
 
 SCALES = (0.5, 1.0, 1.5)
@@ -67,28 +66,25 @@ def predict_all(
         One mapping a CAM: name -> (H, W) int64.
     """
     trunk, heads = cams[0].backbone_, torch.cat([cam.head_ for cam in cams])  # (S * C, D)
-    predicted: list[dict[str, Tensor]] = [{} for _ in cams]
-    for sample in progress(samples, what="masks on val"):
-        present = sample.labels > 0
-        if not present.any():
-            for masks in predicted:
-                masks[sample.name] = torch.zeros(sample.image.shape[-2:], dtype=torch.long)
-            continue
-        rows = heads[present.repeat(len(cams))]  # absent classes need no map
+
+    def maps_of_all_heads(images: Tensor, labels: Tensor) -> Tensor:
+        """One image, repeated for each of the S heads: (S, 3, H, W), (S, C) -> (S, C, h, w)."""
         maps = multi_scale(
-            lambda view, rows=rows: class_activation_maps(trunk(view), rows),
-            sample.image[None].to(heads.device),
+            lambda view: class_activation_maps(trunk(view), heads),
+            images[:1].to(heads.device),
             scales=SCALES,
             flip=True,
-        ).cpu()
-        maps = upsample(normalize_cams(maps), sample.image.shape[-2:])[0]  # (S * C', H, W)
-        scores = rule.scores(maps.unflatten(0, (len(cams), -1)))  # (S, 1 + C', H, W)
-        if crf:
-            scores = dense_crf(scores, sample.image.expand(len(cams), -1, -1, -1))
-        values = torch.cat([torch.zeros(1, dtype=torch.long), present.nonzero()[:, 0] + 1])
-        found = scores_to_masks(scores, torch.ones(len(cams), len(values) - 1))  # (S, H, W)
+        )
+        maps = maps.cpu()[0].unflatten(0, (len(cams), -1))
+        return normalize_cams(maps * labels[..., None, None])
+
+    pipeline = Pipeline(maps_of_all_heads, background=rule, crf=crf)
+    predicted: list[dict[str, Tensor]] = [{} for _ in cams]
+    for sample in progress(samples, what="masks on val"):
+        images = sample.image.expand(len(cams), -1, -1, -1)
+        found = pipeline(images, sample.labels.expand(len(cams), -1))  # (S, H, W)
         for masks, mask in zip(predicted, found, strict=True):
-            masks[sample.name] = values[mask]
+            masks[sample.name] = mask
     return predicted
 
 
@@ -137,8 +133,8 @@ def run_baseline(
         check_count("a seed", seed, least=0)
     if limit is not None:
         check_count("limit", limit)
-    check_word("data", data, PLACES)
-    root = place_of(data) if root is None else Path(root)
+    check_word("data", data, ("voc", "folder"))
+    root = default_root(data) if root is None else Path(root)
     train, val, target = _open(data, root, limit)
     if scored is not None and (unknown := sorted(set(scored) - set(val.classes))):
         raise ValueError(
@@ -201,18 +197,17 @@ def _refuse_other_heads(folder: Path, seeds: Sequence[int]) -> None:
 
 
 def _open(
-    data: str, root: str | Path, limit: int | None
+    data: str, root: Path, limit: int | None
 ) -> tuple[Sequence[Sample], Sequence[Sample], Mapping[str, Tensor]]:
     if data == "voc":
-        train, val = (load_voc(root, split, limit=limit) for split in ("train", "val"))
-        return train, val, load_voc_masks(root, "val")
-    samples, target = load_folder(root), load_folder_masks(root)
-    samples = samples[:limit] if limit is not None else samples
+        train, val = (open_dataset("voc", root, split, limit=limit) for split in ("train", "val"))
+        return train, val, val.open_masks()
+    samples = open_dataset(data, root, limit=limit)
+    target = samples.open_masks()
     with_mask = [name for name in samples.names if name in target]
     if len(with_mask) < 4:
         raise ValueError(
-            f"{root} has {len(with_mask)} pictures with masks; scoring needs at least 4 under "
-            "masks/"
+            f"{root} has {len(with_mask)} images with masks; scoring needs at least 4 under masks/"
         )
     held_out = with_mask[::4]
     train = samples.pick(name for name in samples.names if name not in set(held_out))

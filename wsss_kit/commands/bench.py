@@ -6,10 +6,8 @@ neighbours. Large models have random weights: time does not depend on them.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -134,12 +132,9 @@ def _pictures(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Iterator[
         (ours, literal), seconds = _interleaved(sides, rounds, clip.device)
         error = max((a - b).abs().max().item() for a, b in zip(ours, literal, strict=True))
         note = f"largest difference {error:.0e}"
-        if n == 3:
-            note += "".join(
-                f", {who} {peak:.0f} MB above the model"
-                for who, side in zip(("ours", "literal"), sides, strict=True)
-                if (peak := _peak(side, clip.device)) is not None
-            )
+        if n == 3 and clip.device.type == "cuda":
+            ours, literal = (_peak(side, clip.device) for side in sides)
+            note += f", {ours:.0f} MB above the model, literal {literal:.0f} MB"
         yield _row(f"picture to refined maps, {n} class{'es' * (n > 1)}", seconds, note)
 
 
@@ -288,27 +283,12 @@ def _row(what: str, seconds: Sequence[Sequence[float]], note: str) -> Row:
     return Row(what, statistics.median(ours), statistics.median(other), ratio, note)
 
 
-def _peak(side: Callable[[], Any], device: torch.device) -> float | None:
-    """Megabytes that a call needs above what is there; None where the system does not say."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        side()
-        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not status.exists() or not reset.exists():
-        return None
-
-    def kilobytes(name: str) -> int:
-        return int(re.search(rf"{name}:\s+(\d+)", status.read_text())[1])
-
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # what is free is to be seen as free
-    if trim is not None:
-        trim(0)
-    reset.write_text("5")
-    before = kilobytes("VmRSS")
+def _peak(side: Callable[[], Any], device: torch.device) -> float:
+    """Megabytes of GPU memory that a call needs above what is there."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     side()
-    return (kilobytes("VmHWM") - before) * 1024 / 1e6
+    return (torch.cuda.max_memory_allocated(device) - before) / 1e6
 
 
 def _wait(device: torch.device) -> None:
@@ -345,9 +325,6 @@ def _where(device: torch.device, threads: int) -> str:
     chip = platform.processor() or platform.machine()
     if device.type == "cuda":
         chip = torch.cuda.get_device_name(device)
-    elif (info := Path("/proc/cpuinfo")).exists():
-        found = re.search(r"model name\s*:\s*(.+)", info.read_text())
-        chip = found[1] if found else chip
     cores = f", {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else ""
     vectors = torch.backends.cpu.get_cpu_capability()
     return f"{chip} ({vectors}){cores}, torch {torch.__version__}"

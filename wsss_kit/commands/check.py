@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.commands.datasets import open_masks, open_samples
+from wsss_kit.data import open_dataset
 from wsss_kit.data.pictures import import_decoders
 from wsss_kit.training import progress
 
@@ -186,7 +186,11 @@ def run_check(
         limit: only the first so many images.
         workers: threads that decode.
     """
-    samples = open_samples(data, root, split, limit)
-    found = check_data(samples, open_masks(data, root, samples), workers=workers)
+    samples = open_dataset(data, root, split, limit=limit)
+    try:
+        masks = samples.open_masks()
+    except FileNotFoundError:
+        masks = None  # a data set without masks can be trained on
+    found = check_data(samples, masks, workers=workers)
     print(found)
     return found

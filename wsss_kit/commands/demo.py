@@ -14,18 +14,28 @@ import torch
 from torch import Tensor
 
 from wsss_kit.checks import check_count, check_word
-from wsss_kit.commands.paper_methods import Ready, ready, ready_clip_es
+from wsss_kit.clip import load_clip
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.evaluation import CONSTANTS, CRF_RULES, POWERS, Report, score_chosen_rule
-from wsss_kit.evaluation.background import MapsOf
+from wsss_kit.evaluation import (
+    CONSTANTS,
+    CRF_RULES,
+    POWERS,
+    Protocol,
+    Report,
+    choose_rule,
+    evaluate,
+)
+from wsss_kit.masks import MapsOf
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import iou_bars, show_cams, show_masks, show_samples
 from wsss_kit.plot.page import table_text, write_report
+from wsss_kit.prompts import Prompts
 
 _METHODS = ("CAM", "SC-CAM", "CLIMS", "CLIP-ES")
 """In the order of the table."""
@@ -34,17 +44,17 @@ _RULES_WITH_CRF = tuple(rule for rule in CRF_RULES if rule.threshold is not None
 _EXAMPLES = 4  # the first pictures of the test split: not chosen
 
 
-def _plain_cam(train: PaperWorld, seed: int, progress: bool = True) -> Ready:
+def _plain_cam(train: PaperWorld, seed: int, progress: bool = True) -> CAM:
     cam = CAM("paper", weights="web", scales=(1.0, 1.5), preset="clean", device="cpu")
-    return ready(cam.fit(train, train_backbone=False, seed=seed, progress=progress))
+    return cam.fit(train, train_backbone=False, seed=seed, progress=progress)
 
 
-def _shipped(kind: type[CAMMethod]) -> Ready:
-    return ready(kind.load("paper", device="cpu"))
+def _clip_es() -> CLIPES:
+    return CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
 
 
 class _Remembered:
-    """Maps made once for each batch: the row with the CRF shows those of the row without."""
+    """Maps computed once for each batch: the row with the CRF has those of the row without."""
 
     def __init__(self, maps_of: MapsOf, stopped: Event) -> None:
         self.maps_of, self.stopped, self.found = maps_of, stopped, {}
@@ -137,22 +147,21 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
     )
     makers = {  # the slowest first
         "CAM": partial(_plain_cam, train, seed),
-        "CLIP-ES": ready_clip_es,
-        "SC-CAM": partial(_shipped, SCCAM),
-        "CLIMS": partial(_shipped, CLIMS),
+        "CLIP-ES": _clip_es,
+        "SC-CAM": partial(SCCAM.load, "paper", device="cpu"),
+        "CLIMS": partial(CLIMS.load, "paper", device="cpu"),
     }
     _import_before_threads(makers)
     methods, masks, reports = _score_all(makers, val, test)
-    methods["CAM"].fitted.save(folder / "cam")
-    maps = {name: method.maps_of for name, method in methods.items()}
-    figures = _figures(test, maps, masks, reports)
+    methods["CAM"].save(folder / "cam")
+    figures = _figures(test, methods, masks, reports)
     page = write_report(
         folder / "report.html",
         beside="figure",
         title="Plain CAM, SC-CAM, CLIMS and CLIP-ES on the embedded world",
         reports=reports,
         figures=figures,
-        notes=_notes(*(method.fitted for method in methods.values())),
+        notes=_notes(*methods.values()),
     )
     print(f"\n{table_text(reports)}\n")
     print(f"{page} shows the table and {len(figures)} figures, which lie beside it as PNG.")
@@ -161,7 +170,7 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
     return reports
 
 
-def _import_before_threads(makers: Mapping[str, Callable[[], Ready]]) -> None:
+def _import_before_threads(makers: Mapping[str, Callable[[], CAMMethod]]) -> None:
     """Run every method once on three images, so that the threads find every module imported.
 
     Methods and libraries import modules when they are first used. Two threads that import parts of
@@ -174,8 +183,8 @@ def _import_before_threads(makers: Mapping[str, Callable[[], Ready]]) -> None:
 
 
 def _score_all(
-    makers: Mapping[str, Callable[[], Ready]], val: PaperWorld, test: PaperWorld
-) -> tuple[dict[str, Ready], dict[str, dict[str, Tensor]], dict[str, Report]]:
+    makers: Mapping[str, Callable[[], CAMMethod]], val: PaperWorld, test: PaperWorld
+) -> tuple[dict[str, CAMMethod], dict[str, dict[str, Tensor]], dict[str, Report]]:
     """Make and score every method, each in a thread: one operation is too small for two.
 
     Stopped from the keyboard, all threads end with the batch that they are at.
@@ -203,37 +212,40 @@ def _score_all(
 
 def _score(
     name: str,
-    make: Callable[[], Ready],
+    make: Callable[[], CAMMethod],
     val: PaperWorld,
     test: PaperWorld,
     stopped: Event,
     *,
     shown: bool = True,
-) -> tuple[Ready, dict[str, tuple[dict[str, Tensor], Report]]]:
+) -> tuple[CAMMethod, dict[str, tuple[dict[str, Tensor], Report]]]:
     """A method and its two rows, without and with the CRF: masks of ``test``, their report."""
-    method = make()
-    maps_of, scored = _Remembered(method.maps_of, stopped), {}
-    for row, refine, rules in (
-        (f"{name}, no CRF", None, CONSTANTS + POWERS),
-        (name, method.crf, _RULES_WITH_CRF),
+    method, scored = make(), {}
+    maps_of = _Remembered(Pipeline(method).maps, stopped)
+    for row, crf, rules in (
+        (f"{name}, no CRF", False, CONSTANTS + POWERS),
+        (name, True, _RULES_WITH_CRF),
     ):
-        scored[row] = score_chosen_rule(
-            maps_of,
-            val,
-            test,
-            rules=rules,
-            preset=method.fitted.preset,
-            refine=refine,
-            refinement=method.refinement(crf=refine is not None),
-            what=row,
-            shown=shown,
+        pipeline = Pipeline(method, crf=crf)
+        options = {"rules": rules, "refine": pipeline.refine, "what": row, "shown": shown}
+        chosen = choose_rule(maps_of, val, val.masks, test, **options)
+        protocol = Protocol(
+            f"PaperWorld seed {test.seed}",
+            test.split,
+            resolution=f"{test.size}x{test.size}",
+            background=chosen.said,
+            refinement=pipeline.refinement,
+            preset=method.preset,
         )
+        classes, target = test.classes, test.masks
+        report = evaluate(chosen.masks, target, classes=classes, protocol=protocol)
+        scored[row] = chosen.masks, report
     return method, scored
 
 
 def _figures(
     test: PaperWorld,
-    maps: dict[str, MapsOf],
+    methods: Mapping[str, CAMMethod],
     masks: dict[str, dict[str, Tensor]],
     reports: dict[str, Report],
 ) -> dict:
@@ -248,8 +260,9 @@ def _figures(
             shown, test.classes, test.captions
         ),
     }
-    for name, maps_of in maps.items():
-        cams = [maps_of(s.image[None], s.labels[None])[0] for s in shown]
+    for name, method in methods.items():
+        pipeline = Pipeline(method)
+        cams = [pipeline.maps(s.image[None], s.labels[None])[0] for s in shown]
         figures[f"{name}: one map for every class that is present."] = show_cams(
             shown, cams, test.classes, [s.labels for s in shown]
         )

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from wsss_kit.checks import check_word
-from wsss_kit.commands.datasets import FOLDERS, open_samples
 from wsss_kit.commands.runs import run_folder
+from wsss_kit.data.datasets import default_root, open_dataset
 from wsss_kit.data.fetch import Archive, fetch, unpack
 from wsss_kit.data.pictures import mask_png
 from wsss_kit.files import write_whole
@@ -110,14 +110,14 @@ def download(
     check_word("the data set", name, SETS)
     if aug and name != "voc":
         raise ValueError(f"aug belongs to voc, expected no such thing for {name}")
-    with run_folder(FOLDERS[name] if out is None else out) as folder:
+    with run_folder(default_root(name) if out is None else out) as folder:
         for part in SETS[name]:
             _place(part, folder, sources, keep=keep, shown=shown)
         if aug:
             part = _Part(_SBD, to="SBD", strip=2, only=("train.txt", "val.txt", "cls/"))
             _place(part, folder, sources, keep=keep, shown=shown)
             add_train_aug(folder, shown=shown)
-        samples = open_samples(name, folder, _READ[name])
+        samples = open_dataset(name, folder, _READ[name])
         print(f"{folder} holds {name}: {len(samples)} pictures of {samples.split}, the first is")
         print(f"  {samples[0].name}, {tuple(samples[0].image.shape[1:])} pixels")
         return folder

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from wsss_kit.classes import Sample
-from wsss_kit.commands.datasets import masks_in, open_masks, open_samples
-from wsss_kit.commands.generate import read_maps
-from wsss_kit.data import LazyMasks
+from wsss_kit.commands.generate import masks_in, read_maps
+from wsss_kit.data import LazyMasks, open_dataset
+from wsss_kit.data.datasets import TITLES
 from wsss_kit.evaluation import (
     ERROR_KINDS,
     BackgroundRule,
@@ -32,7 +32,6 @@ from wsss_kit.plot.page import write_report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TITLES = {"voc": "VOC 2012", "coco": "COCO 2014", "pets": "Oxford-IIIT Pet", "paper": "PaperWorld"}
 _EXAMPLES, _WORST = 4, 6
 
 
@@ -72,12 +71,8 @@ def run_evaluate(
         FileNotFoundError: if the data, the masks or the soft maps are not there.
     """
     beside = published(row) if row is not None else None
-    samples = open_samples(data, root, split, limit)
-    target = open_masks(data, root, samples)
-    if target is None:
-        raise ValueError(
-            f"{data} {samples.split} has no ground truth here, expected masks to score against"
-        )
+    samples = open_dataset(data, root, split, limit=limit)
+    target = samples.open_masks()
     predicted, made = masks_in(Path(folder), list(samples.names))
     target = {name: target[name] for name in samples.names if name in target}
     if power is not None:

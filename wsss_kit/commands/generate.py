@@ -18,14 +18,17 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
-from wsss_kit.commands.batches import InCells, Recipe, Soft, plan_batches
 from wsss_kit.data import LazyMasks
 from wsss_kit.data.pictures import import_decoders, mask_png, read_mask
 from wsss_kit.files import write_whole
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.training import progress
 
+Recipe = Pipeline | Callable[[Tensor, Tensor], Tensor]
+"""A pipeline, or a function of images (B, 3, H, W) and labels (B, C) that returns masks."""
 PROTOCOL, MANIFEST = "protocol.json", "manifest.json"
 _AHEAD = 2  # batches that are decoded ahead, a worker
 
@@ -48,6 +51,7 @@ def write_masks(
     folder: str | Path,
     *,
     made_by: Mapping[str, Any],
+    maps: bool = False,
     batch_size: int = 1,
     workers: int = 2,
     rank: int = 0,
@@ -62,13 +66,14 @@ def write_masks(
 
     Args:
         samples: pictures with their ``names``.
-        masks_of: a recipe from pictures and labels to masks, or to `Soft` for maps too; or
-            `InCells`.
+        masks_of: a `Pipeline`, or a function of images and labels that returns masks.
         folder: of ``masks/NAME.png``, ``maps/NAME.safetensors``, ``protocol.json`` and, when all
             of it is done, ``manifest.json``.
         made_by: everything that the masks depend on, as JSON holds it; a folder of masks that were
             made otherwise is refused.
-        batch_size: pictures of equal size, with `InCells` rounded up, that go through together.
+        maps: whether the maps of a `Pipeline` are written too.
+        batch_size: images of equal size that go through together. CLIP-ES resizes images to whole
+            patches, so with its pipeline sizes are rounded up to these first.
         workers: threads that decode pictures ahead.
         rank: of this process among ``world``, which share the batches; the last one that ends
             writes the manifest.
@@ -93,8 +98,8 @@ def write_masks(
     names = list(samples.names)
     for name in names:
         _place(folder, "masks", name)  # refuse before any work
-    side = masks_of.side if isinstance(masks_of, InCells) else 1
-    batches = plan_batches(samples, batch_size, side=side)
+    cell = masks_of.cell if isinstance(masks_of, Pipeline) else 1
+    batches = plan_batches(samples, batch_size, side=cell)
     left = [
         [names[n] for n in batch]
         for batch in batches[rank::world]
@@ -104,9 +109,15 @@ def write_masks(
     total = sum(map(len, left))
 
     def made() -> Iterator[_Read]:
-        resize = masks_of.resize if isinstance(masks_of, InCells) else None
+        resize = None
+        if cell > 1:
+            fit = masks_of.method.clip.fit_to_patches
+
+            def resize(image: Tensor) -> Tensor:
+                return fit(image[None])[0]
+
         for batch in _decoded(samples, numbers, left, workers, resize):
-            _make(batch, masks_of, folder)
+            _make(batch, masks_of, folder, maps)
             yield from batch
 
     for _ in progress(made(), what=what, shown=shown, total=total):
@@ -212,11 +223,7 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
-def _make(
-    batch: Sequence[_Read],
-    masks_of: Recipe,
-    folder: Path,
-) -> None:
+def _make(batch: Sequence[_Read], masks_of: Recipe, folder: Path, maps: bool) -> None:
     """Masks of one batch, written when all of them are made."""
     good = [read for read in batch if read.sample is not None]
     for read in batch:
@@ -229,38 +236,100 @@ def _make(
     except (ValueError, RuntimeError) as error:
         if len(good) > 1:  # one of them alone may be to blame
             for read in good:
-                _make([read], masks_of, folder)
+                _make([read], masks_of, folder, maps)
             return
         write_whole(_failure(folder, good[0].name), f"{type(error).__name__}: {error}")
         return
-    for read, (mask, maps) in zip(good, made, strict=True):
-        if maps is not None:
+    for read, (mask, soft) in zip(good, made, strict=True):
+        if maps:
             present = read.sample.labels.nonzero()[:, 0]
-            kept = {"classes": present, "maps": maps[present].half().cpu().contiguous()}
+            kept = {"classes": present, "maps": soft[present].half().cpu().contiguous()}
             write_whole(_place(folder, "maps", read.name, ".safetensors"), save(kept))
         write_whole(_place(folder, "masks", read.name), mask_png(mask))
 
 
-def _made(good: Sequence[_Read], recipe: Recipe) -> list[tuple[Tensor, Tensor | None]]:
-    """The mask of every picture of a batch, and its maps where they are kept."""
+def _made(good: Sequence[_Read], masks_of: Recipe) -> list[tuple[Tensor, Tensor | None]]:
+    """The mask of every image of a batch, and its maps if a pipeline makes them."""
     images = [read.sample.image for read in good]
     labels = torch.stack([read.sample.labels for read in good])
-    if not isinstance(recipe, InCells):
-        return _each(recipe(torch.stack(images), labels))
-    maps = recipe.maps_of(torch.stack([read.resized for read in good]), labels)
-    made: dict[int, tuple[Tensor, Tensor | None]] = {}
-    for size in dict.fromkeys(image.shape for image in images):
-        alike = [b for b, image in enumerate(images) if image.shape == size]
-        together = torch.stack([images[b] for b in alike])
-        found = _each(recipe.finish(maps[alike], together, labels[alike]))
-        made.update(zip(alike, found, strict=True))
+    if not isinstance(masks_of, Pipeline):
+        return [(mask, None) for mask in masks_of(torch.stack(images), labels)]
+    if good[0].resized is None:
+        stacked = torch.stack(images)
+        maps, scores = masks_of.maps_and_scores(stacked, labels)
+        return list(zip(masks_of.masks_of(scores, stacked, labels), maps, strict=True))
+    cams = masks_of.own_maps(torch.stack([read.resized for read in good]), labels)
+    made: dict[int, tuple[Tensor, Tensor]] = {}
+    for size in dict.fromkeys(image.shape[1:] for image in images):
+        equal = [b for b, image in enumerate(images) if image.shape[1:] == size]
+        maps, stacked = upsample(cams[equal], size), torch.stack([images[b] for b in equal])
+        masks = masks_of.masks_of(masks_of.rule.scores(maps), stacked, labels[equal])
+        made.update(zip(equal, zip(masks, maps, strict=True), strict=True))
     return [made[b] for b in range(len(good))]
 
 
-def _each(made: Tensor | Soft) -> list[tuple[Tensor, Tensor | None]]:
-    if isinstance(made, Soft):
-        return list(zip(made.masks, made.maps, strict=True))
-    return [(mask, None) for mask in made]
+def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -> list[list[int]]:
+    """Numbers of the pictures of every batch: of equal size, in the order of the data set.
+
+    Args:
+        samples: with ``size_of(name)`` where sizes are known without decoding.
+        batch_size: at most so many together.
+        side: sizes are rounded up to multiples of it first.
+
+    Returns:
+        Batches in the order of their first picture; one whose size cannot be read is alone.
+    """
+    check_count("batch_size", batch_size)
+    if batch_size == 1:  # no size has to be read
+        return [[number] for number in range(len(samples))]
+    open_batches: dict[Any, list[int]] = {}
+    batches: list[list[int]] = []
+    for number in range(len(samples)):
+        try:
+            size = tuple(-(-pixels // side) for pixels in _size_of(samples, number))
+        except (OSError, ValueError):
+            size = None  # its own batch, where reading it says why
+        batch = open_batches.get(size) if size is not None else None
+        if batch is None or len(batch) == batch_size:
+            batch = []
+            batches.append(batch)
+            open_batches[size] = batch
+        batch.append(number)
+    return batches
+
+
+def _size_of(samples: Sequence[Sample], number: int) -> tuple[int, int]:
+    size_of = getattr(samples, "size_of", None)
+    if size_of is not None:
+        return size_of(samples.names[number])
+    return tuple(samples[number].image.shape[-2:])
+
+
+def masks_in(folder: Path, names: Sequence[str]) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+    """Masks of a folder by image name, and how they were made as far as the folder says.
+
+    Args:
+        folder: that ``masks`` wrote, or any of ``NAME.png``.
+        names: the images whose masks are needed.
+
+    Raises:
+        ValueError: if the run that wrote the folder made no mask of one of them, with the reason.
+        FileNotFoundError: if there is no folder, or its run has not ended.
+    """
+    card = folder / PROTOCOL
+    if card.is_file():
+        written = read_masks(folder)
+        missing = [name for name in names if name in written.failed]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(names)} images have no mask, the first is {missing[0]!r}: "
+                f"{written.failed[missing[0]]}; mend them, or score a split without them"
+            )
+        return written.masks, json.loads(card.read_text(encoding="utf-8"))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}, expected one of NAME.png")
+    there = [name for name in names if (folder / f"{name}.png").is_file()]
+    return LazyMasks(there, read=lambda n: read_mask(folder / f"{n}.png"), folder=folder), {}
 
 
 def _finish(

@@ -6,30 +6,24 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
-from wsss_kit.checks import check_count, check_device, check_word
+from wsss_kit.checks import check_count, check_device, check_probability, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.clip_at_hand import clip_asked_for
-from wsss_kit.commands.datasets import SPLITS, open_samples, prompts_of
 from wsss_kit.commands.generate import MANIFEST, Written, write_masks
-from wsss_kit.commands.mask_recipes import (
-    check_rule,
-    check_segmenter,
-    recipe_of,
-    rule_of,
-    segmenter_recipe,
-)
 from wsss_kit.commands.own_trunk import trunk_named
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.data import LazySamples
+from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.files import load_model, weights_path
+from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.processes import own_device, place_in_run
 from wsss_kit.segmentation import Segmenter
 
@@ -104,40 +98,55 @@ def run_masks(
         FileNotFoundError: if the data or the method is not there.
     """
     given = {"threshold": threshold, "power": power, "min_confidence": min_confidence}
-    check_rule(**given)
+    if min_confidence is not None:
+        check_probability("min_confidence", min_confidence)
+    rule = None
+    if threshold is not None or power is not None:
+        rule = BackgroundRule(threshold, power)
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         check_count(name, value)
     check_device(device)
-    samples = open_samples(data, root, split, limit)
+    samples = open_dataset(data, root, split, limit=limit)
     (rank, world), device = place_in_run(), own_device(device)
     own = trunk_named(backbone)
     fitted, title = _open(method, data, samples, clip, clip_weights, own, device)
-    made_by = {"data": data, "split": split or SPLITS.get(data, "all"), "pictures": len(samples)}
+    made_by = {"data": data, "split": samples.split or "all", "pictures": len(samples)}
     made_by |= {"method": title, "min_confidence": min_confidence}
     views = {"scales": scales, "flip": flip or None, "fuse": fuse}
     views = {name: value for name, value in views.items() if value is not None}
     if isinstance(fitted, Segmenter):
-        check_segmenter({**given, "maps": maps or None, "affinity": affinity})
+        for name, value in {**given, "maps": maps or None, "affinity": affinity}.items():
+            if value is not None:
+                raise ValueError(
+                    f"a segmenter's masks come from no maps, so it takes no {name}; leave it out"
+                )
         if isinstance(samples, LazySamples):  # nobody has the labels of VOC's test
             samples = samples.without_labels()
-        recipe = segmenter_recipe(fitted, crf=crf, **views)
+
+        def recipe(images: Tensor, labels: Tensor) -> Tensor:
+            return fitted.predict(images, crf=crf, **views)
+
         made_by |= {"background": "learned", "refinement": "dense CRF" if crf else "none", **views}
     else:
         for name in views:
             raise ValueError(f"{name} belongs to a segmenter, and {title} is none; leave it out")
-        walk, walked_by = _affinity(fitted, affinity, device)
-        rule = rule_of(fitted, walk, threshold, power)
-        boxes = 0.7 if data == "coco" else 0.4  # of CLIP-ES, as published
-        options = {"boxes": boxes, "crf": crf, "min_confidence": min_confidence, "maps": maps}
-        recipe = recipe_of(fitted, rule, walk, walks=affinity is None, **options)
-        refined = ", ".join([*walked_by, *["dense CRF"] * crf]) or "none"
-        made_by |= {"preset": fitted.preset, "background": str(rule), "refinement": refined}
-        if walk is not None:
+        recipe = Pipeline(
+            fitted,
+            background=rule,
+            affinity=_affinity(fitted, affinity, device),
+            crf=crf,
+            min_confidence=min_confidence,
+            box_threshold=0.7 if data == "coco" else 0.4,  # of CLIP-ES, as published
+        )
+        made_by |= {"preset": fitted.preset, "background": str(recipe.rule)}
+        made_by |= {"refinement": recipe.refinement}
+        if callable(recipe.affinity):
             made_by["affinity"] = weights_path(affinity).stem
     write = partial(
         write_masks,
         *(samples, recipe),
         made_by=made_by,
+        maps=maps,
         batch_size=batch_size,
         workers=workers,
         rank=rank,
@@ -164,8 +173,7 @@ def _open(
     if method == "clip-es":
         which = {"usual": "ViT-B-16-quickgelu", "device": device}
         loaded, called = clip_asked_for(data, clip, clip_weights, **which)
-        prompts = prompts_of(data, samples.classes, "clip_es")
-        return CLIPES(loaded, prompts=prompts).fit(), f"CLIP-ES, {called}"
+        return CLIPES(loaded, prompts=samples.prompts()).fit(), f"CLIP-ES, {called}"
     if data == "paper" and method in _SHIPPED:
         fitted = _KINDS[_SHIPPED[method]].load("paper", device=device)
         return fitted, f"{_SHIPPED[method]}, weights of the package"
@@ -184,22 +192,18 @@ def _open(
     return fitted, f"{card['method']}, {weights_path(method).name}"
 
 
-def _affinity(
-    fitted: CAMMethod, path: str | Path | None, device: str
-) -> tuple[AffinityNet | None, list[str]]:
-    """The learned affinity to walk with, and what the protocol says of the walk."""
-    if isinstance(fitted, CLIPES):
-        if path not in (None, "none"):
-            raise ValueError(
-                f"clip-es walks with CLIP's attention, and affinity is {path}; expected none for "
-                "maps without that walk, or leave it out; recipes.clip_es_maps takes a learned one"
-            )
-        return None, ["attention affinity"] * (path is None)
+def _affinity(fitted: CAMMethod, path: str | Path | None, device: str) -> AffinityNet | str | None:
+    """The affinity of the pipeline."""
     if path is None:
-        return None, []
-    net = AffinityNet.load(path, device=device)
-    by = "IRN's boundary" if net.kind == "boundary" else "PSA's affinity"
-    return net, ["random walk", by]
+        return "own"
+    if not fitted.brings_affinity:
+        return AffinityNet.load(path, device=device)
+    if path != "none":
+        raise ValueError(
+            f"clip-es walks with CLIP's attention, and affinity is {path}; expected none for "
+            "maps without that walk, or leave it out; recipes.clip_es_maps takes a learned one"
+        )
+    return None
 
 
 def _summary(written: Written, out: str | Path) -> str:

@@ -14,21 +14,19 @@ from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.clip_at_hand import clip_at_hand
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.data import LazySamples, load_folder, load_folder_masks
+from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.pictures import read_image
-from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
-from wsss_kit.masks import scores_to_masks
+from wsss_kit.evaluation import Protocol, Report, evaluate
 from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_cams, show_masks, show_samples
 from wsss_kit.plot.page import table_text, write_report
 from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import clip_es_crf
 from wsss_kit.training import progress
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LONGEST = 500
 """Pixels of the longer side that pictures are shown to the model with, as VOC's have."""
-_RULE = BackgroundRule(power=1)
 
 
 def run_own_pictures(
@@ -73,7 +71,7 @@ def run_own_pictures(
         model = clip_at_hand("ViT-B-16", Path(weights), device)
     method = CLIPES(model, prompts=_prompts(samples.classes, clip)).fit()
     with run_folder(out) as written:
-        return _write(written, samples, method, _truth(folder, samples.classes))
+        return _write(written, samples, method, _truth(samples))
 
 
 def _open(folder: Path, classes: Sequence[str] | None) -> LazySamples:
@@ -81,7 +79,7 @@ def _open(folder: Path, classes: Sequence[str] | None) -> LazySamples:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}, expected one of pictures")
     if (folder / "labels.csv").is_file():
-        return load_folder(folder, classes=classes)
+        return open_dataset("folder", folder, classes=classes)
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
     if not files:
         raise ValueError(
@@ -112,9 +110,9 @@ def _prompts(classes: Sequence[str], clip: str | None) -> Prompts:
     return Prompts(tuple(classes), backgrounds, template=paper.templates[0])
 
 
-def _truth(folder: Path, classes: Sequence[str]) -> Mapping[str, Tensor]:
+def _truth(samples: LazySamples) -> Mapping[str, Tensor]:
     try:
-        return load_folder_masks(folder, classes=classes)
+        return samples.open_masks()
     except FileNotFoundError:
         return {}
 
@@ -132,15 +130,15 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[st
     shown: list[Sample] = []
     maps: list[Tensor] = []
     said = [["picture", "asked about", "what CLIP says of it"]]
-    masks: dict[str, dict[str, Tensor]] = {"CLIP-ES": {}, "CLIP-ES, CRF": {}}
+    pipelines = {"CLIP-ES": Pipeline(method), "CLIP-ES, CRF": Pipeline(method, crf=True)}
+    masks: dict[str, dict[str, Tensor]] = {row: {} for row in pipelines}
     for sample in progress(samples, what="CLIP-ES", total=len(samples)):
         small = sample._replace(image=shrunk(sample.image))
         images, labels = small.image[None], small.labels[None]
         found, words = _looked_at(method, small, samples.classes)
-        scores = _RULE.scores(found[None])
-        refined = clip_es_crf(scores, images, labels, method=method)
-        for row, each in (("CLIP-ES", scores), ("CLIP-ES, CRF", refined)):
-            masks[row][sample.name] = scores_to_masks(each, labels)[0]
+        scores = method.background.scores(found[None])
+        for row, pipeline in pipelines.items():
+            masks[row][sample.name] = pipeline.masks_of(scores, images, labels)[0]
         shown.append(small)
         maps.append(found)
         said.append([sample.name, *words])
@@ -151,7 +149,7 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[st
             shown, maps, samples.classes, [sample.labels for sample in shown]
         ),
     }
-    reports = _reports(samples, masks, truth, method)
+    reports = _reports(samples, masks, truth, pipelines)
     page = write_report(
         folder / "report.html",
         title="CLIP-ES on pictures of your own",
@@ -188,7 +186,7 @@ def _reports(
     samples: LazySamples,
     masks: Mapping[str, Mapping[str, Tensor]],
     truth: Mapping[str, Tensor],
-    method: CLIPES,
+    pipelines: Mapping[str, Pipeline],
 ) -> dict[str, Report]:
     """Scores where there is ground truth, at its own size."""
     target = {name: truth[name] for name in samples.names if name in truth}
@@ -202,9 +200,15 @@ def _reports(
             ].long()
             for name, mask in target.items()
         }
-        refinement = "attention affinity" + ", dense CRF" * row.endswith("CRF")
-        stated = {"background": str(_RULE), "refinement": refinement, "preset": method.preset}
-        protocol = Protocol("own pictures", "all", resolution="image", **stated)
+        pipeline = pipelines[row]
+        protocol = Protocol(
+            "own images",
+            "all",
+            resolution="image",
+            background=str(pipeline.rule),
+            refinement=pipeline.refinement,
+            preset=pipeline.method.preset,
+        )
         reports[row] = evaluate(sized, target, classes=samples.classes, protocol=protocol)
     return reports
 
@@ -214,8 +218,8 @@ def _notes(method: CLIPES, samples: LazySamples) -> list[str]:
     return [
         f"No training: a CLIP compares each class with background words ({words}). Class names are "
         f"asked as {method.prompts.class_texts()[0]!r}.",
-        f"Background is {_RULE}, as published; pictures are shown to the model with at most "
-        f"{LONGEST} pixels on the longer side.",
+        f"Background is {method.background}, as published; images are shown to the model with at "
+        f"most {LONGEST} pixels on the longer side.",
         'To change words and see what they do: notebook 05 with DATA = "folder", or '
         "widgets.PromptLab.",
     ]

@@ -25,8 +25,8 @@ from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.pretrain import Pretraining
 from wsss_kit.paperworld.trunk import train_trunk
 from wsss_kit.paperworld.world import TORN
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import clip_es_crf, clip_es_maps
 from wsss_kit.training import progress
 
 ZERO_SHOT = {"cutouts": 0.98, "out_of_context": 0.98, "backgrounds": 0.94}
@@ -205,18 +205,14 @@ def score_affinity(
         method = CLIPES(clip, prompts=Prompts.paper(), **options).fit()
         found = [
             sweep_background(
-                partial(clip_es_maps, method=method),
+                Pipeline(method, crf=crf),
                 val,
                 val.masks,
                 rules=rules,
-                refine=refine,
                 shown=shown,
                 what=f"{2**squarings} steps, the last {n_layers} layers",
             )
-            for rules, refine in (
-                (CONSTANTS + POWERS, None),
-                (CRF_RULES, partial(clip_es_crf, method=method)),
-            )
+            for rules, crf in ((CONSTANTS + POWERS, False), (CRF_RULES, True))
         ]
         scores[squarings, n_layers] = AffinityScore(*(max(swept.values()) for swept in found))
     return scores

@@ -20,15 +20,11 @@ from wsss_kit.checkpoints import CHECKPOINT
 from wsss_kit.checks import check_device, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.clip_at_hand import clip_asked_for
-from wsss_kit.commands.datasets import (
-    SPLITS,
-    masks_in,
-    open_masks,
-    open_samples,
-    prompts_of,
-)
+from wsss_kit.commands.generate import masks_in
 from wsss_kit.commands.own_trunk import trunk_named
 from wsss_kit.commands.runs import run_folder
+from wsss_kit.data import open_dataset
+from wsss_kit.data.datasets import SPLITS
 from wsss_kit.files import read_card, weights_path, write_whole
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
@@ -127,7 +123,9 @@ def train_method(
     with joined(device) as device, run_folder(folder):
         config = _config(what, folder, asked, resume=resume)
         settle()  # all have read before the first writes
-        samples = open_samples(*(config.get(name) for name in _DATA))
+        samples = open_dataset(
+            *(config.get(name) for name in ("data", "root", "split")), limit=config.get("limit")
+        )
         prepare = _from_masks if "masks" in options_of(what) else _classifier
         fit = prepare(what, config, samples, device)
         settings = folder / CONFIG
@@ -257,7 +255,7 @@ def _classifier(
         which = {"usual": "ViT-B-32-quickgelu", "device": device}
         making["clip"], _ = clip_asked_for(*asked, **which)
         given = config.get("prompts")
-        making["prompts"] = prompts_of(config["data"], samples.classes, "clims", given)
+        making["prompts"] = samples.prompts("clims", given)
     return partial(_MAKES[what](**making, device=device).fit, samples, **fitting)
 
 
@@ -283,10 +281,7 @@ def _taught(
             "wsss_kit masks` wrote, or any of NAME.png"
         )
     if config["masks"] == GROUND_TRUTH:
-        masks = open_masks(config["data"], config.get("root"), samples)
-        if masks is None:
-            raise ValueError(f"{config['data']} has no ground truth here; give --masks a folder")
-        return masks, "ground truth"
+        return samples.open_masks(), "ground truth"
     masks, made = masks_in(Path(config["masks"]), list(samples.names))
     said = [str(made[name]) for name in ("method", "background", "refinement") if name in made]
     return masks, ", ".join(said) or f"masks in {Path(config['masks']).name}"

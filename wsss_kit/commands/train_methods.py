@@ -25,8 +25,8 @@ BASE = {"epochs": 6, "learning_rate": 0.02}
 """Of the plain CAM that CLIMS starts from: trunk and head, end to end."""
 
 N_SUBTYPES = 3
-"""Sub-categories of each class that SC-CAM looks for: as many as there are. Who does not know the
-world would have to choose it; `ablation.ablate_subcategories` shows what another number does."""
+"""Sub-categories of each class that SC-CAM looks for: as many as there are. If the
+number is not known, it has to be chosen; notebook 03 shows the effect of another number."""
 
 
 def train_base(samples: Sequence[Sample], folder: Path, *, seed: int = 0) -> CAM:

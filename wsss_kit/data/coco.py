@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def load_coco(
         classes=COCO_CLASSES,
         split=split,
         size=coco.size,
+        masks=partial(load_coco_masks, root, split),
     )
 
 

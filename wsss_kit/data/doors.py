@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import overload
 
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, VOC_CLASSES, Sample
 from wsss_kit.data.pictures import picture_size, read_mask
+from wsss_kit.prompts import Prompts
 
 
 class LazySamples(Sequence[Sample]):
@@ -26,6 +28,7 @@ class LazySamples(Sequence[Sample]):
         classes: the C class names.
         split: which part of the data set this is, if it has parts.
         size: name to (H, W) without decoding, where that is possible.
+        masks: opens the ground truth, if there is some.
 
     Example:
         >>> samples = LazySamples(
@@ -51,13 +54,12 @@ class LazySamples(Sequence[Sample]):
         classes: Sequence[str],
         split: str | None = None,
         size: Callable[[str], tuple[int, int]] | None = None,
+        masks: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.names = tuple(names)
         self.classes = tuple(classes)
         self.split = split
-        self._image = image
-        self._labels = labels
-        self._size = size
+        self._image, self._labels, self._size, self._masks = image, labels, size, masks
 
     def __len__(self) -> int:
         return len(self.names)
@@ -77,15 +79,10 @@ class LazySamples(Sequence[Sample]):
         return Sample(name, self._image(name), self._labels(name))
 
     def without_labels(self) -> LazySamples:
-        """The same pictures with labels all zero, read from nowhere."""
-        return LazySamples(
-            self.names,
-            image=self._image,
-            labels=lambda name: torch.zeros(len(self.classes)),
-            classes=self.classes,
-            split=self.split,
-            size=self._size,
-        )
+        """The same images with labels all zero, read from nowhere."""
+        samples = copy(self)
+        samples._labels = lambda name: torch.zeros(len(self.classes))
+        return samples
 
     def pick(self, names: Iterable[str]) -> LazySamples:
         """The pictures of these names, in this order, as lazy as before.
@@ -102,14 +99,31 @@ class LazySamples(Sequence[Sample]):
             raise ValueError(
                 f"{', '.join(unknown[:5])}: not among the {len(self)} pictures; `names` lists them"
             )
-        return LazySamples(
-            names,
-            image=self._image,
-            labels=self._labels,
-            classes=self.classes,
-            split=self.split,
-            size=self._size,
-        )
+        samples = copy(self)
+        samples.names = names
+        return samples
+
+    def prompts(self, method: str = "clip_es", file: str | Path | None = None) -> Prompts:
+        """Prompts for the classes: those of a file, else of the papers, else simple ones.
+
+        Args:
+            method: ``"clip_es"`` or ``"clims"``.
+            file: of `Prompts.to_json`.
+        """
+        if file is not None:
+            return Prompts.from_json(Path(file))
+        known = {VOC_CLASSES: Prompts.voc, COCO_CLASSES: Prompts.coco}.get(self.classes)
+        return known(method) if known else Prompts.for_classes(self.classes, method)
+
+    def open_masks(self) -> Mapping[str, Tensor]:
+        """Open the ground-truth masks, for evaluation only: name -> (H, W) int64.
+
+        Raises:
+            FileNotFoundError: if there are none, with the layout that was expected.
+        """
+        if self._masks is None:
+            raise FileNotFoundError("these images have no ground-truth masks")
+        return self._masks()
 
     def size_of(self, name: str) -> tuple[int, int]:
         """Height and width of a picture in pixels, from its first bytes where that is possible."""

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -69,6 +70,7 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
         labels=folder.labels,
         classes=folder.classes,
         size=folder.size,
+        masks=partial(load_folder_masks, root, classes=classes),
     )
 
 

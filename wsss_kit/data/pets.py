@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +69,7 @@ def load_pets(
         classes=pets.classes,
         split=split,
         size=pets.size,
+        masks=partial(load_pets_masks, root, split, kind=kind),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
@@ -75,6 +76,7 @@ def load_voc(
         classes=VOC_CLASSES,
         split=split,
         size=voc.size,
+        masks=partial(load_voc_masks, root, split),
     )
 
 

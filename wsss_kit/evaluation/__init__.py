@@ -17,7 +17,7 @@ from wsss_kit.evaluation.background import (
     sweep_background,
 )
 from wsss_kit.evaluation.bootstrap import bootstrap_mean_iou
-from wsss_kit.evaluation.chosen import Chosen, choose_rule, score_chosen_rule
+from wsss_kit.evaluation.chosen import Chosen, choose_rule
 from wsss_kit.evaluation.compare import Comparison, compare_reports
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.evaluation.error_kinds import (
@@ -71,7 +71,6 @@ __all__ = [
     "predict_masks",
     "published",
     "published_rows",
-    "score_chosen_rule",
     "spills",
     "sweep_background",
 ]

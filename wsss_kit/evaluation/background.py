@@ -8,68 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import (
-    check_count,
-    check_counts,
-    check_positive,
-    check_probability,
-    check_samples,
-)
+from wsss_kit.checks import check_count, check_counts, check_samples
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.evaluation.confusion import ConfusionMatrix
-from wsss_kit.masks import MapsOf, Refine, add_background, scores_to_masks
+from wsss_kit.masks import BackgroundRule, MapsOf, Refine
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.training import progress
-
-
-@dataclass(frozen=True)
-class BackgroundRule:
-    """One background rule; exactly one of the two numbers is given.
-
-    Args:
-        threshold: the constant background, in [0, 1].
-        power: the exponent, above 0.
-
-    Raises:
-        ValueError: if both or none are given, or one is out of its range.
-
-    Example:
-        >>> str(BackgroundRule(threshold=0.25)), str(BackgroundRule(power=2))
-        ('constant 0.25', '(1 - max)^2')
-    """
-
-    threshold: float | None = None
-    power: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.threshold is None) == (self.power is None):
-            raise ValueError(
-                f"threshold is {self.threshold} and power {self.power}, expected exactly one of "
-                "the two"
-            )
-        if self.threshold is not None:
-            check_probability("threshold", self.threshold)
-        else:
-            check_positive("power", self.power)
-
-    def __str__(self) -> str:
-        if self.threshold is not None:
-            return f"constant {self.threshold:g}"
-        return f"(1 - max)^{self.power:g}"
-
-    def scores(self, maps: Tensor) -> Tensor:
-        """Maps with their background: (B, C, H, W) -> (B, 1 + C, H, W)."""
-        return add_background(maps, threshold=self.threshold, power=self.power)
-
-    def masks(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """(B, C, H, W), (B, C) -> (B, H, W) int64."""
-        return scores_to_masks(self.scores(maps), labels)
-
 
 CONSTANTS = tuple(BackgroundRule(threshold=round(0.05 * k, 2)) for k in range(1, 17))
 POWERS = tuple(BackgroundRule(power=p) for p in (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10))
@@ -80,66 +30,53 @@ CRF_RULES = (
 """Fewer rules for scores that go through a CRF, once a picture and rule."""
 
 
-class MapBatch(NamedTuple):
-    """Pictures of equal size with their maps.
-
-    Args:
-        names: B names.
-        images: (B, 3, H, W).
-        maps: (B, C, H, W) in [0, 1].
-        labels: (B, C).
-    """
+class _Batch(NamedTuple):
+    """Images of equal size with their maps: B names, (B, 3, H, W), (B, C) and (B, C, H, W)."""
 
     names: list[str]
     images: Tensor
-    maps: Tensor
     labels: Tensor
-
-    def masks(self, rule: BackgroundRule, refine: Refine | None = None) -> Tensor:
-        """(B, H, W) int64 by a background rule, its scores refined or as they are."""
-        if refine is None:
-            return rule.masks(self.maps, self.labels)
-        refined = refine(rule.scores(self.maps), self.images, self.labels)
-        return scores_to_masks(refined, self.labels)
+    maps: Tensor
 
 
-def map_batches(
-    maps_of: MapsOf, samples: Sequence[Sample], *, batch_size: int, what: str, shown: bool
-) -> Iterator[MapBatch]:
-    """Maps of all samples in order, up to ``batch_size`` pictures of equal size together.
-
-    Raises:
-        ValueError: if there is no picture, or ``batch_size`` is no count.
-    """
+def _batches(
+    pipeline: Pipeline, samples: Sequence[Sample], *, batch_size: int, what: str, shown: bool
+) -> Iterator[_Batch]:
+    """Maps of all samples in order, up to ``batch_size`` images of equal size together."""
     check_count("batch_size", batch_size)
     check_samples(samples)
     batch: list[Sample] = []
     count = len(samples)
     for i, sample in enumerate(progress(samples, what=what, shown=shown, total=count)):
         if batch and sample.image.shape != batch[0].image.shape:
-            yield _maps_of_batch(maps_of, batch)
+            yield _with_maps(pipeline, batch)
             batch = []
         batch.append(sample)
         if len(batch) == batch_size or i == count - 1:
-            yield _maps_of_batch(maps_of, batch)
+            yield _with_maps(pipeline, batch)
             batch = []
 
 
-def _maps_of_batch(maps_of: MapsOf, batch: Sequence[Sample]) -> MapBatch:
+def _with_maps(pipeline: Pipeline, batch: Sequence[Sample]) -> _Batch:
     images = torch.stack([sample.image for sample in batch])
     labels = torch.stack([sample.labels for sample in batch])
-    maps = maps_of(images, labels)
-    expected = (*labels.shape, *images.shape[-2:])
-    if maps.shape != expected:
+    maps = pipeline.maps(images, labels)
+    if maps.shape[:2] != labels.shape:
         raise ValueError(
-            f"the maps have shape {tuple(maps.shape)}, expected {expected}: one map a class at the "
-            "size of the picture; recipes.cam_maps makes such maps, and cam.upsample resizes"
+            f"the maps have shape {tuple(maps.shape)}, expected {labels.shape[0]} images with "
+            f"{labels.shape[1]} maps: one map for every class; recipes.cam_maps makes such maps"
         )
-    return MapBatch([sample.name for sample in batch], images, maps, labels)
+    return _Batch([sample.name for sample in batch], images, labels, maps)
+
+
+def _as_pipeline(maps_of: Pipeline | MapsOf, refine: Refine | None) -> Pipeline:
+    if not isinstance(maps_of, Pipeline):
+        return Pipeline(maps_of, crf=refine or False)
+    return maps_of if refine is None else replace(maps_of, crf=refine)
 
 
 def predict_masks(
-    maps_of: MapsOf,
+    maps_of: Pipeline | MapsOf,
     samples: Sequence[Sample],
     rule: BackgroundRule,
     *,
@@ -151,7 +88,8 @@ def predict_masks(
     """Masks of all samples by their names.
 
     Args:
-        maps_of: pictures and labels to maps.
+        maps_of: a `Pipeline`, whose maps and CRF count, or a function of images and labels that
+            returns maps.
         samples: the pictures.
         rule: puts a background before the maps.
         refine: what happens to the scores then, such as `crf.crf_of_present`; None for nothing.
@@ -167,9 +105,13 @@ def predict_masks(
             pictures' size and classes, or an argument is not what it should be.
     """
     _check_rules([rule])
+    pipeline = _as_pipeline(maps_of, refine)
     predicted: dict[str, Tensor] = {}
-    for batch in map_batches(maps_of, samples, batch_size=batch_size, what=what, shown=shown):
-        for name, mask in zip(batch.names, batch.masks(rule, refine), strict=True):
+    for names, images, labels, maps in _batches(
+        pipeline, samples, batch_size=batch_size, what=what, shown=shown
+    ):
+        masks = pipeline.masks_of(rule.scores(maps), images, labels)
+        for name, mask in zip(names, masks, strict=True):
             if name in predicted:
                 raise ValueError(f"two pictures are called {name!r}, expected different names")
             predicted[name] = mask
@@ -177,7 +119,7 @@ def predict_masks(
 
 
 def sweep_background(
-    maps_of: MapsOf,
+    maps_of: Pipeline | MapsOf,
     samples: Sequence[Sample],
     target: Mapping[str, Tensor],
     *,
@@ -191,7 +133,8 @@ def sweep_background(
     """Score every rule against ground truth: tuning, so use a validation split.
 
     Args:
-        maps_of: pictures and labels to maps.
+        maps_of: a `Pipeline`, whose maps and CRF count, or a function of images and labels that
+            returns maps.
         samples: pictures of the validation split.
         target: name -> (H, W) int64 ground truth.
         rules: what to try.
@@ -214,25 +157,20 @@ def sweep_background(
     if scored is not None:
         check_counts("scored", scored, "mask values")
     _check_targets(samples, target)
+    pipeline = _as_pipeline(maps_of, refine)
     matrices: list[ConfusionMatrix] = []
-    for batch in map_batches(maps_of, samples, batch_size=batch_size, what=what, shown=shown):
-        truth = torch.stack([target[name] for name in batch.names])
+    for batch in _batches(pipeline, samples, batch_size=batch_size, what=what, shown=shown):
+        C = batch.labels.shape[1]
+        if scored is not None and max(scored) > C:
+            raise ValueError(f"scored holds {max(scored)}, expected mask values from 1 to {C}")
+        matrices = matrices or [ConfusionMatrix(1 + C) for _ in rules]
+        truth = torch.stack([target[name] for name in batch.names])  # (B, H, W)
         if scored is not None:
             counted = torch.isin(truth, torch.tensor([0, *scored]))
             truth = truth.masked_fill(~counted, IGNORE_INDEX)
-        if not matrices:
-            C = batch.labels.shape[1]
-            if scored is not None and max(scored, default=1) > C:
-                raise ValueError(f"scored holds {max(scored)}, expected mask values from 1 to {C}")
-            matrices = [ConfusionMatrix(1 + batch.labels.shape[1]) for _ in rules]
-        if refine is None:
-            for matrix, rule in zip(matrices, rules, strict=True):
-                matrix.update(batch.masks(rule), truth)
-            continue
-        for b in range(len(batch.names)):
-            masks = _masks_by_all_rules(batch, b, rules, refine)
-            for matrix, mask in zip(matrices, masks, strict=True):
-                matrix.update(mask, truth[b])
+        masks = [_masks_by_all_rules(pipeline, batch, b, rules) for b in range(len(truth))]
+        for matrix, of_rule in zip(matrices, zip(*masks, strict=True), strict=True):
+            matrix.update(torch.stack(of_rule), truth)
     values = slice(None) if scored is None else [0, *scored]
     means = [float(matrix.iou()[values].nanmean()) for matrix in matrices]
     return dict(zip(rules, means, strict=True))
@@ -262,14 +200,14 @@ def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> N
 
 
 def _masks_by_all_rules(
-    batch: MapBatch, b: int, rules: Sequence[BackgroundRule], refine: Refine
+    pipeline: Pipeline, batch: _Batch, b: int, rules: Sequence[BackgroundRule]
 ) -> Tensor:
-    """Refined masks of one picture, (rules, H, W): a CRF sees all its scores at once."""
+    """Masks of one image, (rules, H, W): a CRF sees the scores of all rules at once."""
     scores = torch.cat([rule.scores(batch.maps[b][None]) for rule in rules])  # (R, 1 + C, H, W)
     images, labels = (
         values[b].expand(len(rules), *values.shape[1:]) for values in (batch.images, batch.labels)
     )
-    return scores_to_masks(refine(scores, images, labels), labels)
+    return pipeline.masks_of(scores, images, labels)
 
 
 def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:

@@ -13,15 +13,11 @@ from wsss_kit.evaluation.background import (
     CRF_RULES,
     POWERS,
     BackgroundRule,
-    MapsOf,
-    Refine,
     best_rule,
     predict_masks,
     sweep_background,
 )
-from wsss_kit.evaluation.report import Protocol, Report
-from wsss_kit.evaluation.scoring import evaluate
-from wsss_kit.paperworld import PaperWorld
+from wsss_kit.masks import MapsOf, Refine
 
 
 class Chosen(NamedTuple):
@@ -73,44 +69,3 @@ def choose_rule(
     rule = best_rule(swept)
     masks = predict_masks(maps_of, test, rule, what=f"{name}masks on test", **options)
     return Chosen(rule, swept, masks, f"{rule}, chosen on {len(val)} val pictures")
-
-
-def score_chosen_rule(
-    maps_of: MapsOf,
-    val: PaperWorld,
-    test: PaperWorld,
-    *,
-    preset: str,
-    rules: Sequence[BackgroundRule] | None = None,
-    refine: Refine | None = None,
-    refinement: str = "none",
-    what: str = "",
-    shown: bool = True,
-) -> tuple[dict[str, Tensor], Report]:
-    """Masks of ``test`` by the background rule that was best on ``val``, and their report.
-
-    Args:
-        maps_of: pictures and labels to maps.
-        val: chooses the rule.
-        test: is scored.
-        preset: of the method, for the protocol.
-        rules: what to try; None for all rules, or those few that a refinement has time for.
-        refine: what happens to the scores after the rule, see `predict_masks`.
-        refinement: its name, for the protocol.
-        what: name of the method on the progress bars.
-        shown: whether to show them.
-
-    Returns:
-        name -> (H, W) int64, and the report with its protocol.
-    """
-    options = {"rules": rules, "refine": refine, "what": what, "shown": shown}
-    chosen = choose_rule(maps_of, val, val.masks, test, **options)
-    protocol = Protocol(
-        f"PaperWorld seed {test.seed}",
-        test.split,
-        resolution=f"{test.size}x{test.size}",
-        background=chosen.said,
-        refinement=refinement,
-        preset=preset,
-    )
-    return chosen.masks, evaluate(chosen.masks, test.masks, classes=test.classes, protocol=protocol)

@@ -1,9 +1,10 @@
-"""Why a number is not the published one: the usual reasons, looked for in protocol and figures."""
+"""Why a number is not the published one: the usual reasons, read from protocol and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,16 +15,15 @@ from wsss_kit.evaluation.report import Report
 from wsss_kit.prompts import Prompts
 
 VOC_LONGEST_SIDE = 500
-"""Of VOC's pictures: one side of nearly all has as many pixels, and none has more."""
+"""Of VOC's images: one side of nearly all has as many pixels, and none has more."""
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(NamedTuple):
     """One reason for a gap.
 
     Args:
         name: in a word or two, such as ``"wrong split"``.
-        sentence: what was seen and what to do.
+        sentence: the evidence, and what to do.
     """
 
     name: str
@@ -36,15 +36,18 @@ class Gap:
 
     Args:
         ours: mean IoU in percent.
-        row: the published number.
-        points: ours minus theirs.
-        reasons: most telling first; none where nothing was found.
+        row: the published number, a mean IoU.
+        reasons: most telling first; empty if there is no usual reason.
     """
 
     ours: float
     row: Published
-    points: float
     reasons: tuple[Reason, ...]
+
+    @property
+    def points(self) -> float:
+        """Ours minus theirs, in percent."""
+        return self.ours - self.row.percent
 
     def __str__(self) -> str:
         """The gap in a sentence, then a reason a line."""
@@ -63,15 +66,15 @@ class Gap:
 def explain_gap(report: Report, row: Published, *, prompts: Prompts | None = None) -> Gap:
     """Look for the usual reasons why a number differs from a published one.
 
-    Each was asked about by users of the released codes: another split, a map that was scored at
-    its own low resolution, a refinement left out, no background words, pixels of 255 in the
+    Users of the released codes asked about each of them: another split, a map that was scored at
+    its own low resolution, a refinement left out, no background prompts, pixels of 255 in the
     prediction, ground truth that was resized.
 
     Args:
         report: ours.
         row: from `published`.
-        prompts: of the method, if it has some: with few background words CLIP-ES has little to
-            compare a lonely class with.
+        prompts: of the method, if it has some: with few background prompts CLIP-ES has little to
+            compare a single class with.
 
     Returns:
         A `Gap`; print it.
@@ -91,166 +94,106 @@ def explain_gap(report: Report, row: Published, *, prompts: Prompts | None = Non
     """
     if row.percent is None:
         raise ValueError(f"{row.name} is {row.unit}, expected a row of mean IoU")
-    apart = differences(report, row)
-    found = [look(report, row, apart) for look in _LOOKS]
+    return Gap(100 * report.mean_iou, row, tuple(_reasons(report, row, prompts)))
+
+
+def _reasons(report: Report, row: Published, prompts: Prompts | None) -> Iterator[Reason]:
+    """Yield what explains the gap, the most telling first."""
+    protocol, apart = report.protocol, differences(report, row)
+    published, missing = _background_prompts(row), []
     if prompts is not None:
-        found.insert(0, _words(row, prompts))
-    ours = 100 * report.mean_iou
-    reasons = tuple(reason for reason in found if reason is not None)
-    return Gap(ours=ours, row=row, points=ours - row.percent, reasons=reasons)
-
-
-Differences = dict[str, tuple[str, str]]
-
-
-def _words(row: Published, prompts: Prompts) -> Reason | None:
-    """Background words that the published prompts have and these have not."""
-    if row.method not in ("CLIP-ES", "CLIMS") or not row.data.startswith(("VOC", "COCO")):
-        return None
-    make = Prompts.voc if row.data.startswith("VOC") else Prompts.coco
-    theirs = make(method="clip_es" if row.method == "CLIP-ES" else "clims").backgrounds
-    missing = [word for word in theirs if word not in prompts.backgrounds]
-    if len(missing) < len(theirs) / 2:
-        return None
-    return Reason(
-        "background words missing",
-        f"{len(missing)} of the {len(theirs)} published background words are not among the "
-        f"prompts', such as {', '.join(missing[:3])}: they are what a lonely class is compared "
-        "with. CLIP-ES without any was reported at 29.5 instead of 70.8",
-    )
-
-
-def _split(report: Report, row: Published, apart: Differences) -> Reason | None:
-    if not {"data", "split"} & set(apart):
-        return None
-    ours = f"{report.protocol.data} {report.protocol.split}"
-    theirs = f"{row.data} {row.split}"
-    more = ""
-    if report.protocol.split == "train_aug" and row.split == "train":
-        more = (
+        missing = [word for word in published if word not in prompts.backgrounds]
+    if missing and len(missing) >= len(published) / 2:
+        yield Reason(
+            "background words missing",
+            f"{len(missing)} of the {len(published)} published background words are not among the "
+            f"prompts', such as {', '.join(missing[:3])}: they are what a lonely class is compared "
+            "with. CLIP-ES without any was reported at 29.5 instead of 70.8",
+        )
+    if "data" in apart or "split" in apart:
+        of_train_aug = (
             "; published masks are scored on the 1,464 pictures of train, and the 10,582 of "
             "train_aug give CLIP-ES 68.7 instead of 75.0"
         )
-    return Reason("wrong split", f"{ours} was scored, the published number is of {theirs}{more}")
-
-
-def _resolution(report: Report, row: Published, apart: Differences) -> Reason | None:
-    if report.protocol.stride == 1:
-        return None
-    return Reason(
-        "low resolution",
-        f"masks were compared at stride {report.protocol.stride}; bring maps to the picture's size "
-        "before they become masks (58.6 became 50 in one report of CLIP-ES)",
-    )
-
-
-def _resized(report: Report, row: Published, apart: Differences) -> Reason | None:
-    sizes = report.settings.get("sizes", ())
-    if not row.data.startswith("VOC") or not len(sizes):
-        return None
-    longest = [max(size) for size in sizes]
-    if max(longest) <= VOC_LONGEST_SIDE and (len(sizes) > 1 or max(longest) > 400):
-        return None
-    shown = ", ".join("x".join(map(str, size)) for size in sizes[:3])
-    return Reason(
-        "resized ground truth",
-        f"the ground truth has {len(sizes)} size{'s' * (len(sizes) != 1)} ({shown}), and VOC's own "
-        f"masks have many, with {VOC_LONGEST_SIDE} pixels on the longer side: resize predictions, "
-        "never the ground truth",
-    )
-
-
-def _refinement(report: Report, row: Published, apart: Differences) -> Reason | None:
-    if "refinement" not in apart:
-        return None
-    ours, theirs = apart["refinement"]
-    steps, needed = (set(text.lower().split(", ")) for text in (ours, theirs))
-    if needed - steps - {"none"}:
-        return Reason(
-            "refinement left out",
-            f"ours says {ours!r}, the published number comes after {theirs!r}",
+        is_train_aug = (protocol.split, row.split) == ("train_aug", "train")
+        yield Reason(
+            "wrong split",
+            f"{protocol.data} {protocol.split} was scored, the published number is of {row.data} "
+            f"{row.split}{of_train_aug if is_train_aug else ''}",
         )
-    return Reason("another refinement", f"ours says {ours!r}, the published number {theirs!r}")
-
-
-def _ignored(report: Report, row: Published, apart: Differences) -> Reason | None:
+    if protocol.stride > 1:
+        yield Reason(
+            "low resolution",
+            f"masks were compared at stride {protocol.stride}; bring maps to the picture's size "
+            "before they become masks (58.6 became 50 in one report of CLIP-ES)",
+        )
+    sizes = report.settings.get("sizes", ())
+    if row.data.startswith("VOC") and sizes and not _are_sizes_of_voc(sizes):
+        shown = ", ".join("x".join(map(str, size)) for size in sizes[:3])
+        yield Reason(
+            "resized ground truth",
+            f"the ground truth has {len(sizes)} size{'s' * (len(sizes) != 1)} ({shown}), and VOC's "
+            f"own masks have many, with {VOC_LONGEST_SIDE} pixels on the longer side: resize "
+            "predictions, never the ground truth",
+        )
     share = report.settings.get("predicted_255", 0.0)
-    if share < 0.001:
-        return None
-    return Reason(
-        "predicted 255",
-        f"{100 * share:.1f} % of the scored pixels are predicted 255, which counts as background; "
-        "masks that are scored keep every pixel: give the recipe min_confidence=None",
-    )
-
-
-def _scored(report: Report, row: Published, apart: Differences) -> Reason | None:
-    if "scored" not in apart:
-        return None
-    return Reason("other classes", f"scored were {apart['scored'][0]}, published are all classes")
-
-
-def _background(report: Report, row: Published, apart: Differences) -> Reason | None:
-    if "background" not in apart:
-        return None
-    ours, theirs = apart["background"]
-    return Reason("background rule", f"ours is {ours}, theirs {theirs}")
-
-
-def _only_background(report: Report, row: Published, apart: Differences) -> Reason | None:
+    if share >= 0.001:
+        yield Reason(
+            "predicted 255",
+            f"{100 * share:.1f} % of the scored pixels are predicted 255, which counts as "
+            "background; masks that are scored keep every pixel: give the recipe "
+            "min_confidence=None",
+        )
+    if "refinement" in apart:
+        ours, theirs = apart["refinement"]
+        steps, needed = (set(stated.lower().split(", ")) for stated in (ours, theirs))
+        if needed - steps - {"none"}:
+            sentence = f"ours says {ours!r}, the published number comes after {theirs!r}"
+            yield Reason("refinement left out", sentence)
+        else:
+            sentence = f"ours says {ours!r}, the published number {theirs!r}"
+            yield Reason("another refinement", sentence)
+    if "scored" in apart:
+        ours, _ = apart["scored"]
+        yield Reason("other classes", f"scored were {ours}, published are all classes")
     objects = report.iou[1:][np.isfinite(report.iou[1:])]
-    if not len(objects) or objects.mean() > 0.1:
-        return None
     kinds = mean_of(report.error_shares[1:].T)
-    if kinds.argmax() != ERROR_KINDS.index("missed"):
-        return None
-    return Reason(
-        "only background",
-        f"objects have a mean IoU of {100 * objects.mean():.1f} and are missed nearly everywhere: "
-        "a background rule that is too strong, empty maps, or a segmenter that learned background "
-        'alone (loss="balanced" and a lower rate help)',
-    )
-
-
-def _threshold(report: Report, row: Published, apart: Differences) -> Reason | None:
+    if len(objects) and objects.mean() <= 0.1 and ERROR_KINDS[kinds.argmax()] == "missed":
+        yield Reason(
+            "only background",
+            f"objects have a mean IoU of {100 * objects.mean():.1f} and are missed nearly "
+            "everywhere: a background rule that is too strong, empty maps, or a segmenter that "
+            'learned background alone (loss="balanced" and a lower rate help)',
+        )
     precision, recall = mean_of(report.precision[1:]), mean_of(report.recall[1:])
-    if not (np.isfinite(precision) and np.isfinite(recall)) or recall < 0.1:
-        return None
-    if abs(precision - recall) < 0.2:
-        return None
-    low = recall < precision
-    return Reason(
-        "background too strong" if low else "background too weak",
-        f"objects have a precision of {100 * precision:.0f} and a recall of {100 * recall:.0f}: "
-        f"{'lower' if low else 'raise'} the background, as chosen on a validation split",
-    )
+    if recall >= 0.1 and abs(precision - recall) >= 0.2:  # both are numbers
+        name, advice = ("strong", "lower") if recall < precision else ("weak", "raise")
+        yield Reason(
+            f"background too {name}",
+            f"objects have a precision of {100 * precision:.0f} and a recall of "
+            f"{100 * recall:.0f}: {advice} the background, as chosen on a validation split",
+        )
+    if "background" in apart:
+        ours, theirs = apart["background"]
+        yield Reason("background rule", f"ours is {ours}, theirs {theirs}")
+    if "n_images" in apart and protocol.n_images <= 0.9 * row.n_images:
+        low, high = (100 * bound for bound in report.interval)
+        place = "inside" if low <= row.percent <= high else "outside"
+        yield Reason(
+            "few pictures",
+            f"{protocol.n_images} of {row.n_images} pictures were scored; the published number "
+            f"lies {place} the interval of ours, {low:.1f} to {high:.1f}",
+        )
 
 
-def _few(report: Report, row: Published, apart: Differences) -> Reason | None:
-    if "n_images" not in apart:
-        return None
-    ours, theirs = apart["n_images"]
-    if int(ours) > 0.9 * int(theirs):
-        return None
-    low, high = (100 * bound for bound in report.interval)
-    within = low <= (row.percent or 0.0) <= high
-    said = "lies inside" if within else "lies outside"
-    return Reason(
-        "few pictures",
-        f"{ours} of {theirs} pictures were scored; the published number {said} the interval of "
-        f"ours, {low:.1f} to {high:.1f}",
-    )
+def _background_prompts(row: Published) -> tuple[str, ...]:
+    """Return the background prompts of a published row; none if its method has no prompts."""
+    method = {"CLIP-ES": "clip_es", "CLIMS": "clims"}.get(row.method)
+    make = {"VOC": Prompts.voc, "COCO": Prompts.coco}.get(row.data.split()[0])
+    return make(method=method).backgrounds if method and make else ()
 
 
-_LOOKS: tuple[Callable[[Report, Published, Differences], Reason | None], ...] = (
-    _split,
-    _resolution,
-    _resized,
-    _ignored,
-    _refinement,
-    _scored,
-    _only_background,
-    _threshold,
-    _background,
-    _few,
-)
+def _are_sizes_of_voc(sizes: list[tuple[int, int]]) -> bool:
+    """Return whether targets (H, W) may be VOC's own: several sizes, or one that is usual."""
+    longest = max(max(size) for size in sizes)
+    return longest <= VOC_LONGEST_SIDE and (len(sizes) > 1 or longest > 400)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checks import check_images, check_labels, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import WALK_SQUARINGS
+from wsss_kit.masks import BackgroundRule
 
 
 class MethodOutput(NamedTuple):
@@ -36,6 +37,12 @@ class CAMMethod(ABC):
     """
 
     preset: str = "reference"
+    background: ClassVar[BackgroundRule] = BackgroundRule(threshold=0.15)
+    """The published background rule of the maps."""
+    walked_background: ClassVar[BackgroundRule] = BackgroundRule(power=16)
+    """The published background rule where maps walk with a learned affinity."""
+    brings_affinity: ClassVar[bool] = False
+    """Whether the output has an affinity to refine the maps with."""
     walk_squarings: int = WALK_SQUARINGS
     """How often the transition made from the method's affinity is squared; published unless the
     method knows better."""

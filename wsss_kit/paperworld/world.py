@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -16,6 +17,7 @@ from wsss_kit.paperworld.captions import caption
 from wsss_kit.paperworld.dice import Dice
 from wsss_kit.paperworld.drawing import Drawing, draw
 from wsss_kit.paperworld.scenes import KINDS, Scene, describe, tear, weather
+from wsss_kit.prompts import Prompts
 
 Value = TypeVar("Value")
 
@@ -254,6 +256,14 @@ class PaperWorld(Sequence[Sample]):
             f"PaperWorld({len(self)}, split={self.split!r}, size={self.size}, seed={self.seed}, "
             f"cooccurrence={self.cooccurrence}, torn={self.torn})"
         )
+
+    def prompts(self, method: str = "clip_es", file: str | Path | None = None) -> Prompts:
+        """Prompts of the embedded world for a method, or those of a file of `Prompts.to_json`."""
+        return Prompts.paper(method) if file is None else Prompts.from_json(Path(file))
+
+    def open_masks(self) -> Mapping[str, Tensor]:
+        """Open the ground-truth masks, as of any data set: name -> (H, W) int64."""
+        return self.masks
 
     @property
     def masks(self) -> Mapping[str, Tensor]:

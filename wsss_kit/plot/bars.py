@@ -15,9 +15,7 @@ from wsss_kit.plot.canvas import MAX_WIDTH, NOTE_SIZE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.container import BarContainer
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 
@@ -55,27 +53,21 @@ def iou_bars(reports: Mapping[str, Report]) -> Figure:
             )
     ticks = [*first.classes, "mean"]
     alt = " ".join(f"{name}: {r.headline} ({_listing(r)})." for name, r in reports.items())
-    width = min(MAX_WIDTH, max(7.0, 1.5 + len(ticks) * (0.3 + 0.15 * len(reports))))
-    longest = max(len(f"{name}: {report.headline}") for name, report in reports.items())
-    columns = max(1, int(width / (0.5 + 0.06 * longest)))
-    height = 3.8 + 0.2 * math.ceil(len(reports) / columns)
-    figure = new_figure(width, height, alt=f"Bars of IoU in percent by class. {alt}")
-    ax = figure.add_subplot()
-    heights = {
-        f"{name}: {report.headline}": 100 * np.array([*report.iou, report.mean_iou])
-        for name, report in reports.items()
+    unknown = (math.nan, math.nan)
+    table = {
+        f"{name}: {r.headline}": [*((iou, *unknown) for iou in r.iou), (r.mean_iou, *r.interval)]
+        for name, r in reports.items()
     }
-    for bars, report in zip(_draw_bars(ax, ticks, heights), reports.values(), strict=True):
-        for bar, iou in zip(bars, report.iou, strict=False):
-            if np.isnan(iou):
-                style = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": NOTE_SIZE}
-                ax.text(_middle(bar), 1, "absent", **style)
-        _whisker(ax, _middle(bars[-1]), report)
+    width = min(MAX_WIDTH, max(7.0, 1.5 + len(ticks) * (0.3 + 0.15 * len(table))))
+    columns = max(1, int(width / (0.5 + 0.06 * max(map(len, table)))))
+    height = 3.8 + 0.2 * math.ceil(len(table) / columns)
+    figure = new_figure(width, height, alt=f"Bars of IoU in percent by class. {alt}")
+    ax, middles, values = _draw_bars(figure, table, columns)
+    for k, i in np.argwhere(np.isnan(values[..., 0])):
+        style = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": NOTE_SIZE}
+        ax.text(middles[k, i], 1, "absent", **style)
     ax.set_ylabel("IoU in percent")
-    ax.axvline(len(ticks) - 1.5, color="grey", linewidth=0.8, linestyle=":")
-    if len(ticks) > 9:
-        ax.set_xticks(range(len(ticks)), ticks, rotation=45, ha="right", rotation_mode="anchor")
-    figure.legend(loc="outside upper left", ncols=columns, fontsize=NOTE_SIZE, frameon=False)
+    _name_classes(ax, ticks)
     protocols = dict.fromkeys(str(report.protocol) for report in reports.values())
     if len(protocols) == 1 or len(reports) > 2:
         _caption(figure, _in_common(list(reports.values())))
@@ -121,19 +113,16 @@ def step_bars(series: Mapping[str, Mapping[str, Report]]) -> Figure:
     )
     width = max(6.0, 1.0 + len(steps) * (0.5 + 0.45 * len(series)))
     figure = new_figure(width, 4.0, alt=f"Bars of mIoU in percent by step. {alt}")
-    ax = figure.add_subplot()
-    heights = {
-        name: 100 * np.array([report.mean_iou for report in reports.values()])
+    table = {
+        name: [(r.mean_iou, *r.interval) for r in reports.values()]
         for name, reports in series.items()
     }
-    ticks = [textwrap.fill(step, 16) for step in steps]
-    for bars, reports in zip(_draw_bars(ax, ticks, heights), series.values(), strict=True):
-        for bar, report in zip(bars, reports.values(), strict=True):
-            top = _whisker(ax, _middle(bar), report)
-            number = f"{100 * report.mean_iou:.1f}"
-            ax.text(_middle(bar), top + 1, number, ha="center", fontsize=NOTE_SIZE)
+    ax, middles, values = _draw_bars(figure, table, len(series))
+    tops = np.fmax(values[..., 0], values[..., 2])
+    for middle, top, mean in zip(middles.flat, tops.flat, values[..., 0].flat, strict=True):
+        ax.text(middle, top + 1, f"{mean:.1f}", ha="center", fontsize=NOTE_SIZE)
     ax.set_ylabel("mIoU in percent")
-    figure.legend(loc="outside upper left", ncols=len(series), fontsize=9, frameon=False)
+    ax.set_xticks(range(len(steps)), [textwrap.fill(step, 16) for step in steps])
     _caption(figure, _in_common([r for reports in series.values() for r in reports.values()]))
     return figure
 
@@ -151,30 +140,21 @@ def show_difference(comparison: Comparison, *, first: str, second: str) -> Figur
     """
     names = [*comparison.first.classes, "mean"]
     values = 100 * np.array([*comparison.by_class, comparison.difference])
-    bounds = 100 * np.array([*comparison.by_class_interval, comparison.interval])  # (S + 1, 2)
-    shown = np.isfinite(bounds).all(1)
-    sure = shown & ((bounds[:, 0] > 0) | (bounds[:, 1] < 0))
-    words = ", ".join(
-        f"{name} {value:+.1f}{'' if is_sure else ' (not sure)'}"
-        for name, value, is_sure in zip(names, values, sure, strict=True)
-        if np.isfinite(value)
-    )
+    low, high = 100 * np.array([*comparison.by_class_interval, comparison.interval]).T
+    sure = (low > 0) | (high < 0)
+    known = np.flatnonzero(np.isfinite(values))
+    words = (f"{names[i]} {values[i]:+.1f}{'' if sure[i] else ' (not sure)'}" for i in known)
     figure = new_figure(
         *(max(7.0, 1.5 + 0.5 * len(names)), 3.8),
-        alt=f"Bars of the difference of IoU in points, {second} minus {first}. {words}.",
+        alt=f"Bars of the difference of IoU in points, {second} minus {first}. {', '.join(words)}.",
     )
     ax = figure.subplots()
-    for place, (value, is_sure) in enumerate(zip(values, sure, strict=True)):
-        if np.isfinite(value):
-            style = {"facecolor": "#3b6a8f"} if is_sure else {"facecolor": "white", "hatch": "//"}
-            ax.bar(place, value, 0.7, edgecolor="black", linewidth=0.6, **style)
-    spread = np.abs(bounds[shown] - values[shown, None]).T
-    ax.errorbar(
-        np.arange(len(names))[shown], values[shown], spread, color="black", capsize=3, fmt="none"
-    )
+    look = {"edgecolor": "black", "linewidth": 0.6}
+    look["color"] = ["#3b6a8f" if sure[i] else "white" for i in known]
+    ax.bar(known, values[known], 0.7, hatch=["" if sure[i] else "//" for i in known], **look)
+    _draw_intervals(ax, np.arange(len(names)), low, high)
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.axvline(len(names) - 1.5, color="grey", linewidth=0.8, linestyle=":")
-    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    _name_classes(ax, names)
     ax.set(ylabel=f"points of IoU,\n{second} minus {first}")
     bare_axis(ax)
     _caption(figure, "whiskers: 95 % intervals over images; hatched: the interval holds 0")
@@ -182,33 +162,46 @@ def show_difference(comparison: Comparison, *, first: str, second: str) -> Figur
 
 
 def _draw_bars(
-    ax: Axes, ticks: Sequence[str], heights: Mapping[str, np.ndarray]
-) -> list[BarContainer]:
-    """Draw one group of bars for each tick: one bar for each label, with its shade and hatch."""
-    import seaborn as sns
+    figure: Figure, table: Mapping[str, Sequence[tuple[float, float, float]]], columns: int
+) -> tuple[Axes, np.ndarray, np.ndarray]:
+    """Draw groups of bars with their intervals and a legend above.
+
+    Args:
+        figure: an empty one.
+        table: label of a series -> value, lower and upper bound of each group, in [0, 1] or NaN.
+        columns: of the legend.
+
+    Returns:
+        The axes, the middles of the bars (K, G), and the table in percent (K, G, 3).
+    """
     from matplotlib import colormaps
 
-    sns.barplot(
-        x=np.tile(np.arange(len(ticks)), len(heights)),
-        y=np.nan_to_num(np.concatenate(list(heights.values()))),
-        hue=np.repeat(list(heights), len(ticks)),
-        palette=[*colormaps["cividis"](np.linspace(0.95, 0.35, len(heights)))],
-        saturation=1,
-        errorbar=None,
-        legend=False,
-        edgecolor="black",
-        linewidth=0.6,
-        ax=ax,
-    )
-    containers = list(ax.containers)
-    for index, (bars, label) in enumerate(zip(containers, heights, strict=True)):
-        bars.set_label(label)
-        for bar in bars:
-            bar.set_hatch(HATCHES[index % len(HATCHES)])
-    ax.set_xticks(range(len(ticks)), ticks)
-    ax.set(ylim=(0, 100))
+    values = 100 * np.array([*table.values()], float)
+    (K, G, _), width = values.shape, 0.8 / len(table)
+    middles = np.arange(G) + width * (np.arange(K)[:, None] - (K - 1) / 2)
+    shades = colormaps["cividis"](np.linspace(0.95, 0.35, K))
+    ax = figure.add_subplot()
+    for k, label in enumerate(table):
+        heights, low, high = values[k].T
+        look = {"color": shades[k], "hatch": HATCHES[k % len(HATCHES)], "edgecolor": "black"}
+        ax.bar(middles[k], np.nan_to_num(heights), width, linewidth=0.6, label=label, **look)
+        _draw_intervals(ax, middles[k], low, high)
+    ax.set(xlim=(-0.5, G - 0.5), ylim=(0, 100))
     bare_axis(ax)
-    return containers
+    figure.legend(loc="outside upper left", ncols=columns, fontsize=NOTE_SIZE, frameon=False)
+    return ax, middles, values
+
+
+def _draw_intervals(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """Draw intervals as whiskers, none for NaN; a value may lie outside of its interval."""
+    ax.errorbar(x, (low + high) / 2, (high - low) / 2, color="black", capsize=3, fmt="none")
+
+
+def _name_classes(ax: Axes, names: Sequence[str]) -> None:
+    """Name the groups of bars; a dotted line stands before the last, the mean."""
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) > 9 else {}
+    ax.set_xticks(range(len(names)), names, **slanted)
+    ax.axvline(len(names) - 1.5, color="grey", linewidth=0.8, linestyle=":")
 
 
 def bare_axis(ax: Axes) -> None:
@@ -216,20 +209,6 @@ def bare_axis(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", linewidth=0.5, alpha=0.5)
     ax.set_axisbelow(True)
-
-
-def _middle(bar: Rectangle) -> float:
-    return bar.get_x() + bar.get_width() / 2
-
-
-def _whisker(ax: Axes, x: float, report: Report) -> float:
-    """Draw the interval of a report's mIoU if there is one, and return its upper end."""
-    height = 100 * report.mean_iou
-    spread = np.abs(100 * np.array(report.interval) - height)[:, None]  # (2, 1)
-    if not np.isfinite(spread).all():
-        return height
-    ax.errorbar([x], [height], spread, color="black", capsize=3, fmt="none")
-    return height + spread[1, 0]
 
 
 def _in_common(reports: Sequence[Report]) -> str:

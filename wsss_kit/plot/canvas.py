@@ -1,4 +1,4 @@
-"""What all figures share: alt text, whole files, grids of images, and checks of masks.
+"""What all figures share: alt text, files, grids of images, and checks of images and masks.
 
 Figures do not pass through pyplot: nothing is registered, so nothing has to be closed.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from wsss_kit.classes import IGNORE_INDEX, Sample, palette
 from wsss_kit.files import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 100
@@ -101,7 +103,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
     Args:
         figure: any matplotlib figure.
-        path: ends in ``.png``; its folder is made if need be.
+        path: ends in ``.png``; its folder is created if it does not exist.
 
     Returns:
         The path.
@@ -158,11 +160,67 @@ def class_colours(n_classes: int) -> np.ndarray:
         >>> class_colours(8)[5].round(2).tolist(), class_colours(9)[5].round(2).tolist()
         ([0.0, 0.45, 0.7], [0.5, 0.0, 0.5])
     """
+    from matplotlib.colors import to_rgb
+
     check_count("n_classes", n_classes, least=0)
     if n_classes > len(DISTINCT_COLOURS):
         return palette(1 + n_classes) / 255
-    codes = ("#000000", *DISTINCT_COLOURS[:n_classes])
-    return np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in codes]) / 255
+    return np.array([to_rgb(code) for code in ("#000000", *DISTINCT_COLOURS[:n_classes])])
+
+
+class Panel(NamedTuple):
+    """One image of a grid, (H, W, 3) in [0, 1], with a title above and a caption below it."""
+
+    pixels: np.ndarray
+    title: str = ""
+    caption: str = ""
+
+
+def draw_grid(
+    rows: Sequence[Sequence[Panel]], *, alt: str, extra: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Figure, np.ndarray]:
+    """Draw rows of panels as large as the screen allows, without ticks or frames.
+
+    Args:
+        rows: panels from the left; a row may be shorter than the others, or empty.
+        alt: the figure's alt text.
+        extra: width and height for a colour bar or a legend, in inches.
+
+    Returns:
+        The figure and its axes (rows, columns).
+
+    Example:
+        >>> _, axes = draw_grid([[Panel(np.zeros((2, 3, 3)))] * 4, []], alt="Black.")
+        >>> axes.shape
+        (2, 4)
+    """
+    columns = max(map(len, rows))
+    width = min(PANEL_WIDTH, (MAX_WIDTH - extra[0]) / columns)
+    heights, text = [], 0.0
+    for row in rows:
+        tall = [min(panel.pixels.shape[0] / panel.pixels.shape[1], 2) for panel in row]
+        heights.append(width * max(tall, default=1))
+        has_title, has_caption = (any(panel[part] for panel in row) for part in (1, 2))
+        text += 0.13 + 0.15 * has_title + 0.33 * has_caption
+    height = sum(heights) + text + extra[1]
+    figure = new_figure(columns * width + extra[0], height, alt=alt)
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for row_axes, row in zip(axes, rows, strict=True):
+        for ax, panel in zip(row_axes, row, strict=False):
+            draw_panel(ax, panel, wrap=max(8, int(width * 13)))
+    return figure, axes
+
+
+def draw_panel(ax: Axes, panel: Panel, *, wrap: int = 22) -> None:
+    """Draw one panel without ticks or frame; its texts have lines of about ``wrap`` characters."""
+    ax.imshow(panel.pixels)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.set_title(textwrap.fill(panel.title, wrap), fontsize=TITLE_SIZE)
+    ax.set_xlabel(textwrap.fill(panel.caption, int(wrap * 1.2)), fontsize=NOTE_SIZE)
 
 
 def picture_array(image: Tensor | np.ndarray) -> np.ndarray:
@@ -200,7 +258,7 @@ def names_and_pictures(
     """Return the names of samples, or "picture 1" and so on, and the images as arrays.
 
     Raises:
-        ValueError: if there is no picture.
+        ValueError: if there is no image.
 
     Example:
         >>> names_and_pictures([torch.zeros(3, 1, 1)])[0]
@@ -212,47 +270,43 @@ def names_and_pictures(
         image.name if isinstance(image, Sample) else f"picture {number}"
         for number, image in enumerate(images, 1)
     ]
-    arrays = [picture_array(getattr(image, "image", image)) for image in images]
-    return names, arrays
+    return names, [picture_array(getattr(image, "image", image)) for image in images]
 
 
-def panel_grid(
-    pictures: Sequence[np.ndarray],
-    columns: int,
-    *,
-    alt: str,
-    per_row: int = 1,
-    text_lines: float = 1,
-    extra: tuple[float, float] = (0.0, 0.0),
-) -> tuple[Figure, np.ndarray, int]:
-    """Create a figure with panels as large as the screen allows, without ticks or frames.
+def in_order(
+    title: str, values: Any, images: Sequence[Sample] | Sequence[Tensor], what: str = "entry"
+) -> list[Any]:
+    """Return one value for each image, in their order.
 
     Args:
-        pictures: what will be shown, for the panels' proportions.
-        columns: panels in a row.
-        alt: the figure's alt text.
-        per_row: pictures in a row; the other panels show something else about them.
-        text_lines: lines of text beside each panel's height.
-        extra: width and height for a colour bar or a legend, in inches.
+        title: whose values they are, for errors.
+        values: a sequence in the order of the images, or a mapping from the samples' names.
+        images: B samples or images.
+        what: what one value is.
 
-    Returns:
-        The figure, its axes (rows, columns), and how many characters of a title fit on a panel.
+    Raises:
+        ValueError: if a value is missing, or names are needed and there are none.
 
     Example:
-        >>> _, axes, _ = panel_grid([np.zeros((2, 3, 3))], 4, alt="Empty.")
-        >>> axes.shape
-        (1, 4)
+        >>> in_order("CAM", torch.zeros(2, 1, 1), torch.zeros(2, 3, 1, 1))
+        [tensor([[0.]]), tensor([[0.]])]
     """
-    width = min(PANEL_WIDTH, (MAX_WIDTH - extra[0]) / columns)
-    tall = [min(picture.shape[0] / picture.shape[1], 2) for picture in pictures]
-    heights = [width * max(tall[i : i + per_row]) for i in range(0, len(tall), per_row)]
-    height = sum(heights) + len(heights) * (0.22 * text_lines + 0.06) + extra[1]
-    figure = new_figure(columns * width + extra[0], height, alt=alt)
-    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-    return figure, axes, max(8, int(width * 13))
+    if not isinstance(values, Mapping):
+        if len(values) != len(images):
+            many = "entries" if what == "entry" else f"{what}s"
+            raise ValueError(
+                f"{title} has {len(values)} {many} for {len(images)} pictures; give one for each"
+            )
+        return list(values)
+    if not all(isinstance(image, Sample) for image in images):
+        raise ValueError(
+            f"{title} is a mapping from names but the pictures have no names; show samples, or "
+            "give a sequence in the order of the pictures"
+        )
+    missing = [sample.name for sample in images if sample.name not in values]
+    if missing:
+        raise ValueError(f"{title} has no {what} for {missing[0]!r}; make one or leave it out")
+    return [values[sample.name] for sample in images]
 
 
 def mask_values(mask: Tensor | np.ndarray, picture: np.ndarray, n_classes: int) -> set[int]:
@@ -260,7 +314,7 @@ def mask_values(mask: Tensor | np.ndarray, picture: np.ndarray, n_classes: int) 
 
     Args:
         mask: (H, W) integers.
-        picture: (H, W, 3), the picture it belongs to.
+        picture: (H, W, 3), the image it belongs to.
         n_classes: C.
 
     Returns:
@@ -278,49 +332,11 @@ def mask_values(mask: Tensor | np.ndarray, picture: np.ndarray, n_classes: int) 
             f"a mask has shape {tuple(mask.shape)} but its picture {picture.shape[:2]}; "
             "make masks at the size of the picture"
         )
-    values = {int(value) for value in np.unique(torch.as_tensor(mask).cpu())} - {0}
-    outside = {value for value in values if not 0 <= value <= n_classes} - {IGNORE_INDEX}
+    values = set(np.unique(torch.as_tensor(mask).cpu()).tolist()) - {0}
+    outside = values - {*range(1, n_classes + 1), IGNORE_INDEX}
     if outside:
         raise ValueError(
             f"a mask holds {min(outside)}, expected 0 to {n_classes} or {IGNORE_INDEX}; "
             "check the class list"
         )
     return values
-
-
-def mask_list(
-    title: str, masks: Any, images: Sequence[Sample] | Sequence[Tensor], names: Sequence[str]
-) -> list[Any]:
-    """Return the masks of one method in the order of the images.
-
-    Args:
-        title: the method, for errors.
-        masks: (B, H, W), a sequence of (H, W), or a mapping from names.
-        images: B samples or pictures.
-        names: B names.
-
-    Returns:
-        B masks.
-
-    Raises:
-        ValueError: if a mask is missing, or names are needed and there are none.
-
-    Example:
-        >>> mask_list("CAM", torch.zeros(2, 1, 1), torch.zeros(2, 3, 1, 1), ["a", "b"])
-        [tensor([[0.]]), tensor([[0.]])]
-    """
-    if isinstance(masks, Mapping):
-        if not all(isinstance(image, Sample) for image in images):
-            raise ValueError(
-                f"{title!r} gives masks by name but the pictures have no names; show samples, "
-                "or give the masks in the order of the pictures"
-            )
-        missing = [name for name in names if name not in masks]
-        if missing:
-            raise ValueError(f"{title!r} has no mask for {missing[0]!r}; make one or leave it out")
-        return [masks[name] for name in names]
-    if len(masks) != len(names):
-        raise ValueError(
-            f"{title!r} has {len(masks)} masks for {len(names)} pictures; give one for each"
-        )
-    return list(masks)

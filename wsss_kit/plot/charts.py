@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from wsss_kit.plot.bars import bare_axis
 from wsss_kit.plot.canvas import DISTINCT_COLOURS, NOTE_SIZE, TITLE_SIZE, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import pandas as pd
     from matplotlib.figure import Figure
 
 LINES = ("-", "--", ":", "-.")
@@ -46,20 +47,18 @@ def show_confusion(report: Report) -> Figure:
         'Heat map of what each class is taken for, percent of its pixels. background: 67 \
 background, 33 cow; cow: 100 cow.'
     """
+    import pandas as pd
+
     seen = np.flatnonzero(report.matrix.sum(0) + report.matrix.sum(1))  # the others say nothing
-    names, matrix = [report.values[value] for value in seen], report.matrix[np.ix_(seen, seen)]
-    with np.errstate(invalid="ignore"):
-        share = 100 * matrix / matrix.sum(1, keepdims=True)
-    words = _heat_words(share, names, names, least=5)
-    figure = _heat_map(
-        share,
-        (names, names),
+    cells = pd.DataFrame(report.matrix, report.values, report.values).iloc[seen, seen]
+    cells = 100 * cells.div(cells.sum(axis=1), axis=0)
+    words = _heat_words(cells, least=5)
+    return _heat_map(
+        cells.rename_axis(index="ground truth", columns="predicted"),
         alt=f"Heat map of what each class is taken for, percent of its pixels. {words}.",
         label="percent of the row",
         most=100,
     )
-    figure.axes[0].set(xlabel="predicted", ylabel="ground truth")
-    return figure
 
 
 def show_spills(report: Report) -> Figure:
@@ -89,63 +88,43 @@ def show_spills(report: Report) -> Figure:
         >>> show_spills(report).get_label()
         'Heat map of what each class spills onto, in points of its union. cow: 33 grass.'
     """
+    import pandas as pd
+
     kinds, points = spills(report)
-    words = _heat_words(points[1:], report.classes[1:], kinds, least=1)
-    said = words or "nothing of a point or more"
-    figure = _heat_map(
-        points[1:],
-        (report.classes[1:], kinds),
-        alt=f"Heat map of what each class spills onto, in points of its union. {said}.",
+    cells = pd.DataFrame(points[1:], report.classes[1:], kinds)
+    words = _heat_words(cells, least=1) or "nothing of a point or more"
+    return _heat_map(
+        cells.rename_axis(index="class that spilled", columns="kind of background"),
+        alt=f"Heat map of what each class spills onto, in points of its union. {words}.",
         label="points of the class's union",
         most=max(1.0, float(np.nan_to_num(points).max())),
     )
-    figure.axes[0].set(xlabel="kind of background", ylabel="class that spilled")
-    return figure
 
 
-def _heat_map(
-    cells: np.ndarray,
-    names: tuple[Sequence[str], Sequence[str]],
-    *,
-    alt: str,
-    label: str,
-    most: float,
-) -> Figure:
-    """Draw (R, C) cells with the names of rows and columns; NaN stays white."""
+def _heat_map(cells: pd.DataFrame, *, alt: str, label: str, most: float) -> Figure:
+    """Draw cells with the names of rows and columns; NaN stays white."""
     import seaborn as sns
 
-    height, width = (2.5 + 0.45 * len(side) for side in names)
+    height, width = (2.5 + 0.45 * n for n in cells.shape)
     figure = new_figure(width + 1.0, height, alt=alt)
+    style = {"cmap": "cividis", "fmt": ".0f", "annot_kws": {"size": NOTE_SIZE}}
+    is_named = max(cells.shape) <= _MAX_NAMED + 1
+    options = {"annot": is_named, "xticklabels": True, "yticklabels": True}
     ax = figure.subplots()
-    sns.heatmap(
-        cells,
-        ax=ax,
-        cmap="cividis",
-        vmin=0,
-        vmax=most,
-        annot=max(map(len, names)) <= _MAX_NAMED + 1,
-        fmt=".0f",
-        annot_kws={"size": NOTE_SIZE},
-        xticklabels=names[1],
-        yticklabels=names[0],
-        cbar_kws={"label": label},
-        mask=np.isnan(cells),
-    )
+    sns.heatmap(cells, vmin=0, vmax=most, ax=ax, cbar_kws={"label": label}, **style, **options)
     ax.tick_params(axis="x", rotation=60)
     ax.tick_params(axis="y", rotation=0)
     return figure
 
 
-def _heat_words(
-    cells: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, least: float
-) -> str:
+def _heat_words(cells: pd.DataFrame, *, least: float) -> str:
     """Describe a heat map in words: the cells of each row of at least ``least``, largest first."""
-    said = []
-    for name, row in zip(rows, cells, strict=True):
-        order = [j for j in np.argsort(-np.nan_to_num(row)) if row[j] >= least]
-        if order:
-            said.append(f"{name}: {', '.join(f'{row[j]:.0f} {columns[j]}' for j in order)}")
-    return "; ".join(said)
+    rows = []
+    for name, row in cells.iterrows():
+        large = row[row >= least].sort_values(ascending=False, kind="stable")
+        if len(large):
+            rows.append(f"{name}: {', '.join(f'{v:.0f} {column}' for column, v in large.items())}")
+    return "; ".join(rows)
 
 
 def show_curves(
@@ -177,59 +156,47 @@ def show_curves(
         >>> figure.get_label()
         'mIoU, percent against threshold. CAM: 40 at 0.1, highest 61.5 at 0.3, 61.5 at 0.3.'
     """
+    from matplotlib import colormaps
+
     check_count("columns", columns)
     if not panels or not all(curves and all(curves.values()) for curves in panels.values()):
         raise ValueError(f"panels is {panels}, expected curves with at least one point in each")
-    every = [x for curves in panels.values() for curve in curves.values() for x in curve]
-    if log and min(every) <= 0:
-        raise ValueError(
-            f"log is True and an x is {min(every)}, expected x above 0 on such an axis"
-        )
+    every = sorted({x for curves in panels.values() for curve in curves.values() for x in curve})
+    if log and every[0] <= 0:
+        raise ValueError(f"log is True and an x is {every[0]}, expected x above 0 on such an axis")
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    several = len(names) > 1
-    width = 5.5 if columns == 1 else 3.6 * columns
+    width, height = (5.5, 3.0) if columns == 1 else (3.6 * columns, 2.5)
     figure = new_figure(
-        width,
-        (3.0 if columns == 1 else 2.5) * rows + 0.3 * several,
+        *(width, height * rows + 0.3 * (len(names) > 1)),
         alt=" ".join(f"{y} against {x}. {_in_words(curves)}" for x, curves in panels.items()),
     )
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for ax in axes.flat[len(panels) :]:
-        ax.set_axis_off()
+    shades = colormaps["cividis"](np.linspace(0.1, 0.75, len(names)))
+    lines = {}
     for ax, (x, curves) in zip(axes.flat, panels.items(), strict=False):
-        _draw_curves(ax, curves, names)
+        for name, curve in curves.items():
+            i = names.index(name)
+            style = {"linestyle": LINES[i % len(LINES)], "marker": MARKERS[i % len(MARKERS)]}
+            points = zip(*sorted(curve.items()), strict=True)
+            (lines[name],) = ax.plot(*points, color=shades[i], markersize=4, **style)
         if log:
-            values = sorted({value for curve in curves.values() for value in curve})
+            values = sorted(set().union(*curves.values()))
             ax.set_xscale("log")
             ax.set_xticks(values, [f"{value:g}" for value in values])
             ax.minorticks_off()
         if marked is not None and x in marked:
             ax.axvline(marked[x], linestyle=":", color="grey", linewidth=1)
         ax.set(xlabel=x, ylabel=y if ax in axes[:, 0] else None)
-    if several:
-        _legend(figure, axes.flat, "upper left", min(4, len(names)))
+        ax.tick_params(labelsize=NOTE_SIZE)
+        bare_axis(ax)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    if len(names) > 1:
+        options = {"ncols": min(4, len(names)), "frameon": False, "fontsize": NOTE_SIZE}
+        figure.legend(lines.values(), lines, loc="outside upper left", **options)
     return figure
-
-
-def _draw_curves(ax: Axes, curves: Mapping[str, Curve], names: list[str]) -> None:
-    """Draw each curve in the shade, line and marker of its place among all names."""
-    from matplotlib import colormaps
-
-    shades = colormaps["cividis"](np.linspace(0.1, 0.75, len(names)))
-    for name, curve in curves.items():
-        index = names.index(name)
-        ax.plot(
-            *zip(*sorted(curve.items()), strict=True),
-            label=name,
-            color=shades[index],
-            linestyle=LINES[index % len(LINES)],
-            marker=MARKERS[index % len(MARKERS)],
-            markersize=4,
-        )
-    bare_axis(ax)
-    ax.tick_params(labelsize=NOTE_SIZE)
 
 
 def _in_words(curves: Mapping[str, Curve]) -> str:
@@ -272,38 +239,22 @@ def show_plane(panels: Mapping[str, tuple[Tensor, Sequence[str]]]) -> Figure:
                 "(N, 2) and N"
             )
     names = list(dict.fromkeys(name for _, groups in panels.values() for name in groups))
-    said = {
-        title: ", ".join(f"{list(groups).count(name)} {name}" for name in names if name in groups)
-        for title, (_, groups) in panels.items()
-    }
-    alt = "Points on a plane. " + " ".join(f"{title}: {text}." for title, text in said.items())
-    figure = new_figure(3.4 * len(panels), 3.5, alt=alt)
+    counts = (f"{t}: {_count_names(groups)}." for t, (_, groups) in panels.items())
+    figure = new_figure(3.4 * len(panels), 3.5, alt=f"Points on a plane. {' '.join(counts)}")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, (points, groups)) in zip(axes, panels.items(), strict=True):
-        points = points.detach().cpu().numpy()
-        for index, name in enumerate(names):
-            rows = [i for i, group in enumerate(groups) if group == name]
-            ax.scatter(
-                *points[rows].T,
-                s=22,
-                label=name,
-                color=DISTINCT_COLOURS[index % len(DISTINCT_COLOURS)],
-                marker=MARKERS[index % len(MARKERS)],
-                edgecolors="black",
-                linewidths=0.4,
-            )
+        for i, name in enumerate(names):
+            style = {"color": DISTINCT_COLOURS[i % len(DISTINCT_COLOURS)], "edgecolors": "black"}
+            style["marker"] = MARKERS[i % len(MARKERS)]
+            places = points.detach().cpu().numpy()[[group == name for group in groups]]
+            ax.scatter(*places.T, s=22, linewidths=0.4, label=name, **style)
         ax.set_title(title, fontsize=TITLE_SIZE)
         ax.set(xticks=[], yticks=[])
-    _legend(figure, axes[:1], "lower center", min(6, len(names)))
+    options = {"ncols": min(6, len(names)), "frameon": False, "fontsize": NOTE_SIZE}
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", **options)
     return figure
 
 
-def _legend(figure: Figure, axes: Iterable[Axes], place: str, columns: int) -> None:
-    """Add one legend of all labels on the axes, each label once."""
-    handles = {
-        label: handle
-        for ax in axes
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    options = {"ncols": columns, "frameon": False, "fontsize": NOTE_SIZE}
-    figure.legend(handles.values(), handles.keys(), loc=f"outside {place}", **options)
+def _count_names(groups: Sequence[str]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in Counter(groups).items())

@@ -15,18 +15,17 @@ from wsss_kit.checks import check_count, check_labels, check_probability, check_
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.plot.canvas import (
     DISTINCT_COLOURS,
-    DPI,
     NOTE_SIZE,
     TITLE_SIZE,
+    Panel,
     class_colours,
-    mask_list,
+    draw_grid,
+    in_order,
     mask_values,
     names_and_pictures,
-    panel_grid,
     picture_array,
 )
 from wsss_kit.plot.regions import (
-    enlarged_mask,
     fitted_picture,
     grey,
     mask_styles,
@@ -49,7 +48,7 @@ def overlay(
 
     Args:
         image: (3, H, W) tensor or (H, W, 3) array, RGB in [0, 1].
-        cam: (h, w) in [0, 1]; resized to the picture.
+        cam: (h, w) in [0, 1]; resized to the image.
         cmap: a matplotlib colour map, one of even lightness: viridis, cividis, magma.
         alpha: weight of the map, 0 to 1.
 
@@ -93,8 +92,8 @@ def show_samples(
     Args:
         samples: N samples.
         classes: C names.
-        captions: a line below each picture, in order or by the samples' names.
-        columns: pictures in a row.
+        captions: a line below each image, in order or by the samples' names.
+        columns: images in a row.
 
     Returns:
         The figure.
@@ -109,20 +108,16 @@ def show_samples(
         '1 picture with its image-level labels. a: no class.'
     """
     _, pictures = names_and_pictures(samples)
-    names = [", ".join(_present(s.labels, classes)) or "no class" for s in samples]
+    titles = [", ".join(_present(s.labels, classes)) or "no class" for s in samples]
     check_count("columns", columns)
-    columns = min(columns, len(samples))
-    said = _captions(samples, captions)
+    below = [""] * len(samples)
+    if captions is not None:
+        below = in_order("captions", captions, samples, "caption")
     alt = f"{_count(samples)} with {'its' if len(samples) == 1 else 'their'} image-level labels. "
-    alt += "; ".join(f"{s.name}: {text}" for s, text in zip(samples, names, strict=True)) + "."
-    lines = 1 if captions is None else 2.5
-    figure, axes, wrap = panel_grid(pictures, columns, alt=alt, per_row=columns, text_lines=lines)
-    for index, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
-        ax.imshow(picture)
-        ax.set_title(textwrap.fill(names[index], wrap), fontsize=TITLE_SIZE)
-        if captions is not None:
-            ax.set_xlabel(textwrap.fill(said[index], int(wrap * 1.2)), fontsize=NOTE_SIZE)
-    return figure
+    alt += "; ".join(f"{s.name}: {text}" for s, text in zip(samples, titles, strict=True)) + "."
+    panels = [Panel(*parts) for parts in zip(pictures, titles, below, strict=True)]
+    rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    return draw_grid(rows, alt=alt)[0]
 
 
 def show_cams(
@@ -137,18 +132,18 @@ def show_cams(
     """Draw one row for each image: the image, then the map of each class that is present.
 
     Args:
-        images: B samples, or pictures as (3, H, W) in [0, 1].
-        cams: (B, C, h, w), or one (C, h, w) for each picture, in [0, 1].
+        images: B samples, or images as (3, H, W) in [0, 1].
+        cams: (B, C, h, w), or one (C, h, w) for each image, in [0, 1].
         classes: C names.
         labels: (B, C) of 0 and 1; samples bring their own.
         cmap: a matplotlib colour map of even lightness.
-        alpha: weight of the map over the picture.
+        alpha: weight of the map over the image.
 
     Returns:
         The figure, with one scale for all maps.
 
     Raises:
-        ValueError: if the numbers of pictures, maps, labels or classes do not fit.
+        ValueError: if the numbers of images, maps, labels or classes do not fit.
 
     Example:
         >>> from wsss_kit.plot import alt_text
@@ -164,24 +159,20 @@ def show_cams(
         if not all(isinstance(image, Sample) for image in images):
             raise ValueError("pictures came without labels; give labels (B, C), or samples")
         labels = [sample.labels for sample in images]
-    _check_lengths(pictures, cams=cams, labels=labels)
-    present = [_present(row, classes) for row in labels]
-    rows = "; ".join(
-        f"{name}: {', '.join(found) or 'no class'}"
-        for name, found in zip(names, present, strict=True)
+    present = [_present(row, classes) for row in in_order("labels", labels, images)]
+    alt = f"Class activation maps over {_count(pictures)}. " + "; ".join(
+        f"{name}: {', '.join(shown) or 'no class'}"
+        for name, shown in zip(names, present, strict=True)
     )
-    alt = f"Class activation maps over {_count(pictures)}. {rows}."
-    columns = 1 + max(len(found) for found in present)
-    figure, axes, wrap = panel_grid(pictures, columns, alt=alt, extra=(0.8, 0))
-    for row, picture, name, found, maps in zip(axes, pictures, names, present, cams, strict=True):
-        if len(maps) != len(classes):
-            raise ValueError(f"{name} has {len(maps)} maps but there are {len(classes)} classes")
-        row[0].imshow(picture)
-        row[0].set_title(textwrap.fill(name, wrap), fontsize=TITLE_SIZE)
-        for ax, class_name in zip(row[1:], found, strict=False):
-            cam = maps[list(classes).index(class_name)]
-            ax.imshow(overlay(picture, cam, cmap=cmap, alpha=alpha))
-            ax.set_title(textwrap.fill(class_name, wrap), fontsize=TITLE_SIZE)
+    rows = []
+    maps = in_order("cams", cams, images)
+    for name, picture, shown, of_image in zip(names, pictures, present, maps, strict=True):
+        if len(of_image) != len(classes):
+            raise ValueError(f"{name} has {len(of_image)} maps for {len(classes)} classes")
+        by_class = dict(zip(classes, of_image, strict=True))
+        blended = (overlay(picture, by_class[c], cmap=cmap, alpha=alpha) for c in shown)
+        rows.append([Panel(picture, name), *map(Panel, blended, shown)])
+    figure, axes = draw_grid(rows, alt=f"{alt}.", extra=(0.8, 0))
     scale = ScalarMappable(Normalize(0, 1), cmap)
     shrink = min(0.8, 2.5 / figure.get_figheight())
     figure.colorbar(scale, ax=axes, label="map", shrink=shrink, ticks=[0, 0.5, 1])
@@ -199,14 +190,14 @@ def show_masks(
     """Draw one row for each image: the image, then a column of masks for each method.
 
     Args:
-        images: B samples, or pictures as (3, H, W) in [0, 1].
+        images: B samples, or images as (3, H, W) in [0, 1].
         masks: title to masks, in the order of the columns; masks are (B, H, W), a sequence of
-            (H, W), or a mapping from the samples' names. Background shows the picture in grey,
+            (H, W), or a mapping from the samples' names. Background shows the image in grey,
             255 is hatched.
         classes: C names without background.
         colours: (1 + C, 3) in [0, 1]. None: ``class_colours``, and where only eight of many
             classes occur, eight distinct colours for these.
-        alpha: weight of the colours over the picture.
+        alpha: weight of the colours over the image.
 
     Returns:
         The figure, with a legend of the classes that occur.
@@ -223,12 +214,12 @@ def show_masks(
         'Masks over 1 picture in the columns CAM. picture 1: CAM shows cow.'
     """
     names, pictures = names_and_pictures(images)
-    table = {title: mask_list(title, value, images, names) for title, value in masks.items()}
-    found = [
-        [mask_values(column[index], picture, len(classes)) for column in table.values()]
-        for index, picture in enumerate(pictures)
+    table = {title: in_order(repr(title), m, images, "mask") for title, m in masks.items()}
+    values = [
+        [mask_values(mask, picture, len(classes)) for mask in of_image]
+        for picture, *of_image in zip(pictures, *table.values(), strict=True)
     ]
-    seen = {value for row in found for values in row for value in values}
+    seen = {value for row in values for of_mask in row for value in of_mask}
     colours = _mask_colours(seen, len(classes)) if colours is None else np.asarray(colours)
     if colours.shape != (1 + len(classes), 3):
         raise ValueError(
@@ -238,20 +229,17 @@ def show_masks(
     check_probability("alpha", alpha)
     styles = mask_styles(sorted(seen), len(classes), colours)
     alt = f"Masks over {_count(pictures)} in the columns {', '.join(table)}."
-    for name, row in zip(names, found, strict=True):
-        shown = [f"{t} shows {_words(v, classes)}" for t, v in zip(table, row, strict=True)]
+    rows = []
+    for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
+        large = fitted_picture(picture)
+        painted = [paint_regions(large, column[i], styles, alpha) for column in table.values()]
+        titles = ("picture", *table) if i == 0 else [""] * (1 + len(table))
+        rows.append([*map(Panel, (picture, *painted), titles)])
+        shown = (f"{t} shows {_words(v, classes)}" for t, v in zip(table, values[i], strict=True))
         alt += f" {name}: {'; '.join(shown)}."
-    figure, axes, wrap = panel_grid(pictures, 1 + len(table), alt=alt, extra=(0.2, 0.5))
-    side = int(DPI * figure.get_figwidth() / axes.shape[1])  # about a panel: outlines stay crisp
-    for index, (row, picture) in enumerate(zip(axes, pictures, strict=True)):
-        row[0].imshow(picture)
-        row[0].set_ylabel(textwrap.shorten(names[index], 24, placeholder="…"), fontsize=NOTE_SIZE)
-        large = fitted_picture(picture, (side, side))
-        for ax, column in zip(row[1:], table.values(), strict=True):
-            mask = enlarged_mask(column[index], large.shape[:2])
-            ax.imshow(paint_regions(large, mask, styles, alpha))
-    for ax, title in zip(axes[0], ("picture", *table), strict=True):
-        ax.set_title(textwrap.fill(title, wrap), fontsize=TITLE_SIZE)
+    figure, axes = draw_grid(rows, alt=alt, extra=(0.2, 0.5))
+    for ax, name in zip(axes[:, 0], names, strict=True):
+        ax.set_ylabel(textwrap.shorten(name, 24, placeholder="…"), fontsize=NOTE_SIZE)
     labels = {IGNORE_INDEX: f"ignored ({IGNORE_INDEX})", **dict(enumerate(classes, 1))}
     style_legend(figure, {labels[value]: style for value, style in styles.items()})
     return figure
@@ -261,40 +249,29 @@ def show_clusters(rows: Mapping[str, Sequence[Sample] | Sequence[Tensor]]) -> Fi
     """Draw one row for each cluster: its name and images of it.
 
     Args:
-        rows: name of a cluster -> its pictures, as many as are to be seen; samples, or (3, H, W)
-            in [0, 1].
+        rows: name of a cluster -> the images of it to show: samples, or (3, H, W) in [0, 1].
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: if there is no cluster, or none with a picture.
+        ValueError: if there is no cluster, or none with an image.
 
     Example:
         >>> show_clusters({"red boat": [torch.zeros(3, 8, 8)]}).get_label()
         'Pictures of clusters, a row each: red boat, 1 picture.'
     """
-    columns = max((len(pictures) for pictures in rows.values()), default=0)
-    if not columns:
+    if not any(len(images) for images in rows.values()):
         raise ValueError(f"rows has {len(rows)} clusters and no picture, expected at least one")
     found = {
-        name: names_and_pictures(pictures)[1] if len(pictures) else []
-        for name, pictures in rows.items()
+        name: names_and_pictures(images)[1] if len(images) else [] for name, images in rows.items()
     }
-    filler = next(pictures[0] for pictures in found.values() if pictures)
-    every = [
-        picture
-        for pictures in found.values()
-        for picture in [*pictures, *[filler] * (columns - len(pictures))]
-    ]
-    counts = (f"{n}, {len(p)} picture{'s' * (len(p) != 1)}" for n, p in found.items())
+    counts = (f"{name}, {_count(pictures)}" for name, pictures in found.items())
     alt = f"Pictures of clusters, a row each: {'; '.join(counts)}."
-    figure, axes, _ = panel_grid(every, columns, alt=alt, per_row=columns, text_lines=0.3)
-    for row, (name, pictures) in zip(axes, found.items(), strict=True):
-        for ax, picture in zip(row, pictures, strict=False):
-            ax.imshow(picture)
-        wrapped = textwrap.fill(name, 14)
-        row[0].set_ylabel(wrapped, fontsize=TITLE_SIZE, rotation=0, ha="right", va="center")
+    figure, axes = draw_grid([[*map(Panel, pictures)] for pictures in found.values()], alt=alt)
+    for ax, name in zip(axes[:, 0], found, strict=True):
+        style = {"rotation": 0, "ha": "right", "va": "center"}
+        ax.set_ylabel(textwrap.fill(name, 14), fontsize=TITLE_SIZE, **style)
     return figure
 
 
@@ -320,29 +297,5 @@ def _present(labels: Tensor, classes: Sequence[str]) -> list[str]:
     return [name for name, label in zip(classes, labels.tolist(), strict=True) if label]
 
 
-def _captions(
-    samples: Sequence[Sample], captions: Sequence[str] | Mapping[str, str] | None
-) -> list[str]:
-    """Return one caption for each sample, in their order; nothing for None."""
-    if captions is None:
-        return []
-    if not isinstance(captions, Mapping):
-        _check_lengths(samples, captions=captions)
-        return list(captions)
-    missing = [sample.name for sample in samples if sample.name not in captions]
-    if missing:
-        raise ValueError(f"there is no caption for {missing[0]!r}; add one, or give none at all")
-    return [captions[sample.name] for sample in samples]
-
-
 def _count(pictures: Sequence[Any]) -> str:
     return "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
-
-
-def _check_lengths(pictures: Sequence[Any], **others: Sequence[Any]) -> None:
-    """Raise ``ValueError`` if an argument does not hold one entry for each image."""
-    for name, values in others.items():
-        if len(values) != len(pictures):
-            raise ValueError(
-                f"{name} has {len(values)} entries for {len(pictures)} pictures; give one for each"
-            )

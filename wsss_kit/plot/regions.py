@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.evaluation import ERROR_KINDS
 from wsss_kit.plot.canvas import class_colours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL import ImageFont
 
 
 class Style(NamedTuple):
@@ -31,24 +29,20 @@ class Style(NamedTuple):
     hatch: str = ""
 
 
-ERROR_STYLES = dict(
-    zip(
-        ERROR_KINDS,
-        (
-            Style("#DDDDDD", ".."),
-            Style("#0072B2", "//"),
-            Style("#E69F00", "\\\\"),
-            Style("#882255", "xx"),
-        ),
-        strict=True,
-    )
-)
-"""How each kind of error is drawn, in figures and on screens; the hatches alone tell them apart."""
+ERROR_STYLES = {
+    "boundary": Style("#DDDDDD", ".."),
+    "missed": Style("#0072B2", "//"),
+    "spilled": Style("#E69F00", "\\\\"),
+    "confused": Style("#882255", "xx"),
+}
+"""Style of each of `ERROR_KINDS`, in figures and in widgets; the hatches alone tell them apart."""
 _IGNORED = Style("#D0D0D0", "//")
 _STEP = 8
 """Pixels from one line of a hatch to the next."""
 _SMALL = 2
-"""Pictures shown this many times larger, or more, keep their pixels' edges."""
+"""Images shown this many times larger, or more, keep their pixels' edges."""
+SIDE = 288
+"""Pixels of the longer side at which figures paint regions, so that hatches stay visible."""
 
 
 def grey(picture: np.ndarray) -> np.ndarray:
@@ -66,7 +60,7 @@ def fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     """Return the largest (height, width) of an image's proportions inside a box.
 
     Args:
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         box: (height, width).
 
     Example:
@@ -80,19 +74,18 @@ def fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
 def enlarged(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an image: (H, W, 3) in [0, 1] to (h, w, 3).
 
-    Small pictures keep their pixels, so that what is shown is what the network saw.
+    Small images keep their pixels, so that the figure shows the input of the network.
 
     Example:
         >>> enlarged(np.array([[[0.0] * 3, [1.0] * 3]]), (2, 4))[0, :, 0].tolist()
         [0.0, 0.0, 1.0, 1.0]
     """
-    kept = size[0] >= _SMALL * picture.shape[0]
-    how = Image.Resampling.NEAREST if kept else Image.Resampling.BILINEAR
-    pixels = Image.fromarray((255 * picture).round().astype(np.uint8))
-    return np.asarray(pixels.resize(size[::-1], how)) / np.float32(255)
+    is_small = size[0] >= _SMALL * picture.shape[0]
+    method = Image.Resampling.NEAREST if is_small else Image.Resampling.BILINEAR
+    return np.asarray(_to_pil(picture).resize(size[::-1], method)) / np.float32(255)
 
 
-def fitted_picture(picture: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+def fitted_picture(picture: np.ndarray, box: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
     """Resize an image to the size that a box allows: (H, W, 3) in [0, 1] to (h, w, 3).
 
     Example:
@@ -130,24 +123,28 @@ def hatching(hatch: str, size: tuple[int, int]) -> np.ndarray:
     """
     y, x = np.ogrid[: size[0], : size[1]]
     rising, falling = (x + y) % _STEP < 2, (x - y) % _STEP < 2
-    dots = ((x % _STEP) < 2) & ((y % _STEP) < 2)
     drawn = {"": np.zeros((1, 1), bool), "//": rising, "\\\\": falling, "xx": rising | falling}
-    drawn[".."] = dots
+    drawn[".."] = (x % _STEP < 2) & (y % _STEP < 2)
     if hatch not in drawn:
         raise ValueError(f"hatch is {hatch!r}, expected one of {', '.join(map(repr, drawn))}")
     return np.broadcast_to(drawn[hatch], size)
 
 
 def paint_regions(
-    picture: np.ndarray, values: np.ndarray, styles: Mapping[int, Style], alpha: float = 0.6
+    picture: np.ndarray,
+    values: Tensor | np.ndarray,
+    styles: Mapping[int, Style],
+    alpha: float = 0.6,
+    names: Mapping[int, str] | None = None,
 ) -> np.ndarray:
     """Paint regions over their image in grey: colour, hatches, a dark line in a light one around.
 
     Args:
-        picture: (h, w, 3) in [0, 1].
-        values: (h, w) integers.
-        styles: value to how it looks; other values show the picture.
+        picture: (h, w, 3) in [0, 1], the image as large as it is shown.
+        values: (H, W) integers; resized to the image.
+        styles: value to how it looks; other values show the image.
         alpha: weight of the colours.
+        names: value to the text that is written inside its region, if any.
 
     Returns:
         (h, w, 3) float32 in [0, 1].
@@ -160,15 +157,12 @@ def paint_regions(
     from matplotlib.colors import to_rgb
 
     shown = grey(picture).astype(np.float32)
-    size = values.shape
-    for value in np.unique(values).tolist():
-        style = styles.get(value)
-        if style is None:
-            continue
-        inside = values == value
-        shown[inside] = (1 - alpha) * shown[inside] + alpha * np.array(
-            to_rgb(style.colour), np.float32
-        )
+    small, size = torch.as_tensor(values).cpu().numpy(), picture.shape[:2]
+    values = enlarged_mask(small, size)
+    for value in styles.keys() & set(np.unique(small).tolist()):
+        inside, style = values == value, styles[value]
+        colour = np.array(to_rgb(style.colour), np.float32)
+        shown[inside] = (1 - alpha) * shown[inside] + alpha * colour
         lines = inside & hatching(style.hatch, size)
         shown[lines] = (1 - alpha) * shown[lines]
     edges = np.zeros(size, bool)
@@ -179,7 +173,7 @@ def paint_regions(
     around[:-1] |= edges[1:]
     shown[around] = 1
     shown[edges] = 0
-    return shown
+    return write_names(shown, small, names) if names else shown
 
 
 def mask_styles(
@@ -213,8 +207,8 @@ def style_legend(figure: Figure, styles: Mapping[str, Style]) -> None:
     ]
     if patches:
         columns = min(len(patches), max(2, int(figure.get_figwidth() / 1.5)))
-        place = {"loc": "outside lower center", "ncols": columns}
-        figure.legend(handles=patches, fontsize=9, frameon=False, **place)
+        options = {"ncols": columns, "fontsize": 9, "frameon": False}
+        figure.legend(handles=patches, loc="outside lower center", **options)
 
 
 def write_names(
@@ -226,15 +220,14 @@ def write_names(
         pixels: (h, w, 3) in [0, 1].
         values: (H, W) integers; smaller than the pixels is faster.
         names: value to its name.
-        least: share of the picture below which a region stays without a name.
+        least: share of the image below which a region stays without a name.
 
     Returns:
         (h, w, 3) float32.
     """
-    from PIL import ImageDraw
     from scipy import ndimage
 
-    image = Image.fromarray((255 * pixels).round().astype(np.uint8))
+    image = _to_pil(pixels)
     draw, font = ImageDraw.Draw(image), _font()
     H, W = values.shape
     for value, name in names.items():
@@ -247,32 +240,9 @@ def write_names(
         w, h = x1 - x0, y1 - y0
         left = np.clip((x + 0.5) * image.width / W - w / 2, 1, max(1, image.width - w - 1))
         top = np.clip((y + 0.5) * image.height / H - h / 2, 1, max(1, image.height - h - 1))
-        place = float(left - x0), float(top - y0)
-        draw.text(place, name, fill="black", font=font, stroke_width=2, stroke_fill="white")
+        corner = float(left - x0), float(top - y0)
+        draw.text(corner, name, fill="black", font=font, stroke_width=2, stroke_fill="white")
     return np.asarray(image) / np.float32(255)
-
-
-def paint_named(
-    large: np.ndarray,
-    mask: Tensor | np.ndarray,
-    styles: Mapping[int, Style],
-    names: Mapping[int, str],
-    alpha: float = 0.6,
-) -> np.ndarray:
-    """Paint regions over their image, each with its name.
-
-    Args:
-        large: (h, w, 3) in [0, 1], the picture as large as it is shown.
-        mask: (H, W) integers.
-        styles: value to how it looks.
-        names: value to its name.
-        alpha: weight of the colours.
-
-    Returns:
-        (h, w, 3) float32 in [0, 1].
-    """
-    painted = paint_regions(large, enlarged_mask(mask, large.shape[:2]), styles, alpha)
-    return write_names(painted, torch.as_tensor(mask).cpu().numpy(), names)
 
 
 def paint_mask_named(
@@ -281,7 +251,7 @@ def paint_mask_named(
     """Paint a mask over its image, each region with the name of its class.
 
     Args:
-        large: (h, w, 3) in [0, 1], the picture as large as it is shown.
+        large: (h, w, 3) in [0, 1], the image as large as it is shown.
         mask: (H, W) integers.
         classes: C names.
         alpha: weight of the colours.
@@ -291,13 +261,36 @@ def paint_mask_named(
     """
     present = torch.as_tensor(mask).unique().tolist()
     names = {v: classes[v - 1] for v in present if 0 < v <= len(classes)}
-    return paint_named(large, mask, mask_styles(present, len(classes)), names, alpha)
+    return paint_regions(large, mask, mask_styles(present, len(classes)), alpha, names)
+
+
+def painted_claims(
+    picture: np.ndarray, claims: Tensor, words: Sequence[str], side: int = SIDE, alpha: float = 0.6
+) -> np.ndarray:
+    """Paint each cell in the colour of the prompt that wins it, with the prompt's text.
+
+    Args:
+        picture: (H, W, 3) in [0, 1].
+        claims: (h, w) integers, indices into the prompts.
+        words: T prompts; neighbours in the list have colours far apart.
+        side: pixels of the longer side of the result.
+        alpha: weight of the colours.
+
+    Returns:
+        (h', w', 3) float32 in [0, 1].
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    present = claims.unique().tolist()
+    styles = {t: Style(to_hex(colormaps["cividis"](t * 0.618 % 1.0))) for t in present}
+    large = fitted_picture(picture, (side, side))
+    return paint_regions(large, claims, styles, alpha, {t: words[t] for t in present})
 
 
 def paint_errors(large: np.ndarray, errors: Tensor | np.ndarray, alpha: float = 0.7) -> np.ndarray:
     """Paint kinds of error (H, W), values as in `error_map`, over their image: (h, w, 3)."""
-    styles = {k + 1: ERROR_STYLES[kind] for k, kind in enumerate(ERROR_KINDS)}
-    return paint_regions(large, enlarged_mask(errors, large.shape[:2]), styles, alpha)
+    return paint_regions(large, errors, dict(enumerate(ERROR_STYLES.values(), 1)), alpha)
 
 
 def pixels_png(pixels: np.ndarray) -> bytes:
@@ -308,8 +301,7 @@ def pixels_png(pixels: np.ndarray) -> bytes:
         (3, 2)
     """
     png = io.BytesIO()
-    drawn = Image.fromarray((255 * np.clip(pixels, 0, 1)).round().astype(np.uint8))
-    drawn.save(png, "PNG", compress_level=1)
+    _to_pil(pixels).save(png, "PNG", compress_level=1)
     return png.getvalue()
 
 
@@ -327,8 +319,10 @@ def css_of(style: Style) -> str:
     return ",".join([*drawn[style.hatch], style.colour])
 
 
+def _to_pil(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray((255 * np.clip(pixels, 0, 1)).round().astype(np.uint8))
+
+
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    from PIL import ImageFont
-
     return ImageFont.load_default(13)

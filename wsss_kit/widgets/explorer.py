@@ -301,7 +301,7 @@ class CAMExplorer(Instrument):
             shown = self._map(self.method)
             level = self.threshold
             said += f": {100 * (shown > level).float().mean():.0f} % of the pixels exceed {level:g}"
-            if self.stage == "refined" and not self._stages.has_affinity(self.method, self.sample):
+            if self.stage == "refined" and not self._stages.has_affinity(self.method):
                 said += f"; {self.method} brings no affinity of its own, so this is its map"
             return f"{said}."
         rule = f"{self.background}, {'dense CRF' if self.crf else 'no CRF'}"
@@ -379,7 +379,7 @@ class CAMExplorer(Instrument):
         stages, sample = self._stages, self.sample
         c, rule = self._names.index(self.class_name), self.background
         maps = {"map": stages.maps(self.method, sample)[c]}
-        if stages.has_affinity(self.method, sample):
+        if stages.has_affinity(self.method):
             maps["refined"] = stages.refined(self.method, sample)[c]
         maps["scores"] = stages.scores(self.method, sample, rule, crf=self.crf)[1 + c]
         masks = {"mask": self._mask(self.method)}

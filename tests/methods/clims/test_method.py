@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -215,6 +216,19 @@ def test_it_starts_from_a_copy_of_a_fitted_cam(clip, cam, world):
     images, labels = world[0].image[None], world[0].labels[None]
     found, expected = (m(images, labels).cams for m in (still, cam))
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+def test_each_loss_that_is_joined_changes_the_head(clip, cam, world):
+    weights = (
+        {"btm": 0.0, "reg": 0.0, "cbs": 0.0},
+        {"reg": 0.0, "cbs": 0.0},
+        {"cbs": 0.0},
+        {},
+    )
+    heads = [make(clip, cam, **off).fit(world, **FIT).head_ for off in weights]
+    assert all(not torch.equal(one, other) for one, other in pairwise(heads))
+    with pytest.raises(ValueError, match="otm is -1"):
+        make(clip, cam, otm=-1)
 
 
 def test_the_calibration_puts_a_usual_maximum_where_the_sigmoid_has_a_slope(cam, world):

@@ -14,8 +14,9 @@ from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate, predict_mask
 from wsss_kit.methods.clip_es import CLIPES, TARGETS
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.parts import part_recall
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import cam_maps, clip_es_crf, clip_es_maps
+from wsss_kit.recipes import cam_maps, clip_es_maps
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,7 @@ def test_the_staircase_of_the_shipped_tower(clip):
     raw, refined, recall = {}, {}, {}
     for step, (method, maps_of, *both) in rules.items():
         maps = functools.partial(maps_of, method=method)
-        crf = functools.partial(clip_es_crf, method=method)
+        crf = Pipeline(method, crf=True).refine
         for found, rule, refine in ((raw, both[0], None), (refined, both[1], crf)):
             masks = predict_masks(maps, test, BackgroundRule(**rule), refine=refine, shown=False)
             protocol = Protocol("PaperWorld", "test")

@@ -8,7 +8,7 @@ from scipy.spatial.distance import jensenshannon
 
 from tests.clip.clips import CLIPS
 from wsss_kit.cam import normalize_cams, upsample
-from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.clip_es import CLIPES, PRESETS
 from wsss_kit.methods.clip_es.presets import TAU
 from wsss_kit.methods.clip_es.views import likeness_of_classes
 from wsss_kit.paperworld import PaperWorld
@@ -93,10 +93,17 @@ def test_the_pictures_own_size_is_always_among_them(clip, batch):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"scales": (1.0,)}, {"likeness": "queries"}, {"flip": False}, {"distribution": False}],
-)
+CHANGES = ({"scales": (1.0,)}, {"likeness": "queries"}, {"flip": False}, {"distribution": False})
+
+
+def test_every_choice_of_plus_is_among_the_changes():
+    plus, reference = PRESETS["plus"], PRESETS["reference"]
+    differs = {name for name, value in plus.items() if value != reference[name]}
+    assert differs == {"round_positions"}.union(*CHANGES)
+    assert plus["clamp_boxes"] and not PRESETS["clean"]["clamp_boxes"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_each_can_be_switched_off(clip, batch, change):
     plus = CLIPES(clip, prompts=Prompts.paper(), preset="plus").fit()
     less = CLIPES(clip, prompts=Prompts.paper(), preset="plus", **change).fit()

@@ -29,6 +29,7 @@ from wsss_kit.classifier.network import classifier_tensors, restore_classifier
 from wsss_kit.classifier.recipe import check_recipe
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.files import check_card, load_model, save_model
+from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, preset_values, read_out
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.methods.clims.presets import LOSSES, PRESETS
@@ -90,6 +91,8 @@ class CLIMS(CAMMethod):
         >>> sorted(clims.losses_[0]), tuple(cams.shape), affinity
         (['btm', 'cbs', 'otm', 'reg', 'total'], (1, 8, 24, 24), None)
     """
+
+    walked_background = BackgroundRule(threshold=0.2)
 
     def __init__(
         self,

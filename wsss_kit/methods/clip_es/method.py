@@ -18,6 +18,7 @@ from wsss_kit.checks import check_count, check_images, check_scales, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import LIKENESS, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
+from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.methods.clip_es.competition import TARGETS
 from wsss_kit.methods.clip_es.opened import OpenedPicture
@@ -64,6 +65,9 @@ class CLIPES(CAMMethod):
         >>> tuple(output.cams.shape), tuple(output.affinity.shape)
         ((1, 8, 12, 12), (1, 144, 144))
     """
+
+    background = walked_background = BackgroundRule(power=1)
+    brings_affinity = True
 
     def __init__(
         self,

@@ -1,0 +1,119 @@
+"""The pipeline: which steps hold for which method, and what a protocol calls them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from wsss_kit.affinity_net import AffinityNet
+from wsss_kit.clip import load_clip
+from wsss_kit.crf import crf_of_present, pamr
+from wsss_kit.evaluation import predict_masks, sweep_background
+from wsss_kit.masks import BackgroundRule, scores_to_masks
+from wsss_kit.methods.cam import CAM
+from wsss_kit.methods.clims import CLIMS
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.methods.sc_cam import SCCAM
+from wsss_kit.paperworld import PaperWorld
+from wsss_kit.pipeline import Pipeline
+from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import cam_masks, clims_masks, clip_es_masks, sc_cam_masks
+
+
+@pytest.fixture(scope="module")
+def world():
+    return PaperWorld(4, split="val")
+
+
+@pytest.fixture(scope="module")
+def batch(world):
+    return torch.stack([s.image for s in world]), torch.stack([s.labels for s in world])
+
+
+@pytest.fixture(scope="module")
+def methods():
+    load = {"device": "cpu"}
+    return {
+        "CAM": CAM("paper", weights="web", **load).fit(
+            PaperWorld(8), train_backbone=False, progress=False
+        ),
+        "SC-CAM": SCCAM.load("paper", **load),
+        "CLIMS": CLIMS.load("paper", **load),
+        "CLIP-ES": CLIPES(load_clip("paper", **load), prompts=Prompts.paper()).fit(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "walked"),
+    [
+        ("CAM", "constant 0.15", "(1 - max)^16"),
+        ("SC-CAM", "constant 0.15", "(1 - max)^16"),
+        ("CLIMS", "constant 0.15", "constant 0.2"),
+        ("CLIP-ES", "(1 - max)^1", "(1 - max)^1"),
+    ],
+)
+def test_the_published_background_of_each_method(methods, name, plain, walked):
+    net = AffinityNet(device="cpu", channels=8)
+    assert str(Pipeline(methods[name]).rule) == plain
+    assert str(Pipeline(methods[name], affinity=net).rule) == walked
+
+
+@pytest.mark.parametrize("name", ["CAM", "SC-CAM", "CLIMS", "CLIP-ES"])
+def test_without_arguments_it_is_the_chain_of_the_paper(methods, batch, name):
+    recipe = {"CAM": cam_masks, "SC-CAM": sc_cam_masks, "CLIMS": clims_masks}.get(name)
+    method, net = methods[name], AffinityNet(device="cpu", channels=8)
+    if recipe is None:
+        recipe = partial(clip_es_masks, min_confidence=None)
+        pipeline = Pipeline(method, crf=True)
+    else:
+        pipeline = Pipeline(method)
+    assert torch.equal(pipeline(*batch), recipe(*batch, method=method))
+    walked = replace(pipeline, affinity=net)
+    assert torch.equal(walked(*batch), recipe(*batch, method=method, affinity_net=net))
+    assert not torch.equal(walked.maps(*batch), pipeline.maps(*batch))
+
+
+def test_a_protocol_names_the_steps(methods):
+    clip_es, cam = methods["CLIP-ES"], methods["CAM"]
+    psa, irn = AffinityNet(device="cpu"), AffinityNet(device="cpu", kind="boundary", levels=2)
+    assert Pipeline(clip_es).refinement == "attention affinity"
+    assert Pipeline(clip_es, affinity=None, crf=True).refinement == "dense CRF"
+    assert Pipeline(cam).refinement == "none"
+    assert Pipeline(cam, affinity=psa).refinement == "random walk, PSA's affinity"
+    named = Pipeline(cam, affinity=irn, crf=True).refinement
+    assert named == "random walk, IRN's boundary, dense CRF"
+
+
+def test_another_refinement_takes_the_place_of_the_crf(methods, batch):
+    refine = partial(crf_of_present, refine=pamr)
+    pipeline = Pipeline(methods["CAM"], background=0.3, crf=refine)
+    scores = BackgroundRule(threshold=0.3).scores(pipeline.maps(*batch))
+    expected = refine(scores, *batch)
+    torch.testing.assert_close(pipeline.scores(*batch), expected)
+    assert torch.equal(pipeline(*batch), scores_to_masks(expected, batch[1]))
+
+
+def test_the_sweep_and_the_prediction_take_a_pipeline(methods, world, batch):
+    pipeline = Pipeline(methods["CLIP-ES"], crf=True)
+    rules = [BackgroundRule(power=1), BackgroundRule(threshold=0.4)]
+    options = {"shown": False}
+    of_pipeline = sweep_background(pipeline, world, world.masks, rules=rules, **options)
+    by_parts = sweep_background(
+        Pipeline(methods["CLIP-ES"]).maps,
+        *(world, world.masks),
+        rules=rules,
+        refine=pipeline.refine,
+        **options,
+    )
+    assert of_pipeline == by_parts
+    masks = predict_masks(pipeline, world, rules[0], **options)
+    for name, mask in zip(world.names, pipeline(*batch), strict=True):
+        assert torch.equal(masks[name], mask)
+
+
+def test_what_is_no_affinity_is_refused(methods):
+    with pytest.raises(ValueError, match="affinity is 'attention', expected 'own', None, or an"):
+        Pipeline(methods["CAM"], affinity="attention")
