@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
-from wsss_kit.checks import check_count, check_probability, check_word
+from wsss_kit.checks import check_count, check_device, check_probability, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.clip_at_hand import clip_asked_for
-from wsss_kit.commands.generate import Written, write_masks
+from wsss_kit.commands.generate import MANIFEST, Written, write_masks
 from wsss_kit.commands.own_trunk import trunk_named
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.data import LazySamples, open_dataset
@@ -34,6 +34,7 @@ _SHIPPED = {"sc-cam": "SC-CAM", "clims": "CLIMS"}
 
 def run_masks(
     method: str | Path,
+    /,
     out: str | Path,
     *,
     data: str = "voc",
@@ -56,7 +57,7 @@ def run_masks(
     limit: int | None = None,
     device: str = "auto",
 ) -> Written:
-    """Pseudo masks of a data set; a second call goes on where the first was stopped.
+    """Write pseudo masks of a data set; a second call goes on where the first was stopped.
 
     Under ``torchrun`` the processes share the batches, each on its own GPU where there are some:
     ``torchrun --nproc-per-node 8 -m wsss_kit masks ...`` writes the same files as one process.
@@ -64,10 +65,10 @@ def run_masks(
     Args:
         method: ``"clip-es"``, or the path of a CAM, SC-CAM, CLIMS or segmenter that was saved; with
             ``data="paper"`` also ``"sc-cam"`` or ``"clims"`` for the weights of the package.
-        out: folder to write into, see `generate.write_masks`.
-        data: see `data.open_dataset`.
-        root: see `data.open_dataset`.
-        split: see `data.open_dataset`.
+        out: folder to write into.
+        data: ``"voc"``, ``"coco"``, ``"pets"``, ``"folder"`` or ``"paper"`` (the embedded world).
+        root: folder of the data set; None for the one that `download` writes.
+        split: None for ``train_aug`` of VOC, ``train`` or ``trainval``.
         clip: of CLIP-ES: open_clip's name; None for ViT-B/16, or the tiny one with ``"paper"``.
         clip_weights: of CLIP-ES: a file, or None for OpenAI's.
         affinity: of a CAM, SC-CAM or CLIMS: a saved `AffinityNet` that the maps walk with. With
@@ -76,17 +77,17 @@ def run_masks(
         backbone: ``FILE.py:FUNCTION``, where the saved method has a trunk of one's own.
         scales: of a segmenter: sizes of the image that it predicts at.
         flip: of a segmenter: whether it predicts mirror images too.
-        fuse: of a segmenter: ``"mean"`` or ``"max"`` over these, see `Segmenter.probs`.
+        fuse: of a segmenter: ``"mean"`` or ``"max"`` over these.
         threshold: constant background; None for the published one of the method, as ``power``.
         power: of the background (1 - max)^power, instead of ``threshold``.
         crf: whether the dense CRF of the method follows.
         min_confidence: below it pixels become 255; masks that are scored keep every pixel.
         maps: whether soft maps are kept too.
-        batch_size: pictures of equal size that go through together; for CLIP-ES of equal size in
+        batch_size: images of equal size that go through together; for CLIP-ES of equal size in
             whole patches.
         workers: threads that decode.
-        limit: only the first so many pictures.
-        device: where to work.
+        limit: only the first so many images.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
 
     Returns:
         The masks, and the pictures that have none with the reason.
@@ -104,6 +105,7 @@ def run_masks(
         rule = BackgroundRule(threshold, power)
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         check_count(name, value)
+    check_device(device)
     samples = open_dataset(data, root, split, limit=limit)
     (rank, world), device = place_in_run(), own_device(device)
     own = trunk_named(backbone)
@@ -152,7 +154,10 @@ def run_masks(
         shown=rank == 0,
     )
     with run_folder(out) as folder:
-        return write(folder)
+        written = write(folder)
+        if world == 1 or (folder / MANIFEST).is_file():  # of several processes the last one
+            print(_summary(written, out))
+        return written
 
 
 def _open(
@@ -201,8 +206,8 @@ def _affinity(fitted: CAMMethod, path: str | Path | None, device: str) -> Affini
     return None
 
 
-def said(written: Written, out: str | Path) -> str:
-    """What a run has done, in words; pictures that failed with their reasons."""
+def _summary(written: Written, out: str | Path) -> str:
+    """Return what a run has done, in words; images that failed with their reasons."""
     lines = [f"{out} holds {len(written.masks)} masks (masks/, manifest.json)."]
     failed: Mapping[str, str] = written.failed
     if failed:
