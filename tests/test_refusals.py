@@ -578,24 +578,8 @@ DOORS: dict[str, Callable[[], Door]] = {
             **{"boundary": "count from 0 or None", "scored": "names or None"},
         },
     ),
-    "bootstrap_mean_iou": lambda: Door(
-        evaluation.bootstrap_mean_iou,
-        {
-            **{"intersections": np.ones((2, 3)), "unions": np.ones((2, 3))},
-            **{"n_bootstrap": 2, "seed": 0},
-        },
-        {
-            **{"intersections": "matrix", "unions": "matrix"},
-            **{"n_bootstrap": "count from 0", "seed": "count from 0"},
-        },
-    ),
     "boundary_band": lambda: Door(
         evaluation.boundary_band, {"target": MASK, "width": 1}, {"width": "count from 0 or None"}
-    ),
-    "boundary_width": lambda: Door(
-        evaluation.boundary_width,
-        {"height": 4, "width": 4},
-        {"height": "count", "width": "count"},
     ),
     "error_map": lambda: Door(
         evaluation.error_map,
@@ -858,7 +842,6 @@ WITHOUT_CHECK = {
         for name in ("difference", "interval", "better", "worse")
     },
     ("Chosen", "swept"): "made by choose_rule",
-    **{("Gap", name): "made by explain_gap" for name in ("ours", "points")},
     **{("Published", name): "read from the package" for name in ("value", "n_images")},
     ("Report", "mean_iou"): "made by evaluate",
     ("Report", "interval"): "made by evaluate",

@@ -14,9 +14,7 @@ from wsss_kit.commands import train_methods
 from wsss_kit.evaluation import CONSTANTS, sweep_background
 from wsss_kit.files import load_model
 from wsss_kit.methods.clims import CLIMS
-from wsss_kit.methods.clims.method import PAPER_CLIMS
 from wsss_kit.methods.sc_cam import SCCAM, agreement
-from wsss_kit.methods.sc_cam.method import PAPER_SC_CAM
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.mass import mass_shares
 from wsss_kit.paperworld.subtypes import subtype_labels
@@ -39,8 +37,8 @@ class Shipped(NamedTuple):
 SHIPPED = [
     pytest.param(Shipped(*each), id=each[1])
     for each in (
-        (CLIMS, "CLIMS", "paper-clims", "train_paper_clims", PAPER_CLIMS, 0.15),
-        (SCCAM, "SC-CAM", "paper-sc-cam", "train_paper_sc_cam", PAPER_SC_CAM, 0.05),
+        (CLIMS, "CLIMS", "paper-clims", "train_paper_clims", CLIMS.SHIPPED, 0.15),
+        (SCCAM, "SC-CAM", "paper-sc-cam", "train_paper_sc_cam", SCCAM.SHIPPED, 0.05),
     )
 ]
 
@@ -101,7 +99,7 @@ def test_the_command_line_takes_the_seed_alone(method, tmp_path, monkeypatch, ca
 
 
 def test_the_shipped_clims_is_small_and_looks_at_objects():
-    assert PAPER_CLIMS.stat().st_size < 1.5e6
+    assert CLIMS.SHIPPED.stat().st_size < 1.5e6
     clims, world = CLIMS.load("paper", device="cpu"), PaperWorld(12, split="test")
     maps = {s.name: cam_maps(s.image[None], s.labels[None], method=clims)[0] for s in world}
     shares = mass_shares(maps, world)
@@ -109,9 +107,9 @@ def test_the_shipped_clims_is_small_and_looks_at_objects():
 
 
 def test_the_shipped_sc_cam_is_small_and_has_found_the_subtypes():
-    assert PAPER_SC_CAM.stat().st_size < 1.5e6
+    assert SCCAM.SHIPPED.stat().st_size < 1.5e6
     sc_cam, world = SCCAM.load("paper", device="cpu"), PaperWorld(1000, split="train")
-    truth, told = subtype_labels(world), load_model(PAPER_SC_CAM)[1]["nmi_with_true_subtypes"]
+    truth, told = subtype_labels(world), load_model(SCCAM.SHIPPED)[1]["nmi_with_true_subtypes"]
     found = [agreement(each, truth, n_classes=8).mean_nmi for each in sc_cam.rounds_]
     assert found == pytest.approx(told, abs=1e-3)
     assert found == sorted(found) and found[-1] >= 0.7 and len(found) == 3

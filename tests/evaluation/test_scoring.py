@@ -12,12 +12,11 @@ from wsss_kit.evaluation import (
     ERROR_KINDS,
     ConfusionMatrix,
     Protocol,
-    bootstrap_mean_iou,
     boundary_band,
-    boundary_width,
     error_map,
     evaluate,
 )
+from wsss_kit.evaluation.bootstrap import bootstrap_mean_iou
 
 PROTOCOL = Protocol("random masks", "val", resolution="20 x 30 px", background="none needed")
 CLASSES = ("cow", "camel", "cat")
@@ -161,10 +160,10 @@ def test_band_follows_the_middle_of_an_ignored_line():
 
 
 def test_default_width():
-    assert boundary_width(96, 96) == 2 and boundary_width(375, 500) == 6
-    target = torch.zeros(96, 96, dtype=torch.int64)
-    target[:, 48:] = 1
-    assert boundary_band(target).sum() == 4 * 96
+    for (height, width), expected in (((96, 96), 2), ((375, 500), 6), ((9, 9), 2)):
+        target = torch.zeros(height, width, dtype=torch.int64)
+        target[:, width // 2 :] = 1
+        assert boundary_band(target).sum() == 2 * expected * height
 
 
 def test_error_kinds_by_hand():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from wsss_kit.evaluation import ERROR_KINDS
 from wsss_kit.plot.regions import (
     ERROR_STYLES,
     Style,
@@ -45,6 +46,7 @@ def test_masks_keep_their_values_and_small_pictures_their_pixels(rng):
 
 def test_hatches_are_told_apart_without_colour():
     drawn = [hatching(style.hatch, (48, 48)) for style in ERROR_STYLES.values()]
+    assert list(ERROR_STYLES) == list(ERROR_KINDS)  # paint_errors counts on the order
     assert len({style.hatch for style in ERROR_STYLES.values()}) == 4
     for i, one in enumerate(drawn):
         assert 0.02 < one.mean() < 0.5

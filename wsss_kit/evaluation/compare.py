@@ -1,4 +1,4 @@
-"""Two reports on the same pictures: is one better, and where?"""
+"""Two reports on the same images: is one better, and where?"""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The second report minus the first, picture by picture the same.
+    """The second report minus the first, over the same images.
 
-    Differences are of IoU in [-1, 1]. Pictures that are hard are hard for both, so the interval of
-    a difference is narrower than those of the two numbers let one think.
+    Differences are of IoU in [-1, 1]. Images that are hard are hard for both, so the interval of a
+    difference is narrower than the intervals of the two numbers suggest.
 
     Args:
         first: a report.
-        second: another on the same pictures.
+        second: another on the same images.
         difference: of the mean IoU.
-        interval: bounds of its 95 % bootstrap interval over pictures.
+        interval: bounds of its 95 % bootstrap interval over images.
         by_class: (S,) differences of each class.
         by_class_interval: (S, 2) their bounds.
-        better: pictures whose own mean IoU is higher in the second.
-        worse: pictures where it is lower.
+        better: number of images whose own mean IoU is higher in the second.
+        worse: number of images where it is lower.
     """
 
     first: Report
@@ -56,7 +56,7 @@ class Comparison:
         return f"{text} ({sure})"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a class: ``first``, ``second``, ``difference``, ``low``, ``high``; fractions."""
+        """Return a row for each class: ``first``, ``second``, ``difference``, ``low``, ``high``."""
         import pandas as pd
 
         frame = pd.DataFrame(
@@ -73,14 +73,11 @@ class Comparison:
         return frame
 
     def __str__(self) -> str:
-        """The headline, the pictures, and what the protocols do not share."""
+        """The headline, the number of images, and both protocols."""
         equal = len(self.first.names) - self.better - self.worse
-        lines = [
-            self.headline,
-            f"better on {self.better} pictures, worse on {self.worse}, equal on {equal}",
-            *(f"first: {self.first.protocol}", f"second: {self.second.protocol}"),
-        ]
-        return "\n".join(lines)
+        counts = f"better on {self.better} pictures, worse on {self.worse}, equal on {equal}"
+        protocols = f"first: {self.first.protocol}", f"second: {self.second.protocol}"
+        return "\n".join([self.headline, counts, *protocols])
 
     __repr__ = __str__
 
@@ -94,19 +91,19 @@ class Comparison:
 def compare_reports(
     first: Report, second: Report, *, n_bootstrap: int = 1000, seed: int = 0
 ) -> Comparison:
-    """The difference of two reports with its interval: the same resamples for both.
+    """Compute the difference of two reports with its interval: the same resamples for both.
 
     Args:
         first: a report.
-        second: another, on the same pictures and classes.
-        n_bootstrap: resamples of the pictures; 0 for no interval.
+        second: another, on the same images and classes.
+        n_bootstrap: resamples of the images; 0 for no interval.
         seed: of the resampling.
 
     Returns:
         A `Comparison`; print it, or end a notebook cell with it.
 
     Raises:
-        ValueError: if the reports are of other pictures or classes, or a number is out of its
+        ValueError: if the reports are of other images or classes, or a number is out of its
             range.
 
     Example:
@@ -133,26 +130,19 @@ def compare_reports(
         )
     place = {name: i for i, name in enumerate(second.names)}
     rows = [place[name] for name in first.names]
-    parts = [
-        *(first.intersections, first.unions),
-        *(second.intersections[rows], second.unions[rows]),
-    ]
-    totals = resampled(np.hstack(parts), n_bootstrap=n_bootstrap, seed=seed)
+    counts = [first.intersections, first.unions, second.intersections[rows], second.unions[rows]]
+    totals = resampled(np.hstack(counts), n_bootstrap=n_bootstrap, seed=seed)
     hits, unions, other_hits, other_unions = np.split(totals, 4, axis=1)
     before, after = divide(hits, unions), divide(other_hits, other_unions)  # (R, S)
-    bounds = [interval_of(column) for column in (after - before).T]
-    own = [
-        (first.image_iou[name], second.image_iou[name])
-        for name in first.names
-        if name in first.image_iou and name in second.image_iou
-    ]
+    scored = first.image_iou.keys() & second.image_iou.keys()
+    gains = np.array([second.image_iou[name] - first.image_iou[name] for name in scored])
     return Comparison(
         first=first,
         second=second,
         difference=second.mean_iou - first.mean_iou,
         interval=interval_of(mean_of(after) - mean_of(before)),
         by_class=second.iou - first.iou,
-        by_class_interval=np.array(bounds),
-        better=sum(after > before for before, after in own),
-        worse=sum(after < before for before, after in own),
+        by_class_interval=np.array([interval_of(column) for column in (after - before).T]),
+        better=int((gains > 0).sum()),
+        worse=int((gains < 0).sum()),
     )

@@ -1,7 +1,7 @@
 """The confusion matrix, and intersection over union (IoU) from it.
 
-Pixels are summed over all pictures first and divided once, as PASCAL VOC does. The mean of each
-picture's own IoU is another number.
+Pixels are summed over all images first and divided once, as PASCAL VOC does. The mean of each
+image's own IoU is another number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wsss_kit.classes import IGNORE_INDEX
 
 
 class ConfusionMatrix:
-    """Counts of pixels by target and predicted class, over as many pictures as are shown to it.
+    """Counts of pixels by target and predicted class, summed over images.
 
     A target of ``ignore_index`` never counts. A prediction of ``ignore_index`` counts as
     background: a method may be unsure, but it is scored on every pixel, and the released
@@ -58,7 +58,7 @@ class ConfusionMatrix:
     def update(
         self, predicted: Tensor | np.ndarray, target: Tensor | np.ndarray
     ) -> ConfusionMatrix:
-        """Count the pixels of one picture or of a batch.
+        """Count the pixels of one image or of a batch.
 
         Args:
             predicted: (H, W) or (B, H, W) integers, 0 to K - 1; ``ignore_index`` counts as 0.
@@ -94,7 +94,7 @@ class ConfusionMatrix:
         return self
 
     def iou(self) -> Tensor:
-        """Intersection over union of each class: hits / (targets + predictions - hits).
+        """Compute intersection over union of each class: hits / (targets + predictions - hits).
 
         Returns:
             (K,) float64 in [0, 1]; NaN for a class in neither targets nor predictions, 0 for one
@@ -108,7 +108,7 @@ class ConfusionMatrix:
         return hits / (self.matrix.sum(0) + self.matrix.sum(1) - hits)  # 0 / 0 is NaN
 
     def mean_iou(self) -> float:
-        """The mean IoU over the classes that have one, in [0, 1]; NaN if none has.
+        """Compute the mean IoU over the classes that have one, in [0, 1]; NaN if none has.
 
         Example:
             >>> ConfusionMatrix(2).mean_iou()
@@ -117,7 +117,7 @@ class ConfusionMatrix:
         return self.iou().nanmean().item()
 
     def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        """Add the counts of another matrix to this one, for pictures counted elsewhere.
+        """Add the counts of another matrix to this one, for images counted elsewhere.
 
         Args:
             other: a matrix over the same classes; it stays as it is.
@@ -166,11 +166,11 @@ class ConfusionMatrix:
 
 
 def as_mask(mask: Tensor | np.ndarray, name: str) -> Tensor:
-    """A mask as an int64 tensor, whatever integers it came in.
+    """Convert a mask of any integers to an int64 tensor.
 
     Args:
         mask: any shape, integers or bool.
-        name: what an error calls it.
+        name: its name in an error message.
 
     Returns:
         The same shape, int64, detached.

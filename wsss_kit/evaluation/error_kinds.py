@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_size
+from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.evaluation.confusion import as_mask
 
@@ -21,22 +21,8 @@ ERROR_KINDS = ("boundary", "missed", "spilled", "confused")
 """The kinds in the order they are asked; value k + 1 of an error map is ``ERROR_KINDS[k]``."""
 
 
-def boundary_width(height: int, width: int) -> int:
-    """The default width of the boundary band: 1 % of the picture's diagonal, at least 2 pixels.
-
-    Raises:
-        ValueError: if height or width is no number of pixels.
-
-    Example:
-        >>> boundary_width(375, 500), boundary_width(1, 1)
-        (6, 2)
-    """
-    check_size("height, width", (height, width))
-    return max(2, round(0.01 * math.hypot(height, width)))
-
-
 def boundary_band(target: Tensor, width: int | None = None) -> Tensor:
-    """The pixels within ``width`` pixels of a border between two classes of the target.
+    """Return the pixels within ``width`` pixels of a border between two classes of the target.
 
     A pixel belongs to the band if the square of ``2 * width + 1`` pixels around it holds two
     classes. Ignored pixels count as the class nearest to them: PASCAL VOC draws an ignored line
@@ -45,7 +31,7 @@ def boundary_band(target: Tensor, width: int | None = None) -> Tensor:
     Args:
         target: (H, W) integers, 255 ignored.
         width: of the band on each side of a border, in pixels; 0 for no band, None for
-            ``boundary_width``.
+            1 % of the image's diagonal, at least 2.
 
     Returns:
         (H, W) bool on the device of ``target``.
@@ -64,16 +50,15 @@ def boundary_band(target: Tensor, width: int | None = None) -> Tensor:
     target = as_mask(target, "target")
     if target.ndim != 2 or not target.numel():
         raise ValueError(f"target has shape {tuple(target.shape)}, expected (H, W)")
-    width = boundary_width(*target.shape) if width is None else width
+    if width is None:
+        width = max(2, round(0.01 * math.hypot(*target.shape)))
     check_count("the boundary width", width, least=0)
-    classes = target.detach().cpu().numpy()
+    classes = target.cpu().numpy()
     ignored = classes == IGNORE_INDEX
     if ignored.all():
         return torch.zeros_like(target, dtype=torch.bool)
     if ignored.any():
-        nearest = ndimage.distance_transform_edt(
-            ignored, return_distances=False, return_indices=True
-        )
+        _, nearest = ndimage.distance_transform_edt(ignored, return_indices=True)
         classes = classes[tuple(nearest)]
     size = 2 * width + 1
     band = ndimage.maximum_filter(classes, size) != ndimage.minimum_filter(classes, size)
@@ -81,7 +66,7 @@ def boundary_band(target: Tensor, width: int | None = None) -> Tensor:
 
 
 def error_map(predicted: Tensor, target: Tensor, *, boundary: int | None = None) -> Tensor:
-    """The kind of error of each pixel, for looking at; ``error_shares`` counts the same pixels.
+    """Compute the kind of error of each pixel, for figures; ``error_shares`` counts the same.
 
     Args:
         predicted: (H, W) int64; 255 counts as background.
@@ -116,7 +101,7 @@ def error_map(predicted: Tensor, target: Tensor, *, boundary: int | None = None)
 
 
 def error_shares(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """What each kind of error takes away from the IoU of each class.
+    """Compute what each kind of error takes away from the IoU of each class.
 
     The wrong pixels of a class are its union minus its intersection: target without prediction,
     and prediction without target. Each is divided by the union, so the four shares of a class

@@ -1,4 +1,4 @@
-"""What the papers and their code state, as data: every row with its unit and its protocol."""
+"""The numbers of the papers and of their code as data: each with its unit and its protocol."""
 
 from __future__ import annotations
 
@@ -18,18 +18,9 @@ if TYPE_CHECKING:
 NOT_STATED = "not stated"
 _STATED = ("data", "split", "n_images", "background", "refinement")
 _FILE = Path(__file__).with_name("published.json")
-_USUAL = {
-    "unit": "mIoU, percent",
-    "n_images": None,
-    "background": NOT_STATED,
-    "refinement": NOT_STATED,
-    "start": None,
-    "note": None,
-}
-"""What a row of the file has where it says nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Published:
     """One published number. What nobody states is ``"not stated"``, and compares with nothing.
 
@@ -41,7 +32,7 @@ class Published:
         unit: such as ``"mIoU, percent"``.
         data: the data set.
         split: of it.
-        n_images: pictures that are scored; None where it is not known.
+        n_images: images that are scored; None where it is not known.
         background: the background rule.
         refinement: what came after the maps, or after the segmenter.
         start: weights that a segmenter began with.
@@ -57,15 +48,15 @@ class Published:
     method: str
     what: str
     value: float
-    unit: str
+    unit: str = "mIoU, percent"
     data: str
     split: str
-    n_images: int | None
-    background: str
-    refinement: str
-    start: str | None
+    n_images: int | None = None
+    background: str = NOT_STATED
+    refinement: str = NOT_STATED
+    start: str | None = None
     source: str
-    note: str | None
+    note: str | None = None
     commands: tuple[str, ...] = ()
     cannot: str | None = None
 
@@ -88,7 +79,7 @@ class Published:
 
 @cache
 def published_rows() -> tuple[Published, ...]:
-    """All rows, in the order of the papers and then of their leaderboards.
+    """Return all rows, in the order of the papers and then of their leaderboards.
 
     Example:
         >>> print(next(row for row in published_rows() if row.name == "clip-es/train/crf"))
@@ -99,7 +90,7 @@ background: power 1, refinement: attention affinity, dense CRF (before doubtful 
     table = published_table()
     rows: dict[str, dict[str, Any]] = {}
     for row in table["rows"]:
-        like = rows[row["like"]] if "like" in row else _USUAL
+        like = rows[row["like"]] if "like" in row else {}
         values = {**like.get("with", {}), **row.get("with", {})}
         rows[row["name"]] = {**like, **row, "with": values}
     return tuple(_published(row, table) for row in rows.values())
@@ -131,14 +122,14 @@ def _published(row: Mapping[str, Any], table: Mapping[str, Any]) -> Published:
 
 
 def _filled(line: str, values: Mapping[str, str]) -> str:
-    """A line with ``{name}`` replaced where ``values`` has it, also in the values themselves."""
+    """Replace ``{name}`` in a line where ``values`` has it, also in the values themselves."""
     for _ in range(2):
         line = re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), line)
     return " ".join(line.split())
 
 
 def published(name: str) -> Published:
-    """One row by its name.
+    """Return one row by its name.
 
     Raises:
         ValueError: if there is no such row, with the names that are there.
@@ -150,7 +141,7 @@ def published(name: str) -> Published:
 
 
 def differences(report: Report, row: Published) -> dict[str, tuple[str, str]]:
-    """What the protocols of a report and of a published row do not share.
+    """Compare the protocols of a report and of a published row.
 
     Args:
         report: ours.
@@ -181,13 +172,13 @@ def differences(report: Report, row: Published) -> dict[str, tuple[str, str]]:
 
 
 def _same(ours: str, theirs: str) -> bool:
-    """Whether two words of a protocol say the same; what ours adds after a comma may be more."""
+    """Return whether two fields agree; ours may add how a rule was chosen."""
     ours, theirs = ours.lower().replace("(1 - max)^", "power "), theirs.lower()
     return ours == theirs or ours.startswith(f"{theirs}, chosen")
 
 
 def beside_published(report: Report, *, method: str, what: str | None = None) -> pd.DataFrame:
-    """Ours beside everything published of a method: value, difference, and whether it compares.
+    """Tabulate ours beside everything published of a method, and whether the protocols agree.
 
     Args:
         report: ours.
@@ -214,20 +205,19 @@ def beside_published(report: Report, *, method: str, what: str | None = None) ->
             f"nothing is published of method {method!r} and what {what!r}; methods are "
             f"{', '.join(methods)}, kinds maps, masks and segmenter"
         )
-    ours = 100 * report.mean_iou
-    table = []
-    for row in rows:
-        apart = differences(report, row)
-        said = "; ".join(f"{name}: {a}, there {b}" for name, (a, b) in apart.items())
-        table.append(
-            {
-                "row": row.name,
-                "published": row.percent,
-                "ours": ours,
-                "difference": ours - row.percent,
-                "same protocol?": said or "yes",
-            }
-        )
-    frame = pd.DataFrame(table).set_index("row")
+    apart = [differences(report, row).items() for row in rows]
+    frame = pd.DataFrame(
+        {
+            "published": [row.percent for row in rows],
+            "ours": 100 * report.mean_iou,
+            "difference": [100 * report.mean_iou - row.percent for row in rows],
+            "same protocol?": [
+                "; ".join(f"{name}: {ours}, there {theirs}" for name, (ours, theirs) in parts)
+                or "yes"
+                for parts in apart
+            ],
+        },
+        index=pd.Index([row.name for row in rows], name="row"),
+    )
     frame.attrs["ours"] = f"{percent(report.mean_iou)} % ({report.protocol})"
     return frame

@@ -1,4 +1,4 @@
-"""What ``evaluate`` hands back: a protocol, and a report that never shows a number without it."""
+"""The result of ``evaluate``: a report that never shows a number without its protocol."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsss_kit.checks import check_count
+from wsss_kit.evaluation.bootstrap import mean_of
 from wsss_kit.evaluation.error_kinds import ERROR_KINDS
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Protocol:
     Args:
         data: the data set, as in ``"PaperWorld"``.
         split: the part of it, as in ``"val"``.
-        n_images: number of pictures; ``evaluate`` fills it in.
+        n_images: number of images; ``evaluate`` fills it in.
         resolution: size at which masks are compared, as in ``"96 px"``.
         stride: pixels of the image a side of each value that is compared; 1 for masks of the
             image's own size, 16 for maps on a grid of a sixteenth.
@@ -95,14 +96,14 @@ class Report:
         error_shares: (S, 4) float64, what each of ``ERROR_KINDS`` takes from the IoU; a row sums
             to 1 - IoU.
         pixels: (S,) int64, counted pixels of each class in the targets.
-        image_iou: picture name to its own mean IoU over the classes in its target; pictures
+        image_iou: image name to its own mean IoU over the classes in its target; images
             without a counted pixel are not listed.
         matrix: (K, K) int64 pixel counts over all classes, rows targets, columns predictions.
         values: K names of all values of the masks, scored or not, background first.
         inside: (K, K) int64, the part of ``matrix`` that lies in the boundary band.
-        names: of the N pictures.
-        intersections: (N, S) int64 pixels of each picture that are right.
-        unions: (N, S) int64 pixels of each picture in target or prediction.
+        names: of the N images.
+        intersections: (N, S) int64 pixels of each image that are right.
+        unions: (N, S) int64 pixels of each image in target or prediction.
         precision: (S,) float64, the share of the predicted pixels that are right; NaN for a class
             that was nowhere predicted.
         settings: what else fixes the numbers: ``n_bootstrap``, ``seed``, ``boundary``; and what
@@ -161,7 +162,7 @@ refinement: not stated, preset: not stated, scored: all classes
 
     @property
     def worst(self) -> list[tuple[str, float]]:
-        """Up to ten (picture name, its mean IoU), the lowest first; ``image_iou`` has them all."""
+        """Up to ten (image name, its mean IoU), the lowest first; ``image_iou`` has them all."""
         return sorted(self.image_iou.items(), key=lambda item: (item[1], item[0]))[:N_WORST]
 
     @property
@@ -175,18 +176,14 @@ refinement: not stated, preset: not stated, scored: all classes
         return f"{headline}, mean of {n_values} values"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table in percent: name, IoU and the four error shares; the last row is the mean."""
+        """Return name, IoU and the four error shares in percent; the last row is the mean."""
         numbers = np.column_stack([self.iou, self.error_shares])  # (S, 5)
-        scored = numbers[np.isfinite(self.iou)]
-        mean = scored.mean(0) if len(scored) else np.full(numbers.shape[1], np.nan)
+        table = np.vstack([numbers, mean_of(numbers.T)])
         names = (*self.classes, "mean")
-        return [
-            (name, *(percent(value) for value in row))
-            for name, row in zip(names, np.vstack([numbers, mean]), strict=True)
-        ]
+        return [(name, *map(percent, row)) for name, row in zip(names, table, strict=True)]
 
     def to_frame(self) -> pd.DataFrame:
-        """The table for analysis: one row a class, fractions; ``attrs["protocol"]`` goes along.
+        """Return the table for analysis: one row a class, fractions; ``attrs`` holds the protocol.
 
         Returns:
             Index ``class``; columns ``iou``, the four ``ERROR_KINDS``, ``precision``, ``recall``
@@ -202,7 +199,7 @@ refinement: not stated, preset: not stated, scored: all classes
         return frame
 
     def beside_published(self, method: str, what: str | None = None) -> pd.DataFrame:
-        """Ours, published, and whether the two protocols agree; see `evaluation.beside_published`.
+        """Tabulate ours beside what is published, as `evaluation.beside_published`.
 
         Args:
             method: ``"CAM"``, ``"SC-CAM"``, ``"CLIMS"`` or ``"CLIP-ES"``.
@@ -213,17 +210,16 @@ refinement: not stated, preset: not stated, scored: all classes
         return beside_published(self, method=method, what=what)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain Python values that JSON can hold; NaN becomes None."""
-        kinds = [dict(zip(ERROR_KINDS, _plain(row), strict=True)) for row in self.error_shares]
+        """Return everything as plain Python values that JSON can hold; NaN becomes None."""
+        frame = self.to_frame().astype(object)
+        frame = frame.where(frame.notna(), None)
         return {
             "protocol": asdict(self.protocol),
             "mean_iou": _plain(self.mean_iou),
-            "interval": _plain(self.interval),
-            "iou": dict(zip(self.classes, _plain(self.iou), strict=True)),
-            "precision": dict(zip(self.classes, _plain(self.precision), strict=True)),
-            "recall": dict(zip(self.classes, _plain(self.recall), strict=True)),
-            "errors": dict(zip(self.classes, kinds, strict=True)),
-            "pixels": dict(zip(self.classes, _plain(self.pixels), strict=True)),
+            "interval": [_plain(bound) for bound in self.interval],
+            **{name: frame[name].to_dict() for name in ("iou", "precision", "recall")},
+            "errors": frame[list(ERROR_KINDS)].to_dict("index"),
+            "pixels": frame["pixels"].to_dict(),
             "worst": [{"name": name, "mean_iou": iou} for name, iou in self.worst],
             "image_iou": dict(self.image_iou),
             "matrix": self.matrix.tolist(),
@@ -242,24 +238,20 @@ refinement: not stated, preset: not stated, scored: all classes
 
     def _repr_html_(self) -> str:
         """The same table for a notebook."""
-        head = "".join(f"<th scope='col'>{name}</th>" for name in ("class", "IoU", *ERROR_KINDS))
-        body = "".join(
-            f"<tr><th scope='row'>{html.escape(name)}</th>"
-            + "".join(f"<td>{number}</td>" for number in numbers)
-            + "</tr>"
-            for name, *numbers in self.rows()
-        )
-        worst = ", ".join(f"{html.escape(name)} {percent(iou)}" for name, iou in self.worst[:5])
+        import pandas as pd
+
+        frame = pd.DataFrame(self.rows(), columns=["class", "IoU", *ERROR_KINDS])
+        frame = frame.set_index("class").rename_axis(index=None, columns="class")
+        worst = ", ".join(f"{name} {percent(iou)}" for name, iou in self.worst[:5])
         return (
-            f"<table><caption style='caption-side: top; text-align: left'><b>{self.headline}</b>; "
-            f"IoU and what each kind of error takes from it, in percent</caption>"
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-            f"<p>Worst images: {worst}<br><small>{html.escape(str(self.protocol))}</small></p>"
+            f"<p><b>{self.headline}</b>; IoU and what each kind of error takes from it, in "
+            f"percent</p>{frame.to_html(border=0)}<p>Worst images: "
+            f"{html.escape(worst)}<br><small>{html.escape(str(self.protocol))}</small></p>"
         )
 
 
 def percent(value: float) -> str:
-    """A fraction in percent with one decimal, ``-`` for NaN.
+    """Format a fraction in percent with one decimal, ``-`` for NaN.
 
     Example:
         >>> percent(0.4567), percent(float("nan"))
@@ -268,9 +260,6 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 
 
-def _plain(values: Any) -> Any:
-    """Numbers as JSON can hold them: lists of Python numbers, NaN as None."""
-    if np.ndim(values):
-        return [_plain(value) for value in values]
-    number = np.asarray(values).item()
-    return number if math.isfinite(number) else None
+def _plain(value: float) -> float | None:
+    """Return a number as JSON can hold it: NaN as None."""
+    return float(value) if math.isfinite(value) else None

@@ -1,8 +1,8 @@
-"""Where the errors come from: which class was taken for which, and what a class spilled onto."""
+"""Sources of errors: the classes that are confused, and the background that a class spills onto."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,7 @@ OTHER_STUFF = "other"
 def stuff_counts(
     predicted: Tensor, target: Tensor, stuff: Tensor | np.ndarray, n_kinds: int, n_values: int
 ) -> np.ndarray:
-    """What was predicted on each kind of background.
+    """Count what was predicted on each kind of background.
 
     Args:
         predicted: (H, W) int64; 255 counts as background.
@@ -56,7 +56,7 @@ def stuff_counts(
 
 
 def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
-    """Every error of every class, with what stood there or was seen there instead.
+    """Tabulate every error of every class, with the class or background on its other side.
 
     Of a class's union, the wrong pixels by their kind (see `error_kinds`) and their other side:
     what a class was *confused* with, which kind of background it *spilled* onto where the report
@@ -95,15 +95,16 @@ def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
     import pandas as pd
 
     check_not_negative("least", least)
-    rows = []
+    rows, unions = [], _unions(report)
     for name in report.classes:
         value = report.values.index(name)
-        own = [
-            (name, kind, other, points)
-            for (kind, other), points in _of_class(report, value).items()
-            if points > 0 and points >= least
+        of_class = [
+            (name, kind, other, 100 * float(pixels) / unions[value])
+            for kind, other, pixels in _of_class(report, value)
+            if pixels
         ]
-        rows += sorted(own, key=lambda row: -row[-1])
+        large = (row for row in of_class if row[-1] >= least)
+        rows += sorted(large, key=lambda row: -row[-1])
     frame = pd.DataFrame(rows, columns=["class", "kind", "with", "points"])
     frame = frame.astype({"points": float})  # an empty one too
     frame.attrs.update(protocol=str(report.protocol), headline=report.headline)
@@ -111,7 +112,7 @@ def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
 
 
 def spills(report: Report) -> tuple[tuple[str, ...], np.ndarray]:
-    """What each class spilled onto outside the boundary band, in percent of its union.
+    """Compute what each class spilled onto outside the boundary band, in percent of its union.
 
     Args:
         report: from `evaluate` with ``stuff``.
@@ -136,37 +137,26 @@ def spills(report: Report) -> tuple[tuple[str, ...], np.ndarray]:
         return names, 100 * counts / _unions(report)[columns][:, None]
 
 
-def _of_class(report: Report, value: int) -> dict[tuple[str, str], float]:
-    """(Kind, other side) -> points of one class."""
-    union = _unions(report)[value]
-    if not union:
-        return {}
+def _of_class(report: Report, value: int) -> Iterator[tuple[str, str, int]]:
+    """Yield kind, other side and number of the wrong pixels of one class."""
     inside, outside = report.inside, report.matrix - report.inside
-    found: dict[tuple[str, str], float] = {}
-
-    def add(kind: str, other: str, pixels: float) -> None:
-        found[kind, other] = found.get((kind, other), 0.0) + 100 * float(pixels) / union
-
     for other, name in enumerate(report.values):
         if other == value:
             continue
-        add("boundary", name, inside[value, other] + inside[other, value])
-        if value == 0:
-            add("missed", name, outside[other, 0])
-            add("spilled", name, outside[0, other])
-        elif other == 0:
-            add("missed", name, outside[value, 0])
-            if report.stuff is None:
-                add("spilled", name, outside[0, value])
-        else:
-            add("confused", name, outside[value, other] + outside[other, value])
+        yield "boundary", name, inside[value, other] + inside[other, value]
+        if value and other:
+            yield "confused", name, outside[value, other] + outside[other, value]
+            continue
+        one = value or other  # the class; the other of the two is the background
+        yield "missed", name, outside[one, 0]
+        if value == 0 or report.stuff is None:
+            yield "spilled", name, outside[0, one]
     if value and report.stuff is not None:
-        names: Sequence[str] = (*report.stuff_names, OTHER_STUFF)
+        names = (*report.stuff_names, OTHER_STUFF)
         for name, pixels in zip(names, report.stuff[:, value], strict=True):
-            add("spilled", name, pixels)
-    return found
+            yield "spilled", name, pixels
 
 
 def _unions(report: Report) -> np.ndarray:
-    """(K,) pixels in target or prediction."""
+    """Return (K,) pixels in target or prediction."""
     return report.matrix.sum(0) + report.matrix.sum(1) - report.matrix.diagonal()

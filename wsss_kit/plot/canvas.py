@@ -176,6 +176,11 @@ class Panel(NamedTuple):
     caption: str = ""
 
 
+def panel_width(columns: int, reserved: float = 0.0) -> float:
+    """Return the width of one of several panels in a row, in inches."""
+    return min(PANEL_WIDTH, (MAX_WIDTH - reserved) / columns)
+
+
 def draw_grid(
     rows: Sequence[Sequence[Panel]], *, alt: str, extra: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[Figure, np.ndarray]:
@@ -195,7 +200,7 @@ def draw_grid(
         (2, 4)
     """
     columns = max(map(len, rows))
-    width = min(PANEL_WIDTH, (MAX_WIDTH - extra[0]) / columns)
+    width = panel_width(columns, extra[0])
     heights, text = [], 0.0
     for row in rows:
         tall = [min(panel.pixels.shape[0] / panel.pixels.shape[1], 2) for panel in row]

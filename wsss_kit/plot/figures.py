@@ -15,6 +15,7 @@ from wsss_kit.checks import check_count, check_labels, check_probability, check_
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.plot.canvas import (
     DISTINCT_COLOURS,
+    DPI,
     NOTE_SIZE,
     TITLE_SIZE,
     Panel,
@@ -23,6 +24,7 @@ from wsss_kit.plot.canvas import (
     in_order,
     mask_values,
     names_and_pictures,
+    panel_width,
     picture_array,
 )
 from wsss_kit.plot.regions import (
@@ -229,9 +231,10 @@ def show_masks(
     check_probability("alpha", alpha)
     styles = mask_styles(sorted(seen), len(classes), colours)
     alt = f"Masks over {_count(pictures)} in the columns {', '.join(table)}."
+    side = int(DPI * panel_width(1 + len(table), 0.2))  # painted at this size, outlines are crisp
     rows = []
     for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
-        large = fitted_picture(picture)
+        large = fitted_picture(picture, (side, side))
         painted = [paint_regions(large, column[i], styles, alpha) for column in table.values()]
         titles = ("picture", *table) if i == 0 else [""] * (1 + len(table))
         rows.append([*map(Panel, (picture, *painted), titles)])

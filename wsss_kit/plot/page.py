@@ -41,9 +41,8 @@ def rows_of(reports: Mapping[str, Report]) -> list[list[str]]:
     for name, report in reports.items():
         if report.classes != first.classes:
             raise ValueError(f"{name} is over {report.classes}, the others over {first.classes}")
-        low, high = report.interval
-        mean = f"{100 * report.mean_iou:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-        table.append([name, *map(percent, report.iou), mean])
+        mean, low, high = map(percent, (report.mean_iou, *report.interval))
+        table.append([name, *map(percent, report.iou), f"{mean} [{low}, {high}]"])
     return table
 
 
@@ -52,8 +51,8 @@ def table_text(reports: Mapping[str, Report]) -> str:
     import pandas as pd
 
     heading, *rows = rows_of(reports)
-    frame = pd.DataFrame(rows, columns=heading).set_index(heading[0])
-    table = frame.rename_axis(index=None, columns=heading[0]).to_string()
+    frame = pd.DataFrame(rows, columns=heading).set_index("method")
+    table = frame.rename_axis(index=None, columns="method").to_string()
     return "\n".join([table, "", *(f"{name}: {r.protocol}" for name, r in reports.items())])
 
 
@@ -94,17 +93,16 @@ def write_report(
         shown.append({"caption": caption, "alt": alt_text(figure), "data": data})
         if beside is not None:
             write_whole(path.with_name(f"{beside}-{number}.png"), png)
-    protocols: dict[str, str] = {}  # each protocol once, with the methods that it belongs to
-    for protocol in dict.fromkeys(str(report.protocol) for report in reports.values()):
-        names = (name for name, report in reports.items() if str(report.protocol) == protocol)
-        protocols[", ".join(names)] = protocol
+    methods: dict[str, list[str]] = {}  # each protocol once, with the methods that it belongs to
+    for name, report in reports.items():
+        methods.setdefault(str(report.protocol), []).append(name)
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     template = Environment(**options).from_string(_TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(
         title=title,
         figures=shown,
         scores=_table(rows_of(reports)) if reports else "",
-        protocols=protocols,
+        protocols={", ".join(names): protocol for protocol, names in methods.items()},
         notes=notes,
         tables={caption: _table(rows) for caption, rows in (tables or {}).items()},
         versions=f"Python {platform.python_version()}, torch {torch.__version__}",
