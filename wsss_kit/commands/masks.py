@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_device, check_probability, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.commands.clip_at_hand import clip_asked_for
 from wsss_kit.commands.generate import MANIFEST, Written, write_masks
-from wsss_kit.commands.own_trunk import trunk_named
+from wsss_kit.commands.named import backbone_named, clip_named
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.files import load_model, weights_path
@@ -108,7 +107,7 @@ def run_masks(
     check_device(device)
     samples = open_dataset(data, root, split, limit=limit)
     (rank, world), device = place_in_run(), own_device(device)
-    own = trunk_named(backbone)
+    own = backbone_named(backbone)
     fitted, title = _open(method, data, samples, clip, clip_weights, own, device)
     made_by = {"data": data, "split": samples.split or "all", "pictures": len(samples)}
     made_by |= {"method": title, "min_confidence": min_confidence}
@@ -172,7 +171,7 @@ def _open(
     """The method ready to use, and what the protocol calls it."""
     if method == "clip-es":
         which = {"usual": "ViT-B-16-quickgelu", "device": device}
-        loaded, called = clip_asked_for(data, clip, clip_weights, **which)
+        loaded, called = clip_named(data, clip, clip_weights, **which)
         return CLIPES(loaded, prompts=samples.prompts()).fit(), f"CLIP-ES, {called}"
     if data == "paper" and method in _SHIPPED:
         fitted = _KINDS[_SHIPPED[method]].load("paper", device=device)

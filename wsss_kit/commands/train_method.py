@@ -19,9 +19,8 @@ from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checkpoints import CHECKPOINT
 from wsss_kit.checks import check_device, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.commands.clip_at_hand import clip_asked_for
 from wsss_kit.commands.generate import masks_in
-from wsss_kit.commands.own_trunk import trunk_named
+from wsss_kit.commands.named import backbone_named, clip_named
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import SPLITS
@@ -230,7 +229,7 @@ def _parts(what: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
         scales = given["scales"]
         given["scales"] = (scales,) if isinstance(scales, int | float) else tuple(scales)
     if "backbone" in given:
-        given["backbone"] = trunk_named(given["backbone"])
+        given["backbone"] = backbone_named(given["backbone"])
     return [{n: given[n] for n in _names(called) if n in given} for called in _called(what)]
 
 
@@ -253,7 +252,7 @@ def _classifier(
     if what == "clims":
         asked = (config["data"], config.get("clip"), config.get("clip_weights"))
         which = {"usual": "ViT-B-32-quickgelu", "device": device}
-        making["clip"], _ = clip_asked_for(*asked, **which)
+        making["clip"], _ = clip_named(*asked, **which)
         given = config.get("prompts")
         making["prompts"] = samples.prompts("clims", given)
     return partial(_MAKES[what](**making, device=device).fit, samples, **fitting)
