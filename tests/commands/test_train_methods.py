@@ -18,8 +18,7 @@ from wsss_kit.methods.clims.method import PAPER_CLIMS
 from wsss_kit.methods.sc_cam import SCCAM, agreement
 from wsss_kit.methods.sc_cam.method import PAPER_SC_CAM
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.mass import mass_shares
-from wsss_kit.paperworld.subtypes import subtype_labels
+from wsss_kit.paperworld.measures import mass_shares, subtype_labels
 from wsss_kit.recipes import cam_maps
 
 SMALL = {"n_train": 8, "n_val": 3}

@@ -17,7 +17,7 @@ from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.sc_cam import SCCAM, agreement
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.subtypes import subtype_labels
+from wsss_kit.paperworld.measures import subtype_labels
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import cam_maps
 
