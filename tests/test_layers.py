@@ -93,8 +93,12 @@ def arrow_broken(module: str, target: str) -> str | None:
     parts = target.split(".")
     if to == unit:
         siblings = unit == "methods" and module != "wsss_kit.methods"
-        if siblings and len(parts) > 2 and parts[2] not in ("base", "start", module.split(".")[2]):
-            return "a method imports methods.base and methods.start, never another method"
+        if (
+            siblings
+            and len(parts) > 2
+            and parts[2] not in ("base", "trained", module.split(".")[2])
+        ):
+            return "a method imports methods.base and methods.trained, never another method"
         return None
     if to not in LAYER_OF:
         if LAYER_OF[unit][0] == len(LAYERS) - 1:

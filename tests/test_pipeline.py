@@ -117,3 +117,31 @@ def test_the_sweep_and_the_prediction_take_a_pipeline(methods, world, batch):
 def test_what_is_no_affinity_is_refused(methods):
     with pytest.raises(ValueError, match="affinity is 'attention', expected 'own', None, or an"):
         Pipeline(methods["CAM"], affinity="attention")
+
+
+def test_values_are_checked_once_where_they_enter(methods, batch, monkeypatch):
+    passes, real = [], torch.Tensor.aminmax
+
+    def counted(values, **options):
+        passes.append(tuple(values.shape))
+        return real(values, **options)
+
+    pipeline = Pipeline(methods["CAM"], crf=partial(crf_of_present, refine=pamr))
+    monkeypatch.setattr(torch.Tensor, "aminmax", counted)
+    pipeline(*batch)
+    assert passes == [(4, 3, 96, 96), (4, 8, 24, 24)]  # the images, and the maps of the method
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "maps", "message"),
+    [
+        (2.0, 1.0, 0.5, r"images ranges from 2 to 2, expected \[0, 1\]"),
+        (0.5, 0.5, 0.5, "labels holds 0.5, expected only 0 and 1"),
+        (0.5, 1.0, 1.5, r"the maps ranges from 1.5 to 1.5, expected \[0, 1\]"),
+        (0.5, 1.0, float("nan"), "the maps holds NaN"),
+    ],
+)
+def test_wrong_values_are_refused_at_the_door(images, labels, maps, message):
+    pipeline = Pipeline(lambda images, labels: torch.full((1, 1, 2, 2), maps))
+    with pytest.raises(ValueError, match=message):
+        pipeline(torch.full((1, 3, 4, 4), images), torch.full((1, 1), labels))

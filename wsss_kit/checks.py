@@ -6,7 +6,9 @@ Every public door asks these before its work begins. A check costs one pass over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,6 +17,27 @@ from torch import Tensor
 
 RANGE_TOLERANCE = 1e-3
 """How far rounding may carry pictures, maps and scores outside [0, 1]."""
+
+
+_CHECKED = ContextVar("checked", default=False)
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """Leave out checks of pixels, labels and maps while this lasts: they were checked before.
+
+    `Pipeline` checks values where data enters. Inside the chain only shapes are checked, because a
+    check of values reads every pixel and makes a GPU wait.
+
+    Example:
+        >>> with checked():
+        ...     check_range("maps", torch.tensor([2.0]), "scale them")
+    """
+    token = _CHECKED.set(True)
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
 
 
 def check_tensor(values: Tensor, name: str) -> None:
@@ -39,7 +62,7 @@ def check_range(name: str, values: Tensor, advice: str) -> None:
     Raises:
         ValueError: with the range that arrived.
     """
-    if not values.numel():
+    if not values.numel() or _CHECKED.get():
         return
     low, high = (value.item() for value in values.detach().float().aminmax())
     if math.isnan(low) or math.isnan(high):
@@ -92,9 +115,21 @@ def check_labels(labels: Tensor, name: str = "labels") -> None:
         ValueError: with the first value that is neither.
     """
     check_tensor(labels, name)
+    if _CHECKED.get():
+        return
     odd = labels[(labels != 0) & (labels != 1)]
     if odd.numel():
         raise ValueError(f"{name} holds {odd[0].item():.4g}, expected only 0 and 1; threshold them")
+
+
+def check_not_nan(name: str, values: Tensor) -> None:
+    """Refuse NaN.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    if not _CHECKED.get() and values.isnan().any():
+        raise ValueError(f"{name} holds NaN, expected numbers; look at the step that made them")
 
 
 def check_floating(values: Tensor, name: str) -> None:

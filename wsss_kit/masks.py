@@ -16,6 +16,7 @@ from torch import Tensor
 from wsss_kit.checks import (
     check_labels,
     check_maps,
+    check_not_nan,
     check_positive,
     check_probability,
     check_range,
@@ -198,5 +199,4 @@ def _check_scores(scores: Tensor, labels: Tensor) -> None:
             f"expected {n_classes + 1} channels; {advice}"
         )
     check_labels(labels)
-    if scores.isnan().any():
-        raise ValueError("scores holds NaN, expected numbers; look at the step that made them")
+    check_not_nan("scores", scores)

@@ -14,7 +14,15 @@ from torch import Tensor
 from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_matrix
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.cam import normalize_cams, upsample
-from wsss_kit.checks import check_count, check_positive, check_probability
+from wsss_kit.checks import (
+    check_count,
+    check_images,
+    check_labels,
+    check_positive,
+    check_probability,
+    check_range,
+    checked,
+)
 from wsss_kit.crf import crf_of_present, reference_crf_images
 from wsss_kit.masks import BackgroundRule, MapsOf, Refine, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
@@ -138,7 +146,15 @@ class Pipeline:
         With a learned affinity, a power background walks with the maps (PSA, SC-CAM), and a
         constant joins after the walk and a division by the maximum of the image (IRN, CLIMS).
         """
-        cams = self.own_maps(images, labels)  # (B, C, h, w)
+        check_images(images)
+        check_labels(labels)
+        with checked():
+            cams = self.own_maps(images, labels)  # (B, C, h, w)
+        check_range("the maps", cams, "scale them first with cam.normalize_cams")
+        with checked():
+            return self._maps_and_scores(cams, images)
+
+    def _maps_and_scores(self, cams: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         if callable(self.affinity):
             if self.rule.power is not None and not self._attends:
                 scores = self.walk(self.rule.scores(cams), images)
@@ -179,7 +195,9 @@ class Pipeline:
 
     def scores(self, images: Tensor, labels: Tensor) -> Tensor:
         """Scores (B, 1 + C, H, W), background first, after the CRF."""
-        return self.refine(self.maps_and_scores(images, labels)[1], images, labels)
+        scores = self.maps_and_scores(images, labels)[1]
+        with checked():
+            return self.refine(scores, images, labels)
 
     def masks_of(self, scores: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Masks (B, H, W) int64 of scores (B, 1 + C, H, W) before the CRF."""
@@ -193,4 +211,6 @@ class Pipeline:
             images: (B, 3, H, W) RGB in [0, 1].
             labels: (B, C) of 0 and 1.
         """
-        return self.masks_of(self.maps_and_scores(images, labels)[1], images, labels)
+        scores = self.maps_and_scores(images, labels)[1]
+        with checked():
+            return self.masks_of(scores, images, labels)

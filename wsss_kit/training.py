@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.checks import check_labels
 from wsss_kit.classes import Sample
-from wsss_kit.processes import rank
+from wsss_kit.processes import norms_of_whole_batches, rank, sum_gradients, totals
 
 Item = TypeVar("Item")
 
@@ -43,6 +43,73 @@ def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed * 1_000_003 + epoch + 7_000_003 * rank())
         yield
+
+
+def train_epochs(
+    step: Callable[..., dict[str, float]],
+    batches: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
+    network: nn.Module,
+    *,
+    seed: int,
+    learning_rate: float,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    epochs: range,
+    before: int = 0,
+    steps: int,
+    what: str,
+    shown: bool,
+    start_epoch: Callable[[], object],
+    after_epoch: Callable[[int, dict[str, float]], object],
+) -> None:
+    """Train epoch by epoch; equal seeds give equal weights, resumed or not.
+
+    Args:
+        step: of the optimiser, called with images, targets and a random generator; returns named
+            losses of the whole batch, ``"total"`` among them.
+        batches: number of an epoch to its batches of images and targets.
+        network: whose batch normalisation sees the batches of all processes.
+        seed: of the run.
+        learning_rate: for the advice if the loss runs away.
+        schedule: of the learning rate, stepped after every step.
+        epochs: numbers of the epochs to train.
+        before: epochs of earlier parts of the run, so that each has an order of its own.
+        steps: batches an epoch.
+        what: name of the bar.
+        shown: whether to show it.
+        start_epoch: puts the network into the mode to train in.
+        after_epoch: called with the number of the epoch and its mean losses, to log and to save.
+
+    Raises:
+        Diverged: if the loss runs away; the last epoch is then neither logged nor saved.
+    """
+    began, device = None, next((p.device for p in network.parameters()), torch.device("cpu"))
+    for epoch in epochs:
+        start_epoch()
+        sums: dict[str, float] = {}
+        random = torch.Generator().manual_seed(seed * 1_000_003 + before + epoch)
+        named = f"{what}, epoch {epoch + 1} of {epochs.stop}"
+        bar = progress(batches(before + epoch), what=named, shown=shown, total=steps)
+        with seeded(seed, before + epoch, device), norms_of_whole_batches(network):
+            for images, targets in bar:
+                losses = step(images, targets, random)
+                schedule.step()
+                began = losses["total"] if began is None else began
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value / steps
+                if hasattr(bar, "set_postfix"):
+                    bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+        where = f"{what}, epoch {epoch + 1}"
+        check_loss(sums["total"], began, where=where, learning_rate=learning_rate)
+        after_epoch(epoch, sums)
+
+
+def descend(losses: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[str, float]:
+    """One step of the optimiser on ``losses["total"]``; the losses, summed over the processes."""
+    optimiser.zero_grad(set_to_none=True)
+    losses["total"].backward()
+    sum_gradients(optimiser)
+    optimiser.step()
+    return totals({name: value.item() for name, value in losses.items()})
 
 
 def polynomial_decay(

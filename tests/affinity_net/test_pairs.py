@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 
 import pytest
@@ -12,6 +11,7 @@ from wsss_kit.affinity import random_walk, transition_matrix
 from wsss_kit.affinity_net import (
     IRN_THRESHOLDS,
     PSA_POWERS,
+    AffinityNet,
     balanced_pair_loss,
     boundary_affinity,
     confident_labels,
@@ -23,8 +23,9 @@ from wsss_kit.affinity_net import (
     pair_kinds,
     windowed_walk,
 )
+from wsss_kit.masks import BackgroundRule
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.recipes import clims_masks, sc_cam_masks
+from wsss_kit.pipeline import Pipeline
 
 H = W = 6
 
@@ -231,14 +232,20 @@ def test_two_backgrounds_of_one_kind_the_strong_one_first():
 
 def test_published_constants():
     assert PSA_POWERS == (4, 32) and IRN_THRESHOLDS == (0.30, 0.05)
-    defaults = {n: p.default for n, p in inspect.signature(sc_cam_masks).parameters.items()}
-    assert (defaults["background_power"], defaults["walk_power"], defaults["squarings"]) == (
-        16,
-        8,
-        8,
-    )
-    defaults = {n: p.default for n, p in inspect.signature(clims_masks).parameters.items()}
-    assert (defaults["walk_power"], defaults["squarings"]) == (10, 8)
+    walks, images, scores = [], torch.zeros(1, 3, 2, 2), torch.ones(1, 2, 2, 2)
+
+    class Recorded(AffinityNet):
+        def walk(self, scores, images, **options):
+            walks.append(options)
+            return scores
+
+    def maps_of(images, labels):
+        return scores
+
+    for background in (BackgroundRule(power=16), BackgroundRule(threshold=0.2)):
+        pipeline = Pipeline(maps_of, background=background, affinity=Recorded(device="cpu"))
+        pipeline(images, torch.ones(1, 2))
+    assert walks == [{"power": 8, "squarings": 8}, {"power": 10, "squarings": 8}]
 
 
 def test_cells_take_what_most_of_their_pixels_are(rng):

@@ -167,7 +167,7 @@ STOPS = {
     "settings cut off": (text("t/config.json", '{"what"'), RESUME, "config.json is no card"),
     "settings of nobody": (
         *(text("t/config.json", '{"what": "cam", "colour": 3}'), RESUME),
-        "cam takes no --colour, expected --out or --data",
+        "cam takes no --colour, expected --data, --root",
     ),
     "a checkpoint cut off": (
         *(cut("t/checkpoint.safetensors", 100), RESUME),

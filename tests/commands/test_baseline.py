@@ -12,7 +12,7 @@ from torch import nn
 
 from wsss_kit import CAM, BackgroundRule, PaperWorld, cam_maps, predict_masks
 from wsss_kit.commands.baseline import predict_all, run_baseline, train_heads
-from wsss_kit.commands.own_trunk import load_function
+from wsss_kit.commands.named import load_function
 from wsss_kit.crf import crf_of_present
 
 

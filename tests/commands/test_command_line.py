@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,8 +16,10 @@ import pytest
 import torch
 
 from wsss_kit.__main__ import main
-from wsss_kit.commands.arguments import METHODS, TAKES, build_parser
+from wsss_kit.commands import train_method
+from wsss_kit.commands.line import _COMMANDS, _SHIPPED, _load, parse
 from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.train_method import METHODS, options_of
 
 COMMANDS = {
     "demo": ["demo"],
@@ -23,7 +28,7 @@ COMMANDS = {
     "paper-trunk": ["train", "paper-trunk"],
     "bench": ["bench", "--model", "paper"],
     "download": ["download", "pets", "--from", "nowhere"],
-    "masks": ["masks", "clip-es", "--data", "paper", "--limit", "2"],
+    "masks": ["masks", "clip-es", "--data", "paper"],
     "reproduce": ["reproduce", "paper/clip-es", "--run"],
     "cam": ["train", "cam", "--data", "paper", "--limit", "4", "--epochs", "1"],
 }
@@ -31,11 +36,7 @@ COMMANDS = {
 
 def refused(arguments, capsys):
     """What is printed when a command refuses; its exit status is 2."""
-    try:
-        status = main(arguments)
-    except SystemExit as left:  # argparse's own way
-        status = left.code
-    assert status == 2
+    assert main(arguments) == 2
     message = capsys.readouterr().err
     assert "Traceback" not in message
     return message
@@ -52,8 +53,7 @@ def no_work(monkeypatch):
         module, _, function = name.rpartition(".")
         monkeypatch.setattr(f"wsss_kit.{module}.{function}", work)
     monkeypatch.setattr("wsss_kit.commands.demo.load_clip", work)
-    monkeypatch.setattr("wsss_kit.commands.baseline.load_voc", work)
-    monkeypatch.setattr("wsss_kit.commands.baseline.load_folder", work)
+    monkeypatch.setattr("wsss_kit.commands.baseline.open_dataset", work)
 
 
 NUMBERS = [
@@ -65,7 +65,11 @@ NUMBERS = [
         (("paper-clip",), ("--fall", "--torn"), ("1.5", "-0.1", "nan", "half")),
         (("demo", "paper-clip", "paper-trunk", "reproduce"), ("--seed",), ("-1", "0.5", "one")),
         (("paper-clip", "paper-trunk"), ("--workers",), ("-1", "0.5")),
-        (("paper-clip", "bench", "reproduce"), ("--device",), ("gpu", "cud", "meta")),
+        (
+            ("paper-clip", "bench", "reproduce", "masks", "cam"),
+            ("--device",),
+            ("gpu", "cud", "meta"),
+        ),
         (("masks",), ("--batch-size", "--workers", "--limit"), ("0", "-2", "2.5", "nan")),
         (("masks",), ("--threshold", "--min-confidence"), ("7", "-0.1", "nan", "low")),
         (("masks",), ("--power",), ("0", "-1", "nan", "inf")),
@@ -81,73 +85,107 @@ NUMBERS = [
 @pytest.mark.parametrize(("command", "option", "text"), NUMBERS)
 def test_numbers_out_of_range(command, option, text, tmp_path, no_work, capsys):
     message = refused([*COMMANDS[command], "--out", str(tmp_path), option, text], capsys)
-    assert option in message and repr(text) in message
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_every_number_of_the_command_line_is_checked():
-    """Plain int and float let anything through: -1 pictures, a threshold of 7."""
-    subparsers = next(
-        a for a in build_parser()._actions if a.choices and hasattr(a, "_name_parser_map")
-    )
-    kinds = {a.type for p in subparsers.choices.values() for a in p._actions}
-    assert not kinds & {int, float} and len(kinds) > 4
+    assert f"wsss_kit {COMMANDS[command][0]}: " in message and ", expected" in message
+    named = option.removeprefix("--").replace("-", "_")
+    assert option in message or named in message
+    number = text.lstrip("-").isdecimal()
+    assert text in message if number else repr(text) in message or text in message
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".lock"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_device_that_is_not_there(tmp_path, no_work, capsys):
     arguments = [*COMMANDS["paper-clip"], "--out", str(tmp_path), "--device", "cuda"]
     message = refused(arguments, capsys)
-    assert "there is no cuda here" in message
+    assert "device is 'cuda', expected 'auto' or one that is here: cpu" in message
+
+
+# -- options ----------------------------------------------------------------------------------
+
+PLAIN = [*([name] for name in _COMMANDS), *(["train", name] for name in _SHIPPED)]
+
+
+@pytest.mark.parametrize("words", PLAIN, ids=" ".join)
+def test_help_lists_every_argument_of_the_function(words, capsys, monkeypatch):
+    where = _SHIPPED[words[1]] if words[0] == "train" else _COMMANDS[words[0]][0]
+    function = _load(where)
+    for name, argument in inspect.signature(function).parameters.items():
+        flag = f"--{'from' if name == 'sources' else name.replace('_', '-')}"
+        shown = name.upper() if argument.kind is argument.POSITIONAL_ONLY else flag
+        assert_shown(words, shown, function, name, capsys, monkeypatch)
+
+
+@pytest.mark.parametrize("what", METHODS)
+def test_help_lists_every_option_of_a_method(what, capsys, monkeypatch):
+    """With the text of the docstring of the method or of its ``fit``."""
+    called = train_method._called(what)
+    for name in options_of(what):
+        source = next(
+            c
+            for c in (train_method.train_method, *called)
+            if name in inspect.signature(c).parameters
+        )
+        flag = f"--{name.replace('_', '-')}"
+        assert_shown(["train", what], flag, source, name, capsys, monkeypatch)
+
+
+def assert_shown(words, shown, function, name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main([*words, "--help"]) == 0
+    page = capsys.readouterr().out
+    (line,) = (each for each in page.splitlines() if re.search(rf"[│*] +{shown}( |$)", each))
+    text = re.search(rf"^ +{name}: (.*)$", inspect.getdoc(function), re.MULTILINE)[1]
+    words = [word.strip("`.,;:") for word in re.sub("`+", "", text).split()[:6]]
+    assert all(word in line for word in words), (line, words)
+
+
+def test_the_first_page_lists_the_commands_and_is_quick():
+    code = "import sys, torch, time; start = time.monotonic(); from wsss_kit.__main__ import main"
+    code += "; main(['--help']); print(time.monotonic() - start < 3)"
+    code += "; print([m for m in ('matplotlib', 'sklearn', 'open_clip') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *page, quick, heavy = run.stdout.splitlines()
+    assert quick == "True" and heavy == "[]"
+    assert all(any(f" {name} " in line for line in page) for name in (*_COMMANDS, "train"))
+
+
+def test_the_package_is_imported_without_the_command_line():
+    code = "import sys, wsss_kit; print('cyclopts' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
+@pytest.mark.parametrize("words", [[], ["train"]])
+def test_a_command_line_without_a_command_shows_which_there_are(words, capsys):
+    assert main(words) == 2
+    assert "Commands" in capsys.readouterr().out
 
 
 OPTIONS = {
-    "steps": "3",
-    "fall": "0.3",
-    "seed": "0",
-    "workers": "1",
-    "device": "cpu",
-    "torn": "0",
-    "candidates": "a.safetensors",
-    "teacher": "a.safetensors",
-    "data": "paper",
-    "root": "a",
-    "split": "train",
-    "limit": "2",
-    "resume": None,
-    "start": "a",
-    "masks": "a",
-    "clip": "paper",
-    "clip-weights": "a",
-    "prompts": "a.json",
+    "paper-clip": {"steps", "fall", "seed", "workers", "device", "torn"},
+    "choose-clip": {"candidates"},
+    "paper-trunk": {"steps", "seed", "workers", "teacher"},
+    "paper-clims": {"seed", "n_train", "n_val"},
+    "paper-sc-cam": {"seed", "n_train", "n_val"},
+    **{what: {"device", "resume", *options_of(what)} for what in METHODS},
 }
 
 
-def test_every_option_of_training_is_tried_here():
-    subparsers = next(
-        a for a in build_parser()._actions if a.choices and hasattr(a, "_name_parser_map")
-    )
-    own = {a.dest for a in subparsers.choices["train"]._actions} - {"help", "what", "out"}
-    tried = {name.replace("-", "_") for name in OPTIONS}
-    assert own == tried == {name for names in TAKES.values() for name in names}
-
-
-@pytest.mark.parametrize(
-    ("what", "name"),
-    [
-        (what, name)
-        for what, takes in TAKES.items()
-        for name in OPTIONS
-        if name.replace("-", "_") not in takes and not (name == "seed" and what in METHODS)
-    ],
-)
-def test_a_training_refuses_what_it_would_not_heed(what, name, tmp_path, no_work, capsys):
+@pytest.mark.parametrize("what", OPTIONS)
+def test_a_training_refuses_what_it_would_not_heed(what, tmp_path, no_work, capsys):
     """Even the usual value: who says --device cpu to the trunk believes that it can be another."""
-    value = [] if OPTIONS[name] is None else [OPTIONS[name]]
-    arguments = ["train", what, "--out", str(tmp_path), f"--{name}", *value]
-    message = refused(arguments, capsys)
-    assert f"{what} takes no --{name}, expected --out or --" in message
+    given = ["--candidates", "a"] if what == "choose-clip" else []
+    for name in sorted(set().union(*OPTIONS.values()) - OPTIONS[what]):
+        flag = f"--{name.replace('_', '-')}"
+        message = refused(["train", what, "--out", str(tmp_path), *given, f"{flag}=1"], capsys)
+        assert f"wsss_kit train: Unknown option: {flag}" in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", OPTIONS)
+def test_every_option_of_training_is_tried_here(what):
+    function, _ = parse(["train", what, *["--candidates", "a"] * (what == "choose-clip")])
+    assert set(inspect.signature(function).parameters) == {"out", *OPTIONS[what]}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -258,12 +296,13 @@ def test_a_stopped_command_promises_what_it_keeps(
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    for function in (
-        *("demo.run_demo", "baseline.run_baseline", "bench.run_bench"),
-        *("train.train_paper_clip", "train.train_paper_trunk", "reproduce.run_reproduce"),
-        *("download.download", "masks.run_masks", "train_method.train_method"),
+    for where in (
+        *("demo:demo", "baseline:run_baseline", "bench:run_bench"),
+        *("train:train_paper_clip", "train:train_paper_trunk", "reproduce:run_reproduce"),
+        *("download:download", "masks:run_masks", "train_method:train_method"),
     ):
-        monkeypatch.setattr(f"wsss_kit.commands.{function}", stopped)
+        function = functools.wraps(_load(where))(lambda *_, **__: stopped())
+        monkeypatch.setattr(f"wsss_kit.commands.{where.replace(':', '.')}", function)
     if checkpoint:
         (tmp_path / "checkpoint.safetensors").touch()
     assert main([*COMMANDS[command], "--out", str(tmp_path)]) == 130

@@ -10,7 +10,7 @@ from PIL import Image
 
 from wsss_kit.__main__ import main
 from wsss_kit.classes import PAPER_CLASSES
-from wsss_kit.commands import clip_at_hand as weights
+from wsss_kit.commands import named as weights
 from wsss_kit.commands.own_pictures import LONGEST, run_own_pictures, shrunk
 from wsss_kit.paperworld import PaperWorld
 

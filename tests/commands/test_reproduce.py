@@ -13,10 +13,11 @@ from PIL import Image
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.commands import clip_at_hand, train_method
-from wsss_kit.commands.arguments import METHODS, build_parser, read_options
+from wsss_kit.commands import masks, named, train_method
+from wsss_kit.commands.evaluate import run_evaluate
 from wsss_kit.commands.generate import read_masks
-from wsss_kit.commands.reproduce import filled, needs_of, rows_text, run_reproduce
+from wsss_kit.commands.line import parse
+from wsss_kit.commands.reproduce import filled, needs_of, run_reproduce
 from wsss_kit.data import load_voc
 from wsss_kit.evaluation import BackgroundRule, predict_masks, published, published_rows
 from wsss_kit.methods import clims
@@ -61,7 +62,7 @@ def random_clip(monkeypatch):
         model = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text, quick_gelu=True)
         return FrozenCLIP(model, open_clip.get_tokenizer("ViT-B-16-quickgelu"))
 
-    monkeypatch.setattr(clip_at_hand, "load_clip", load)
+    monkeypatch.setattr(named, "load_clip", load)
     return asked
 
 
@@ -82,19 +83,14 @@ def small_segmenter(monkeypatch):
 
 def parsed(words):
     """Options of a command line by the real parser; those of a training's method too."""
-    options, more = build_parser().parse_known_args(words)
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    if options.command == "train" and options.what in METHODS:
-        asked = read_options(more)
-        named = {k: v for k, v in given.items() if k not in ("command", "what", "out")}
-        train_method.check_options(options.what, {**named, **asked})
-        return {**given, **asked}
-    assert not more
-    return given
+    _, bound = parse(words)
+    given = {name: value for name, value in bound.arguments.items() if value is not None}
+    return {"command": words[0], **({"what": words[1]} if words[0] == "train" else {}), **given}
 
 
-def test_every_row_has_commands_or_a_reason():
-    assert len(ABLE) == 37 and f"{len(published_rows()) - 37} more" in rows_text()
+def test_every_row_has_commands_or_a_reason(capsys):
+    assert run_reproduce() == 0
+    assert len(ABLE) == 37 and f"{len(published_rows()) - 37} more" in capsys.readouterr().out
     for row in published_rows():
         assert bool(row.commands) != bool(row.cannot)
     for name, reason in {
@@ -224,10 +220,10 @@ def test_a_file_that_is_not_there_is_fetched_by_its_name(voc, tmp_path, capsys):
 
 
 def test_clip_es_on_a_small_voc(places, random_clip, capsys):
-    assert run_reproduce("clip-es/train/crf", **places, device="cpu", run=main) == 0
+    assert run_reproduce("clip-es/train/crf", **places, device="cpu", run=True) == 0
     assert random_clip == [("ViT-B-16-quickgelu", str(places["weights"] / "ViT-B-16.pt"))]
     written = read_masks(places["out"] / "masks").masks
-    clip = clip_at_hand.load_clip("ViT-B-16-quickgelu", weights="x", device="cpu")
+    clip = named.load_clip("ViT-B-16-quickgelu", weights="x", device="cpu")
     method = CLIPES(clip, prompts=Prompts.voc(method="clip_es")).fit()
     for sample in load_voc(places["root"], "train"):
         images, labels = sample.image[None], sample.labels[None]
@@ -248,7 +244,7 @@ def test_clip_es_on_a_small_voc(places, random_clip, capsys):
     ],
 )
 def test_maps_are_scored_by_their_best_power(name, powers, refinement, places, random_clip, capsys):
-    assert run_reproduce(name, **places, device="cpu", run=main) == 0
+    assert run_reproduce(name, **places, device="cpu", run=True) == 0
     printed = capsys.readouterr().out
     stated = f"background: the best of the powers {powers}, chosen here: (1 - max)^"
     assert stated in printed and f"refinement: {refinement}, preset: reference" in printed
@@ -257,7 +253,7 @@ def test_maps_are_scored_by_their_best_power(name, powers, refinement, places, r
 def test_a_segmenter_learns_from_train_aug_where_clip_es_is_sure(
     places, random_clip, small_segmenter, capsys
 ):
-    run = {**places, "iterations": 2, "device": "cpu", "run": main}
+    run = {**places, "iterations": 2, "device": "cpu", "run": True}
     assert run_reproduce("clip-es/val/imagenet", **run) == 0
     assert small_segmenter["network"] == "deeplab_v2"
     assert small_segmenter["weights"] == str(places["weights"] / "resnet101.pth")
@@ -274,7 +270,7 @@ def test_a_segmenter_learns_from_train_aug_where_clip_es_is_sure(
 
 
 def test_masks_of_test_are_written_and_not_scored(places, random_clip, small_segmenter, capsys):
-    run = {**places, "iterations": 1, "device": "cpu", "run": main}
+    run = {**places, "iterations": 1, "device": "cpu", "run": True}
     assert run_reproduce("clip-es/test/imagenet", **run) == 0
     assert "handed in to VOC's server" in capsys.readouterr().out
     assert len(list((places["out"] / "predicted" / "masks").glob("test_*.png"))) == 2
@@ -307,7 +303,7 @@ def coco(places, tmp_path):
 
 
 def test_coco_runs_with_its_own_classes(coco, random_clip, small_segmenter):
-    run = {**coco, "iterations": 1, "device": "cpu", "run": main}
+    run = {**coco, "iterations": 1, "device": "cpu", "run": True}
     assert run_reproduce("clip-es/coco-val", **run) == 0
     assert list(read_masks(coco["out"] / "predicted").masks) == [
         *("COCO_val2014_0", "COCO_val2014_1")
@@ -321,7 +317,7 @@ def test_coco_runs_with_its_own_classes(coco, random_clip, small_segmenter):
 
 
 def test_the_embedded_world_runs_whole_and_goes_on(tmp_path, capsys, monkeypatch):
-    run = {"out": tmp_path, "limit": 4, "iterations": 2, "device": "cpu", "run": main}
+    run = {"out": tmp_path, "limit": 4, "iterations": 2, "device": "cpu", "run": True}
     assert run_reproduce("paper/clip-es", **run) == 0
     printed = capsys.readouterr().out
     assert "published: 84" in printed and printed.count("mIoU ") >= 4
@@ -341,9 +337,12 @@ def test_the_embedded_world_runs_whole_and_goes_on(tmp_path, capsys, monkeypatch
     def work(*_, **__):
         raise AssertionError("made again")
 
-    for function in ("masks.run_masks", "train_method.train_method"):
-        monkeypatch.setattr(f"wsss_kit.commands.{function}", work)
-    monkeypatch.setattr("wsss_kit.commands.evaluate.run_evaluate", lambda *_, **__: None)
+    for module, name in ((masks, "run_masks"), (train_method, "train_method")):
+        monkeypatch.setattr(
+            module, name, functools.wraps(getattr(module, name))(lambda *_, **__: work())
+        )
+    quiet = functools.wraps(run_evaluate)(lambda *_, **__: None)
+    monkeypatch.setattr("wsss_kit.commands.evaluate.run_evaluate", quiet)
     assert run_reproduce("paper/clip-es", **run) == 0
     assert capsys.readouterr().out.count("(done)") == 6
     with pytest.raises(ValueError, match="holds a run of other commands"):
@@ -351,7 +350,7 @@ def test_the_embedded_world_runs_whole_and_goes_on(tmp_path, capsys, monkeypatch
 
 
 def test_a_stopped_training_is_resumed(tmp_path, capsys, monkeypatch):
-    run = {"out": tmp_path, "limit": 4, "iterations": 2, "device": "cpu", "run": main}
+    run = {"out": tmp_path, "limit": 4, "iterations": 2, "device": "cpu", "run": True}
 
     @functools.wraps(train_segmenter)
     def stopped(*_, **__):
@@ -373,7 +372,7 @@ def test_a_stopped_training_is_resumed(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("method", ["cam", "sc-cam", "clims"])
 def test_the_other_methods_of_the_embedded_world(method, tmp_path, capsys):
-    run = {"out": tmp_path, "limit": 2, "iterations": 1, "device": "cpu", "run": main}
+    run = {"out": tmp_path, "limit": 2, "iterations": 1, "device": "cpu", "run": True}
     assert run_reproduce(f"paper/{method}", **run) == 0
     assert "preset: clean" in capsys.readouterr().out
     assert (tmp_path / "predicted-crf" / "report.html").exists()

@@ -15,8 +15,7 @@ import torch
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.commands import train_method as module
-from wsss_kit.commands.arguments import METHODS, TAKES, read_options
-from wsss_kit.commands.train_method import CONFIG, options_of, train_method
+from wsss_kit.commands.train_method import CONFIG, METHODS, options_of, train_method
 from wsss_kit.files import load_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.paperworld import PaperWorld
@@ -121,7 +120,7 @@ def test_a_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     @functools.wraps(kept)
     def stopped(self, *arguments, **options):
-        from wsss_kit.methods import cam as of_cam
+        from wsss_kit.methods import trained as of_cam
 
         def save(*given, **place):
             written(*given, **place)
@@ -148,7 +147,7 @@ def test_being_stopped_says_how_to_go_on(trained, tmp_path, monkeypatch, capsys)
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "train_method", stop)
+    monkeypatch.setattr(module, "train_method", functools.wraps(train_method)(stop))
     for out, said in ((tmp_path, "begins again"), (trained.parent, "with --resume goes on")):
         assert main(["train", "cam", "--out", str(out)]) == 130
         assert said in capsys.readouterr().err
@@ -210,24 +209,62 @@ def test_every_argument_is_an_option(what):
             if name not in module._NOT_OPTIONS and each.kind is not each.VAR_KEYWORD
         }
         assert given <= set(options_of(what)) and len(given) > 3
-    with pytest.raises(ValueError, match=f"{what} takes no --colour, expected --out or --data"):
+    with pytest.raises(ValueError, match=f"{what} takes no --colour, expected --data, --root"):
         train_method(what, "nowhere", colour=3)
-    assert set(TAKES[what]) >= {"data", "root", "split", "limit", "device", "resume"}
+    assert set(options_of(what)) >= {"data", "root", "split", "limit"}
 
 
-def test_words_of_a_command_line():
-    words = "--learning-rate 1e-3 --scales=1,0.5 --flip false --weights imagenet --epochs 8,2"
-    assert read_options(words.split()) == {
+def test_words_of_a_command_line(monkeypatch):
+    """What is not given does not arrive, so that a training that goes on keeps what it has."""
+    asked = {}
+
+    @functools.wraps(train_method)
+    def train(what, **options):
+        asked.update(options, what=what)
+
+    monkeypatch.setattr(module, "train_method", train)
+
+    def given(words):
+        asked.clear()
+        assert main(["train", *words.split()]) == 0
+        return {name: value for name, value in asked.items() if name != "what"}
+
+    assert given("cam") == {} and asked == {"what": "cam"}
+    words = "--learning-rate 1e-3 --scales=1,0.5 --flip false --weights imagenet --epochs 8"
+    assert given(f"cam {words}") == {
         **{"learning_rate": 1e-3, "scales": [1, 0.5], "flip": False, "weights": "imagenet"},
-        **{"epochs": [8, 2]},
+        **{"epochs": 8},
     }
-    assert read_options(["--weights", "a,b"]) == {"weights": "a,b"}
-    with pytest.raises(ValueError, match="'epochs' is no option, expected --NAME VALUE"):
-        read_options(["epochs", "3"])
-    with pytest.raises(ValueError, match="--epochs has no value"):
-        read_options(["--epochs", "--crop", "3"])
-    with pytest.raises(ValueError, match="--epochs has no value"):
-        read_options(["--epochs"])
+    assert given("cam --flip --scales 1 0.5 --no-train-backbone --weights a,b") == {
+        **{"flip": True, "scales": [1, 0.5], "train_backbone": False, "weights": "a,b"}
+    }
+    assert given("sc-cam --epochs 8,2 --flip=true") == {"epochs": [8, 2], "flip": True}
+    assert given("sc-cam --epochs 8 --long-side 320 640") == {"epochs": 8, "long_side": [320, 640]}
+    assert given('sc-cam --baseline {"epochs":2}') == {"baseline": {"epochs": 2}}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("epochs 3", "Unused Tokens: ['epochs', '3']"),
+        ("--epochs --crop 3", "--epochs requires an argument"),
+        ("--epochs", "--epochs requires an argument"),
+        ("--epochs many", "--epochs is 'many', expected a whole number"),
+        ("--epochs 2.5", "--epochs is '2.5', expected a whole number"),
+        ("--learning-rate nan", "--learning-rate is 'nan', expected a number"),
+        ("--scales 1 x", "--scales is 'x', expected a number"),
+        ("--colour 3", "Unknown option: --colour"),
+        ("--flip perhaps", "Unused Tokens: ['perhaps']"),
+        ("--flip=perhaps", 'Invalid value for --flip: unable to convert "perhaps" into bool'),
+        ("--start a", "Unknown option: --start"),
+        ("--epoch 3", "Unknown option: --epoch"),
+    ],
+)
+def test_odd_words_are_refused_before_any_work(words, said, tmp_path, capsys):
+    assert main(["train", "cam", "--out", str(tmp_path / "x"), *words.split()]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("wsss_kit train: ") and said in message
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
@@ -265,6 +302,7 @@ def test_a_start_of_other_classes_is_refused(trained, tmp_path):
 
 
 def test_a_training_that_runs_away_says_so(tmp_path, capsys, monkeypatch):
+    @functools.wraps(CAM.fit)
     def fit(self, *_, **__):
         raise Diverged("training diverged in epoch 1")
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from wsss_kit.classes import Sample
+from wsss_kit.classifier import train
 from wsss_kit.files import load_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.paperworld import PaperWorld
@@ -361,9 +362,15 @@ def test_only_epochs_may_be_more_and_never_fewer(samples, tmp_path):
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(samples, tmp_path, monkeypatch, bad):
     """Three steps an epoch; the loss begins at 0.7 and runs away in the second epoch."""
     losses = iter([0.7, 3.0, 6.9, bad, bad, bad])
-    monkeypatch.setattr("wsss_kit.classifier.train._step", lambda *_: next(losses))
+    real = train.descend
+
+    def runs_away(*arguments):
+        real(*arguments)
+        return {"total": next(losses)}
+
+    monkeypatch.setattr(train, "descend", runs_away)
     with pytest.raises(
-        Diverged, match=r"in epoch 2: its loss is \S+ and began at 0.7; .* below 0.05"
+        Diverged, match=r"classifier, epoch 2: its loss is \S+ and began at 0.7; .* below 0.05"
     ):
         make().fit(samples, **QUICK, checkpoint=tmp_path / "run")
     assert load_model(tmp_path / "run")[1]["epoch"] == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,8 @@ from wsss_kit.checkpoints import (
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier.train import device_of, fix_batch_norm
-from wsss_kit.processes import as_first, norms_of_whole_batches, sum_gradients, totals
-from wsss_kit.training import check_loss, polynomial_decay, seeded
-from wsss_kit.training import progress as progress_bar
+from wsss_kit.processes import as_first
+from wsss_kit.training import descend, polynomial_decay, train_epochs
 from wsss_kit.views import MaskedPictures
 
 if TYPE_CHECKING:
@@ -64,49 +63,47 @@ def train_affinity(
         done = _resume(net, optimiser, checkpoint, run)
     steps = -(-len(pictures) // recipe["batch_size"])
     schedule = polynomial_decay(optimiser, steps * recipe["epochs"], first=done * steps)
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)
+        for rows in torch.randperm(len(pictures), generator=random).split(recipe["batch_size"]):
+            yield pictures.batch(rows.tolist(), random)
+
+    def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
+        loss = _loss(net, images, labels.to(device_of(net)), recipe)
+        return descend({"total": loss}, optimiser)
+
+    def start_epoch() -> None:
+        net.train()
+        if learning is not net:
+            net.trunk.eval()
+        if recipe["fixes_norms"]:
+            fix_batch_norm(net)
+
+    def after_epoch(epoch: int, losses: Mapping[str, float]) -> None:
+        net.losses_.append(losses["total"])
+        if checkpoint is not None:
+            place, card = {"epoch": epoch + 1, "run": run}, {**net.card(), "classes": []}
+            save_checkpoint(checkpoint, net.state_dict(), optimiser, card, **place)
+
     as_first(net.state_dict().values())
-    net.train()
-    if learning is not net:
-        net.trunk.eval()
-    if recipe["fixes_norms"]:
-        fix_batch_norm(net)
-    bar = range(done, recipe["epochs"])
     try:
-        for epoch in progress_bar(bar, what=METHOD, shown=shown):
-            net.losses_.append(_epoch(net, pictures, recipe, epoch, optimiser, schedule))
-            if checkpoint is not None:
-                place, card = {"epoch": epoch + 1, "run": run}, {**net.card(), "classes": []}
-                save_checkpoint(checkpoint, net.state_dict(), optimiser, card, **place)
+        train_epochs(
+            step,
+            batches,
+            net,
+            seed=recipe["seed"],
+            learning_rate=recipe["learning_rate"],
+            schedule=schedule,
+            epochs=range(done, recipe["epochs"]),
+            steps=steps,
+            what=METHOD,
+            shown=shown,
+            start_epoch=start_epoch,
+            after_epoch=after_epoch,
+        )
     finally:
         net.eval()
-
-
-def _epoch(
-    net: AffinityNet,
-    pictures: MaskedPictures,
-    recipe: Mapping[str, Any],
-    epoch: int,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> float:
-    """One pass; returns the mean loss of its steps."""
-    losses, device, seed = [], device_of(net), recipe["seed"]
-    random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(pictures), generator=random)
-    with seeded(seed, epoch, device), norms_of_whole_batches(net):
-        for rows in order.split(recipe["batch_size"]):
-            images, labels = pictures.batch(rows.tolist(), random)
-            loss = _loss(net, images, labels.to(device), recipe)
-            optimiser.zero_grad()
-            loss.backward()
-            sum_gradients(optimiser)
-            optimiser.step()
-            schedule.step()
-            losses.append(totals({"loss": loss.item()})["loss"])
-    began, mean = net.losses_[0] if net.losses_ else losses[0], sum(losses) / len(losses)
-    rate = recipe["learning_rate"]
-    check_loss(mean, began, where=f"epoch {epoch + 1}", learning_rate=rate)
-    return mean
 
 
 def _loss(net: AffinityNet, images: Tensor, labels: Tensor, recipe: Mapping[str, Any]) -> Tensor:

@@ -20,20 +20,18 @@ from wsss_kit.classes import Sample
 from wsss_kit.processes import (
     as_first,
     each,
-    norms_of_whole_batches,
     own_views,
     share,
-    sum_gradients,
-    totals,
 )
 from wsss_kit.training import (
     augment,
     check_loss,
+    descend,
     labels_of,
     polynomial_decay,
     progress,
-    seeded,
     skip_augment,
+    train_epochs,
 )
 
 Recipe = Mapping[str, Any]
@@ -105,25 +103,29 @@ def train_classifier(
         warmup=0 if recipe["pretrained"] else min(30, steps),
         first=first_epoch * steps,
     )
-    trunk.train()
+
+    def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
+        pooled = trunk(images.to(head.device)).mean((2, 3))  # (B, D)
+        loss = own_soft_margin_loss(pooled @ head.T, labels.to(head.device))
+        return descend({"total": loss}, optimiser)
+
     as_first(state_of(trunk, head))
-    if recipe["fixed_batch_norm"] and recipe["pretrained"]:
-        fix_batch_norm(trunk)
-    epochs, began = range(first_epoch, recipe["epochs"]), None
-    for epoch in progress(epochs, what="CAM classifier", shown=recipe["shown"]):
-        losses = []
-        with seeded(recipe["seed"], epoch, head.device), norms_of_whole_batches(trunk):
-            for images, labels in batches(samples, epoch, recipe):
-                pooled = trunk(images.to(head.device)).mean((2, 3))  # (B, D)
-                losses.append(_step(pooled @ head.T, labels.to(head.device), optimiser, schedule))
-        began = losses[0] if began is None else began
-        check_loss(
-            sum(losses) / steps,
-            began,
-            where=f"epoch {epoch + 1}",
-            learning_rate=recipe["learning_rate"],
-        )
-        after_epoch(epoch, sum(losses) / steps)
+    train_epochs(
+        step,
+        lambda epoch: batches(samples, epoch, recipe),
+        trunk,
+        seed=recipe["seed"],
+        learning_rate=recipe["learning_rate"],
+        schedule=schedule,
+        epochs=range(first_epoch, recipe["epochs"]),
+        steps=steps,
+        what="CAM classifier",
+        shown=recipe["shown"],
+        start_epoch=partial(
+            to_training, trunk, fixes_norms=recipe["fixed_batch_norm"] and recipe["pretrained"]
+        ),
+        after_epoch=lambda epoch, losses: after_epoch(epoch, losses["total"]),
+    )
 
 
 @torch.no_grad()
@@ -171,7 +173,9 @@ def train_head(head: Tensor, features: Tensor, labels: Tensor, recipe: Recipe) -
         total = 0.0
         for rows in torch.randperm(M, generator=random).split(recipe["batch_size"]):
             view = torch.randint(0, 2, (len(rows),), generator=random)
-            loss = _step(features[rows, view] @ head.T, labels[rows], optimiser, schedule)
+            loss = own_soft_margin_loss(features[rows, view] @ head.T, labels[rows])
+            loss = descend({"total": loss}, optimiser)["total"]
+            schedule.step()
             began = loss if began is None else began
             total += loss
         losses.append(total / steps)
@@ -179,22 +183,6 @@ def train_head(head: Tensor, features: Tensor, labels: Tensor, recipe: Recipe) -
             losses[-1], began, where=f"epoch {epoch + 1}", learning_rate=recipe["learning_rate"]
         )
     return losses
-
-
-def _step(
-    logits: Tensor,
-    labels: Tensor,
-    optimiser: torch.optim.SGD,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> float:
-    """One step of the optimiser; returns the loss of the whole batch."""
-    loss = own_soft_margin_loss(logits, labels)
-    optimiser.zero_grad()
-    loss.backward()
-    sum_gradients(optimiser)
-    optimiser.step()
-    schedule.step()
-    return totals({"loss": loss.item()})["loss"]
 
 
 def own_soft_margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -212,6 +200,13 @@ def device_of(module: nn.Module) -> torch.device:
     """Where a module's weights are; the CPU for one without weights."""
     parameter = next(module.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def to_training(trunk: nn.Module, *, fixes_norms: bool) -> None:
+    """Put a backbone into training mode, its batch normalisation fixed or not."""
+    trunk.train()
+    if fixes_norms:
+        fix_batch_norm(trunk)
 
 
 def fix_batch_norm(module: nn.Module) -> None:

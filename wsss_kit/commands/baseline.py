@@ -17,7 +17,7 @@ from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import pool_features
-from wsss_kit.commands.own_trunk import load_function
+from wsss_kit.commands.named import load_function
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import default_root
@@ -89,12 +89,12 @@ def predict_all(
 
 
 def run_baseline(
-    data: str,
+    data: str = "voc",
     root: str | Path | None = None,
     *,
     backbone: str | nn.Module = "resnet50",
     weights: str | None = None,
-    seeds: Sequence[int] = range(3),
+    seeds: int | Sequence[int] = 3,
     threshold: float = 0.25,
     scored: Sequence[str] | None = None,
     limit: int | None = None,
@@ -105,13 +105,13 @@ def run_baseline(
 
     Args:
         data: ``"voc"`` (its train and val splits) or ``"folder"`` (every fourth picture is val).
-        root: the data set's folder; None for `data.datasets.default_root`.
-        backbone: a ResNet's name, ``FILE.py:FUNCTION`` or a module.
-        weights: of a named ResNet.
-        seeds: one head is trained for each.
+        root: the data set's folder; None for ``data/VOC2012``, or ``data/mine`` of one's own.
+        backbone: ``resnet18``, ``resnet34``, ``resnet50``, ``FILE.py:FUNCTION`` or a module.
+        weights: of a named ResNet: ``"imagenet"`` or a file.
+        seeds: how many heads are trained, or the seed of each.
         threshold: constant background score, fixed beforehand.
         scored: classes that count beside background; None for all.
-        limit: use only the first pictures of each split.
+        limit: only the first so many images of each split.
         crf: whether scores go through the dense CRF.
         out: folder for heads, figures and ``table.txt``.
 
@@ -122,7 +122,11 @@ def run_baseline(
         ValueError: if a number or a class name is not right, or the folder cannot be written to,
             is in use or holds heads of another run; all before the first picture is read.
     """
-    rule, seeds = BackgroundRule(threshold=threshold), list(seeds)
+    rule = BackgroundRule(threshold=threshold)
+    if isinstance(seeds, int):
+        check_count("seeds", seeds)
+        seeds = range(seeds)
+    seeds = list(seeds)
     if not seeds:
         raise ValueError("seeds is empty, expected at least one; each trains a head")
     for seed in seeds:

@@ -73,11 +73,11 @@ def run_bench(
 
     Args:
         out: folder of ``bench.json``.
-        model: of open_clip's, with random weights, or ``"paper"``.
-        size: (H, W) of the picture.
+        model: a name of open_clip's, with random weights, or ``"paper"`` for the tiny CLIP.
+        size: (H, W) of the image.
         rounds: how often both sides take turns, after one that does not count.
         threads: of the CPU.
-        device: ``"auto"`` takes CUDA where there is one.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
 
     Returns:
         Name of the row -> `Row`.

@@ -170,19 +170,20 @@ def _compare(one: _Looked, classes: Sequence[str], found: Findings) -> None:
 
 def run_check(
     data: str,
+    /,
     *,
     root: str | Path | None = None,
     split: str | None = None,
     limit: int | None = None,
     workers: int = 2,
 ) -> Findings:
-    """Check a data set by its name on the command line, and print what was found.
+    """Check a data set, before hours of work, and print what is wrong with it.
 
     Args:
-        data: see `data.open_dataset`.
-        root: see `data.open_dataset`.
-        split: see `data.open_dataset`.
-        limit: only the first so many pictures.
+        data: ``"voc"``, ``"coco"``, ``"pets"``, ``"folder"`` or ``"paper"`` (the embedded world).
+        root: folder of the data set; None for the one that `download` writes.
+        split: None for ``train_aug`` of VOC, ``train`` or ``trainval``.
+        limit: only the first so many images.
         workers: threads that decode.
     """
     samples = open_dataset(data, root, split, limit=limit)

@@ -13,7 +13,7 @@ from threading import Event
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_word
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.evaluation import (
@@ -101,6 +101,42 @@ def run_demo(
     check_count("seed", seed, least=0)
     with run_folder(folder) as folder:
         return _run(folder, seed, n_train=n_train, n_val=n_val, n_test=n_test)
+
+
+def demo(
+    out: str | Path = "data/runs/demo",
+    *,
+    seed: int = 0,
+    pictures: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    clip: str | None = None,
+    limit: int | None = None,
+) -> None:
+    """Run every method on the embedded world, or CLIP-ES on a folder of your own images.
+
+    Args:
+        out: folder of the figures and ``report.html``.
+        seed: of the world and of the classifier.
+        pictures: folder of images for CLIP-ES, with or without a ``labels.csv``.
+        classes: names of classes, for ``pictures`` without ``labels.csv``.
+        clip: for ``pictures``: ``"paper"`` for the tiny CLIP; None for ViT-B/16.
+        limit: for ``pictures``: only the first so many images; None for 12.
+
+    Raises:
+        ValueError: if ``classes``, ``clip`` or ``limit`` are given without ``pictures``.
+    """
+    from wsss_kit.commands.own_pictures import run_own_pictures
+
+    own = {"classes": classes, "clip": clip, "limit": limit}
+    own = {name: value for name, value in own.items() if value is not None}
+    if clip is not None:
+        check_word("clip", clip, ("ViT-B-16", "paper"))
+    if pictures is not None:
+        run_own_pictures(pictures, out, **own)
+        return
+    for name in own:
+        raise ValueError(f"--{name} goes with --pictures FOLDER; leave it out, or add that")
+    run_demo(out, seed=seed)
 
 
 def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> dict[str, Report]:

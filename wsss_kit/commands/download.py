@@ -78,7 +78,8 @@ _READ = {"voc": "train", "coco": "val", "pets": "trainval"}
 
 def download(
     name: str,
-    root: str | Path | None = None,
+    /,
+    out: str | Path | None = None,
     *,
     sources: Sequence[str | Path] = (),
     aug: bool = False,
@@ -91,11 +92,11 @@ def download(
 
     Args:
         name: ``"voc"`` (2 GB), ``"coco"`` (20 GB) or ``"pets"`` (0.8 GB).
-        root: its folder; None for the one that the readers look at, below ``data/``.
+        out: its folder; None for the one that the readers look at, below ``data/``.
         sources: folders or addresses that are asked before the known hosts, each holding the
             archives by their names.
         aug: with ``"voc"``: SBD's masks and the list ``train_aug`` too (1.4 GB).
-        keep: whether archives stay, in ``root/archives``, when they are unpacked.
+        keep: whether archives stay, in ``archives`` of that folder, when they are unpacked.
         shown: whether to show bars.
 
     Returns:
@@ -109,7 +110,7 @@ def download(
     check_word("the data set", name, SETS)
     if aug and name != "voc":
         raise ValueError(f"aug belongs to voc, expected no such thing for {name}")
-    with run_folder(default_root(name) if root is None else root) as folder:
+    with run_folder(default_root(name) if out is None else out) as folder:
         for part in SETS[name]:
             _place(part, folder, sources, keep=keep, shown=shown)
         if aug:

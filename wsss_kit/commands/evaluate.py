@@ -37,6 +37,7 @@ _EXAMPLES, _WORST = 4, 6
 
 def run_evaluate(
     folder: str | Path,
+    /,
     *,
     data: str = "voc",
     root: str | Path | None = None,
@@ -51,14 +52,15 @@ def run_evaluate(
 
     Args:
         folder: that ``masks`` wrote, or any folder of ``NAME.png``.
-        data: see `data.open_dataset`.
-        root: see `data.open_dataset`.
-        split: see `data.open_dataset`; published masks are scored on VOC's ``train``.
-        limit: only the first so many pictures.
+        data: ``"voc"``, ``"coco"``, ``"pets"``, ``"folder"`` or ``"paper"`` (the embedded world).
+        root: folder of the data set; None for the one that `download` writes.
+        split: None for ``train_aug`` of VOC, ``train`` or ``trainval``; published masks are scored
+            on VOC's ``train``.
+        limit: only the first so many images.
         scored: classes that count, with background; None for all. Pixels of others do not.
         power: exponents of backgrounds (1 - max)^power for the soft maps of the folder. The masks
             by the best of them are scored: chosen on the scored images, as papers do with maps.
-        row: a published number to stand beside ours.
+        row: a published number to stand beside ours, as ``reproduce`` lists them.
         out: of the page; None for ``report.html`` in ``folder``.
 
     Returns:

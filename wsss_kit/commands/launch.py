@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
-import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import Any
 
 from wsss_kit.checks import check_count
 
@@ -25,8 +25,9 @@ def launch(*words: Any, processes: int = 1, **options: Any) -> None:
     Args:
         *words: the command and what follows it, such as ``"masks", "clip-es"``.
         processes: how many share the work; for ``masks`` and ``train``.
-        **options: ``batch_size=4`` for ``--batch-size 4``; True for an option without a value,
-            None and False for none at all, a tuple or list for values with commas.
+        **options: ``batch_size=4`` for ``--batch-size 4``, ``crf=True`` for ``--crf``,
+            ``flip=False`` for ``--no-flip``; None for no option, a tuple or list for several
+            values.
 
     Raises:
         ValueError: if ``processes`` is no count, or the command takes one process only.
@@ -42,13 +43,16 @@ def launch(*words: Any, processes: int = 1, **options: Any) -> None:
         start_new_session=True,
         env={"OMP_NUM_THREADS": str(threads), **os.environ},
     )
+    output = io.TextIOWrapper(run.stdout, "utf-8", "replace", newline="")  # keeps \r
     said: list[str] = []
     covered = 0  # width of a bar that stands where the next line goes
     try:
-        for line, passes in _lines(run.stdout):
-            print(
-                "\r" * (covered > 0) + line.ljust(covered), end="" if passes else "\n", flush=True
-            )
+        for text in output:
+            if not (line := text.rstrip()):
+                continue
+            passes = text.endswith("\r")  # the next line takes its place, as a bar's does
+            end = "" if passes else "\n"
+            print("\r" * (covered > 0) + line.ljust(covered), end=end, flush=True)
             covered = len(line) if passes else 0
             if not passes:
                 said = [*said[-_LAST:], line]
@@ -57,7 +61,7 @@ def launch(*words: Any, processes: int = 1, **options: Any) -> None:
         _stop(run)
         raise
     finally:
-        run.stdout.close()
+        output.close()
     if status:
         raise RuntimeError(
             f"{' '.join(map(str, words))} failed with exit status {status}; it said:\n"
@@ -69,7 +73,7 @@ def command_of(*words: Any, processes: int = 1, **options: Any) -> list[str]:
     """The command line that `launch` runs.
 
     Example:
-        >>> command_of("masks", "clip-es", batch_size=4, crf=True, maps=False)[1:]
+        >>> command_of("masks", "clip-es", batch_size=4, crf=True, clip=None)[1:]
         ['-m', 'wsss_kit', 'masks', 'clip-es', '--batch-size', '4', '--crf']
     """
     check_count("processes", processes)
@@ -87,25 +91,12 @@ def command_of(*words: Any, processes: int = 1, **options: Any) -> list[str]:
 
 def _flags(options: dict[str, Any]) -> Iterator[str]:
     for name, value in options.items():
-        if value is None or value is False:
-            continue
-        yield f"--{name.replace('_', '-')}"
-        if value is True:
-            continue
-        many = isinstance(value, Sequence) and not isinstance(value, str)
-        yield ",".join(map(str, value)) if many else str(value)
-
-
-def _lines(stream: IO[bytes]) -> Iterator[tuple[str, bool]]:
-    """Lines as they come, and whether the next one takes their place, as a bar's does."""
-    held = b""
-    while piece := os.read(stream.fileno(), 4096):
-        *whole, held = re.split(rb"(\r\n|\n|\r)", held + piece)
-        for line, end in zip(whole[::2], whole[1::2], strict=True):
-            if line.strip():
-                yield line.decode(errors="replace").rstrip(), end == b"\r"
-    if held.strip():
-        yield held.decode(errors="replace").rstrip(), False
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        elif value is not None:
+            values = value if isinstance(value, list | tuple) else [value]
+            yield from (f"--{flag}", *map(str, values))
 
 
 def _stop(run: subprocess.Popen) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
-from wsss_kit.checks import check_count, check_probability, check_word
+from wsss_kit.checks import check_count, check_device, check_probability, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.commands.clip_at_hand import clip_asked_for
-from wsss_kit.commands.generate import Written, write_masks
-from wsss_kit.commands.own_trunk import trunk_named
+from wsss_kit.commands.generate import MANIFEST, Written, write_masks
+from wsss_kit.commands.named import backbone_named, clip_named
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.files import load_model, weights_path
@@ -34,6 +33,7 @@ _SHIPPED = {"sc-cam": "SC-CAM", "clims": "CLIMS"}
 
 def run_masks(
     method: str | Path,
+    /,
     out: str | Path,
     *,
     data: str = "voc",
@@ -56,7 +56,7 @@ def run_masks(
     limit: int | None = None,
     device: str = "auto",
 ) -> Written:
-    """Pseudo masks of a data set; a second call goes on where the first was stopped.
+    """Write pseudo masks of a data set; a second call goes on where the first was stopped.
 
     Under ``torchrun`` the processes share the batches, each on its own GPU where there are some:
     ``torchrun --nproc-per-node 8 -m wsss_kit masks ...`` writes the same files as one process.
@@ -64,10 +64,10 @@ def run_masks(
     Args:
         method: ``"clip-es"``, or the path of a CAM, SC-CAM, CLIMS or segmenter that was saved; with
             ``data="paper"`` also ``"sc-cam"`` or ``"clims"`` for the weights of the package.
-        out: folder to write into, see `generate.write_masks`.
-        data: see `data.open_dataset`.
-        root: see `data.open_dataset`.
-        split: see `data.open_dataset`.
+        out: folder to write into.
+        data: ``"voc"``, ``"coco"``, ``"pets"``, ``"folder"`` or ``"paper"`` (the embedded world).
+        root: folder of the data set; None for the one that `download` writes.
+        split: None for ``train_aug`` of VOC, ``train`` or ``trainval``.
         clip: of CLIP-ES: open_clip's name; None for ViT-B/16, or the tiny one with ``"paper"``.
         clip_weights: of CLIP-ES: a file, or None for OpenAI's.
         affinity: of a CAM, SC-CAM or CLIMS: a saved `AffinityNet` that the maps walk with. With
@@ -76,17 +76,17 @@ def run_masks(
         backbone: ``FILE.py:FUNCTION``, where the saved method has a trunk of one's own.
         scales: of a segmenter: sizes of the image that it predicts at.
         flip: of a segmenter: whether it predicts mirror images too.
-        fuse: of a segmenter: ``"mean"`` or ``"max"`` over these, see `Segmenter.probs`.
+        fuse: of a segmenter: ``"mean"`` or ``"max"`` over these.
         threshold: constant background; None for the published one of the method, as ``power``.
         power: of the background (1 - max)^power, instead of ``threshold``.
         crf: whether the dense CRF of the method follows.
         min_confidence: below it pixels become 255; masks that are scored keep every pixel.
         maps: whether soft maps are kept too.
-        batch_size: pictures of equal size that go through together; for CLIP-ES of equal size in
+        batch_size: images of equal size that go through together; for CLIP-ES of equal size in
             whole patches.
         workers: threads that decode.
-        limit: only the first so many pictures.
-        device: where to work.
+        limit: only the first so many images.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
 
     Returns:
         The masks, and the pictures that have none with the reason.
@@ -104,9 +104,10 @@ def run_masks(
         rule = BackgroundRule(threshold, power)
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         check_count(name, value)
+    check_device(device)
     samples = open_dataset(data, root, split, limit=limit)
     (rank, world), device = place_in_run(), own_device(device)
-    own = trunk_named(backbone)
+    own = backbone_named(backbone)
     fitted, title = _open(method, data, samples, clip, clip_weights, own, device)
     made_by = {"data": data, "split": samples.split or "all", "pictures": len(samples)}
     made_by |= {"method": title, "min_confidence": min_confidence}
@@ -152,7 +153,10 @@ def run_masks(
         shown=rank == 0,
     )
     with run_folder(out) as folder:
-        return write(folder)
+        written = write(folder)
+        if world == 1 or (folder / MANIFEST).is_file():  # of several processes the last one
+            print(_summary(written, out))
+        return written
 
 
 def _open(
@@ -167,7 +171,7 @@ def _open(
     """The method ready to use, and what the protocol calls it."""
     if method == "clip-es":
         which = {"usual": "ViT-B-16-quickgelu", "device": device}
-        loaded, called = clip_asked_for(data, clip, clip_weights, **which)
+        loaded, called = clip_named(data, clip, clip_weights, **which)
         return CLIPES(loaded, prompts=samples.prompts()).fit(), f"CLIP-ES, {called}"
     if data == "paper" and method in _SHIPPED:
         fitted = _KINDS[_SHIPPED[method]].load("paper", device=device)
@@ -201,8 +205,8 @@ def _affinity(fitted: CAMMethod, path: str | Path | None, device: str) -> Affini
     return None
 
 
-def said(written: Written, out: str | Path) -> str:
-    """What a run has done, in words; pictures that failed with their reasons."""
+def _summary(written: Written, out: str | Path) -> str:
+    """Return what a run has done, in words; images that failed with their reasons."""
     lines = [f"{out} holds {len(written.masks)} masks (masks/, manifest.json)."]
     failed: Mapping[str, str] = written.failed
     if failed:

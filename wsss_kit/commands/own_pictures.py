@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.clip_at_hand import clip_at_hand
+from wsss_kit.commands.named import openai_clip
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.pictures import read_image
@@ -50,7 +50,7 @@ def run_own_pictures(
         out: where ``report.html`` and its figures go.
         classes: names of classes; needed where there is no ``labels.csv``.
         clip: ``"paper"`` for the tiny CLIP, which knows paper only; None for ViT-B/16.
-        weights: folder of files of weights, see `clip_at_hand`.
+        weights: folder of files of weights, see `named.openai_clip`.
         limit: only the first so many pictures.
         device: where to work.
 
@@ -68,7 +68,7 @@ def run_own_pictures(
     samples = samples[: min(limit, len(samples))]
     model = load_clip("paper", device=device) if clip == "paper" else None
     if model is None:
-        model = clip_at_hand("ViT-B-16", Path(weights), device)
+        model = openai_clip("ViT-B-16", Path(weights), device)
     method = CLIPES(model, prompts=_prompts(samples.classes, clip)).fit()
     with run_folder(out) as written:
         return _write(written, samples, method, _truth(samples))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_device
 from wsss_kit.commands.generate import MANIFEST
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.commands.train_method import CONFIG
@@ -17,7 +17,6 @@ from wsss_kit.evaluation.published_numbers import published_table
 from wsss_kit.files import write_whole
 
 COMMANDS = "commands.txt"
-Run = Callable[[Sequence[str]], int]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Need:
 
 
 def run_reproduce(
-    name: str,
+    row: str | None = None,
+    /,
     *,
     root: str | Path | None = None,
     weights: str | Path = "data/weights",
@@ -60,24 +60,25 @@ def run_reproduce(
     limit: int | None = None,
     iterations: int | None = None,
     device: str = "auto",
-    run: Run | None = None,
+    run: bool = False,
 ) -> int:
-    """Print the commands of a row and what they need; with ``run`` run them in order.
+    """Print the commands of a published number and what they need, or run them in order.
+
+    Without a row, list which there are.
 
     A second run goes on where the first was stopped: a command whose product is there is skipped,
     and an unfinished training is resumed.
 
     Args:
-        name: of the row, see `evaluation.published_rows`.
-        root: folder of VOC or COCO; None for the one below ``data/``.
+        row: name of a row, such as ``clip-es/train/crf`` or ``paper/clip-es``; None for the list.
+        root: folder of VOC or COCO; None for ``data/VOC2012`` or ``data/COCO2014``.
         weights: folder of files of weights, under the names that are printed.
         out: folder of masks, weights and pages; None for one named after the row.
         seed: of every training.
         limit: a trial: only the first so many images of each split.
         iterations: a trial: steps of the segmenter.
-        device: where to work.
-        run: runs a command line and returns its exit status, as `__main__.main` does; None to
-            print only.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
+        run: whether to run the commands, or go on where they were stopped.
 
     Returns:
         Exit status of the command that failed, or 0.
@@ -86,14 +87,18 @@ def run_reproduce(
         ValueError: if there is no such row, or it has no commands and is to be run.
         FileNotFoundError: if something has to be put in its place before the commands can run.
     """
-    row = published(name)
+    if row is None:
+        print(_rows_text())
+        return 0
+    name, row = row, published(row)
     check_count("seed", seed, least=0)
+    check_device(device)
     for option, value in (("limit", limit), ("iterations", iterations)):
         if value is not None:
             check_count(option, value)
     if row.cannot:
         print(f"{row}\nThis cannot be run: {row.cannot}.")
-        if run is not None:
+        if run:
             raise ValueError(f"{name} cannot be run: {row.cannot}; expected another row")
         return 0
     folder = Path("data/runs") / name.replace("/", "-") if out is None else Path(out)
@@ -104,7 +109,7 @@ def run_reproduce(
     print(_text(row, commands, needs))
     if limit is not None or iterations is not None:
         print("A trial on a part of the images or with fewer steps, not the row itself.")
-    if run is None:
+    if not run:
         return 0
     missing = [str(need.path) for need in needs if need.missing]
     if missing:
@@ -113,11 +118,11 @@ def run_reproduce(
             "above says where each comes from"
         )
     with run_folder(folder):
-        return _run(commands, folder, device, run)
+        return _run(commands, folder, device)
 
 
-def rows_text() -> str:
-    """Every row that has commands, a line each, and how many have none."""
+def _rows_text() -> str:
+    """List every row that has commands, a line each, and how many have none."""
     rows = published_rows()
     able = [row for row in rows if row.commands]
     lines = [
@@ -205,8 +210,10 @@ def _line(command: Sequence[str]) -> str:
     return f"python -m wsss_kit {shlex.join(command)}"
 
 
-def _run(commands: Sequence[list[str]], folder: Path, device: str, run: Run) -> int:
+def _run(commands: Sequence[list[str]], folder: Path, device: str) -> int:
     """Run the commands in order, up to the first that fails."""
+    from wsss_kit.commands.line import main
+
     text = "".join(f"{_line(command)}\n" for command in commands)
     record = folder / COMMANDS
     if record.exists() and record.read_text(encoding="utf-8") != text:
@@ -221,7 +228,7 @@ def _run(commands: Sequence[list[str]], folder: Path, device: str, run: Run) -> 
         if left is None or left[0] == "#":
             continue
         on = ["--device", device] if device != "auto" and left[0] != "evaluate" else []
-        if status := run([*left, *on]):
+        if status := main([*left, *on]):
             return status
     return 0
 

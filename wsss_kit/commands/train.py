@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wsss_kit.checks import chosen_device
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES, POWERS, sweep_background
@@ -34,7 +35,7 @@ _SQUARINGS = (0, 1)  # a walk of one step, and the published one of two
 
 
 def train_paper_clip(
-    out: str | Path,
+    out: str | Path = "data/runs/paper",
     *,
     steps: int = 8000,
     fall: float = 0.2,
@@ -47,17 +48,18 @@ def train_paper_clip(
 
     Args:
         out: folder of checkpoints, log, weights and card.
-        steps: of 128 pictures.
+        steps: of 128 images.
         fall: last share of the steps, over which the learning rate falls.
         seed: of weights and world.
-        workers: processes that draw pictures.
-        device: where to train.
-        torn: how often an object of the pictures has lost its signature part; 0 for a teacher of
+        workers: processes that draw images.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        torn: how often an object of the images has lost its signature part; 0 for a teacher of
             the paper trunk.
 
     Returns:
         The path of the weights.
     """
+    device = str(chosen_device(device))
     with run_folder(out) as folder:
         run = Pretraining(
             folder, steps=steps, fall=fall, seed=seed, workers=workers, device=device, torn=torn
@@ -66,8 +68,10 @@ def train_paper_clip(
         return write_affinity(path)
 
 
-def choose_paper_clip(candidates: Sequence[str | Path], out: str | Path) -> Path:
-    """Of several trained tiny CLIPs, write the one whose maps on ``val`` are best.
+def choose_paper_clip(
+    candidates: Sequence[str | Path], out: str | Path = "data/runs/paper"
+) -> Path:
+    """Choose, of several trained tiny CLIPs, the one whose maps on ``val`` are best.
 
     Equally trained towers differ by points, so several are trained and one is chosen, by the mean
     of `AffinityScore`. One that has not learned to tell pictures apart (``ZERO_SHOT``) cannot be.
@@ -133,7 +137,7 @@ def _figures_of(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_paper_trunk(
-    out: str | Path,
+    out: str | Path = "data/runs/paper",
     *,
     teacher: str | Path | None = None,
     steps: int = 800,
@@ -145,9 +149,9 @@ def train_paper_trunk(
     Args:
         out: folder of the weights and the card.
         teacher: weights of the tiny CLIP; None for the package's.
-        steps: of 64 pictures.
+        steps: of 64 images.
         seed: of weights and world.
-        workers: processes that draw pictures.
+        workers: processes that draw images.
 
     Returns:
         The path of the weights.

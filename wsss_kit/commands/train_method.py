@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,10 @@ from torch import Tensor
 
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checkpoints import CHECKPOINT
-from wsss_kit.checks import check_word
+from wsss_kit.checks import check_device, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.commands.arguments import METHODS, TAKES, takes_no
-from wsss_kit.commands.clip_at_hand import clip_asked_for
 from wsss_kit.commands.generate import masks_in
-from wsss_kit.commands.own_trunk import trunk_named
+from wsss_kit.commands.named import backbone_named, clip_named
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import SPLITS
@@ -34,6 +33,7 @@ from wsss_kit.segmentation import Segmenter, train_segmenter
 from wsss_kit.training import labels_of
 
 CONFIG = "config.json"
+Fit = Callable[..., CAM | SCCAM | CLIMS | AffinityNet | Segmenter]
 GROUND_TRUTH = "ground-truth"
 """As ``masks``: the data set's own masks, for a ceiling; no longer weak supervision."""
 _DATA = ("data", "root", "split", "limit")
@@ -45,67 +45,98 @@ CROPS = {  # of training on photographs, with the range of the longer side befor
     "segmenter": {},
 }
 """As published: IRN's and CLIMS' (512), SC-CAM's (224), PSA's (448)."""
-
-_PAPER = {"backbone": "paper", "weights": "web"}
-_USUAL = {  # on the embedded world
-    **{what: {**_PAPER, "preset": "clean"} for what in ("cam", "sc-cam", "clims")},
-    "affinity": _PAPER,
-    "segmenter": {},
-}
 _MAKES = {"cam": CAM, "sc-cam": SCCAM, "clims": CLIMS, "affinity": AffinityNet}
+METHODS = (*_MAKES, "segmenter")
+_STARTS = {  # files that a training begins from or learns from
+    "sc-cam": ("start",),
+    "clims": ("start", "clip", "clip_weights", "prompts"),
+    "affinity": ("masks",),
+    "segmenter": ("masks",),
+}
 _NOT_OPTIONS = ("self", "clip", "samples", "masks", "seeds", "prompts", "device", "progress")
 _NOT_OPTIONS += ("checkpoint", "pooled", "subcategories", "on_round", "on_epoch", "taught_by")
 
 
 def train_method(
-    what: str, out: str | Path, *, resume: bool = False, device: str = "auto", **asked: Any
+    what: str,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    data: str | None = None,
+    root: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    start: str | Path | None = None,
+    masks: str | Path | None = None,
+    clip: str | None = None,
+    clip_weights: str | Path | None = None,
+    prompts: str | Path | None = None,
+    **options: Any,
 ) -> Path:
-    """Train a method, write its weights and card, and beside them what was asked for.
+    """Train a method, write its weights and card, and beside them the settings.
 
     Under ``torchrun`` the processes share every batch, see `processes`: the losses are those of
     one process.
 
     Args:
         what: ``"cam"``, ``"sc-cam"``, ``"clims"``, ``"affinity"`` or ``"segmenter"``.
-        out: folder of ``WHAT.safetensors``, ``WHAT.json``, ``config.json`` and the checkpoint.
-        resume: go on with what the folder holds; what is not asked for again stays as it was.
-        device: where to work.
-        **asked: ``data`` (``"voc"``), ``root``, ``split`` and ``limit`` as for
-            `data.open_dataset`; ``start``, a saved CAM that SC-CAM or CLIMS begins from;
-            ``masks``, a folder of masks that an affinity or a segmenter learns from, or
-            ``"ground-truth"`` for a ceiling; ``clip``,
-            ``clip_weights`` and ``prompts`` (a file of JSON) of CLIMS; and any argument of the
-            method or of its ``fit``, a trunk of one's own as ``"FILE.py:FUNCTION"``.
+        out: folder of the weights, their card, ``config.json`` and the checkpoint; None for one of
+            ``data/runs`` that is called after ``what``.
+        resume: go on with what the folder holds; options that are not given again stay as they
+            were.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
+        data: ``"voc"``, which None stands for, ``"coco"``, ``"pets"``, ``"folder"`` or ``"paper"``
+            (the embedded world).
+        root: folder of the data set; None for the one that `download` writes.
+        split: None for ``train_aug`` of VOC, ``train`` or ``trainval``.
+        limit: only the first so many images.
+        start: a saved CAM that SC-CAM or CLIMS begins from.
+        masks: folder of masks to learn from, or ``"ground-truth"`` for a ceiling.
+        clip: open_clip's name of the CLIP to learn from; None for ViT-B/32, or the tiny one with
+            ``"paper"``.
+        clip_weights: a file; None for OpenAI's weights.
+        prompts: a file of `Prompts.to_json`; None for the papers' prompts.
+        **options: any argument of the method or of its ``fit``, a backbone of your own as
+            ``"FILE.py:FUNCTION"``.
 
     Returns:
         The path of the weights.
 
     Raises:
         ValueError: if there is no such method or option, an option is out of its range, or the
-            folder holds a training and ``resume`` is not asked for, or holds another one.
+            folder holds a training and ``resume`` is False, or holds another one.
         FileNotFoundError: if data, masks or a file of weights are not there.
     """
     check_word("what is trained", what, METHODS)
+    check_device(device)
+    asked = {"data": data, "root": root, "split": split, "limit": limit, "start": start}
+    asked |= {"masks": masks, "clip": clip, "clip_weights": clip_weights, "prompts": prompts}
     asked = {
         name: str(value) if isinstance(value, Path) else value
-        for name, value in asked.items()
+        for name, value in {**asked, **options}.items()
         if value is not None
     }
-    check_options(what, asked)
-    folder = Path(out)
+    _check_options(what, asked)
+    folder = Path(f"data/runs/{what}" if out is None else out)
     with joined(device) as device, run_folder(folder):
         config = _config(what, folder, asked, resume=resume)
         settle()  # all have read before the first writes
         samples = open_dataset(
             *(config.get(name) for name in ("data", "root", "split")), limit=config.get("limit")
         )
-        before = (folder / CONFIG).read_text(encoding="utf-8") if resume else None
-        train = _TRAININGS.get(what, _trained)
+        prepare = _from_masks if "masks" in options_of(what) else _classifier
+        fit = prepare(what, config, samples, device)
+        settings = folder / CONFIG
+        before = settings.read_text(encoding="utf-8") if resume else None
+        if rank() == 0:
+            write_whole(settings, json.dumps({"what": what, **config}, indent=1) + "\n")
+        head_alone = what == "cam" and not config.get("train_backbone", True)  # takes seconds
         try:
-            fitted = train(what, config, samples, folder, device)
+            fitted = fit(checkpoint=None if head_alone else folder / CHECKPOINT)
         except ValueError:
             if before is not None and rank() == 0:  # what goes on is what was there
-                write_whole(folder / CONFIG, before)
+                write_whole(settings, before)
             raise
         path = weights_path(folder / what)
         if rank() == 0:
@@ -114,25 +145,33 @@ def train_method(
     return path
 
 
+def training_of(what: str) -> Callable[..., Path]:
+    """Return `train_method` of one method for the command line, with all of its options."""
+    from wsss_kit.commands.arguments import as_command
+
+    names, called = ("out", "resume", "device", *options_of(what)), _called(what)
+    command = as_command(partial(train_method, what), train_method, *called, only=names)
+    about = inspect.getdoc(called[0]).partition("\n")[0]
+    command.__doc__ = f"{about}\n\n{inspect.getdoc(train_method).partition('Args:')[0]}"
+    return command
+
+
 def options_of(what: str) -> list[str]:
-    """Arguments of a method and of its ``fit`` that are options by their names, sorted."""
-    return sorted(name for called in _called(what) for name in _names(called))
+    """List what a training can be told: of data and start, of its method and of its ``fit``."""
+    names = [*_DATA, *_STARTS.get(what, ())]
+    return list(dict.fromkeys(names + [n for called in _called(what) for n in _names(called)]))
 
 
-def check_options(what: str, asked: Mapping[str, Any]) -> None:
-    """Refuse what a training does not take.
-
-    Raises:
-        ValueError: naming it, and what there is.
-    """
-    takes = list(dict.fromkeys([*TAKES[what], *options_of(what)]))
+def _check_options(what: str, asked: Mapping[str, Any]) -> None:
+    takes = options_of(what)
     for name in asked:
         if name not in takes:
-            raise ValueError(takes_no(what, name, takes))
+            flags = [f"--{each.replace('_', '-')}" for each in (name, *takes)]
+            raise ValueError(f"{what} takes no {flags[0]}, expected {', '.join(flags[1:])}")
 
 
 def _called(what: str) -> tuple[Callable[..., Any], ...]:
-    """What takes the options: a constructor and ``fit``, or one function for both."""
+    """Return what takes the options: a constructor and ``fit``, or one function for both."""
     if what == "segmenter":
         return (train_segmenter,)
     return _MAKES[what], _MAKES[what].fit
@@ -143,23 +182,22 @@ def _names(called: Callable[..., Any]) -> list[str]:
 
 
 def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
-    """What to do: what was asked for, on what the folder says, on what is usual."""
-    path = folder / CONFIG
+    """Return the settings: what is given, else what the folder holds, else what is usual."""
     if resume:
-        if not path.is_file():
+        if not (folder / CONFIG).is_file():
             raise FileNotFoundError(
                 f"{folder} has no {CONFIG}, so there is nothing to go on with; leave --resume out, "
                 "or give --out the folder of the training"
             )
-        stored = read_card(path)
+        stored = read_card(folder / CONFIG)
         if stored.get("what") != what:
             raise ValueError(
                 f"{folder} holds a training of {stored.get('what')}, and {what} is asked for; "
                 "give --out another folder"
             )
-        asked = {**{k: v for k, v in stored.items() if k != "what"}, **asked}
-        check_options(what, asked)
-        return asked
+        del stored["what"]
+        _check_options(what, stored)
+        return {**stored, **asked}
     for name in (CHECKPOINT, what):
         if (folder / f"{name}.json").exists():
             raise ValueError(
@@ -172,48 +210,33 @@ def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) 
 
 
 def _usual(what: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training takes where nothing is said, beside its method's own defaults."""
-    paper = config["data"] == "paper"
-    own_trunk = any(name in config for name in ("backbone", "start", "network"))
-    usual = dict(_USUAL[what]) if paper else dict(CROPS[what])
-    if paper and own_trunk:
-        usual = {k: v for k, v in usual.items() if k not in _PAPER}
-    if paper or own_trunk or "weights" in config:
-        return usual
+    """Return the settings that are not given, beside the method's own defaults."""
+    network = {"backbone": "resnet50", "weights": "imagenet"}
     if what == "segmenter":
-        return {"network": "deeplab_v2", "weights": "imagenet"}
-    return {"backbone": "resnet50", "weights": "imagenet", **usual}
+        network = {"network": "deeplab_v2", "weights": "imagenet"}
+    named = any(name in config for name in ("backbone", "start", "network"))
+    if config["data"] == "paper":
+        network = {"backbone": "paper", "weights": "web"} if what != "segmenter" else {}
+        usual = {"preset": "clean"} if what in ("cam", "sc-cam", "clims") else {}
+        return usual if named else {**network, **usual}
+    return CROPS[what] if named or "weights" in config else {**network, **CROPS[what]}
 
 
 def _parts(what: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The options of the constructor and those of ``fit``; ``seed`` may be for both."""
-    parts = [
-        {name: config[name] for name in _names(called) if config.get(name) is not None}
-        for called in _called(what)
-    ]
-    for part in parts:
-        if isinstance(scales := part.get("scales"), (list, int, float)):
-            part["scales"] = tuple(scales) if isinstance(scales, list) else (scales,)
-    if "backbone" in parts[0]:
-        parts[0]["backbone"] = trunk_named(parts[0]["backbone"])
-    return parts
+    """Return the options of the constructor and those of ``fit``; ``seed`` may be for both."""
+    given = {name: value for name, value in config.items() if value is not None}
+    if "scales" in given:
+        scales = given["scales"]
+        given["scales"] = (scales,) if isinstance(scales, int | float) else tuple(scales)
+    if "backbone" in given:
+        given["backbone"] = backbone_named(given["backbone"])
+    return [{n: given[n] for n in _names(called) if n in given} for called in _called(what)]
 
 
-def _resumable(config: Mapping[str, Any], folder: Path) -> Path | None:
-    """Where the checkpoint lies; a head alone takes seconds and has none."""
-    return folder / CHECKPOINT if config.get("train_backbone", True) else None
-
-
-def _say(what: str, config: Mapping[str, Any], folder: Path) -> None:
-    """Write down what is asked for, once it is known to make sense."""
-    if rank() == 0:
-        write_whole(folder / CONFIG, json.dumps({"what": what, **config}, indent=1) + "\n")
-
-
-def _trained(
-    what: str, config: Mapping[str, Any], samples: Sequence[Sample], folder: Path, device: str
-) -> CAM | SCCAM | CLIMS:
-    """A CAM, SC-CAM or CLIMS."""
+def _classifier(
+    what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str
+) -> Fit:
+    """Prepare the training of a CAM, SC-CAM or CLIMS."""
     if not labels_of(samples).any():
         raise ValueError(
             f"none of the {len(samples)} pictures shows a class, expected image-level labels; see "
@@ -229,35 +252,22 @@ def _trained(
     if what == "clims":
         asked = (config["data"], config.get("clip"), config.get("clip_weights"))
         which = {"usual": "ViT-B-32-quickgelu", "device": device}
-        making["clip"], _ = clip_asked_for(*asked, **which)
+        making["clip"], _ = clip_named(*asked, **which)
         given = config.get("prompts")
         making["prompts"] = samples.prompts("clims", given)
-    method = _MAKES[what](**making, device=device)
-    _say(what, config, folder)
-    return method.fit(samples, **fitting, checkpoint=_resumable(config, folder))
+    return partial(_MAKES[what](**making, device=device).fit, samples, **fitting)
 
 
-def _trained_affinity(
-    what: str, config: Mapping[str, Any], samples: Sequence[Sample], folder: Path, device: str
-) -> AffinityNet:
-    making, fitting = _parts(what, config)
-    seeds, _ = _taught(config, samples)
-    net = AffinityNet(**making, device=device)
-    _say(what, config, folder)
-    return net.fit(samples, seeds, **fitting, checkpoint=folder / CHECKPOINT)
-
-
-def _trained_segmenter(
-    what: str, config: Mapping[str, Any], samples: Sequence[Sample], folder: Path, device: str
-) -> Segmenter:
-    (options,) = _parts(what, config)
-    masks, made_by = _taught(config, samples)
-    _say(what, config, folder)
-    options |= {"taught_by": made_by, "device": device, "checkpoint": folder / CHECKPOINT}
-    return train_segmenter(samples, masks, **options)
-
-
-_TRAININGS = {"affinity": _trained_affinity, "segmenter": _trained_segmenter}
+def _from_masks(
+    what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str
+) -> Fit:
+    """Prepare the training of an affinity or a segmenter, which learn from masks."""
+    *making, fitting = _parts(what, config)
+    masks, taught_by = _taught(config, samples)
+    if what == "segmenter":
+        fitting |= {"taught_by": taught_by, "device": device}
+        return partial(train_segmenter, samples, masks, **fitting)
+    return partial(AffinityNet(**making[0], device=device).fit, samples, masks, **fitting)
 
 
 def _taught(

@@ -39,7 +39,11 @@ def _new_cam() -> CAM:
 
 
 def train_paper_clims(
-    out: str | Path, *, seed: int = 0, n_train: int = 1000, n_val: int = 100
+    out: str | Path = "data/runs/paper",
+    *,
+    seed: int = 0,
+    n_train: int = 1000,
+    n_val: int = 100,
 ) -> Path:
     """Train a CAM and, from it, CLIMS on the embedded world; resumes where it was stopped.
 
@@ -67,7 +71,11 @@ def train_paper_clims(
 
 
 def train_paper_sc_cam(
-    out: str | Path, *, seed: int = 0, n_train: int = 1000, n_val: int = 100
+    out: str | Path = "data/runs/paper",
+    *,
+    seed: int = 0,
+    n_train: int = 1000,
+    n_val: int = 100,
 ) -> Path:
     """Train a CAM's head and, from it, SC-CAM on the embedded world; resumes where it was stopped.
 

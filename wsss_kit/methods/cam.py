@@ -6,41 +6,20 @@ training and inference recipe that WSSS papers share (IRN's classifier, CLIMS's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.checkpoints import (
-    load_checkpoint,
-    restore_optimiser,
-    run_of,
-    save_checkpoint,
-)
-from wsss_kit.checks import (
-    check_count,
-    check_device,
-    check_images,
-    check_samples,
-    check_scales,
-)
+from wsss_kit.checkpoints import restore_optimiser
+from wsss_kit.checks import check_images, check_samples
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.network import (
-    build_classifier,
-    classifier_tensors,
-    restore_classifier,
-)
 from wsss_kit.classifier.recipe import CLASSIFIER, HEAD_ALONE, check_recipe
 from wsss_kit.classifier.train import pool_features, sgd, train_classifier, train_head
-from wsss_kit.files import check_card, check_classes, load_model, save_model
-from wsss_kit.methods.base import (
-    CAMMethod,
-    MethodOutput,
-    preset_values,
-    read_out,
-)
+from wsss_kit.methods.base import preset_values
+from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.training import classes_of, labels_of
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -49,23 +28,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """The papers' scales and mirror image with the training of `classifier.recipe`."""
 
-_CARD_VERSION = 2
-_CARD_KEYS = ("backbone", "weights", "stride", "scales", "flip", "preset", "classes", "losses")
 
-
-class CAM(CAMMethod):
+class CAM(TrainedCAM):
     """Class activation maps of a classifier.
 
     Args:
-        backbone: a name (``"paper"``, ``"resnet18"``, ``"resnet34"``, ``"resnet50"``) or any
-            ``nn.Module`` from (B, 3, H, W) RGB in [0, 1] to (B, D, h, w) with ``out_channels``.
+        backbone: a name (``"paper"``, ``"resnet18"``, ``"resnet34"``, ``"resnet50"``,
+            ``"resnet38"``), any ``nn.Module`` from (B, 3, H, W) RGB in [0, 1] to (B, D, h, w) with
+            ``out_channels``, or a fitted CAM to start from.
         weights: None for random ones; ``"imagenet"`` or a local file for a ResNet; ``"web"`` for
             ``"paper"``, the weights in the package. See `build_backbone`.
-        stride: of a named trunk: 16 or 8 (``"paper"``: 16, 8 or 4).
-        scales: factors on the picture's sides whose maps are summed.
-        flip: whether mirror images join the sum.
-        preset: ``"reference"`` or ``"clean"``, see ``PRESETS``.
-        device: where a named trunk goes; a module that you bring stays where it is.
+        stride: of a named backbone: 16 or 8 (``"paper"``: 16, 8 or 4).
+        scales: factors on the sides of the image whose maps are summed.
+        flip: whether maps of mirror images join the sum.
+        preset: one of ``PRESETS``; an argument that is None takes its value.
+        device: where a named backbone goes; a module that you bring stays where it is.
 
     Raises:
         ValueError: if there is no such preset, or a number is out of its range.
@@ -79,25 +56,7 @@ class CAM(CAMMethod):
         ((1, 8, 24, 24), None)
     """
 
-    def __init__(
-        self,
-        backbone: str | nn.Module = "resnet50",
-        *,
-        weights: str | Path | None = None,
-        stride: int | None = None,
-        scales: tuple[float, ...] | None = None,
-        flip: bool | None = None,
-        preset: str = "reference",
-        device: str = "auto",
-    ) -> None:
-        preset_values(PRESETS, preset, {})
-        if stride is not None:
-            check_count("stride", stride)
-        if scales is not None:
-            check_scales(scales)
-        check_device(device)
-        self.backbone, self.weights, self.stride = backbone, weights, stride
-        self.scales, self.flip, self.preset, self.device = scales, flip, preset, device
+    METHOD, PRESETS = "CAM", PRESETS
 
     # -- training ---------------------------------------------------------------------------
 
@@ -157,7 +116,7 @@ class CAM(CAMMethod):
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
         check_recipe(values)
         classes = classes_of(samples)
-        self._build(classes, seed)
+        self._begin(classes, seed)
         if train_backbone:
             self._train_all(samples, values, checkpoint)
         else:
@@ -167,38 +126,25 @@ class CAM(CAMMethod):
             if pooled.shape != expected:
                 raise ValueError(
                     f"pooled has shape {tuple(pooled.shape)}, expected {expected} as pool(samples) "
-                    "returns for these samples and this trunk"
+                    "returns for these samples and this backbone"
                 )
             self.losses_ += train_head(self.head_, pooled, labels_of(samples), values)
         self.backbone_.eval()
         return self
 
-    def _build(self, classes: Sequence[str], seed: int) -> None:
-        self.backbone_, self.head_ = build_classifier(
-            self.backbone,
-            len(classes),
-            stride=self.stride,
-            weights=self.weights,
-            seed=seed,
-            device=self.device,
-        )
-        self.classes_ = tuple(classes)
-        self.losses_: list[float] = []
-
     def _train_all(
         self, samples: Sequence[Sample], recipe: dict[str, Any], checkpoint: str | Path | None
     ) -> None:
-        optimiser, first = sgd(self.head_, recipe, self.backbone_), 0
-        if checkpoint is not None:
-            run = self._run(samples, recipe)
-            first = self._resume(checkpoint, optimiser, run, recipe["epochs"])
+        optimiser = sgd(self.head_, recipe, self.backbone_)
+        run = self._run(samples, recipe) if checkpoint is not None else {}
+        stored, first = self._resume(checkpoint, run, recipe["epochs"]), 0
+        if stored is not None:
+            restore_optimiser(optimiser, stored[0])
+            first = stored[1]["epoch"]
 
         def after_epoch(epoch: int, loss: float) -> None:
             self.losses_.append(loss)
-            if checkpoint is not None:
-                tensors = classifier_tensors(self.backbone_, self.head_)
-                place = {"epoch": epoch + 1, "run": run}
-                save_checkpoint(checkpoint, tensors, optimiser, self._card(), **place)
+            self._save_state(checkpoint, optimiser, epoch + 1, run)
 
         pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
         train_classifier(
@@ -222,34 +168,6 @@ class CAM(CAMMethod):
             raise RuntimeError("the trunk is not built yet; call fit(samples) first")
         return pool_features(trunk, samples, shown=progress)
 
-    # -- maps -------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
-        """Maps of the classes present, summed over scales and mirror images.
-
-        Args:
-            images: (B, 3, H, W) RGB in [0, 1].
-            labels: (B, C) of 0 and 1.
-
-        Returns:
-            cams (B, C, ceil(H / 4), ceil(W / 4)), each divided by its maximum; no affinity.
-
-        Raises:
-            RuntimeError: if `fit` or `load` was not called.
-            ValueError: if shapes do not fit.
-        """
-        self._check_fitted()
-        values = preset_values(PRESETS, self.preset, {"scales": self.scales, "flip": self.flip})
-        options = {"scales": values["scales"], "flip": values["flip"]}
-        return read_out(self.backbone_, self.head_, images, labels, **options)
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "head_"):
-            raise RuntimeError(
-                "this CAM has no classifier yet; call fit(samples) or CAM.load(path)"
-            )
-
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Logits of the classifier itself: (B, 3, H, W) RGB in [0, 1] -> (B, C)."""
@@ -257,86 +175,3 @@ class CAM(CAMMethod):
         check_images(images)
         pooled = self.backbone_(images.to(self.head_.device)).mean((2, 3))
         return (pooled @ self.head_.T).float().to(images.device)
-
-    # -- files ------------------------------------------------------------------------------
-
-    def _card(self) -> dict[str, Any]:
-        named = isinstance(self.backbone, str)
-        return {
-            "method": "CAM",
-            "version": _CARD_VERSION,
-            "backbone": self.backbone if named else type(self.backbone).__name__,
-            "weights": None if self.weights is None else str(self.weights),
-            "stride": self.stride,
-            "scales": None if self.scales is None else list(self.scales),
-            "flip": self.flip,
-            "preset": self.preset,
-            "classes": list(self.classes_),
-            "losses": self.losses_,
-        }
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first."""
-        if not hasattr(self, "head_"):
-            raise RuntimeError("nothing to save yet; call fit(samples) first")
-        return save_model(path, classifier_tensors(self.backbone_, self.head_), self._card())
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        *,
-        backbone: nn.Module | None = None,
-        classes: Sequence[str] | None = None,
-        **options: Any,
-    ) -> CAM:
-        """A trained CAM from its files.
-
-        Args:
-            path: as given to `save`.
-            backbone: the module, where the trunk was your own.
-            classes: refuse a file of another class list than this.
-            **options: ``scales``, ``flip`` or ``device`` of the constructor, instead of what was
-                saved.
-
-        Raises:
-            FileNotFoundError: if a file is missing.
-            ValueError: if the file is damaged, of another method or version, of other classes, or
-                of another trunk.
-        """
-        tensors, card = load_model(path)
-        check_card(card, path, method="CAM", version=_CARD_VERSION, keys=_CARD_KEYS)
-        if classes is not None:
-            check_classes(card, classes, path)
-        scales = None if card["scales"] is None else tuple(card["scales"])
-        saved = {"scales": scales, "flip": card["flip"]}
-        saved |= {"stride": card["stride"], "preset": card["preset"]}
-        cam = cls(backbone if backbone is not None else card["backbone"], **{**saved, **options})
-        cam._build(card["classes"], 0)
-        restore_classifier(cam.backbone_, cam.head_, tensors, path)
-        cam.weights = card["weights"]  # what a new fit would begin with; these are in the file
-        cam.losses_ = list(card["losses"])
-        cam.backbone_.eval()
-        return cam
-
-    def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """What has to agree for a checkpoint to be one of this run; epochs may be more."""
-        return run_of(samples, self._card(), recipe, free=("epochs",))
-
-    def _resume(
-        self,
-        path: str | Path,
-        optimiser: torch.optim.Optimizer,
-        run: Mapping[str, Any],
-        epochs: int,
-    ) -> int:
-        """Take a checkpoint's weights and moments; returns the epochs it has done."""
-        kind = {"method": "CAM", "version": _CARD_VERSION, "keys": _CARD_KEYS}
-        found = load_checkpoint(path, **kind, classes=self.classes_, run=run, epochs=epochs)
-        if found is None:
-            return 0
-        tensors, card = found
-        restore_classifier(self.backbone_, self.head_, tensors, path)
-        restore_optimiser(optimiser, tensors)
-        self.losses_ = list(card["losses"])
-        return card["epoch"]

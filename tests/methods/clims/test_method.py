@@ -256,7 +256,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(clip, world, tmp_path, monkey
         if place["epoch"] == done:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("wsss_kit.methods.clims.method.save_checkpoint", failing)
+    monkeypatch.setattr("wsss_kit.methods.trained.save_checkpoint", failing)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit(world, **options, checkpoint=path)
     monkeypatch.undo()

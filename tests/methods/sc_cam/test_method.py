@@ -171,7 +171,7 @@ def test_rounds_cluster_what_the_last_network_sees(cam, world, monkeypatch, rest
 def test_the_published_rounds_begin_with_the_trunk_before_any_classifier(world):
     """With a step that changes nothing, trunk and head are those of the beginning."""
     trunk = CAM("paper", weights="web", device="cpu")
-    trunk._build(PaperWorld.classes, 0)
+    trunk._begin(PaperWorld.classes, 0)
     pristine = copy.deepcopy(trunk.backbone_.state_dict())
     fitted = CAM("paper", weights="web", preset="clean", device="cpu").fit(
         world, epochs=1, batch_size=4, progress=False
@@ -254,7 +254,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(world, tmp_path, monkeypatch,
         if place["epoch"] == done:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("wsss_kit.methods.sc_cam.method.save_checkpoint", failing)
+    monkeypatch.setattr("wsss_kit.methods.trained.save_checkpoint", failing)
     with pytest.raises(KeyboardInterrupt):
         new().fit(world, **options, checkpoint=path)
     monkeypatch.undo()
@@ -294,7 +294,7 @@ def test_what_is_refused(cam, world):
         make(cam).fit(world, **{**FIT, "epochs": [1, 2, 3]})
     with pytest.raises(ValueError, match="give one of the two"):
         make(cam).fit(world, **FIT, baseline={"epochs": 1})
-    with pytest.raises(RuntimeError, match="not trained yet"):
+    with pytest.raises(RuntimeError, match="has no classifier yet"):
         make(cam)(torch.rand(1, 3, 8, 8), torch.ones(1, 8))
     with pytest.raises(RuntimeError, match="nothing to save yet"):
         make(cam).save("nowhere")

@@ -10,51 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.checkpoints import (
-    load_checkpoint,
-    restore_optimiser,
-    run_of,
-    save_checkpoint,
-)
+from wsss_kit.checkpoints import restore_optimiser
 from wsss_kit.checks import (
     check_count,
-    check_device,
     check_not_negative,
     check_probability,
     check_samples,
-    check_scales,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.network import classifier_tensors, restore_classifier
 from wsss_kit.classifier.recipe import check_recipe
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.masks import BackgroundRule
-from wsss_kit.methods.base import CAMMethod, MethodOutput, preset_values, read_out
+from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.methods.clims.presets import LOSSES, PRESETS
 from wsss_kit.methods.clims.train import calibrate, make_optimiser, train
-from wsss_kit.methods.start import (
-    baseline_recipe,
-    begin,
-    constructor_arguments,
-    described,
-    started_from,
-    train_baseline,
-)
+from wsss_kit.methods.trained import TrainedCAM, baseline_recipe, train_baseline
 from wsss_kit.prompts import Prompts
 from wsss_kit.training import classes_of
 
-PAPER_CLIMS = Path(__file__).with_name("paper_clims.safetensors")
-_CARD_VERSION = 2
-_ARGUMENTS = (
-    *("weights", "stride", "otm", "btm", "cbs", "reg", "cbs_threshold", "scales", "flip"),
-    "preset",
-)
-_CARD_KEYS = ("backbone", *_ARGUMENTS, "prompts", "classes", "losses")
 
-
-class CLIMS(CAMMethod):
+class CLIMS(TrainedCAM):
     """A CAM trained on by what a frozen CLIP says of the pictures that it masks.
 
     Args:
@@ -92,6 +68,11 @@ class CLIMS(CAMMethod):
         (['btm', 'cbs', 'otm', 'reg', 'total'], (1, 8, 24, 24), None)
     """
 
+    METHOD, PRESETS = "CLIMS", PRESETS
+    OPTIONS = (*LOSSES, "cbs_threshold", "scales", "flip")
+    SAVED = ("prompts",)
+    FREE = ("epochs", "accumulate")
+    SHIPPED = Path(__file__).with_name("paper_clims.safetensors")
     walked_background = BackgroundRule(threshold=0.2)
 
     def __init__(
@@ -112,7 +93,15 @@ class CLIMS(CAMMethod):
         preset: str = "reference",
         device: str = "auto",
     ) -> None:
-        preset_values(PRESETS, preset, {})
+        super().__init__(
+            backbone,
+            weights=weights,
+            stride=stride,
+            scales=scales,
+            flip=flip,
+            preset=preset,
+            device=device,
+        )
         if not isinstance(prompts, Prompts):
             raise ValueError(f"prompts is {type(prompts).__name__}, expected Prompts")
         for name, value in (("otm", otm), ("btm", btm), ("cbs", cbs), ("reg", reg)):
@@ -120,17 +109,10 @@ class CLIMS(CAMMethod):
                 check_not_negative(name, value)
         if cbs_threshold is not None:
             check_probability("cbs_threshold", cbs_threshold)
-        if stride is not None:
-            check_count("stride", stride)
-        if scales is not None:
-            check_scales(scales)
-        check_device(device)
         if clip is not None and not hasattr(clip, "encode_sentences"):
             raise ValueError(f"clip is {type(clip).__name__}, expected a FrozenCLIP from load_clip")
-        self.clip, self.backbone, self.prompts = clip, backbone, prompts
-        self.weights, self.stride, self.cbs_threshold = weights, stride, cbs_threshold
+        self.clip, self.prompts, self.cbs_threshold = clip, prompts, cbs_threshold
         self.otm, self.btm, self.cbs, self.reg = otm, btm, cbs, reg
-        self.scales, self.flip, self.preset, self.device = scales, flip, preset, device
 
     # -- training ---------------------------------------------------------------------------
 
@@ -195,31 +177,25 @@ class CLIMS(CAMMethod):
         self._check_classes(classes_of(samples), named=named)
         how = {"preset": self.preset, "weights": self.weights}
         base = baseline_recipe(self.backbone, values, baseline or {}, **how)
-        self._begin(seed)
-        recipe = {**values, "baseline": base}
-        run = self._run(samples, recipe) if checkpoint is not None else {}
-        stored = self._stored(checkpoint, run, values["epochs"])
+        self._begin(self.prompts.classes, seed)
+        run = {}
+        if checkpoint is not None:
+            run = self._run(samples, {**values, "baseline": base})
+        stored = self._resume(checkpoint, run, values["epochs"])
         if stored is None:
             if base is not None:
                 train_baseline(self.backbone_, self.head_, samples, base)
             if values["calibrated"]:
                 calibrate(self.backbone_, self.head_, self.bias_, samples)
         optimiser = make_optimiser(self.backbone_, self.head_, self.bias_, values)
-        if stored is not None:
-            restore_optimiser(optimiser, stored[0])
-        done = stored[1]["epoch"] if stored is not None else 0
-
-        def save(epoch: int) -> None:
-            if checkpoint is not None:
-                place = {"epoch": epoch, "run": run}
-                save_checkpoint(checkpoint, self._tensors(), optimiser, self._card(), **place)
-
         if stored is None:
-            save(0)
+            self._save_state(checkpoint, optimiser, 0, run)
+        else:
+            restore_optimiser(optimiser, stored[0])
 
         def after_epoch(epoch: int, losses: dict[str, float]) -> None:
             self.losses_.append(losses)
-            save(epoch + 1)
+            self._save_state(checkpoint, optimiser, epoch + 1, run)
             if on_epoch is not None:
                 self.backbone_.eval()
                 on_epoch(epoch + 1, self)
@@ -232,17 +208,11 @@ class CLIMS(CAMMethod):
             Judge(self.clip, self.prompts, values),
             values,
             optimiser=optimiser,
-            first_epoch=done,
+            first_epoch=0 if stored is None else stored[1]["epoch"],
             after_epoch=after_epoch,
         )
         self.backbone_.eval()
         return self
-
-    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The preset's choices with the arguments that were given over them."""
-        names = (*LOSSES, "cbs_threshold", "scales", "flip")
-        own = {name: getattr(self, name) for name in names}
-        return preset_values(PRESETS, self.preset, {**own, **given})
 
     def _check_classes(self, found: Sequence[str], *, named: bool) -> None:
         """Refuse samples of other classes than the prompts', by name or, unnamed, by number."""
@@ -254,126 +224,26 @@ class CLIMS(CAMMethod):
                 "expected the same in the same order"
             )
 
-    def _begin(self, seed: int) -> None:
-        """A trunk and a head to train: copies of a fitted CAM's, or new ones."""
-        self.classes_ = self.prompts.classes
-        self.backbone_, self.head_ = begin(
-            self.backbone,
-            self.classes_,
-            stride=self.stride,
-            weights=self.weights,
-            seed=seed,
-            device=self.device,
-        )
-        self.bias_ = torch.zeros(len(self.classes_), device=self.head_.device, requires_grad=True)
-        self.losses_: list[dict[str, float]] = []
-
-    # -- maps -------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
-        """Maps of the classes present: ReLU of the logits, as released, not the sigmoid.
-
-        Args:
-            images: (B, 3, H, W) RGB in [0, 1].
-            labels: (B, C) of 0 and 1.
-
-        Returns:
-            cams (B, C, ceil(H / 4), ceil(W / 4)), each divided by its maximum; no affinity.
-
-        Raises:
-            RuntimeError: if `fit` or `load` was not called.
-            ValueError: if shapes do not fit.
-        """
-        if not hasattr(self, "head_"):
-            raise RuntimeError("this CLIMS is not trained yet; call fit(samples) or CLIMS.load")
-        values = self._values({})
-        options = {"scales": values["scales"], "flip": values["flip"]}
-        return read_out(self.backbone_, self.head_, images, labels, **options)
+    def _begin(self, classes: Sequence[str], seed: int) -> None:
+        super()._begin(classes, seed)
+        self.bias_ = torch.zeros(len(classes), device=self.head_.device, requires_grad=True)
 
     # -- files ------------------------------------------------------------------------------
 
     def _card(self) -> dict[str, Any]:
-        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
-        arguments |= described(self.backbone, self.weights, self.stride)
-        return {
-            "method": "CLIMS",
-            "version": _CARD_VERSION,
-            **arguments,
-            "prompts": json.loads(self.prompts.to_json()),
-            "classes": list(self.classes_),
-            "losses": self.losses_,
-        }
+        return {**super()._card(), "prompts": json.loads(self.prompts.to_json())}
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {**classifier_tensors(self.backbone_, self.head_), "bias": self.bias_}
+        return {**super()._tensors(), "bias": self.bias_}
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first."""
-        if not hasattr(self, "head_"):
-            raise RuntimeError("nothing to save yet; call fit(samples) first")
-        return save_model(path, self._tensors(), self._card())
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        *,
-        clip: FrozenCLIP | None = None,
-        backbone: nn.Module | None = None,
-        **options: Any,
-    ) -> CLIMS:
-        """A trained CLIMS from its files.
-
-        Args:
-            path: as given to `save`; ``"paper"`` for the weights of the embedded world that come
-                with the package (``python -m wsss_kit train paper-clims`` makes them again).
-            clip: the evaluator, needed only to train on; it is not in the file.
-            backbone: the module, where the trunk was your own.
-            **options: ``scales``, ``flip`` or ``device`` of the constructor, instead of what was
-                saved.
-
-        Raises:
-            FileNotFoundError: if a file is missing.
-            ValueError: if the file is damaged, of another method or version, or of another trunk.
-        """
-        path = PAPER_CLIMS if path == "paper" else path
-        tensors, card = load_model(path)
-        check_card(card, path, method="CLIMS", version=_CARD_VERSION, keys=_CARD_KEYS)
-        own = backbone is not None
-        saved = constructor_arguments(card, _ARGUMENTS, own_trunk=own)
-        saved["prompts"] = Prompts.from_json(json.dumps(card["prompts"]))
-        trunk = backbone if own else card["backbone"]
-        clims = cls(clip, trunk, **{**saved, **options})
-        clims._begin(0)
-        clims._take(tensors, path)
-        clims.weights, clims.losses_ = card["weights"], list(card["losses"])
-        clims.backbone_.eval()
-        return clims
-
-    def _take(self, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-        restore_classifier(self.backbone_, self.head_, tensors, path)
+    def _take(self, tensors: Mapping[str, Tensor], card: Mapping[str, Any], path: Any) -> None:
+        super()._take(tensors, card, path)
         with torch.no_grad():
             self.bias_.copy_(tensors["bias"])
 
-    def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """What has to agree for a checkpoint to be one of this run; epochs may be more."""
-        card = self._card()
-        return {
-            **run_of(samples, card, recipe, free=("epochs", "accumulate", "baseline")),
-            **started_from(self.backbone, recipe["baseline"]),
-            "prompts": card["prompts"],
-        }
+    @classmethod
+    def _more_arguments(cls, card: Mapping[str, Any]) -> dict[str, Any]:
+        return {"clip": None, "prompts": Prompts.from_json(json.dumps(card["prompts"]))}
 
-    def _stored(
-        self, path: str | Path | None, run: Mapping[str, Any], epochs: int
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """A checkpoint of this run, its weights taken; None where there is none."""
-        if path is None:
-            return None
-        kind = {"method": "CLIMS", "version": _CARD_VERSION, "keys": _CARD_KEYS}
-        found = load_checkpoint(path, **kind, classes=self.classes_, run=run, epochs=epochs)
-        if found is not None:
-            self._take(found[0], path)
-            self.losses_ = list(found[1]["losses"])
-        return found
+    def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super()._run(samples, recipe), "prompts": self._card()["prompts"]}

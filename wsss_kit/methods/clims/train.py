@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,21 +14,14 @@ from wsss_kit.classes import Sample
 from wsss_kit.classifier.train import (
     batches,
     device_of,
-    fix_batch_norm,
     groups_of,
     state_of,
+    to_training,
 )
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.methods.clims.presets import LOSSES
-from wsss_kit.processes import as_first, norms_of_whole_batches, sum_gradients, total, totals
-from wsss_kit.training import (
-    Diverged,
-    check_loss,
-    cosine_decay,
-    polynomial_decay,
-    progress,
-    seeded,
-)
+from wsss_kit.processes import as_first, sum_gradients, total, totals
+from wsss_kit.training import Diverged, cosine_decay, polynomial_decay, train_epochs
 
 Recipe = Mapping[str, Any]
 
@@ -117,33 +111,35 @@ def train(
         schedule = cosine_decay(optimiser, steps * recipe["epochs"], warmup=_WARM_UP, **how)
     else:
         schedule = polynomial_decay(optimiser, steps * recipe["epochs"], **how)
-    began: float | None = None
+    where = ""
+
+    def batches_of(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal where
+        where = f"epoch {epoch + 1}"
+        return batches(samples, epoch, recipe)
+
+    def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
+        return train_step(trunk, head, bias, images, labels, judge, recipe, optimiser, where=where)
+
+    def checked(epoch: int, losses: dict[str, float]) -> None:
+        check_maps(losses.pop("maps"), where)
+        after_epoch(epoch, losses)
+
     as_first(state_of(trunk, head, bias))
-    for epoch in range(first_epoch, recipe["epochs"]):
-        trunk.train()
-        if not recipe["trains_batch_norm"]:
-            fix_batch_norm(trunk)
-        where, sums = f"epoch {epoch + 1}", dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
-        bar = progress(
-            batches(samples, epoch, recipe),
-            what=f"CLIMS, epoch {epoch + 1} of {recipe['epochs']}",
-            shown=recipe["shown"],
-            total=steps,
-        )
-        with seeded(recipe["seed"], epoch, head.device), norms_of_whole_batches(trunk):
-            for images, labels in bar:
-                found = train_step(
-                    trunk, head, bias, images, labels, judge, recipe, optimiser, where=where
-                )
-                schedule.step()
-                began = found["total"] if began is None else began
-                for name, value in found.items():
-                    sums[name] += value / steps
-                if hasattr(bar, "set_postfix"):
-                    bar.set_postfix({name: f"{found[name]:.3f}" for name in LOSSES})
-        check_loss(sums["total"], began, where=where, learning_rate=recipe["learning_rate"])
-        check_maps(sums.pop("maps"), where)
-        after_epoch(epoch, sums)
+    train_epochs(
+        step,
+        batches_of,
+        trunk,
+        seed=recipe["seed"],
+        learning_rate=recipe["learning_rate"],
+        schedule=schedule,
+        epochs=range(first_epoch, recipe["epochs"]),
+        steps=steps,
+        what="CLIMS",
+        shown=recipe["shown"],
+        start_epoch=partial(to_training, trunk, fixes_norms=not recipe["trains_batch_norm"]),
+        after_epoch=checked,
+    )
 
 
 def train_step(

@@ -9,20 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.checkpoints import load_checkpoint, restore_optimiser, run_of, save_checkpoint
+from wsss_kit.checkpoints import restore_optimiser
 from wsss_kit.checks import (
     check_count,
-    check_device,
     check_not_negative,
     check_samples,
-    check_scales,
     check_word,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.network import classifier_tensors, new_head, restore_classifier
+from wsss_kit.classifier.network import classifier_tensors, new_head
 from wsss_kit.classifier.recipe import check_recipe
-from wsss_kit.files import check_card, load_model, save_model
-from wsss_kit.methods.base import CAMMethod, MethodOutput, preset_values, read_out
+from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.sc_cam.clusters import subcategory_labels
 from wsss_kit.methods.sc_cam.features import class_features
 from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
@@ -35,30 +32,12 @@ from wsss_kit.methods.sc_cam.rounds import (
     untrained,
 )
 from wsss_kit.methods.sc_cam.train import make_optimiser, train_round
-from wsss_kit.methods.start import (
-    baseline_recipe,
-    begin,
-    constructor_arguments,
-    described,
-    started_from,
-    train_baseline,
-)
+from wsss_kit.methods.trained import TrainedCAM, baseline_recipe, train_baseline
 from wsss_kit.processes import as_first
 from wsss_kit.training import classes_of, labels_of
 
-PAPER_SC_CAM = Path(__file__).with_name("paper_sc_cam.safetensors")
-"""Trained on the embedded world; its card says how, and what it scored there."""
 
-_CARD_VERSION = 2
-_CHOICES = (
-    *("n_subcategories", "rounds", "subcategory_weight", "features", "read_out"),
-    *("restart_each_round", "scales", "flip"),
-)
-_ARGUMENTS = ("weights", "stride", *_CHOICES, "preset")
-_CARD_KEYS = ("backbone", *_ARGUMENTS, "classes", "k", "losses")
-
-
-class SCCAM(CAMMethod):
+class SCCAM(TrainedCAM):
     """A CAM trained to tell apart sub-categories that were found by clustering, in rounds.
 
     Args:
@@ -95,6 +74,15 @@ class SCCAM(CAMMethod):
         (1, 8, 24, 24)
     """
 
+    METHOD, PRESETS = "SC-CAM", PRESETS
+    OPTIONS = (
+        *("n_subcategories", "rounds", "subcategory_weight", "features", "read_out"),
+        *("restart_each_round", "scales", "flip"),
+    )
+    SAVED = ("k",)
+    FREE = ("read_out",)
+    SHIPPED = Path(__file__).with_name("paper_sc_cam.safetensors")
+
     def __init__(
         self,
         backbone: str | nn.Module | CAMMethod = "resnet50",
@@ -112,8 +100,16 @@ class SCCAM(CAMMethod):
         preset: str = "reference",
         device: str = "auto",
     ) -> None:
-        preset_values(PRESETS, preset, {})
-        counts = {"stride": stride, "n_subcategories": n_subcategories, "rounds": rounds}
+        super().__init__(
+            backbone,
+            weights=weights,
+            stride=stride,
+            scales=scales,
+            flip=flip,
+            preset=preset,
+            device=device,
+        )
+        counts = {"n_subcategories": n_subcategories, "rounds": rounds}
         for name, count in counts.items():
             if count is not None:
                 check_count(name, count)
@@ -123,14 +119,9 @@ class SCCAM(CAMMethod):
             check_word("read_out", read_out, READ_OUTS)
         if subcategory_weight is not None:
             check_not_negative("subcategory_weight", subcategory_weight)
-        if scales is not None:
-            check_scales(scales)
-        check_device(device)
-        self.backbone, self.weights, self.stride = backbone, weights, stride
         self.n_subcategories, self.rounds = n_subcategories, rounds
         self.subcategory_weight, self.features = subcategory_weight, features
         self.read_out, self.restart_each_round = read_out, restart_each_round
-        self.scales, self.flip, self.preset, self.device = scales, flip, preset, device
 
     # -- training ---------------------------------------------------------------------------
 
@@ -198,18 +189,16 @@ class SCCAM(CAMMethod):
         from_trunk = values["starts_from"] == "trunk"
         if from_trunk:
             check_untrained(self.backbone)
-        self._begin(classes, k, seed)
+        self._begin(classes, seed, k)
         run = {}
         if checkpoint is not None:
-            run = self._run(samples, {**values, "baseline": base}, subcategories)
+            run = self._run(samples, {**values, "baseline": base})
+            run["clustered"] = subcategories is None
 
         def save(optimiser: torch.optim.Optimizer, epoch: int) -> None:
-            if checkpoint is not None:
-                place = {"epoch": epoch, "run": run}
-                state = {**self._tensors(), **{f"origin.{k}": v for k, v in self.origin_.items()}}
-                save_checkpoint(checkpoint, state, optimiser, self._card(), **place)
+            self._save_state(checkpoint, optimiser, epoch, run)
 
-        stored = self._stored(checkpoint, run, sum(lengths))
+        stored = self._resume(checkpoint, run, sum(lengths))
         done = 0 if stored is None else stored[1]["epoch"]
         if stored is None:
             if from_trunk:
@@ -228,7 +217,31 @@ class SCCAM(CAMMethod):
             optimiser = self._optimiser(values)
             if done > before:
                 restore_optimiser(optimiser, stored[0])
-            self._train(samples, number, values, optimiser, first=max(done, before), save=save)
+
+            def after_epoch(
+                epoch: int,
+                losses: dict[str, float],
+                before: int = before,
+                optimiser: torch.optim.Optimizer = optimiser,
+            ) -> None:
+                self.losses_.append(losses)
+                save(optimiser, before + epoch + 1)
+
+            train_round(
+                self.backbone_,
+                self.head_,
+                self.sub_head_,
+                samples,
+                self.subcategories_,
+                values,
+                optimiser=optimiser,
+                number=number,
+                epochs=lengths[number],
+                first_epoch=max(done, before) - before,
+                before=before,
+                after_epoch=after_epoch,
+            )
+            self.backbone_.eval()
             if on_round is not None:
                 on_round(number + 1, self)
         self.backbone_.eval()
@@ -237,62 +250,19 @@ class SCCAM(CAMMethod):
     def _optimiser(self, values: Mapping[str, Any]) -> torch.optim.Optimizer:
         return make_optimiser(self.backbone_, [self.head_, self.sub_head_], values)
 
-    def _train(
-        self,
-        samples: Sequence[Sample],
-        number: int,
-        values: Mapping[str, Any],
-        optimiser: torch.optim.Optimizer,
-        *,
-        first: int,
-        save: Callable[[torch.optim.Optimizer, int], None],
-    ) -> None:
-        """The rest of one round, from the epoch ``first`` of the whole run on."""
-        before = sum(values["epochs"][:number])
-
-        def after_epoch(epoch: int, losses: dict[str, float]) -> None:
-            self.losses_.append(losses)
-            save(optimiser, before + epoch + 1)
-
-        train_round(
-            self.backbone_,
-            self.head_,
-            self.sub_head_,
-            samples,
-            self.subcategories_,
-            values,
-            optimiser=optimiser,
-            number=number,
-            epochs=values["epochs"][number],
-            first_epoch=first - before,
-            before=before,
-            after_epoch=after_epoch,
-        )
-        self.backbone_.eval()
-
-    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The preset's choices with the arguments that were given over them."""
-        own = {name: getattr(self, name) for name in _CHOICES}
-        return preset_values(PRESETS, self.preset, {**own, **given})
-
-    def _begin(self, classes: Sequence[str], k: int, seed: int) -> None:
-        self.backbone_, self.head_ = begin(
-            self.backbone,
-            classes,
-            stride=self.stride,
-            weights=self.weights,
-            seed=seed,
-            device=self.device,
-        )
-        self.classes_, self.k_ = tuple(classes), k
+    def _begin(self, classes: Sequence[str], seed: int, k: int) -> None:
+        super()._begin(classes, seed)
+        self.k_ = k
         self.sub_head_ = self._new_sub_head(seed)
         self.subcategories_ = torch.zeros(0, len(classes) * k)
         self.rounds_: list[Tensor] = []
-        self.losses_: list[dict[str, float]] = []
+
+    def _begin_as(self, card: Mapping[str, Any]) -> None:
+        self._begin(card["classes"], 0, card["k"])
 
     def _new_sub_head(self, seed: int) -> Tensor:
         C, D = self.head_.shape
-        xavier = self._values({})["xavier_heads"]
+        xavier = self._values()["xavier_heads"]
         head = new_head(C * self.k_, D, seed=seed, xavier=xavier)
         return head.to(self.head_.device).requires_grad_()
 
@@ -318,27 +288,10 @@ class SCCAM(CAMMethod):
 
     # -- maps -------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
-        """Maps of the classes present, by the parent's head or by the children's.
-
-        Args:
-            images: (B, 3, H, W) RGB in [0, 1].
-            labels: (B, C) of 0 and 1.
-
-        Returns:
-            cams (B, C, ceil(H / 4), ceil(W / 4)), each divided by its maximum; no affinity.
-
-        Raises:
-            RuntimeError: if `fit` or `load` was not called.
-            ValueError: if shapes do not fit.
-        """
-        self._check_trained()
-        values = self._values({})
-        options = {"scales": values["scales"], "flip": values["flip"]}
+    def _shown_head(self, values: Mapping[str, Any]) -> tuple[Tensor, int]:
         if values["read_out"] == "parent":
-            return read_out(self.backbone_, self.head_, images, labels, **options)
-        return read_out(self.backbone_, self.sub_head_, images, labels, children=self.k_, **options)
+            return self.head_, 1
+        return self.sub_head_, self.k_
 
     def features_of(self, samples: Sequence[Sample], *, progress: bool = True) -> Tensor:
         """What a further round would cluster, to look at clusters with.
@@ -353,108 +306,38 @@ class SCCAM(CAMMethod):
         Raises:
             RuntimeError: if `fit` or `load` was not called.
         """
-        self._check_trained()
-        values = self._values({})
+        self._check_fitted()
+        values = self._values()
         options = {"features": values["features"], "unit_length": values["unit_length"]}
         head = self.head_.detach()
         return class_features(self.backbone_, head, samples, **options, shown=progress)
 
-    def _check_trained(self) -> None:
-        if not hasattr(self, "head_"):
-            raise RuntimeError("this SC-CAM is not trained yet; call fit(samples) or SCCAM.load")
-
     # -- files ------------------------------------------------------------------------------
 
     def _card(self) -> dict[str, Any]:
-        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
-        arguments |= described(self.backbone, self.weights, self.stride)
-        return {
-            "method": "SC-CAM",
-            "version": _CARD_VERSION,
-            **arguments,
-            "classes": list(self.classes_),
-            "k": self.k_,
-            "losses": self.losses_,
-        }
+        return {**super()._card(), "k": self.k_}
 
     def _tensors(self) -> dict[str, Tensor]:
+        """The networks and the sub-categories of every round, to look at the clusters later."""
         rounds = {f"round.{i}": found.to(torch.uint8) for i, found in enumerate(self.rounds_)}
-        tensors = classifier_tensors(self.backbone_, self.head_)
-        return {**tensors, "sub_head": self.sub_head_, **rounds}
+        return {**super()._tensors(), "sub_head": self.sub_head_, **rounds}
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first.
+    def _state(self) -> dict[str, Tensor]:
+        return {**self._tensors(), **{f"origin.{k}": v for k, v in self.origin_.items()}}
 
-        The sub-categories of every round go along, so that the clusters can be looked at later.
-        """
-        if not hasattr(self, "head_"):
-            raise RuntimeError("nothing to save yet; call fit(samples) first")
-        return save_model(path, self._tensors(), self._card())
-
-    @classmethod
-    def load(cls, path: str | Path, *, backbone: nn.Module | None = None, **options: Any) -> SCCAM:
-        """A trained SC-CAM from its files.
-
-        Args:
-            path: as given to `save`; ``"paper"`` for the weights of the embedded world that come
-                with the package (``python -m wsss_kit train paper-sc-cam`` makes them again).
-            backbone: the module, where the trunk was your own.
-            **options: ``read_out``, ``scales``, ``flip`` or ``device`` of the constructor, instead
-                of what was saved.
-
-        Raises:
-            FileNotFoundError: if a file is missing.
-            ValueError: if the file is damaged, of another method or version, or of another trunk.
-        """
-        path = PAPER_SC_CAM if path == "paper" else path
-        tensors, card = load_model(path)
-        check_card(card, path, method="SC-CAM", version=_CARD_VERSION, keys=_CARD_KEYS)
-        own = backbone is not None
-        saved = constructor_arguments(card, _ARGUMENTS, own_trunk=own)
-        trunk = backbone if own else card["backbone"]
-        method = cls(trunk, **{**saved, **options})
-        method._begin(card["classes"], card["k"], 0)
-        method._take(tensors, path)
-        method.weights, method.losses_ = card["weights"], list(card["losses"])
-        method.backbone_.eval()
-        return method
-
-    def _take(self, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-        restore_classifier(self.backbone_, self.head_, tensors, path)
+    def _take(self, tensors: Mapping[str, Tensor], card: Mapping[str, Any], path: Any) -> None:
+        super()._take(tensors, card, path)
         with torch.no_grad():
             self.sub_head_.copy_(tensors["sub_head"])
         n_rounds = sum(name.startswith("round.") for name in tensors)
         self.rounds_ = [tensors[f"round.{i}"].float() for i in range(n_rounds)]
         if n_rounds:
             self.subcategories_ = self.rounds_[-1]
-
-    def _run(
-        self, samples: Sequence[Sample], recipe: Mapping[str, Any], given: Tensor | None
-    ) -> dict[str, Any]:
-        """What has to agree for a checkpoint to be one of this run."""
-        card = self._card()
-        return {
-            **run_of(samples, card, recipe, free=("read_out", "baseline")),
-            **started_from(self.backbone, recipe["baseline"]),
-            "k": card["k"],
-            "clustered": given is None,
+        self.origin_ = {
+            name.removeprefix("origin."): value
+            for name, value in tensors.items()
+            if name.startswith("origin.")
         }
 
-    def _stored(
-        self, path: str | Path | None, run: Mapping[str, Any], epochs: int
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """A checkpoint of this run, its weights taken; None where there is none."""
-        if path is None:
-            return None
-        kind = {"method": "SC-CAM", "version": _CARD_VERSION, "keys": _CARD_KEYS}
-        found = load_checkpoint(path, **kind, classes=self.classes_, run=run, epochs=epochs)
-        if found is not None:
-            tensors, card = found
-            self._take(tensors, path)
-            self.origin_ = {
-                name.removeprefix("origin."): value
-                for name, value in tensors.items()
-                if name.startswith("origin.")
-            }
-            self.losses_ = list(card["losses"])
-        return found
+    def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super()._run(samples, recipe), "k": self.k_}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wsss_kit.checks import check_count
 from wsss_kit.classifier.network import build_classifier, new_head, restore_classifier
 from wsss_kit.methods.base import CAMMethod
-from wsss_kit.methods.start import Backbone
+from wsss_kit.methods.trained import Backbone
 
 
 def check_untrained(start: Backbone) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,20 +13,13 @@ from wsss_kit.classes import Sample
 from wsss_kit.classifier.train import (
     batches,
     device_of,
-    fix_batch_norm,
     groups_of,
     own_soft_margin_loss,
     state_of,
+    to_training,
 )
-from wsss_kit.processes import (
-    as_first,
-    norms_of_whole_batches,
-    own,
-    sum_gradients,
-    total,
-    totals,
-)
-from wsss_kit.training import check_loss, polynomial_decay, progress, seeded
+from wsss_kit.processes import as_first, own, total
+from wsss_kit.training import descend, polynomial_decay, train_epochs
 
 Recipe = Mapping[str, Any]
 
@@ -107,58 +101,40 @@ def train_round(
     schedule = polynomial_decay(
         optimiser, steps * (recipe["schedule"] or epochs), first=first_epoch * steps
     )
-    began = None
-    as_first(state_of(trunk, head, sub_head))
+    C, device = len(head), device_of(trunk)
     joined = _Joined(samples, subcategories.cpu())
-    for epoch in progress(
-        range(first_epoch, epochs), what=f"SC-CAM, round {number + 1}", shown=recipe["shown"]
-    ):
-        trunk.train()
-        if recipe["fixed_batch_norm"]:
-            fix_batch_norm(trunk)
-        sums, first = dict.fromkeys(("parent", "sub", "total"), 0.0), None
-        for losses in _steps(
-            trunk, head, sub_head, joined, recipe, optimiser, schedule, epoch=before + epoch
-        ):
-            first = losses["total"] if first is None else first
-            for name, value in losses.items():
-                sums[name] += value / steps
-        began = first if began is None else began
-        where = f"round {number + 1}, epoch {epoch + 1}"
-        check_loss(sums["total"], began, where=where, learning_rate=recipe["learning_rate"])
-        after_epoch(epoch, sums)
 
+    def step(images: Tensor, targets: Tensor, random: torch.Generator) -> dict[str, float]:
+        if recipe["jitter"] is not None:
+            images = jitter(images, recipe["jitter"], random)
+        pooled = trunk(images.to(device)).mean((2, 3)).float()  # (B, D)
+        pooled, targets = drop(pooled, recipe["dropout"], random), targets.to(device)
+        losses = joint_loss(
+            pooled,
+            head,
+            sub_head,
+            targets[:, :C],
+            targets[:, C:],
+            weight=recipe["subcategory_weight"],
+        )
+        return descend(losses, optimiser)
 
-def _steps(
-    trunk: nn.Module,
-    head: Tensor,
-    sub_head: Tensor,
-    samples: Sequence[Sample],
-    recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    *,
-    epoch: int,
-) -> Iterator[dict[str, float]]:
-    """The steps of one epoch of the whole run; the losses of each."""
-    device, C, weight = device_of(trunk), len(head), recipe["subcategory_weight"]
-    random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)
-    with seeded(recipe["seed"], epoch, device), norms_of_whole_batches(trunk):
-        for images, targets in batches(samples, epoch, recipe):
-            if recipe["jitter"] is not None:
-                images = jitter(images, recipe["jitter"], random)
-            pooled = trunk(images.to(device)).mean((2, 3)).float()  # (B, D)
-            pooled = drop(pooled, recipe["dropout"], random)
-            targets = targets.to(device)
-            losses = joint_loss(
-                pooled, head, sub_head, targets[:, :C], targets[:, C:], weight=weight
-            )
-            optimiser.zero_grad(set_to_none=True)
-            losses["total"].backward()
-            sum_gradients(optimiser)
-            optimiser.step()
-            schedule.step()
-            yield totals({name: value.item() for name, value in losses.items()})
+    as_first(state_of(trunk, head, sub_head))
+    train_epochs(
+        step,
+        lambda epoch: batches(joined, epoch, recipe),
+        trunk,
+        seed=recipe["seed"],
+        learning_rate=recipe["learning_rate"],
+        schedule=schedule,
+        epochs=range(first_epoch, epochs),
+        before=before,
+        steps=steps,
+        what=f"SC-CAM, round {number + 1}",
+        shown=recipe["shown"],
+        start_epoch=partial(to_training, trunk, fixes_norms=recipe["fixed_batch_norm"]),
+        after_epoch=after_epoch,
+    )
 
 
 class _Joined(Sequence[Sample]):

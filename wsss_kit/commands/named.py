@@ -1,8 +1,11 @@
-"""OpenAI's CLIP: from a file where it lies, else fetched, else said what to do."""
+"""Load what a command line names: OpenAI's CLIP, or a backbone as ``FILE.py:FUNCTION``."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+
+from torch import nn
 
 from wsss_kit.clip import FrozenCLIP, load_clip
 
@@ -14,8 +17,8 @@ FILES = {
 """Where OpenAI keeps them; the folder's name is the file's sha256."""
 
 
-def clip_at_hand(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
-    """OpenAI's CLIP from a folder of weights, or fetched by open_clip.
+def openai_clip(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
+    """Load OpenAI's CLIP from a folder of weights, or let open_clip download it.
 
     Args:
         name: ``"ViT-B-16"`` or ``"ViT-B-32"``.
@@ -39,10 +42,10 @@ def clip_at_hand(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
         ) from error
 
 
-def clip_asked_for(
+def clip_named(
     data: str, name: str | None, weights: str | Path | None, *, usual: str, device: str
 ) -> tuple[FrozenCLIP, str]:
-    """The CLIP that a command names, or the tiny one for the embedded world, else the usual one.
+    """Load the CLIP that a command names, the tiny one for the embedded world, or the usual one.
 
     Args:
         data: as on the command line.
@@ -58,3 +61,28 @@ def clip_asked_for(
     weights = weights or (None if name == "paper" else "openai")
     model = load_clip(name, weights=weights, device=device)
     return model, f"{name}, {Path(str(weights)).name}"
+
+
+def load_function(text: str) -> nn.Module:
+    """Call ``FILE.py:FUNCTION`` without arguments and return its module.
+
+    Raises:
+        ValueError: if the text has another form or the file has no such function.
+        FileNotFoundError: if there is no such file.
+    """
+    file, colon, name = text.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise ValueError(f"backbone is {text!r}, expected a ResNet's name or FILE.py:FUNCTION")
+    if not Path(file).exists():
+        raise FileNotFoundError(f"{file} is missing; --backbone names a Python file and a function")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise ValueError(f"{file} has no function {name!r}")
+    return getattr(module, name)()
+
+
+def backbone_named(text: str | None) -> str | nn.Module | None:
+    """Load ``FILE.py:FUNCTION``; return the name of a backbone, or None, as it is."""
+    return load_function(text) if text is not None and ".py" in text else text

@@ -1,0 +1,113 @@
+"""The command line: which commands there are, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App, CycloptsError
+
+from wsss_kit.checkpoints import CHECKPOINT
+from wsss_kit.commands.arguments import as_command
+from wsss_kit.processes import place_in_run
+
+_COMMANDS = {
+    "demo": ("demo:demo", "every method on the embedded world, offline"),
+    "download": ("download:download", "a data set into its folder below data/"),
+    "check": ("check:run_check", "what is wrong with a data set, before hours of work"),
+    "masks": ("masks:run_masks", "a data set to pseudo masks on disk, resumably"),
+    "evaluate": ("evaluate:run_evaluate", "masks on disk against ground truth"),
+    "baseline": ("baseline:run_baseline", "plain CAM on real photographs"),
+    "reproduce": ("reproduce:run_reproduce", "the commands of a published number"),
+    "bench": ("bench:run_bench", "how fast CLIP-ES is here, against the literal one"),
+}
+"""Each command's function, in a module of ``commands``, and its line in the list; and ``train``."""
+_SHIPPED = {
+    "paper-clip": "train:train_paper_clip",
+    "choose-clip": "train:choose_paper_clip",
+    "paper-trunk": "train:train_paper_trunk",
+    "paper-clims": "train_methods:train_paper_clims",
+    "paper-sc-cam": "train_methods:train_paper_sc_cam",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; errors that a user can mend are printed without a traceback."""
+    words, bound = list(sys.argv[1:] if arguments is None else arguments), None
+    command = next((word for word in words[:1] if word in (*_COMMANDS, "train")), "")
+    try:
+        function, bound = parse(words)
+        result = function(*bound.args, **bound.kwargs)
+    except (ValueError, OSError, RuntimeError, CycloptsError) as error:
+        text = getattr(error, "msg", None) or error  # of cyclopts, what a converter has raised
+        print(f"{f'wsss_kit {command}'.rstrip()}: {text}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command {_goes_on(words, bound)}", file=sys.stderr)
+        return 130
+    if command == "train" and isinstance(result, Path) and place_in_run()[0] == 0:
+        print(f"{result} and its card are written.")
+    if command == "check" and result is not None:
+        return 1 if result.errors else 0
+    if function.__name__ == "help_print" and not {"--help", "-h"} & set(words):
+        return 2  # a command is missing
+    return result if isinstance(result, int) else 0
+
+
+def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    """Read a command line: the function that it names, and the arguments that it gives.
+
+    Raises:
+        CycloptsError: for what is no command, no option or no value of one.
+    """
+    joined: list[str] = []
+    for word in words:
+        if word in ("true", "false") and joined and joined[-1].startswith("--"):
+            joined[-1] += f"={word}"  # a flag takes a value with = alone
+        else:
+            joined.append(word)
+    return build_app(*words[:1]).parse_args(joined, exit_on_error=False, print_error=False)[:2]
+
+
+def build_app(command: str = "") -> App:
+    """Build the parser. Only the module of ``command`` is imported, the others take seconds."""
+    about = "A tutorial and analysis kit for weakly supervised semantic segmentation."
+    app = App("python -m wsss_kit", help=about, help_format="rst", version_flags=())
+    for name, (where, text) in _COMMANDS.items():
+        if name == command:
+            app.command(as_command(_load(where)), name=name)
+        else:
+            app.command(lambda: None, name=name, help=text)
+    train = App("train", help="train a method on a data set, or what the package ships")
+    if command == "train":
+        from wsss_kit.commands.train_method import METHODS, training_of
+
+        for what in METHODS:
+            train.command(training_of(what), name=what)
+        for what, where in _SHIPPED.items():
+            train.command(as_command(_load(where)), name=what)
+    app.command(train)
+    return app
+
+
+def _load(where: str) -> Callable[..., Any]:
+    module, _, name = where.partition(":")
+    return getattr(import_module(f"wsss_kit.commands.{module}"), name)
+
+
+def _goes_on(words: Sequence[str], bound: inspect.BoundArguments | None) -> str:
+    """Return where the same command goes on from after it was stopped."""
+    if words[0] in ("download", "masks", "reproduce"):
+        return "goes on from what is written"
+    if words[0] == "train" and bound and words[1] not in ("paper-trunk", "choose-clip"):
+        bound.apply_defaults()
+        folder = Path(bound.arguments["out"] or f"data/runs/{words[1]}")
+        first = {"paper-clims": "cam", "paper-sc-cam": "sc-cam-training"}
+        if (folder / f"{first.get(words[1], CHECKPOINT)}.safetensors").exists():
+            resume = "" if words[1] in _SHIPPED else "with --resume "
+            return f"{resume}goes on from the last checkpoint"
+    return "begins again"
