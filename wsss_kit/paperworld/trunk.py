@@ -153,9 +153,9 @@ def train_trunk(
         with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             wanted = patches_of(images)  # (B, E, h, w)
             made = head(trunk(images))
-        made, wanted = made.float(), wanted.float()
-        cells = 1 - F.cosine_similarity(made, wanted, dim=1).mean()
-        whole = 1 - F.cosine_similarity(made.mean((2, 3)), wanted.mean((2, 3)), dim=1).mean()
+        pooled = made.float().mean((2, 3)), wanted.float().mean((2, 3))
+        cells = 1 - F.cosine_similarity(made.float(), wanted.float(), dim=1).mean()
+        whole = 1 - F.cosine_similarity(*pooled, dim=1).mean()
         loss = cells + whole
         optimiser.zero_grad()
         loss.backward()
