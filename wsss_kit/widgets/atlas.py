@@ -18,7 +18,7 @@ from wsss_kit.evaluation.scoring import picture_counts
 from wsss_kit.plot import show_errors
 from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import ERROR_STYLES, fitted_picture, paint_errors, paint_mask_named
-from wsss_kit.widgets.instrument import Instrument, Slices, column, row
+from wsss_kit.widgets.instrument import Instrument, column, row
 from wsss_kit.widgets.screens import Bars, Swipe, stacked_bar
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ class ErrorAtlas(Instrument):
                 f"there are masks of {', '.join(masks) or 'no method'} and reports of "
                 f"{', '.join(reports) or 'none'}, expected the same methods in the same order"
             )
-        names = getattr(samples, "names", None)
-        names = [s.name for s in samples] if names is None else list(names)
+        names = getattr(samples, "names", None) or [sample.name for sample in samples]
         self._places = {name: i for i, name in enumerate(names) if name in truth}
         self._samples, self._masks, self._truth = samples, dict(masks), truth
         self._reports, self._names = dict(reports), _class_names(reports, classes)
@@ -110,9 +109,7 @@ class ErrorAtlas(Instrument):
             if missing:
                 raise ValueError(f"{method!r} has no mask for {missing[0]!r}; predict it too")
         self._counts: dict[str, dict[str, np.ndarray]] = {}
-        self._slices = Slices()
-        first = next(iter(self._places))
-        super().__init__(method=next(iter(masks)), picture=first)
+        super().__init__(method=next(iter(masks)), picture=next(iter(self._places)))
         self.class_bars, self.picture_bars = (
             Bars(width, BOX[0], partial(setattr, self, trait), styles=ERROR_STYLES)
             for width, trait in zip(_BARS, ("class_name", "picture"), strict=True)
@@ -138,7 +135,7 @@ class ErrorAtlas(Instrument):
         if change is None or change.name in ("method", "class_name"):
             self._keeps = change is not None and change.name == "method"
             self._show_classes()
-            self._slices.start(self._watched(self._find_worst()))
+            self._start(self._find_worst())
 
     def _show_classes(self) -> None:
         """Show stacked bars of the report, all classes first."""
@@ -196,15 +193,6 @@ class ErrorAtlas(Instrument):
                 self.picture = next(iter(losses))
             self._show()
 
-    def finish(self) -> ErrorAtlas:
-        """Count the rest of the images now, instead of piece by piece.
-
-        Returns:
-            Itself.
-        """
-        self._slices.finish()
-        return self
-
     def _show(self) -> None:
         image = self._samples[self._places[self.picture]].image
         large = fitted_picture(picture_array(image), BOX)
@@ -235,7 +223,8 @@ class ErrorAtlas(Instrument):
 
     def still(self) -> Figure:
         """Draw the class bars and the worst images with their errors, as a figure."""
-        worst = list(self.finish().worst())[:6] or [self.picture]
+        self.finish()
+        worst = list(self.worst())[:6] or [self.picture]
         samples = [self._samples[self._places[name]] for name in worst]
         report = self._reports[self.method]
         return show_errors(samples, self._masks[self.method], self._truth, report)

@@ -19,15 +19,8 @@ from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.data import read_image
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, ConfusionMatrix, error_map
 from wsss_kit.methods.base import CAMMethod
-from wsss_kit.plot import overlay, show_stages
+from wsss_kit.plot import overlay, regions, show_stages
 from wsss_kit.plot.canvas import picture_array
-from wsss_kit.plot.regions import (
-    ERROR_STYLES,
-    css_of,
-    fitted_picture,
-    paint_errors,
-    paint_mask_named,
-)
 from wsss_kit.widgets.instrument import Instrument, column, row
 from wsss_kit.widgets.screens import Swipe
 from wsss_kit.widgets.stages import STAGES, Pictures, Stages
@@ -185,7 +178,7 @@ class CAMExplorer(Instrument):
 
     def _show(self) -> None:
         self._made.clear()
-        large = fitted_picture(picture_array(self.sample.image), BOX)
+        large = regions.fitted_picture(picture_array(self.sample.image), BOX)
         after = self._painted(self.method, large)
         self.view.show(*self._compared(large), after, f"{self.method}: {self._what()}")
         self.words = self._in_words()
@@ -200,16 +193,16 @@ class CAMExplorer(Instrument):
             return large, f"picture {self.picture}"
         if self.compare == "ground truth":
             truth = self._truth()
-            return paint_mask_named(large, truth, self._names, self.opacity), "ground truth"
+            return regions.paint_mask_named(large, truth, self._names, self.opacity), "ground truth"
         return self._painted(self.compare, large), f"{self.compare}: {self._what()}"
 
     def _painted(self, method: str, large: np.ndarray) -> np.ndarray:
         """Paint the stage of a method over the enlarged image, (h, w, 3)."""
         errors = self._errors(method) if self.stage == "error" else None
         if errors is not None:
-            return paint_errors(large, errors, self.opacity)
+            return regions.paint_errors(large, errors, self.opacity)
         if self.stage in ("mask", "error"):
-            return paint_mask_named(large, self._mask(method), self._names, self.opacity)
+            return regions.paint_mask_named(large, self._mask(method), self._names, self.opacity)
         return overlay(large, self._map(method, self.stage), alpha=self.opacity)
 
     def _map(self, method: str, stage: str) -> Tensor:
@@ -319,7 +312,7 @@ class CAMExplorer(Instrument):
 
 _MARK = "display:inline-block;width:16px;height:12px;margin:0 4px 0 10px;border:1px solid #222"
 _LEGEND = "".join(
-    f'<span style="{_MARK};background:{css_of(style)}"></span><span>{escape(kind)}</span>'
-    for kind, style in ERROR_STYLES.items()
+    f'<span style="{_MARK};background:{regions.css_of(style)}"></span><span>{escape(kind)}</span>'
+    for kind, style in regions.ERROR_STYLES.items()
 )
 """Kinds of error with their colours and hatches, as HTML."""

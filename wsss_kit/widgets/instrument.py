@@ -17,7 +17,7 @@ from wsss_kit.plot.canvas import alt_text, jpeg_bytes
 from wsss_kit.prompts.checks import expected_one_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 WIDTH = 880
 """Pixels of an instrument: fits JupyterLab with its file list on a screen of 1366x768."""
@@ -57,8 +57,9 @@ class Debounced:
     def __call__(self, *arguments: Any) -> None:
         """Call the function after the pause."""
         self.forget()
-        loop = _running_loop()
-        if loop is None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
             self._function(*arguments)
         else:
             self._timer = loop.call_later(self._seconds, self._function, *arguments)
@@ -79,50 +80,46 @@ class Slices:
 
     def __init__(self) -> None:
         self._work: Iterator[Any] | None = None
+        self._task: asyncio.Task | None = None
         self._turn = threading.RLock()  # a cell may finish what a control began
-        self._pause = Debounced(self._go_on, 0.001)
 
     def start(self, work: Iterator[Any]) -> None:
         """Begin with this work, and finish it where no event loop runs."""
+        self.stop()
         self._work = work
-        if _running_loop() is None:
+        try:
+            self._task = asyncio.get_running_loop().create_task(self._go_on())
+        except RuntimeError:
             self.finish()
-        else:
-            self._pause()
+
+    async def _go_on(self) -> None:
+        await asyncio.sleep(0.001)
+        while self._step():
+            await asyncio.sleep(0.001)
 
     def finish(self) -> None:
         """Do what is left now."""
-        self._pause.forget()
-        while self._work is not None:
-            self._step()
+        while self._step():
+            pass
 
     def stop(self) -> None:
         """Drop what is left."""
         self._work = None
-        self._pause.forget()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
-    def _go_on(self) -> None:
-        self._step()
-        if self._work is not None:
-            self._pause()
-
-    def _step(self) -> None:
+    def _step(self) -> bool:
+        """Do a piece; return whether there may be more."""
         with self._turn:
             work, ended = self._work, True
-            if work is None:
-                return
-            try:
-                ended = next(work, self) is self
-            finally:
-                if ended and self._work is work:
-                    self._work = None
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+            if work is not None:
+                try:
+                    ended = next(work, self) is self
+                finally:
+                    if ended and self._work is work:
+                        self._work = None
+            return self._work is not None
 
 
 class Instrument(widgets.VBox):
@@ -132,8 +129,10 @@ class Instrument(widgets.VBox):
     shows the result before the line ends. What goes wrong on the way is in ``problem`` and on the
     panel, never in a log.
 
-    A subclass names its ``_KIND`` and ``_STATE``, calls `_begin` at the end of its ``__init__``,
-    and has `_choices`, `_settle`, `_show` and `still`.
+    A subclass names its ``_KIND`` and ``_STATE`` and ends its ``__init__`` with `_begin`. It has
+    ``_choices()``, trait to what it may be now; ``_settle(change)``, which brings the rest of the
+    state in line (with None at the start); ``_show()``, which puts the state on the screen; and
+    ``still()``, a figure for paper and pages without a kernel.
     """
 
     words = traitlets.Unicode(help="what is shown, in words")
@@ -146,6 +145,7 @@ class Instrument(widgets.VBox):
         self._controls: dict[str, widgets.Widget] = {}  # trait to the control that shows it
         # a kernel may answer controls in a thread of their own while a cell runs
         self._lock, self._answers_in, self._trouble = threading.RLock(), None, ""
+        self._slices = Slices()
         super().__init__(**state)
 
     def _begin(self, children: Sequence[widgets.Widget]) -> None:
@@ -157,21 +157,6 @@ class Instrument(widgets.VBox):
         self.add_class("wsss-instrument").add_class(f"wsss-{self._KIND}")
         self.observe(self._heard, self._STATE)
         self._answer(self._settle_and_show)
-
-    def _choices(self) -> dict[str, Sequence[str]]:
-        """Return what each trait of several values may be now, as the other traits are."""
-        raise NotImplementedError
-
-    def _settle(self, change: Any) -> None:
-        """Bring the rest of the state in line with a change, None at the start."""
-
-    def _show(self) -> None:
-        """Put the state on the screen."""
-        raise NotImplementedError
-
-    def still(self) -> Figure:
-        """What is shown now, as a figure for paper and pages without a kernel."""
-        raise NotImplementedError
 
     @traitlets.validate(*_CHOSEN)
     def _one_of(self, proposal: Any) -> str:
@@ -224,6 +209,19 @@ class Instrument(widgets.VBox):
                     self._answers_in = None
             if outermost:
                 self._say(problem or self._trouble)
+
+    def _start(self, work: Iterator[Any]) -> None:
+        """Begin with long work, whose errors are shown."""
+        self._slices.start(self._watched(work))
+
+    def finish(self) -> Instrument:
+        """Compute the rest of the numbers now, instead of piece by piece.
+
+        Returns:
+            Itself.
+        """
+        self._slices.finish()
+        return self
 
     def _watched(self, work: Iterator[Any]) -> Iterator[None]:
         """Long work whose errors are shown: it has no caller who could see them."""
@@ -281,12 +279,12 @@ class Instrument(widgets.VBox):
         look = {"style": NARROW, "layout": {"width": width, "max_width": "100%"}}
         return self._bind(trait, widgets.Dropdown(description=label or trait, **look))
 
-    def _slider(
-        self, trait: str, low: float, high: float, step: float, width: str = "auto"
-    ) -> widgets.FloatSlider:
+    def _slider(self, trait: str, *limits: float, width: str = "auto") -> widgets.FloatSlider:
+        """A slider from a lowest to a highest value, in steps."""
         look = {"style": NARROW, "layout": {"width": width, "max_width": "100%"}}
-        limits = {"value": getattr(self, trait), "min": low, "max": high, "step": step}
-        return self._bind(trait, widgets.FloatSlider(description=trait, **limits, **look))
+        look |= zip(("min", "max", "step"), limits, strict=True)
+        slider = widgets.FloatSlider(getattr(self, trait), description=trait, **look)
+        return self._bind(trait, slider)
 
     def _buttons(self, trait: str, label: str | None = None) -> widgets.ToggleButtons:
         """Labelled buttons of which one is down."""

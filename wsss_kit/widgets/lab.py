@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import ipywidgets as widgets
 import numpy as np
 import traitlets
 from torch import Tensor
@@ -20,13 +19,19 @@ from wsss_kit.plot import overlay, show_words
 from wsss_kit.plot.canvas import picture_array
 from wsss_kit.plot.regions import fitted_picture, painted_claims
 from wsss_kit.prompts import Prompts
-from wsss_kit.prompts.checks import checked_words
 from wsss_kit.prompts.ranking import WordTally
-from wsss_kit.widgets import words as lists
-from wsss_kit.widgets.instrument import NARROW, WIDTH, Instrument, Slices, column, row
-from wsss_kit.widgets.screens import Bars, Swipe
+from wsss_kit.widgets.instrument import WIDTH, column, row
+from wsss_kit.widgets.screens import (
+    STYLES,
+    Bars,
+    Swipe,
+    probability_bars,
+    score_bars,
+    scores_in_words,
+    worth_bars,
+)
 from wsss_kit.widgets.stages import Pictures
-from wsss_kit.widgets.words import FIELDS, History, WordBoxes, edited, unknown_in, with_backgrounds
+from wsss_kit.widgets.words import PromptEditor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +44,7 @@ PANELS = ("words", "IoU", "leave one out")
 COMPARES = ("picture", "start words", "last words")
 
 
-class PromptLab(Instrument):
+class PromptLab(PromptEditor):
     """Class names, synonyms, background words and template in text boxes, their maps beside them.
 
     An image is opened once, see `CLIPES.open`; from then on an edit costs milliseconds. Numbers
@@ -82,8 +87,6 @@ class PromptLab(Instrument):
         True
     """
 
-    prompts = traitlets.Instance(Prompts)
-    off = traitlets.Tuple()
     picture = traitlets.Unicode()
     class_name = traitlets.Unicode()
     view = traitlets.Unicode("map")
@@ -108,156 +111,37 @@ class PromptLab(Instrument):
                 f"{len(self._samples)} of {len(samples)} pictures have a label, for {n} classes of "
                 "the prompts; expected at least one, with a label for every class"
             )
-        self.method, self.start = method, method.prompts
+        self.method = method
         self.rule = BackgroundRule(threshold=0.4) if rule is None else rule
         self._masks = {} if masks is None else masks
         self._opened: dict[str, OpenedPicture] = {}
-        self._history, self._slices = History(), Slices()
         self._at_start: pd.DataFrame | None = None
         first = next(iter(self._samples.values()))
-        self._index = int(first.labels.nonzero()[0])
-        name = method.prompts.classes[self._index]
-        super().__init__(prompts=method.prompts, picture=first.name, class_name=name)
+        index = int(first.labels.nonzero()[0])
+        super().__init__(method.prompts, index, picture=first.name)
         self.screen = Swipe(BOX[1], BOX[0])
         press = partial(self._answer, self._pressed)
-        self.bars = Bars(290, BOX[0] - 34, press, styles=lists.STYLES)
+        self.bars = Bars(290, BOX[0] - 34, press, styles=STYLES)
         right = column([self._buttons("panel", ""), self.bars], 290)
-        left = column(self._left(), WIDTH - BOX[1] - 290 - 16)
-        self._boxes = WordBoxes(partial(self._answer, self.edit))
-        self._begin([row([left, self.screen, right]), *self._boxes.rows])
-
-    def _left(self) -> list[widgets.Widget]:
-        """Build the controls beside the image."""
-        look = {"style": NARROW, "layout": {"width": "auto", "max_width": "100%"}}
-        self._file = widgets.Text("my_prompts.json", description="file", **look)
-        self._load = self._file_button("Load", ".json", self._load_file, "84px")
-        actions = {"Undo": self.undo, "Redo": self.redo, "Start": self._back_to_start}
-        return [
+        controls = [
             self._dropdown("picture"),
             self._dropdown("class_name", "class"),
             self._buttons("view", "show"),
             self._dropdown("compare"),
             self._slider("opacity", 0, 1, 0.05),
-            widgets.HBox([self._button(name, action) for name, action in actions.items()]),
-            self._file,
-            widgets.HBox([self._button("Save", self._save), self._load]),
+            *self._file_controls(),
         ]
+        left = column(controls, WIDTH - BOX[1] - 290 - 16)
+        self._begin([row([left, self.screen, right]), *self._boxes.rows])
 
     def _choices(self) -> dict[str, Sequence[str]]:
         choices = {"picture": list(self._samples), "class_name": self._present(self.prompts)}
         return choices | {"view": VIEWS, "panel": PANELS, "compare": COMPARES}
 
-    @traitlets.validate("prompts", "off")
-    def _fit(self, proposal: Any) -> Any:
-        check = {"prompts": self._checked_prompts, "off": self._checked_off}
-        try:
-            return check[proposal["trait"].name](proposal["value"])
-        except ValueError as error:
-            raise traitlets.TraitError(str(error)) from error
-
-    def _checked_prompts(self, prompts: Prompts) -> Prompts:
-        n = len(self.start.classes)
-        if len(prompts.classes) != n:
-            raise ValueError(
-                f"the prompts have {len(prompts.classes)} classes, expected {n}: one for each "
-                "label of the pictures; rename classes rather than adding or removing any"
-            )
-        return prompts
-
-    def _checked_off(self, off: Sequence[str]) -> tuple[str, ...]:
-        words = self.prompts.backgrounds
-        off = checked_words(tuple(off), "off", among=words) if off else ()
-        if len(off) == len(words):
-            raise ValueError(
-                f"all {len(words)} background words would be off, expected one at least: a class "
-                "alone has nothing to compete with, and its map would be empty"
-            )
-        return off
-
-    @property
-    def asked(self) -> Prompts:
-        """Prompts without the words that are off."""
-        on = [word for word in self.prompts.backgrounds if word not in self.off]
-        return with_backgrounds(self.prompts, on) if self.off else self.prompts
-
     def _present(self, prompts: Prompts) -> list[str]:
         """List the names that these prompts give to the classes of the image."""
         labels = self._samples.labels[self.picture].tolist()
         return [name for name, on in zip(prompts.classes, labels, strict=True) if on]
-
-    def edit(self, field: str, text: str) -> None:
-        """Change a part of the prompts, as its text box does.
-
-        Args:
-            field: ``"name"`` or ``"synonyms"`` of the class shown, ``"template"``,
-                ``"backgrounds"``.
-            text: words with commas between them, templates with bars.
-
-        Raises:
-            ValueError: if there is no such field, or the words do not go together.
-        """
-        if field not in FIELDS:
-            raise ValueError(f"there is no field {field!r}, expected one of {', '.join(FIELDS)}")
-        self._become(edited(self.prompts, field, text, index=self._index))
-
-    def undo(self) -> None:
-        """Take the last edit back.
-
-        Raises:
-            ValueError: if nothing was edited.
-        """
-        self._become(self._history.step("undo", self.prompts), remember=False)
-
-    def redo(self) -> None:
-        """Make an undone edit again.
-
-        Raises:
-            ValueError: if nothing was undone since the last edit.
-        """
-        self._become(self._history.step("redo", self.prompts), remember=False)
-
-    def _back_to_start(self) -> None:
-        with self._answering():
-            self.off = ()
-            self._become(self.start)
-
-    def save(self, path: str) -> None:
-        """Write what is asked as JSON, without the words that are off; `load` reads it."""
-        self.asked.to_json(path)
-
-    def load(self, path_or_text: Any) -> None:
-        """Take over prompts from a file or a text that `Prompts.to_json` wrote.
-
-        Raises:
-            ValueError: if it is none, or has another number of classes.
-            FileNotFoundError: if there is no such file.
-        """
-        self._become(Prompts.from_json(path_or_text))
-
-    def _save(self) -> None:
-        self.save(self._file.value)
-        self.words = f"Saved as {self._file.value}."
-
-    def _load_file(self, name: str, content: bytes) -> None:
-        self._file.value = name
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{name} is no text ({error.reason} at byte {error.start}), expected JSON as the "
-                "lab saves it"
-            ) from error
-        self.load(text)
-
-    def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
-        """Take over other prompts, from wherever they come."""
-        self._checked_prompts(prompts)
-        before = self.prompts
-        with self._answering():
-            self.prompts = prompts
-            if remember and prompts != before:
-                self._history.remember(before)
-            self._settle_and_show()
 
     def _pressed(self, name: str) -> None:
         """Switch a word whose bar was pressed, or go to a class."""
@@ -291,10 +175,6 @@ class PromptLab(Instrument):
         off = tuple(word for word in self.off if word in words)
         self.off = off if len(off) < len(words) else ()
 
-    def _follow(self) -> None:
-        super()._follow()
-        self._boxes.fill(self.prompts, self._index)
-
     def _open(self, name: str) -> OpenedPicture:
         """Open an image once, ready for any words."""
         if name not in self._opened:
@@ -305,29 +185,19 @@ class PromptLab(Instrument):
     def _show(self) -> None:
         self._slices.stop()
         asked = self.asked
-        used = [self.prompts.classes.index(name) for name in self._present(self.prompts)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # unknown words are said on the panel
             after, probs = self._painted(asked)
             before = self._compared()
         self.screen.show(*before, after, f"{self.view}, {self.class_name}, these words")
-        self.unknown = tuple(unknown_in(asked, self.method.clip.unknown_words, used))
+        self.unknown = self._unknown_words(asked)
         self.words = self._in_words(asked, probs)
         self.bars.chosen = self.class_name
         if self.panel == "words":
             names, words = self._present(asked), self.prompts.backgrounds
-            self.bars.show(**lists.probability_bars(names, words, asked.backgrounds, probs))
+            self.bars.show(**probability_bars(names, words, asked.backgrounds, probs))
         else:
-            self._slices.start(self._watched(self._score(asked, self.panel)))
-
-    def finish(self) -> PromptLab:
-        """Compute the numbers of the panel now, instead of piece by piece.
-
-        Returns:
-            Itself.
-        """
-        self._slices.finish()
-        return self
+            self._start(self._score(asked, self.panel))
 
     def _painted(self, prompts: Prompts) -> tuple[np.ndarray, Tensor]:
         """Paint the view of the image with some prompts, (h, w, 3); probabilities (T,)."""
@@ -362,6 +232,13 @@ class PromptLab(Instrument):
             f"{asked.backgrounds[rival]} is strongest, {believed:.1f} %."
         )
 
+    def _unknown_words(self, asked: Prompts) -> tuple[str, ...]:
+        """List words of the classes present, the backgrounds and the templates never read."""
+        texts = [asked.phrases[asked.classes.index(name)] for name in self._present(asked)]
+        texts += [*asked.backgrounds, *(each.replace("{}", " ") for each in asked.templates)]
+        unknown = self.method.clip.unknown_words
+        return tuple(dict.fromkeys(word for text in texts for word in unknown(text)))
+
     def words_html(self) -> str:
         """Return the words, and which of the prompts' words the model never read."""
         if not self.unknown:
@@ -373,32 +250,33 @@ class PromptLab(Instrument):
 
     def _score(self, asked: Prompts, panel: str) -> Iterator[None]:
         """Compute the numbers of a panel, image by image; show them at the end."""
-        words = asked.backgrounds if panel == "leave one out" else ()
-        if self._at_start is None and panel == "IoU":
-            tally = WordTally(self.start, rule=self.rule)
-            yield from self._added(tally, "start words")
-            self._at_start = tally.per_class()
-        tally = WordTally(asked, words, rule=self.rule)
-        yield from self._added(tally, panel)
         if panel == "leave one out":
-            self.bars.show(**lists.worth_bars(tally.changes(), self.prompts))
+            tally = yield from self._tallied(panel, asked, asked.backgrounds)
+            self.bars.show(**worth_bars(tally.changes(), self.prompts))
         else:
-            table = tally.per_class()
+            if self._at_start is None:
+                tally = yield from self._tallied("start words", self.start)
+                self._at_start = tally.per_class()
+            tally = yield from self._tallied(panel, asked)
             names = dict(zip(self.start.classes, self.prompts.classes, strict=True))
-            start = self._at_start.rename(index=names)
-            means = lists.scores_in_words(table, start)
+            tables = tally.per_class(), self._at_start.rename(index=names)
+            means = scores_in_words(*tables)
             self.words = f"{self.words} {len(self._samples)} pictures, {self.rule}: {means}"
-            self.bars.show(**lists.score_bars(table, start))
+            self.bars.show(**score_bars(*tables))
         self._say()
 
-    def _added(self, tally: WordTally, what: str) -> Iterator[None]:
-        n = len(self._samples)
+    def _tallied(
+        self, what: str, prompts: Prompts, words: Sequence[str] = ()
+    ) -> Generator[None, None, WordTally]:
+        """Score prompts on all images, one by one."""
+        tally, n = WordTally(prompts, words, rule=self.rule), len(self._samples)
         for i, (name, sample) in enumerate(self._samples.items(), 1):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 tally.add(sample, self._open(name), self._masks.get(name))
             self.bars.title = f"{what}: {i} of {n} pictures"
             yield
+        return tally
 
     def still(self) -> Figure:
         """Draw the map, who claims which cell and what CLIP believes, as a figure."""

@@ -1,18 +1,31 @@
-"""What the browser draws: bars to press, and two images in one place with a handle between them."""
+"""What the browser draws: bars to press, and two images with a handle between them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import numpy as np
 import traitlets
+from torch import Tensor
 
 from wsss_kit.checks import check_count
 from wsss_kit.plot.regions import Style, css_of, pixels_png
+from wsss_kit.prompts import Prompts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STYLES = {
+    "class": Style("#E69F00", "//"),
+    "word": Style("#999999"),
+    "needed": Style("#0072B2"),
+    "in the way": Style("#D55E00", "xx"),
+}
+"""How the bars look; a word is needed if something is lost without it."""
 
 
 class _Box(anywidget.AnyWidget):
@@ -72,17 +85,11 @@ class Bars(_Box):
         super().__init__(width, height, styles=css)
 
     def show(
-        self,
-        title: str,
-        rows: Sequence[dict[str, Any]],
-        *,
-        zero: float = 0.0,
-        legend: Sequence[str] = (),
+        self, title: str, rows: list[dict], *, zero: float = 0.0, legend: Sequence[str] = ()
     ) -> None:
         """Put other bars in place of these, in one message."""
         with self.hold_sync():
-            self.title, self.rows, self.zero = title, list(rows), zero
-            self.legend = list(legend)
+            self.title, self.rows, self.zero, self.legend = title, rows, zero, list(legend)
 
     def click(self, name: str) -> None:
         """Press a bar, as a reader would.
@@ -152,15 +159,7 @@ class Swipe(_Box):
 
 
 def bar(
-    name: str,
-    value: float,
-    low: float,
-    high: float,
-    *,
-    text: str | None = None,
-    said: str = "",
-    style: str = "",
-    off: bool = False,
+    name: str, value: float, low: float, high: float, *, style: str = "", **more: Any
 ) -> dict[str, Any]:
     """Describe a bar from 0 to a value.
 
@@ -169,33 +168,29 @@ def bar(
         value: NaN for none.
         low: of the scale, at most 0.
         high: of the scale, at least 0.
-        text: what stands behind it, the value unless given.
-        said: what a screen reader says instead of the text.
         style: one of the styles of `Bars`.
-        off: whether the name is crossed out.
+        **more: ``text`` that stands behind it, the value unless given; ``said``, what a screen
+            reader says instead; ``off``, whether the name is crossed out.
 
     Example:
         >>> bar("sky", -1.0, -2.0, 2.0)["parts"]
         [{'from': 0.25, 'to': 0.5, 'style': ''}]
     """
     is_shown = math.isfinite(value)
-    if text is None:
-        text = f"{value:.1f}" if is_shown else "-"
     ends = sorted((0.0, value)) if is_shown and high > low else []
-    return {"name": name, "text": text, "said": said, "off": off} | _parts([style], ends, low, high)
+    parts = _parts([style], ends, low, high)
+    text = f"{value:.1f}" if is_shown else "-"
+    return {"name": name, "text": text, "said": "", "off": False, "parts": parts, **more}
 
 
-def stacked_bar(
-    name: str, values: Mapping[str, float], high: float, *, text: str, said: str
-) -> dict[str, Any]:
+def stacked_bar(name: str, values: Mapping[str, float], high: float, **more: Any) -> dict[str, Any]:
     """Describe a bar of several parts, one behind the other.
 
     Args:
         name: what stands before it.
         values: style to length, not negative.
         high: of the scale.
-        text: what stands behind it.
-        said: what a screen reader says.
+        **more: ``text`` and ``said`` as of `bar`.
 
     Example:
         >>> made = stacked_bar("cow", {"missed": 1, "spilled": 3}, 4, text="4", said="4 of 4")
@@ -204,14 +199,89 @@ def stacked_bar(
     """
     lengths = {style: value for style, value in values.items() if value > 0}
     ends = [0.0, *np.cumsum(list(lengths.values())).tolist()]
-    parts = _parts(lengths, ends, 0, high)
-    return {"name": name, "text": text, "said": said, "off": False} | parts
+    return {"name": name, "off": False, "parts": _parts(lengths, ends, 0, high), **more}
 
 
 def _parts(
     styles: Iterable[str], ends: Sequence[float], low: float, high: float
-) -> dict[str, list[dict[str, Any]]]:
+) -> list[dict[str, Any]]:
     """Return the parts between neighbouring ends, as shares of the scale."""
     shares = [min(1.0, max(0.0, (end - low) / (high - low))) for end in ends]
     pairs = zip(styles, shares, shares[1:], strict=False)
-    return {"parts": [{"from": a, "to": b, "style": style} for style, a, b in pairs]}
+    return [{"from": a, "to": b, "style": style} for style, a, b in pairs]
+
+
+def probability_bars(
+    names: Sequence[str], words: Sequence[str], asked: Sequence[str], probs: Tensor
+) -> dict[str, Any]:
+    """Describe what CLIP takes an image for, as arguments of `Bars.show`.
+
+    Args:
+        names: of the classes present.
+        words: all background words.
+        asked: those that are on.
+        probs: of the names, then of the words that are on.
+    """
+    percents = dict(zip([*names, *asked], (100 * probs).tolist(), strict=True))
+    rows = []
+    for name in names:
+        text = f"{name}: probability {percents[name]:.1f} %"
+        rows.append(bar(name, percents[name], 0, 100, style="class", said=text))
+    for word in words:
+        p, is_off = percents.get(word, math.nan), word not in percents
+        text = f"{word}: {'off' if is_off else f'probability {p:.1f} %'}, press to switch"
+        rows.append(bar(word, p, 0, 100, style="word", said=text, off=is_off))
+    return {"title": "what CLIP takes the picture for, percent", "rows": rows}
+
+
+def score_bars(table: pd.DataFrame, start: pd.DataFrame) -> dict[str, Any]:
+    """Describe the IoU of every class, or its sharpness where no mask is known, and its change.
+
+    Args:
+        table: from `WordTally.per_class`.
+        start: the same with the words of the beginning, under the names of today.
+    """
+    column = "iou" if "iou" in table else "sharpness"
+    digits, high = (1, 100.0) if column == "iou" else (4, float(table[column].max()) or 1.0)
+    rows = []
+    for name, value in table[column].items():
+        text, said = "-", f"{name}: no {column}"
+        if not math.isnan(value):
+            now, change = f"{value:.{digits}f}", f"{value - start[column][name]:+.{digits}f}"
+            text, said = f"{now} ({change})", f"{name}: {column} {now}, changed by {change}"
+        rows.append(bar(name, value, 0, high, style="class", text=text, said=said))
+    unit = "IoU, percent" if column == "iou" else "sharpness, low is good"
+    return {"title": f"{unit} (change since the start)", "rows": rows}
+
+
+def scores_in_words(table: pd.DataFrame, start: pd.DataFrame) -> str:
+    """Write the means over the classes and their changes; tables as for `score_bars`."""
+    now = table.loc["mean"]
+    change = now - start.loc["mean"]
+    iou = ""
+    if "iou" in table:
+        iou = f"mIoU {now['iou']:.1f} % ({change['iou']:+.1f} since the start), "
+    sharpness = f"{now['sharpness']:.4f} ({change['sharpness']:+.4f}; low is good)"
+    return f"{iou}sharpness {sharpness}."
+
+
+def worth_bars(changes: pd.DataFrame, prompts: Prompts) -> dict[str, Any]:
+    """Describe what each background word is worth: what is lost without it.
+
+    Args:
+        changes: from `WordTally.changes`.
+        prompts: whose background words are listed, those that are off as well.
+    """
+    mean = changes[changes["class"] == "mean"].set_index("word")
+    is_scored = "iou" in changes
+    lost = -mean["iou"] if is_scored else mean["sharpness"]  # IoU falls, sharpness grows
+    limit, digits = max(float(lost.abs().max()), 1e-9), 1 if is_scored else 4
+    rows = []
+    for word in prompts.backgrounds:
+        is_off, value = word not in lost.index, float(lost.get(word, math.nan))
+        text = "off" if is_off else f"{value:+.{digits}f}"
+        look = {"style": "needed" if value > 0 else "in the way", "off": is_off, "text": text}
+        said = f"{word}: worth {text}, press to switch"
+        rows.append(bar(word, value, -limit, limit, said=said, **look))
+    title = f"what each word is worth in {'mIoU, points' if is_scored else 'sharpness'}"
+    return {"title": title, "rows": rows, "zero": 0.5, "legend": ("needed", "in the way")}

@@ -1,32 +1,21 @@
-"""The words of the prompt lab: their edits, their text boxes, and the bars of their numbers.
+"""The words of the prompt lab: their edits, their text boxes and their files.
 
 Text boxes hold words apart by commas, and templates apart by bars.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import ipywidgets as widgets
-from torch import Tensor
+import traitlets
 
-from wsss_kit.plot.regions import Style
 from wsss_kit.prompts import Prompts
-from wsss_kit.widgets.instrument import NARROW, Debounced, row
-from wsss_kit.widgets.screens import bar
+from wsss_kit.prompts.checks import checked_words
+from wsss_kit.widgets.instrument import NARROW, Debounced, Instrument, row
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-STYLES = {
-    "class": Style("#E69F00", "//"),
-    "word": Style("#999999"),
-    "needed": Style("#0072B2"),
-    "in the way": Style("#D55E00", "xx"),
-}
-"""How the bars look; a word is needed if something is lost without it."""
 _SEVERAL = "what is said instead of the name; several with commas"
 _TEMPLATES = "one {} for the word; several templates with | between"
 _BACKGROUNDS = "words for what is no class, with commas between"
@@ -120,12 +109,7 @@ def with_backgrounds(prompts: Prompts, words: Sequence[str]) -> Prompts:
 
 
 def as_text(prompts: Prompts, field: str, *, index: int) -> str:
-    """Return what a text box holds for these prompts; see `edited`.
-
-    Example:
-        >>> as_text(Prompts.voc(), "synonyms", index=14)
-        'person with clothes, people, human'
-    """
+    """Return what a text box holds for these prompts; see `edited`."""
     name = prompts.classes[index]
     return {
         "name": name,
@@ -168,19 +152,6 @@ class History:
             raise ValueError(f"there is nothing to {what}")
         target.append(now)
         return source.pop()
-
-
-def unknown_in(prompts: Prompts, unknown: Any, used: Sequence[int]) -> list[str]:
-    """List words of the classes used, the backgrounds and the templates that a model never read.
-
-    Args:
-        prompts: the words.
-        unknown: text to its unknown words, such as ``clip.unknown_words``.
-        used: indices of the classes that are asked about.
-    """
-    texts = [*(prompts.phrases[i] for i in used), *prompts.backgrounds]
-    texts += [template.replace("{}", " ") for template in prompts.templates]
-    return list(dict.fromkeys(word for text in texts for word in unknown(text)))
 
 
 class WordBoxes:
@@ -235,77 +206,141 @@ class WordBoxes:
         self._filling = False
 
 
-def probability_bars(
-    names: Sequence[str], words: Sequence[str], asked: Sequence[str], probs: Tensor
-) -> dict[str, Any]:
-    """Describe what CLIP takes an image for, as arguments of `Bars.show`.
+class PromptEditor(Instrument):
+    """An instrument for prompts, their edits and their files.
+
+    A subclass has a trait ``class_name``, the class whose words are in the boxes.
 
     Args:
-        names: of the classes present.
-        words: all background words.
-        asked: those that are on.
-        probs: of the names, then of the words that are on.
+        start: prompts to begin with.
+        index: of the class to begin with.
+        **state: other traits.
     """
-    percents = dict(zip([*names, *asked], (100 * probs).tolist(), strict=True))
-    rows = []
-    for name in names:
-        text = f"{name}: probability {percents[name]:.1f} %"
-        rows.append(bar(name, percents[name], 0, 100, style="class", said=text))
-    for word in words:
-        p, is_off = percents.get(word, math.nan), word not in percents
-        text = f"{word}: {'off' if is_off else f'probability {p:.1f} %'}, press to switch"
-        rows.append(bar(word, p, 0, 100, style="word", said=text, off=is_off))
-    return {"title": "what CLIP takes the picture for, percent", "rows": rows}
 
+    prompts = traitlets.Instance(Prompts)
+    off = traitlets.Tuple()
 
-def score_bars(table: pd.DataFrame, start: pd.DataFrame) -> dict[str, Any]:
-    """Describe the IoU of every class, or its sharpness where no mask is known, and its change.
+    def __init__(self, start: Prompts, index: int, **state: Any) -> None:
+        self.start, self._index, self._history = start, index, History()
+        super().__init__(prompts=start, class_name=start.classes[index], **state)
+        self._boxes = WordBoxes(partial(self._answer, self.edit))
 
-    Args:
-        table: from `WordTally.per_class`.
-        start: the same with the words of the beginning, under the names of today.
-    """
-    column = "iou" if "iou" in table else "sharpness"
-    digits, high = (1, 100.0) if column == "iou" else (4, float(table[column].max()) or 1.0)
-    rows = []
-    for name, value in table[column].items():
-        text, said = "-", f"{name}: no {column}"
-        if not math.isnan(value):
-            now, change = f"{value:.{digits}f}", f"{value - start[column][name]:+.{digits}f}"
-            text, said = f"{now} ({change})", f"{name}: {column} {now}, changed by {change}"
-        rows.append(bar(name, value, 0, high, style="class", text=text, said=said))
-    unit = "IoU, percent" if column == "iou" else "sharpness, low is good"
-    return {"title": f"{unit} (change since the start)", "rows": rows}
+    def _file_controls(self) -> list[widgets.Widget]:
+        """Build the buttons of edits, and those of files with the name of the file."""
+        look = {"style": NARROW, "layout": {"width": "auto", "max_width": "100%"}}
+        self._file = widgets.Text("my_prompts.json", description="file", **look)
+        self._load = self._file_button("Load", ".json", self._load_file, "84px")
+        actions = {"Undo": self.undo, "Redo": self.redo, "Start": self._back_to_start}
+        buttons = [self._button(name, action) for name, action in actions.items()]
+        files = [self._button("Save", self._save), self._load]
+        return [widgets.HBox(buttons), self._file, widgets.HBox(files)]
 
+    def _follow(self) -> None:
+        super()._follow()
+        self._boxes.fill(self.prompts, self._index)
 
-def scores_in_words(table: pd.DataFrame, start: pd.DataFrame) -> str:
-    """Write the means over the classes and their changes; tables as for `score_bars`."""
-    now = table.loc["mean"]
-    change = now - start.loc["mean"]
-    iou = ""
-    if "iou" in table:
-        iou = f"mIoU {now['iou']:.1f} % ({change['iou']:+.1f} since the start), "
-    sharpness = f"{now['sharpness']:.4f} ({change['sharpness']:+.4f}; low is good)"
-    return f"{iou}sharpness {sharpness}."
+    @traitlets.validate("prompts", "off")
+    def _fit(self, proposal: Any) -> Any:
+        check = {"prompts": self._checked_prompts, "off": self._checked_off}
+        try:
+            return check[proposal["trait"].name](proposal["value"])
+        except ValueError as error:
+            raise traitlets.TraitError(str(error)) from error
 
+    def _checked_prompts(self, prompts: Prompts) -> Prompts:
+        n = len(self.start.classes)
+        if len(prompts.classes) != n:
+            raise ValueError(
+                f"the prompts have {len(prompts.classes)} classes, expected {n}: one for each "
+                "label of the pictures; rename classes rather than adding or removing any"
+            )
+        return prompts
 
-def worth_bars(changes: pd.DataFrame, prompts: Prompts) -> dict[str, Any]:
-    """Describe what each background word is worth: what is lost without it.
+    def _checked_off(self, off: Sequence[str]) -> tuple[str, ...]:
+        words = self.prompts.backgrounds
+        off = checked_words(tuple(off), "off", among=words) if off else ()
+        if len(off) == len(words):
+            raise ValueError(
+                f"all {len(words)} background words would be off, expected one at least: a class "
+                "alone has nothing to compete with, and its map would be empty"
+            )
+        return off
 
-    Args:
-        changes: from `WordTally.changes`.
-        prompts: whose background words are listed, those that are off as well.
-    """
-    mean = changes[changes["class"] == "mean"].set_index("word")
-    is_scored = "iou" in changes
-    lost = -mean["iou"] if is_scored else mean["sharpness"]  # IoU falls, sharpness grows
-    limit, digits = max(float(lost.abs().max()), 1e-9), 1 if is_scored else 4
-    rows = []
-    for word in prompts.backgrounds:
-        is_off, value = word not in lost.index, float(lost.get(word, math.nan))
-        text = "off" if is_off else f"{value:+.{digits}f}"
-        look = {"style": "needed" if value > 0 else "in the way", "off": is_off, "text": text}
-        said = f"{word}: worth {text}, press to switch"
-        rows.append(bar(word, value, -limit, limit, said=said, **look))
-    title = f"what each word is worth in {'mIoU, points' if is_scored else 'sharpness'}"
-    return {"title": title, "rows": rows, "zero": 0.5, "legend": ("needed", "in the way")}
+    @property
+    def asked(self) -> Prompts:
+        """Prompts without the words that are off."""
+        on = [word for word in self.prompts.backgrounds if word not in self.off]
+        return with_backgrounds(self.prompts, on) if self.off else self.prompts
+
+    def edit(self, field: str, text: str) -> None:
+        """Change a part of the prompts, as its text box does.
+
+        Args:
+            field: ``"name"`` or ``"synonyms"`` of the class shown, ``"template"``,
+                ``"backgrounds"``.
+            text: words with commas between them, templates with bars.
+
+        Raises:
+            ValueError: if there is no such field, or the words do not go together.
+        """
+        if field not in FIELDS:
+            raise ValueError(f"there is no field {field!r}, expected one of {', '.join(FIELDS)}")
+        self._become(edited(self.prompts, field, text, index=self._index))
+
+    def undo(self) -> None:
+        """Take the last edit back.
+
+        Raises:
+            ValueError: if nothing was edited.
+        """
+        self._become(self._history.step("undo", self.prompts), remember=False)
+
+    def redo(self) -> None:
+        """Make an undone edit again.
+
+        Raises:
+            ValueError: if nothing was undone since the last edit.
+        """
+        self._become(self._history.step("redo", self.prompts), remember=False)
+
+    def _back_to_start(self) -> None:
+        self.off = ()
+        self._become(self.start)
+
+    def save(self, path: str) -> None:
+        """Write what is asked as JSON, without the words that are off; `load` reads it."""
+        self.asked.to_json(path)
+
+    def load(self, path_or_text: Any) -> None:
+        """Take over prompts from a file or a text that `Prompts.to_json` wrote.
+
+        Raises:
+            ValueError: if it is none, or has another number of classes.
+            FileNotFoundError: if there is no such file.
+        """
+        self._become(Prompts.from_json(path_or_text))
+
+    def _save(self) -> None:
+        self.save(self._file.value)
+        self.words = f"Saved as {self._file.value}."
+
+    def _load_file(self, name: str, content: bytes) -> None:
+        self._file.value = name
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name} is no text ({error.reason} at byte {error.start}), expected JSON as the "
+                "lab saves it"
+            ) from error
+        self.load(text)
+
+    def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
+        """Take over other prompts, from wherever they come."""
+        self._checked_prompts(prompts)
+        before = self.prompts
+        with self._answering():
+            self.prompts = prompts
+            if remember and prompts != before:
+                self._history.remember(before)
+            self._settle_and_show()
