@@ -20,8 +20,8 @@ from wsss_kit.widgets.explorer import RULES
 from wsss_kit.widgets.lab import COMPARES, PANELS, VIEWS
 from wsss_kit.widgets.stages import STAGES
 
-CHANGES = 600
-SETTLED = 300
+CHANGES = 300
+SETTLED = 180
 """Changes after which everything that is kept has been met once."""
 GROWTH = 16
 """MB that a process may grow by in the rest of them: an allocator's own ups and downs."""

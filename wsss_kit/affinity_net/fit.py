@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wsss_kit.affinity_net.confident import labels_on_grid
-from wsss_kit.affinity_net.pair_losses import balanced_pair_loss, pair_kinds
+from wsss_kit.affinity_net.neighbours import balanced_pair_loss, pair_kinds
 from wsss_kit.checkpoints import (
     fingerprint,
     fingerprint_masks,
