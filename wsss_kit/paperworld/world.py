@@ -28,7 +28,7 @@ TORN = {"web": 0.35, "train": 0.0, "val": 0.0, "test": 0.0}
 """How often an object has lost its signature part, by split."""
 
 WEB_KINDS = (0.40, 0.18, 0.20, 0.12, 0.10)
-"""Shares of scene, background, cutout, closeup and collage among web pictures."""
+"""Shares of scene, background, cutout, closeup and collage among web images."""
 
 _SMALLEST = 0.008  # a scene in which less than this share of a named class is seen is drawn anew
 _TRIES = 20

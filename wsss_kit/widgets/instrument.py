@@ -168,7 +168,7 @@ class Instrument(widgets.VBox):
 
     @traitlets.validate(*_RANGES)
     def _in_range(self, proposal: Any) -> float:
-        """A slider's value without its noise (0.30000000000000004), inside its range."""
+        """Return a slider's value without its noise (0.30000000000000004), inside its range."""
         low, high = _RANGES[proposal["trait"].name]
         return min(high, max(low, round(proposal["value"], 6)))
 
@@ -224,7 +224,7 @@ class Instrument(widgets.VBox):
         return self
 
     def _watched(self, work: Iterator[Any]) -> Iterator[None]:
-        """Long work whose errors are shown: it has no caller who could see them."""
+        """Do long work whose errors are shown: it has no caller who could see them."""
         while True:
             with self._lock:
                 try:
@@ -245,7 +245,7 @@ class Instrument(widgets.VBox):
         self._warned.value = alert if problem else ""
 
     def words_html(self) -> str:
-        """The words as HTML; a legend may go with them."""
+        """Return the words as HTML; a legend may go with them."""
         return escape(self.words)
 
     def _bind(self, trait: str, control: widgets.Widget) -> widgets.Widget:
@@ -280,14 +280,14 @@ class Instrument(widgets.VBox):
         return self._bind(trait, widgets.Dropdown(description=label or trait, **look))
 
     def _slider(self, trait: str, *limits: float, width: str = "auto") -> widgets.FloatSlider:
-        """A slider from a lowest to a highest value, in steps."""
+        """Add a slider from a minimum to a maximum, in steps."""
         look = {"style": NARROW, "layout": {"width": width, "max_width": "100%"}}
         look |= zip(("min", "max", "step"), limits, strict=True)
         slider = widgets.FloatSlider(getattr(self, trait), description=trait, **look)
         return self._bind(trait, slider)
 
     def _buttons(self, trait: str, label: str | None = None) -> widgets.ToggleButtons:
-        """Labelled buttons of which one is down."""
+        """Add labelled buttons of which one is down."""
         style = {**NARROW, "button_width": "auto"}
         options, text = self._choices()[trait], trait if label is None else label
         buttons = widgets.ToggleButtons(options=options, description=text, style=style)
@@ -301,7 +301,7 @@ class Instrument(widgets.VBox):
     def _file_button(
         self, label: str, accept: str, take: Callable[[str, bytes], Any], width: str = "auto"
     ) -> widgets.FileUpload:
-        """A button that opens files; each is taken by its name and content."""
+        """Add a button that opens files; ``take`` gets the name and content of each."""
         button = widgets.FileUpload(accept=accept, description=label, layout={"width": width})
 
         def opened(change: Any) -> None:
@@ -323,7 +323,7 @@ class Instrument(widgets.VBox):
         super().close()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """The live panel, and the still for saved notebooks and pages without a kernel."""
+        """Return the live panel, and the still for saved notebooks and pages without a kernel."""
         bundle = super()._repr_mimebundle_(**options)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         figure = self.still()
@@ -333,18 +333,18 @@ class Instrument(widgets.VBox):
 
 
 def in_words(error: Exception) -> str:
-    """What an error says; its type as well where that says more."""
+    """Return the message of an error; its type as well where that says more."""
     known = isinstance(error, (ValueError, RuntimeError, OSError, traitlets.TraitError))
     return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def column(children: Sequence[widgets.Widget], width: int) -> widgets.VBox:
-    """Controls below each other."""
+    """Place controls below each other."""
     return widgets.VBox(list(children), layout={"width": f"{width}px", "flex": "0 0 auto"})
 
 
 def row(children: Sequence[widgets.Widget]) -> widgets.HBox:
-    """Columns beside each other."""
+    """Place columns beside each other."""
     return widgets.HBox(
         list(children), layout={"align_items": "flex-start", "grid_gap": f"{_GAP}px"}
     )

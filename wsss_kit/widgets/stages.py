@@ -85,20 +85,20 @@ class Stages:
         self._known: OrderedDict[Any, Tensor] = OrderedDict()
 
     def maps(self, method: str, sample: Sample, affinity: str | None = None) -> Tensor:
-        """(C, H, W) the method's maps at the size of the image."""
+        """Compute the method's maps at the size of the image, (C, H, W)."""
         make = Pipeline(self.methods[method], affinity=affinity).maps
         return self._remembered((method, affinity), sample.labels > 0, make, sample)
 
     def has_affinity(self, method: str) -> bool:
-        """Whether the method brings an affinity, and so refined maps."""
+        """Return whether the method brings an affinity, and so refined maps."""
         return self.methods[method].brings_affinity
 
     def refined(self, method: str, sample: Sample) -> Tensor:
-        """(C, H, W) after the method's own affinity; its maps where it has none."""
+        """Refine maps by the method's own affinity if it has one, (C, H, W)."""
         return self.maps(method, sample, "own" if self.has_affinity(method) else None)
 
     def scores(self, method: str, sample: Sample, rule: BackgroundRule, *, crf: bool) -> Tensor:
-        """(1 + C, H, W) refined maps with their background, through the dense CRF if wanted."""
+        """Add the background to refined maps, and run the dense CRF if wanted: (1 + C, H, W)."""
         scores = rule.scores(self.refined(method, sample)[None])
         if not crf:
             return scores[0]
@@ -108,7 +108,7 @@ class Stages:
         return self._remembered((method, rule), present, refine, sample)
 
     def mask(self, method: str, sample: Sample, rule: BackgroundRule, *, crf: bool) -> Tensor:
-        """(H, W) int64."""
+        """Compute the mask, (H, W) int64."""
         scores = self.scores(method, sample, rule, crf=crf)
         return scores_to_masks(scores[None], sample.labels[None])[0]
 
@@ -118,7 +118,7 @@ class Stages:
             del self._known[key]
 
     def _remembered(self, what: Any, on: Tensor, make: MapsOf, sample: Sample) -> Tensor:
-        """The channels of one image, computed once and kept for those that are ``on``."""
+        """Return the channels of one image, computed once and kept for those that are ``on``."""
         key = (sample.name, tuple(sample.labels.tolist()), what)
         if key not in self._known:
             with torch.no_grad():
