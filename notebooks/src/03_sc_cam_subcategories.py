@@ -57,8 +57,7 @@ from wsss_kit.methods.sc_cam import (
 )
 from wsss_kit.methods.sc_cam.train import joint_loss
 from wsss_kit.notebook_data import make_sc_cam, open_data, train_cam
-from wsss_kit.paperworld.parts import part_recall
-from wsss_kit.paperworld.subtypes import subtype_labels, subtype_names
+from wsss_kit.paperworld.measures import part_recall, subtype_labels, subtype_names
 from wsss_kit.paperworld.words import ANIMAL_STYLES, STUFF, VEHICLE_STYLES
 from wsss_kit.plot import show_cams, show_clusters, show_plane, show_samples, step_bars
 from wsss_kit.training import labels_of

@@ -43,8 +43,7 @@ from wsss_kit.methods.clims import (
 )
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.notebook_data import make_clims, open_data, train_cam
-from wsss_kit.paperworld.mass import mass_shares
-from wsss_kit.paperworld.parts import part_recall
+from wsss_kit.paperworld.measures import mass_shares, part_recall
 from wsss_kit.plot import show_cams, show_masks, show_samples, step_bars
 
 # %%
