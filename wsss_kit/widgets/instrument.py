@@ -80,46 +80,41 @@ class Slices:
 
     def __init__(self) -> None:
         self._work: Iterator[Any] | None = None
-        self._task: asyncio.Task | None = None
         self._turn = threading.RLock()  # a cell may finish what a control began
 
     def start(self, work: Iterator[Any]) -> None:
         """Begin with this work, and finish it where no event loop runs."""
-        self.stop()
         self._work = work
         try:
-            self._task = asyncio.get_running_loop().create_task(self._go_on())
+            self._task = asyncio.get_running_loop().create_task(self._go_on(work))
         except RuntimeError:
             self.finish()
 
-    async def _go_on(self) -> None:
+    async def _go_on(self, work: Iterator[Any]) -> None:
         await asyncio.sleep(0.001)
-        while self._step():
+        while self._work is work:
+            self._step()
             await asyncio.sleep(0.001)
 
     def finish(self) -> None:
         """Do what is left now."""
-        while self._step():
-            pass
+        while self._work is not None:
+            self._step()
 
     def stop(self) -> None:
         """Drop what is left."""
         self._work = None
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
 
-    def _step(self) -> bool:
-        """Do a piece; return whether there may be more."""
+    def _step(self) -> None:
         with self._turn:
             work, ended = self._work, True
-            if work is not None:
-                try:
-                    ended = next(work, self) is self
-                finally:
-                    if ended and self._work is work:
-                        self._work = None
-            return self._work is not None
+            if work is None:
+                return
+            try:
+                ended = next(work, self) is self
+            finally:
+                if ended and self._work is work:
+                    self._work = None
 
 
 class Instrument(widgets.VBox):
