@@ -203,11 +203,10 @@ def train_cam(
 
 
 def make_clip_es(data: OpenData) -> CLIPES:
-    """Make CLIP-ES for a data set: with the tiny CLIP for the embedded world, else OpenAI's
-    ViT-B/16.
+    """Make CLIP-ES for a data set, its phrases encoded.
 
-    Returns:
-        The method with its phrases encoded; open_clip downloads the large weights once.
+    The embedded world has the tiny CLIP, other data OpenAI's ViT-B/16, which open_clip downloads
+    once.
     """
     prompts = data.train.prompts()
     if data.name == "paper":
