@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wsss_kit.classes import Sample
-from wsss_kit.data.doors import LazySamples
+from wsss_kit.data import LazySamples
 from wsss_kit.training import (
     Diverged,
     augment,

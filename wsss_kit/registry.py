@@ -10,6 +10,10 @@ from importlib import import_module
 from typing import Any
 
 _PLACES = {
+    ("dataset", "coco"): "wsss_kit.data.coco:load_coco",
+    ("dataset", "folder"): "wsss_kit.data.folder:load_folder",
+    ("dataset", "pets"): "wsss_kit.data.pets:load_pets",
+    ("dataset", "voc"): "wsss_kit.data.voc:load_voc",
     ("dataset", "paper"): "wsss_kit.paperworld:PaperWorld",
 }
 
@@ -19,7 +23,7 @@ def find(kind: str, name: str) -> Any:
 
     Args:
         kind: ``"dataset"``.
-        name: ``"paper"``.
+        name: ``"coco"``, ``"folder"``, ``"pets"``, ``"voc"`` or ``"paper"``.
 
     Raises:
         KeyError: if nothing of this kind has the name.

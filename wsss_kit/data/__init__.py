@@ -8,8 +8,7 @@ evaluation calls. Everything is lazy: a file is read when its item is asked for.
 from __future__ import annotations
 
 from wsss_kit.data.coco import load_coco, load_coco_masks
-from wsss_kit.data.datasets import open_dataset
-from wsss_kit.data.doors import LazyMasks, LazySamples
+from wsss_kit.data.datasets import LazyMasks, LazySamples, open_dataset
 from wsss_kit.data.folder import load_folder, load_folder_masks
 from wsss_kit.data.pets import load_pets, load_pets_masks
 from wsss_kit.data.pictures import read_image, read_mask

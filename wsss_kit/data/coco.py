@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pycocotools import mask as outlines
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_word
+from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES
-from wsss_kit.data.doors import LazyMasks, LazySamples, closest, read_mask_of
-from wsss_kit.data.pictures import mask_png, picture_size, read_image
+from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
+from wsss_kit.data.pictures import mask_png
 from wsss_kit.files import write_whole
 
 SPLITS = ("train", "val")
@@ -55,19 +54,8 @@ def load_coco(
           nowhere/
         ...
     """
-    if limit is not None:
-        check_count("limit", limit)
-    coco = _COCO(root, split)
-    names = coco.names[:limit]
-    return LazySamples(
-        names,
-        image=coco.image,
-        labels=coco.labels,
-        classes=COCO_CLASSES,
-        split=split,
-        size=coco.size,
-        masks=partial(load_coco_masks, root, split),
-    )
+    coco, masks = _COCO(root, split), partial(load_coco_masks, root, split)
+    return coco.samples(coco.names, masks, split=split, limit=limit)
 
 
 def load_coco_masks(root: str | Path = "data/COCO2014", split: str = "train") -> LazyMasks:
@@ -93,8 +81,10 @@ def load_coco_masks(root: str | Path = "data/COCO2014", split: str = "train") ->
     return LazyMasks(coco.names, read=coco.mask, folder=coco.masks)
 
 
-class _COCO:
-    """One annotation file and the pictures beside it, by picture name."""
+class _COCO(ImageFiles):
+    """One annotation file and its images, by image name."""
+
+    LAYOUT, classes = LAYOUT, COCO_CLASSES
 
     def __init__(self, root: str | Path, split: str) -> None:
         check_word("split", split, SPLITS)
@@ -103,7 +93,7 @@ class _COCO:
         folders = [place / f"{split}2014" for place in (root, root / "images")]
         folders = [folder for folder in folders if folder.is_dir()]
         if not file.is_file() or not folders:
-            raise FileNotFoundError(f"no COCO 2014 in {root}; expected" + LAYOUT.format(root=root))
+            raise self.not_found(f"no COCO 2014 in {root}", root)
         self.folder, self.masks = folders[0], root / "masks" / f"{split}2014"
         found = _read(file)
         self.value_of = _values(found["categories"], file)
@@ -128,23 +118,17 @@ class _COCO:
             self.annotations[name].append(annotation)
         self.names = sorted(self.annotations)
 
-    def size(self, name: str) -> tuple[int, int]:
-        return picture_size(self.folder / self.files[name])
+    def path(self, name: str) -> Path:
+        return self.folder / self.files[name]
 
-    def image(self, name: str) -> Tensor:
-        return read_image(self.folder / self.files[name])
-
-    def labels(self, name: str) -> Tensor:
-        labels = torch.zeros(len(COCO_CLASSES))
-        for annotation in self.annotations[name]:
-            labels[self.value_of[annotation["category_id"]] - 1] = 1
-        return labels
+    def present(self, name: str) -> set[int]:
+        return {self.value_of[each["category_id"]] - 1 for each in self.annotations[name]}
 
     def mask(self, name: str) -> Tensor:
         path = self.masks / f"{name}.png"
         if not path.exists():
             write_whole(path, self._rendered(name))
-        return read_mask_of(self.folder / self.files[name], path, n_classes=len(COCO_CLASSES))
+        return self.read_mask(name, path)
 
     def _rendered(self, name: str) -> bytes:
         """A palette PNG, the largest objects first."""

@@ -1,4 +1,4 @@
-"""Open a data set by its name, with the prompts that belong to it; masks come by a separate call.
+"""Data sets: a lazy sequence of samples, a lazy mapping of masks, and `open_dataset` by name.
 
 A data set is a lazy sequence of samples with ``classes``, ``names`` and ``split``.
 ``dataset.prompts(method)`` are its prompts, ``dataset.open_masks()`` its ground truth.
@@ -6,16 +6,21 @@ A data set is a lazy sequence of samples with ``classes``, ``names`` and ``split
 
 from __future__ import annotations
 
+import difflib
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
+from typing import overload
+
+import torch
+from torch import Tensor
 
 from wsss_kit.checks import check_count, check_word
-from wsss_kit.classes import Sample
-from wsss_kit.data.coco import load_coco
-from wsss_kit.data.folder import load_folder
-from wsss_kit.data.pets import load_pets
-from wsss_kit.data.voc import load_voc
+from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample
+from wsss_kit.data.pictures import picture_size, read_image, read_mask_of
+from wsss_kit.prompts import Prompts
 from wsss_kit.registry import find
 
 FOLDERS = {"voc": "VOC2012", "coco": "COCO2014", "pets": "pets", "folder": "mine"}
@@ -79,10 +84,254 @@ def open_dataset(
     if limit is not None:
         check_count("limit", limit)
     split = SPLITS.get(name) if split is None else split
+    load = find("dataset", name)
     if name == "paper":
-        return find("dataset", "paper")(limit or 200, split=split)
+        return load(limit or 200, split=split)
     root = default_root(name) if root is None else Path(root)
     if name == "folder":
-        return load_folder(root, classes=classes)[:limit]
-    load = {"voc": load_voc, "coco": load_coco, "pets": load_pets}[name]
+        return load(root, classes=classes)[:limit]
     return load(root, split, limit=limit)
+
+
+class LazySamples(Sequence[Sample]):
+    """Samples that are read from disk when asked for. A slice is again a lazy sequence.
+
+    Args:
+        names: one per picture, unique.
+        image: name to (3, H, W) float32 in [0, 1].
+        labels: name to (C,) float32 of 0 and 1.
+        classes: the C class names.
+        split: which part of the data set this is, if it has parts.
+        size: name to (H, W) without decoding, where that is possible.
+        masks: opens the ground truth, if there is some.
+
+    Example:
+        >>> samples = LazySamples(
+        ...     ["a", "b", "c"],
+        ...     image=lambda name: torch.zeros(3, 1, 1),
+        ...     labels=lambda name: torch.tensor([float(name == "b")]),
+        ...     classes=("bird",),
+        ... )
+        >>> samples[1:].names, samples[1:].classes, samples[-2].labels.tolist()
+        (('b', 'c'), ('bird',), [1.0])
+        >>> samples.pick(["c", "b"])[1].labels.tolist()
+        [1.0]
+        >>> samples
+        LazySamples(3 pictures, 1 classes)
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        *,
+        image: Callable[[str], Tensor],
+        labels: Callable[[str], Tensor],
+        classes: Sequence[str],
+        split: str | None = None,
+        size: Callable[[str], tuple[int, int]] | None = None,
+        masks: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        self.names = tuple(names)
+        self.classes = tuple(classes)
+        self.split = split
+        self._image, self._labels, self._size, self._masks = image, labels, size, masks
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazySamples: ...
+    def __getitem__(self, index: int | slice) -> Sample | LazySamples:
+        """One sample, or a lazy sequence of those in a slice."""
+        if isinstance(index, slice):
+            return self.pick(self.names[index])
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"picture {index} was asked for, but there are {len(self)}")
+        name = self.names[index]
+        return Sample(name, self._image(name), self._labels(name))
+
+    def without_labels(self) -> LazySamples:
+        """The same images with labels all zero, read from nowhere."""
+        samples = copy(self)
+        samples._labels = lambda name: torch.zeros(len(self.classes))
+        return samples
+
+    def pick(self, names: Iterable[str]) -> LazySamples:
+        """The pictures of these names, in this order, as lazy as before.
+
+        Args:
+            names: each among ``names``.
+
+        Raises:
+            ValueError: if a name is not.
+        """
+        names = tuple(names)
+        unknown = sorted(set(names) - set(self.names))
+        if unknown:
+            raise ValueError(
+                f"{', '.join(unknown[:5])}: not among the {len(self)} pictures; `names` lists them"
+            )
+        samples = copy(self)
+        samples.names = names
+        return samples
+
+    def prompts(self, method: str = "clip_es", file: str | Path | None = None) -> Prompts:
+        """Prompts for the classes: those of a file, else of the papers, else simple ones.
+
+        Args:
+            method: ``"clip_es"`` or ``"clims"``.
+            file: of `Prompts.to_json`.
+        """
+        if file is not None:
+            return Prompts.from_json(Path(file))
+        known = {VOC_CLASSES: Prompts.voc, COCO_CLASSES: Prompts.coco}.get(self.classes)
+        return known(method) if known else Prompts.for_classes(self.classes, method)
+
+    def open_masks(self) -> Mapping[str, Tensor]:
+        """Open the ground-truth masks, for evaluation only: name -> (H, W) int64.
+
+        Raises:
+            FileNotFoundError: if there are none, with the layout that was expected.
+        """
+        if self._masks is None:
+            raise FileNotFoundError("these images have no ground-truth masks")
+        return self._masks()
+
+    def size_of(self, name: str) -> tuple[int, int]:
+        """Height and width of a picture in pixels, from its first bytes where that is possible."""
+        if self._size is not None:
+            return self._size(name)
+        return tuple(self._image(name).shape[-2:])
+
+    def image_labels(self) -> Tensor:
+        """Labels of all pictures, without decoding any.
+
+        Returns:
+            (len(self), C) float32 of 0 and 1.
+        """
+        rows = [self._labels(name) for name in self.names]
+        return torch.stack(rows) if rows else torch.zeros(0, len(self.classes))
+
+    def __repr__(self) -> str:
+        split = f", split={self.split!r}" if self.split else ""
+        return f"LazySamples({len(self)} pictures, {len(self.classes)} classes{split})"
+
+
+class LazyMasks(Mapping[str, Tensor]):
+    """Ground-truth masks by picture name, read from disk when asked for.
+
+    Args:
+        names: pictures that have a mask.
+        read: name to (H, W) int64.
+        folder: where the masks lie, for messages.
+
+    Example:
+        >>> masks = LazyMasks(["a"], read=lambda name: torch.zeros(1, 1).long(), folder="masks")
+        >>> masks["a"].tolist(), "b" in masks
+        ([[0]], False)
+        >>> masks["b"]
+        Traceback (most recent call last):
+        KeyError: "no mask for 'b': expected it at masks/b.png; masks known here: 1"
+    """
+
+    def __init__(
+        self, names: Iterable[str], *, read: Callable[[str], Tensor], folder: str | Path
+    ) -> None:
+        self._names = dict.fromkeys(names)
+        self._read = read
+        self._folder = Path(folder)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The (H, W) int64 mask of one picture."""
+        if name not in self._names:
+            raise KeyError(
+                f"no mask for {name!r}: expected it at {self._folder / str(name)}.png; "
+                f"masks known here: {len(self)}{closest(str(name), self._names)}"
+            )
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"LazyMasks({len(self)} masks in {self._folder})"
+
+
+class ImageFiles:
+    """Base of the readers: finds the files and labels of a data set by image name."""
+
+    LAYOUT: str
+    """The layout that is expected, for messages; holds ``{root}``."""
+    classes: Sequence[str]
+
+    def path(self, name: str) -> Path:
+        """Return the file of an image."""
+        raise NotImplementedError
+
+    def present(self, name: str) -> Iterable[int]:
+        """Return the indices of the classes in an image."""
+        raise NotImplementedError
+
+    def image(self, name: str) -> Tensor:
+        """Read an image: (3, H, W) float32 in [0, 1]."""
+        return read_image(self.path(name))
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Read the height and width of an image."""
+        return picture_size(self.path(name))
+
+    def labels(self, name: str) -> Tensor:
+        """Return image-level labels: (C,) float32 of 0 and 1."""
+        labels = torch.zeros(len(self.classes))
+        labels[list(self.present(name))] = 1
+        return labels
+
+    def read_mask(self, name: str, file: Path) -> Tensor:
+        """Read the mask of an image from a file, checked: (H, W) int64."""
+        return read_mask_of(self.path(name), file, n_classes=len(self.classes))
+
+    def samples(
+        self,
+        names: Sequence[str],
+        masks: Callable[[], Mapping[str, Tensor]],
+        *,
+        split: str | None = None,
+        limit: int | None = None,
+    ) -> LazySamples:
+        """Return the first ``limit`` of these images as lazy samples."""
+        if limit is not None:
+            check_count("limit", limit)
+        read = {"image": self.image, "labels": self.labels, "size": self.size, "masks": masks}
+        return LazySamples(names[:limit], **read, classes=self.classes, split=split)
+
+    def not_found(self, problem: str, root: str | Path) -> FileNotFoundError:
+        """Return the error for a missing part of the layout."""
+        return FileNotFoundError(f"{problem}; expected{self.LAYOUT.format(root=root)}")
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """The end of a message: which of the names was probably meant, or nothing.
+
+    Args:
+        name: what arrived.
+        names: what would have been right.
+
+    Returns:
+        ``"; closest: 'cat'"`` or an empty string.
+
+    Example:
+        >>> closest("Catt", ["dog", "cat"]), closest("x", ["dog", "cat"])
+        ("; closest: 'cat'", '')
+    """
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; closest: {by_lower[found[0]]!r}" if found else ""

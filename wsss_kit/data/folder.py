@@ -12,12 +12,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.data.doors import LazyMasks, LazySamples, closest, read_mask_of
-from wsss_kit.data.pictures import picture_size, read_image
+from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
 
 HEADER = ["file", "labels"]
 PROBLEMS_SHOWN = 5
@@ -64,14 +62,7 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
         ([('a', [1.0, 1.0]), ('b', [0.0, 0.0])], ('cat', 'dog'))
     """
     folder = _Folder(root, classes)
-    return LazySamples(
-        folder.rows,
-        image=folder.image,
-        labels=folder.labels,
-        classes=folder.classes,
-        size=folder.size,
-        masks=partial(load_folder_masks, root, classes=classes),
-    )
+    return folder.samples(list(folder.rows), partial(load_folder_masks, root, classes=classes))
 
 
 def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None) -> LazyMasks:
@@ -107,9 +98,7 @@ def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None)
     """
     folder = _Folder(root, classes)
     if not folder.mask_folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder.root} has no folder masks/; expected" + LAYOUT.format(root=folder.root)
-        )
+        raise folder.not_found(f"{folder.root} has no folder masks/", folder.root)
     folder.find_masks()
     return LazyMasks(folder.masks, read=folder.mask, folder=folder.mask_folder)
 
@@ -150,8 +139,10 @@ def _report(problems: list[_Problem], table: Path, classes: Sequence[str]) -> No
     raise error("\n  ".join(lines))
 
 
-class _Folder:
-    """One folder's table, checked, and its files by picture name."""
+class _Folder(ImageFiles):
+    """The checked table of one folder, and its files by image name."""
+
+    LAYOUT = LAYOUT
 
     def __init__(self, root: str | Path, classes: Sequence[str] | None) -> None:
         self.root = Path(root).expanduser()
@@ -160,7 +151,7 @@ class _Folder:
         table = self.root / "labels.csv"
         if not table.is_file():
             what = f"{self.root} has no labels.csv" if self.root.is_dir() else f"no folder {root}"
-            raise FileNotFoundError(f"{what}; expected" + LAYOUT.format(root=root))
+            raise self.not_found(what, root)
         problems: list[_Problem] = []
         rows = _read_rows(table, problems)
         self.mixed = _mixed(rows) if classes is None else frozenset()
@@ -239,19 +230,14 @@ class _Folder:
                 stacklevel=4,
             )
 
-    def size(self, name: str) -> tuple[int, int]:
-        return picture_size(self.root / self.rows[name].file)
+    def path(self, name: str) -> Path:
+        return self.root / self.rows[name].file
 
-    def image(self, name: str) -> Tensor:
-        return read_image(self.root / self.rows[name].file)
-
-    def labels(self, name: str) -> Tensor:
-        labels = self.rows[name].labels
-        return torch.tensor([float(known in labels) for known in self.classes])  # (C,)
+    def present(self, name: str) -> list[int]:
+        return [self.classes.index(label) for label in self.rows[name].labels]
 
     def mask(self, name: str) -> Tensor:
-        picture = self.root / self.rows[name].file
-        return read_mask_of(picture, self.masks[name], n_classes=len(self.classes))
+        return self.read_mask(name, self.masks[name])
 
 
 def _read_text(table: Path) -> str:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_word
+from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.data.doors import LazyMasks, LazySamples, closest
-from wsss_kit.data.pictures import picture_size, read_image, read_mask
+from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
+from wsss_kit.data.pictures import read_mask_of
 
 SPECIES = ("cat", "dog")
 SPLITS = ("trainval", "test")
@@ -58,19 +58,8 @@ def load_pets(
             images/Abyssinian_1.jpg
         ...
     """
-    if limit is not None:
-        check_count("limit", limit)
-    pets = _Pets(root, split, kind)
-    names = pets.names()[:limit]
-    return LazySamples(
-        names,
-        image=pets.image,
-        labels=pets.labels,
-        classes=pets.classes,
-        split=split,
-        size=pets.size,
-        masks=partial(load_pets_masks, root, split, kind=kind),
-    )
+    pets, masks = _Pets(root, split, kind), partial(load_pets_masks, root, split, kind=kind)
+    return pets.samples(pets.names(), masks, split=split, limit=limit)
 
 
 def load_pets_masks(
@@ -93,9 +82,7 @@ def load_pets_masks(
     """
     pets = _Pets(root, split, kind)
     if not pets.trimaps.is_dir():
-        raise FileNotFoundError(
-            f"{pets.root} has no annotations/trimaps/; expected" + LAYOUT.format(root=root)
-        )
+        raise pets.not_found(f"{pets.root} has no annotations/trimaps/", root)
     return LazyMasks(pets.names(), read=pets.mask, folder=pets.trimaps)
 
 
@@ -107,8 +94,10 @@ class _Row(NamedTuple):
     species: str
 
 
-class _Pets:
-    """The files of one folder by picture name."""
+class _Pets(ImageFiles):
+    """The files of one folder by image name."""
+
+    LAYOUT = LAYOUT
 
     def __init__(self, root: str | Path, split: str, kind: str) -> None:
         check_word("split", split, SPLITS)
@@ -117,7 +106,7 @@ class _Pets:
         self.trimaps = self.root / "annotations" / "trimaps"
         lists = [self.root / "annotations" / f"{each}.txt" for each in SPLITS]
         if not (self.root / "images").is_dir() or not all(file.is_file() for file in lists):
-            raise FileNotFoundError(f"no pets in {root}; expected" + LAYOUT.format(root=root))
+            raise self.not_found(f"no pets in {root}", root)
         both = [_read_list(file) for file in lists]  # every split has the classes of both
         breeds = sorted({row.breed for rows in both for row in rows})
         self.kind, self.rows = kind, {row.name: row for row in both[SPLITS.index(split)]}
@@ -131,37 +120,21 @@ class _Pets:
         longest = max(map(len, by_breed.values()))
         return [names[i] for i in range(longest) for names in by_breed.values() if i < len(names)]
 
-    def picture(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
         return self.root / "images" / f"{name}.jpg"
 
-    def size(self, name: str) -> tuple[int, int]:
-        return picture_size(self.picture(name))
-
-    def image(self, name: str) -> Tensor:
-        return read_image(self.picture(name))
-
-    def _class(self, name: str) -> int:
-        return self.classes.index(getattr(self.rows[name], self.kind))
-
-    def labels(self, name: str) -> Tensor:
-        labels = torch.zeros(len(self.classes))
-        labels[self._class(name)] = 1
-        return labels
+    def present(self, name: str) -> list[int]:
+        return [self.classes.index(getattr(self.rows[name], self.kind))]
 
     def mask(self, name: str) -> Tensor:
         path = self.trimaps / f"{name}.png"
-        trimap, size = read_mask(path), picture_size(self.picture(name))
-        if tuple(trimap.shape) != size:
-            raise ValueError(
-                f"trimap {path} is {trimap.shape[0]}x{trimap.shape[1]} pixels (H x W) but its "
-                f"picture is {size[0]}x{size[1]}; expected equal sizes; unpack both again"
-            )
+        trimap = read_mask_of(self.path(name), path, n_classes=IGNORE_INDEX)  # any value
         wrong = sorted(set(trimap.unique().tolist()) - {_PET, _BACKGROUND, _BORDER})
         if wrong:
             raise ValueError(
                 f"trimap {path} holds {wrong[:5]}, expected 1 (pet), 2 (background) and 3 (border)"
             )
-        mask = torch.where(trimap == _PET, 1 + self._class(name), 0)
+        mask = torch.where(trimap == _PET, 1 + self.present(name)[0], 0)
         return mask.masked_fill(trimap == _BORDER, IGNORE_INDEX)
 
 

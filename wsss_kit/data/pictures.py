@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from wsss_kit.classes import palette
+from wsss_kit.classes import IGNORE_INDEX, palette
 
 EXIF_ORIENTATION = 0x0112
 INTEGER_RANGES = (255, 65535, 2**31 - 1)
@@ -129,6 +129,51 @@ def read_mask(path: str | Path) -> Tensor:
         f"mask {path} has mode {image.mode}, expected a palette or grey picture of class ids; "
         "save it as an 8-bit PNG"
     )
+
+
+def read_mask_of(picture: str | Path, path: str | Path, *, n_classes: int) -> Tensor:
+    """Read the mask of a picture and hold it to the picture's size and the class list.
+
+    Args:
+        picture: the picture file the mask belongs to.
+        path: the mask file.
+        n_classes: C; values 0 to C and 255 are allowed.
+
+    Returns:
+        (H, W) int64.
+
+    Raises:
+        FileNotFoundError: if either file is missing.
+        ValueError: if the mask is of another size than the picture, or has another value.
+
+    Example:
+        Class 2 of two is value 2; with one class it is out of range:
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     picture, mask = Path(folder) / "a.jpg", Path(folder) / "a.png"
+        ...     Image.new("RGB", (2, 1)).save(picture)
+        ...     Image.new("L", (2, 1), 2).save(mask)
+        ...     read_mask_of(picture, mask, n_classes=2).tolist()
+        [[2, 2]]
+    """
+    mask = read_mask(path)
+    size = picture_size(picture)
+    if tuple(mask.shape) != size:
+        raise ValueError(
+            f"mask {path} is {mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its picture "
+            f"{picture} is {size[0]}x{size[1]}; expected equal sizes (EXIF rotation counts); "
+            "draw the mask on the picture as a viewer shows it, or resize it without smoothing"
+        )
+    ids = mask.numpy()
+    outside = np.unique(ids[((ids < 0) | (ids > n_classes)) & (ids != IGNORE_INDEX)])
+    if len(outside):
+        raise ValueError(
+            f"mask {path} has values {outside[:5].tolist()}, expected 0 (background), "
+            f"1 to {n_classes} (class c is value c + 1) or {IGNORE_INDEX} (ignored); "
+            "check the class list and that the mask was saved without smoothing"
+        )
+    return mask
 
 
 def mask_png(mask: Tensor | np.ndarray) -> bytes:

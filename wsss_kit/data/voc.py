@@ -6,14 +6,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count
 from wsss_kit.classes import VOC_CLASSES
-from wsss_kit.data.doors import LazyMasks, LazySamples, closest, read_mask_of
-from wsss_kit.data.pictures import picture_size, read_image
+from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
 
 LAYOUT = """
   {root}/
@@ -60,24 +56,12 @@ def load_voc(
             JPEGImages/2007_000032.jpg
         ...
     """
-    if limit is not None:
-        check_count("limit", limit)
     voc = _VOC(root)
-    names = voc.names(split)[:limit]
+    names = voc.names(split)
     if voc.annotations is None and not voc.mask_folders:
-        raise FileNotFoundError(
-            f"{voc.root} has neither Annotations/ nor masks to take labels from; expected"
-            + LAYOUT.format(root=voc.root)
-        )
-    return LazySamples(
-        names,
-        image=voc.image,
-        labels=voc.labels,
-        classes=VOC_CLASSES,
-        split=split,
-        size=voc.size,
-        masks=partial(load_voc_masks, root, split),
-    )
+        problem = f"{voc.root} has neither Annotations/ nor masks to take labels from"
+        raise voc.not_found(problem, voc.root)
+    return voc.samples(names, partial(load_voc_masks, root, split), split=split, limit=limit)
 
 
 def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> LazyMasks:
@@ -107,15 +91,15 @@ def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> L
     voc = _VOC(root)
     names = voc.names(split)
     if not voc.mask_folders:
-        raise FileNotFoundError(
-            f"{voc.root} has no masks: neither SegmentationClassAug/ nor SegmentationClass/; "
-            "expected" + LAYOUT.format(root=voc.root)
-        )
+        problem = f"{voc.root} has no masks: neither SegmentationClassAug/ nor SegmentationClass/"
+        raise voc.not_found(problem, voc.root)
     return LazyMasks(names, read=voc.mask, folder=voc.mask_folders[0])
 
 
-class _VOC:
-    """The files of one VOC folder by picture id; labels are kept once read."""
+class _VOC(ImageFiles):
+    """The files of one VOC folder by image id; labels are read once and kept."""
+
+    LAYOUT, classes = LAYOUT, VOC_CLASSES
 
     def __init__(self, root: str | Path) -> None:
         root = Path(root).expanduser()
@@ -123,13 +107,13 @@ class _VOC:
         needed = ("JPEGImages", "ImageSets/Segmentation")
         found = [place for place in places if all((place / part).is_dir() for part in needed)]
         if not found:
-            raise FileNotFoundError(f"no VOC layout in {root}; expected" + LAYOUT.format(root=root))
+            raise self.not_found(f"no VOC layout in {root}", root)
         self.root = found[0]
         xml = self.root / "Annotations"
         self.annotations = xml if next(xml.glob("*.xml"), None) else None
         masks = (self.root / part for part in ("SegmentationClassAug", "SegmentationClass"))
         self.mask_folders = [folder for folder in masks if folder.is_dir()]
-        self._labels: dict[str, Tensor] = {}
+        self._present: dict[str, set[int]] = {}
 
     def names(self, split: str) -> list[str]:
         """Ids of a split file: bare, or as paths with a mask path behind."""
@@ -153,37 +137,30 @@ class _VOC:
             raise ValueError(f"split file {file} is empty, expected one picture id a line")
         return names
 
-    def picture(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
         return self.root / "JPEGImages" / f"{name}.jpg"
-
-    def size(self, name: str) -> tuple[int, int]:
-        return picture_size(self.picture(name))
-
-    def image(self, name: str) -> Tensor:
-        return read_image(self.picture(name))
 
     def mask(self, name: str) -> Tensor:
         files = [folder / f"{name}.png" for folder in self.mask_folders]
         for file in files:
             if file.is_file():
-                return read_mask_of(self.picture(name), file, n_classes=len(VOC_CLASSES))
+                return self.read_mask(name, file)
         raise FileNotFoundError(
             f"picture {name} has no mask, expected {' or '.join(map(str, files))}; most of "
             "train_aug has masks in SegmentationClassAug/ only, and VOC keeps those of test"
         )
 
-    def labels(self, name: str) -> Tensor:
-        if name not in self._labels:
+    def present(self, name: str) -> set[int]:
+        if name not in self._present:
             of_masks = self.annotations is None
-            self._labels[name] = self._of_mask(name) if of_masks else self._of_xml(name)
-        return self._labels[name].clone()
+            self._present[name] = self._of_mask(name) if of_masks else self._of_xml(name)
+        return self._present[name]
 
-    def _of_mask(self, name: str) -> Tensor:
-        C = len(VOC_CLASSES)
-        counts = np.bincount(self.mask(name).numpy().ravel(), minlength=C + 1)
-        return torch.from_numpy(counts[1 : C + 1] > 0).float()  # (C,)
+    def _of_mask(self, name: str) -> set[int]:
+        counts = self.mask(name).flatten().bincount(minlength=256)[: 1 + len(VOC_CLASSES)]
+        return set((counts[1:] > 0).nonzero()[:, 0].tolist())
 
-    def _of_xml(self, name: str) -> Tensor:
+    def _of_xml(self, name: str) -> set[int]:
         file = self.annotations / f"{name}.xml"
         if not file.is_file():
             raise FileNotFoundError(
@@ -194,7 +171,7 @@ class _VOC:
             tree = ElementTree.parse(file)
         except ElementTree.ParseError as error:
             raise ValueError(f"{file} is no whole XML ({error}); unpack it again") from error
-        labels = torch.zeros(len(VOC_CLASSES))
+        present = set()
         for item in tree.iterfind("object"):  # not the parts inside a person
             found = (item.findtext("name") or "").strip()
             if found not in VOC_CLASSES:
@@ -203,5 +180,5 @@ class _VOC:
                     f"{', '.join(VOC_CLASSES)}{closest(found, VOC_CLASSES)}; for classes of your "
                     "own use load_folder"
                 )
-            labels[VOC_CLASSES.index(found)] = 1
-        return labels
+            present.add(VOC_CLASSES.index(found))
+        return present
