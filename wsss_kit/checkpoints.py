@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsss_kit.classes import Sample
 from wsss_kit.files import check_card, check_classes, load_model, save_model, weights_path
@@ -124,6 +124,37 @@ def load_checkpoint(
             "path, or ask for at least as many"
         )
     return tensors, card
+
+
+def resume(
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    path: str | Path | None,
+    **asked: Any,
+) -> int:
+    """Load weights, moments and ``losses_`` of a checkpoint into a module; return its epochs.
+
+    Args:
+        module: with ``losses_``.
+        optimiser: of the training.
+        path: as given to `save_checkpoint`; None for a training without one.
+        **asked: what `load_checkpoint` checks, beside the keys.
+
+    Returns:
+        The epochs done; 0 where there is no checkpoint.
+
+    Raises:
+        ValueError: as `load_checkpoint`.
+    """
+    keys = ("losses", "classes")
+    stored = None if path is None else load_checkpoint(path, keys=keys, **asked)
+    if stored is None:
+        return 0
+    tensors, card = stored
+    module.load_state_dict({name: tensors[name] for name in module.state_dict() if name in tensors})
+    restore_optimiser(optimiser, tensors)
+    module.losses_ = list(card["losses"])
+    return card["epoch"]
 
 
 def run_of(

@@ -11,13 +11,7 @@ from torch import Tensor
 
 from wsss_kit.affinity_net.confident import labels_on_grid
 from wsss_kit.affinity_net.neighbours import balanced_pair_loss, pair_kinds
-from wsss_kit.checkpoints import (
-    fingerprint,
-    fingerprint_masks,
-    load_checkpoint,
-    restore_optimiser,
-    save_checkpoint,
-)
+from wsss_kit.checkpoints import fingerprint, fingerprint_masks, resume, save_checkpoint
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier.train import device_of, fix_batch_norm
 from wsss_kit.processes import as_first
@@ -56,11 +50,12 @@ def train_affinity(
         learning.parameters(), lr=recipe["learning_rate"], weight_decay=recipe["weight_decay"]
     )
     net.losses_ = []
-    done, run = 0, {}
+    run = {}
     if checkpoint is not None:
         card = {key: value for key, value in net.card().items() if key != "losses"}
         run = {**card, **recipe, "data": fingerprint(samples), "seeds": fingerprint_masks(seeds)}
-        done = _resume(net, optimiser, checkpoint, run)
+    kind = {"method": METHOD, "version": CARD_VERSION, "classes": ()}
+    done = resume(net, optimiser, checkpoint, run=run, epochs=recipe["epochs"], **kind)
     steps = -(-len(masked) // recipe["batch_size"])
     schedule = polynomial_decay(optimiser, steps * recipe["epochs"], first=done * steps)
 
@@ -114,22 +109,3 @@ def _loss(net: AffinityNet, images: Tensor, labels: Tensor, recipe: Mapping[str,
     n_classes = int(values.max()) if len(values) else 0  # none where others have the last pictures
     cells = labels_on_grid(labels, tuple(between.shape[2:]), n_classes)
     return balanced_pair_loss(between, pair_kinds(cells, net.offsets))
-
-
-def _resume(
-    net: AffinityNet,
-    optimiser: torch.optim.Optimizer,
-    path: str | Path,
-    run: Mapping[str, Any],
-) -> int:
-    """Take a checkpoint's weights and moments; returns the epochs it has done."""
-    kind = {"method": METHOD, "version": CARD_VERSION, "keys": ("losses", "classes")}
-    found = load_checkpoint(path, **kind, classes=(), run=run, epochs=run["epochs"])
-    if found is None:
-        return 0
-    tensors, card = found
-    own = {name: tensors[name] for name in net.state_dict() if name in tensors}
-    net.load_state_dict(own)
-    restore_optimiser(optimiser, tensors)
-    net.losses_ = list(card["losses"])
-    return card["epoch"]

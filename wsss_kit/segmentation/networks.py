@@ -1,4 +1,4 @@
-"""Networks that give every pixel a class: a small one, DeepLabV2 as the papers used it, DeepLabV3.
+"""Networks that give every pixel a class: small, DeepLabV2, DeepLabV3; and their losses.
 
 Each maps (B, 3, H, W) RGB in [0, 1] to logits (B, K, h, w) on a grid of its own, background first.
 Where its weights do not all learn alike, ``groups`` says which of them learn how fast.
@@ -7,7 +7,7 @@ Where its weights do not all learn alike, ``groups`` says which of them learn ho
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.checks import check_word
+from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.classifier import build_backbone
 from wsss_kit.classifier.pretrained import IMAGENET_MEAN, IMAGENET_STD, Normalised
+from wsss_kit.processes import total
 
 NETWORKS = ("small", "deeplab_v2", "deeplab_v3")
 ASPP_RATES = (6, 12, 18, 24)
@@ -181,7 +183,13 @@ def build_network(
             )
         return network
     check_word("network", network, NETWORKS)
-    warn_of_pixel_labels(weights)
+    if weights is not None and "coco" in Path(weights).name.lower():
+        warnings.warn(
+            f"{Path(weights).name} has learned from pixel labels of COCO, which hold VOC's classes "
+            "too: a number that starts from it is not one of weak supervision alone. Say so beside "
+            "it (the papers call it COCO-pretrained), or start from ImageNet",
+            stacklevel=2,
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if network == "deeplab_v3":
@@ -189,28 +197,110 @@ def build_network(
             if not isinstance(backbone, str):
                 raise ValueError("deeplab_v3 takes the name of a ResNet as backbone")
             return DeepLabV3(n_values, backbone=backbone, weights=weights)
-        stride = 4 if network == "small" else 8
+        make, usual = (Small, "paper") if network == "small" else (DeepLabV2, "resnet101")
         if backbone is None:
-            usual = ("paper", "web") if network == "small" else ("resnet101", None)
-            backbone, weights = usual[0], usual[1] if weights is None else weights
-        if not isinstance(backbone, str):
-            stride = None
-        elif network == "small" and backbone != "paper":
-            stride = 8
-        built = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
-        return (Small if network == "small" else DeepLabV2)(built, n_values)
+            backbone = usual
+            weights = "web" if weights is None and usual == "paper" else weights
+        stride = 4 if make is Small and backbone == "paper" else 8
+        stride = stride if isinstance(backbone, str) else None
+        return make(build_backbone(backbone, stride=stride, weights=weights, seed=seed), n_values)
 
 
-def warn_of_pixel_labels(weights: str | Path | None) -> None:
-    """Warn if weights have learned from masks, as their name says.
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits (B, K, h, w) and masks (B, h, w) to a scalar."""
 
-    A comparison of weakly supervised methods counts masks that nobody drew: a start from weights
-    that were taught with COCO's pixel labels, which hold all of VOC's classes, is another task.
+
+def confident_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean cross-entropy over the pixels that are not 255; 0 where none is left.
+
+    With masks whose doubtful pixels are 255 this is CLIP-ES's confidence-guided loss. Of several
+    processes it is this one's part of the whole batch's mean.
+
+    Args:
+        logits: (B, K, h, w).
+        masks: (B, h, w) int64.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> nothing = torch.full((1, 2, 2), 255)
+        >>> confident_cross_entropy(torch.zeros(1, 3, 2, 2), nothing).item()
+        0.0
     """
-    if weights is not None and "coco" in Path(weights).name.lower():
-        warnings.warn(
-            f"{Path(weights).name} has learned from pixel labels of COCO, which hold VOC's classes "
-            "too: a number that starts from it is not one of weak supervision alone. Say so beside "
-            "it (the papers call it COCO-pretrained), or start from ImageNet",
-            stacklevel=3,
-        )
+    summed = F.cross_entropy(logits, masks, ignore_index=IGNORE_INDEX, reduction="sum")
+    return summed / total((masks != IGNORE_INDEX).sum()).clamp(min=1)
+
+
+def balanced_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean of the cross-entropy over background and of that over all objects, as CLIMS trains.
+
+    Where background is most of every mask, plain cross-entropy from ImageNet's weights may learn
+    background alone, and a batch without any object makes a plain mean NaN.
+
+    Args:
+        logits: (B, K, h, w).
+        masks: (B, h, w) int64.
+
+    Returns:
+        A scalar.
+
+    Example:
+        One pixel of an object counts as much as three of background:
+
+        >>> logits = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
+        >>> masks = torch.tensor([[[0, 0], [0, 1]]])
+        >>> round(balanced_cross_entropy(logits, masks).item(), 3)
+        1.127
+        >>> round(confident_cross_entropy(logits, masks).item(), 3)
+        0.627
+    """
+    objects = confident_cross_entropy(logits, masks.masked_fill(masks == 0, IGNORE_INDEX))
+    background = confident_cross_entropy(logits, masks.masked_fill(masks > 0, IGNORE_INDEX))
+    return (objects + background) / 2
+
+
+LOSSES: dict[str, Loss] = {"plain": confident_cross_entropy, "balanced": balanced_cross_entropy}
+
+
+def multi_scale_loss(
+    net: Callable[[Tensor], Tensor],
+    images: Tensor,
+    masks: Tensor,
+    *,
+    loss: Loss,
+    scales: Sequence[float],
+) -> Tensor:
+    """DeepLabV2's loss: at several image sizes, and once more for the maximum of their logits.
+
+    Each is taken on the grid of its logits, to which the mask's nearest values are brought.
+
+    Args:
+        net: images to logits.
+        images: (B, 3, H, W).
+        masks: (B, H, W) int64.
+        loss: for one size.
+        scales: of the images beside 1; empty for the plain loss.
+
+    Returns:
+        The sum, a scalar.
+    """
+    whole = net(images)
+    smaller = [
+        net(F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False))
+        for scale in scales
+    ]
+    every = [whole, *smaller]
+    if smaller:
+        size = whole.shape[2:]
+        sized = [F.interpolate(each, size=size, mode="bilinear") for each in smaller]
+        every.append(torch.stack([whole, *sized]).amax(0))
+    return torch.stack([loss(each, nearest(masks, each.shape[2:])) for each in every]).sum()
+
+
+def nearest(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Masks (B, H, W) int64 on another grid (B, h, w), by the value under each cell's centre."""
+    if masks.shape[1:] == tuple(size):
+        return masks
+    resized = F.interpolate(masks[:, None].float(), size=tuple(size), mode="nearest-exact")
+    return resized[:, 0].long()

@@ -9,13 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.checkpoints import (
-    fingerprint,
-    fingerprint_masks,
-    load_checkpoint,
-    restore_optimiser,
-    save_checkpoint,
-)
+from wsss_kit.checkpoints import fingerprint, fingerprint_masks, resume, save_checkpoint
 from wsss_kit.checks import (
     check_count,
     check_not_negative,
@@ -28,13 +22,70 @@ from wsss_kit.checks import (
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier.train import device_of, fix_batch_norm
 from wsss_kit.processes import as_first, norms_of_whole_batches, sum_gradients, totals
-from wsss_kit.segmentation.losses import LOSSES, multi_scale_loss
-from wsss_kit.segmentation.networks import build_network
-from wsss_kit.segmentation.presets import PRESETS, Recipe
+from wsss_kit.segmentation.networks import LOSSES, build_network, multi_scale_loss
 from wsss_kit.segmentation.segmenter import CARD_VERSION, METHOD, Segmenter
 from wsss_kit.training import check_loss, classes_of, polynomial_decay, seeded
 from wsss_kit.training import progress as progress_bar
 from wsss_kit.views import MaskedPictures
+
+Recipe = dict[str, Any]
+
+_DEEPLAB: Recipe = {
+    "optimiser": "sgd",
+    "learning_rate": 2.5e-4,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "batch_size": 5,
+    "accumulate": 2,
+    "epochs": None,
+    "iterations": 20_000,
+    "decay_every": 10,
+    "crop": 321,
+    "scales": (0.5, 0.75, 1.0, 1.25, 1.5),
+    "loss": "plain",
+    "loss_scales": (0.75, 0.5),
+    "full_size": False,
+    "fixes_norms": True,
+}
+PRESETS: dict[str, Recipe] = {
+    "small": {
+        "optimiser": "adamw",
+        "learning_rate": 2e-3,
+        "momentum": 0.9,
+        "weight_decay": 0.01,
+        "batch_size": 16,
+        "accumulate": 1,
+        "epochs": 8,
+        "iterations": None,
+        "decay_every": 1,
+        "crop": None,
+        "scales": (),
+        "loss": "plain",
+        "loss_scales": (),
+        "full_size": True,
+        "fixes_norms": False,
+    },
+    "deeplab": _DEEPLAB,
+    "clims_coco": _DEEPLAB,
+    "clims_imagenet": {
+        **_DEEPLAB,
+        "batch_size": 10,
+        "iterations": 30_000,
+        "scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+        "loss": "balanced",
+    },
+    "clip_es_imagenet": {**_DEEPLAB, "learning_rate": 2e-4},
+    "clip_es_coco": {**_DEEPLAB, "learning_rate": 2.5e-5},
+}
+"""``accumulate``: batches whose gradients are added for one step. ``iterations``: steps; or
+``epochs``, passes over the pictures. ``decay_every``: steps between two changes of the rate, which
+falls by a polynomial of power 0.9. ``crop``, ``scales``: see `views.random_view`. ``loss``: one of
+`LOSSES`. ``loss_scales``: see `multi_scale_loss`. ``full_size``: whether logits are enlarged
+to the mask for the loss, or the mask brought to their grid. ``fixes_norms``: whether batch
+normalisation keeps its statistics.
+
+``deeplab`` is the PyTorch code that CLIMS and CLIP-ES train with (and CLIMS' own from COCO's
+weights); the others differ as their papers or authors say."""
 
 
 def train_segmenter(
@@ -68,10 +119,10 @@ def train_segmenter(
     Args:
         samples: pictures; their ``classes``, if they have them, name the mask's values.
         masks: picture name to (H, W) int64, class c as c + 1.
-        network: one of ``networks.NETWORKS``, or a module (B, 3, H, W) -> (B, K, h, w).
+        network: one of ``NETWORKS``, or a module (B, 3, H, W) -> (B, K, h, w).
         backbone: see `build_network`.
         weights: see `build_network`.
-        preset: one of ``presets.PRESETS``; None for ``"small"``, or ``"deeplab"`` for the DeepLabs.
+        preset: one of ``PRESETS``; None for ``"small"``, or ``"deeplab"`` for the DeepLabs.
         taught_by: what the masks are, in words, for the card.
         epochs: passes over the pictures; this and the next arguments take the preset's value where
             they are None.
@@ -144,10 +195,9 @@ def _recipe(preset: str, given: Mapping[str, Any]) -> Recipe:
     recipe = {**PRESETS[preset], **{k: v for k, v in given.items() if v is not None}}
     if given["epochs"] is not None and given["iterations"] is not None:
         raise ValueError("give epochs or iterations, not both")
-    if given["epochs"] is not None:
-        recipe["iterations"] = None
-    if given["iterations"] is not None:
-        recipe["epochs"] = None
+    for length, other in (("epochs", "iterations"), ("iterations", "epochs")):
+        if given[length] is not None:
+            recipe[other] = None
     for name in ("batch_size", "accumulate", "epochs", "iterations", "crop"):
         if recipe[name] is not None:
             check_count(name, recipe[name])
@@ -183,9 +233,8 @@ def _train(
     steps_a_pass = -(-len(masked) // (batch * accumulate))
     iterations = recipe["iterations"] or recipe["epochs"] * steps_a_pass
     optimiser = _optimiser(segmenter.net, recipe)
-    done = 0
-    if checkpoint is not None:
-        done = _resume(segmenter, optimiser, checkpoint, run, iterations)
+    kind = {"method": METHOD, "version": CARD_VERSION, "classes": segmenter.classes}
+    done = resume(segmenter, optimiser, checkpoint, run=run, epochs=iterations, **kind)
     schedule = polynomial_decay(optimiser, iterations, first=done, every=recipe["decay_every"])
     began = segmenter.losses_[0] if segmenter.losses_ else None
     losses: list[float] = []
@@ -206,10 +255,8 @@ def _train(
             segmenter.losses_.append(mean)
             losses = []
             if checkpoint is not None:
-                place = {"epoch": step + 1, "run": run}
-                save_checkpoint(
-                    checkpoint, segmenter.state_dict(), optimiser, segmenter.card(), **place
-                )
+                tensors, place = segmenter.state_dict(), {"epoch": step + 1, "run": run}
+                save_checkpoint(checkpoint, tensors, optimiser, segmenter.card(), **place)
     finally:
         segmenter.eval()
 
@@ -224,7 +271,8 @@ def _step(
 ) -> float:
     """One step of the optimiser; returns the loss. All chance in it is of seed and step."""
     batch, accumulate = recipe["batch_size"], recipe["accumulate"]
-    device, total = device_of(segmenter), 0.0
+    device, total, scales = device_of(segmenter), 0.0, recipe["loss_scales"]
+    net = segmenter if recipe["full_size"] else segmenter.net
     random = torch.Generator().manual_seed(seed * 1_000_003 + step)
     numbers = _numbers(len(masked), step * batch * accumulate, batch * accumulate, seed)
     optimiser.zero_grad()
@@ -232,18 +280,13 @@ def _step(
         for start in range(0, len(numbers), batch):
             images, masks = masked.batch(numbers[start : start + batch], random)
             _check_values(masks, len(segmenter.classes))
-            loss = _loss(segmenter, images.to(device), masks.to(device), recipe) / accumulate
+            seen = net, images.to(device), masks.to(device)
+            loss = multi_scale_loss(*seen, loss=LOSSES[recipe["loss"]], scales=scales) / accumulate
             loss.backward()
             total += loss.item()
     sum_gradients(optimiser)
     optimiser.step()
     return totals({"loss": total})["loss"]
-
-
-def _loss(segmenter: Segmenter, images: Tensor, masks: Tensor, recipe: Recipe) -> Tensor:
-    loss = LOSSES[recipe["loss"]]
-    net = segmenter if recipe["full_size"] else segmenter.net
-    return multi_scale_loss(net, images, masks, loss=loss, scales=recipe["loss_scales"])
 
 
 def _numbers(n: int, first: int, count: int, seed: int) -> list[int]:
@@ -259,12 +302,10 @@ def _numbers(n: int, first: int, count: int, seed: int) -> list[int]:
 
 def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     rate, decay = recipe["learning_rate"], recipe["weight_decay"]
-    groups = [{"params": list(net.parameters()), "lr": rate}]
-    if hasattr(net, "groups"):
-        groups = net.groups(rate)
+    groups = net.groups(rate) if hasattr(net, "groups") else net.parameters()
     if recipe["optimiser"] == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=decay)
-    return torch.optim.SGD(groups, momentum=recipe["momentum"], weight_decay=decay)
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(groups, lr=rate, momentum=recipe["momentum"], weight_decay=decay)
 
 
 def _check_values(masks: Tensor, n_classes: int) -> None:
@@ -274,22 +315,3 @@ def _check_values(masks: Tensor, n_classes: int) -> None:
             f"a mask holds {masks[wrong][0].item()}, expected 0 to {n_classes} or {IGNORE_INDEX}; "
             "check the class list, and that masks are read as indices, not as colours"
         )
-
-
-def _resume(
-    segmenter: Segmenter,
-    optimiser: torch.optim.Optimizer,
-    path: str | Path,
-    run: Mapping[str, Any],
-    iterations: int,
-) -> int:
-    """Take a checkpoint's weights and moments; returns the steps it has done."""
-    kind = {"method": METHOD, "version": CARD_VERSION, "keys": ("losses", "classes")}
-    found = load_checkpoint(path, **kind, classes=segmenter.classes, run=run, epochs=iterations)
-    if found is None:
-        return 0
-    tensors, card = found
-    segmenter.load_state_dict({name: tensors[name] for name in segmenter.state_dict()})
-    restore_optimiser(optimiser, tensors)
-    segmenter.losses_ = list(card["losses"])
-    return card["epoch"]
