@@ -6,7 +6,7 @@ Every public door asks these before its work begins. A check costs one pass over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral, Real
@@ -163,9 +163,8 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least}")
+    right = _is_number(value, Integral) and value >= least
+    _expect(right, name, value, f"a whole number of at least {least}")
 
 
 def check_word(name: str, word: str, known: Iterable[str]) -> None:
@@ -174,8 +173,8 @@ def check_word(name: str, word: str, known: Iterable[str]) -> None:
     Raises:
         ValueError: with what arrived, and the list.
     """
-    if not isinstance(word, str) or word not in known:
-        raise ValueError(f"{name} is {word!r}, expected one of {', '.join(known)}")
+    right = isinstance(word, str) and word in known
+    _expect(right, name, word, f"one of {', '.join(known)}")
 
 
 def check_counts(name: str, values: Sequence[int], unit: str) -> None:
@@ -184,15 +183,25 @@ def check_counts(name: str, values: Sequence[int], unit: str) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    if not _all_of(values, Integral, lambda value: value >= 1):
-        raise ValueError(f"{name} is {values!r}, expected whole numbers of {unit}, at least 1")
+    right = _are_numbers(values, Integral) and min(values) >= 1
+    _expect(right, name, values, f"whole numbers of {unit}, at least 1")
 
 
-def _all_of(values: Any, kind: type, right: Callable[[Any], bool]) -> bool:
-    """Whether this is a sequence, not empty, of numbers of a kind that are right."""
-    if not isinstance(values, Sequence) or not len(values):
-        return False
-    return all(isinstance(v, kind) and not isinstance(v, bool) and right(v) for v in values)
+def _expect(right: bool, name: str, value: Any, expected: str) -> None:
+    """Raise an error that names the value and what was expected, if it is not right."""
+    if not right:
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def _is_number(value: Any, kind: type = Real) -> bool:
+    """Whether a value is a number of a kind; bools are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _are_numbers(values: Any, kind: type = Real) -> bool:
+    """Whether this is a sequence of numbers of a kind that is not empty."""
+    listed = isinstance(values, Sequence) and len(values) > 0
+    return listed and all(_is_number(value, kind) for value in values)
 
 
 def check_positive(name: str, value: float) -> None:
@@ -201,9 +210,7 @@ def check_positive(name: str, value: float) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value!r}, expected a number above 0")
+    _expect(_is_number(value) and 0 < value < math.inf, name, value, "a number above 0")
 
 
 def check_not_negative(name: str, value: float) -> None:
@@ -212,9 +219,7 @@ def check_not_negative(name: str, value: float) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value!r}, expected a number of 0 or more")
+    _expect(_is_number(value) and 0 <= value < math.inf, name, value, "a number of 0 or more")
 
 
 def check_probability(name: str, value: float) -> None:
@@ -223,9 +228,7 @@ def check_probability(name: str, value: float) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value!r}, expected a number in [0, 1]")
+    _expect(_is_number(value) and 0 <= value <= 1, name, value, "a number in [0, 1]")
 
 
 def check_scales(scales: Sequence[float]) -> None:
@@ -234,8 +237,8 @@ def check_scales(scales: Sequence[float]) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    if not _all_of(scales, Real, lambda scale: 0 < scale < math.inf):
-        raise ValueError(f"scales is {scales!r}, expected at least one positive factor: (1.0, 0.5)")
+    right = _are_numbers(scales) and all(0 < scale < math.inf for scale in scales)
+    _expect(right, "scales", scales, "at least one positive factor: (1.0, 0.5)")
 
 
 def check_size(name: str, size: Sequence[int]) -> None:
@@ -244,8 +247,8 @@ def check_size(name: str, size: Sequence[int]) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    if not _all_of(size, Integral, lambda side: side >= 1) or len(size) != 2:
-        raise ValueError(f"{name} is {size!r}, expected two whole numbers of pixels (H, W)")
+    right = _are_numbers(size, Integral) and len(size) == 2 and min(size) >= 1
+    _expect(right, name, size, "two whole numbers of pixels (H, W)")
 
 
 def check_device(device: str | torch.device) -> None:
@@ -262,9 +265,9 @@ def check_device(device: str | torch.device) -> None:
         kind = ""
     there = {"cpu": True, "cuda": torch.cuda.is_available()}
     there["mps"] = torch.backends.mps.is_available()
-    if kind == "meta" or not there.get(kind, kind not in ("", *there)):
-        here = ", ".join(name for name, is_there in there.items() if is_there)
-        raise ValueError(f"device is {device!r}, expected 'auto' or one that is here: {here}")
+    here = ", ".join(name for name, is_there in there.items() if is_there)
+    right = kind != "meta" and there.get(kind, kind not in ("", *there))
+    _expect(right, "device", device, f"'auto' or one that is here: {here}")
 
 
 def chosen_device(device: str | torch.device) -> torch.device:

@@ -211,14 +211,9 @@ def augment(
         padded = F.pad(image[None], (dx, dx, dy, dy), mode="reflect")[0] if dy and dx else image
         top, left = integer(0, padded.shape[-2] - H), integer(0, padded.shape[-1] - W)
         return padded[:, top : top + H, left : left + W]
-    canvas = image.new_zeros(3, crop, crop)
     y, x = integer(0, abs(H - crop)), integer(0, abs(W - crop))
-    height, width = min(H, crop), min(W, crop)
-    source_y, source_x = (y if crop < H else 0), (x if crop < W else 0)
-    target_y, target_x = (0 if crop < H else y), (0 if crop < W else x)
-    piece = image[:, source_y : source_y + height, source_x : source_x + width]
-    canvas[:, target_y : target_y + height, target_x : target_x + width] = piece
-    return canvas
+    top, left = (-y if crop < H else y), (-x if crop < W else x)
+    return F.pad(image, (left, crop - W - left, top, crop - H - top))  # below 0 it cuts off
 
 
 def skip_augment(generator: torch.Generator, *, long_side: tuple[int, int] | None) -> None:
@@ -248,15 +243,11 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
             rows.append(sample.labels)
             names.append(sample.name)
     for name, row in zip(names, rows, strict=True):
-        if row.ndim != 1:
+        if row.ndim != 1 or row.shape != rows[0].shape:
+            wanted = f"{tuple(rows[0].shape)} as those of {names[0]!r}" if row.ndim == 1 else "(C,)"
             raise ValueError(
-                f"labels of {name!r} have shape {tuple(row.shape)}, expected (C,): one number a "
-                "class"
-            )
-        if row.shape != rows[0].shape:
-            raise ValueError(
-                f"labels of {name!r} have shape {tuple(row.shape)}, expected "
-                f"{tuple(rows[0].shape)} as those of {names[0]!r}: one number a class"
+                f"labels of {name!r} have shape {tuple(row.shape)}, expected {wanted}: one number "
+                "a class"
             )
     labels = torch.stack(rows)
     odd = ((labels != 0) & (labels != 1)).any(1)
