@@ -209,14 +209,8 @@ def norms_of_whole_batches(*modules: nn.Module) -> Iterator[None]:
     Args:
         modules: whose layers of batch normalisation are meant, where they are training.
     """
-    layers = [
-        layer
-        for module in modules
-        for layer in module.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
-    ]
-    if world() == 1:
-        layers = []
+    every = (layer for module in modules for layer in module.modules() if world() > 1)
+    layers = [layer for layer in every if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     for layer in layers:
         layer.forward = partial(_normalised, layer)
     try:

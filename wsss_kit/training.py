@@ -234,14 +234,10 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
         ValueError: naming the first sample whose labels are of another number than the first
             one's, or anything but 0 and 1.
     """
-    lazy = getattr(samples, "image_labels", None)
-    if lazy is not None:
-        rows, names = list(lazy()), samples.names
+    if hasattr(samples, "image_labels"):
+        names, rows = samples.names, list(samples.image_labels())
     else:
-        rows, names = [], []
-        for sample in samples:
-            rows.append(sample.labels)
-            names.append(sample.name)
+        names, rows = zip(*((sample.name, sample.labels) for sample in samples), strict=True)
     for name, row in zip(names, rows, strict=True):
         if row.ndim != 1 or row.shape != rows[0].shape:
             wanted = f"{tuple(rows[0].shape)} as those of {names[0]!r}" if row.ndim == 1 else "(C,)"

@@ -62,19 +62,16 @@ class MaskedPictures:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def view(self, number: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A `random_view` of one picture."""
-        kept = self._kept
-        image, mask = self._read(self.samples[number]) if kept is None else kept[number]
-        return random_view(image, mask, random, crop=self.crop, scales=self.scales)
-
     def batch(self, numbers: Sequence[int], random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Views of several pictures: (B, 3, h, w) and (B, h, w), those of this process."""
-        images, masks = own_views(
-            numbers,
-            lambda number: self.view(number, random),
-            lambda: skip_view(random, crop=self.crop, scales=self.scales),
-        )
+        """Return random views of this process's images: (B, 3, h, w) and (B, h, w)."""
+        options = {"crop": self.crop, "scales": self.scales}
+
+        def view(number: int) -> tuple[Tensor, Tensor]:
+            kept = self._kept
+            image, mask = self._read(self.samples[number]) if kept is None else kept[number]
+            return random_view(image, mask, random, **options)
+
+        images, masks = own_views(numbers, view, lambda: skip_view(random, **options))
         return images, masks
 
     def _read(self, sample: Sample) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -158,37 +158,33 @@ class _Folder(ImageFiles):
         self.classes = _checked(classes) if classes is not None else _classes_of(rows, table)
         self.rows: dict[str, _Row] = {}
         for row in rows:
-            self._add(row, problems)
+            problems += self._add(row)
         _report(problems, table, self.classes)
         if not self.rows:
             raise ValueError(f"{table} names no picture; add a line such as: cat1.jpg,cat")
         if not self.classes:
             raise ValueError(f"{table} names no class; label a picture, or pass classes=")
 
-    def _add(self, row: _Row, problems: list[_Problem]) -> None:
+    def _add(self, row: _Row) -> Iterator[_Problem]:
+        """Keep a row by the name of its image; yield what is wrong with it."""
         name = str(row.file.with_suffix(""))
         first = self.rows.setdefault(name, row)
         if first is not row and first.file == row.file:
-            text = f"'{row.file}' is named twice, first in line {first.line}"
-            problems.append(_Problem(row.line, text))
+            yield _Problem(row.line, f"'{row.file}' is named twice, first in line {first.line}")
         elif first is not row:
             text = f"'{row.file}' and '{first.file}' of line {first.line} are both called {name!r}"
             text += ", and masks are found by that name; rename one"
-            problems.append(_Problem(row.line, text))
+            yield _Problem(row.line, text)
         elif not (self.root / row.file).is_file():
             there = (path.name for path in (self.root / row.file.parent).glob("*"))
             text = f"there is no picture '{row.file}'"
-            problems.append(_Problem(row.line, text, row.file.name, there, missing=True))
+            yield _Problem(row.line, text, row.file.name, there, missing=True)
         for label in row.labels:
             if label in self.mixed:
-                text = (
-                    f"{label!r} looks like several classes; put ';' between them, or pass classes= "
-                    "if it is one name"
-                )
-                problems.append(_Problem(row.line, text))
+                text = f"{label!r} looks like several classes; put ';' between them, "
+                yield _Problem(row.line, text + "or pass classes= if it is one name")
             elif label not in self.classes:
-                text = f"unknown class {label!r}"
-                problems.append(_Problem(row.line, text, label, self.classes))
+                yield _Problem(row.line, f"unknown class {label!r}", label, self.classes)
 
     def find_masks(self) -> None:
         """Mask files by picture name; those that belong to no picture are reported."""

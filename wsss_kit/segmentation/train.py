@@ -228,14 +228,34 @@ def _train(
     checkpoint: str | Path | None,
     run: Mapping[str, Any],
 ) -> None:
-    """Train in place."""
-    batch, accumulate = recipe["batch_size"], recipe["accumulate"]
-    steps_a_pass = -(-len(masked) // (batch * accumulate))
+    """Train in place; the random numbers of a step depend on seed and step alone."""
+    batch, n_images = recipe["batch_size"], recipe["batch_size"] * recipe["accumulate"]
+    steps_a_pass = -(-len(masked) // n_images)
     iterations = recipe["iterations"] or recipe["epochs"] * steps_a_pass
+    net, device = segmenter if recipe["full_size"] else segmenter.net, device_of(segmenter)
+    loss_kind = {"loss": LOSSES[recipe["loss"]], "scales": recipe["loss_scales"]}
     optimiser = _optimiser(segmenter.net, recipe)
     kind = {"method": METHOD, "version": CARD_VERSION, "classes": segmenter.classes}
     done = resume(segmenter, optimiser, checkpoint, run=run, epochs=iterations, **kind)
     schedule = polynomial_decay(optimiser, iterations, first=done, every=recipe["decay_every"])
+
+    def train_step(step: int) -> float:
+        total, random = 0.0, torch.Generator().manual_seed(seed * 1_000_003 + step)
+        numbers = _numbers(len(masked), step * n_images, n_images, seed)
+        optimiser.zero_grad()
+        with seeded(seed, step, device), norms_of_whole_batches(segmenter):
+            for start in range(0, n_images, batch):
+                images, masks = masked.batch(numbers[start : start + batch], random)
+                _check_values(masks, len(segmenter.classes))
+                loss = multi_scale_loss(net, images.to(device), masks.to(device), **loss_kind)
+                loss = loss / recipe["accumulate"]
+                loss.backward()
+                total += loss.item()
+        sum_gradients(optimiser)
+        optimiser.step()
+        schedule.step()
+        return totals({"loss": total})["loss"]
+
     began = segmenter.losses_[0] if segmenter.losses_ else None
     losses: list[float] = []
     as_first(segmenter.state_dict().values())
@@ -243,10 +263,8 @@ def _train(
     if recipe["fixes_norms"]:
         fix_batch_norm(segmenter)
     try:
-        bar = progress_bar(range(done, iterations), what="segmenter", shown=shown)
-        for step in bar:
-            losses.append(_step(segmenter, masked, recipe, optimiser, step, seed))
-            schedule.step()
+        for step in progress_bar(range(done, iterations), what="segmenter", shown=shown):
+            losses.append(train_step(step))
             began = losses[0] if began is None else began
             if (step + 1) % steps_a_pass and step + 1 < iterations:
                 continue
@@ -259,34 +277,6 @@ def _train(
                 save_checkpoint(checkpoint, tensors, optimiser, segmenter.card(), **place)
     finally:
         segmenter.eval()
-
-
-def _step(
-    segmenter: Segmenter,
-    masked: MaskedPictures,
-    recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    seed: int,
-) -> float:
-    """One step of the optimiser; returns the loss. All chance in it is of seed and step."""
-    batch, accumulate = recipe["batch_size"], recipe["accumulate"]
-    device, total, scales = device_of(segmenter), 0.0, recipe["loss_scales"]
-    net = segmenter if recipe["full_size"] else segmenter.net
-    random = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    numbers = _numbers(len(masked), step * batch * accumulate, batch * accumulate, seed)
-    optimiser.zero_grad()
-    with seeded(seed, step, device), norms_of_whole_batches(segmenter):
-        for start in range(0, len(numbers), batch):
-            images, masks = masked.batch(numbers[start : start + batch], random)
-            _check_values(masks, len(segmenter.classes))
-            seen = net, images.to(device), masks.to(device)
-            loss = multi_scale_loss(*seen, loss=LOSSES[recipe["loss"]], scales=scales) / accumulate
-            loss.backward()
-            total += loss.item()
-    sum_gradients(optimiser)
-    optimiser.step()
-    return totals({"loss": total})["loss"]
 
 
 def _numbers(n: int, first: int, count: int, seed: int) -> list[int]:
