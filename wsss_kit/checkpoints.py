@@ -1,4 +1,4 @@
-"""What a training needs to go on where it stopped, and to refuse the checkpoint of another one."""
+"""Checkpoints: save and resume a training; refuse the checkpoint of another one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PREFIX = "optimiser."
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's moments, to be saved beside the weights.
+    """Return the optimiser's moments, to be saved beside the weights.
 
     Args:
         optimiser: any of torch's.
@@ -47,7 +47,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimiser_tensors` took; other tensors among them are left alone."""
+    """Restore the moments that `optimiser_tensors` returned; other tensors are ignored."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith(_PREFIX):
@@ -65,7 +65,7 @@ def save_checkpoint(
     epoch: int,
     run: Mapping[str, Any],
 ) -> None:
-    """Write weights, moments and place of a training as a pair of files; the first process does.
+    """Write weights, moments and epoch of a training as a pair of files, from the first process.
 
     Args:
         path: of the weights, with or without ending.
@@ -164,7 +164,7 @@ def run_of(
     *,
     free: Sequence[str],
 ) -> dict[str, Any]:
-    """What has to agree for a checkpoint to be one of a run.
+    """Return the settings that must be equal for a checkpoint to belong to a run.
 
     Args:
         samples: the training set.
@@ -183,7 +183,7 @@ def run_of(
 
 
 def check_same_run(stored: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path) -> None:
-    """Refuse to go on with a checkpoint of another run.
+    """Raise an error if a checkpoint is of another run.
 
     Args:
         stored: what the checkpoint says of its run.
@@ -202,10 +202,10 @@ def check_same_run(stored: Mapping[str, Any], asked: Mapping[str, Any], where: s
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """What tells one training set from another, in sixteen letters.
+    """Return a hash of a training set, sixteen letters.
 
-    Names, their order, the first picture's pixels and, where no picture has to be decoded for
-    them, the labels.
+    It covers the names, their order, the first image's pixels and, where no image has to be decoded
+    for them, the labels.
 
     Args:
         samples: M pictures with labels, at least one.
@@ -223,7 +223,7 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 
 
 def fingerprint_masks(masks: Mapping[str, Tensor]) -> str:
-    """What tells one set of masks from another, in sixteen letters.
+    """Return a hash of a set of masks, sixteen letters.
 
     Args:
         masks: name to (H, W) integers. All names count, and the pixels of up to 64 masks.

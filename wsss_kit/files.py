@@ -173,10 +173,8 @@ def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | 
     stored, wanted = tuple(card["classes"]), tuple(classes)
     if stored == wanted:
         return
-    place = next(
-        (i for i, pair in enumerate(zip(stored, wanted, strict=False)) if pair[0] != pair[1]),
-        min(len(stored), len(wanted)),
-    )
+    equal = [one == other for one, other in zip(stored, wanted, strict=False)]
+    place = [*equal, False].index(False)
     raise ValueError(
         f"{where} was trained for {len(stored)} classes ({', '.join(stored[:8])}"
         f"{', ...' if len(stored) > 8 else ''}) but {len(wanted)} are asked for; they differ from "

@@ -1,4 +1,4 @@
-"""What every trained method shares: augmentation, schedule, progress."""
+"""The training loop that all trained methods share: epochs, schedules, augmentation, progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 def progress(
     items: Iterable[Item], *, what: str, shown: bool = True, total: int | None = None
 ) -> Iterable[Item]:
-    """A progress bar in a terminal or a notebook around an iterable; of several processes, one."""
+    """Show a progress bar around an iterable; of several processes only the first shows it."""
     from tqdm.auto import tqdm
 
     hidden = not shown or rank() > 0
@@ -30,15 +30,15 @@ def progress(
 
 @contextmanager
 def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Torch's own random numbers, such as those of a trunk's dropout, from seed and epoch.
+    """Seed torch's global random state, for a backbone's dropout, by seed, epoch and process.
 
-    A resumed run then drops what an uninterrupted one does; each of several processes has numbers
-    of its own. The global state is put back after.
+    A resumed run then drops the same values as an uninterrupted one. The global state is restored
+    afterwards.
 
     Args:
         seed: of the run.
         epoch: from 0.
-        device: whose numbers are meant, beside the CPU's.
+        device: whose random state is seeded, beside the CPU's.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed * 1_000_003 + epoch + 7_000_003 * rank())
@@ -96,15 +96,14 @@ def train_epochs(
                 began = losses["total"] if began is None else began
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + value / steps
-                if hasattr(bar, "set_postfix"):
-                    bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+                bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
         where = f"{what}, epoch {epoch + 1}"
         check_loss(sums["total"], began, where=where, learning_rate=learning_rate)
         after_epoch(epoch, sums)
 
 
 def descend(losses: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[str, float]:
-    """One step of the optimiser on ``losses["total"]``; the losses, summed over the processes."""
+    """Take one optimiser step on ``losses["total"]``; return the losses summed over processes."""
     optimiser.zero_grad(set_to_none=True)
     losses["total"].backward()
     sum_gradients(optimiser)
@@ -182,13 +181,13 @@ def augment(
     crop: int | None,
     long_side: tuple[int, int] | None,
 ) -> Tensor:
-    """A random view of a picture for training.
+    """Return a random view of an image for training.
 
     Args:
         image: (3, H, W) RGB in [0, 1].
-        generator: source of the choices.
-        crop: side of the square crop, zero padded where the picture is smaller; None keeps the
-            picture's size and shifts it by up to a tenth, mirrored at the border.
+        generator: of the random choices.
+        crop: side of the square crop, zero padded where the image is smaller; None keeps the
+            image's size and shifts it by up to a tenth, mirrored at the border.
         long_side: range in pixels that the longer side is resized to before cropping; None keeps
             the size.
 
@@ -217,15 +216,15 @@ def augment(
 
 
 def skip_augment(generator: torch.Generator, *, long_side: tuple[int, int] | None) -> None:
-    """Take from a generator what `augment` takes, for a picture that another process sees."""
+    """Draw the random numbers of `augment`, for an image that another process sees."""
     torch.randint(2, (3 if long_side is None else 4,), generator=generator)
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:
-    """Image-level labels of all samples, checked; lazy samples are not decoded for it.
+    """Return the checked image-level labels of all samples; lazy samples are not decoded.
 
     Args:
-        samples: M pictures with labels.
+        samples: M images with labels.
 
     Returns:
         (M, C) float32 of 0 and 1.
@@ -254,11 +253,11 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
 
 
 class Diverged(RuntimeError):
-    """A training whose loss is no number any more, or far above where it began."""
+    """The error for a training whose loss is NaN, infinite or far above its first value."""
 
 
 def check_loss(loss: float, first: float, *, where: str, learning_rate: float) -> None:
-    """Stop a training that diverges.
+    """Raise an error if a training diverges.
 
     Args:
         loss: mean over an epoch or some steps.
@@ -279,7 +278,7 @@ def check_loss(loss: float, first: float, *, where: str, learning_rate: float) -
 
 
 def classes_of(samples: Sequence[Sample]) -> tuple[str, ...]:
-    """Class names of a data set, or ``class 1`` and so on where it does not say.
+    """Return the class names of a data set, or ``class 1`` and so on if it names none.
 
     Raises:
         ValueError: if the first sample has another number of labels than there are names.

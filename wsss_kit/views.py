@@ -1,4 +1,4 @@
-"""What a network sees while it learns from masks: a picture and its mask, cut alike."""
+"""Random views of an image and its mask, flipped, scaled and cropped alike."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from wsss_kit.processes import own_views
 
 
 class MaskedPictures:
-    """Pictures and masks to learn from, looked up together: each (3, H, W) and (H, W).
+    """Training images and their masks: pairs (3, H, W) and (H, W).
 
-    Pictures of one size are read once and kept. Where they are cropped, each is read when its turn
-    comes, so that any number of them fits.
+    Without a crop all images are of one size; they are read once and kept. With a crop each is read
+    when it is needed, so that any number of them fits into memory.
 
     Args:
         samples: pictures.
@@ -100,7 +100,7 @@ def random_view(
     crop: int | None,
     scales: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor]:
-    """A picture and its mask, mirrored half of the time, resized and cropped alike.
+    """Flip an image and its mask half of the time; scale and crop them alike.
 
     Args:
         image: (3, H, W).
@@ -137,5 +137,5 @@ def random_view(
 
 
 def skip_view(random: torch.Generator, *, crop: int | None, scales: Sequence[float] = ()) -> None:
-    """Take from a generator what `random_view` takes, for a picture that another process sees."""
+    """Draw the random numbers of `random_view`, for an image that another process sees."""
     torch.randint(2, (1 + (len(scales) > 0) + 2 * (crop is not None),), generator=random)

@@ -1,6 +1,6 @@
-"""Data doors: samples by one, ground-truth masks by another.
+"""Data sets: one function opens the samples, another the ground-truth masks.
 
-``load_voc``, ``load_coco``, ``load_pets`` and ``load_folder`` give pictures with image-level labels
+``load_voc``, ``load_coco``, ``load_pets`` and ``load_folder`` give images with image-level labels
 and never a mask. Masks come from the function of the same name with ``_masks``, which only an
 evaluation calls. Everything is lazy: a file is read when its item is asked for.
 """

@@ -30,21 +30,21 @@ data/README.md says where to get COCO 2014."""
 def load_coco(
     root: str | Path = "data/COCO2014", split: str = "train", *, limit: int | None = None
 ) -> LazySamples:
-    """Pictures of COCO 2014 with image-level labels: the categories of their annotations.
+    """Open the images of COCO 2014 with labels: the categories of their annotations.
 
-    Pictures without any are left out, as published work does (82,081 of ``train`` and 40,137 of
+    Images without any are left out, as published work does (82,081 of ``train`` and 40,137 of
     ``val`` are left). The annotation file is read whole, once a call: 450 MB for ``train``.
 
     Args:
         root: the folder with ``annotations/`` and ``train2014/``; ``images/train2014/`` will do.
         split: ``"train"`` or ``"val"``.
-        limit: only the first so many pictures.
+        limit: only the first so many images.
 
     Returns:
         A lazy sequence of ``Sample`` with ``.classes`` (80), ``.split`` and ``.names``, sorted.
 
     Raises:
-        FileNotFoundError: if the layout is not there; on reading an item, if its picture is not.
+        FileNotFoundError: if the layout is not there; on reading an item, if its image is not.
         ValueError: for another split, or an annotation file that is none.
 
     Example:
@@ -59,7 +59,7 @@ def load_coco(
 
 
 def load_coco_masks(root: str | Path = "data/COCO2014", split: str = "train") -> LazyMasks:
-    """Ground-truth masks of COCO 2014, for evaluation only.
+    """Open the ground-truth masks of COCO 2014, for evaluation only.
 
     A mask is rendered by pycocotools when it is first asked for, and written to
     ``masks/train2014/NAME.png``: large objects first, so that small ones lie on top; crowds count

@@ -32,7 +32,7 @@ TITLES = {"voc": "VOC 2012", "coco": "COCO 2014", "pets": "Oxford-IIIT Pet", "pa
 
 
 def default_root(name: str) -> Path:
-    """The folder of a data set where none is given.
+    """Return the folder of a data set if none is given.
 
     The environment variable ``WSSS_KIT_VOC`` (``_COCO``, ``_PETS``, ``_FOLDER``) names it; else it
     is ``data/VOC2012`` (and so on) in the working directory, or beside the package.
@@ -97,7 +97,7 @@ class LazySamples(Sequence[Sample]):
     """Samples that are read from disk when asked for. A slice is again a lazy sequence.
 
     Args:
-        names: one per picture, unique.
+        names: one per image, unique.
         image: name to (3, H, W) float32 in [0, 1].
         labels: name to (C,) float32 of 0 and 1.
         classes: the C class names.
@@ -154,13 +154,13 @@ class LazySamples(Sequence[Sample]):
         return Sample(name, self._image(name), self._labels(name))
 
     def without_labels(self) -> LazySamples:
-        """The same images with labels all zero, read from nowhere."""
+        """Return the same images with labels all zero, without reading any."""
         samples = copy(self)
         samples._labels = lambda name: torch.zeros(len(self.classes))
         return samples
 
     def pick(self, names: Iterable[str]) -> LazySamples:
-        """The pictures of these names, in this order, as lazy as before.
+        """Select images by name, in this order, as lazy as before.
 
         Args:
             names: each among ``names``.
@@ -201,13 +201,13 @@ class LazySamples(Sequence[Sample]):
         return self._masks()
 
     def size_of(self, name: str) -> tuple[int, int]:
-        """Height and width of a picture in pixels, from its first bytes where that is possible."""
+        """Return height and width of an image, without decoding it where that is possible."""
         if self._size is not None:
             return self._size(name)
         return tuple(self._image(name).shape[-2:])
 
     def image_labels(self) -> Tensor:
-        """Labels of all pictures, without decoding any.
+        """Return the labels of all images, without decoding any.
 
         Returns:
             (len(self), C) float32 of 0 and 1.
@@ -221,10 +221,10 @@ class LazySamples(Sequence[Sample]):
 
 
 class LazyMasks(Mapping[str, Tensor]):
-    """Ground-truth masks by picture name, read from disk when asked for.
+    """Ground-truth masks by image name, read from disk when asked for.
 
     Args:
-        names: pictures that have a mask.
+        names: images that have a mask.
         read: name to (H, W) int64.
         folder: where the masks lie, for messages.
 
@@ -319,7 +319,7 @@ class ImageFiles:
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """The end of a message: which of the names was probably meant, or nothing.
+    """Return the end of a message: the name that was probably meant, or nothing.
 
     Args:
         name: what arrived.

@@ -1,4 +1,4 @@
-"""Anyone's own pictures: a folder with ``labels.csv``, and masks if there are any."""
+"""Your own images: a folder with ``labels.csv``, and masks if there are any."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ LAYOUT = """
 
 
 def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> LazySamples:
-    r"""Your own pictures with image-level labels.
+    r"""Open your own images with image-level labels.
 
-    The folder holds the pictures and a table ``labels.csv`` with the header ``file,labels``:
-    several class names with ``;`` between them, or none. Pictures that the table does not name
-    are left out. A picture's name is its file without the suffix.
+    The folder holds the images and a table ``labels.csv`` with the header ``file,labels``:
+    several class names with ``;`` between them, or none. Images that the table does not name
+    are left out. An image's name is its file without the suffix.
 
     Args:
         root: the folder with ``labels.csv``.
@@ -49,7 +49,7 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
             not decode.
 
     Example:
-        A picture without any class stays in:
+        An image without any class stays in:
 
         >>> import tempfile
         >>> from PIL import Image
@@ -66,11 +66,11 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
 
 
 def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None) -> LazyMasks:
-    r"""Ground-truth masks of your own pictures, for evaluation only.
+    r"""Open the ground-truth masks of your own images, for evaluation only.
 
-    A picture ``cat1.jpg`` has its mask at ``masks/cat1.png``; those without one are not in the
+    An image ``cat1.jpg`` has its mask at ``masks/cat1.png``; those without one are not in the
     mapping. For ``pets/cat1.jpg`` it is ``masks/pets/cat1.png``, or ``masks/cat1.png`` where no
-    other picture is called ``cat1``.
+    other image is called ``cat1``.
 
     Args:
         root: as for ``load_folder``.

@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet: cats and dogs of 37 breeds, one a picture; small enough for a coursework."""
+"""Oxford-IIIT Pet: cats and dogs of 37 breeds, one an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
+from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
 from wsss_kit.data.pictures import read_mask_of
 
 SPECIES = ("cat", "dog")
@@ -33,14 +33,14 @@ def load_pets(
     kind: str = "species",
     limit: int | None = None,
 ) -> LazySamples:
-    """Pictures of pets with one image-level label each.
+    """Open images of pets with one image-level label each.
 
     Args:
         root: the folder with ``images/`` and ``annotations/``.
         split: ``"trainval"`` (3,680 pictures) or ``"test"`` (3,669).
         kind: what the classes are: ``"species"`` (cat, dog) or ``"breed"`` (37, sorted by name).
-        limit: only the first so many of a list that goes round the breeds, so that few pictures
-            are of many.
+        limit: only the first so many of a list that goes round the breeds, so that few images
+            cover many of them.
 
     Returns:
         A lazy sequence of ``Sample`` with ``.classes``, ``.split`` and ``.names``.
@@ -65,7 +65,7 @@ def load_pets(
 def load_pets_masks(
     root: str | Path = "data/pets", split: str = "trainval", *, kind: str = "species"
 ) -> LazyMasks:
-    """Ground-truth masks of the pets, for evaluation only; the trimap's border is 255.
+    """Open the ground-truth masks of the pets, for evaluation only; the trimap's border is 255.
 
     Args:
         root: as for `load_pets`.
@@ -146,10 +146,9 @@ def _read_list(file: Path) -> list[_Row]:
         if not cells or line.startswith("#"):
             continue
         if len(cells) < 3 or cells[2] not in ("1", "2") or "/" in cells[0] or "_" not in cells[0]:
-            hint = closest(line, ["Abyssinian_100 1 1 1"])
             raise ValueError(
                 f"{file} line {number} is {line!r}, expected such as 'Abyssinian_100 1 1 1': name, "
-                f"breed, species (1 cat, 2 dog), breed within it{hint}"
+                f"breed, species (1 cat, 2 dog), breed within it"
             )
         breed = cells[0].rpartition("_")[0].replace("_", " ")
         rows.append(_Row(cells[0], breed, SPECIES[int(cells[2]) - 1]))

@@ -33,7 +33,7 @@ def import_decoders() -> None:
 
 
 def read_image(path: str | Path | bytes, *, called: str = "the picture") -> Tensor:
-    """Read a picture of any common sort as RGB.
+    """Read an image of any common format as RGB.
 
     EXIF rotation is applied, as every viewer does. Transparent pictures are laid over white. Grey
     pictures get three equal channels. 16-bit grey keeps its depth; Pillow itself reads 16-bit
@@ -132,10 +132,10 @@ def read_mask(path: str | Path) -> Tensor:
 
 
 def read_mask_of(picture: str | Path, path: str | Path, *, n_classes: int) -> Tensor:
-    """Read the mask of a picture and hold it to the picture's size and the class list.
+    """Read the mask of an image and check it against the image's size and the class list.
 
     Args:
-        picture: the picture file the mask belongs to.
+        picture: the file of the image.
         path: the mask file.
         n_classes: C; values 0 to C and 255 are allowed.
 
@@ -144,7 +144,7 @@ def read_mask_of(picture: str | Path, path: str | Path, *, n_classes: int) -> Te
 
     Raises:
         FileNotFoundError: if either file is missing.
-        ValueError: if the mask is of another size than the picture, or has another value.
+        ValueError: if the mask is of another size than the image, or has another value.
 
     Example:
         Class 2 of two is value 2; with one class it is out of range:
@@ -206,10 +206,10 @@ def mask_png(mask: Tensor | np.ndarray) -> bytes:
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
-    """Size of a picture as ``read_image`` would give it, without decoding more than it must.
+    """Return the size that ``read_image`` would give, without decoding more than it must.
 
     Args:
-        path: a picture file.
+        path: an image file.
 
     Returns:
         (H, W) in pixels, after EXIF rotation.

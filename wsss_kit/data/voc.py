@@ -23,18 +23,18 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
 def load_voc(
     root: str | Path = "data/VOC2012", split: str = "train", *, limit: int | None = None
 ) -> LazySamples:
-    """Pictures of PASCAL VOC 2012 with image-level labels.
+    """Open the images of PASCAL VOC 2012 with image-level labels.
 
     The labels are every ``<object>`` of ``Annotations/``, difficult ones included, as published
     work does. Where there is no ``Annotations/``, they are the classes present in the masks. A
-    picture with no object stays in, with labels all zero.
+    image with no object stays in, with labels all zero.
 
     Args:
         root: the folder that holds ``JPEGImages/``, or the one above ``VOC2012/`` or
             ``VOCdevkit/VOC2012/``.
         split: a file of ``ImageSets/Segmentation/`` without ``.txt``: ``"train"`` (1,464
             pictures), ``"val"`` (1,449), or your own ``"train_aug"`` (10,582).
-        limit: only the first so many pictures.
+        limit: only the first so many images.
 
     Returns:
         A lazy sequence of ``Sample`` with ``.classes``, ``.split`` and ``.names``; ``labels`` is
@@ -65,7 +65,7 @@ def load_voc(
 
 
 def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> LazyMasks:
-    """Ground-truth masks of PASCAL VOC 2012, for evaluation only.
+    """Open the ground-truth masks of PASCAL VOC 2012, for evaluation only.
 
     ``SegmentationClassAug/`` goes before ``SegmentationClass/`` where both hold a mask.
 

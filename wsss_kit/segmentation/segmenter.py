@@ -1,4 +1,4 @@
-"""A trained segmenter: it asks for no label and gives every pixel a class."""
+"""A trained segmenter: predicts masks without labels."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Segmenter(nn.Module):
         fuse: str = "mean",
         crf: Mapping[str, Any] | bool = False,
     ) -> Tensor:
-        """Masks of pictures whose labels nobody knows, or knows.
+        """Predict masks, with or without image-level labels.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
@@ -157,7 +157,7 @@ class Segmenter(nn.Module):
         }
 
     def card(self) -> dict[str, Any]:
-        """What a file of weights says about itself."""
+        """Return the description that is saved beside the weights."""
         saved = {name: getattr(self, name) for name in _SAVED}
         return {"method": METHOD, "version": CARD_VERSION, **saved, "losses": self.losses_}
 

@@ -1,4 +1,4 @@
-"""Pseudo masks become the teacher: training a segmenter, and going on after a stop."""
+"""Train a segmenter on pseudo masks, with the papers' presets; resume a stopped training."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def train_segmenter(
     progress: bool = True,
     checkpoint: str | Path | None = None,
 ) -> Segmenter:
-    """Train a network on masks, pseudo or drawn; pixels of 255 teach nothing.
+    """Train a network on masks, pseudo or drawn; pixels of 255 are ignored.
 
     Masks whose doubtful pixels are 255 (``min_confidence`` of the recipes) make this CLIP-ES's
     confidence-guided training.
@@ -191,7 +191,7 @@ def train_segmenter(
 
 
 def _recipe(preset: str, given: Mapping[str, Any]) -> Recipe:
-    """The preset with what was given instead, checked."""
+    """Return the preset with the given arguments in it, checked."""
     recipe = {**PRESETS[preset], **{k: v for k, v in given.items() if v is not None}}
     if given["epochs"] is not None and given["iterations"] is not None:
         raise ValueError("give epochs or iterations, not both")
@@ -280,7 +280,7 @@ def _train(
 
 
 def _numbers(n: int, first: int, count: int, seed: int) -> list[int]:
-    """Which pictures come next: shuffled passes one after the other, from anywhere among them."""
+    """Return the next images: shuffled passes one after the other, from any position."""
     found: list[int] = []
     while len(found) < count:
         a_pass, place = divmod(first + len(found), n)
