@@ -11,6 +11,8 @@ from typing import Any
 
 _PLACES = {
     ("dataset", "paper"): "wsss_kit.paperworld:PaperWorld",
+    ("clip", "paper"): "wsss_kit.paperworld.tiny_clip:frozen_tiny_clip",
+    ("backbone", "paper"): "wsss_kit.paperworld.trunk:paper_backbone",
 }
 
 
@@ -18,7 +20,7 @@ def find(kind: str, name: str) -> Any:
     """Return the function or class that opens what ships with the package.
 
     Args:
-        kind: ``"dataset"``.
+        kind: ``"dataset"``, ``"clip"`` or ``"backbone"``.
         name: ``"paper"``.
 
     Raises:

@@ -15,9 +15,10 @@ from torch import nn
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import OPENAI_MEAN, OPENAI_STD, FrozenCLIP, load_clip, texts
+from wsss_kit.clip.trunk import window_mask
 from wsss_kit.commands.train import ZERO_SHOT
 from wsss_kit.files import load_model, save_model
-from wsss_kit.paperworld.tiny_clip import TINY_CLIP, window_mask
+from wsss_kit.paperworld.tiny_clip import TINY_CLIP
 from wsss_kit.paperworld.world import TORN
 
 TEXT = {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}

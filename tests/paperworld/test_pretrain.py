@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from wsss_kit.clip import load_clip
+from wsss_kit.clip.texts import text_features
+from wsss_kit.clip.trunk import window_mask
 from wsss_kit.files import load_model
 from wsss_kit.paperworld.pretrain import Pretraining, WebBatches, contrastive_loss
 from wsss_kit.paperworld.tiny_clip import (
     ARCHITECTURE,
     build,
-    text_features,
     tie_keys,
     train_image_features,
-    window_mask,
 )
 from wsss_kit.paperworld.tokenizer import WordTokenizer
 from wsss_kit.paperworld.world import TORN, PaperWorld

@@ -18,7 +18,7 @@ from wsss_kit.classifier.pretrained import (
     read_state,
 )
 from wsss_kit.classifier.resnet38 import ResNet38Trunk
-from wsss_kit.paperworld.trunk import PaperTrunk, load_web_weights
+from wsss_kit.registry import find
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BACKBONES = ("paper", *RESNETS, "resnet38")
@@ -140,20 +140,13 @@ def build_backbone(
             f"backbone is {backbone!r}, expected one of {', '.join(BACKBONES)} or an nn.Module "
             "from (B, 3, H, W) to (B, D, h, w) with out_channels = D"
         )
+    options = {"weights": weights} if stride is None else {"weights": weights, "stride": stride}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if backbone == "paper":
-            trunk = PaperTrunk(stride=8 if stride is None else stride)
-            if weights == "imagenet":
-                raise ValueError(
-                    'weights is "imagenet", expected None, "web" or a file of train_trunk for '
-                    "the paper trunk; ImageNet weights are for the ResNets"
-                )
-            if weights is not None:
-                load_web_weights(trunk, weights)
-            return trunk
+            return find("backbone", backbone)(**options)
         if backbone == "resnet38":
             if stride not in (None, 8):
                 raise ValueError(f"stride is {stride}, expected 8: resnet38 has no other")
             return ResNet38Trunk(weights=weights)
-        return ResNetTrunk(backbone, stride=16 if stride is None else stride, weights=weights)
+        return ResNetTrunk(backbone, **options)

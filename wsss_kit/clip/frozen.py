@@ -22,8 +22,7 @@ from torch.nn import functional as F
 from wsss_kit.checks import check_count, check_images, check_word
 from wsss_kit.clip.last_block import LastBlock, Weights, weights_of
 from wsss_kit.clip.texts import FrozenTexts
-from wsss_kit.clip.trunk import LIKENESS, Trunk, attend, end_block, layer_norm
-from wsss_kit.paperworld.tiny_clip import float_mask
+from wsss_kit.clip.trunk import LIKENESS, Trunk, attend, end_block, float_mask, layer_norm
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

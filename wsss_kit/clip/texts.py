@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.paperworld.tiny_clip import text_features
-
 MOST_TEXTS = 1000
 """Texts a model remembers beside those it is asked for: the oldest go first."""
 
@@ -148,6 +146,25 @@ class FrozenTexts(nn.Module):
         """Words the model cannot know; always empty for sub-word vocabularies."""
         unknown = getattr(self.tokenizer, "unknown", None)
         return unknown(text) if unknown is not None else []
+
+
+def text_features(model: nn.Module, ids: Tensor) -> Tensor:
+    """Text embeddings of ids cut to their longest text; equal to open_clip's ``encode_text``.
+
+    Args:
+        model: open_clip's ``CLIP`` with a causal text tower.
+        ids: (P, T) token ids, T up to the context length; the end token is the highest.
+
+    Returns:
+        (P, D) unnormalised.
+    """
+    T = ids.shape[1]
+    x = model.token_embedding(ids) + model.positional_embedding[:T]  # (P, T, D)
+    mask = model.attn_mask[:T, :T]
+    for block in model.transformer.resblocks:
+        x = block(x, attn_mask=mask.to(x.dtype))
+    x = model.ln_final(x)
+    return x[torch.arange(len(x)), ids.argmax(1)] @ model.text_projection
 
 
 def _listed(words: Collection[str], most: int = 5) -> str:

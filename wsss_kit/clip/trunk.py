@@ -51,6 +51,39 @@ def end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
+def window_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
+    """Which tokens may not attend to which: (1 + N, 1 + N) bool, True where forbidden.
+
+    A patch sees the patches up to ``window`` cells away in each direction and not the class
+    token, which sees everything.
+
+    Args:
+        grid: (h, w) cells, N = h * w.
+        window: cells in each direction; None for attention without limits.
+
+    Returns:
+        The mask, or None where nothing is forbidden.
+
+    Example:
+        >>> window_mask((1, 3), 1).int().tolist()
+        [[0, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
+    """
+    if window is None:
+        return None
+    h, w = grid
+    y, x = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
+    far = ((y[:, None] - y).abs() > window) | ((x[:, None] - x).abs() > window)  # (N, N)
+    mask = F.pad(far, (1, 0, 1, 0), value=True)
+    mask[0] = False
+    return mask
+
+
+def float_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
+    """`window_mask` as a number to add to attention logits: -inf where forbidden, 0 elsewhere."""
+    mask = window_mask(grid, window)
+    return None if mask is None else torch.zeros(mask.shape).masked_fill(mask, float("-inf"))
+
+
 def is_quick(activation: nn.Module) -> bool:
     """Whether an activation is OpenAI's QuickGELU."""
     return type(activation).__name__ == "QuickGELU"

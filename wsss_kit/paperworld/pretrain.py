@@ -32,6 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from wsss_kit.checkpoints import CHECKPOINT, check_same_run, optimiser_tensors, restore_optimiser
 from wsss_kit.checks import check_count, check_positive, check_probability
+from wsss_kit.clip.texts import text_features
+from wsss_kit.clip.trunk import float_mask
 from wsss_kit.files import save_model
 from wsss_kit.paperworld.scenes import KINDS
 from wsss_kit.paperworld.tiny_clip import (
@@ -39,8 +41,6 @@ from wsss_kit.paperworld.tiny_clip import (
     MEAN,
     STD,
     build,
-    float_mask,
-    text_features,
     tie_keys,
     train_image_features,
     trained_grid,
