@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.checks import check_count, check_images, check_word
-from wsss_kit.clip.last_block import LastBlock, Weights, weights_of
+from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.texts import FrozenTexts
-from wsss_kit.clip.trunk import LIKENESS, Trunk, attend, end_block, float_mask, layer_norm
+from wsss_kit.clip.trunk import (
+    LIKENESS,
+    Trunk,
+    Weights,
+    end_block,
+    float_mask,
+    layer_norm,
+    weights_of,
+)
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -244,8 +251,9 @@ class FrozenCLIP(FrozenTexts):
 
     def attention_mask(self, grid: tuple[int, int]) -> Tensor | None:
         """(1 + N, 1 + N) float, -inf where the card forbids attention; None if nowhere."""
-        make = _float_mask if grid[0] * grid[1] <= 1024 else _float_mask.__wrapped__
-        return make(grid, self.window, self.device, self.dtype)
+        make = float_mask if math.prod(grid) <= 1024 else float_mask.__wrapped__  # large: not kept
+        mask = make(grid, self.window)
+        return None if mask is None else mask.to(self.device, self.dtype)
 
     def encode_image(self, images: Tensor, *, normalised: bool = False) -> Tensor:
         """Image embeddings as open_clip's, at any picture size; gradients reach the pictures.
@@ -377,13 +385,6 @@ class FrozenCLIP(FrozenTexts):
             for the tiny CLIP, which was trained with average pooling, the two agree.)
         """
         block, visual = self.blocks[-1], self.model.visual
-        _, mixed = attend(block, normed, self.attention_mask(grid))
+        mask = self.attention_mask(grid)
+        mixed, _ = block.attn(normed, normed, normed, need_weights=False, attn_mask=mask)
         return visual.ln_post(end_block(block, tokens, mixed))[:, 1:].mean(1) @ visual.proj
-
-
-@lru_cache(maxsize=16)
-def _float_mask(
-    grid: tuple[int, int], window: int | None, device: torch.device, dtype: torch.dtype
-) -> Tensor | None:
-    mask = float_mask(grid, window)
-    return None if mask is None else mask.to(device, dtype)

@@ -1,12 +1,14 @@
 """The image tower's blocks without gradients: exact, and as fast as the machine allows.
 
-What a block computes is in `attend` and `end_block`, which gradients pass. `Trunk` computes the
-same with a few arrays used again in every block: the attention of one head at a time, the hidden
-layer of the perceptron. New arrays of these sizes come from the system page by page, which costs
-about as much as filling them.
+`Trunk` computes what open_clip's blocks compute, with a few arrays that every block uses again: the
+attention of one head at a time, the hidden layer of the MLP. New arrays of these sizes come from
+the system page by page, which costs about as much as filling them.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,40 +21,14 @@ QUICK = 1.702
 """QuickGELU is x * sigmoid(1.702 x), a SiLU of 1.702 x divided by 1.702."""
 
 
-def attend(block: nn.Module, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A block's attention in plain steps, for gradients: mean map of the heads, attended values.
-
-    Args:
-        block: of open_clip's image tower.
-        x: (B, T, D) its ``ln_1`` output.
-        mask: (T, T) to add, -inf where attention is forbidden.
-
-    Returns:
-        (B, T, T) and (B, T, D).
-    """
-    attn = block.attn
-    B, T, D = x.shape
-    q, k, v = (
-        part.view(B, T, attn.num_heads, -1).transpose(1, 2)
-        for part in F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-    )  # each (B, heads, T, d)
-    mean, mixed = None, []
-    for head in range(attn.num_heads):  # one head's T x T map at a time
-        logits = q[:, head] @ k[:, head].transpose(1, 2) * q.shape[-1] ** -0.5
-        weights = (logits if mask is None else logits + mask).softmax(-1)
-        mixed.append(weights @ v[:, head])
-        mean = weights / attn.num_heads if mean is None else mean.add_(weights / attn.num_heads)
-    return mean, attn.out_proj(torch.cat(mixed, dim=-1))
-
-
 def end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
-    """What a block does after its attention: both residuals and the perceptron."""
+    """Apply what follows a block's attention: both residuals and the MLP."""
     x = x + block.ls_1(mixed)
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def window_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
-    """Which tokens may not attend to which: (1 + N, 1 + N) bool, True where forbidden.
+    """Compute which tokens may not attend to which: (1 + N, 1 + N) bool, True where forbidden.
 
     A patch sees the patches up to ``window`` cells away in each direction and not the class
     token, which sees everything.
@@ -78,8 +54,9 @@ def window_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
     return mask
 
 
+@lru_cache(maxsize=16)
 def float_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
-    """`window_mask` as a number to add to attention logits: -inf where forbidden, 0 elsewhere."""
+    """Return `window_mask` as numbers to add to logits: -inf where forbidden, 0 elsewhere."""
     mask = window_mask(grid, window)
     return None if mask is None else torch.zeros(mask.shape).masked_fill(mask, float("-inf"))
 
@@ -113,7 +90,7 @@ class Trunk:
         self._rooms: dict[str, Tensor] = {}
 
     def run(self, block: nn.Module, *, keep_attention: bool) -> None:
-        """Let the residual stream pass a block.
+        """Apply one transformer block to the residual stream.
 
         Args:
             block: of open_clip's image tower.
@@ -123,7 +100,7 @@ class Trunk:
         mixed = self.attended(qkv, keep_attention=keep_attention)
         out = block.attn.out_proj
         self.x += block.ls_1(self._product(mixed, out.weight, out.bias)).to(self.x.dtype)
-        self.x += block.ls_2(self._perceptron(block.mlp, layer_norm(block.ln_2, self.x)))
+        self.x += block.ls_2(self._mlp(block.mlp, layer_norm(block.ln_2, self.x)))
 
     def projected(self, block: nn.Module, x: Tensor) -> Tensor:
         """(3, heads, B, T, d) queries, keys and values of ``ln_1``'s output, queries scaled."""
@@ -164,18 +141,15 @@ class Trunk:
         """Add one head's share to the mean attention."""
         if self.attention is None:
             self.attention = torch.zeros_like(weights, dtype=self.x.dtype)
-        if weights.dtype == self.x.dtype:
-            self.attention.add_(weights, alpha=1 / n_heads)
-        else:
-            self.attention += weights / n_heads
+        self.attention.add_(weights, alpha=1 / n_heads)
 
     def add_values(self, values: Tensor) -> None:
         """Add the likeness of values to each other, mean over the heads: (heads, B, T, d)."""
         for v in values:
             self.add(self.head_map(v * v.shape[-1] ** -0.5, v), len(values))
 
-    def _perceptron(self, mlp: nn.Module, x: Tensor) -> Tensor:
-        """A block's perceptron; QuickGELU without its two extra passes over the hidden layer."""
+    def _mlp(self, mlp: nn.Module, x: Tensor) -> Tensor:
+        """Apply a block's MLP; QuickGELU without its two extra passes over the hidden layer."""
         dtype = self.dtype or mlp.c_fc.weight.dtype
         width = len(mlp.c_fc.weight)
         hidden = self._room("hidden", (x.shape[0] * x.shape[1], width), dtype)
@@ -197,6 +171,53 @@ class Trunk:
         if room is None or room.shape != shape or room.dtype != dtype:
             room = self._rooms[name] = torch.empty(shape, dtype=dtype, device=self.x.device)
         return room
+
+
+class Weights(NamedTuple):
+    """The last block's and the head's weights, in the order in which a gradient meets them.
+
+    LayerScale, where a model has it, and the second layer norm's factors are folded in.
+    """
+
+    embed: Tensor  # (D, E) the last layer norm's factors and the projection
+    embed_bias: Tensor  # (E,)
+    leave: Tensor  # (D, F) second layer of the MLP
+    leave_bias: Tensor  # (D,)
+    enter: Tensor  # (F, D) first layer, centred, times the attention's output projection
+    enter_bias: Tensor  # (F,) of the first layer, with the second layer norm's bias in it
+    gather: Tensor  # (D, D) the attention's output projection
+    queries: Tensor  # (D, D), with the scale of the logits
+    keys: Tensor  # (D, D)
+    values: Tensor  # (D, D)
+
+
+def weights_of(model: nn.Module, dtype: torch.dtype) -> Weights:
+    """Fold the weights of open_clip's ``CLIP`` into those that a gradient meets."""
+    visual = model.visual
+    block = visual.transformer.resblocks[-1]
+    attn, mlp = block.attn, block.mlp
+
+    def of(parameter: Tensor) -> Tensor:
+        return parameter.detach().to(dtype)
+
+    def scale(layer: nn.Module) -> Tensor:
+        return of(layer.gamma) if hasattr(layer, "gamma") else of(visual.proj.new_ones(()))
+
+    gather = (of(attn.out_proj.weight).T * scale(block.ls_1)).T
+    first = of(mlp.c_fc.weight) * of(block.ln_2.weight)
+    queries, keys, values = of(attn.in_proj_weight).chunk(3)
+    return Weights(
+        embed=of(visual.ln_post.weight)[:, None] * of(visual.proj),
+        embed_bias=of(visual.ln_post.bias) @ of(visual.proj),
+        leave=(of(mlp.c_proj.weight).T * scale(block.ls_2)).T.contiguous(),
+        leave_bias=of(mlp.c_proj.bias) * scale(block.ls_2),
+        enter=(first - first.mean(1, keepdim=True)) @ gather,
+        enter_bias=of(mlp.c_fc.bias) + of(mlp.c_fc.weight) @ of(block.ln_2.bias),
+        gather=gather,
+        queries=queries * (len(queries) // attn.num_heads) ** -0.5,
+        keys=keys,
+        values=values,
+    )
 
 
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
