@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from wsss_kit.clip import load_clip
 from wsss_kit.clip.texts import text_features
-from wsss_kit.clip.trunk import window_mask
+from wsss_kit.clip.vision import window_mask
 from wsss_kit.files import load_model
 from wsss_kit.paperworld.pretrain import Pretraining, WebBatches, contrastive_loss
 from wsss_kit.paperworld.tiny_clip import (

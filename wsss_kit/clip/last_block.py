@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.clip.trunk import LIKENESS, QUICK, Trunk, Weights, is_quick, layer_norm
+from wsss_kit.clip.vision import LIKENESS, QUICK, Trunk, Weights, is_quick, layer_norm
 
 MOST_KEPT = 2**28
 """Bytes of attention maps that stay in memory; of larger images each head's map is made anew."""

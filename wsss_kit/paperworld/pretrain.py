@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from wsss_kit.checkpoints import CHECKPOINT, check_same_run, optimiser_tensors, restore_optimiser
 from wsss_kit.checks import check_count, check_positive, check_probability
 from wsss_kit.clip.texts import text_features
-from wsss_kit.clip.trunk import float_mask
+from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import save_model
 from wsss_kit.paperworld.scenes import KINDS
 from wsss_kit.paperworld.tiny_clip import (

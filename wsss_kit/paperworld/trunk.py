@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from wsss_kit.checks import check_count, check_positive
-from wsss_kit.clip.trunk import float_mask
+from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.pretrain import WebBatches
 from wsss_kit.paperworld.tiny_clip import (

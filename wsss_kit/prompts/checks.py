@@ -8,6 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from torch import Tensor
+
+from wsss_kit.checks import check_samples
+from wsss_kit.classes import Sample
+from wsss_kit.training import labels_of
+
 Value = TypeVar("Value")
 N_SHOWN = 8
 
@@ -119,6 +125,22 @@ def checked_by_class(
             raise ValueError(f"{what} has the class {name!r}, {right}; {advice}")
     named = [name for name in classes if name in value]
     return MappingProxyType({name: check(value[name], f"{what} of {name!r}") for name in named})
+
+
+def labels_for(samples: Sequence[Sample], classes: Sequence[str]) -> Tensor:
+    """Stack the (M, C) labels of samples and check that they are of these classes.
+
+    Raises:
+        ValueError: if there are no samples, or labels and classes differ in number.
+    """
+    check_samples(samples)
+    labels = labels_of(samples)
+    if labels.shape[1] != len(classes):
+        raise ValueError(
+            f"the samples have {labels.shape[1]} labels and the prompts {len(classes)} "
+            "classes; expected one label a class"
+        )
+    return labels
 
 
 def one_template(value: Any) -> str:

@@ -19,11 +19,10 @@ from torch import Tensor
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.clip.samples import embedded, labels_for
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, error_shares
 from wsss_kit.evaluation.scoring import picture_counts
 from wsss_kit.methods.clip_es import CLIPES, OpenedPicture
-from wsss_kit.prompts.checks import checked_words, expected_one_of
+from wsss_kit.prompts.checks import checked_words, expected_one_of, labels_for
 from wsss_kit.prompts.prompts import FUSIONS, Prompts
 from wsss_kit.training import progress
 
@@ -331,7 +330,7 @@ def _several(
     among: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Unit embeddings (M, E) and labels (M, C) of the pictures with several classes."""
-    labels = labels_for(samples, prompts)
+    labels = labels_for(samples, prompts.classes)
     counts = labels.sum(1) > 1
     if among is not None:
         counts &= labels[:, prompts.classes.index(among)] > 0
@@ -342,7 +341,7 @@ def _several(
             f"none of {len(samples)} pictures has {what}, and sharpness compares the classes of a "
             "picture; give pictures with several"
         )
-    seen = embedded(clip, [samples[i] for i in chosen], what="pictures", shown=shown)
+    seen = clip.encode_samples([samples[i] for i in chosen], what="pictures", shown=shown)
     return seen, labels[chosen]
 
 

@@ -106,7 +106,7 @@ class CLIPES(CAMMethod):
     @property
     def walk_squarings(self) -> int:
         """What ``squarings`` comes to: the argument, the model's own, or the published one."""
-        return self.clip.squarings_or_published if self.squarings is None else self.squarings
+        return self.clip.walk_squarings if self.squarings is None else self.squarings
 
     @property
     def clamp_boxes(self) -> bool:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_matrix
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import check_floating, check_probability
-from wsss_kit.clip import ATTENTION_LAYERS, FrozenCLIP
-from wsss_kit.clip.trunk import end_block
+from wsss_kit.clip import FrozenCLIP
+from wsss_kit.clip.vision import end_block
 from wsss_kit.methods.base import preset_values
 from wsss_kit.methods.clip_es.presets import EPS, PRESETS, SINKHORN
 from wsss_kit.methods.clip_es.views import Texts, look
@@ -91,7 +91,7 @@ def refined_maps(
     view = look(clip, as_images(image), [texts], **values)
     cams = view.cams[0]
     masks = box_masks(cams[None], threshold=box_threshold, clamp=clamp)
-    squarings = clip.squarings_or_published
+    squarings = clip.walk_squarings
     refined = balanced_walk(
         masks * cams[None], view.attention, sinkhorn=SINKHORN, squarings=squarings
     )
@@ -143,10 +143,10 @@ def literal_maps(
         cam = (y[0, 1:].detach() @ gradient[0, 1:].mean(0)).relu().view(1, 1, *grid)
         for _ in range(2):
             cam = normalize_cams(cam, subtract_min=True, eps=EPS)
-        kept = clip.attention_layers or ATTENTION_LAYERS
+        kept = clip.attention_layers
         attention = torch.stack([*layers, weights.detach()])[-kept:].mean(0)[:, 1:, 1:]
         box = box_masks(cam, threshold=box_threshold, clamp=True)
-        squarings = clip.squarings_or_published
+        squarings = clip.walk_squarings
         walk = transition_matrix(attention, sinkhorn=SINKHORN, squarings=squarings)
         found.append((cam[0, 0], random_walk(box * cam, walk)[0, 0], box[0, 0]))
     cams, refined, masks = map(torch.stack, zip(*found, strict=True))

@@ -1,4 +1,4 @@
-"""The image tower's blocks without gradients: exact, and as fast as the machine allows.
+"""The image tower: its input, its attention mask, and its blocks without gradients.
 
 `Trunk` computes what open_clip's blocks compute, with a few arrays that every block uses again: the
 attention of one head at a time, the hidden layer of the MLP. New arrays of these sizes come from
@@ -10,7 +10,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +21,32 @@ LIKENESS = ("queries", "values")
 patch says rather than what it looks for."""
 QUICK = 1.702
 """QuickGELU is x * sigmoid(1.702 x), a SiLU of 1.702 x divided by 1.702."""
+
+
+class DenseTokens(NamedTuple):
+    """Output of an image tower for every patch.
+
+    Args:
+        tokens: (B, 1 + N, D) input of the last block, class token first.
+        attention: (B, N, N) softmax attention, rows are queries, mean over heads and over the last
+            layers, class token dropped without renormalising.
+        grid: (h, w) cells, N = h * w.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    grid: tuple[int, int]
+
+
+def resize_bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images as Pillow resizes 8-bit images: (B, 3, H, W) RGB in [0, 1] to ``size``."""
+    pixels = (images.detach() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+    resized = [
+        np.asarray(Image.fromarray(x.numpy()).resize(size[::-1], Image.Resampling.BICUBIC))
+        for x in pixels
+    ]
+    fitted = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+    return fitted.to(images.device, torch.float32) / 255
 
 
 def end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
