@@ -19,7 +19,7 @@ from wsss_kit.checkpoints import (
     save_checkpoint,
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.classifier.train import device_of, fix_batch_norm
+from wsss_kit.classifier.pretrained import device_of, fix_batch_norm
 from wsss_kit.processes import as_first
 from wsss_kit.training import descend, polynomial_decay, train_epochs
 from wsss_kit.views import MaskedPictures

@@ -1,8 +1,8 @@
-"""Training a classifier on image-level labels: a trunk, global average pooling, a linear head.
+"""Train a classifier on image-level labels: a backbone, global average pooling, a linear head.
 
 A recipe is a dictionary with the numbers of a run: ``epochs``, ``batch_size``, ``learning_rate``,
 ``head_factor``, ``momentum``, ``weight_decay``, ``seed``, ``shown`` (progress bar) and, where the
-trunk is trained, ``crop``, ``long_side``, ``fixed_batch_norm`` and ``pretrained``.
+backbone is trained, ``crop``, ``long_side``, ``fixed_batch_norm`` and ``pretrained``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.checks import check_image
+from wsss_kit.checks import check_count, check_image, check_positive
 from wsss_kit.classes import Sample
-from wsss_kit.processes import (
-    as_first,
-    each,
-    own_views,
-    share,
-)
+from wsss_kit.classifier.pretrained import device_of, fix_batch_norm
+from wsss_kit.processes import as_first, each, own_views, share
 from wsss_kit.training import (
     augment,
     check_loss,
@@ -35,6 +31,63 @@ from wsss_kit.training import (
 )
 
 Recipe = Mapping[str, Any]
+
+CLASSIFIER: dict[str, dict[str, Any]] = {
+    "reference": {
+        "epochs": 5,
+        "batch_size": 16,
+        "learning_rate": 0.1,
+        "head_factor": 10.0,
+        "momentum": 1e-4,
+        "weight_decay": 1e-4,
+        "fixed_batch_norm": True,
+    },
+    "clean": {
+        "epochs": 12,
+        "batch_size": 32,
+        "learning_rate": 0.05,
+        "head_factor": 2.0,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "fixed_batch_norm": False,
+    },
+}
+"""Training by default. Reference: the released trainers pass weight decay as SGD's momentum, so
+that the real momentum is 1e-4, and keep batch normalisation fixed."""
+
+HEAD_ALONE: dict[str, Any] = {
+    "epochs": 60,
+    "batch_size": 32,
+    "learning_rate": 1.0,
+    "head_factor": 1.0,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+}
+"""Training of a head on a fixed backbone, in every preset."""
+
+
+def check_recipe(values: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a recipe with numbers out of range.
+
+    Args:
+        values: ``epochs``, ``batch_size``, ``learning_rate``, ``seed``, ``crop`` and ``long_side``.
+
+    Raises:
+        ValueError: naming the number and what was expected.
+    """
+    for name in ("epochs", "batch_size"):
+        check_count(name, values[name])
+    check_positive("learning_rate", values["learning_rate"])
+    check_count("seed", values["seed"], least=0)
+    if values["crop"] is not None:
+        check_count("crop", values["crop"])
+    if values["long_side"] is not None:
+        pair = values["long_side"]
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"long_side is {pair!r}, expected two numbers, shortest and longest")
+        shortest, longest = pair
+        check_count("the shortest long_side", shortest)
+        check_count("the longest long_side", longest, least=shortest)
 
 
 def sgd(head: Tensor, recipe: Recipe, trunk: nn.Module | None = None) -> torch.optim.SGD:
@@ -196,24 +249,11 @@ def state_of(trunk: nn.Module, *heads: Tensor) -> list[Tensor]:
     return [*trunk.parameters(), *trunk.buffers(), *heads]
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """Where a module's weights are; the CPU for one without weights."""
-    parameter = next(module.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
 def to_training(trunk: nn.Module, *, fixes_norms: bool) -> None:
     """Put a backbone into training mode, its batch normalisation fixed or not."""
     trunk.train()
     if fixes_norms:
         fix_batch_norm(trunk)
-
-
-def fix_batch_norm(module: nn.Module) -> None:
-    """Keep batch normalisation at its statistics, whatever mode the rest is in."""
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()
 
 
 def batches(

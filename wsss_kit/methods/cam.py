@@ -16,8 +16,15 @@ from torch import Tensor, nn
 from wsss_kit.checkpoints import restore_optimiser
 from wsss_kit.checks import check_images, check_samples
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.recipe import CLASSIFIER, HEAD_ALONE, check_recipe
-from wsss_kit.classifier.train import pool_features, sgd, train_classifier, train_head
+from wsss_kit.classifier.train import (
+    CLASSIFIER,
+    HEAD_ALONE,
+    check_recipe,
+    pool_features,
+    sgd,
+    train_classifier,
+    train_head,
+)
 from wsss_kit.methods.base import preset_values
 from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.training import classes_of, labels_of

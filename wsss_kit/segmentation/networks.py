@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from wsss_kit.checks import check_word
 from wsss_kit.classifier import build_backbone
-from wsss_kit.classifier.pretrained import IMAGENET_MEAN, IMAGENET_STD, Normalised
+from wsss_kit.classifier.pretrained import Normalised
 
 NETWORKS = ("small", "deeplab_v2", "deeplab_v3")
 ASPP_RATES = (6, 12, 18, 24)
@@ -105,7 +105,7 @@ class DeepLabV3(Normalised):
     """
 
     def __init__(self, n_values: int, *, backbone: str, weights: str | None) -> None:
-        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        super().__init__()
         from torchvision.models import segmentation
 
         check_word("backbone", backbone, ("resnet50", "resnet101"))

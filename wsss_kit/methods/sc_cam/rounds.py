@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from wsss_kit.checks import check_count
-from wsss_kit.classifier.network import build_classifier, new_head, restore_classifier
+from wsss_kit.classifier.backbones import build_classifier, new_head, restore_classifier
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.trained import Backbone
 

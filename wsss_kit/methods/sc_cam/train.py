@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.classes import Sample
+from wsss_kit.classifier.pretrained import device_of
 from wsss_kit.classifier.train import (
     batches,
-    device_of,
     groups_of,
     own_soft_margin_loss,
     state_of,
