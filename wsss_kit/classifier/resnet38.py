@@ -43,10 +43,9 @@ _BLOCKS = {
     "b7": _bottleneck(2048, 4096),
 }
 _DROPOUT = {"b6": 0.3, "b7": 0.5}
-_STEM = ("b2", "b2_1", "b2_2")
-"""Blocks that the papers leave as ImageNet made them, as they do the first convolution."""
+_STEM = ("b2", "b2_1", "b2_2")  # as the first convolution, the papers do not train them
 
-_RELEASED = {
+_RELEASED = {  # layers of a block in the released weights, and here
     "bn_branch2a": "norm1",
     "conv_branch2a": "conv1",
     "bn_branch2b1": "norm2",
@@ -55,7 +54,6 @@ _RELEASED = {
     "conv_branch2b2": "conv3",
     "conv_branch1": "skip",
 }
-"""Layers of a block as the released weights call them, and here."""
 
 
 class _Block(nn.Module):

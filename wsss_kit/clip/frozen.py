@@ -28,7 +28,6 @@ from wsss_kit.clip.vision import (
     float_mask,
     layer_norm,
     resize_bicubic,
-    weights_of,
 )
 from wsss_kit.training import progress
 
@@ -330,7 +329,7 @@ class FrozenCLIP(FrozenTexts):
         """Fold the last block's weights, once for each device and dtype."""
         key = (self.device, self.dtype, dtype, self.model.visual.proj.data_ptr())
         if self._folded is None or self._folded[0] != key:
-            self._folded = (key, weights_of(self.model, dtype))
+            self._folded = (key, Weights(self.model, dtype))
         return self._folded[1]
 
     def finish(self, tokens: Tensor, normed: Tensor, grid: tuple[int, int]) -> Tensor:

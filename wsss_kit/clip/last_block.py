@@ -28,12 +28,9 @@ from torch.nn import functional as F
 
 from wsss_kit.clip.vision import LIKENESS, QUICK, Trunk, Weights, is_quick, layer_norm
 
-MOST_KEPT = 2**28
-"""Bytes of attention maps that stay in memory; of larger images each head's map is made anew."""
-_AT_ONCE = 2**27
-"""Bytes of gradients, one (N, D) a class, that are carried through the attention together."""
-_SHARED_FROM = 3
-"""From so many classes on it pays to carry what they share through the MLP once."""
+MOST_KEPT = 2**28  # bytes of attention maps in memory; larger images compute each map again
+_AT_ONCE = 2**27  # bytes of gradients, one (N, D) a class, that pass the attention together
+_SHARED_FROM = 3  # from so many classes on, what they share passes the MLP once
 
 
 class LastBlock:
@@ -41,7 +38,7 @@ class LastBlock:
 
     Args:
         model: open_clip's ``CLIP``.
-        weights: of it, from `weights_of`.
+        weights: of it.
         x: (B, 1 + N, D) what enters the block, in the precision that is wanted.
         mask: (1 + N, 1 + N) to add to attention logits; None for no limits.
         attention: (B, 1 + N, 1 + N) sum of earlier blocks' maps, to which this one's is added in

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 LIKENESS = ("queries", "values")
 """Attention of queries to keys, as in CLIP, or of values to values (ExCEL, CVPR 2025): what a
 patch says rather than what it looks for."""
-QUICK = 1.702
-"""QuickGELU is x * sigmoid(1.702 x), a SiLU of 1.702 x divided by 1.702."""
+QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x), a SiLU of 1.702 x divided by 1.702
 
 
 class DenseTokens(NamedTuple):
@@ -201,51 +200,42 @@ class Trunk:
         return room
 
 
-class Weights(NamedTuple):
+class Weights:
     """The last block's and the head's weights, in the order in which a gradient meets them.
 
     LayerScale, where a model has it, and the second layer norm's factors are folded in.
+
+    Args:
+        model: open_clip's ``CLIP``.
+        dtype: of the folded weights.
     """
 
-    embed: Tensor  # (D, E) the last layer norm's factors and the projection
-    embed_bias: Tensor  # (E,)
-    leave: Tensor  # (D, F) second layer of the MLP
-    leave_bias: Tensor  # (D,)
-    enter: Tensor  # (F, D) first layer, centred, times the attention's output projection
-    enter_bias: Tensor  # (F,) of the first layer, with the second layer norm's bias in it
-    gather: Tensor  # (D, D) the attention's output projection
-    queries: Tensor  # (D, D), with the scale of the logits
-    keys: Tensor  # (D, D)
-    values: Tensor  # (D, D)
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        visual = model.visual
+        block = visual.transformer.resblocks[-1]
+        attn, mlp = block.attn, block.mlp
 
+        def of(parameter: Tensor) -> Tensor:
+            return parameter.detach().to(dtype)
 
-def weights_of(model: nn.Module, dtype: torch.dtype) -> Weights:
-    """Fold the weights of open_clip's ``CLIP`` into those that a gradient meets."""
-    visual = model.visual
-    block = visual.transformer.resblocks[-1]
-    attn, mlp = block.attn, block.mlp
+        def scale(layer: nn.Module) -> Tensor:
+            return of(layer.gamma) if hasattr(layer, "gamma") else of(visual.proj.new_ones(()))
 
-    def of(parameter: Tensor) -> Tensor:
-        return parameter.detach().to(dtype)
-
-    def scale(layer: nn.Module) -> Tensor:
-        return of(layer.gamma) if hasattr(layer, "gamma") else of(visual.proj.new_ones(()))
-
-    gather = (of(attn.out_proj.weight).T * scale(block.ls_1)).T
-    first = of(mlp.c_fc.weight) * of(block.ln_2.weight)
-    queries, keys, values = of(attn.in_proj_weight).chunk(3)
-    return Weights(
-        embed=of(visual.ln_post.weight)[:, None] * of(visual.proj),
-        embed_bias=of(visual.ln_post.bias) @ of(visual.proj),
-        leave=(of(mlp.c_proj.weight).T * scale(block.ls_2)).T.contiguous(),
-        leave_bias=of(mlp.c_proj.bias) * scale(block.ls_2),
-        enter=(first - first.mean(1, keepdim=True)) @ gather,
-        enter_bias=of(mlp.c_fc.bias) + of(mlp.c_fc.weight) @ of(block.ln_2.bias),
-        gather=gather,
-        queries=queries * (len(queries) // attn.num_heads) ** -0.5,
-        keys=keys,
-        values=values,
-    )
+        # (D, E) the last layer norm's factors and the projection, and (E,)
+        self.embed = of(visual.ln_post.weight)[:, None] * of(visual.proj)
+        self.embed_bias = of(visual.ln_post.bias) @ of(visual.proj)
+        # (D, F) second layer of the MLP, and (D,)
+        self.leave = (of(mlp.c_proj.weight).T * scale(block.ls_2)).T.contiguous()
+        self.leave_bias = of(mlp.c_proj.bias) * scale(block.ls_2)
+        # (D, D) the attention's output projection
+        self.gather = (of(attn.out_proj.weight).T * scale(block.ls_1)).T
+        # (F, D) first layer, centred, times that projection, and (F,) with the layer norm's bias
+        first = of(mlp.c_fc.weight) * of(block.ln_2.weight)
+        self.enter = (first - first.mean(1, keepdim=True)) @ self.gather
+        self.enter_bias = of(mlp.c_fc.bias) + of(mlp.c_fc.weight) @ of(block.ln_2.bias)
+        # (D, D) each, the queries with the scale of the logits
+        queries, self.keys, self.values = of(attn.in_proj_weight).chunk(3)
+        self.queries = queries * (len(queries) // attn.num_heads) ** -0.5
 
 
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:

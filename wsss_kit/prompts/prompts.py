@@ -61,8 +61,6 @@ class Prompts:
             of ``class_backgrounds`` is not among ``backgrounds``.
 
     Example:
-        The name stays where the phrase changes:
-
         >>> prompts = Prompts(
         ...     ["cat", "person"], ["sea"], template="a {}.", synonyms={"person": ["people", "man"]}
         ... )
@@ -136,20 +134,11 @@ class Prompts:
 
         Raises:
             ValueError: if there are several templates and none is given, or it is no template.
-
-        Example:
-            >>> Prompts.voc().class_texts()[2]
-            'a clean origami bird avian.'
         """
         return self._fill(self.phrases, template)
 
     def background_texts(self, template: str | None = None) -> list[str]:
-        """Fill a template with the P backgrounds; see ``class_texts``.
-
-        Example:
-            >>> Prompts.voc(method="clims").background_texts("no {}")[:2]
-            ['no tree', 'no river']
-        """
+        """Fill a template with the P backgrounds; see ``class_texts``."""
         return self._fill(self.backgrounds, template)
 
     def class_sentences(self) -> list[tuple[str, ...]]:
@@ -212,9 +201,6 @@ class Prompts:
             method: ``"clip_es"`` (25 backgrounds) or ``"clims"`` (10, of the improved version,
                 where a person is a player).
 
-        Raises:
-            ValueError: if the method is another.
-
         Example:
             >>> Prompts.voc(method="clims").phrases[-6:]
             ('player', 'potted plant', 'sheep', 'sofa', 'train', 'tv monitor')
@@ -229,9 +215,6 @@ class Prompts:
             method: ``"clip_es"`` (23 backgrounds) or ``"clims"`` (88).
             preset: ``"reference"`` or ``"clean"``. Reference: the released CLIP-ES says
                 ``sknowboard``; ``"clean"`` says ``snowboard``.
-
-        Raises:
-            ValueError: if the method or the preset is another.
 
         Example:
             >>> Prompts.coco().phrases[31], Prompts.coco(preset="clean").phrases[31]

@@ -22,7 +22,7 @@ from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.methods.clip_es.opened import OpenedPicture
 from wsss_kit.methods.clip_es.refined import PRESETS, as_images
-from wsss_kit.methods.clip_es.views import Texts, batch_maps, run_views
+from wsss_kit.methods.clip_es.views import batch_maps, run_views
 from wsss_kit.prompts import Prompts
 
 TARGETS = ("softmax", "classes", "logit")
@@ -148,7 +148,7 @@ class CLIPES(CAMMethod):
         check_batch(images, labels, len(self.prompts.classes))
         present = labels.to(self.clip.device) > 0
         backgrounds = self.background_features_[: 0 if self.target == "classes" else None]
-        texts = [Texts(self.class_features_[row], backgrounds) for row in present]
+        texts = [(self.class_features_[row], backgrounds) for row in present]
         options = {"softmax": self.target != "logit", **self._options()}
         of_present, attention, _, grid = batch_maps(self.clip, images, texts, **options)
         cams = attention.new_zeros(*labels.shape, *grid)

@@ -20,7 +20,6 @@ from wsss_kit.checks import check_probability
 from wsss_kit.methods.clip_es.refined import RefinedMaps
 from wsss_kit.methods.clip_es.views import (
     SINKHORN,
-    Texts,
     View,
     affinity_of,
     logits_of,
@@ -146,8 +145,8 @@ class OpenedPicture:
         """The affinity's walk: one for all prompts, or by their distributions for these."""
         keys = keys if self._distribution else []
         if self._walked is None or self._walked[0] != keys:
-            views, texts = [seen.view for seen in self._seen], Texts(features, features[:0])
-            affinity = affinity_of(self.clip, views, [texts], distribution=self._distribution)
+            views, texts = [seen.view for seen in self._seen], [(features, features[:0])]
+            affinity = affinity_of(self.clip, views, texts, distribution=self._distribution)
             self._walked = keys, BalancedWalk(affinity, sinkhorn=SINKHORN)
         return self._walked[1]
 

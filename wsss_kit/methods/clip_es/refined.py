@@ -207,4 +207,4 @@ def _checked_texts(clip: FrozenCLIP, positives: Tensor, backgrounds: Tensor) -> 
                 f"{name} has shape {tuple(texts.shape)}, expected at least {least} unit embeddings "
                 f"of this model's {width} numbers; clip.encode_text makes them"
             )
-    return Texts(*(texts.to(clip.device) for texts in (positives, backgrounds)))
+    return positives.to(clip.device), backgrounds.to(clip.device)

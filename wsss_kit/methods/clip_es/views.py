@@ -25,29 +25,7 @@ TAU = 0.05  # temperature of the similarity of class distributions, chosen on pa
 # Squares of tokens in a batch: larger batches are split. A CPU gains nothing from batches of large
 # images, and its caches lose.
 _MOST_TOKENS = {"cpu": 2**19, "cuda": 2**26}
-
-
-class Texts(NamedTuple):
-    """Unit texts of one image: (C, E) of the classes present and (P, E) of the backgrounds."""
-
-    positives: Tensor
-    backgrounds: Tensor
-
-
-class BatchMaps(NamedTuple):
-    """Output of `batch_maps` for B images.
-
-    Args:
-        cams: for each image (C, h, w) float32 in [0, 1], C its own number of classes.
-        attention: (B, N, N) affinity that refines the maps.
-        probs: for each image (C + P,).
-        grid: (h, w).
-    """
-
-    cams: list[Tensor]
-    attention: Tensor
-    probs: list[Tensor]
-    grid: tuple[int, int]
+Texts = tuple[Tensor, Tensor]  # unit texts of an image's classes (C, E) and backgrounds (P, E)
 
 
 class View(NamedTuple):
@@ -173,7 +151,7 @@ def batch_maps(
     softmax: bool = True,
     distribution: bool = False,
     **options: Any,
-) -> BatchMaps:
+) -> tuple[list[Tensor], Tensor, list[Tensor], tuple[int, int]]:
     """Compute softmax Grad-CAM of a batch: one pass for each view, gradients in closed form.
 
     `cam.softmax_grad_cam` does the same for one image by plain differentiation.
@@ -187,7 +165,8 @@ def batch_maps(
         **options: as for `run_views`.
 
     Returns:
-        `BatchMaps`; maps are scaled to [0, 1].
+        For each image maps (C, h, w) float32, scaled to [0, 1], C its own number of classes; the
+        affinity (B, N, N) that refines them; for each image probabilities (C + P,); (h, w).
     """
     h, w = (side // clip.patch_size for side in clip.shown_size(images))
     n = max(1, _MOST_TOKENS.get(clip.device.type, _MOST_TOKENS["cpu"]) // (1 + h * w) ** 2)
@@ -202,7 +181,7 @@ def batch_maps(
         # Reference: the released code scales twice, and so do all presets
         cams += [scaled(merged(m)) for m in zip(*(maps for maps, _ in of_views), strict=True)]
         affinities.append(affinity_of(clip, views, own, distribution=distribution))
-    return BatchMaps(cams, torch.cat(affinities), probs, views[0].home)
+    return cams, torch.cat(affinities), probs, views[0].home
 
 
 def _maps_of_view(
@@ -210,11 +189,13 @@ def _maps_of_view(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """For each image its maps (C, h, w), scaled, and its probabilities (C + P,)."""
     last, scale = view.last, float(clip.logit_scale)
-    counts = [len(own.positives) for own in texts]
+    counts = [len(positives) for positives, _ in texts]
     wanted = last.embedding.new_zeros(len(texts), max(counts), last.embedding.shape[1])
     probs = []
-    for b, own in enumerate(texts):
-        wanted[b, : counts[b]], of_image = directions(last.embedding[b], *own, scale, softmax)
+    for b, (positives, backgrounds) in enumerate(texts):
+        wanted[b, : counts[b]], of_image = directions(
+            last.embedding[b], positives, backgrounds, scale, softmax
+        )
         probs.append(of_image.float())
     raw = raw_maps(view, last.mean_gradients(wanted))
     return [view.put_back(scaled(maps[:C])) for maps, C in zip(raw, counts, strict=True)], probs
