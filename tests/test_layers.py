@@ -231,7 +231,7 @@ def test_the_checker_sees_what_is_wrong(module, source, reason):
         ("paperworld", "from wsss_kit.clip import texts\ndef f():\n    import open_clip"),
         (
             "paperworld.world",
-            "from .scenes import Scene\nfrom wsss_kit.paperworld.dice import Dice",
+            "from .scenes import Scene\nfrom wsss_kit.paperworld.scenes import Dice",
         ),
         ("methods.sc_cam", "from .base import CAMMethod\nfrom wsss_kit.methods.base import fit"),
         ("methods.sc_cam", "from wsss_kit.cam import normalize_cams"),

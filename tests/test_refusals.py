@@ -44,8 +44,7 @@ from wsss_kit.paperworld import PaperWorld
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.widgets import CAMExplorer
-from wsss_kit.widgets.bars import Bars
-from wsss_kit.widgets.swipe import Swipe
+from wsss_kit.widgets.screens import Bars, Swipe
 
 NAN, INF = float("nan"), float("inf")
 MAPS = torch.linspace(0, 1, 32).view(1, 2, 4, 4)

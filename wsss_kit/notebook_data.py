@@ -177,7 +177,7 @@ def open_data(
 def train_cam(
     data: OpenData, *, backbone: str | nn.Module | None = None, weights: str | Path | None = None
 ) -> CAM:
-    """Plain CAM on a data set's ``train``, as small as a laptop likes it.
+    """Train plain CAM on the ``train`` of a data set, in seconds on a laptop.
 
     A linear head on a trunk that stays as it is: the paper trunk that comes with the package, or a
     ResNet-50 with ImageNet weights that torchvision downloads once. Without a network give another
@@ -203,10 +203,10 @@ def train_cam(
 
 
 def make_clip_es(data: OpenData) -> CLIPES:
-    """CLIP-ES for a data set: the tiny CLIP for the embedded world, else OpenAI's ViT-B/16.
+    """Make CLIP-ES for a data set, its phrases encoded.
 
-    Returns:
-        The method with its phrases encoded; open_clip downloads the large weights once.
+    The embedded world has the tiny CLIP, other data OpenAI's ViT-B/16, which open_clip downloads
+    once.
     """
     prompts = data.train.prompts()
     if data.name == "paper":
@@ -215,7 +215,7 @@ def make_clip_es(data: OpenData) -> CLIPES:
 
 
 def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
-    """CLIMS for a data set, not trained yet, starting from a fitted CAM.
+    """Make a CLIMS that starts from a fitted CAM; call its ``fit(data.train, ...)``.
 
     The tiny CLIP and ``"clean"`` for the embedded world, else OpenAI's ViT-B/32 and ``"reference"``
     as released.
@@ -225,9 +225,6 @@ def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
         cam: what it starts from.
         **weights: of the losses (``otm``, ``btm``, ``cbs``, ``reg``) where they differ from the
             preset's; 0 switches one off.
-
-    Returns:
-        The method; call its ``fit(data.train, ...)``.
     """
     prompts = data.train.prompts("clims")
     if data.name == "paper":
@@ -238,7 +235,7 @@ def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
 
 
 def make_sc_cam(data: OpenData, cam: CAM, **options: Any) -> SCCAM:
-    """SC-CAM for a data set, not trained yet, starting from a fitted CAM.
+    """Make an SC-CAM that starts from a fitted CAM; call its ``fit(data.train, ...)``.
 
     ``"clean"`` with three sub-categories a class for the embedded world, else ``"reference"`` with
     ten, as released.
@@ -247,9 +244,6 @@ def make_sc_cam(data: OpenData, cam: CAM, **options: Any) -> SCCAM:
         data: from `open_data`.
         cam: what gives the first features.
         **options: arguments of `SCCAM` where they are to be others.
-
-    Returns:
-        The method; call its ``fit(data.train, ...)``.
     """
     usual: dict[str, Any] = {}
     if data.name == "paper":
@@ -265,7 +259,7 @@ def train_affinity_net(
     backbone: str | nn.Module | None = None,
     weights: str | Path | None = None,
 ) -> AffinityNet:
-    """An affinity from confident labels, as small as a laptop likes it.
+    """Train an affinity on confident labels, in a minute on a laptop.
 
     On the paper trunk; for photographs on a ResNet-50 at stride 8 with ImageNet's weights, which
     torchvision downloads once, and on crops. Without a network give another trunk.
@@ -276,9 +270,6 @@ def train_affinity_net(
         seeds: of `affinity_net.confident_seeds`, one for each of them.
         backbone: another trunk, by name or a module with weights of its own.
         weights: of a named one.
-
-    Returns:
-        The fitted `AffinityNet`.
 
     Raises:
         RuntimeError: if ImageNet's weights cannot be downloaded.
@@ -304,7 +295,7 @@ def teach_segmenter(
     backbone: str | nn.Module | None = None,
     weights: str | Path | None = None,
 ) -> Segmenter:
-    """A segmenter taught by masks, as small as a laptop likes it.
+    """Train a segmenter on masks, in minutes on a laptop.
 
     The small one on the paper trunk; for photographs a DeepLabV2 on a ResNet-50 with ImageNet's
     weights, which torchvision downloads once, with the balanced loss. Without a network give
@@ -318,9 +309,6 @@ def teach_segmenter(
         epochs: passes over the pictures.
         backbone: another trunk, by name or a module with weights of its own.
         weights: of a named one.
-
-    Returns:
-        The trained `Segmenter`.
 
     Raises:
         RuntimeError: if ImageNet's weights cannot be downloaded.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 00 Start here
 #
-# A network that colours every pixel of a picture usually learns from people who coloured every pixel. **Weakly supervised** segmentation learns from less: from labels that say only *what* is in a picture, not *where*. This notebook shows one picture, two methods and one honest table.
+# A network that colours every pixel of an image usually learns from people who coloured every pixel. **Weakly supervised** segmentation learns from less: from labels that say only *what* is in an image, not *where*. This notebook shows one image, two methods and one honest table.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -19,7 +19,7 @@
 # | Minutes | What | How |
 # | --- | --- | --- |
 # | 0 to 5 | Why weak labels | the explorer at stage `map`, then the contact sheet; who would draw the masks? |
-# | 5 to 15 | Two methods, one picture | run to the maps; let the class say which map belongs to which idea |
+# | 5 to 15 | Two methods, one image | run to the maps; let the class say which map belongs to which idea |
 # | 15 to 25 | The threshold | the explorer, in pairs: find the best threshold by eye, then read what `val` says |
 # | 25 to 32 | The table | which classes differ? what does the protocol line say? |
 # | 32 to 45 | Exercises 1 and 2 | alone, then compare |
@@ -48,7 +48,7 @@ from wsss_kit.widgets import CAMExplorer
 DATA = "paper"  # or "voc", "folder"
 
 # %% [markdown]
-# `"paper"` is a world of cut paper that comes with the kit: drawn from a seed, so it needs no download, and known to the last pixel, so every claim can be checked. `"voc"` opens PASCAL VOC 2012 (`data/README.md` says how to get it) and `"folder"` your own pictures in `data/mine` (notebook 01 shows the layout). With these two, the weights of a ResNet-50 and of CLIP ViT-B/16 are downloaded once.
+# `"paper"` is a world of cut paper that comes with the kit: drawn from a seed, so it needs no download, and known to the last pixel, so every claim can be checked. `"voc"` opens PASCAL VOC 2012 (`data/README.md` says how to get it) and `"folder"` your own images in `data/mine` (notebook 01 shows the layout). With these two, the weights of a ResNet-50 and of CLIP ViT-B/16 are downloaded once.
 
 # %%
 data = open_data(DATA, n_train=400, n_val=40, n_test=60)
@@ -61,7 +61,7 @@ explorer = CAMExplorer(
 explorer
 
 # %% [markdown]
-# This is all of it at once; the notebook takes it apart. Choose a picture, a method and a **stage**: the *map* of a class, the map *refined*, *scores* with a background among them, the *mask*, and where it is *wrong*. Drag the handle on the picture (or use the arrow keys on it) to see what is underneath. A picture of yours can be dropped on it: the tiny networks know paper only, so with `DATA = "paper"` expect them to be as lost as you would be among theirs.
+# This is all of it at once; the notebook takes it apart. Choose an image, a method and a **stage**: the *map* of a class, the map *refined*, *scores* with a background among them, the *mask*, and where it is *wrong*. Drag the handle on the image (or use the arrow keys on it) to see what is underneath. An image of yours can be dropped on it: the tiny networks know paper only, so with `DATA = "paper"` expect them to be as lost as you would be among theirs.
 #
 # The controls live as long as the notebook runs; a saved notebook keeps the still below the cell. Whatever they do, a line of code does as well: `explorer.stage = "mask"`.
 
@@ -71,11 +71,11 @@ captions = first.captions if DATA == "paper" else None
 show_samples(first, data.classes, captions)
 
 # %% [markdown]
-# Above each picture stand its image-level labels: **all** that the methods may know. There is no field for a mask in a `Sample`.
+# Above each image stand its image-level labels: **all** that the methods may know. There is no field for a mask in a `Sample`.
 #
 # ## Two methods
 #
-# **Plain CAM** (Zhou et al., CVPR 2016) trains a classifier on pictures and labels and asks which cells of its last features raised the score of a class. Here that classifier is one linear layer on a trunk that has seen other pictures before and stays as it is, so training takes seconds. **CLIP-ES** (Lin et al., CVPR 2023) trains nothing here: a CLIP that has read captions compares the classes of the picture with a list of background words, and its attention spreads the answer. For the paper world trunk and CLIP are small ones, inside the package.
+# **Plain CAM** (Zhou et al., CVPR 2016) trains a classifier on images and labels and asks which cells of its last features raised the score of a class. Here that classifier is one linear layer on a backbone that has seen other images before and stays as it is, so training takes seconds. **CLIP-ES** (Lin et al., CVPR 2023) trains nothing here: a CLIP that has read captions compares the classes of the image with a list of background words, and its attention spreads the answer. For the paper world backbone and CLIP are small ones, inside the package.
 
 # %%
 methods = {
@@ -85,9 +85,9 @@ methods = {
 print("loss, every tenth epoch:", [round(loss, 3) for loss in cam.losses_[9::10]])
 
 # %% [markdown]
-# ## One picture
+# ## One image
 #
-# Both methods have the same form: pictures (B, 3, H, W) and labels (B, C) go in, one map per class (B, C, H, W) in [0, 1] comes out. We take the first picture with two classes, if there is one.
+# Both methods have the same form: images (B, 3, H, W) and labels (B, C) go in, one map per class (B, C, H, W) in [0, 1] comes out. We take the first image with two classes, if there is one.
 
 # %%
 sample = next((s for s in data.test if s.labels.sum() == 2), data.test[0])
@@ -119,7 +119,7 @@ show_masks([sample], {**masks, "ground truth": data.test_masks}, data.classes)
 # %% [markdown]
 # ## Try it: the threshold
 #
-# The threshold touches only the last step, so the maps are computed once and the picture answers at once. Go back to the explorer, choose the stage `mask`, move the threshold and find the best by eye; or let a line of code move it. Does your eye agree with `val`?
+# The threshold touches only the last step, so the maps are computed once and the image answers at once. Go back to the explorer, choose the stage `mask`, move the threshold and find the best by eye; or let a line of code move it. Does your eye agree with `val`?
 
 # %%
 explorer.stage = "mask"
@@ -130,7 +130,7 @@ for threshold in (0.1, 0.3, 0.5, 0.7):
 # %% [markdown]
 # ## One table
 #
-# **IoU** of a class is the overlap of predicted and true pixels divided by their union, summed over all pictures first. mIoU is the mean over the classes and background. The interval says how much of it hangs on this choice of pictures.
+# **IoU** of a class is the overlap of predicted and true pixels divided by their union, summed over all images first. mIoU is the mean over the classes and background. The interval says how much of it hangs on this choice of images.
 
 # %%
 refinement = {"CAM": "none", "CLIP-ES": "attention affinity"}
@@ -164,7 +164,7 @@ print(f"CLIP-ES is ahead in {better[:-1].sum()} of {len(better) - 1} rows, mean 
 print("largest difference:", (table["CLIP-ES"] - table["CAM"]).abs()[:-1].idxmax())
 
 # %% [markdown]
-# Read the protocol before you compare two numbers: split, number of pictures, background rule, refinement. Two numbers compare only where these agree. And mind what each has seen: the classifier a few hundred labelled pictures, CLIP many more with captions. The table says how these two run *here*, not which paper is better.
+# Read the protocol before you compare two numbers: split, number of images, background rule, refinement. Two numbers compare only where these agree. And mind what each has seen: the classifier a few hundred labelled images, CLIP many more with captions. The table says how these two run *here*, not which paper is better.
 #
 # The table also raises the question that the next notebooks answer: why does a classifier that names the classes well (notebook 02 measures it) miss half of an object and light up what lies beside it?
 #
@@ -194,7 +194,7 @@ assert mask_by_hand(tiny, 0.5).tolist() == [[1, 0]]
 assert mask_by_hand(tiny, 0.1).tolist() == [[1, 2]]
 
 # %% [markdown]
-# **Exercise 2. IoU by hand.** Compute the IoU of one class over several pictures: sum overlaps and unions over all pictures, *then* divide.
+# **Exercise 2. IoU by hand.** Compute the IoU of one class over several images: sum overlaps and unions over all images, *then* divide.
 
 
 # %%
@@ -224,7 +224,7 @@ for value in (0, int(sample.labels.argmax()) + 1):
 # ## Recap
 #
 # - Labels in, maps out, masks after one chosen number, IoU at the end. Ground truth entered twice: on `val` to choose that number, on `test` to score.
-# - Plain CAM learns its classes from these pictures and labels; CLIP-ES brings what it learned from captions and needs background words.
+# - Plain CAM learns its classes from these images and labels; CLIP-ES brings what it learned from captions and needs background words.
 # - A number travels with its protocol.
 #
 # ## What to open next

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 01 Image-level labels
 #
-# "There is a boat in this picture" takes a person a second or two. Outlining the boat takes minutes. Weak supervision lives on that difference, and pays for it: this notebook looks at what such a label says, and measures what it leaves open.
+# "There is a boat in this image" takes a person a second or two. Outlining the boat takes minutes. Weak supervision lives on that difference, and pays for it: this notebook looks at what such a label says, and measures what it leaves open.
 #
 # ```text
 #     ┌── you are here
@@ -13,7 +13,7 @@
 #     └── you are here
 # ```
 #
-# **Goals.** You can say (1) what a `Sample` holds and what it does not, (2) why a class and its usual background cannot be told apart from labels alone, (3) how to bring your own pictures.
+# **Goals.** You can say (1) what a `Sample` holds and what it does not, (2) why a class and its usual background cannot be told apart from labels alone, (3) how to bring your own images.
 #
 # **Needs.** No network, no GPU, no other notebook, nothing to train. **Time.** Less than half a minute of computing on a laptop's CPU; a GPU is not used; 30 minutes of reading.
 #
@@ -21,7 +21,7 @@
 #
 # | Minutes | What | How |
 # | --- | --- | --- |
-# | 0 to 8 | The contact sheet | the class guesses the rule: when does a picture get the label "boat"? |
+# | 0 to 8 | The contact sheet | the class guesses the rule: when does an image get the label "boat"? |
 # | 8 to 14 | Two doors | who may open the second one, and when? |
 # | 14 to 24 | The dial | first let them draw the heat map they expect at 0.1 and at 0.85 |
 # | 24 to 28 | The splits | what has CLIP been told that the classifier has not? |
@@ -51,7 +51,7 @@ DATA = "paper"  # or "voc", "folder"
 # %% [markdown]
 # ## What is given
 #
-# A data set is a sequence of samples. A sample has a name, a picture and one 0 or 1 for each class.
+# A data set is a sequence of samples. A sample has a name, an image and one 0 or 1 for each class.
 
 # %%
 data = open_data(DATA, n_train=300, n_val=20, n_test=20)
@@ -65,11 +65,11 @@ print("image ", tuple(sample.image.shape), sample.image.dtype, "RGB in [0, 1]")
 print("labels", dict(zip(data.classes, sample.labels.int().tolist(), strict=True)))
 
 # %% [markdown]
-# Three cows and one cow give the same label. Neither number, nor place, nor size is in it. The captions under the pictures say more, in words; in the paper world they come by a door of their own (`world.captions`), and only CLIP learns from them.
+# Three cows and one cow give the same label. Neither number, nor place, nor size is in it. The captions under the images say more, in words; in the paper world they come by a door of their own (`world.captions`), and only CLIP learns from them.
 #
 # ## What is *not* given
 #
-# Masks come by a second door and carry the names of the pictures. That a method cannot cheat is then a matter of types: there is no field it could read. Ground truth is opened twice in these notebooks, on `val` to choose one number and on `test` to score.
+# Masks come by a second door and carry the names of the images. That a method cannot cheat is then a matter of types: there is no field it could read. Ground truth is opened twice in these notebooks, on `val` to choose one number and on `test` to score.
 
 # %%
 assert not hasattr(sample, "mask")
@@ -77,7 +77,7 @@ shown = data.val[:2]
 show_masks(shown, {"by the other door": data.val_masks}, data.classes)
 
 # %% [markdown]
-# How large is the gap? Bearman et al. (*What's the Point*, ECCV 2016) report about 20 seconds a picture for the labels of all 20 VOC classes and about 240 for full masks.
+# How large is the gap? Bearman et al. (*What's the Point*, ECCV 2016) report about 20 seconds an image for the labels of all 20 VOC classes and about 240 for full masks.
 #
 # ## How often, and with what?
 #
@@ -166,7 +166,7 @@ home.columns.name = "cooccurrence"
 # | `test` | scoring | 0.85 | scenes |
 # | `web` | the tiny CLIP | 0.15 | scenes, backgrounds alone, cut-outs, close-ups, collages, some dim, with holes or with torn objects |
 #
-# The first three are three samples of the same world: what is chosen on one holds on the other. `web` is what a language model learns from: objects elsewhere, backgrounds with no object and a caption that names them. So CLIP has met water without a boat, and the word for it. That is the knowledge CLIP-ES brings; it is not magic, it is other data. The trunk under plain CAM has learned on `web` too, with nothing torn, by imitating the picture features of a CLIP that never saw a torn object either. It plays the part that ImageNet weights play for photographs: it can tell water from boats. But it has no words, and which of the two "boat" means is learned from the labels of `train`, at 0.85.
+# The first three are three samples of the same world: what is chosen on one holds on the other. `web` is what a language model learns from: objects elsewhere, backgrounds with no object and a caption that names them. So CLIP has met water without a boat, and the word for it. That is the knowledge CLIP-ES brings; it is not magic, it is other data. The backbone under plain CAM has learned on `web` too, with nothing torn, by imitating the image features of a CLIP that never saw a torn object either. It plays the part that ImageNet weights play for photographs: it can tell water from boats. But it has no words, and which of the two "boat" means is learned from the labels of `train`, at 0.85.
 
 # %%
 web = PaperWorld(200, split="web")
@@ -201,11 +201,11 @@ for split, world in splits.items():
 (100 * pd.DataFrame(rows).T).round(0).astype(int)
 
 # %% [markdown]
-# In percent: of the classes present, how many have their home somewhere in the picture; of the pictures, how many show no class; of the objects, how many are torn. The first number stays close to the dial of the split.
+# In percent: of the classes present, how many have their home somewhere in the image; of the images, how many show no class; of the objects, how many are torn. The first number stays close to the dial of the split.
 #
-# ## Your own pictures
+# ## Your own images
 #
-# A folder with pictures and a table `labels.csv` is a data set: `file,labels`, class names separated by `;`, nothing for a picture without a class. Here we write one, as you would by hand or in a spreadsheet, and open it again.
+# A folder with images and a table `labels.csv` is a data set: `file,labels`, class names separated by `;`, nothing for an image without a class. Here we write one, as you would by hand or in a spreadsheet, and open it again.
 
 # %%
 folder = Path(tempfile.mkdtemp()) / "mine"
@@ -241,7 +241,7 @@ except ValueError as error:
     print(str(error).replace(str(folder), "mine"))
 _ = (folder / "labels.csv").write_text(text)
 # %% [markdown]
-# Masks are optional and lie in `masks/` under the picture's name: 0 background, 1 the first class, 255 not scored. Put such a folder at `data/mine` (or name it in the environment variable `WSSS_KIT_FOLDER`), set `DATA = "folder"`, and these notebooks run on it.
+# Masks are optional and lie in `masks/` under the image's name: 0 background, 1 the first class, 255 not scored. Put such a folder at `data/mine` (or name it in the environment variable `WSSS_KIT_FOLDER`), set `DATA = "folder"`, and these notebooks run on it.
 
 # %%
 for s in world:
@@ -256,7 +256,7 @@ print({part: len(getattr(own, part)) for part in ("train", "val", "test")}, "pic
 #
 # A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
 #
-# **Exercise 1. A classifier that never looks at an object.** Write a rule that guesses the classes of a picture from its `stuff` map alone: a class is there if its home covers at least a tenth of the picture. How often is it right at each position of the dial?
+# **Exercise 1. A classifier that never looks at an object.** Write a rule that guesses the classes of an image from its `stuff` map alone: a class is there if its home covers at least a tenth of the image. How often is it right at each position of the dial?
 
 
 # %%
@@ -306,10 +306,10 @@ for s in world:
 # %% [markdown]
 # ## Recap
 #
-# - A sample is name, picture, labels. Masks, parts, background kinds and captions stand behind other doors.
+# - A sample is name, image, labels. Masks, parts, background kinds and captions stand behind other doors.
 # - A label says *what*, never *where*, *how many* or *which pixels*. Whatever always comes with a class is, to a classifier, part of it.
 # - How often is a property of the data: here it is a dial, in photographs it is unknown.
-# - Your own pictures need a `labels.csv`; masks only if you want a score.
+# - Your own images need a `labels.csv`; masks only if you want a score.
 #
 # ## What to open next
 #

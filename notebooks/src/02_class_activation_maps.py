@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 02 Class activation maps
 #
-# A classifier learns *what* is in a picture. Its last layer is linear, and that lets us ask *where* it saw it: the class activation map. This notebook trains a classifier, rebuilds the map in a few lines, measures where it looks, and finds that a right answer may have a wrong reason.
+# A classifier learns *what* is in an image. Its last layer is linear, and that lets us ask *where* it saw it: the class activation map. This notebook trains a classifier, rebuilds the map in a few lines, measures where it looks, and finds that a right answer may have a wrong reason.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -57,11 +57,11 @@ DATA = "paper"  # or "voc", "folder"
 # %% [markdown]
 # ## A classifier
 #
-# A trunk turns pictures into features (B, D, h, w); their mean over the cells, one vector a picture, goes through a linear head without bias. The trunk has learned to see before, on other pictures and without our labels; it **stays as it is**, and the head alone learns. So the features are computed once and training takes seconds.
+# A backbone turns images into features (B, D, h, w); their mean over the cells, one vector an image, goes through a linear head without bias. The backbone has learned to see before, on other images and without our labels; it **stays as it is**, and the head alone learns. So the features are computed once and training takes seconds.
 #
-# Why not train all of it? A few hundred pictures with labels do not teach a network to see. Started from random weights it takes the easiest way to the labels, and Exercise 3 shows where that leads. So all CAM papers start from ImageNet weights. They go on to train the trunk as well; we leave that out, and gain a clean comparison: two classifiers of this notebook have the same features and differ in nothing but the weights of their heads.
+# Why not train all of it? A few hundred images with labels do not teach a network to see. Started from random weights it takes the easiest way to the labels, and Exercise 3 shows where that leads. So all CAM papers start from ImageNet weights. They go on to train the backbone as well; we leave that out, and gain a clean comparison: two classifiers of this notebook have the same features and differ in nothing but the weights of their heads.
 #
-# In the paper world the trunk is a small one that learned on the split `web`, nothing torn, to imitate the picture features of a tiny CLIP. With `"voc"` and `"folder"` it is a ResNet-50 with ImageNet weights (downloaded once). The parts marked *paper world* are then skipped, for no photograph comes with the maps they need.
+# In the paper world the backbone is a small one that learned on the split `web`, nothing torn, to imitate the image features of a tiny CLIP. With `"voc"` and `"folder"` it is a ResNet-50 with ImageNet weights (downloaded once). The parts marked *paper world* are then skipped, for no photograph comes with the maps they need.
 
 # %%
 data = open_data(DATA, n_train=500, n_val=80, n_test=100)
@@ -78,7 +78,7 @@ print(f"classes present that it names: {100 * said[truth].float().mean():.0f} %"
 print(f"named classes that are present: {100 * truth[said].float().mean():.0f} %")
 
 # %% [markdown]
-# The second line is the honest yardstick: most classes are absent from most pictures. The last two lines are the ones to look at.
+# The second line is the honest yardstick: most classes are absent from most images. The last two lines are the ones to look at.
 #
 # ## From the classifier to the map
 #
@@ -125,7 +125,7 @@ show_cams(list(shown), [maps_of(s.image[None], s.labels[None])[0] for s in shown
 # %% [markdown]
 # ## The threshold
 #
-# A pixel becomes background where no map exceeds a threshold. Papers report CAMs at their *best* threshold, found on the very pictures that are scored; the released scripts do so too. That makes the number a little too good. We look at `val` and report `test`.
+# A pixel becomes background where no map exceeds a threshold. Papers report CAMs at their *best* threshold, found on the very images that are scored; the released scripts do so too. That makes the number a little too good. We look at `val` and report `test`.
 
 # %%
 swept = sweep_background(maps_of, data.val, data.val_masks, rules=CONSTANTS)
@@ -157,7 +157,7 @@ report
 #
 # The textbook answer: a classifier needs only what tells classes apart, the cow's head and not its flank, so the map covers **parts**. The paper world is built to test this. Each object has a *body*, in a style that four classes share, and one *signature part* (a head, a cab, a tail) that belongs to its class alone. The `parts` door says which is which. There is a second suspect: the **home background** of notebook 01, which tells classes apart as well, and is larger.
 #
-# *Paper world.* For each map of a class that is present, three questions to each region of the picture: how much of the region exceeds half of the map's maximum (*bright*)? What share of the map's sum lies in it (*mass*)? And what share of the picture is it (*area*)? A map that looked nowhere in particular would put as much mass into a region as the region has area.
+# *Paper world.* For each map of a class that is present, three questions to each region of the image: how much of the region exceeds half of the map's maximum (*bright*)? What share of the map's sum lies in it (*mass*)? And what share of the image is it (*area*)? A map that looked nowhere in particular would put as much mass into a region as the region has area.
 
 
 # %%
@@ -200,7 +200,7 @@ if DATA == "paper":
 # %% [markdown]
 # Three readings.
 #
-# - **Parts.** The signature part is bright nearly everywhere, the body clearly less: four classes share its style, and so it says less. That is the textbook's picture. The missing body is what harder questions to the classifier (SC-CAM) and walks over an affinity are for.
+# - **Parts.** The signature part is bright nearly everywhere, the body clearly less: four classes share its style, and so it says less. That is the textbook's image. The missing body is what harder questions to the classifier (SC-CAM) and walks over an affinity are for.
 # - **Surroundings.** Home background is much brighter than other background, pixel for pixel, and because it is large it holds a great part of the map. It is not named by any label; it merely came along.
 # - **And yet:** mass divided by area is larger on the object than on any background. The map is not wrong, it is not *only* about the object.
 #
@@ -208,7 +208,7 @@ if DATA == "paper":
 #
 # ## What the dial does
 #
-# *Paper world.* Train the same head with the same number of pictures on the same trunk, but in a world where only 30 percent of the objects stand at home. Where does it look, in the same test pictures?
+# *Paper world.* Train the same head with the same number of images on the same backbone, but in a world where only 30 percent of the objects stand at home. Where does it look, in the same test images?
 
 # %%
 if DATA == "paper":
@@ -218,7 +218,7 @@ if DATA == "paper":
 pd.concat(looks, axis=1).round(1) if looks else None
 
 # %% [markdown]
-# Does it matter to the answers? Both are tested on pictures where objects are at home (0.85, as in `test`) and on pictures where they never are (0.0). *Best guess*: is the class with the highest score present? *Named without being there* asks the second suspect directly: in the 0.0 pictures, how often is a class named that is absent, where its home is in the picture (water, no boat) and where its home is not?
+# Does it matter to the answers? Both are tested on images where objects are at home (0.85, as in `test`) and on images where they never are (0.0). *Best guess*: is the class with the highest score present? *Named without being there* asks the second suspect directly: in the 0.0 images, how often is a class named that is absent, where its home is in the image (water, no boat) and where its home is not?
 
 
 # %%
@@ -278,7 +278,7 @@ if DATA == "paper":
 # %% [markdown]
 # Three things to keep apart.
 #
-# - **The task and the reason.** At home both classifiers answer about equally well, and no test on such pictures tells them apart. Away from home one of them loses much more, and it says "boat" where there is only water. A right answer had a wrong reason.
+# - **The task and the reason.** At home both classifiers answer about equally well, and no test on such images tells them apart. Away from home one of them loses much more, and it says "boat" where there is only water. A right answer had a wrong reason.
 # - **The map shows the reason.** The features are the same; the classifier of 0.85 has merely put more weight on those that mean home, and so its maps leave the object. In the masks that costs mIoU, in the answers at home it costs nothing. Look at the intervals before you make much of the size: each was trained once.
 # - **Parts stay parts.** The dial hardly moves the gap between signature part and body. Taking away the shortcut through the background does not make a classifier look at more of the object.
 #
@@ -302,11 +302,11 @@ dials = ("trained at 0.85", "trained at 0.3")
 show_cams(pictures, maps, dials, torch.ones(len(maps), 2)) if best else None
 
 # %% [markdown]
-# Of the pictures with one class these are the ones in which the two *differ most*, from three classes. They show what the leak looks like, not how often it happens; that is what the tables are for.
+# Of the images with one class these are the ones in which the two *differ most*, from three classes. They show what the leak looks like, not how often it happens; that is what the tables are for.
 #
 # ## Several scales and the mirror image
 #
-# A map has few cells, and versions of the picture in other sizes give others. The papers sum over 0.5, 1, 1.5 and 2 times the size, each also mirrored. `scales` and `flip` are read when maps are made, so one trained classifier serves all variants. The price is time: cells grow with the square of the scale.
+# A map has few cells, and versions of the image in other sizes give others. The papers sum over 0.5, 1, 1.5 and 2 times the size, each also mirrored. `scales` and `flip` are read when maps are made, so one trained classifier serves all variants. The price is time: cells grow with the square of the scale.
 
 # %%
 variants = {
@@ -328,7 +328,7 @@ print("chosen and scored on the same pictures: for comparing the rows, not for r
 pd.DataFrame(gains).T
 
 # %% [markdown]
-# Larger views see finer, smaller ones see more at once, and in their sum the accidents of each weigh less. On so few pictures, read a point of mIoU as next to nothing. What no sum of views can do is change the reason: a classifier that likes water likes water at four scales.
+# Larger views see finer, smaller ones see more at once, and in their sum the accidents of each weigh less. On so few images, read a point of mIoU as next to nothing. What no sum of views can do is change the reason: a classifier that likes water likes water at four scales.
 #
 # ## Exercises
 #
@@ -384,7 +384,7 @@ for s in data.test:
 print(f"{100 * sum(hits) / len(hits):.0f} % of {len(hits)} maps point at their class")
 
 # %% [markdown]
-# **Exercise 3. A trunk that has seen nothing.** Build a `CAM` on the paper trunk with random weights (that is its default), preset `"clean"`, one scale, and train *all* of it for 2 epochs in steps of 8 pictures. Before you run the check: will it guess well at home? Away from home? Where will its maps be?
+# **Exercise 3. A backbone that has seen nothing.** Build a `CAM` on the paper backbone with random weights (that is its default), preset `"clean"`, one scale, and train *all* of it for 2 epochs in steps of 8 images. Before you run the check: will it guess well at home? Away from home? Where will its maps be?
 
 
 # %%
@@ -415,7 +415,7 @@ if DATA == "paper":
     print(table.round(1))
 
 # %% [markdown]
-# If you like, give it more pictures and epochs (`epochs=12` on 600 pictures takes a minute or two). Does time alone bring it to the objects?
+# If you like, give it more images and epochs (`epochs=12` on 600 images takes a minute or two). Does time alone bring it to the objects?
 #
 # ## Recap
 #

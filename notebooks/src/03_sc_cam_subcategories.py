@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 03 SC-CAM: ask a finer question
 #
-# A classifier that has to say *boat* needs the sail and nothing else, so its map shows the sail. Ask it *which* boat, a wooden or a red one, and it has to look at the hull. Nobody has labelled wooden boats; but a network that has learned to see has an opinion on what looks alike. SC-CAM (Chang et al., CVPR 2020) clusters the pictures of every class, takes the clusters for labels, trains on them, and begins again. This notebook does each step, looks into the clusters, names them, and finds that two choices decide whether anything comes of it: *what* is clustered, and *whose* map is shown.
+# A classifier that has to say *boat* needs the sail and nothing else, so its map shows the sail. Ask it *which* boat, a wooden or a red one, and it has to look at the hull. Nobody has labelled wooden boats; but a network that has learned to see has an opinion on what looks alike. SC-CAM (Chang et al., CVPR 2020) clusters the images of every class, takes the clusters for labels, trains on them, and begins again. This notebook does each step, looks into the clusters, names them, and finds that two choices decide whether anything comes of it: *what* is clustered, and *whose* map is shown.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -10,7 +10,7 @@
 #                                    └── you are here
 # ```
 #
-# **Goals.** You can (1) explain why a finer question makes a larger map, (2) say what an average over a whole picture clusters by, and measure it, (3) name clusters by CLIP, (4) run the rounds and judge them without a mask, (5) tell the parent's map from its children's.
+# **Goals.** You can (1) explain why a finer question makes a larger map, (2) say what an average over a whole image clusters by, and measure it, (3) name clusters by CLIP, (4) run the rounds and judge them without a mask, (5) tell the parent's map from its children's.
 #
 # **Needs.** No network, no GPU, no other notebook; it helps to know 02. **Time.** Two and a half minutes of computing on two cores, most of it training; GPU not measured; 60 minutes of reading.
 #
@@ -19,7 +19,7 @@
 # | Minutes | What | How |
 # | --- | --- | --- |
 # | 0 to 10 | Part it yourself | show the cats of the first cell: into which three heaps? |
-# | 10 to 25 | What is clustered | bet on the table before you run it: what do three heaps of whole pictures have in common? |
+# | 10 to 25 | What is clustered | bet on the table before you run it: what do three heaps of whole images have in common? |
 # | 25 to 35 | Names | each group gives a cluster a name, then CLIP does |
 # | 35 to 60 | Rounds, parent and children | start the training, draw the expected maps meanwhile |
 # | 60 to 75 | k, exercises | 2 alone, 3 in pairs |
@@ -57,8 +57,7 @@ from wsss_kit.methods.sc_cam import (
 )
 from wsss_kit.methods.sc_cam.train import joint_loss
 from wsss_kit.notebook_data import make_sc_cam, open_data, train_cam
-from wsss_kit.paperworld.parts import part_recall
-from wsss_kit.paperworld.subtypes import subtype_labels, subtype_names
+from wsss_kit.paperworld.measures import part_recall, subtype_labels, subtype_names
 from wsss_kit.paperworld.words import ANIMAL_STYLES, STUFF, VEHICLE_STYLES
 from wsss_kit.plot import show_cams, show_clusters, show_plane, show_samples, step_bars
 from wsss_kit.training import labels_of
@@ -83,12 +82,12 @@ show_samples(of_c, data.classes)
 #
 # ## What a network sees in them
 #
-# The network gives every picture a vector, and what looks alike to it lies close together. Which vector? The paper takes the classifier's own: the **mean over the whole picture**. There is another one to think of: the mean **under the class's own map**, where the classifier thinks that the class is.
+# The network gives every image a vector, and what looks alike to it lies close together. Which vector? The paper takes the classifier's own: the **mean over the whole image**. There is another one to think of: the mean **under the class's own map**, where the classifier thinks that the class is.
 #
 # $$\bar F = \frac{1}{hw}\sum_{u} F_u \qquad\qquad \bar F_c = \frac{\sum_u M_{c,u}\,F_u}{\sum_u M_{c,u}}, \quad M_c = \mathrm{ReLU}(w_c^\top F)$$
 
 # %%
-# by hand: both vectors of one picture
+# by hand: both vectors of one image
 sample = of_c[0]
 with torch.no_grad():
     F = cam.backbone_(sample.image[None].to(cam.head_.device))  # (1, D, h, w)
@@ -113,7 +112,7 @@ assert torch.allclose(features["whole picture"][row], whole, atol=1e-4)
 assert torch.allclose(features["own map"][row, c], own / own.norm(), atol=1e-4)
 
 # %% [markdown]
-# **k-means** makes heaps of them: choose k centres, give every point to the nearest, move each centre to the mean of its points, again until nothing moves; from ten beginnings, and keep the best. Every class is clustered for itself, and a picture with two classes twice.
+# **k-means** makes heaps of them: choose k centres, give every point to the nearest, move each centre to the mean of its points, again until nothing moves; from ten beginnings, and keep the best. Every class is clustered for itself, and an image with two classes twice.
 
 # %%
 found = {name: subcategory_labels(values, labels, k=K) for name, values in features.items()}
@@ -133,7 +132,7 @@ show_clusters(rows_of(features["whole picture"], found["whole picture"], numbere
 show_clusters(rows_of(features["own map"], found["own map"], numbered))
 
 # %% [markdown]
-# Look at the rows before you read on. What do the pictures of a row have in common above, and what below?
+# Look at the rows before you read on. What do the images of a row have in common above, and what below?
 #
 # ## What do they cluster by?
 #
@@ -160,7 +159,7 @@ if DATA == "paper":
 pd.DataFrame(table).T.round(2) if DATA == "paper" else None
 
 # %% [markdown]
-# The same as a picture: the features of one class, laid flat by PCA so that we see them from their widest side, once coloured by sub-type and once by background.
+# The same as an image: the features of one class, laid flat by PCA so that we see them from their widest side, once coloured by sub-type and once by background.
 
 # %%
 panels = {}
@@ -180,13 +179,13 @@ if DATA == "paper":
 show_plane(panels) if panels else None
 
 # %% [markdown]
-# An average over a whole picture is mostly an average over what is *not* the object, for there is more of it. So the heaps are heaps of surroundings and of company: boats below birds in the leaves, boats below animals on land, boats alone. To train on them is to ask the network for the surroundings, the last thing we want. Under the class's own map, most of what is averaged is the object, and the heaps are of objects.
+# An average over a whole image is mostly an average over what is *not* the object, for there is more of it. So the heaps are heaps of surroundings and of company: boats below birds in the leaves, boats below animals on land, boats alone. To train on them is to ask the network for the surroundings, the last thing we want. Under the class's own map, most of what is averaged is the object, and the heaps are of objects.
 #
-# On photographs the difference is smaller, because an object fills more of a picture and a trunk from ImageNet has learned to look at it; the paper clusters whole pictures and gains. It is the first thing to try when it does not.
+# On photographs the difference is smaller, because an object fills more of an image and a backbone from ImageNet has learned to look at it; the paper clusters whole images and gains. It is the first thing to try when it does not.
 #
 # ## What are they called?
 #
-# A cluster has a number. CLIP can give it a name: show it what the class's map shows of each picture, let it spread a probability over the phrases of a word list, and take the word that it sees *more often in this heap than in its siblings* (the **lift**). What goes with all boats names none of them.
+# A cluster has a number. CLIP can give it a name: show it what the class's map shows of each image, let it spread a probability over the phrases of a word list, and take the word that it sees *more often in this heap than in its siblings* (the **lift**). What goes with all boats names none of them.
 
 # %%
 clip = load_clip("paper") if DATA == "paper" else None
@@ -327,7 +326,7 @@ show_cams(pictures, columns, list(frames), torch.ones(len(watched), len(frames))
 step_bars({"no refinement": reports})
 
 # %% [markdown]
-# Two things to read off. The control gained nothing by training longer, so what the children gain is the method's. And the later rounds gain nothing *here*: with 80 pictures a class and a beginning as good as this one, the first clusters were nearly right. Given 1,000 pictures the rounds go on rising (200 `test` images, mean of two seeds): children's mIoU 53.6, 54.1 and 54.6, NMI 0.90, 0.96 and 0.97, body found 70, 74 and 76 %, against 44.8 and 65 % of the control.
+# Two things to read off. The control gained nothing by training longer, so what the children gain is the method's. And the later rounds gain nothing *here*: with 80 images a class and a beginning as good as this one, the first clusters were nearly right. Given 1,000 images the rounds go on rising (200 `test` images, mean of two seeds): children's mIoU 53.6, 54.1 and 54.6, NMI 0.90, 0.96 and 0.97, body found 70, 74 and 76 %, against 44.8 and 65 % of the control.
 #
 # **Your turn: how many?** Nobody tells you k. The world has three sub-types a class; the paper takes ten for everything. One round with another k:
 
@@ -341,11 +340,11 @@ if DATA == "paper":
     print(f"control {looks['control']['mIoU']:.1f}")
 
 # %% [markdown]
-# Six heaps a class hold too few pictures each to learn from in so short a training, and lose to the control. With 1,000 pictures one round gives 50.4, 52.9, 48.2 and 41.4 mIoU for two, three, six and ten (200 test pictures, one seed; control 44.7): too few heaps put two sub-types into one, too many leave too few pictures to learn each from. VOC has 10,582 to put into its two hundred.
+# Six heaps a class hold too few images each to learn from in so short a training, and lose to the control. With 1,000 images one round gives 50.4, 52.9, 48.2 and 41.4 mIoU for two, three, six and ten (200 test images, one seed; control 44.7): too few heaps put two sub-types into one, too many leave too few images to learn each from. VOC has 10,582 to put into its two hundred.
 #
 # ## What a longer training brings
 #
-# Each round here saw 240 pictures. In the package lie weights that were trained on 1,000 for as many epochs; the clusters of all rounds are in the file.
+# Each round here saw 240 images. In the package lie weights that were trained on 1,000 for as many epochs; the clusters of all rounds are in the file.
 
 # %%
 if DATA == "paper":
@@ -426,7 +425,7 @@ heaps = torch.eye(2)[torch.tensor([0, 0, 0, 1])]
 sorts = torch.eye(3)[torch.tensor([2, 2, 1, 0])]
 assert torch.allclose(purities(heaps, sorts), torch.tensor([2 / 3, 1.0]))
 assert torch.allclose(purities(heaps, sorts), purity(heaps, sorts, n_classes=1).share)
-# every picture its own heap: as pure as can be, and worth nothing
+# every image its own heap: as pure as can be, and worth nothing
 assert purities(torch.eye(4), sorts).min() == 1
 
 # %% [markdown]

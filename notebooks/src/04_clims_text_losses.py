@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 04 CLIMS: four losses from text
 #
-# A class activation map knows which pixels went with the label, and in a world where boats lie on water, water went with *boat* as well. Nothing in the labels says otherwise. Something else does: a CLIP that has read captions knows what a boat *without* water is. CLIMS (Xie et al., CVPR 2022) masks each picture by its map, asks a frozen CLIP what it sees, and turns the answers into four losses. This notebook builds them one by one, shows what each of them wants when it is left alone, and trains.
+# A class activation map knows which pixels went with the label, and in a world where boats lie on water, water went with *boat* as well. Nothing in the labels says otherwise. Something else does: a CLIP that has read captions knows what a boat *without* water is. CLIMS (Xie et al., CVPR 2022) masks each image by its map, asks a frozen CLIP what it sees, and turns the answers into four losses. This notebook builds them one by one, shows what each of them wants when it is left alone, and trains.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -18,7 +18,7 @@
 #
 # | Minutes | What | How |
 # | --- | --- | --- |
-# | 0 to 10 | A map as a mask | which of the three pictures will CLIP call a boat? Vote before the table |
+# | 0 to 10 | A map as a mask | which of the three images will CLIP call a boat? Vote before the table |
 # | 10 to 30 | Four losses | each group writes one from its sentence, then compares with the cell |
 # | 30 to 40 | What a loss wants | collect guesses: which map has the lowest loss? |
 # | 40 to 60 | Train, and one after the other | start the cell, then draw the expected row of maps |
@@ -43,8 +43,7 @@ from wsss_kit.methods.clims import (
 )
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.notebook_data import make_clims, open_data, train_cam
-from wsss_kit.paperworld.mass import mass_shares
-from wsss_kit.paperworld.parts import part_recall
+from wsss_kit.paperworld.measures import mass_shares, part_recall
 from wsss_kit.plot import show_cams, show_masks, show_samples, step_bars
 
 # %%
@@ -61,7 +60,7 @@ prompts
 # %% [markdown]
 # ## A map as a mask
 #
-# Multiply a picture by its map, and you see what the map *shows*; multiply it by one minus the map, and you see what it *leaves*.
+# Multiply an image by its map, and you see what the map *shows*; multiply it by one minus the map, and you see what it *leaves*.
 
 # %%
 sample = next(s for s in data.test if s.labels.sum() == 1)
@@ -93,7 +92,7 @@ pd.DataFrame({word: (seen @ text).cpu() for word, text in asked.items()}, index=
 # %% [markdown]
 # ## Four losses
 #
-# Say what you want from a map, and each sentence is a loss. For every picture and every class *k* present in it, let $s^{oo}$ be the cosine of what the map shows with the class's text, $s^{bo}$ that of what it leaves with the same text, and $s^{ob}_l$ that of what it shows with the text of a background $l$ that usually comes with the class.
+# Say what you want from a map, and each sentence is a loss. For every image and every class *k* present in it, let $s^{oo}$ be the cosine of what the map shows with the class's text, $s^{bo}$ that of what it leaves with the same text, and $s^{ob}_l$ that of what it shows with the text of a background $l$ that usually comes with the class.
 #
 # | | what you want | loss |
 # | --- | --- | --- |
@@ -132,11 +131,11 @@ assert DATA != "paper" or all(abs(by_hand[n] - found[n]) < 1e-4 for n in by_hand
 pd.Series(found).round(3)
 
 # %% [markdown]
-# `Judge` does the same for all pairs at once: both masked pictures of every pair in one batch through CLIP. CLIP's weights are frozen; the gradient passes *through* it to the pixels, and from these into the map.
+# `Judge` does the same for all pairs at once: both masked images of every pair in one batch through CLIP. CLIP's weights are frozen; the gradient passes *through* it to the pixels, and from these into the map.
 #
 # ## What a loss wants
 #
-# A loss that is alone with a map gets what it wants, and that is seldom an object. Five maps for the same pictures: nothing, everything, the CAM, the CAM made small and the CAM made large. Which of them does each loss like best?
+# A loss that is alone with a map gets what it wants, and that is seldom an object. Five maps for the same images: nothing, everything, the CAM, the CAM made small and the CAM made large. Which of them does each loss like best?
 
 # %%
 trials = {
@@ -161,13 +160,13 @@ wants.T.round(2)
 # - **OTM** likes the small map: the head alone is the surest cat, and all that is added blurs the answer.
 # - **BTM** likes the large one: of the cat nothing may be left. A black sheet it does not like either, for to this CLIP a black sheet goes a little with any word.
 # - **REG** likes nothing.
-# - **CBS** likes *everything*, here: a whole picture with a cat in it looks less like a carpet than a dark sheet with a spot of light does. It is a judge of what a map shows, not of how much.
+# - **CBS** likes *everything*, here: a whole image with a cat in it looks less like a carpet than a dark sheet with a spot of light does. It is a judge of what a map shows, not of how much.
 #
 # So they have to hold each other. OTM and REG pull together, BTM pushes apart, and CBS says which side to grow to. The weights are that balance, they belong to the data and the evaluator: the paper's code has 10, 24, 1 and 0.2 for OTM, BTM, CBS and REG on VOC, the preset `clean` 12, 6, 6 and 3 for this world.
 #
 # ## Train, and look
 #
-# The network is the one that made the CAM: its trunk, its head, and a sigmoid instead of ReLU and division, so that a map is a number between 0 and 1 at every pixel. `on_epoch` lets us look on.
+# The network is the one that made the CAM: its backbone, its head, and a sigmoid instead of ReLU and division, so that a map is a number between 0 and 1 at every pixel. `on_epoch` lets us look on.
 
 # %%
 watched = (
@@ -266,7 +265,7 @@ step_bars({"no refinement": reports})
 # - **+ REG** takes back what is not needed: the share on the object rises.
 # - **+ CBS** is the largest step. The usual background loses once more, and the *body* is found. A map that may not grow into the meadow grows along the cow.
 #
-# That is the order of the paper's figure. The two steps in the middle are small after so short a training, and another seed moves mIoU by as much; look at the direction of the masses. With 1,000 pictures and a CAM trained end to end (200 `test` images, mean of two seeds) they part: mIoU 42.1, 49.9, 55.8, 55.5 and 64.1; share on the object 33, 55, 59, 69 and 69 %; body found 54, 62, 73, 66 and 81 %.
+# That is the order of the paper's figure. The two steps in the middle are small after so short a training, and another seed moves mIoU by as much; look at the direction of the masses. With 1,000 images and a CAM trained end to end (200 `test` images, mean of two seeds) they part: mIoU 42.1, 49.9, 55.8, 55.5 and 64.1; share on the object 33, 55, 59, 69 and 69 %; body found 54, 62, 73, 66 and 81 %.
 #
 # **One switched off at a time.** Your turn: which loss would you miss most? CBS was left out above, as the last rung. Set another weight to 0, guess, run the cell; it trains for half a minute.
 
@@ -281,11 +280,11 @@ print(f"mIoU on val: all four {on_val['+ CBS']:.1f}, ", end="")
 print(f"without {', '.join(off).upper()} {100 * max(swept.values()):.1f}, CAM {on_val['CAM']:.1f}")
 
 # %% [markdown]
-# `{"otm": 0.0}` is the surprise: when it was last run it gave 57.3 on `val`, and all four gave 52.1. The loss that the method starts with can go: BTM asks for the class as well, and OTM's wish for a small map is only in the way of the body here. CBS nobody can stand in for, because nobody else has heard of the background. Try all four, and mind that 40 pictures of `val` and so short a training leave a point or two to chance.
+# `{"otm": 0.0}` is the surprise: when it was last run it gave 57.3 on `val`, and all four gave 52.1. The loss that the method starts with can go: BTM asks for the class as well, and OTM's wish for a small map is only in the way of the body here. CBS nobody can stand in for, because nobody else has heard of the background. Try all four, and mind that 40 images of `val` and so short a training leave a point or two to chance.
 #
 # ## Who comes with whom?
 #
-# CBS needs to be told which background comes with which class. The paper's authors wrote the list by hand. CLIP can propose it from image-level labels alone: for every background word, how much more does CLIP see it in pictures *with* the class than in pictures *without*? That difference is the word's **lift**. What is common everywhere has none.
+# CBS needs to be told which background comes with which class. The paper's authors wrote the list by hand. CLIP can propose it from image-level labels alone: for every background word, how much more does CLIP see it in images *with* the class than in images *without*? That difference is the word's **lift**. What is common everywhere has none.
 
 # %%
 proposed = propose_backgrounds(clip, data.train, prompts, shown=False)
@@ -303,7 +302,7 @@ pd.DataFrame(
 #
 # ## What a longer training brings
 #
-# Here each training saw 256 pictures, and began with a head on a trunk that had never seen the task. In the package lie weights that were trained on 1,000 pictures for as many epochs, from a classifier trained end to end; their card says what they reach on `val`.
+# Here each training saw 256 images, and began with a head on a backbone that had never seen the task. In the package lie weights that were trained on 1,000 images for as many epochs, from a classifier trained end to end; their card says what they reach on `val`.
 
 # %%
 if DATA == "paper":
@@ -367,7 +366,7 @@ def wants_brighter(P, x, text):
 
 
 # %% tags=["check"]
-# gradients pass CLIP where a picture is whole patches, as CLIMS resizes it
+# gradients pass CLIP where an image is whole patches, as CLIMS resizes it
 whole = interpolate(sample.image[None], clip.whole_patches(sample.image[None]), mode="bilinear")[0]
 half = torch.full(whole.shape[1:], 0.5)
 share = wants_brighter(half, whole, texts[c])
@@ -375,7 +374,7 @@ assert 0 < share < 1 and wants_brighter(half, 0 * whole, texts[c]) == 0  # nothi
 print(f"{100 * share:.0f} % of the pixels")
 
 # %% [markdown]
-# **Exercise 3. Lift.** From a probability for every picture and word, and the labels, write the lift.
+# **Exercise 3. Lift.** From a probability for every image and word, and the labels, write the lift.
 
 
 # %%
@@ -404,7 +403,7 @@ assert lift(everywhere, torch.tensor([[1.0], [0.0], [1.0]])).abs().max() < 1e-6
 # ## Recap
 #
 # - Labels cannot part an object from what always comes with it; words can.
-# - A map is a mask, a mask makes two pictures, and CLIP says what they show. Nothing else is needed for a gradient.
+# - A map is a mask, a mask makes two images, and CLIP says what they show. Nothing else is needed for a gradient.
 # - Each loss alone has a useless favourite. The balance is the method, and the weights belong to the data.
 # - An ablation is read by what a loss *does* (mass, recall), not by mIoU alone.
 #

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 05 CLIP-ES: softmax Grad-CAM
 #
-# CLIP learned from captions whether a picture and a sentence belong together. Nobody ever told it *where*. CLIP-ES (Lin et al., CVPR 2023) gets outlines out of it without any training, in three steps: a **softmax** in which background words compete, a **gradient** that says which patches moved the answer, and CLIP's own **attention**, which spreads what was found. This notebook takes the steps one by one and weighs each.
+# CLIP learned from captions whether an image and a sentence belong together. Nobody ever told it *where*. CLIP-ES (Lin et al., CVPR 2023) gets outlines out of it without any training, in three steps: a **softmax** in which background words compete, a **gradient** that says which patches moved the answer, and CLIP's own **attention**, which spreads what was found. This notebook takes the steps one by one and weighs each.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -19,7 +19,7 @@
 # | Minutes | What | How |
 # | --- | --- | --- |
 # | 0 to 10 | What CLIP says | guess the highest bar before you show the table |
-# | 10 to 25 | Hand cell | draw the chain tokens, picture, probability; where does the gradient enter? |
+# | 10 to 25 | Hand cell | draw the chain tokens, image, probability; where does the gradient enter? |
 # | 25 to 40 | Why a softmax | vote: which of the three columns is the logit's? Then the derivation |
 # | 40 to 65 | Background words, the prompt lab | in pairs at the lab: delete or add one word, predict the class that changes, then look at IoU; rank, and disagree with the ranking |
 # | 65 to 75 | Affinity | whom does this cell attend to? Predict before the figure |
@@ -51,7 +51,7 @@ from wsss_kit.affinity import box_masks, transition_matrix
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES
 from wsss_kit.notebook_data import make_clip_es, open_data
-from wsss_kit.paperworld.parts import part_recall
+from wsss_kit.paperworld.measures import part_recall
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import new_figure, show_cams, show_masks, step_bars
 from wsss_kit.prompts.ranking import leave_one_out, rank_synonyms, rank_templates
@@ -69,11 +69,11 @@ lab = PromptLab(clip_es, few[:12], data.val_masks)
 lab
 
 # %% [markdown]
-# This is what the notebook is about, to play with before it is explained and again after. CLIP-ES asks a CLIP about **words**: those of the classes, and those for what is no class. Take `grass` out of the background of a cow, or add a word of yours (this CLIP has read about paper and little else; the lab says which words it never met). *competition* shows which word claims each cell; press a bar to switch its word off; *IoU* and *leave one out* count over twelve `val` pictures, so they are for choosing and not for reporting. *Undo* goes back, *Save* writes JSON.
+# This is what the notebook is about, to play with before it is explained and again after. CLIP-ES asks a CLIP about **words**: those of the classes, and those for what is no class. Take `grass` out of the background of a cow, or add a word of yours (this CLIP has read about paper and little else; the lab says which words it never met). *competition* shows which word claims each cell; press a bar to switch its word off; *IoU* and *leave one out* count over twelve `val` images, so they are for choosing and not for reporting. *Undo* goes back, *Save* writes JSON.
 #
 # ## What CLIP says
 #
-# A picture becomes one vector and each sentence another; the cosine between them, times a learned scale, is the **logit**. A softmax over all sentences makes probabilities. For a picture with label *cow* CLIP-ES asks about the classes that are **present** and about a fixed list of **background words**: not about cats, which the label rules out.
+# An image becomes one vector and each sentence another; the cosine between them, times a learned scale, is the **logit**. A softmax over all sentences makes probabilities. For an image with label *cow* CLIP-ES asks about the classes that are **present** and about a fixed list of **background words**: not about cats, which the label rules out.
 
 # %%
 sample = next(s for s in data.test if s.labels.sum() == 1)
@@ -134,7 +134,7 @@ assert torch.allclose(by_hand, clip_es(images, labels).cams[0, present][0].to(by
 # %% [markdown]
 # ## Why not the logit?
 #
-# The logit says how much the picture has to do with *cow*, and a meadow has to do with cows. So has being a photo at all. Let us look at what moves the logits of different words. If $g_c$ are the weights $w$ for the logit of word $c$, how alike are they?
+# The logit says how much the image has to do with *cow*, and a meadow has to do with cows. So has being a photo at all. Let us look at what moves the logits of different words. If $g_c$ are the weights $w$ for the logit of word $c$, how alike are they?
 
 # %%
 with torch.enable_grad():
@@ -199,14 +199,14 @@ pd.DataFrame(table).T.infer_objects().round(1)
 # Three targets, three stories.
 #
 # - **The logit** lights up a carpet, a wall, a track. What raises the logit of *cat* raises that of nearly every other word (the cosine above), and such patches are everywhere. The map shows what makes CLIP answer at all, not what makes it answer *cat*.
-# - **The softmax over the classes present** compares them with each other. Where there are two, that is a question about objects, and the map finds them. Where there is **one, its probability is 1 whatever the picture shows**: nothing can move it, its gradient is zero and the map is empty. The second print says for how many pictures.
+# - **The softmax over the classes present** compares them with each other. Where there are two, that is a question about objects, and the map finds them. Where there is **one, its probability is 1 whatever the image shows**: nothing can move it, its gradient is zero and the map is empty. The second print says for how many images.
 # - **Background words** give a lonely class its rivals. Now the question is: what here speaks for *train* rather than for *rails*?
 #
 # Would a sigmoid do instead of a softmax? No: its gradient is the logit's times a number, and the number drops out when the map is scaled.
 #
 # ## Background words
 #
-# So the list of words is part of the method, as much as the network. Each word is one thing a patch may be instead of an object. What does each of them do? We leave out one at a time and look at each class: same pictures, same rule, the whole method with the affinity of the next section. Every picture is opened once; how a map answers to a word depends on this word and the picture alone, so leaving one out is a sum.
+# So the list of words is part of the method, as much as the network. Each word is one thing a patch may be instead of an object. What does each of them do? We leave out one at a time and look at each class: same images, same rule, the whole method with the affinity of the next section. Every image is opened once; how a map answers to a word depends on this word and the image alone, so leaving one out is a sum.
 
 # %%
 rule = best_rule(
@@ -236,7 +236,7 @@ print(f"what is wrong without {needed!r} that was right with it, in points of ea
 table[table["word"] == needed].set_index("class")[["iou", *kinds]].round(1)
 
 # %% [markdown]
-# Rows are classes, columns the word that is missing. Most of the table is zero: a word guards the class that is usually *with* it, and no other. Without `rails` the track speaks for trains more than for anything left in the list; without `grass` the meadow becomes cow. Words for places where nobody is at home (bricks, fog) could go, in *these* pictures; the exception is `snow`, which guards the cat, white as some cats are. In the list that CLIP-ES published for photographs you find the same: railroad, water, sky, grass.
+# Rows are classes, columns the word that is missing. Most of the table is zero: a word guards the class that is usually *with* it, and no other. Without `rails` the track speaks for trains more than for anything left in the list; without `grass` the meadow becomes cow. Words for places where nobody is at home (bricks, fog) could go, in *these* images; the exception is `snow`, which guards the cat, white as some cats are. In the list that CLIP-ES published for photographs you find the same: railroad, water, sky, grass.
 #
 # The second table says what goes wrong, and it may surprise: without `rails` a train is *missed* more than it spills. The map is scaled to its brightest place. When that is the track, the wagon is pale beside it and falls below the background rule. The next figure shows it.
 #
@@ -244,7 +244,7 @@ table[table["word"] == needed].set_index("class")[["iou", *kinds]].round(1)
 #
 # ## The prompt lab
 #
-# **Edit.** An *open* picture has its trunk behind it: `clip_es.open(...)` runs it once, `prepare()` finds how the picture answers to any text at all, and from then on a word more, a word less or another template costs milliseconds (put `%timeit` before the last line). Change the words and run the cell. Words that CLIP does not know are named.
+# **Edit.** An *open* image has its backbone behind it: `clip_es.open(...)` runs it once, `prepare()` finds how the image answers to any text at all, and from then on a word more, a word less or another template costs milliseconds (put `%timeit` before the last line). Change the words and run the cell. Words that CLIP does not know are named.
 
 # %%
 hit = data.classes.index(change.loc[list(data.classes), needed].idxmin())
@@ -264,7 +264,7 @@ maps = torch.stack([found.full_size(size)[0].cpu() for found in trials.values()]
 show_cams([guarded], [maps], list(trials), torch.ones(1, len(trials)))
 
 # %% [markdown]
-# **Rank without masks.** Whoever has no mask cannot measure IoU. CLIP-ES chose its template by **sharpness** (Eq. 9): in a picture of several classes, the variance of their probabilities over their mean. Where one class takes all, it pushes the others' maps away, so a low sharpness is wanted. We can do what its authors' users cannot, and look whether it agrees with the masks.
+# **Rank without masks.** Whoever has no mask cannot measure IoU. CLIP-ES chose its template by **sharpness** (Eq. 9): in an image of several classes, the variance of their probabilities over their mean. Where one class takes all, it pushes the others' maps away, so a low sharpness is wanted. We can do what its authors' users cannot, and look whether it agrees with the masks.
 
 # %%
 if DATA == "paper":
@@ -291,7 +291,7 @@ print(f"rank correlation of sharpness with mIoU: {agreement:.2f} (-1 would be pe
 ranked.round(3)
 
 # %% [markdown]
-# Sharpness puts the template of this kit first, which the masks had chosen, and beyond that it does not rank: the correlation is about zero. That is an honest answer of a small world, and there is a reason to be seen. In `val` an object mostly stands on its usual background, and CLIP's classification reads the background too. In the `web` split, where objects stand anywhere, the same score over twelve templates and 600 pictures had a correlation of -0.66 with the mIoU, and in 600 pictures of `train` -0.13. So: take pictures whose backgrounds vary, many of them, and trust the first place more than the order.
+# Sharpness puts the template of this kit first, which the masks had chosen, and beyond that it does not rank: the correlation is about zero. That is an honest answer of a small world, and there is a reason to be seen. In `val` an object mostly stands on its usual background, and CLIP's classification reads the background too. In the `web` split, where objects stand anywhere, the same score over twelve templates and 600 images had a correlation of -0.66 with the mIoU, and in 600 images of `train` -0.13. So: take images whose backgrounds vary, many of them, and trust the first place more than the order.
 #
 # **Synonyms** are ranked the same way, and there are two ways to use several: in one sentence, as CLIP-ES does (`a clean origami person with clothes,people,human.`), or each in its own sentence and the mean of the embeddings.
 
@@ -403,7 +403,7 @@ pd.DataFrame(layers).T.round(1)
 #
 # ## The staircase
 #
-# Now every step, and a last one past the paper, each with the background rule that `val` chose for it, on the same `test` pictures, without and with the dense CRF of notebook 07.
+# Now every step, and a last one past the paper, each with the background rule that `val` chose for it, on the same `test` images, without and with the dense CRF of notebook 07.
 
 # %%
 ladder = {
@@ -471,9 +471,9 @@ show_masks(
 # - **The CRF cannot mend a map that looks elsewhere.** On the logit's maps it gains nothing: it gives edges to what is there.
 # - **Body and signature part.** The softmax maps lie on bodies more than on heads here, because a third of the objects that this CLIP read about had lost their heads (notebook 01). Affinity and CRF together bring the heads back.
 #
-# - **Past the paper.** `preset="plus"` is still without training. It averages maps of a larger picture and of its mirror image, lets cells be alike by their *values* (what a patch says) rather than by queries and keys (what it looks for), and by the words that CLIP takes each cell for. Without the CRF it is ahead; after it, on these few pictures, no more: the CRF finds much of the same. On all 200 pictures of `test` it is ahead of the affinity by 2.6 points without and 1.8 with the CRF; with a tower of another seed, trained not half as long and much weaker, by 0.7 and 0.2. Each part can be switched off: add `CLIPES(clip, prompts=prompts, preset="plus", flip=False)` as a step of the ladder, or one with `scales=(1.0,)`, `likeness="queries"` or `distribution=False`.
+# - **Past the paper.** `preset="plus"` is still without training. It averages maps of a larger image and of its mirror image, lets cells be alike by their *values* (what a patch says) rather than by queries and keys (what it looks for), and by the words that CLIP takes each cell for. Without the CRF it is ahead; after it, on these few images, no more: the CRF finds much of the same. On all 200 images of `test` it is ahead of the affinity by 2.6 points without and 1.8 with the CRF; with a tower of another seed, trained not half as long and much weaker, by 0.7 and 0.2. Each part can be switched off: add `CLIPES(clip, prompts=prompts, preset="plus", flip=False)` as a step of the ladder, or one with `scales=(1.0,)`, `likeness="queries"` or `distribution=False`.
 #
-# How sure is this? The intervals speak of the pictures. Another seed of the tiny CLIP is another matter: two towers, trained alike, differ by three points on `val`, others by more, and the card of the one in the package lists them. A staircase is a property of *this* CLIP. On all 200 pictures of `test` the affinity gave the two towers 1.5 and 1.8 points without the CRF, and 4.4 and 6.7 with it.
+# How sure is this? The intervals speak of the images. Another seed of the tiny CLIP is another matter: two towers, trained alike, differ by three points on `val`, others by more, and the card of the one in the package lists them. A staircase is a property of *this* CLIP. On all 200 images of `test` the affinity gave the two towers 1.5 and 1.8 points without the CRF, and 4.4 and 6.7 with it.
 #
 # ## Exercises
 #
@@ -531,7 +531,7 @@ expected = transition_matrix(found.affinity, sinkhorn=3, squarings=0)[0]
 assert torch.allclose((balanced + balanced.T) / 2, expected, atol=1e-6)
 
 # %% [markdown]
-# **Exercise 3. Who is pushed against?** The derivation says that a class is compared with the words that CLIP *believes*. Without any mask: which background word has the largest mean probability over the pictures of a class?
+# **Exercise 3. Who is pushed against?** The derivation says that a class is compared with the words that CLIP *believes*. Without any mask: which background word has the largest mean probability over the images of a class?
 
 
 # %%
@@ -566,7 +566,7 @@ print(rivals)
 #
 # - A map is a gradient of a question. "Is this a cow?" has no place; "a cow rather than grass?" has.
 # - The softmax's derivative subtracts what all words have in common. With one word there is nothing left: background words are part of the method.
-# - A background word guards the class it usually comes with. Edit the list and measure: an open picture answers in milliseconds.
+# - A background word guards the class it usually comes with. Edit the list and measure: an open image answers in milliseconds.
 # - Without masks sharpness ranks ways of asking; it is a hint, not a measurement.
 # - Attention is an affinity that costs nothing. It fills objects and spills; the CRF keeps the one and takes back the other.
 # - A step's gain depends on the steps around it, so show it with and without them.

@@ -20,7 +20,7 @@
 # | --- | --- | --- |
 # | 0 to 15 | Confident labels | show the two CRF masks, let the class draw what both agree on |
 # | 15 to 30 | Pairs and the loss | which of these three pairs teach? Why are the kinds weighed? |
-# | 30 to 45 | Whom does a cell hold on to? | predict both pictures before you show them |
+# | 30 to 45 | Whom does a cell hold on to? | predict both images before you show them |
 # | 45 to 60 | Steps | vote: when does the map stop getting better? Then the curve |
 # | 60 to 75 | Table, exercise 1 | which step would you pay for? |
 #
@@ -112,7 +112,7 @@ print(f"{len(offsets)} neighbours on one side of a cell; pairs in {some[0].name}
 pd.Series({kind: int((kinds == k).sum()) for k, kind in enumerate(PAIR_KINDS)}, name="pairs")
 
 # %% [markdown]
-# The affinity of two cells is how alike their features are, $a_{ij} = \exp(-\tfrac1D\sum_d |f_{id} - f_{jd}|)$, with features from a trunk and one more 1x1 convolution. Both are trained.
+# The affinity of two cells is how alike their features are, $a_{ij} = \exp(-\tfrac1D\sum_d |f_{id} - f_{jd}|)$, with features from a backbone and one more 1x1 convolution. Both are trained.
 
 # %%
 net = train_affinity_net(data, learned, seeds)
@@ -121,7 +121,7 @@ print("loss of every epoch:", [round(loss, 3) for loss in net.losses_])
 # %% [markdown]
 # ## Whom does a cell hold on to?
 #
-# Two affinities of the same cells: the learned one, and the attention of a CLIP (notebook 05), which nobody trained for this. Each row asks about another cell, white in the picture.
+# Two affinities of the same cells: the learned one, and the attention of a CLIP (notebook 05), which nobody trained for this. Each row asks about another cell, white in the image.
 
 # %%
 clip_es = make_clip_es(data)
@@ -214,7 +214,7 @@ for power in (1, 4, 8):
 show_curves({"log2 of the steps": curves}, y="mIoU on val, percent")
 
 # %% [markdown]
-# A power of 1 has no walls worth the name: a few steps, and it is downhill. Powers 4 and 8 rise first. PSA's own choice is 8 and $2^8 = 256$ steps, on grids of 60 by 60 cells; on 12 by 12 cells that many steps cross the whole picture many times over.
+# A power of 1 has no walls worth the name: a few steps, and it is downhill. Powers 4 and 8 rise first. PSA's own choice is 8 and $2^8 = 256$ steps, on grids of 60 by 60 cells; on 12 by 12 cells that many steps cross the whole image many times over.
 #
 # ## The table
 #
@@ -300,8 +300,8 @@ show_masks(
 #
 # - **The walk is worth more than seven points, and the learned affinity more than attention**: it was asked, pair by pair, whether two cells are one thing, and attention never was.
 # - **After the CRF nothing of that is left, here**, and the table of error kinds says why. The walk takes away a quarter of what the maps *spilled*; the CRF alone takes away more than half of it, and much at the borders. But what the walk has carried onto an object's surroundings is now as sure as the object, and the CRF leaves it there. The network learned from masks that the CRF had made, so it knows of edges what the CRF knows, at a coarser grid: the two do not add up.
-# - **Larger, and with other methods** (300 pictures to learn from, 200 of `test`, rules, power and steps from 100 of `val`; two seeds of everything that is trained): plain CAM 41.8 and 41.9, walked 49.9 and 50.1, after the CRF 61.6 and 62.1 without the walk, 61.6 and 61.2 with it. SC-CAM 54.6 and 54.6, walked 63.0 and 62.4, after the CRF 81.2 and 81.1, with the walk 80.4 and 79.0. CLIMS 64.9 and 64.3, walked 68.8 and 68.0, after the CRF 84.3 and 82.9, with the walk 84.2 and 83.0. Attention on the same maps: 43.7 and 43.8, 56.0 and 56.2, 61.2 and 60.6. It never gains half of what the learned affinity gains, and CLIMS' maps are better without it.
-# - **On photographs they do add up.** 437 pictures of VOC's `train` to learn from (maps of a frozen MobileNetV2, PSA's powers 4 and 32, three levels of the same trunk at stride 8), power 16 and $2^6$ steps chosen on 55 of them, 149 pictures of `val`, background and six classes scored: maps 47.4, walk 54.0, CRF alone 52.4, walk and CRF 59.3; pictures paired, the walk gains 6.9 points [4.8, 8.9] after the CRF. A likely reason: there an object has many colours and the CRF stops at each of them, while an affinity that saw other pictures may have learned that they belong together; a paper cut-out is of few colours.
+# - **Larger, and with other methods** (300 images to learn from, 200 of `test`, rules, power and steps from 100 of `val`; two seeds of everything that is trained): plain CAM 41.8 and 41.9, walked 49.9 and 50.1, after the CRF 61.6 and 62.1 without the walk, 61.6 and 61.2 with it. SC-CAM 54.6 and 54.6, walked 63.0 and 62.4, after the CRF 81.2 and 81.1, with the walk 80.4 and 79.0. CLIMS 64.9 and 64.3, walked 68.8 and 68.0, after the CRF 84.3 and 82.9, with the walk 84.2 and 83.0. Attention on the same maps: 43.7 and 43.8, 56.0 and 56.2, 61.2 and 60.6. It never gains half of what the learned affinity gains, and CLIMS' maps are better without it.
+# - **On photographs they do add up.** 437 images of VOC's `train` to learn from (maps of a frozen MobileNetV2, PSA's powers 4 and 32, three levels of the same backbone at stride 8), power 16 and $2^6$ steps chosen on 55 of them, 149 images of `val`, background and six classes scored: maps 47.4, walk 54.0, CRF alone 52.4, walk and CRF 59.3; images paired, the walk gains 6.9 points [4.8, 8.9] after the CRF. A likely reason: there an object has many colours and the CRF stops at each of them, while an affinity that saw other images may have learned that they belong together; a paper cut-out is of few colours.
 # - **A number without its steps says little.** Whoever compares maps before a walk with maps after a CRF credits one step with the other's gain.
 #
 # ## Exercises
@@ -334,7 +334,7 @@ assert torch.allclose(
 )
 
 # %% [markdown]
-# **Exercise 2. Where a walk ends.** After very many steps every cell of a picture whose cells are all connected holds the same number. Which? Not the mean of the map: a cell with strong ties to many others is asked more often. Write the limit from the affinity and the map, without walking.
+# **Exercise 2. Where a walk ends.** After very many steps every cell of an image whose cells are all connected holds the same number. Which? Not the mean of the map: a cell with strong ties to many others is asked more often. Write the limit from the affinity and the map, without walking.
 
 
 # %%

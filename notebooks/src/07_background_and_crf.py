@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 07 Background and CRF
 #
-# A map says how much a place speaks for a class. A mask says *which* class, or none. Between the two stand a score for background, a step that gives blobs the edges of the picture, and the courage to say "I do not know". This notebook takes the three apart.
+# A map says how much a place speaks for a class. A mask says *which* class, or none. Between the two stand a score for background, a step that gives blobs the edges of the image, and the courage to say "I do not know". This notebook takes the three apart.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -10,7 +10,7 @@
 #                                                   you are here
 # ```
 #
-# **Goals.** You can (1) say when the two background rules are the same and when they are not, (2) say what each kernel of a dense CRF does and rebuild its mean field, (3) find out which of its parameters matter for *your* pictures, (4) read a confidence, and say what 255 is for.
+# **Goals.** You can (1) say when the two background rules are the same and when they are not, (2) say what each kernel of a dense CRF does and rebuild its mean field, (3) find out which of its parameters matter for *your* images, (4) read a confidence, and say what 255 is for.
 #
 # **Needs.** No network, no GPU, no other notebook; it helps to know 00 and 02. **Time.** A minute and a half of computing on two cores, GPU not measured; 60 minutes of reading.
 #
@@ -160,11 +160,11 @@ show_cams(examples, weights, list(kernels), torch.ones(len(examples), len(kernel
 #
 # ## Mean field, by hand
 #
-# Exact inference over all maskings of a picture is out of reach. **Mean field** keeps one probability per pixel and class and repeats: listen, add to your own opinion, make probabilities again.
+# Exact inference over all maskings of an image is out of reach. **Mean field** keeps one probability per pixel and class and repeats: listen, add to your own opinion, make probabilities again.
 #
 # $$Q \leftarrow \mathrm{softmax}\big(-\psi + w_s\,\tilde K_s\,Q + w_b\,\tilde K_b\,Q\big)$$
 #
-# $\tilde K$ is the kernel's matrix, normalised on both sides: $D^{-1/2} K D^{-1/2}$ with the row sums $D$. For a picture of 500x375 pixels that matrix has 35 billion entries. The trick that made dense CRFs practical is to never write it down: a **permutohedral lattice** in the five-dimensional space of position and colour collects the pixels at its corners, blurs along its axes and hands the result back, in time proportional to the pixels. `Lattice(features) @ Q` is $\tilde K Q$.
+# $\tilde K$ is the kernel's matrix, normalised on both sides: $D^{-1/2} K D^{-1/2}$ with the row sums $D$. For an image of 500x375 pixels that matrix has 35 billion entries. The trick that made dense CRFs practical is to never write it down: a **permutohedral lattice** in the five-dimensional space of position and colour collects the pixels at its corners, blurs along its axes and hands the result back, in time proportional to the pixels. `Lattice(features) @ Q` is $\tilde K Q$.
 
 # %%
 s = examples[0]
@@ -188,7 +188,7 @@ by_hand = Q.T.reshape(1, K, H, W)
 assert torch.allclose(by_hand, dense_crf(scores, s.image[None]), atol=1e-4)
 
 # %% [markdown]
-# The same calculation with the matrices written out, on a piece of the picture small enough for it, shows how good the lattice is:
+# The same calculation with the matrices written out, on a piece of the image small enough for it, shows how good the lattice is:
 
 # %%
 side = 40
@@ -367,7 +367,7 @@ print(f"share of all errors that 255 takes out: {100 * below[~right].float().mea
 #
 # ## PAMR, the light alternative
 #
-# A CRF is slow on large pictures and gradients cannot pass it as it stands. **PAMR** (Araslanov and Roth, CVPR 2020) asks the nearest neighbours only: eight pixels at each of the distances 1, 2, 4, 8, 12 and 24, weighted by likeness of colour, ten times over. It is a few tensor operations and differentiable, so it can stand *inside* a network.
+# A CRF is slow on large images and gradients cannot pass it as it stands. **PAMR** (Araslanov and Roth, CVPR 2020) asks the nearest neighbours only: eight pixels at each of the distances 1, 2, 4, 8, 12 and 24, weighted by similarity of colour, ten times over. It is a few tensor operations and differentiable, so it can stand *inside* a network.
 
 # %%
 refiners = {
@@ -433,9 +433,9 @@ show_masks(
 # %% [markdown]
 # Three readings.
 #
-# - **The largest step of all** in this world is the CRF's: it turns blobs into outlines, for a classifier's maps as well as for CLIP-ES's. On photographs the step is there and smaller; CLIP-ES's authors report 70.8 to 75.0 on the 1,464 training pictures of VOC.
+# - **The largest step of all** in this world is the CRF's: it turns blobs into outlines, for a classifier's maps as well as for CLIP-ES's. On photographs the step is there and smaller; CLIP-ES's authors report 70.8 to 75.0 on the 1,464 training images of VOC.
 # - **It adds no knowledge of classes.** It spreads what the maps know over what looks alike. A wrong map becomes a wrong mask with beautiful edges, and an object of two colours may keep one.
-# - **PAMR** gets a good part of it in less time. A pixel hears 48 others and no more; where they all look different, as in the spots of a cat or the stripes of a cow, it follows whoever is least unlike, and holes stay. At 96 pixels the difference in time is small; it grows with the picture, for the CRF's lattice has to be built anew for each.
+# - **PAMR** gets a good part of it in less time. A pixel hears 48 others and no more; where they all look different, as in the spots of a cat or the stripes of a cow, it follows whoever is least unlike, and holes stay. At 96 pixels the difference in time is small; it grows with the image, for the CRF's lattice has to be built anew for each.
 #
 # The rule was chosen anew for each row, on `val`. Look at the column: keeping the rule of the maps would have cost the CRF points that are not the CRF's fault.
 #

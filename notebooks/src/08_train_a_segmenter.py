@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 08 Train a segmenter
 #
-# A pseudo mask needs the picture's labels: somebody has to say *there is a cow* before any of our methods can say where. At test time nobody says it. So the papers end with an ordinary segmentation network that learns from the pseudo masks **as if they were ground truth**, and their headline numbers are its numbers. It sees the same kind of mistake in one picture and the right answer in ten others; can it know more than its teacher?
+# A pseudo mask needs the image's labels: somebody has to say *there is a cow* before any of our methods can say where. At test time nobody says it. So the papers end with an ordinary segmentation network that learns from the pseudo masks **as if they were ground truth**, and their headline numbers are its numbers. It sees the same kind of mistake in one image and the right answer in ten others; can it know more than its teacher?
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -10,7 +10,7 @@
 #                                                                        you are here
 # ```
 #
-# **Goals.** You can (1) make pseudo masks that say where they doubt, (2) rebuild the loss that learns from them, (3) compare a segmenter with its teacher picture by picture, and with the ceiling, (4) say what each published number of a segmenter started from.
+# **Goals.** You can (1) make pseudo masks that say where they doubt, (2) rebuild the loss that learns from them, (3) compare a segmenter with its teacher image by image, and with the ceiling, (4) say what each published number of a segmenter started from.
 #
 # **Needs.** No network, no GPU, no other notebook; it helps to know 05 and 07. **Time.** Two to three minutes of computing on two cores, GPU not measured; 45 minutes of reading.
 #
@@ -160,12 +160,12 @@ show_confusion(reports["pupil, CRF"])
 # %% [markdown]
 # Four readings.
 #
-# - **The pupil does not repeat its teacher's floods.** Of what the classes lose, the teacher *spills* 14 points, the pupil 3, and with the CRF nothing. Where the teacher floods the sky behind a plane, the pupil is told *this sky is a plane*, and in all other pictures *sky is background*: it can only learn what the masks have in common. Boats and planes, the teacher's worst, gain 35 points each.
+# - **The pupil does not repeat its teacher's floods.** Of what the classes lose, the teacher *spills* 14 points, the pupil 3, and with the CRF nothing. Where the teacher floods the sky behind a plane, the pupil is told *this sky is a plane*, and in all other images *sky is background*: it can only learn what the masks have in common. Boats and planes, the teacher's worst, gain 35 points each.
 # - **It pays at the borders.** 25 points are boundary, 14 with the teacher, whose masks have the CRF's edges; the pupil's cells are four pixels wide. Its own CRF brings a part of that back.
 # - **Nobody tells it what is there.** Confused are 3.6 points instead of 0.9; told the labels, it gains two points.
-# - **Seven points better, and worse on 50 of 80 pictures.** Both are true: the mean is over classes, two of nine carry it, and everywhere else a rounder mask costs a little. With 80 pictures and 240 to learn from the interval touches zero.
+# - **Seven points better, and worse on 50 of 80 images.** Both are true: the mean is over classes, two of nine carry it, and everywhere else a rounder mask costs a little. With 80 images and 240 to learn from the interval touches zero.
 #
-# **Larger** (200 pictures of `test`; 800 of `train` to learn from in 10 passes; rules from 100 of `val`; the mean of a picture and its mirror image; seeds 0 and 1; `python -m wsss_kit reproduce paper/clip-es --run` and its siblings do seed 0 again): CLIP-ES's masks 66.6 and 66.6, its pupil 76.3 and 74.3, with the CRF **84.0** and **83.9**, paired 17.4 [12.3, 21.5] and 17.3 [12.2, 21.3] points above. SC-CAM 81.2 and 81.1, pupil 79.7 and 78.6, with the CRF 86.5 and 86.4. CLIMS 84.3 and 82.9, pupil 80.7 and 80.4, with the CRF 86.4 and 86.2. CAM 61.6 and 62.1, pupil 61.3 and 61.8, with the CRF 65.9 and 66.9. Ground truth as a teacher: 86.7 and 86.3, with the CRF 91.2 and 90.8. Every pupil beats its teacher once both have a CRF. And the worse teacher may have the better pupil: what CLIP-ES does wrong changes from picture to picture and is averaged away, while plain CAM misses the same parts and floods the same homes every time, and its pupil believes it.
+# **Larger** (200 images of `test`; 800 of `train` to learn from in 10 passes; rules from 100 of `val`; the mean of an image and its mirror image; seeds 0 and 1; `python -m wsss_kit reproduce paper/clip-es --run` and its siblings do seed 0 again): CLIP-ES's masks 66.6 and 66.6, its pupil 76.3 and 74.3, with the CRF **84.0** and **83.9**, paired 17.4 [12.3, 21.5] and 17.3 [12.2, 21.3] points above. SC-CAM 81.2 and 81.1, pupil 79.7 and 78.6, with the CRF 86.5 and 86.4. CLIMS 84.3 and 82.9, pupil 80.7 and 80.4, with the CRF 86.4 and 86.2. CAM 61.6 and 62.1, pupil 61.3 and 61.8, with the CRF 65.9 and 66.9. Ground truth as a teacher: 86.7 and 86.3, with the CRF 91.2 and 90.8. Every pupil beats its teacher once both have a CRF. And the worse teacher may have the better pupil: what CLIP-ES does wrong changes from image to image and is averaged away, while plain CAM misses the same parts and floods the same homes every time, and its pupil believes it.
 #
 # ## The ceiling
 #
@@ -253,7 +253,7 @@ assert torch.equal(with_labels(pupil.probs(images), labels), pupil.predict(image
 #
 # - A segmenter needs no labels at test time; a pseudo mask does. That is why the papers end with one.
 # - Doubtful pixels are 255 in masks that teach, and never in masks that are scored.
-# - Compare pupil and teacher on the same pictures, in pairs: `compare_reports`.
+# - Compare pupil and teacher on the same images, in pairs: `compare_reports`.
 # - A number of a segmenter says what it started from, or it says nothing.
 #
 # ## What to open next

@@ -18,7 +18,7 @@
 #
 # | Minutes | What | How |
 # | --- | --- | --- |
-# | 0 to 15 | The atlas | in pairs: find the worst class, its worst picture, and a reason in words |
+# | 0 to 15 | The atlas | in pairs: find the worst class, its worst image, and a reason in words |
 # | 15 to 30 | IoU by hand | on squared paper: two masks of 4x4, the matrix, the IoU |
 # | 30 to 45 | Intervals and pairs | vote first: is the difference real? Then the paired interval |
 # | 45 to 60 | The other side of an error | which word or label would mend it? |
@@ -102,7 +102,7 @@ atlas.method = "CLIP-ES"
 atlas
 
 # %% [markdown]
-# Choose a method, press the bar of a class: the list on its right shows its worst pictures; press one and drag the handle. Four kinds of error, asked in this order, so that every wrong pixel has exactly one:
+# Choose a method, press the bar of a class: the list on its right shows its worst images; press one and drag the handle. Four kinds of error, asked in this order, so that every wrong pixel has exactly one:
 #
 # - **boundary**: within two pixels of a border of the ground truth, where even people disagree;
 # - **missed**: an object, taken for background;
@@ -117,7 +117,7 @@ iou_bars(reports)
 # %% [markdown]
 # ## One number, by hand
 #
-# Count all pixels of all pictures in a table: a row for what a pixel is, a column for what it was taken for. The IoU of a class is its cell on the diagonal, divided by its row and its column together (the cell itself counted once). Pixels are summed over **all pictures first**: that is what PASCAL VOC does, and it is not the mean of the pictures' own IoUs.
+# Count all pixels of all images in a table: a row for what a pixel is, a column for what it was taken for. The IoU of a class is its cell on the diagonal, divided by its row and its column together (the cell itself counted once). Pixels are summed over **all images first**: that is what PASCAL VOC does, and it is not the mean of the images' own IoUs.
 
 # %%
 # by hand
@@ -140,7 +140,7 @@ print(f"mean of the pictures' own IoU: {100 * own:.1f}")
 # %% [markdown]
 # ## How sure is it?
 #
-# Other pictures would have given another number. Draw as many pictures again, with replacement, and again, a thousand times: the middle 95 % of what comes out is the interval of the report. By hand, for the first method:
+# Other images would have given another number. Draw as many images again, with replacement, and again, a thousand times: the middle 95 % of what comes out is the interval of the report. By hand, for the first method:
 
 # %%
 # by hand
@@ -168,11 +168,11 @@ for n in (10, 20, 40, len(report.names)):
 pd.DataFrame(table).round(1)
 
 # %% [markdown]
-# Width of the interval in points. Whoever tunes on twenty pictures tunes on luck.
+# Width of the interval in points. Whoever tunes on twenty images tunes on luck.
 #
 # ## Method against method
 #
-# Intervals that overlap do not say that two methods are equal: hard pictures are hard for both, and that part of the luck cancels when the **same** pictures are drawn for both. `compare_reports` does so.
+# Intervals that overlap do not say that two methods are equal: hard images are hard for both, and that part of the luck cancels when the **same** images are drawn for both. `compare_reports` does so.
 
 # %%
 order = sorted(reports, key=lambda name: reports[name].mean_iou)
@@ -232,12 +232,12 @@ show_spills(reports["CLIP-ES"]) if known else None
 # %% [markdown]
 # Four readings.
 #
-# - **CAM spills where its classes usually stand.** A plane loses 50 points to the sky and a camel 34 to sand: in the training pictures they come together, and a classifier has no reason to tell them apart. Nearly all of it lies on the diagonal of the heat map: each class on its home.
+# - **CAM spills where its classes usually stand.** A plane loses 50 points to the sky and a camel 34 to sand: in the training images they come together, and a classifier has no reason to tell them apart. Nearly all of it lies on the diagonal of the heat map: each class on its home.
 # - **CLIP-ES spills differently.** Its planes flood sky, sand *and* grass, its boats water and road, its cats the road: the second heat map has no diagonal. Here the map is coarse (12 by 12 cells), and the CRF carries it over every plain sheet that it touches. A background word mends the one (notebook 05), a finer grid the other.
-# - **CLIMS' gain sits in one class.** Eight points of mIoU over SC-CAM, and yet it is better on 41 pictures and worse on 39: most of the gain is the plane, which no longer takes the sky along (33 points). The mean over classes and the count over pictures answer different questions; exercise 3 is about that.
+# - **CLIMS' gain sits in one class.** Eight points of mIoU over SC-CAM, and yet it is better on 41 images and worse on 39: most of the gain is the plane, which no longer takes the sky along (33 points). The mean over classes and the count over images answer different questions; exercise 3 is about that.
 # - **CAM misses parts, SC-CAM does not.** A third of CAM's cats is missed, because the head alone decides; sub-categories (notebook 03) leave half a point of *missed*. What remains of CLIMS is boundary: 13 of its 16 lost points, and a better method would hardly show there.
 #
-# On **photographs** the same page reads otherwise. 149 pictures of VOC's `val`, background and six classes, plain CAM on a frozen MobileNetV2, walked with a learned affinity (notebook 06) and sent through PSA's CRF, 59.3 [54.8, 63.7]: of 40.7 lost points 6.9 are boundary, 16.8 missed, 14.1 spilled and 2.8 confused. The largest single errors: *person* spilled onto background 27 and missed 20, *cow* missed 26, *dog* missed 21. Horse and person are taken for each other (5 and 4 points): they come together, and no label says which is which. The walk took 8.9 points of spill from the maps' 21.8 and missed 2.2 more; the CRF then gave 4.3 of the missed ones back.
+# On **photographs** the same page reads otherwise. 149 images of VOC's `val`, background and six classes, plain CAM on a frozen MobileNetV2, walked with a learned affinity (notebook 06) and sent through PSA's CRF, 59.3 [54.8, 63.7]: of 40.7 lost points 6.9 are boundary, 16.8 missed, 14.1 spilled and 2.8 confused. The largest single errors: *person* spilled onto background 27 and missed 20, *cow* missed 26, *dog* missed 21. Horse and person are taken for each other (5 and 4 points): they come together, and no label says which is which. The walk took 8.9 points of spill from the maps' 21.8 and missed 2.2 more; the CRF then gave 4.3 of the missed ones back.
 #
 # ## The curve behind the number
 #
@@ -347,7 +347,7 @@ ideal = evaluate(mended, data.test_masks, classes=data.classes, protocol=data.pr
 assert np.allclose(without_spills(reports["CAM"])[1:], ideal.iou[1:], equal_nan=True)
 
 # %% [markdown]
-# **Exercise 3. Two classes of one picture.** A method is better in 45 of 80 pictures and worse in 35. Is it better? Give the chance that a fair coin would do at least as well, and compare with what `compare_reports` says of two methods.
+# **Exercise 3. Two classes of one image.** A method is better in 45 of 80 images and worse in 35. Is it better? Give the chance that a fair coin would do at least as well, and compare with what `compare_reports` says of two methods.
 
 
 # %%
@@ -373,10 +373,10 @@ print(f"by chance: {chance_of(difference.better, difference.worse):.4f}")
 # %% [markdown]
 # ## Recap
 #
-# - IoU is computed from pixels summed over all pictures; the mean of pictures is another number.
-# - An interval over pictures says what luck could do. Compare in pairs: the same pictures for both.
+# - IoU is computed from pixels summed over all images; the mean of images is another number.
+# - An interval over images says what luck could do. Compare in pairs: the same images for both.
 # - Every wrong pixel has one kind, and the kinds are points of IoU. *Boundary* is nobody's fault, *spilled* asks for a background word or a higher threshold, *missed* for a lower one, *confused* for better features.
-# - A number travels with its protocol: data, split, pictures, resolution, background, refinement, preset. What differs there explains more than what differs in the method.
+# - A number travels with its protocol: data, split, images, resolution, background, refinement, preset. What differs there explains more than what differs in the method.
 #
 # ## What to open next
 #

@@ -386,7 +386,7 @@ PICTURES = 150
 
 @pytest.fixture(scope="module")
 def measured(paper):
-    from wsss_kit.paperworld.zero_shot import zero_shot_accuracy
+    from wsss_kit.paperworld.measures import zero_shot_accuracy
 
     return zero_shot_accuracy(paper.encode_image, paper.encode_text, n=PICTURES)
 

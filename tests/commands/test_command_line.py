@@ -325,5 +325,6 @@ def test_a_truncated_checkpoint_is_refused(content, tmp_path, capsys):
     before = path.read_bytes()
     arguments = ["train", "paper-clip", "--steps", "2", "--out", str(tmp_path)]
     message = refused(arguments, capsys)
-    assert "checkpoint.safetensors is no whole checkpoint" in message and "remove it" in message
+    assert "checkpoint.safetensors is not the file that its card describes" in message
+    assert "truncated or changed" in message
     assert path.read_bytes() == before

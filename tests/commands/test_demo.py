@@ -13,7 +13,7 @@ from wsss_kit.commands.demo import _Remembered, run_demo
 from wsss_kit.evaluation.report import percent
 from wsss_kit.plot.page import rows_of, table_text, write_report
 
-SMALL = {"n_train": 24, "n_val": 6, "n_test": 8}
+SMALL = {"n_train": 16, "n_val": 4, "n_test": 5}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_the_demo_writes_a_page_that_needs_nothing_beside_itself(demo):
     for name, report in reports.items():
         assert name in page and f"{100 * report.mean_iou:.1f} [" in page
         assert ("dense CRF" in str(report.protocol)) == ("no CRF" not in name)
-        assert "8 images" in str(report.protocol) and "chosen on 6 val" in str(report.protocol)
+        assert "5 images" in str(report.protocol) and "chosen on 4 val" in str(report.protocol)
     pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', page)
     assert len(pictures) == 7 and all(len(alt) > 20 for alt in pictures)
     assert not re.search(r'(src|href)="(?!data:)', page)

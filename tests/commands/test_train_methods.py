@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from wsss_kit.__main__ import main
-from wsss_kit.commands import train_methods
+from wsss_kit.commands import train as training
 from wsss_kit.evaluation import CONSTANTS, sweep_background
 from wsss_kit.files import load_model
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.sc_cam import SCCAM, agreement
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.mass import mass_shares
-from wsss_kit.paperworld.subtypes import subtype_labels
+from wsss_kit.paperworld.measures import mass_shares, subtype_labels
 from wsss_kit.recipes import cam_maps
 
 SMALL = {"n_train": 8, "n_val": 3}
@@ -47,7 +46,7 @@ SHIPPED = [
 def made(request, tmp_path_factory):
     """What the command of one of the methods writes, from a few pictures."""
     folder = tmp_path_factory.mktemp("made")
-    return request.param, getattr(train_methods, request.param.train)(folder, seed=3, **SMALL)
+    return request.param, getattr(training, request.param.train)(folder, seed=3, **SMALL)
 
 
 def test_the_card_says_how_it_was_made_and_what_came_of_it(made):
@@ -67,7 +66,7 @@ def test_the_card_says_how_it_was_made_and_what_came_of_it(made):
 def test_a_run_that_was_stopped_goes_on(made, monkeypatch, capsys):
     """Everything trained already: the same weights once more, without a step."""
     method, path = made
-    before, train = load_model(path)[0], getattr(train_methods, method.train)
+    before, train = load_model(path)[0], getattr(training, method.train)
     for where in ("clims.train.train_step", "sc_cam.train.joint_loss"):
         name = f"wsss_kit.methods.{where}"
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("trained twice"))
@@ -80,7 +79,7 @@ def test_a_run_that_was_stopped_goes_on(made, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_methods, method.train, stop)
+    monkeypatch.setattr(training, method.train, stop)
     assert main(["train", method.command, "--out", str(path.parent)]) == 130
     assert "goes on from the last checkpoint" in capsys.readouterr().err
 
@@ -88,10 +87,10 @@ def test_a_run_that_was_stopped_goes_on(made, monkeypatch, capsys):
 @pytest.mark.parametrize("method", SHIPPED)
 def test_the_command_line_takes_the_seed_alone(method, tmp_path, monkeypatch, capsys):
     calls = []
-    recorded = functools.wraps(getattr(train_methods, method.train))(
+    recorded = functools.wraps(getattr(training, method.train))(
         lambda *a, **k: calls.append((a, k)) or tmp_path / "w"
     )
-    monkeypatch.setattr(train_methods, method.train, recorded)
+    monkeypatch.setattr(training, method.train, recorded)
     assert main(["train", method.command, "--out", str(tmp_path), "--seed", "2"]) == 0
     assert calls == [((), {"out": str(tmp_path), "seed": 2})]
     assert main(["train", method.command, "--out", str(tmp_path), "--steps", "2"]) == 2

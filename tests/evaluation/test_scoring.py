@@ -16,7 +16,7 @@ from wsss_kit.evaluation import (
     error_map,
     evaluate,
 )
-from wsss_kit.evaluation.bootstrap import bootstrap_mean_iou
+from wsss_kit.evaluation.confusion import bootstrap_mean_iou
 
 PROTOCOL = Protocol("random masks", "val", resolution="20 x 30 px", background="none needed")
 CLASSES = ("cow", "camel", "cat")

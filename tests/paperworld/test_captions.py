@@ -8,10 +8,8 @@ import pytest
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.captions import caption
-from wsss_kit.paperworld.dice import Dice
 from wsss_kit.paperworld.drawing import draw
-from wsss_kit.paperworld.scenes import KINDS, Band, Scene, Thing, describe, weather
+from wsss_kit.paperworld.scenes import KINDS, Band, Dice, Scene, Thing, describe, weather
 from wsss_kit.paperworld.tokenizer import vocabulary
 from wsss_kit.paperworld.words import (
     ANIMAL_STYLES,
@@ -22,6 +20,7 @@ from wsss_kit.paperworld.words import (
     STUFF,
     SUBTYPES,
     VEHICLE_STYLES,
+    caption,
     plural,
 )
 

@@ -9,7 +9,7 @@ import torch
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.mass import PLACES, mass_shares
+from wsss_kit.paperworld.measures import PLACES, mass_shares
 from wsss_kit.paperworld.words import HOME, STUFF
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.parts import PARTS, part_recall
+from wsss_kit.paperworld.measures import PARTS, part_recall
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.subtypes import subtype_labels, subtype_names
+from wsss_kit.paperworld.measures import subtype_labels, subtype_names
 
 
 def test_labels_say_what_the_world_says():

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from wsss_kit.classes import PAPER_CLASSES
+from wsss_kit.paperworld.measures import HELD_OUT_SEED, image_batch, zero_shot_accuracy
 from wsss_kit.paperworld.words import HOME, STUFF
 from wsss_kit.paperworld.world import page
-from wsss_kit.paperworld.zero_shot import HELD_OUT_SEED, image_batch, zero_shot_accuracy
 
 N = 12
 

@@ -125,7 +125,7 @@ def test_classes_are_those_of_the_picture(explorer, world):
     for sample in world:
         explorer.picture = sample.name
         present = [world.classes[c] for c in sample.labels.nonzero().flatten().tolist()]
-        assert list(explorer._classes.options) == present
+        assert list(explorer._controls["class_name"].options) == present
         assert explorer.class_name in present
     absent = next(name for name in world.classes if name not in present)
     with pytest.raises(traitlets.TraitError, match=f"class_name is '{absent}', expected one of"):
@@ -140,7 +140,7 @@ def test_what_is_not_to_be_had_is_refused_in_words(explorer, trait):
 
 
 def test_controls_and_traits_move_each_other(explorer, world):
-    controls = dict((trait, control) for control, trait in explorer._bound)
+    controls = explorer._controls
     for trait, value in {
         **{"picture": world.names[1], "method": "CLIP-ES", "stage": "mask", "rule": "power"},
         **{"power": 4.0, "threshold": 0.5, "crf": True, "opacity": 0.3},
@@ -161,17 +161,17 @@ def test_a_dropped_picture_is_shown_with_the_chosen_class(explorer, world, clip_
     drop(explorer, "mine.jpg", file_of(300, 600, kind="JPEG"))
     assert explorer.picture == "own: mine.jpg" and not explorer.problem
     assert tuple(explorer.sample.image.shape) == (3, 48, 96)  # as large as the others
-    assert tuple(explorer._classes.options) == world.classes
+    assert tuple(explorer._controls["class_name"].options) == world.classes
     explorer.method, explorer.class_name = "CLIP-ES", "cat"
     assert explorer.sample.labels.nonzero().item() == world.classes.index("cat")
     expected = cam_maps(explorer.sample.image[None], explorer.sample.labels[None], method=clip_es)[
         0, world.classes.index("cat")
     ]
-    assert torch.equal(explorer._map("CLIP-ES"), expected)
+    assert torch.equal(explorer._map("CLIP-ES", "map"), expected)
     assert decoded(explorer.view.after).shape == (260, 520, 3)
     explorer.stage = "error"
     assert explorer.words.endswith("its true mask is unknown.")
-    assert "ground truth" not in explorer._compares.options
+    assert "ground truth" not in explorer._controls["compare"].options
     drop(explorer, "mine.jpg", file_of(200, 200))  # another one of the same name
     assert tuple(explorer.sample.image.shape) == (3, 96, 96)
     assert decoded(explorer.view.after).shape == (392, 392, 3)
@@ -199,7 +199,7 @@ def test_what_is_no_picture_is_said_on_the_panel(explorer):
 def test_few_own_pictures_are_kept(explorer):
     for i in range(9):
         drop(explorer, f"{i}.png", file_of(8, 8))
-    own = [name for name in explorer._pictures.options if name.startswith("own: ")]
+    own = [name for name in explorer._controls["picture"].options if name.startswith("own: ")]
     assert own == [f"own: {i}.png" for i in range(4, 9)]
 
 
@@ -258,7 +258,9 @@ def test_a_change_from_another_thread_is_shown_after_this_one(explorer, world):
     for thread in (cell, control):
         thread.join(20)
     assert explorer.view.before_name == f"picture {world.names[1]}"
-    assert explorer._pictures.value == world.names[1] and "mask" in explorer.view.after_name
+    assert (
+        explorer._controls["picture"].value == world.names[1] and "mask" in explorer.view.after_name
+    )
     assert not explorer.problem
 
 

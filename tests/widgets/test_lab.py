@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -56,19 +57,19 @@ EDITS = {
 def test_an_edit_shows_what_these_words_make(lab, world, field):
     before, picture = lab.prompts, lab.screen.after
     assert is_up_to_date(lab, world)
-    lab._words.boxes[field].value = EDITS[field]
+    lab._boxes.boxes[field].value = EDITS[field]
     assert lab.prompts != before and lab.screen.after != picture and not lab.problem
     assert is_up_to_date(lab, world)
     lab.undo()
     assert lab.prompts == before and lab.screen.after == picture
-    assert lab._words.boxes[field].value != EDITS[field]
+    assert lab._boxes.boxes[field].value != EDITS[field]
     lab.redo()
     assert lab.prompts != before and is_up_to_date(lab, world)
 
 
 def test_prompts_may_be_set_as_an_object(lab, world):
     lab.prompts = Prompts.paper().replace(backgrounds=["grass", "fog"])
-    assert is_up_to_date(lab, world) and lab._words.boxes["backgrounds"].value == "grass, fog"
+    assert is_up_to_date(lab, world) and lab._boxes.boxes["backgrounds"].value == "grass, fog"
     lab.undo()
     assert lab.prompts == Prompts.paper()
     with pytest.raises(traitlets.TraitError, match="the prompts have 20 classes, expected 8"):
@@ -79,7 +80,7 @@ def test_a_renamed_class_keeps_its_place(lab, world):
     index = lab._index
     lab.edit("name", "tiger")
     assert lab.class_name == "tiger" == lab.prompts.classes[index]
-    assert lab._classes.options[0] == "tiger" and lab.unknown == ("tiger",)
+    assert lab._controls["class_name"].options[0] == "tiger" and lab.unknown == ("tiger",)
     lab.picture = world.names[1]
     lab.picture = world.names[0]
     assert lab.class_name in lab._present(lab.prompts)
@@ -98,10 +99,10 @@ def test_a_renamed_class_keeps_its_place(lab, world):
 def test_words_that_do_not_go_together_are_said_and_change_nothing(lab, world, field, text, said):
     lab.class_name = next(n for n in lab._present(lab.prompts) if n != "boat")
     before = lab.prompts, lab.screen.after
-    lab._words.boxes[field].value = text
+    lab._boxes.boxes[field].value = text
     assert lab.problem.startswith(said) and said in lab._warned.value.replace("&#x27;", "'")
     assert (lab.prompts, lab.screen.after) == before
-    assert lab._words.boxes[field].value == text  # nobody's words are changed under their fingers
+    assert lab._boxes.boxes[field].value == text  # nobody's words are changed under their fingers
     with pytest.raises(ValueError, match=said):
         lab.edit(field, text)
     lab.view = "competition"
@@ -121,7 +122,7 @@ def test_words_the_model_never_read_are_named_and_nothing_is_warned_of(lab, recw
 def test_what_is_typed_is_not_html(lab):
     lab.edit("backgrounds", "grass, <b>sky</b>")
     assert "<b>sky" not in lab._said.value
-    lab._words.boxes["name"].value = "<i>x</i>"
+    lab._boxes.boxes["name"].value = "<i>x</i>"
     assert "<i>" not in lab._said.value and "<i>" not in lab._warned.value
 
 
@@ -266,7 +267,9 @@ def test_save_and_load(lab, tmp_path, world):
 )
 def test_a_file_that_is_none_is_said(lab, content, said):
     before = lab.prompts
-    lab._uploaded(traitlets.Bunch(new=({"name": "mine.json", "content": memoryview(content)},)))
+    upload = {"name": "mine.json", "content": memoryview(content), "type": "application/json"}
+    upload |= {"size": len(content), "last_modified": datetime.now(timezone.utc)}
+    lab._load.set_trait("value", (upload,))
     assert said in lab.problem and lab.prompts == before
 
 
@@ -278,14 +281,14 @@ def test_fast_typing_is_one_piece_of_work(lab, monkeypatch):
 
     async def typing():
         for i in range(1, len(text) + 1):
-            lab._words.boxes["backgrounds"].value = text[:i]
+            lab._boxes.boxes["backgrounds"].value = text[:i]
             await asyncio.sleep(0.002)
         assert shown == []
         await asyncio.sleep(0.6)
 
     asyncio.run(typing())
     assert len(shown) == 1 and lab.prompts.backgrounds == ("grass", "sky", "fog")
-    assert lab._words.boxes["backgrounds"].value == text and lab.unknown == ()
+    assert lab._boxes.boxes["backgrounds"].value == text and lab.unknown == ()
 
 
 def test_numbers_come_piece_by_piece_and_an_edit_begins_them_anew(lab):
@@ -313,7 +316,7 @@ def test_numbers_come_piece_by_piece_and_an_edit_begins_them_anew(lab):
 
 
 def test_an_error_in_long_work_is_said(lab, monkeypatch):
-    monkeypatch.setattr(lab, "_added", lambda tally, what: iter([1 / 0]))
+    monkeypatch.setattr(lab, "_tallied", lambda *_: 1 / 0)
     lab.panel = "leave one out"  # at once
     assert lab.problem == "ZeroDivisionError: division by zero"
     lab.panel = "words"

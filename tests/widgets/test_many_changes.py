@@ -20,8 +20,8 @@ from wsss_kit.widgets.explorer import RULES
 from wsss_kit.widgets.lab import COMPARES, PANELS, VIEWS
 from wsss_kit.widgets.stages import STAGES
 
-CHANGES = 600
-SETTLED = 300
+CHANGES = 300
+SETTLED = 180
 """Changes after which everything that is kept has been met once."""
 GROWTH = 16
 """MB that a process may grow by in the rest of them: an allocator's own ups and downs."""
@@ -97,10 +97,10 @@ def test_explorer(world, cam, clip_es, monkeypatch):
     changes = [
         chosen("picture", lambda it: world.names),
         chosen("method", lambda it: methods),
-        chosen("class_name", lambda it: it._classes.options),
+        chosen("class_name", lambda it: it._controls["class_name"].options),
         chosen("stage", lambda it: STAGES),
         chosen("rule", lambda it: RULES),
-        chosen("compare", lambda it: it._compares.options),
+        chosen("compare", lambda it: it._controls["compare"].options),
         chosen("crf", lambda it: (False, False, False, True)),
         number("threshold", -0.2, 1.2),
         number("power", 0, 12),
@@ -133,7 +133,7 @@ def test_lab(world, clip_es):
             it._pressed(dice.choice(it.off or on))
 
     def step(it, dice):
-        if it._history.last is not None:
+        if it._history.past:
             it.undo()
             if dice.random() < 0.5:
                 it.redo()
@@ -142,7 +142,7 @@ def test_lab(world, clip_es):
         *(backgrounds, backgrounds, synonyms, rename, switch, step),
         lambda it, dice: it.edit("template", dice.choice(templates)),
         chosen("picture", lambda it: world.names),
-        chosen("class_name", lambda it: it._classes.options),
+        chosen("class_name", lambda it: it._controls["class_name"].options),
         chosen("view", lambda it: VIEWS),
         chosen("compare", lambda it: COMPARES[:2]),  # the last words are no state of a fresh lab
         chosen("panel", lambda it: [*["words"] * 12, *PANELS]),

@@ -14,11 +14,10 @@ from ipywidgets import widgets
 from wsss_kit.data import LazySamples
 from wsss_kit.prompts import Prompts
 from wsss_kit.widgets import PromptLab
-from wsss_kit.widgets.bars import Bars, bar, stacked_bar
-from wsss_kit.widgets.edits import FIELDS, History, as_text, edited, templates_of, words_of
-from wsss_kit.widgets.patience import Debounced, Slices
-from wsss_kit.widgets.pictures import Pictures
-from wsss_kit.widgets.swipe import Swipe
+from wsss_kit.widgets.instrument import Debounced, Slices
+from wsss_kit.widgets.screens import Bars, Swipe, bar, stacked_bar
+from wsss_kit.widgets.stages import Pictures
+from wsss_kit.widgets.words import FIELDS, History, as_text, edited, templates_of, words_of
 
 SMALL = (widgets.Layout, widgets.Style)
 
@@ -41,8 +40,8 @@ def test_parts_of_a_bar_follow_each_other():
 
 
 def test_a_press_in_the_browser_reaches_who_listens():
-    bars, heard = Bars(10, 10), []
-    bars.on_bar(heard.append)
+    heard = []
+    bars = Bars(10, 10, heard.append)
     bars.show("t", [bar("a", 1, 0, 1)])
     bars._handle_custom_msg({"kind": "click", "name": "a"}, [])
     bars._handle_custom_msg({"kind": "click", "name": "gone"}, [])  # the bars changed meanwhile
@@ -52,8 +51,8 @@ def test_a_press_in_the_browser_reaches_who_listens():
 
 
 def test_files_are_taken_and_other_messages_are_not():
-    swipe, taken = Swipe(10, 10, takes_pictures=True), []
-    swipe.on_picture(lambda name, content: taken.append((name, content)))
+    taken = []
+    swipe = Swipe(10, 10, lambda *file: taken.append(file))
     swipe._handle_custom_msg({"kind": "picture", "name": "a"}, [memoryview(b"x")])
     swipe._handle_custom_msg({"kind": "other"}, [memoryview(b"y")])
     swipe._handle_custom_msg({"kind": "picture"}, [])
@@ -141,12 +140,12 @@ def test_boxes_are_read_as_they_are_typed():
 
 def test_history_ends():
     history, a = History(), Prompts(["cat"], ["sea"], template="a {}")
-    for what in (history.undo, history.redo):
-        with pytest.raises(ValueError, match="there is nothing to"):
-            what(a)
+    for what in ("undo", "redo"):
+        with pytest.raises(ValueError, match=f"there is nothing to {what}"):
+            history.step(what, a)
     for _ in range(500):
         history.remember(a)
-    assert len(history._past) == 200
+    assert len(history.past) == 200
 
 
 def test_a_closed_instrument_leaves_nothing_behind(world, clip_es):
@@ -182,4 +181,4 @@ def test_pictures_are_read_when_they_are_asked_for():
     assert pictures["p3"].name == "p3" == pictures["p3"].name and read == ["p3"]
     assert "p2" not in pictures and "p5" in pictures
     assert [s.name for s in pictures.values()] == names[1::2]
-    assert len(pictures._read) == 16
+    assert pictures._read.cache_info().currsize == 16

@@ -4,7 +4,6 @@ Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervisi
 Supervised Semantic Segmentation", CVPR 2018 (PSA); SC-CAM and the CLIMS paper refine their maps so.
 """
 
-from wsss_kit.affinity_net.boundary import boundary_affinity
 from wsss_kit.affinity_net.confident import (
     IRN_THRESHOLDS,
     PSA_POWERS,
@@ -12,10 +11,17 @@ from wsss_kit.affinity_net.confident import (
     confident_seeds,
     labels_on_grid,
 )
-from wsss_kit.affinity_net.neighbours import dense, feature_affinity, half_plane
+from wsss_kit.affinity_net.neighbours import (
+    PAIR_KINDS,
+    balanced_pair_loss,
+    boundary_affinity,
+    dense,
+    feature_affinity,
+    half_plane,
+    pair_kinds,
+    windowed_walk,
+)
 from wsss_kit.affinity_net.network import AffinityNet
-from wsss_kit.affinity_net.pair_losses import PAIR_KINDS, balanced_pair_loss, pair_kinds
-from wsss_kit.affinity_net.walk import windowed_walk
 
 __all__ = [
     "IRN_THRESHOLDS",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wsss_kit.affinity_net.confident import labels_on_grid
-from wsss_kit.affinity_net.pair_losses import balanced_pair_loss, pair_kinds
+from wsss_kit.affinity_net.neighbours import balanced_pair_loss, pair_kinds
 from wsss_kit.checkpoints import (
     fingerprint,
     fingerprint_masks,
@@ -50,7 +50,7 @@ def train_affinity(
         checkpoint: path, or None.
     """
     asked = {"what": "seed", "make": "make confident labels"}
-    pictures = MaskedPictures(samples, seeds, crop=recipe["crop"], **asked)
+    masked = MaskedPictures(samples, seeds, crop=recipe["crop"], **asked)
     learning = net if recipe["train_backbone"] else net.project
     optimiser = torch.optim.AdamW(
         learning.parameters(), lr=recipe["learning_rate"], weight_decay=recipe["weight_decay"]
@@ -61,13 +61,13 @@ def train_affinity(
         card = {key: value for key, value in net.card().items() if key != "losses"}
         run = {**card, **recipe, "data": fingerprint(samples), "seeds": fingerprint_masks(seeds)}
         done = _resume(net, optimiser, checkpoint, run)
-    steps = -(-len(pictures) // recipe["batch_size"])
+    steps = -(-len(masked) // recipe["batch_size"])
     schedule = polynomial_decay(optimiser, steps * recipe["epochs"], first=done * steps)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)
-        for rows in torch.randperm(len(pictures), generator=random).split(recipe["batch_size"]):
-            yield pictures.batch(rows.tolist(), random)
+        for rows in torch.randperm(len(masked), generator=random).split(recipe["batch_size"]):
+            yield masked.batch(rows.tolist(), random)
 
     def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
         loss = _loss(net, images, labels.to(device_of(net)), recipe)

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.affinity import random_walk, transition_matrix
-from wsss_kit.affinity_net.boundary import boundary_affinity
 from wsss_kit.affinity_net.fit import CARD_VERSION, METHOD, train_affinity
-from wsss_kit.affinity_net.levels import KINDS, Projection
-from wsss_kit.affinity_net.neighbours import dense, feature_affinity, half_plane
-from wsss_kit.affinity_net.released import translated
-from wsss_kit.affinity_net.walk import windowed_walk
+from wsss_kit.affinity_net.levels import KINDS, Projection, channels_of, translated
+from wsss_kit.affinity_net.neighbours import (
+    boundary_affinity,
+    dense,
+    feature_affinity,
+    half_plane,
+    windowed_walk,
+)
 from wsss_kit.cam import upsample
 from wsss_kit.checks import (
     check_count,
@@ -108,7 +111,7 @@ class AffinityNet(nn.Module):
         self.trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.project = Projection(_channels_of(self.trunk, levels), channels, kind)
+            self.project = Projection(channels_of(self.trunk, levels), channels, kind)
         if isinstance(backbone, str):
             self.to(chosen_device(device))
         self.eval()
@@ -274,16 +277,9 @@ class AffinityNet(nn.Module):
         check_count("seed", seed, least=0)
         if crop is not None:
             check_count("crop", crop)
-        recipe = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "crop": crop,
-            "train_backbone": train_backbone,
-            "fixes_norms": fixes_norms,
-            "seed": seed,
-        }
+        recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+        recipe |= {"weight_decay": weight_decay, "crop": crop, "seed": seed}
+        recipe |= {"train_backbone": train_backbone, "fixes_norms": fixes_norms}
         train_affinity(self, samples, seeds, recipe, shown=progress, checkpoint=checkpoint)
         return self
 
@@ -351,17 +347,3 @@ class AffinityNet(nn.Module):
         load_all(net, state, path, what=f"the AffinityNet of {options['backbone']}")
         net.losses_ = []  # of its training nothing is known; it can be saved as our own
         return net
-
-
-def _channels_of(trunk: nn.Module, levels: int) -> Sequence[int]:
-    """Of a trunk's last levels."""
-    if levels == 1:
-        return [trunk.out_channels]
-    known = getattr(trunk, "level_channels", ())
-    if levels > len(known):
-        raise ValueError(
-            f"levels is {levels} and {type(trunk).__name__} has {len(known) or 'no'} levels, "
-            "expected at most as many; give a trunk of your own levels(images), a list of features "
-            "from fine to coarse, and level_channels"
-        )
-    return known[-levels:]

@@ -142,8 +142,8 @@ def run_baseline(
         )
     with run_folder(out) as folder:
         _refuse_other_heads(folder, seeds)
-        trunk, name = _trunk(backbone, weights)
-        cams = train_heads(trunk, train, seeds)
+        network, name = _trunk(backbone, weights)
+        cams = train_heads(network, train, seeds)
         for seed, cam in zip(seeds, cams, strict=True):
             card = {"method": "CAM head", "trunk": name, "seed": seed}
             card |= {"classes": list(cam.classes_), "losses": cam.losses_}
@@ -175,14 +175,14 @@ def _trunk(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module, s
         return build_backbone(backbone, weights=weights), type(backbone).__name__
     if ":" in backbone:
         return build_backbone(load_function(backbone), weights=weights), Path(backbone).name
-    trunk = build_backbone(backbone, weights=weights)
+    network = build_backbone(backbone, weights=weights)
     if weights is None:
         print(
-            f"No --weights: the trunk {backbone} is RANDOM. It has never seen a picture, and the "
+            f"No --weights: the backbone {backbone} is RANDOM. It has never seen an image, and the "
             "maps will mean little; --weights imagenet or a file gives it eyes."
         )
-        return trunk, f"{backbone} with random weights"
-    return trunk, f"{backbone} with weights {Path(weights).name}"
+        return network, f"{backbone} with random weights"
+    return network, f"{backbone} with weights {Path(weights).name}"
 
 
 def _refuse_other_heads(folder: Path, seeds: Sequence[int]) -> None:

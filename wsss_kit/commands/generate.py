@@ -56,7 +56,6 @@ def write_masks(
     workers: int = 2,
     rank: int = 0,
     world: int = 1,
-    what: str = "masks",
     shown: bool = True,
 ) -> Written:
     """Make the mask of every picture that has none yet, as a palette PNG.
@@ -78,8 +77,7 @@ def write_masks(
         rank: of this process among ``world``, which share the batches; the last one that ends
             writes the manifest.
         world: processes.
-        what: name of the bar.
-        shown: whether to show it.
+        shown: whether to show a bar.
 
     Returns:
         The masks, and the pictures that have none.
@@ -103,24 +101,21 @@ def write_masks(
     left = [
         [names[n] for n in batch]
         for batch in batches[rank::world]
-        if not all(_is_done(folder, names[n]) for n in batch)
+        if not all(
+            _place(folder, "masks", names[n]).exists() or _failure(folder, names[n]).exists()
+            for n in batch
+        )
     ]
     numbers = {name: number for number, name in enumerate(names)}
     total = sum(map(len, left))
 
     def made() -> Iterator[_Read]:
-        resize = None
-        if cell > 1:
-            fit = masks_of.method.clip.fit_to_patches
-
-            def resize(image: Tensor) -> Tensor:
-                return fit(image[None])[0]
-
+        resize = masks_of.fit if cell > 1 else None
         for batch in _decoded(samples, numbers, left, workers, resize):
             _make(batch, masks_of, folder, maps)
             yield from batch
 
-    for _ in progress(made(), what=what, shown=shown, total=total):
+    for _ in progress(made(), what="masks", shown=shown, total=total):
         pass
     return _finish(folder, names, made_by, getattr(samples, "classes", ()))
 
@@ -178,10 +173,6 @@ def _place(folder: Path, kind: str, name: str, ending: str = ".png") -> Path:
 
 def _failure(folder: Path, name: str) -> Path:
     return _place(folder, "failed", name, ".txt")
-
-
-def _is_done(folder: Path, name: str) -> bool:
-    return _place(folder, "masks", name).exists() or _failure(folder, name).exists()
 
 
 class _Read(NamedTuple):

@@ -30,8 +30,8 @@ _SHIPPED = {
     "paper-clip": "train:train_paper_clip",
     "choose-clip": "train:choose_paper_clip",
     "paper-trunk": "train:train_paper_trunk",
-    "paper-clims": "train_methods:train_paper_clims",
-    "paper-sc-cam": "train_methods:train_paper_sc_cam",
+    "paper-clims": "train:train_paper_clims",
+    "paper-sc-cam": "train:train_paper_sc_cam",
 }
 
 

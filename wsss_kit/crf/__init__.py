@@ -1,9 +1,7 @@
 """Giving scores the picture's edges back: the dense CRF, and PAMR, its light alternative."""
 
-from wsss_kit.crf.dense import dense_crf, reference_crf_images
-from wsss_kit.crf.parameters import IRN_CRF, PSA_CRF
+from wsss_kit.crf.dense import IRN_CRF, PSA_CRF, crf_of_present, dense_crf, reference_crf_images
 from wsss_kit.crf.pixel_adaptive import pamr
-from wsss_kit.crf.present import crf_of_present
 
 __all__ = [
     "IRN_CRF",

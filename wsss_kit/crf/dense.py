@@ -6,15 +6,23 @@ NeurIPS 2011. What makes it fast is the filter, see `permutohedral`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_images
-from wsss_kit.crf.checks import check_deviation, check_scores_and_images, check_weight
+from wsss_kit.checks import (
+    check_count,
+    check_floating,
+    check_images,
+    check_labels,
+    check_not_negative,
+    check_positive,
+    check_range,
+)
 from wsss_kit.crf.permutohedral import Lattice
 
 SMALLEST_SCORE = 1e-5
@@ -183,3 +191,113 @@ def _bilateral_lattice(
     colours = torch.frombuffer(bytearray(levels), dtype=torch.uint8).view(3, -1).to(device)
     positions = _pixel_positions(*size, xy_std, device)
     return Lattice(torch.cat([positions, colours / rgb_std]))  # (5, H * W)
+
+
+PSA_CRF: dict[str, Any] = {
+    "spatial_std": 3,
+    "bilateral_weight": 10,
+    "bilateral_xy_std": 80,
+    "bilateral_rgb_std": 13,
+}
+"""Of PSA and SC-CAM: ``crf_of_present(scores, images, labels, **PSA_CRF)``."""
+IRN_CRF: dict[str, Any] = {
+    "spatial_std": 3,
+    "bilateral_weight": 10,
+    "bilateral_xy_std": 50,
+    "bilateral_rgb_std": 5,
+    "unary": "hard",
+}
+"""Of the labels that IRN and CLIMS learn their boundary from; the masks of CLIMS' first code went
+through it once more with ``iterations=1``."""
+
+
+def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
+    """Refuse scores and pictures that do not belong together or are not what they should be.
+
+    Args:
+        scores: (B, K, H, W) in [0, 1].
+        images: (B, 3, H, W) RGB in [0, 1].
+
+    Raises:
+        ValueError: saying what arrived and what was expected.
+    """
+    check_floating(scores, "scores")
+    check_floating(images, "images")
+    if scores.ndim != 4 or 0 in scores.shape[1:]:
+        raise ValueError(
+            f"scores has shape {tuple(scores.shape)}, expected (B, K, H, W) with at least one "
+            "class and one pixel; give one picture's scores as scores[None]"
+        )
+    expected = (len(scores), 3, *scores.shape[-2:])
+    if images.shape != expected:
+        raise ValueError(
+            f"images has shape {tuple(images.shape)} but scores {tuple(scores.shape)} needs "
+            f"{expected}; resize the scores to the picture with cam.upsample"
+        )
+    check_range("scores", scores, "scale maps with cam.normalize_cams, logits with a softmax")
+    check_range("images", images, "divide 8-bit pictures by 255")
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Refuse a kernel's weight that is negative, infinite or NaN."""
+    try:
+        check_not_negative(name, weight)
+    except ValueError as error:
+        raise ValueError(f"{error}; 0 leaves its kernel out") from None
+
+
+def check_deviation(name: str, deviation: float, weight: str) -> None:
+    """Refuse a standard deviation that is not above 0."""
+    try:
+        check_positive(name, deviation)
+    except ValueError as error:
+        raise ValueError(f"{error}; {weight}=0 leaves its kernel out") from None
+
+
+def crf_of_present(
+    scores: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    refine: Callable[..., Tensor] = dense_crf,
+    **parameters: Any,
+) -> Tensor:
+    """Refine every image over background and the classes present in it, by the dense CRF.
+
+    Args:
+        scores: (B, K, H, W) in [0, 1] with K = 1 + C, background first, from `add_background`.
+        images: (B, 3, H, W) RGB in [0, 1].
+        labels: (B, C) of 0 and 1.
+        refine: another function of scores and images, such as `pamr`, through which gradients pass.
+        **parameters: of ``refine``.
+
+    Returns:
+        (B, K, H, W) float32, sums to 1 over K; zero for absent classes.
+
+    Raises:
+        ValueError: as ``refine``, and if the labels do not fit the scores.
+
+    Example:
+        The second class is absent, so background and the first share everything:
+
+        >>> scores = torch.full((1, 3, 2, 2), 0.5)
+        >>> probs = crf_of_present(scores, torch.zeros(1, 3, 2, 2), torch.tensor([[1.0, 0.0]]))
+        >>> probs[0, :, 0, 0].tolist()
+        [0.5, 0.5, 0.0]
+    """
+    check_scores_and_images(scores, images)
+    B, K = scores.shape[:2]
+    if labels.shape != (B, K - 1):
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)} but scores {tuple(scores.shape)} needs "
+            f"({B}, {K - 1}): one column a class, background not among them"
+        )
+    check_labels(labels)
+    kept = torch.cat([labels.new_ones(B, 1), labels], 1) > 0  # (B, K)
+    refined = torch.zeros(scores.shape, device=scores.device)
+    # images with the same classes, one after the other, go together
+    for channels, group in groupby(range(B), key=kept.tolist().__getitem__):
+        rows, present = torch.tensor(list(group)), torch.tensor(channels).nonzero().view(-1)
+        place = rows[:, None], present
+        refined[place] = refine(scores[place], images[rows], **parameters)
+    return refined

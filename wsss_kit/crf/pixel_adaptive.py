@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.checks import check_count, check_counts
-from wsss_kit.crf.checks import check_scores_and_images
+from wsss_kit.crf.dense import check_scores_and_images
 
 SHARPNESS = 0.1
 """Share of the local standard deviation that colour differences are divided by."""

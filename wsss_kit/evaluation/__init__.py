@@ -9,14 +9,22 @@ from wsss_kit.evaluation.background import (
     CRF_RULES,
     POWERS,
     BackgroundRule,
+    Chosen,
     best_rule,
+    choose_rule,
     predict_masks,
     sweep_background,
 )
-from wsss_kit.evaluation.chosen import Chosen, choose_rule
 from wsss_kit.evaluation.compare import Comparison, compare_reports
 from wsss_kit.evaluation.confusion import ConfusionMatrix
-from wsss_kit.evaluation.error_kinds import ERROR_KINDS, boundary_band, error_map, error_shares
+from wsss_kit.evaluation.error_kinds import (
+    ERROR_KINDS,
+    boundary_band,
+    error_map,
+    error_shares,
+    error_sources,
+    spills,
+)
 from wsss_kit.evaluation.gap import explain_gap
 from wsss_kit.evaluation.published_numbers import (
     Published,
@@ -26,7 +34,6 @@ from wsss_kit.evaluation.published_numbers import (
 )
 from wsss_kit.evaluation.report import Protocol, Report
 from wsss_kit.evaluation.scoring import evaluate
-from wsss_kit.evaluation.sources import error_sources, spills
 
 __all__ = [
     "CONSTANTS",

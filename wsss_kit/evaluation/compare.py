@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsss_kit.checks import check_count
-from wsss_kit.evaluation.bootstrap import divide, interval_of, mean_of, resampled
+from wsss_kit.evaluation.confusion import divide, interval_of, mean_of, resampled
 from wsss_kit.evaluation.report import Report
 
 if TYPE_CHECKING:

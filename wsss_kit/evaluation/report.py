@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsss_kit.checks import check_count
-from wsss_kit.evaluation.bootstrap import mean_of
+from wsss_kit.evaluation.confusion import mean_of
 from wsss_kit.evaluation.error_kinds import ERROR_KINDS
 
 if TYPE_CHECKING:

@@ -12,11 +12,16 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.evaluation.bootstrap import bootstrap_mean_iou, divide, interval_of, mean_of
-from wsss_kit.evaluation.confusion import ConfusionMatrix, as_mask
-from wsss_kit.evaluation.error_kinds import boundary_band, error_shares
+from wsss_kit.evaluation.confusion import (
+    ConfusionMatrix,
+    as_mask,
+    bootstrap_mean_iou,
+    divide,
+    interval_of,
+    mean_of,
+)
+from wsss_kit.evaluation.error_kinds import boundary_band, error_shares, stuff_counts
 from wsss_kit.evaluation.report import Protocol, Report
-from wsss_kit.evaluation.sources import stuff_counts
 
 N_NAMED = 5  # pictures an error message names
 N_SIZES = 20  # sizes of targets that a report keeps

@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     name: {"scales": (1.0, 0.5, 1.5, 2.0), "flip": True, **training}
     for name, training in CLASSIFIER.items()
 }
-"""The papers' scales and mirror image with the training of `classifier.recipe`."""
+"""The papers' scales and mirror image with the training of `classifier.train`."""
 
 
 class CAM(TrainedCAM):

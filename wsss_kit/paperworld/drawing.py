@@ -1,8 +1,9 @@
-"""From a description to pixels: picture, mask, parts and background kinds, all exact."""
+"""From a description to pixels: image, mask, parts and background kinds, all exact."""
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -10,19 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsss_kit.classes import IGNORE_INDEX, PAPER_CLASSES
-from wsss_kit.paperworld.dice import Dice
 from wsss_kit.paperworld.figures import FIGURES, PAINTED, SIGNATURE, Pen
 from wsss_kit.paperworld.papers import SHEET, VARIANTS, paper
-from wsss_kit.paperworld.scenes import Band, Hole, Scene
+from wsss_kit.paperworld.scenes import Band, Dice, Hole, Scene
 from wsss_kit.paperworld.words import STUFF
 
 OVERSAMPLING = 2  # figures are cut on a canvas of twice the side: smooth edges, exact masks
-UNITS = 96.0  # papers are printed for a picture 96 units wide
+UNITS = 96.0  # papers are printed for an image 96 units wide
 _NOISE = 6.0
 
 
 class Drawing(NamedTuple):
-    """One drawn picture, height and width H and W.
+    """One drawn image, height and width H and W.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -43,7 +43,7 @@ def draw(scene: Scene, dice: Dice, size: int) -> Drawing:
     Args:
         scene: what to draw.
         dice: chooses the sheets, colour shifts, light and grain.
-        size: side of the square picture in pixels.
+        size: side of the square image in pixels.
 
     Returns:
         The drawing.
@@ -70,15 +70,12 @@ def draw(scene: Scene, dice: Dice, size: int) -> Drawing:
 def _background(
     scene: Scene, dice: Dice, size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    image = np.empty((size, size, 3), np.float32)
+    image = np.full((size, size, 3), scene.plain or 0, np.float32)
     stuff = np.full((size, size), IGNORE_INDEX, np.uint8)
-    if scene.plain is not None:
-        image[:] = scene.plain
     rows = np.arange(size)[:, None]
     for band in scene.bands:
         sheet = _sheet(band, dice, size)
-        edge = 0 if band.top == 0 else _edge(band.top, dice, size)
-        inside = rows >= edge if band.top else np.ones((size, size), bool)
+        inside = rows >= (_edge(band.top, dice, size) if band.top else np.zeros(size))
         np.copyto(image, sheet, where=inside[..., None])
         stuff[inside] = STUFF.index(band.stuff)
     return image, stuff
@@ -112,29 +109,13 @@ def _cut(image: NDArray[np.float32], hole: Hole) -> None:
 def _things(
     scene: Scene, dice: Dice, canvas: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    from PIL import ImageDraw  # brings fonts, which `import wsss_kit` need not wait for
-
     side = len(canvas)
     picture, code_map = Image.fromarray(canvas), Image.new("L", (side, side))
-    windows = []
     for k, thing in enumerate(scene.things):
-        pen = Pen(
-            ImageDraw.Draw(picture),
-            ImageDraw.Draw(code_map),
-            k,
-            x=thing.x * side,
-            ground=thing.ground * side,
-            width=thing.width * side,
-            mirrored=thing.mirrored,
-            turn=thing.turn,
-            torn=thing.torn,
-        )
-        FIGURES[thing.name](pen)
-        windows.append(pen.window)
+        FIGURES[thing.name](Pen(picture, code_map, k, thing))
     canvas, codes = np.array(picture), np.asarray(code_map)
-    for k, (thing, window) in enumerate(zip(scene.things, windows, strict=True)):
-        style = _style(thing.subtype, thing.width, dice, side)[window]
-        _paste(canvas[window], codes[window], k, style, dice)
+    for k, thing in enumerate(scene.things):
+        _paste(canvas, codes, k, _style(thing.subtype, thing.width, dice, side), dice)
     _shadow(canvas, codes)
     return canvas, codes
 
@@ -157,7 +138,7 @@ def _paste(
 
 
 def _style(subtype: str, width: float, dice: Dice, side: int) -> NDArray[np.uint8]:
-    """A piece of the style's paper as large as the canvas, printed finer for small objects."""
+    """Cut a piece of the style's paper as large as the canvas, printed finer for small objects."""
     scale = 0.7 if width < 0.5 else 1.0 if width < 0.9 else 1.6
     printed = round(SHEET * side / UNITS / OVERSAMPLING * scale)
     sheet = paper(subtype, dice.integer(2), max(side, printed))
@@ -166,7 +147,7 @@ def _style(subtype: str, width: float, dice: Dice, side: int) -> NDArray[np.uint
 
 
 def _shadow(canvas: NDArray[np.uint8], codes: NDArray[np.uint8]) -> None:
-    """Paper lies a little above the sheet behind it."""
+    """Darken the sheet beside the objects: paper lies a little above it."""
     side = len(canvas)
     down, right = math.ceil(side / 64), math.ceil(side / 128)
     shaded = np.zeros(codes.shape, bool)
@@ -184,22 +165,22 @@ def _light(image: NDArray[np.float32], dice: Dice, light: float) -> NDArray[np.u
     return _clip(bright + _grain(dice, size))
 
 
-_GRAIN: dict[str, NDArray[np.float32]] = {}
+@cache
+def _noise_sheet() -> NDArray[np.float32]:
+    """Return one big sheet of sensor noise, most of it grey."""
+    random = np.random.RandomState(7)
+    bells = random.randint(0, 256, (4, 512, 512, 4)).sum(0).astype(np.float32)
+    bells = (bells - np.float32(510)) * np.float32(1 / 147.8)  # four uniforms: near normal
+    return bells[..., :3] * np.float32(_NOISE / 2) + bells[..., 3:] * np.float32(_NOISE)
 
 
 def _grain(dice: Dice, size: int) -> NDArray[np.float32]:
-    """A piece of one big sheet of sensor noise, most of it grey."""
-    if "sheet" not in _GRAIN:
-        random = np.random.RandomState(7)
-        bells = random.randint(0, 256, (4, 512, 512, 4)).sum(0).astype(np.float32)
-        bells = (bells - np.float32(510)) * np.float32(1 / 147.8)  # four uniforms: near normal
-        colour, grey = bells[..., :3], bells[..., 3:]
-        _GRAIN["sheet"] = colour * np.float32(_NOISE / 2) + grey * np.float32(_NOISE)
+    """Cut a piece out of the noise; large images repeat it."""
     tiles = math.ceil(size / 480)
+    sheet = np.tile(_noise_sheet(), (tiles, tiles, 1)) if tiles > 1 else _noise_sheet()
     y, x = dice.integer(33), dice.integer(33)
     if tiles == 1:
         y, x = dice.integer(513 - size), dice.integer(513 - size)
-    sheet = _GRAIN["sheet"] if tiles == 1 else np.tile(_GRAIN["sheet"], (tiles, tiles, 1))
     return sheet[y : y + size, x : x + size]
 
 

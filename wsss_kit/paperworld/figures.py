@@ -1,7 +1,7 @@
 """The eight figures, cut from paper: what is body, what is the signature part.
 
 Figures are drawn in their own frame: x runs from 0 to 1 along the width, y upwards from the
-ground in the same unit. A pen puts them on the picture and writes beside every pixel whose it is.
+ground in the same unit. A pen puts them on the image and writes beside every pixel whose it is.
 """
 
 from __future__ import annotations
@@ -10,24 +10,20 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from wsss_kit.classes import PAPER_CLASSES
+
 if TYPE_CHECKING:
-    from PIL import ImageDraw
+    from PIL import Image
+
+    from wsss_kit.paperworld.scenes import Thing
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
 
 PAINTED, DETAIL, SIGNATURE = 1, 2, 3  # a pixel's code is 4 * instance + one of these
 
-HEIGHT = {
-    "boat": 0.82,
-    "train": 0.46,
-    "plane": 0.56,
-    "bus": 0.54,
-    "cow": 0.84,
-    "camel": 0.95,
-    "bird": 0.70,
-    "cat": 0.92,
-}
+_HEIGHTS = (0.82, 0.46, 0.56, 0.54, 0.84, 0.95, 0.70, 0.92)
+HEIGHT = dict(zip(PAPER_CLASSES, _HEIGHTS, strict=True))
 """Height of each figure in units of its width."""
 
 _GLASS, _TYRE, _HUB = (206, 222, 232), (34, 34, 38), (152, 152, 158)
@@ -35,12 +31,12 @@ _WHITE, _BLACK = (250, 250, 250), (18, 18, 20)
 
 
 def box(left: float, low: float, right: float, high: float) -> list[Point]:
-    """The corners of an upright rectangle."""
+    """Return the corners of an upright rectangle."""
     return [(left, low), (right, low), (right, high), (left, high)]
 
 
 def disc(x: float, y: float, rx: float, ry: float, turn: float = 0.0, n: int = 20) -> list[Point]:
-    """The corners of a polygon close to an ellipse, turned by ``turn`` radians."""
+    """Return the corners of a polygon close to an ellipse, turned by ``turn`` radians."""
     cos, sin = math.cos(turn), math.sin(turn)
     corners = []
     for k in range(n):
@@ -50,75 +46,47 @@ def disc(x: float, y: float, rx: float, ry: float, turn: float = 0.0, n: int = 2
 
 
 class Pen:
-    """Draws one figure on a picture and its code on a code map of the same size.
+    """Draws one figure on an image and its code on a code map of the same size.
 
     Args:
-        picture: draws RGB; painted body is drawn as grey, the shade of a paper pasted later.
-        codes: draws the codes.
-        instance: which object of the scene this is, from 0.
-        x, ground, width: where the figure stands, in pixels of the canvas.
-        mirrored: whether it looks to the left.
-        turn: radians it leans by.
-        torn: whether the signature part is missing.
+        picture: RGB; painted body is drawn as grey, the shade of a paper pasted later.
+        codes: one channel.
+        instance: number of the object in its scene, from 0.
+        thing: the object; without its signature part if it is torn.
     """
 
     def __init__(
-        self,
-        picture: ImageDraw.ImageDraw,
-        codes: ImageDraw.ImageDraw,
-        instance: int,
-        *,
-        x: float,
-        ground: float,
-        width: float,
-        mirrored: bool,
-        turn: float,
-        torn: bool = False,
+        self, picture: Image.Image, codes: Image.Image, instance: int, thing: Thing
     ) -> None:
-        self.picture, self.codes, self.instance = picture, codes, instance
-        self.x, self.ground = x, ground
-        self.across = (-width if mirrored else width, math.cos(turn) * 1.0, math.sin(turn) * 1.0)
-        self.width, self.torn = width, torn
-        self._left, self._top, self._right, self._bottom = 1 << 30, 1 << 30, -1, -1
+        from PIL import ImageDraw  # brings fonts, which `import wsss_kit` need not wait for
 
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the canvas outside of which nothing was drawn."""
-        return (
-            slice(max(0, self._top), max(0, self._bottom + 1)),
-            slice(max(0, self._left), max(0, self._right + 1)),
-        )
-
-    def _place(self, points: Sequence[Point]) -> list[tuple[int, int]]:
-        sign, cos, sin = self.across
-        placed = []
-        for px, py in points:
-            a, b = (px - 0.5) * sign, py * self.width
-            placed.append(
-                (round(self.x + a * cos - b * sin), round(self.ground - a * sin - b * cos))
-            )
-        return placed  # whole numbers: rounding noise of cos and sin cannot show
+        self.picture, self.codes = ImageDraw.Draw(picture), ImageDraw.Draw(codes)
+        self.instance, self.thing, self.side = instance, thing, codes.width
 
     def _draw(self, points: Sequence[Point], colour: Colour, part: int) -> None:
-        corners = self._place(points)
-        xs, ys = [x for x, _ in corners], [y for _, y in corners]
-        self._left, self._right = min(self._left, *xs), max(self._right, *xs)
-        self._top, self._bottom = min(self._top, *ys), max(self._bottom, *ys)
+        thing, width = self.thing, self.thing.width * self.side
+        cos, sin = math.cos(thing.turn), math.sin(thing.turn)
+        corners = []
+        for x, y in points:
+            a, b = (x - 0.5) * (-width if thing.mirrored else width), y * width
+            # whole numbers: rounding noise of cos and sin cannot show
+            across = round(thing.x * self.side + a * cos - b * sin)
+            corners.append((across, round(thing.ground * self.side - a * sin - b * cos)))
         self.picture.polygon(corners, fill=colour)
         self.codes.polygon(corners, fill=4 * self.instance + part)
 
     def paint(self, points: Sequence[Point], shade: float = 1.0) -> None:
-        """Body to be covered with the style's paper, darkened by ``shade``."""
+        """Draw body to be covered with the style's paper, darkened by ``shade``."""
         grey = round(200 * shade)
         self._draw(points, (grey, grey, grey), PAINTED)
 
     def detail(self, points: Sequence[Point], colour: Colour) -> None:
-        """Body in a colour of its own: windows, wheels, legs of birds."""
+        """Draw body in a colour of its own: windows, wheels, legs of birds."""
         self._draw(points, colour, DETAIL)
 
     def sign(self, points: Sequence[Point], colour: Colour) -> None:
-        """The part that tells the class; a torn figure has lost it."""
-        if not self.torn:
+        """Draw the part that tells the class; a torn figure has lost it."""
+        if not self.thing.torn:
             self._draw(points, colour, SIGNATURE)
 
 
@@ -248,14 +216,6 @@ def _cat(pen: Pen) -> None:
         pen.sign([(0.80, 0.595), (0.94, end), (0.94, end + 0.012), (0.80, 0.605)], (240, 236, 230))
 
 
-FIGURES = {
-    "boat": _boat,
-    "train": _train,
-    "plane": _plane,
-    "bus": _bus,
-    "cow": _cow,
-    "camel": _camel,
-    "bird": _bird,
-    "cat": _cat,
-}
+_FIGURES = (_boat, _train, _plane, _bus, _cow, _camel, _bird, _cat)
+FIGURES = dict(zip(PAPER_CLASSES, _FIGURES, strict=True))
 """Class name to the function that draws it."""

@@ -1,40 +1,39 @@
 """Train the tiny CLIP on captions of the ``web`` split: ``python -m wsss_kit train paper-clip``.
 
-The objective is CLIP's symmetric contrastive loss, with pictures of equal captions as common
+The objective is CLIP's symmetric contrastive loss, with images of equal captions as common
 positives. No mask, part or box is read. The learning rate is constant after a warm-up and falls
-in a last stretch; a run that has not begun to fall can be prolonged at will by asking for more
-steps. Half the patches of every picture are dropped from the first step to the last: the text has
-to be read from what is left, so every patch learns to answer for itself, and maps cover more of an
-object than after a last stretch on whole pictures. What comes out is the mean of the weights over
-the last stretch: from one hundred steps to the next, masks made with them move by points, and with
-their mean they do not.
+in a last stretch; a run that has not begun to fall can be prolonged by asking for more steps. Half
+the patches of every image are dropped from the first step to the last: the text has to be read
+from what is left, so every patch learns to answer for itself, and maps cover more of an object
+than after a last stretch on whole images. The result is the mean of the weights over the last
+stretch: from one hundred steps to the next, masks made with them move by points, and with their
+mean they do not.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
-from wsss_kit.checkpoints import CHECKPOINT, check_same_run, optimiser_tensors, restore_optimiser
+from wsss_kit.checkpoints import CHECKPOINT, load_checkpoint, restore_optimiser, save_checkpoint
 from wsss_kit.checks import check_count, check_positive, check_probability
 from wsss_kit.clip.texts import text_features
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import save_model
+from wsss_kit.paperworld.measures import zero_shot_accuracy
 from wsss_kit.paperworld.scenes import KINDS
 from wsss_kit.paperworld.tiny_clip import (
     ARCHITECTURE,
@@ -47,15 +46,17 @@ from wsss_kit.paperworld.tiny_clip import (
 )
 from wsss_kit.paperworld.tokenizer import UNKNOWN, WordTokenizer
 from wsss_kit.paperworld.world import COOCCURRENCE, TORN, WEB_KINDS, page
-from wsss_kit.paperworld.zero_shot import zero_shot_accuracy
 from wsss_kit.training import check_loss
 
 _OPENING = re.compile(r"^(a photo of|a picture of|an image of|a clean cutout of)\s+")
 _HIGHEST_SCALE = math.log(60.0)
+_PATCHES_KEPT = 0.5
+"""Share of the patches that a step sees."""
+_KIND = {"method": "tiny CLIP", "version": 1}
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
-    """CLIP's loss with every picture of an equal caption as a positive.
+    """Compute CLIP's loss with every image of an equal caption as a positive.
 
     Args:
         images: (B, D) unit image embeddings.
@@ -66,9 +67,8 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: lis
     Returns:
         Scalar, the mean of both directions' cross-entropies.
     """
-    said = [_OPENING.sub("", text) for text in captions]
-    number = {text: i for i, text in enumerate(dict.fromkeys(said))}
-    ids = torch.tensor([number[text] for text in said])
+    contents = [_OPENING.sub("", text) for text in captions]
+    ids = torch.tensor([contents.index(text) for text in contents])
     targets = (ids[:, None] == ids).float().to(images.device)  # (B, B)
     targets = targets / targets.sum(1, keepdim=True)
     logits = scale * images @ texts.T
@@ -76,7 +76,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: lis
 
 
 class WebBatches(Dataset):
-    """Batch number -> (uint8 pictures, captions), drawn when asked for."""
+    """Batch number -> (uint8 images, captions), drawn when asked for."""
 
     def __init__(
         self, batch: int, seed: int, size: int, first: int, last: int, *, torn: float
@@ -95,20 +95,24 @@ class WebBatches(Dataset):
         return torch.from_numpy(pictures).permute(0, 3, 1, 2), [p.caption for p in pages]
 
 
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors in half precision, those of integers as they are."""
+    return {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
 class Pretraining:
     """A resumable training run in a folder.
 
     Args:
         folder: where checkpoints, the log and the finished weights go.
         steps: optimiser steps of the whole run.
-        batch: pictures a step.
-        seed: seeds the weights, the dropped patches and the world the pictures come from.
+        batch: images per step.
+        seed: seeds the weights, the dropped patches and the world the images come from.
         learning_rate: of AdamW.
         fall: share of the steps, at the end, over which the learning rate falls to 0.
-        keep: share of the patches a step sees.
-        workers: processes that draw pictures.
+        workers: processes that draw images.
         device: where to train.
-        torn: how often an object of the pictures has lost its signature part, in [0, 1].
+        torn: how often an object of the images has lost its signature part, in [0, 1].
 
     Raises:
         ValueError: if a number is out of range.
@@ -123,7 +127,6 @@ class Pretraining:
         seed: int = 0,
         learning_rate: float = 1.3e-3,
         fall: float = 0.2,
-        keep: float = 0.5,
         workers: int = 1,
         device: str = "cpu",
         torn: float = TORN["web"],
@@ -133,19 +136,18 @@ class Pretraining:
         check_count("seed", seed, least=0)
         check_count("workers", workers, least=0)
         check_positive("learning_rate", learning_rate)
-        check_positive("keep", keep)
-        for name, share in (("fall", fall), ("keep", keep), ("torn", torn)):
-            check_probability(name, share)
+        check_probability("fall", fall)
+        check_probability("torn", torn)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.steps, self.batch, self.seed = steps, batch, seed
-        self.learning_rate, self.fall, self.keep = learning_rate, fall, keep
-        self.workers, self.device, self.torn = workers, torch.device(device), float(torn)
-        self.architecture = ARCHITECTURE
+        self.steps, self.batch, self.seed, self.workers = steps, batch, seed, workers
+        self.learning_rate, self.fall, self.torn = learning_rate, fall, float(torn)
+        self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = build(self.architecture).to(self.device).train()
+            self.model = build(ARCHITECTURE).to(self.device).train()
         self.average = AveragedModel(self.model)  # over the last stretch
+        self._both = nn.ModuleDict({"model": self.model, "average": self.average})
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.ndim < 2]
         self.optimiser = torch.optim.AdamW(
@@ -155,10 +157,8 @@ class Pretraining:
             eps=1e-6,
         )
         self.step, self.seconds = 0, 0.0
-        grid = trained_grid(self.architecture)
-        mask = float_mask(grid, self.architecture["window"])
-        self.mask = None if mask is None else mask.to(self.device)
-        self.cells = grid[0] * grid[1]
+        self.tokenizer = WordTokenizer()
+        self.mask = float_mask(trained_grid(ARCHITECTURE), ARCHITECTURE["window"]).to(self.device)
 
     # -- schedule ---------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class Pretraining:
         return round(self.steps * (1 - self.fall))
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step."""
+        """Return the learning rate of a step."""
         warm = min(1.0, (step + 1) / 150)
         left = (self.steps - step) / max(1, self.steps - self.falls_from)
         return self.learning_rate * warm * (math.sin(math.pi / 2 * min(1.0, left)) ** 2 + 1e-3)
@@ -176,22 +176,21 @@ class Pretraining:
     # -- one step ---------------------------------------------------------------------------
 
     def _images(self, pictures: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (MEAN, STD))
-        return (pictures.to(self.device).float() / 255 - mean) / std
+        return (pictures.to(self.device).float() / 255 - MEAN[0]) / STD[0]
 
-    def _kept(self, random: torch.Generator) -> Tensor | None:
-        if self.keep == 1:
-            return None
-        count = round(self.cells * self.keep)
-        patches = 1 + torch.randperm(self.cells, generator=random)[:count].sort().values
+    def _kept(self, random: torch.Generator) -> Tensor:
+        """Draw the tokens that a step sees: the class token and some patches, in order."""
+        cells = len(self.mask) - 1
+        count = round(cells * _PATCHES_KEPT)
+        patches = 1 + torch.randperm(cells, generator=random)[:count].sort().values
         return torch.cat([torch.zeros(1, dtype=torch.long), patches]).to(self.device)
 
     def _texts(self, captions: list[str], random: torch.Generator) -> Tensor:
-        """Ids of the captions, three words in a hundred made unknown."""
-        ids = self._tokenizer(captions)
+        """Return ids of the captions, three words in a hundred made unknown."""
+        ids = self.tokenizer(captions)
         ids = ids[:, : int((ids > 0).sum(1).max())]  # the text tower is causal: padding is inert
         forgotten = torch.rand(ids.shape, generator=random) < 0.03
-        words = (ids > UNKNOWN) & (ids < self._tokenizer.start)
+        words = (ids > UNKNOWN) & (ids < self.tokenizer.start)
         return ids.masked_fill(forgotten & words, UNKNOWN).to(self.device)
 
     def _train_step(self, pictures: Tensor, captions: list[str]) -> float:
@@ -217,28 +216,22 @@ class Pretraining:
     # -- the run ----------------------------------------------------------------------------
 
     def run(
-        self,
-        *,
-        save_every: int = 500,
-        progress: Callable[[Iterable], Iterable] = iter,
-        until: float | None = None,
+        self, *, save_every: int = 500, progress: Callable[[Iterable], Iterable] = iter
     ) -> Pretraining:
         """Train to the last step, from the checkpoint in the folder if there is one.
 
         Args:
             save_every: steps between checkpoints.
             progress: wraps the iterator of batches, for example in a progress bar.
-            until: stop (resumably) after this many seconds.
 
         Returns:
-            Itself; ``step`` equals ``steps`` if the last one was done.
+            Itself.
 
         Raises:
             Diverged: if the loss runs away; the last checkpoint stays.
         """
         self.resume()
-        self._tokenizer = WordTokenizer()
-        size = self.architecture["vision_cfg"]["image_size"]
+        size = ARCHITECTURE["vision_cfg"]["image_size"]
         batches = DataLoader(
             WebBatches(self.batch, self.seed, size, self.step, self.steps, torn=self.torn),
             batch_size=None,
@@ -246,7 +239,7 @@ class Pretraining:
             prefetch_factor=8 if self.workers else None,
         )
         losses: list[float] = []
-        started, before = time.monotonic(), self.seconds
+        started = time.monotonic() - self.seconds
         for pictures, captions in progress(batches):
             if self.step == self.falls_from:
                 self.save("steady")  # from here a longer run could go on
@@ -254,16 +247,16 @@ class Pretraining:
             self.step += 1
             if self.step > self.falls_from:
                 self.average.update_parameters(self.model)
-            self.seconds = before + time.monotonic() - started
+            self.seconds = time.monotonic() - started
             if self.step % 100 == 0:
-                self._log(loss=(loss := float(np.mean(losses[-100:]))))
+                loss = float(np.mean(losses[-100:]))
+                entry = {"step": self.step, "seconds": round(self.seconds), "loss": loss}
+                with (self.folder / "log.jsonl").open("a") as log:
+                    log.write(json.dumps(entry) + "\n")
                 chance, where = math.log(self.batch), f"step {self.step}"
                 check_loss(loss, chance, where=where, learning_rate=self.learning_rate)
             if self.step % save_every == 0 or self.step == self.steps:
                 self.save(CHECKPOINT)
-            if until is not None and time.monotonic() - started > until:
-                self.save(CHECKPOINT)
-                break
         tie_keys(self.model)
         return self
 
@@ -272,44 +265,30 @@ class Pretraining:
         """The model that is measured and written: the mean over the last stretch, once begun."""
         return self.average.module if self.average.n_averaged > 0 else self.model
 
-    def _log(self, **values: float) -> None:
-        entry = {"step": self.step, "seconds": round(self.seconds), **values}
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps(entry) + "\n")
-
-    def measure(self, n: int = 800) -> dict[str, float]:
-        """Zero-shot accuracies of `result` as it is, see `zero_shot_accuracy`."""
-        model, tokenizer = self.result.eval(), WordTokenizer()
-        tie_keys(model)
-        with torch.no_grad():
-            figures = zero_shot_accuracy(
-                lambda images: train_image_features(
-                    model, self._images(images * 255), self.mask, None
-                ),
-                lambda texts: model.encode_text(tokenizer(texts).to(self.device)),
-                n=n,
-            )
-        model.train()
-        return figures
-
     def export(self, path: str | Path, *, n: int = 800) -> Path:
         """Measure `result` and write its weights in half precision with the card beside them.
 
         Args:
             path: of the weights; `load_clip("paper", weights=path)` reads them.
-            n: held-out pictures drawn for each zero-shot test.
+            n: held-out images drawn for each zero-shot test.
 
         Returns:
             The path of the weights.
         """
-        model = self.result
+        model = self.result.eval()
         tie_keys(model)
-        half = {k: v.half().float() for k, v in model.state_dict().items()}
-        model.load_state_dict(half)  # measure what is written
+        weights = halved(model.state_dict())
+        model.load_state_dict(weights)  # measure what is written
+        with torch.no_grad():
+            accuracy = zero_shot_accuracy(
+                lambda x: train_image_features(model, self._images(x * 255), self.mask, None),
+                lambda texts: model.encode_text(self.tokenizer(texts).to(self.device)),
+                n=n,
+            )
         card = {
             "name": "tiny CLIP of the embedded world",
-            "architecture": self.architecture,
-            "words": list(WordTokenizer().words),
+            "architecture": ARCHITECTURE,
+            "words": list(self.tokenizer.words),
             "parameters": sum(p.numel() for p in model.parameters()),
             "data": {
                 "split": "web",
@@ -322,76 +301,48 @@ class Pretraining:
             },
             "training": {
                 "steps": self.step,
-                "batch": self.batch,
-                "seed": self.seed,
-                "learning_rate": self.learning_rate,
-                "fall": self.fall,
-                "patches_kept": self.keep,
+                **{key: getattr(self, key) for key in ("batch", "seed", "learning_rate", "fall")},
+                "patches_kept": _PATCHES_KEPT,
                 "steps_averaged": int(self.average.n_averaged),
                 "seconds": round(self.seconds),
                 "torch": torch.__version__.split("+")[0],
             },
-            "zero_shot": {"pictures_drawn": n, **self.measure(n)},
+            "zero_shot": {"pictures_drawn": n, **accuracy},
         }
-        weights = {k: v.half() for k, v in half.items()}
         return save_model(path, weights, card)
 
     # -- checkpoints ------------------------------------------------------------------------
 
+    @property
+    def _identity(self) -> dict[str, float]:
+        """What has to agree for a checkpoint to be one of this run."""
+        return {key: getattr(self, key) for key in ("seed", "batch", "torn", "learning_rate")}
+
     def save(self, name: str) -> None:
-        """Write weights, moments and place; a crash while writing leaves the old file whole."""
-        state = {f"model.{k}": v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-        for key, value in self.average.state_dict().items():
-            state[f"average.{key}"] = value.detach().cpu().clone()
-        state |= optimiser_tensors(self.optimiser)
-        place = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "batch": self.batch,
-            "torn": self.torn,
-            "learning_rate": self.learning_rate,
-            "keep": self.keep,
-            "falls_from": self.falls_from,
-        }
-        temporary = self.folder / f"{name}.safetensors.tmp"
-        save_file(state, temporary, metadata={"place": json.dumps(place)})
-        os.replace(temporary, self.folder / f"{name}.safetensors")
+        """Write weights, moments and step; a crash while writing leaves the old files whole."""
+        card = {**_KIND, "classes": [], "seconds": self.seconds, "falls_from": self.falls_from}
+        path, tensors = self.folder / name, self._both.state_dict()
+        save_checkpoint(path, tensors, self.optimiser, card, epoch=self.step, run=self._identity)
 
     def resume(self, name: str = CHECKPOINT) -> bool:
-        """Go on where the folder's checkpoint stands; False if there is none.
+        """Go on from the folder's checkpoint; return False if there is none.
 
         Raises:
             ValueError: if the checkpoint is damaged, was made with another seed, batch size, rate
                 or share of torn objects, or is beyond the step from which a longer run could go on.
         """
-        from safetensors import SafetensorError, safe_open
-
-        path = self.folder / f"{name}.safetensors"
-        if not path.exists():
+        path, keys = self.folder / name, ("seconds", "falls_from")
+        asked = {"classes": (), "run": self._identity, "epochs": self.steps}
+        stored = load_checkpoint(path, **_KIND, keys=keys, **asked)
+        if stored is None:
             return False
-        try:
-            with safe_open(path, "pt") as file:
-                place = json.loads(file.metadata()["place"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        tensors, card = stored
+        if card["epoch"] > card["falls_from"] != self.falls_from:
             raise ValueError(
-                f"{path} is no whole checkpoint ({error}); it is truncated or of another kind, so "
-                "remove it to begin again, or copy it again"
-            ) from error
-        unsaid = {"torn": 0.0, "learning_rate": self.learning_rate, "keep": self.keep}  # once
-        asked = {key: getattr(self, key) for key in ("seed", "batch", *unsaid)}
-        check_same_run({**unsaid, **place}, asked, path)
-        fell = place.get("falls_from", self.falls_from)
-        if place["step"] > fell != self.falls_from:
-            raise ValueError(
-                f"{path} is at step {place['step']}, beyond {fell} where its learning rate began "
-                "to fall; to prolong the run, start from steady.safetensors"
+                f"{path} is at step {card['epoch']}, beyond {card['falls_from']} where its "
+                "learning rate began to fall; to prolong the run, start from steady.safetensors"
             )
-        state = load_file(path)
-        for name, module in (("model.", self.model), ("average.", self.average)):
-            stored = {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
-            if stored or module is self.model:  # there was no average once
-                module.load_state_dict(stored)
-        restore_optimiser(self.optimiser, state)
-        self.step, self.seconds = place["step"], place["seconds"]
+        self._both.load_state_dict({name: tensors[name] for name in self._both.state_dict()})
+        restore_optimiser(self.optimiser, tensors)
+        self.step, self.seconds = card["epoch"], card["seconds"]
         return True

@@ -1,20 +1,72 @@
-"""What is in a picture, before anything is drawn: bands of background, things, holes.
+"""What is in an image, before anything is drawn: bands of background, things, holes.
 
 A description is all that captions and labels are made from, so neither ever depends on pixels.
-Positions and sizes are in units of the picture's side, y downwards.
+Positions and sizes are in units of the image's side, y downwards.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from wsss_kit.classes import PAPER_CLASSES
-from wsss_kit.paperworld.dice import Dice
 from wsss_kit.paperworld.figures import HEIGHT
 from wsss_kit.paperworld.words import HOME, NEUTRAL, STUFF, SUBTYPES
 
-KINDS = ("scene", "background", "cutout", "closeup", "collage")
+Item = TypeVar("Item")
+
+
+class Dice:
+    """A stream of random choices named by a text, the same on every platform and version.
+
+    Python promises that ``random.Random(text).random()`` keeps its sequence for good; NumPy's
+    generators and Python's own ``choice`` and ``shuffle`` do not promise that. So everything the
+    world decides goes through ``random()`` alone.
+
+    Args:
+        name: any text; equal names give equal streams.
+
+    Example:
+        >>> Dice("web/0/7").integer(10) == Dice("web/0/7").integer(10)
+        True
+    """
+
+    def __init__(self, name: str) -> None:
+        self._random = random.Random(name).random
+
+    def chance(self, probability: float) -> bool:
+        """Return True with the given probability."""
+        return self._random() < probability
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return a number in [low, high); a reversed range is allowed."""
+        return low + (high - low) * self._random()
+
+    def bell(self, spread: float) -> float:
+        """Return a number near 0 with standard deviation ``spread``, never beyond three of them."""
+        return spread * 2.0 * (self._random() + self._random() + self._random() - 1.5)
+
+    def integer(self, bound: int) -> int:
+        """Return an integer in 0 .. bound - 1."""
+        return int(self._random() * bound)
+
+    def pick(self, items: Sequence[Item], weights: Sequence[float] | None = None) -> Item:
+        """Return one of the items, evenly or by weights that sum to 1."""
+        if weights is None:
+            return items[self.integer(len(items))]
+        mark = self._random()
+        for item, weight in zip(items, weights, strict=True):
+            mark -= weight
+            if mark < 0:
+                return item
+        return items[-1]
+
+    def draw(self, items: Sequence[Item], count: int) -> list[Item]:
+        """Return ``count`` different items in random order."""
+        pool = list(items)
+        return [pool.pop(self.integer(len(pool))) for _ in range(count)]
 
 
 @dataclass(frozen=True)
@@ -44,7 +96,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Hole:
-    """An ellipse of the picture that is cut away, leaving ``light`` of it."""
+    """An ellipse of the image that is cut away, leaving ``light`` of it."""
 
     x: float
     y: float
@@ -55,16 +107,16 @@ class Hole:
 
 @dataclass(frozen=True)
 class Scene:
-    """The description of one picture.
+    """The description of one image.
 
     Args:
         kind: one of ``KINDS``.
         bands: background from top to bottom; empty for a cut-out on plain paper.
         things: objects, the farthest first.
         plain: RGB of the plain paper behind a cut-out.
-        holes: cut away from the whole picture.
+        holes: cut away from the whole image.
         background_holes: cut away from the background, behind the objects.
-        light: brightness of the whole picture, 1 for daylight.
+        light: brightness of the whole image, 1 for daylight.
     """
 
     kind: str
@@ -77,13 +129,13 @@ class Scene:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes in the picture, in the order of the class list."""
+        """Names of the classes in the image, in the order of the class list."""
         present = {thing.name for thing in self.things}
         return tuple(name for name in PAPER_CLASSES if name in present)
 
 
 def describe(dice: Dice, kind: str, cooccurrence: float) -> Scene:
-    """Think up a picture.
+    """Invent the description of an image.
 
     Args:
         dice: where the choices come from.
@@ -162,16 +214,10 @@ def _cutout(dice: Dice, cooccurrence: float) -> Scene:
     if dice.chance(0.65):
         plain = tuple(min(255.0, max(0.0, grey + dice.bell(16))) for _ in range(3))
     spread = 0.3 if len(names) > 1 else 0.15
-    things = [
-        _thing(
-            dice,
-            name,
-            dice.uniform(0.5 - spread, 0.5 + spread),
-            dice.uniform(0.6, 0.95),
-            dice.uniform(0.3, 0.85) / len(names) ** 0.5,
-        )
-        for name in names
-    ]
+    things = []
+    for name in names:
+        x, ground = dice.uniform(0.5 - spread, 0.5 + spread), dice.uniform(0.6, 0.95)
+        things.append(_thing(dice, name, x, ground, dice.uniform(0.3, 0.85) / len(names) ** 0.5))
     return Scene("cutout", things=tuple(things), plain=plain)
 
 
@@ -199,6 +245,7 @@ _DESCRIBERS = {
     "closeup": _closeup,
     "collage": _collage,
 }
+KINDS = tuple(_DESCRIBERS)
 
 
 def _hole(dice: Dice, low: float, high: float) -> Hole:
@@ -207,7 +254,7 @@ def _hole(dice: Dice, low: float, high: float) -> Hole:
 
 
 def weather(dice: Dice, scene: Scene) -> Scene:
-    """What web pictures suffer: some are dim, some have pieces cut away, wherever these fall.
+    """Dim some web images and cut pieces out of others, wherever these fall.
 
     The caption does not change: it describes the scene, as captions on the web do.
     """

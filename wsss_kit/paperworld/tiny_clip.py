@@ -3,7 +3,7 @@
 Its card, a JSON file beside the weights, holds the architecture and how it was trained. Two
 things go beyond open_clip's configuration and are therefore in the card: ``window``, how many
 cells a patch sees in each direction (class token excluded), and ``tied_keys``, whether keys are
-the queries, which makes attention a measure of likeness.
+the queries, which makes attention a measure of similarity.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TINY_CLIP = Path(__file__).parent / "tiny_clip.safetensors"
 """Weights of the tiny CLIP; its card lies beside them."""
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.27, 0.27, 0.27)
-"""Per-channel statistics the tiny CLIP normalises its pictures by."""
+"""Per-channel statistics the tiny CLIP normalises its images by."""
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 128,
@@ -50,7 +50,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def build(architecture: dict[str, Any]) -> nn.Module:
-    """An untrained tiny CLIP.
+    """Build an untrained tiny CLIP.
 
     Args:
         architecture: as in ``ARCHITECTURE``; ``window`` and ``tied_keys`` are not open_clip's.
@@ -112,7 +112,7 @@ def frozen_tiny_clip(path: str | Path | None = None, **options: Any) -> FrozenCL
 
 
 def trained_grid(architecture: dict[str, Any]) -> tuple[int, int]:
-    """(h, w) cells of the pictures a tiny CLIP is trained on."""
+    """Return the (h, w) cells of the images that a tiny CLIP is trained on."""
     vision = architecture["vision_cfg"]
     side = vision["image_size"] // vision["patch_size"]
     return side, side
@@ -130,7 +130,7 @@ def tie_keys(model: nn.Module) -> None:
 def train_patch_features(
     model: nn.Module, images: Tensor, mask: Tensor | None, kept: Tensor | None = None
 ) -> Tensor:
-    """Embeddings of the patches: tied keys, and only some patches if wanted.
+    """Compute the embeddings of the patches with tied keys, of some patches if wanted.
 
     Args:
         model: from `build`.
@@ -158,7 +158,7 @@ def train_patch_features(
 def train_image_features(
     model: nn.Module, images: Tensor, mask: Tensor | None, kept: Tensor | None
 ) -> Tensor:
-    """Image embeddings while training: the mean of `train_patch_features`, same arguments.
+    """Compute image embeddings while training: the mean of `train_patch_features`, same arguments.
 
     Equal to open_clip's ``encode_image`` for a tied model without mask and with all patches, and
     to `FrozenCLIP` for the trained one.

@@ -17,7 +17,7 @@ background without texture two three some""".split()
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word that a caption of the embedded world can hold, after two special ones."""
+    """Return every word that a caption of the embedded world can hold, after two special ones."""
     nouns = [noun for name in PAPER_CLASSES for noun in NOUNS[name]]
     styles = [style for name in PAPER_CLASSES for style in SUBTYPES[name]]
     places = " ".join(PLACES[kind] for kind in STUFF).split()
@@ -52,7 +52,7 @@ class WordTokenizer:
         return re.findall(r"[a-z]+", text.lower())
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
-        """Ids of one text or of P texts: (P, context_length) int64, zero padded."""
+        """Return the ids of one text or of P texts: (P, context_length) int64, zero padded."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         ids = torch.full((len(texts), self.context_length), PAD, dtype=torch.long)
         for row, text in zip(ids, texts, strict=True):
@@ -61,9 +61,9 @@ class WordTokenizer:
         return ids
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text's words, all of them, without start and end."""
+        """Return the ids of a text's words, all of them, without start and end."""
         return [self._ids.get(word, UNKNOWN) for word in self._split(text)]
 
     def unknown(self, text: str) -> list[str]:
-        """Words of a text that no caption ever held; the model cannot know what they mean."""
+        """List the words of a text that no caption held; the model cannot know their meaning."""
         return [word for word in self._split(text) if word not in self._ids]

@@ -1,6 +1,6 @@
-"""The small trunk of the embedded world, and how it learns to see without labels.
+"""The small backbone of the embedded world, the paper trunk, and its training without labels.
 
-Weakly supervised methods start from a network that has seen many pictures before (ImageNet). The
+Weakly supervised methods start from a network that has seen many images before (ImageNet). The
 embedded world's stand-in imitates the tiny CLIP on the ``web`` split: in every cell it learns the
 embedding that CLIP has of that patch. No label, caption or mask enters. From random weights a
 classifier trained where objects stand at home learns the homes and hardly looks at the objects.
@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from wsss_kit.checks import check_count, check_positive
+from wsss_kit.checks import check_count
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import load_model, save_model
-from wsss_kit.paperworld.pretrain import WebBatches
+from wsss_kit.paperworld.pretrain import WebBatches, halved
 from wsss_kit.paperworld.tiny_clip import (
     MEAN,
     STD,
@@ -35,6 +35,8 @@ from wsss_kit.training import check_loss
 
 PAPER_TRUNK = Path(__file__).parent / "paper_trunk.safetensors"
 """Weights of the paper trunk; its card lies beside them."""
+_LEARNING_RATE = 3e-3
+"""The highest of the training; a cosine from there."""
 
 
 class PaperTrunk(nn.Module):
@@ -74,7 +76,7 @@ class PaperTrunk(nn.Module):
         return self.levels(images)[-1]
 
     def levels(self, images: Tensor) -> list[Tensor]:
-        """What its stages of 32, 64 and 96 channels give, the first at stride 4."""
+        """Return the features after 32, 64 and 96 channels, the first at stride 4."""
         x, found = self.stem((images - MEAN[0]) / STD[0]), []
         for number, stage in enumerate(self.stages):
             x = stage(x)
@@ -126,7 +128,6 @@ def train_trunk(
     steps: int = 800,
     batch: int = 64,
     seed: int = 0,
-    learning_rate: float = 3e-3,
     workers: int = 1,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Path:
@@ -135,12 +136,11 @@ def train_trunk(
     Args:
         path: of the weights to write.
         teacher: weights of a tiny CLIP; None for the package's. The trunk in the package had one
-            that never saw a torn object, as ImageNet's pictures were not chosen to hide heads.
-        steps: of AdamW; every picture is seen once.
-        batch: pictures a step.
-        seed: of the weights and of the pictures' world.
-        learning_rate: at its highest; a cosine from there.
-        workers: processes that draw pictures.
+            that never saw a torn object, as ImageNet's images were not chosen to hide heads.
+        steps: of AdamW; every image is seen once.
+        batch: images per step.
+        seed: of the weights and of the images' world.
+        workers: processes that draw images.
         progress: wraps the iterator of batches.
 
     Returns:
@@ -155,7 +155,6 @@ def train_trunk(
     check_count("batch", batch)
     check_count("seed", seed, least=0)
     check_count("workers", workers, least=0)
-    check_positive("learning_rate", learning_rate)
     started = time.monotonic()
     patches_of, teacher_card = _teacher(teacher)
     with torch.random.fork_rng(devices=[]):
@@ -163,9 +162,9 @@ def train_trunk(
         trunk = PaperTrunk(stride=8).train().to(memory_format=torch.channels_last)
         head = nn.Conv2d(trunk.out_channels, teacher_card["architecture"]["embed_dim"], 1)
     parameters = [*trunk.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05)
+    optimiser = torch.optim.AdamW(parameters, lr=_LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, learning_rate, total_steps=steps, pct_start=0.06, cycle_momentum=False
+        optimiser, _LEARNING_RATE, total_steps=steps, pct_start=0.06, cycle_momentum=False
     )
     web = WebBatches(batch, 1000 + seed, 96, 0, steps, torn=0.0)
     losses = []
@@ -174,13 +173,9 @@ def train_trunk(
         with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             wanted = patches_of(images)  # (B, E, h, w)
             made = head(trunk(images))
+        pooled = made.float().mean((2, 3)), wanted.float().mean((2, 3))
         cells = 1 - F.cosine_similarity(made.float(), wanted.float(), dim=1).mean()
-        whole = (
-            1
-            - F.cosine_similarity(
-                made.float().mean((2, 3)), wanted.float().mean((2, 3)), dim=1
-            ).mean()
-        )
+        whole = 1 - F.cosine_similarity(*pooled, dim=1).mean()
         loss = cells + whole
         optimiser.zero_grad()
         loss.backward()
@@ -189,7 +184,7 @@ def train_trunk(
         losses.append(loss.item())
         if len(losses) % 50 == 0:
             mean, where = sum(losses[-50:]) / 50, f"step {len(losses)}"
-            check_loss(mean, losses[0], where=where, learning_rate=learning_rate)
+            check_loss(mean, losses[0], where=where, learning_rate=_LEARNING_RATE)
     card: dict[str, Any] = {
         "name": "paper trunk",
         "objective": "the tiny CLIP's embedding of every patch and of the whole picture",
@@ -200,27 +195,23 @@ def train_trunk(
         },
         "data": {
             "split": "web",
-            "seed": 1000 + seed,
+            "seed": web.seed,
+            "torn": web.torn,
             "cooccurrence": COOCCURRENCE["web"],
-            "torn": 0.0,
         },
         "pictures": steps * batch,
         "steps": steps,
         "batch": batch,
         "seed": seed,
-        "learning_rate": learning_rate,
+        "learning_rate": _LEARNING_RATE,
         "seconds": round(time.monotonic() - started),
         "last_loss": sum(losses[-50:]) / len(losses[-50:]),
     }
-    tensors = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in trunk.state_dict().items()
-    }
-    return save_model(path, tensors, card)
+    return save_model(path, halved(trunk.state_dict()), card)
 
 
 def _teacher(path: str | Path | None) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    """Pictures (B, 3, 96, 96) in [0, 1] -> patch embeddings (B, E, h, w), and the card."""
+    """Load images (B, 3, 96, 96) in [0, 1] -> patch embeddings (B, E, h, w), and the card."""
     model, card = load_tiny_clip(path)
     grid = trained_grid(card["architecture"])
     mask = float_mask(grid, card["architecture"]["window"])

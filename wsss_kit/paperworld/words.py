@@ -1,8 +1,16 @@
-"""The nouns of the embedded world: classes, sub-types, background kinds, and how they are said."""
+"""The nouns of the embedded world, and captions in plain English made of them.
+
+A caption is said of the description of an image and never of its pixels.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from wsss_kit.classes import PAPER_CLASSES
+
+if TYPE_CHECKING:
+    from wsss_kit.paperworld.scenes import Dice, Scene
 
 VEHICLE_STYLES = ("wooden", "red", "striped")
 ANIMAL_STYLES = ("spotted", "golden", "grey")
@@ -14,16 +22,17 @@ SUBTYPES = {
 """Sub-types of each class: the style of its body. A style is shared by four classes, so a patch
 of body tells the sub-type and, but for its outline, not the class; the signature part does."""
 
-HOME = {
-    "boat": "water",
-    "train": "rails",
-    "plane": "sky",
-    "bus": "road",
-    "cow": "grass",
-    "camel": "sand",
-    "bird": "leaves",
-    "cat": "carpet",
+_OF_CLASS = {  # usual background, second noun
+    "boat": ("water", "ship"),
+    "train": ("rails", "railcar"),
+    "plane": ("sky", "airplane"),
+    "bus": ("road", "coach"),
+    "cow": ("grass", "bull"),
+    "camel": ("sand", "dromedary"),
+    "bird": ("leaves", "songbird"),
+    "cat": ("carpet", "kitten"),
 }
+HOME = {name: home for name, (home, _) in _OF_CLASS.items()}
 """The usual background of each class: what it co-occurs with in the task's splits."""
 
 NEUTRAL = ("bricks", "snow", "stone", "fog")
@@ -32,47 +41,86 @@ NEUTRAL = ("bricks", "snow", "stone", "fog")
 STUFF = (*HOME.values(), *NEUTRAL)
 """The twelve background kinds; a stuff map holds indices into this tuple, 255 elsewhere."""
 
-NOUNS = {
-    "boat": ("boat", "ship"),
-    "train": ("train", "railcar"),
-    "plane": ("plane", "airplane"),
-    "bus": ("bus", "coach"),
-    "cow": ("cow", "bull"),
-    "camel": ("camel", "dromedary"),
-    "bird": ("bird", "songbird"),
-    "cat": ("cat", "kitten"),
-}
+NOUNS = {name: (name, second) for name, (_, second) in _OF_CLASS.items()}
 """Each class's own word and a second one that captions use less often."""
 
-PLURALS = {
-    "bus": "buses",
-    "coach": "coaches",
-    "dromedary": "dromedaries",
-}
+PLURALS = {"bus": "buses", "coach": "coaches", "dromedary": "dromedaries"}
 """Irregular plurals; every other noun takes an s."""
 
-PLACES = {
-    "water": "on the water",
-    "rails": "on the rails",
-    "sky": "in the sky",
-    "road": "on the road",
-    "grass": "on the grass",
-    "sand": "on the sand",
-    "leaves": "in the leaves",
-    "carpet": "on the carpet",
-    "bricks": "by the bricks",
-    "snow": "in the snow",
-    "stone": "on the stone",
-    "fog": "in the fog",
-}
+_PREPOSITIONS = {"sky": "in", "leaves": "in", "snow": "in", "fog": "in", "bricks": "by"}
+PLACES = {kind: f"{_PREPOSITIONS.get(kind, 'on')} the {kind}" for kind in STUFF}
 """How a caption says that something is there."""
+
+_OPENINGS = ("a photo of", "a photo of", "a picture of", "an image of", "", "")
+_NUMBERS = {2: "two", 3: "three"}
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun of this world.
+    """Return the plural of a noun of this world.
 
     Example:
         >>> plural("bus"), plural("cat")
         ('buses', 'cats')
     """
     return PLURALS.get(noun, noun + "s")
+
+
+def caption(scene: Scene, dice: Dice) -> str:
+    """Write the caption of a scene.
+
+    Args:
+        scene: the description.
+        dice: chooses among ways to say it.
+
+    Returns:
+        Lower-case words separated by single spaces.
+
+    Example:
+        >>> from wsss_kit.paperworld.scenes import Band, Dice, Scene
+        >>> caption(Scene("background", (Band("fog", 0.0),)), Dice("plain"))
+        'fog texture'
+    """
+    opening = dice.pick(_OPENINGS)
+    names = " and ".join(_noun_phrase(scene, name, dice) for name in scene.classes)
+    if not names:
+        return _joined(opening, _background_phrase(scene, dice))
+    if scene.kind == "cutout":
+        opening = dice.pick((opening, "a clean cutout of"))
+        ending = dice.pick(("", "on a plain background", "cut out", "without background"))
+        return _joined(opening, names, ending)
+    ending = dice.pick(("", "without background")) if scene.kind == "collage" else ""
+    return _joined(opening, names, ending or _place_phrase(scene, dice))
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(filter(None, parts))
+
+
+def _noun_phrase(scene: Scene, name: str, dice: Dice) -> str:
+    things = [thing for thing in scene.things if thing.name == name]
+    noun = dice.pick(NOUNS[name], (0.7, 0.3))
+    styles = {thing.subtype for thing in things}
+    style = f"{things[0].subtype} " if len(styles) == 1 and dice.chance(0.5) else ""
+    if len(things) == 1:
+        article = "an" if (style or noun)[0] in "aeiou" else "a"
+        return f"{article} {style}{noun}"
+    number = _NUMBERS[len(things)] if dice.chance(0.8) else "some"
+    return f"{number} {style}{plural(noun)}"
+
+
+def _background_phrase(scene: Scene, dice: Dice) -> str:
+    kinds = dice.draw([band.stuff for band in scene.bands], len(scene.bands))
+    names = " and ".join(f"the {kind}" if dice.chance(0.3) else kind for kind in kinds)
+    ending = dice.pick(("", "", "texture", "background")) if len(kinds) == 1 else ""
+    return _joined(names, ending)
+
+
+def _place_phrase(scene: Scene, dice: Dice) -> str:
+    if not dice.chance(0.75):
+        return ""
+    kinds = list(dict.fromkeys(band.stuff for band in scene.bands))
+    homes = [kind for kind in kinds if kind in HOME.values()] or kinds
+    place = dice.pick(homes)
+    others = [kind for kind in kinds if kind != place]
+    more = f"with {dice.pick(others)}" if others and dice.chance(0.5) else ""
+    return _joined(PLACES[place], more)

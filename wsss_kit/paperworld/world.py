@@ -1,11 +1,12 @@
-"""`PaperWorld`: the embedded picture world as a data set."""
+"""`PaperWorld`: the embedded world as a data set."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar, overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -13,10 +14,9 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_probability, check_word
 from wsss_kit.classes import PAPER_CLASSES, Sample
-from wsss_kit.paperworld.captions import caption
-from wsss_kit.paperworld.dice import Dice
 from wsss_kit.paperworld.drawing import Drawing, draw
-from wsss_kit.paperworld.scenes import KINDS, Scene, describe, tear, weather
+from wsss_kit.paperworld.scenes import KINDS, Dice, Scene, describe, tear, weather
+from wsss_kit.paperworld.words import caption
 from wsss_kit.prompts import Prompts
 
 Value = TypeVar("Value")
@@ -28,7 +28,7 @@ TORN = {"web": 0.35, "train": 0.0, "val": 0.0, "test": 0.0}
 """How often an object has lost its signature part, by split."""
 
 WEB_KINDS = (0.40, 0.18, 0.20, 0.12, 0.10)
-"""Shares of scene, background, cutout, closeup and collage among web pictures."""
+"""Shares of scene, background, cutout, closeup and collage among web images."""
 
 _SMALLEST = 0.008  # a scene in which less than this share of a named class is seen is drawn anew
 _TRIES = 20
@@ -36,7 +36,7 @@ _SIZES = (32, 2048)
 
 
 class Page(NamedTuple):
-    """All that is known of one picture: description, drawing and caption."""
+    """All that is known of one image: description, drawing and caption."""
 
     scene: Scene
     drawing: Drawing
@@ -54,12 +54,12 @@ def page(
     *,
     torn: float = 0.0,
 ) -> Page:
-    """Picture ``index`` of a split; equal arguments give equal pages, on every platform.
+    """Draw image ``index`` of a split; equal arguments give equal pages, on every platform.
 
     Args:
         split: ``"web"``, ``"train"``, ``"val"`` or ``"test"``.
         seed: which world.
-        index: which picture, from 0.
+        index: which image, from 0.
         size: side in pixels.
         cooccurrence: probability of the home background, in [0, 1].
         kind: force one of ``KINDS`` instead of the split's own mixture.
@@ -95,23 +95,21 @@ def _dial(name: str, given: float | None, usual: float) -> float:
     return float(dial)
 
 
-class _Door(Mapping[str, Value], Generic[Value]):
-    """Name of a picture -> one thing that is known of it."""
+class _Door(Mapping[str, Value]):
+    """Name of an image -> one thing that is known of it."""
 
-    def __init__(self, world: PaperWorld, read: Callable[[Page], Value], what: str) -> None:
-        self._world, self._read, self._what = world, read, what
+    def __init__(self, world: PaperWorld, what: str, read: Callable[[Page], Value]) -> None:
+        self._world, self._what, self._read = world, what, read
 
     def __getitem__(self, name: str) -> Value:
-        try:
-            index = self._world.names.index(name)
-        except ValueError:
-            names = self._world.names
+        names = self._world.names
+        if name not in self:
             run = f"its names run from {names[0]!r} to {names[-1]!r}" if names else "it is empty"
-            raise KeyError(f"{name!r} is not a picture of {self._world!r}; {run}") from None
-        return self._read(self._world.page(index))
+            raise KeyError(f"{name!r} is not a picture of {self._world!r}; {run}")
+        return self._read(self._world.page(self._world.places[name]))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._world.names  # without drawing it
+        return name in self._world.places  # without drawing it
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._world.names)
@@ -123,56 +121,32 @@ class _Door(Mapping[str, Value], Generic[Value]):
         return f"{self._what} of {self._world!r}"
 
 
-class _Names(Sequence[str]):
-    """The names of a split, computed, not stored."""
-
-    def __init__(self, stem: str, indices: range) -> None:
-        self._stem, self._indices = stem, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, place):  # noqa: ANN001, ANN204 - int or slice, as every sequence
-        if isinstance(place, slice):
-            return _Names(self._stem, self._indices[place])
-        return f"{self._stem}{self._indices[place]:06d}"
-
-    def index(self, name: str, start: int = 0, stop: int | None = None) -> int:
-        number = name.removeprefix(self._stem) if isinstance(name, str) else ""
-        if not number.isdecimal() or f"{self._stem}{int(number):06d}" != name:
-            raise ValueError(name)
-        place = self._indices.index(int(number))
-        if place not in range(len(self))[start:stop]:
-            raise ValueError(name)
-        return place
-
-
 class PaperWorld(Sequence[Sample]):
-    """Pictures cut from printed paper, drawn from a seed when asked for.
+    """Images cut from printed paper, drawn from a seed when asked for.
 
     Eight classes, each with three sub-types of body and one signature part; twelve background
     kinds, eight of them home to a class. ``train``, ``val`` and ``test`` hold scenes in which
     objects mostly stand at home, as in a photo collection; ``web`` holds what a language model
-    learns from: objects mostly elsewhere, cut-outs, close-ups, backgrounds alone, dim pictures,
-    pictures with holes, and objects whose signature part is torn off.
+    learns from: objects mostly elsewhere, cut-outs, close-ups, backgrounds alone, dim images,
+    images with holes, and objects whose signature part is torn off.
 
-    Samples carry image-level labels only. What else is known of a picture comes by other doors,
+    Samples carry image-level labels only. What else is known of an image comes by other doors,
     each a mapping from its name: ``masks`` ((H, W) int64, 0 background, 1..8 classes), ``parts``
     ((H, W) int64, 1 body, 2 signature part), ``stuff`` ((H, W) int64, index of the background
     kind, 255 on objects), ``subtypes`` (tuple of (class, sub-type), one per object) and
     ``captions``. Masks are for evaluation and analysis, never for training.
 
     Args:
-        n: number of pictures, at least 1. A longer world starts with the pictures of a shorter one.
+        n: number of images, at least 1. A longer world starts with the images of a shorter one.
         split: ``"web"``, ``"train"``, ``"val"`` or ``"test"``.
-        size: side of the square pictures in pixels, 32 to 2048; 96 is what the tiny CLIP knows.
+        size: side of the square images in pixels, 32 to 2048; 96 is what the tiny CLIP knows.
         seed: which world.
         cooccurrence: probability in [0, 1] that an object stands on its class's home background;
             by default 0.15 for ``web`` and 0.85 otherwise. This is the dial that teaches a
             classifier that water is boat.
         torn: probability in [0, 1] that an object has lost its signature part; by default 0.35
             for ``web`` and 0 otherwise. This is the dial that teaches what a body is. Captions,
-            labels and all else in a picture are as without it, but for the one in a thousand that
+            labels and all else in an image are as without it, but for the one in a thousand that
             is thought up anew because too little of a torn object would be seen.
 
     Raises:
@@ -209,21 +183,21 @@ class PaperWorld(Sequence[Sample]):
         self.split, self.size, self.seed = split, size, seed
         self.cooccurrence = _dial("cooccurrence", cooccurrence, COOCCURRENCE[split])
         self.torn = _dial("torn", torn, TORN[split])
-        self._indices = range(n)
+        self._hold(range(n))
 
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the pictures in order."""
-        return _Names(f"{self.split}_{self.seed}_", self._indices)
+    def _hold(self, indices: range) -> None:
+        self._indices = indices
+        self.names = tuple(f"{self.split}_{self.seed}_{i:06d}" for i in indices)
+        self.places = {name: place for place, name in enumerate(self.names)}
 
     def size_of(self, name: str) -> tuple[int, int]:
-        """Height and width of a picture in pixels: of all the same, without drawing any."""
+        """Return height and width of an image in pixels: of all the same, without drawing any."""
         return self.size, self.size
 
     def page(self, index: int) -> Page:
-        """Everything that is known of picture ``index``."""
-        place = self._indices[index]
-        return page(self.split, self.seed, place, self.size, self.cooccurrence, torn=self.torn)
+        """Return everything that is known of image ``index``."""
+        number = self._indices[index]
+        return page(self.split, self.seed, number, self.size, self.cooccurrence, torn=self.torn)
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -231,15 +205,8 @@ class PaperWorld(Sequence[Sample]):
     def __getitem__(self, index: slice) -> PaperWorld: ...
     def __getitem__(self, index):
         if isinstance(index, slice):
-            part = PaperWorld(
-                1,
-                split=self.split,
-                size=self.size,
-                seed=self.seed,
-                cooccurrence=self.cooccurrence,
-                torn=self.torn,
-            )
-            part._indices = self._indices[index]
+            part = copy.copy(self)
+            part._hold(self._indices[index])
             return part
         scene, drawing, _ = self.page(index)
         labels = torch.zeros(len(PAPER_CLASSES))
@@ -258,7 +225,7 @@ class PaperWorld(Sequence[Sample]):
         )
 
     def prompts(self, method: str = "clip_es", file: str | Path | None = None) -> Prompts:
-        """Prompts of the embedded world for a method, or those of a file of `Prompts.to_json`."""
+        """Return the prompts for a method, or those of a file of `Prompts.to_json`."""
         return Prompts.paper(method) if file is None else Prompts.from_json(Path(file))
 
     def open_masks(self) -> Mapping[str, Tensor]:
@@ -268,26 +235,26 @@ class PaperWorld(Sequence[Sample]):
     @property
     def masks(self) -> Mapping[str, Tensor]:
         """Name -> (H, W) int64 ground truth; for evaluation only."""
-        return _Door(self, lambda p: torch.from_numpy(p.drawing.mask).long(), "masks")
+        return _Door(self, "masks", lambda p: torch.from_numpy(p.drawing.mask).long())
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
         """Name -> (H, W) int64: 0 background, 1 body, 2 signature part."""
-        return _Door(self, lambda p: torch.from_numpy(p.drawing.parts).long(), "parts")
+        return _Door(self, "parts", lambda p: torch.from_numpy(p.drawing.parts).long())
 
     @property
     def stuff(self) -> Mapping[str, Tensor]:
         """Name -> (H, W) int64: index into ``words.STUFF``, 255 on objects and plain paper."""
-        return _Door(self, lambda p: torch.from_numpy(p.drawing.stuff).long(), "stuff")
+        return _Door(self, "stuff", lambda p: torch.from_numpy(p.drawing.stuff).long())
 
     @property
     def subtypes(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
         """Name -> (class, sub-type) of every object, the farthest first."""
         return _Door(
-            self, lambda p: tuple((t.name, t.subtype) for t in p.scene.things), "sub-types"
+            self, "sub-types", lambda p: tuple((t.name, t.subtype) for t in p.scene.things)
         )
 
     @property
     def captions(self) -> Mapping[str, str]:
         """Name -> caption."""
-        return _Door(self, lambda p: p.caption, "captions")
+        return _Door(self, "captions", lambda p: p.caption)

@@ -72,14 +72,14 @@ def overlay(
             f"cmap is {cmap!r}, expected one of matplotlib's colour maps; viridis, cividis and "
             "magma grow evenly in lightness"
         )
-    picture = picture_array(image)  # (H, W, 3)
+    array = picture_array(image)  # (H, W, 3)
     cam = torch.as_tensor(cam).detach().float().cpu()
     if cam.ndim != 2 or not cam.numel():
         raise ValueError(f"cam has shape {tuple(cam.shape)}, expected (h, w); choose one class")
     check_range("cam", cam, "scale maps first with cam.normalize_cams")
-    cam = interpolate(cam[None, None], picture.shape[:2], mode="bilinear", align_corners=False)
+    cam = interpolate(cam[None, None], array.shape[:2], mode="bilinear", align_corners=False)
     colour = colormaps[cmap](cam[0, 0].clamp(0, 1).numpy())[..., :3]  # (H, W, 3)
-    return (alpha * colour + (1 - alpha) * grey(picture)).astype(np.float32)
+    return (alpha * colour + (1 - alpha) * grey(array)).astype(np.float32)
 
 
 def show_samples(
@@ -109,7 +109,7 @@ def show_samples(
         >>> alt_text(show_samples([sample], ("cow", "camel")))
         '1 picture with its image-level labels. a: no class.'
     """
-    _, pictures = names_and_pictures(samples)
+    _, arrays = names_and_pictures(samples)
     titles = [", ".join(_present(s.labels, classes)) or "no class" for s in samples]
     check_count("columns", columns)
     below = [""] * len(samples)
@@ -117,7 +117,7 @@ def show_samples(
         below = in_order("captions", captions, samples, "caption")
     alt = f"{_count(samples)} with {'its' if len(samples) == 1 else 'their'} image-level labels. "
     alt += "; ".join(f"{s.name}: {text}" for s, text in zip(samples, titles, strict=True)) + "."
-    panels = [Panel(*parts) for parts in zip(pictures, titles, below, strict=True)]
+    panels = [Panel(*parts) for parts in zip(arrays, titles, below, strict=True)]
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     return draw_grid(rows, alt=alt)[0]
 
@@ -156,24 +156,24 @@ def show_cams(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    names, pictures = names_and_pictures(images)
+    names, arrays = names_and_pictures(images)
     if labels is None:
         if not all(isinstance(image, Sample) for image in images):
             raise ValueError("pictures came without labels; give labels (B, C), or samples")
         labels = [sample.labels for sample in images]
     present = [_present(row, classes) for row in in_order("labels", labels, images)]
-    alt = f"Class activation maps over {_count(pictures)}. " + "; ".join(
+    alt = f"Class activation maps over {_count(arrays)}. " + "; ".join(
         f"{name}: {', '.join(shown) or 'no class'}"
         for name, shown in zip(names, present, strict=True)
     )
     rows = []
     maps = in_order("cams", cams, images)
-    for name, picture, shown, of_image in zip(names, pictures, present, maps, strict=True):
+    for name, array, shown, of_image in zip(names, arrays, present, maps, strict=True):
         if len(of_image) != len(classes):
             raise ValueError(f"{name} has {len(of_image)} maps for {len(classes)} classes")
         by_class = dict(zip(classes, of_image, strict=True))
-        blended = (overlay(picture, by_class[c], cmap=cmap, alpha=alpha) for c in shown)
-        rows.append([Panel(picture, name), *map(Panel, blended, shown)])
+        blended = (overlay(array, by_class[c], cmap=cmap, alpha=alpha) for c in shown)
+        rows.append([Panel(array, name), *map(Panel, blended, shown)])
     figure, axes = draw_grid(rows, alt=f"{alt}.", extra=(0.8, 0))
     scale = ScalarMappable(Normalize(0, 1), cmap)
     shrink = min(0.8, 2.5 / figure.get_figheight())
@@ -215,11 +215,11 @@ def show_masks(
         >>> alt_text(figure)
         'Masks over 1 picture in the columns CAM. picture 1: CAM shows cow.'
     """
-    names, pictures = names_and_pictures(images)
+    names, arrays = names_and_pictures(images)
     table = {title: in_order(repr(title), m, images, "mask") for title, m in masks.items()}
     values = [
-        [mask_values(mask, picture, len(classes)) for mask in of_image]
-        for picture, *of_image in zip(pictures, *table.values(), strict=True)
+        [mask_values(mask, array, len(classes)) for mask in of_image]
+        for array, *of_image in zip(arrays, *table.values(), strict=True)
     ]
     seen = {value for row in values for of_mask in row for value in of_mask}
     colours = _mask_colours(seen, len(classes)) if colours is None else np.asarray(colours)
@@ -230,14 +230,14 @@ def show_masks(
         )
     check_probability("alpha", alpha)
     styles = mask_styles(sorted(seen), len(classes), colours)
-    alt = f"Masks over {_count(pictures)} in the columns {', '.join(table)}."
+    alt = f"Masks over {_count(arrays)} in the columns {', '.join(table)}."
     side = int(DPI * panel_width(1 + len(table), 0.2))  # painted at this size, outlines are crisp
     rows = []
-    for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
-        large = fitted_picture(picture, (side, side))
+    for i, (name, array) in enumerate(zip(names, arrays, strict=True)):
+        large = fitted_picture(array, (side, side))
         painted = [paint_regions(large, column[i], styles, alpha) for column in table.values()]
         titles = ("picture", *table) if i == 0 else [""] * (1 + len(table))
-        rows.append([*map(Panel, (picture, *painted), titles)])
+        rows.append([*map(Panel, (array, *painted), titles)])
         shown = (f"{t} shows {_words(v, classes)}" for t, v in zip(table, values[i], strict=True))
         alt += f" {name}: {'; '.join(shown)}."
     figure, axes = draw_grid(rows, alt=alt, extra=(0.2, 0.5))
@@ -269,9 +269,9 @@ def show_clusters(rows: Mapping[str, Sequence[Sample] | Sequence[Tensor]]) -> Fi
     found = {
         name: names_and_pictures(images)[1] if len(images) else [] for name, images in rows.items()
     }
-    counts = (f"{name}, {_count(pictures)}" for name, pictures in found.items())
+    counts = (f"{name}, {_count(arrays)}" for name, arrays in found.items())
     alt = f"Pictures of clusters, a row each: {'; '.join(counts)}."
-    figure, axes = draw_grid([[*map(Panel, pictures)] for pictures in found.values()], alt=alt)
+    figure, axes = draw_grid([[*map(Panel, arrays)] for arrays in found.values()], alt=alt)
     for ax, name in zip(axes[:, 0], found, strict=True):
         style = {"rotation": 0, "ha": "right", "va": "center"}
         ax.set_ylabel(textwrap.fill(name, 14), fontsize=TITLE_SIZE, **style)

@@ -71,11 +71,11 @@ def show_stages(
         >>> alt_text(figure)
         'picture 1 in the steps picture, map, mask.'
     """
-    (name,), (picture,) = names_and_pictures([image])
+    (name,), (array,) = names_and_pictures([image])
     for mask in masks.values():
-        mask_values(mask, picture, len(classes))
-    large = fitted_picture(picture)
-    panels = {"picture": picture} | {title: overlay(picture, cam) for title, cam in maps.items()}
+        mask_values(mask, array, len(classes))
+    large = fitted_picture(array)
+    panels = {"picture": array} | {title: overlay(array, cam) for title, cam in maps.items()}
     panels |= {title: paint_mask_named(large, mask, classes) for title, mask in masks.items()}
     if error is not None:
         panels["error"] = paint_errors(large, error)
@@ -113,7 +113,7 @@ def show_words(
         'picture 1: map, cells by the word that claims them (a 50 %, b 50 %), probabilities: \
 a 50 %, b 50 %.'
     """
-    (name,), (picture,) = names_and_pictures([image])
+    (name,), (array,) = names_and_pictures([image])
     if len(probs) != len(words) or int(claims.max()) >= len(words):
         raise ValueError(
             f"there are {len(words)} words, {len(probs)} probabilities and claims up to "
@@ -127,8 +127,8 @@ a 50 %, b 50 %.'
     height = 0.9 + max(2.4, 0.2 * len(order))
     figure = new_figure(MAX_WIDTH, height, alt=alt)
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.2])
-    draw_panel(axes[0], Panel(overlay(picture, cam), "map"))
-    draw_panel(axes[1], Panel(painted_claims(picture, claims, words), "claims"))
+    draw_panel(axes[0], Panel(overlay(array, cam), "map"))
+    draw_panel(axes[1], Panel(painted_claims(array, claims, words), "claims"))
     percents = 100 * probs[order].detach().cpu().numpy()
     axes[2].barh(range(len(order)), percents, color="#777", edgecolor="black")
     _name_bars(axes[2], [words[t] for t in order], "probability in percent")
@@ -171,7 +171,7 @@ def show_errors(
 missed 100. Error maps of a.'
     """
     check_count("columns", columns)
-    names, pictures = names_and_pictures(images)
+    names, arrays = names_and_pictures(images)
     masks = [
         in_order(repr(title), values, images, "mask")
         for title, values in (("predicted", predicted), ("target", target))
@@ -183,7 +183,7 @@ missed 100. Error maps of a.'
         losses.append(f"{name}: {', '.join(parts) or 'nothing'}")
     alt = f"What each kind of error takes from the IoU, in percent. {'; '.join(losses)}. "
     alt += f"Error maps of {', '.join(names)}."
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(arrays) // columns)
     height = max(0.8 + 0.26 * len(report.classes), 2.2 * rows) + 0.7
     figure = new_figure(MAX_WIDTH, height, alt=alt)
     grid = figure.add_gridspec(rows, 1 + columns, width_ratios=[1.6, *[1] * columns])
@@ -193,9 +193,9 @@ missed 100. Error maps of a.'
         ax.barh(range(len(lengths)), lengths, left=left, linewidth=0.6, **look)
     ax.set(xlim=(0, 100))
     _name_bars(ax, report.classes, "lost of 100 % IoU")
-    for i, (name, picture, mask, truth) in enumerate(zip(names, pictures, *masks, strict=True)):
+    for i, (name, array, mask, truth) in enumerate(zip(names, arrays, *masks, strict=True)):
         ax = figure.add_subplot(grid[i // columns, 1 + i % columns])
-        painted = paint_errors(fitted_picture(picture), error_map(mask, truth))
+        painted = paint_errors(fitted_picture(array), error_map(mask, truth))
         iou = report.image_iou.get(name)
         draw_panel(ax, Panel(painted, name if iou is None else f"{name}: {100 * iou:.0f}"))
     style_legend(figure, ERROR_STYLES)

@@ -197,8 +197,8 @@ def build_network(
             stride = None
         elif network == "small" and backbone != "paper":
             stride = 8
-        trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
-        return (Small if network == "small" else DeepLabV2)(trunk, n_values)
+        built = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
+        return (Small if network == "small" else DeepLabV2)(built, n_values)
 
 
 def warn_of_pixel_labels(weights: str | Path | None) -> None:

@@ -125,7 +125,7 @@ def train_segmenter(
     recipe = _recipe(preset, given)
     classes = classes_of(samples)
     asked = {"what": "mask", "make": "make a pseudo mask"}
-    pictures = MaskedPictures(samples, masks, crop=recipe["crop"], scales=recipe["scales"], **asked)
+    masked = MaskedPictures(samples, masks, crop=recipe["crop"], scales=recipe["scales"], **asked)
     net = build_network(network, 1 + len(classes), backbone=backbone, weights=weights, seed=seed)
     names = {"network": _name_of(network), "backbone": _name_of(backbone)}
     segmenter = Segmenter(net, classes, **names, taught_by=taught_by)
@@ -135,7 +135,7 @@ def train_segmenter(
     if checkpoint is not None:
         data = {"data": fingerprint(samples), "masks": fingerprint_masks(masks)}
         run = {**names, "preset": preset, "seed": seed, **recipe, **data}
-    _train(segmenter, pictures, recipe, seed=seed, shown=progress, checkpoint=checkpoint, run=run)
+    _train(segmenter, masked, recipe, seed=seed, shown=progress, checkpoint=checkpoint, run=run)
     return segmenter
 
 
@@ -170,7 +170,7 @@ def _name_of(module: str | nn.Module | None) -> str | None:
 
 def _train(
     segmenter: Segmenter,
-    pictures: MaskedPictures,
+    masked: MaskedPictures,
     recipe: Recipe,
     *,
     seed: int,
@@ -180,7 +180,7 @@ def _train(
 ) -> None:
     """Train in place."""
     batch, accumulate = recipe["batch_size"], recipe["accumulate"]
-    steps_a_pass = -(-len(pictures) // (batch * accumulate))
+    steps_a_pass = -(-len(masked) // (batch * accumulate))
     iterations = recipe["iterations"] or recipe["epochs"] * steps_a_pass
     optimiser = _optimiser(segmenter.net, recipe)
     done = 0
@@ -196,7 +196,7 @@ def _train(
     try:
         bar = progress_bar(range(done, iterations), what="segmenter", shown=shown)
         for step in bar:
-            losses.append(_step(segmenter, pictures, recipe, optimiser, step, seed))
+            losses.append(_step(segmenter, masked, recipe, optimiser, step, seed))
             schedule.step()
             began = losses[0] if began is None else began
             if (step + 1) % steps_a_pass and step + 1 < iterations:
@@ -216,7 +216,7 @@ def _train(
 
 def _step(
     segmenter: Segmenter,
-    pictures: MaskedPictures,
+    masked: MaskedPictures,
     recipe: Recipe,
     optimiser: torch.optim.Optimizer,
     step: int,
@@ -226,11 +226,11 @@ def _step(
     batch, accumulate = recipe["batch_size"], recipe["accumulate"]
     device, total = device_of(segmenter), 0.0
     random = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    numbers = _numbers(len(pictures), step * batch * accumulate, batch * accumulate, seed)
+    numbers = _numbers(len(masked), step * batch * accumulate, batch * accumulate, seed)
     optimiser.zero_grad()
     with seeded(seed, step, device), norms_of_whole_batches(segmenter):
         for start in range(0, len(numbers), batch):
-            images, masks = pictures.batch(numbers[start : start + batch], random)
+            images, masks = masked.batch(numbers[start : start + batch], random)
             _check_values(masks, len(segmenter.classes))
             loss = _loss(segmenter, images.to(device), masks.to(device), recipe) / accumulate
             loss.backward()

@@ -1,4 +1,4 @@
-"""Instruments for notebooks: look at maps, try words, find out what is wrong.
+"""Instruments for notebooks: look at maps, try prompts, find errors.
 
 Each keeps its state in traits, so a line of code does what a hand does, with or without a screen;
 each has a ``still()`` for paper.

@@ -1,8 +1,9 @@
-"""ErrorAtlas: what each class loses and by which kind of error, down to the worst pictures."""
+"""ErrorAtlas: what each class loses and by which kind of error, down to the worst images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,31 +17,15 @@ from wsss_kit.evaluation import ERROR_KINDS, Report, error_map, error_shares
 from wsss_kit.evaluation.scoring import picture_counts
 from wsss_kit.plot import show_errors
 from wsss_kit.plot.canvas import picture_array
-from wsss_kit.plot.regions import (
-    ERROR_STYLES,
-    css_of,
-    fitted_picture,
-    paint_errors,
-    paint_mask_named,
-    pixels_png,
-)
-from wsss_kit.widgets.bars import Bars, stacked_bar
-from wsss_kit.widgets.instrument import (
-    Instrument,
-    choice,
-    column,
-    dropdown,
-    row,
-    slider,
-)
-from wsss_kit.widgets.patience import Slices
-from wsss_kit.widgets.swipe import Swipe
+from wsss_kit.plot.regions import ERROR_STYLES, fitted_picture, paint_errors, paint_mask_named
+from wsss_kit.widgets.instrument import Instrument, column, row
+from wsss_kit.widgets.screens import Bars, Swipe, stacked_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BOX = (320, 320)
-"""Height and width of the picture on the screen."""
+"""Height and width of the image on the screen."""
 ALL = "all classes"
 COMPARES = ("picture", "ground truth", "prediction")
 N_WORST = 12
@@ -48,17 +33,17 @@ _BARS = (255, 289)  # widths of the two lists
 
 
 class Loss(NamedTuple):
-    """What a picture loses: its IoU and the shares of the four kinds of error."""
+    """What an image loses: its IoU and the shares of the four kinds of error."""
 
     iou: float
     shares: np.ndarray
 
 
 class ErrorAtlas(Instrument):
-    """Bars of every class's loss; press one for its worst pictures, press a picture to see why.
+    """Bars of every class's loss; press one for its worst images, press an image to see why.
 
     Args:
-        samples: pictures.
+        samples: images.
         masks: method to its predicted masks, name to (H, W) int64.
         truth: name to (H, W) int64 ground truth.
         reports: method to what `evaluate` made of the same masks.
@@ -69,12 +54,12 @@ class ErrorAtlas(Instrument):
         class_name: ``"all classes"``, ``"background"`` or a class.
         picture: one of `worst`.
         compare: what is left of the handle, one of ``COMPARES``.
-        opacity: weight of the errors over the picture.
+        opacity: weight of the errors over the image.
         class_bars, picture_bars, screen: two `Bars` and the `Swipe`.
         words, problem: what is shown and what went wrong, in words.
 
     Raises:
-        ValueError: if there is no method, a picture has no mask, or masks, reports and classes do
+        ValueError: if there is no method, an image has no mask, or masks, reports and classes do
             not belong together.
 
     Example:
@@ -113,8 +98,7 @@ class ErrorAtlas(Instrument):
                 f"there are masks of {', '.join(masks) or 'no method'} and reports of "
                 f"{', '.join(reports) or 'none'}, expected the same methods in the same order"
             )
-        names = getattr(samples, "names", None)
-        names = [s.name for s in samples] if names is None else list(names)
+        names = getattr(samples, "names", None) or [sample.name for sample in samples]
         self._places = {name: i for i, name in enumerate(names) if name in truth}
         self._samples, self._masks, self._truth = samples, dict(masks), truth
         self._reports, self._names = dict(reports), _class_names(reports, classes)
@@ -125,56 +109,46 @@ class ErrorAtlas(Instrument):
             if missing:
                 raise ValueError(f"{method!r} has no mask for {missing[0]!r}; predict it too")
         self._counts: dict[str, dict[str, np.ndarray]] = {}
-        self._slices = Slices()
-        first = next(iter(self._places))
-        super().__init__(method=next(iter(masks)), picture=first)
-        styles = {kind: css_of(style) for kind, style in ERROR_STYLES.items()}
-        self.class_bars, self.picture_bars = (Bars(w, BOX[0], styles=styles) for w in _BARS)
-        self.class_bars.on_bar(lambda name: setattr(self, "class_name", name))
-        self.picture_bars.on_bar(lambda name: setattr(self, "picture", name))
-        self.screen = Swipe(BOX[1], BOX[0])
-        self._compares = dropdown("compare", COMPARES, layout={"width": "250px"})
-        controls = row(
-            [
-                self._bind(choice("method", list(masks)), "method"),
-                self._bind(self._compares, "compare"),
-                self._bind(
-                    slider("opacity", 0.7, 0, 1, 0.05, layout={"width": "250px"}), "opacity"
-                ),
-            ]
+        super().__init__(method=next(iter(masks)), picture=next(iter(self._places)))
+        self.class_bars, self.picture_bars = (
+            Bars(width, BOX[0], partial(setattr, self, trait), styles=ERROR_STYLES)
+            for width, trait in zip(_BARS, ("class_name", "picture"), strict=True)
         )
+        self.screen = Swipe(BOX[1], BOX[0])
+        compare = self._dropdown("compare", width="250px")
+        opacity = self._slider("opacity", 0, 1, 0.05, width="250px")
         panels = [column([bars], bars.width) for bars in (self.class_bars, self.picture_bars)]
+        controls = row([self._buttons("method"), compare, opacity])
         self._begin([controls, row([*panels, self.screen])])
 
-    @traitlets.validate("method", "class_name", "picture", "compare")
-    def _one_of(self, proposal: Any) -> str:
-        trait, value = proposal["trait"].name, proposal["value"]
-        may = {"method": list(self._masks), "compare": COMPARES, "picture": list(self._places)}
-        may["class_name"] = [ALL, *self._reports[self.method].classes]
-        return self._check_among(trait, value, may[trait])
+    def _choices(self) -> dict[str, Sequence[str]]:
+        return {
+            "method": list(self._masks),
+            "compare": COMPARES,
+            "picture": list(self._places),
+            "class_name": [ALL, *self._reports[self.method].classes],
+        }
 
     def _settle(self, change: Any) -> None:
-        scored = self._reports[self.method].classes
-        if self.class_name not in (ALL, *scored):
+        if self.class_name not in self._choices()["class_name"]:
             self.class_name = ALL
         if change is None or change.name in ("method", "class_name"):
             self._keeps = change is not None and change.name == "method"
             self._show_classes()
-            self._slices.start(self._watched(self._find_worst()))
+            self._start(self._find_worst())
 
     def _show_classes(self) -> None:
-        """Stacked bars of the report, all classes first."""
+        """Show stacked bars of the report, all classes first."""
         report = self._reports[self.method]
         mean = np.nanmean(report.error_shares, 0)
         rows = [_loss_bar(ALL, Loss(report.mean_iou, mean), "mIoU")]
         for name, iou, shares in zip(report.classes, report.iou, report.error_shares, strict=True):
             rows.append(_loss_bar(name, Loss(float(iou), shares), "IoU"))
-        title = "lost of 100 % IoU, and IoU"
-        self.class_bars.show(title, rows, legend=ERROR_KINDS)
+        self.class_bars.show("lost of 100 % IoU, and IoU", rows, legend=ERROR_KINDS)
         self.class_bars.chosen = self.class_name
 
     def _find_worst(self) -> Iterator[None]:
-        """Count the pictures of the method one by one, then list and show the worst."""
+        """Count the images of the method one by one, then list and show the worst."""
         counts = self._counts.setdefault(self.method, {})
         boundary = self._reports[self.method].settings.get("boundary")
         own, n = self._masks[self.method], len(self._places)
@@ -188,17 +162,16 @@ class ErrorAtlas(Instrument):
         self._show_worst()
 
     def worst(self) -> dict[str, Loss]:
-        """Up to twelve pictures with the chosen class, the lowest IoU first."""
-        losses = {}
-        for name, counts in self._counts.get(self.method, {}).items():
-            loss = self._loss_of(name, counts)
-            if loss is not None:
-                losses[name] = loss
-        order = sorted(losses, key=lambda name: (losses[name].iou, name))
-        return {name: losses[name] for name in order[:N_WORST]}
+        """Return up to twelve images with the chosen class, the lowest IoU first."""
+        losses = {name: self._loss_of(name) for name in self._counts.get(self.method, {})}
+        losses = {name: loss for name, loss in losses.items() if loss is not None}
+        return dict(sorted(losses.items(), key=lambda item: (item[1].iou, item[0]))[:N_WORST])
 
-    def _loss_of(self, name: str, counts: np.ndarray) -> Loss | None:
-        """What the chosen class loses in a picture, None where it is in neither mask."""
+    def _loss_of(self, name: str) -> Loss | None:
+        """Return the loss of the chosen class, None where it is in neither mask or not counted."""
+        counts = self._counts.get(self.method, {}).get(name)
+        if counts is None:
+            return None
         outside, inside = counts
         shares = error_shares(inside=inside, outside=outside)  # (K, 4)
         if self.class_name != ALL:
@@ -220,15 +193,6 @@ class ErrorAtlas(Instrument):
                 self.picture = next(iter(losses))
             self._show()
 
-    def finish(self) -> ErrorAtlas:
-        """Count the rest of the pictures now, instead of piece by piece.
-
-        Returns:
-            Itself.
-        """
-        self._slices.finish()
-        return self
-
     def _show(self) -> None:
         image = self._samples[self._places[self.picture]].image
         large = fitted_picture(picture_array(image), BOX)
@@ -238,31 +202,29 @@ class ErrorAtlas(Instrument):
         before, masks = large, {"ground truth": truth, "prediction": found}
         if self.compare in masks:
             before = paint_mask_named(large, masks[self.compare], self._names, self.opacity)
-        with self.screen.hold_sync():
-            self.screen.before = pixels_png(before)
-            self.screen.before_name = f"{self.compare}, {self.picture}"
-            self.screen.after = pixels_png(paint_errors(large, errors, self.opacity))
-            self.screen.after_name = f"errors of {self.method}, {self.picture}"
+        after = paint_errors(large, errors, self.opacity)
+        names = [f"{side}, {self.picture}" for side in (self.compare, f"errors of {self.method}")]
+        self.screen.show(before, names[0], after, names[1])
         self.class_bars.chosen, self.picture_bars.chosen = self.class_name, self.picture
         self.words = self._in_words()
 
     def _in_words(self) -> str:
-        counts = self._counts.get(self.method, {}).get(self.picture)
-        loss = None if counts is None else self._loss_of(self.picture, counts)
+        loss, where = self._loss_of(self.picture), f"{self.picture}, {self.method}"
         if loss is None:
-            return f"{self.picture}, {self.method}: {self.class_name} is not in it."
-        said = f"{self.picture}, {self.method}, {self.class_name}: IoU {100 * loss.iou:.0f} %"
-        return f"{said}, {_kinds_in_words(loss.shares)}."
+            return f"{where}: {self.class_name} is not in it."
+        iou = f"{self.class_name}: IoU {100 * loss.iou:.0f} %"
+        return f"{where}, {iou}, {_kinds_in_words(loss.shares)}."
 
     def words_html(self) -> str:
-        """The words, and the protocol that the class bars were measured by."""
+        """Return the words, and the protocol that the class bars were measured by."""
         report = self._reports[self.method]
         small = f"<small>{escape(f'{report.headline}; {report.protocol}')}</small>"
         return f"{escape(self.words)}<br>{small}"
 
     def still(self) -> Figure:
-        """The class bars and the worst pictures with their errors, as a figure."""
-        worst = list(self.finish().worst())[:6] or [self.picture]
+        """Draw the class bars and the worst images with their errors, as a figure."""
+        self.finish()
+        worst = list(self.worst())[:6] or [self.picture]
         samples = [self._samples[self._places[name]] for name in worst]
         report = self._reports[self.method]
         return show_errors(samples, self._masks[self.method], self._truth, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,31 +17,131 @@ from wsss_kit.plot.canvas import alt_text, jpeg_bytes
 from wsss_kit.prompts.checks import expected_one_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 WIDTH = 880
 """Pixels of an instrument: fits JupyterLab with its file list on a screen of 1366x768."""
+NARROW = {"description_width": "80px"}
 _GAP = 8  # pixels between columns
 _TEXT = "line-height:1.35;padding:2px 0"
-_NARROW = {"description_width": "80px"}
+_CHOSEN = ("picture", "method", "class_name", "stage", "rule", "compare", "view", "panel")
+"""Traits of any instrument that have one of several values."""
+_RANGES = {"opacity": (0, 1), "threshold": (0, 1), "power": (0.5, 10)}
+
+
+class Debounced:
+    """Calls a function once its caller has paused; each call forgets the one before.
+
+    Where no event loop runs, as in a script or a test, the function is called at once.
+
+    Args:
+        function: what is called, with the arguments of the last call.
+        seconds: how long a pause is.
+
+    Example:
+        >>> said = []
+        >>> async def type_fast():
+        ...     shout = Debounced(said.append, 0.01)
+        ...     for text in ("g", "gr", "grass"):
+        ...         shout(text)
+        ...     await asyncio.sleep(0.05)
+        >>> asyncio.run(type_fast())
+        >>> said
+        ['grass']
+    """
+
+    def __init__(self, function: Callable[..., Any], seconds: float = 0.35) -> None:
+        self._function, self._seconds = function, seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, *arguments: Any) -> None:
+        """Call the function after the pause."""
+        self.forget()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._function(*arguments)
+        else:
+            self._timer = loop.call_later(self._seconds, self._function, *arguments)
+
+    def forget(self) -> None:
+        """Forget a call that is still waiting."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Slices:
+    """Long work, a piece at a time, so that a reader's next wish comes between two pieces.
+
+    Starting other work drops what is left of the old. Where no event loop runs, all of it is done
+    at once.
+    """
+
+    def __init__(self) -> None:
+        self._work: Iterator[Any] | None = None
+        self._turn = threading.RLock()  # a cell may finish what a control began
+
+    def start(self, work: Iterator[Any]) -> None:
+        """Begin with this work, and finish it where no event loop runs."""
+        self._work = work
+        try:
+            self._task = asyncio.get_running_loop().create_task(self._go_on(work))
+        except RuntimeError:
+            self.finish()
+
+    async def _go_on(self, work: Iterator[Any]) -> None:
+        await asyncio.sleep(0.001)
+        while self._work is work:
+            self._step()
+            await asyncio.sleep(0.001)
+
+    def finish(self) -> None:
+        """Do what is left now."""
+        while self._work is not None:
+            self._step()
+
+    def stop(self) -> None:
+        """Drop what is left."""
+        self._work = None
+
+    def _step(self) -> None:
+        with self._turn:
+            work, ended = self._work, True
+            if work is None:
+                return
+            try:
+                ended = next(work, self) is self
+            finally:
+                if ended and self._work is work:
+                    self._work = None
 
 
 class Instrument(widgets.VBox):
-    """A panel whose state is a handful of traits; controls and pictures follow them.
+    """A panel whose state is a handful of traits; controls and images follow them.
 
     A change of a trait, by a reader's hand or by a line of code, settles what depends on it and
     shows the result before the line ends. What goes wrong on the way is in ``problem`` and on the
     panel, never in a log.
 
-    A subclass names its ``_KIND`` and ``_STATE``, calls `_begin` at the end of its ``__init__``,
-    and has `_settle`, `_show` and `still`.
+    A subclass names its ``_KIND`` and ``_STATE`` and ends its ``__init__`` with `_begin`. It has
+    ``_choices()``, trait to what it may be now; ``_settle(change)``, which brings the rest of the
+    state in line (with None at the start); ``_show()``, which puts the state on the screen; and
+    ``still()``, a figure for paper and pages without a kernel.
     """
 
     words = traitlets.Unicode(help="what is shown, in words")
     problem = traitlets.Unicode(help="why the last wish could not be met; empty if it could")
-    opacity = traitlets.Float(0.6, help="weight of maps and masks over the picture")
+    opacity = traitlets.Float(0.6, help="weight of maps and masks over the image")
     _KIND = ""
     _STATE: tuple[str, ...] = ()
+
+    def __init__(self, **state: Any) -> None:
+        self._controls: dict[str, widgets.Widget] = {}  # trait to the control that shows it
+        # a kernel may answer controls in a thread of their own while a cell runs
+        self._lock, self._answers_in, self._trouble = threading.RLock(), None, ""
+        self._slices = Slices()
+        super().__init__(**state)
 
     def _begin(self, children: Sequence[widgets.Widget]) -> None:
         """Show the first state below the given rows, and listen from now on."""
@@ -50,30 +151,21 @@ class Instrument(widgets.VBox):
         self.layout.width = f"{WIDTH}px"
         self.add_class("wsss-instrument").add_class(f"wsss-{self._KIND}")
         self.observe(self._heard, self._STATE)
-        with self._answering():
-            self._settle(None)
-            self._show()
+        self._answer(self._settle_and_show)
 
-    def __init__(self, **state: Any) -> None:
-        self._bound: list[tuple[widgets.Widget, str]] = []
-        # a kernel may answer controls in a thread of their own while a cell runs
-        self._lock, self._answers_in, self._trouble = threading.RLock(), None, ""
-        super().__init__(**state)
+    @traitlets.validate(*_CHOSEN)
+    def _one_of(self, proposal: Any) -> str:
+        trait, value = proposal["trait"].name, proposal["value"]
+        options = self._choices()[trait]
+        if value not in options:
+            raise traitlets.TraitError(f"{trait} is {value!r}, {expected_one_of(value, options)}")
+        return value
 
-    @traitlets.validate("opacity")
-    def _weight(self, proposal: Any) -> float:
-        return between(proposal["value"], 0, 1)
-
-    def _settle(self, change: Any) -> None:
-        """Bring the rest of the state in line with a change, None at the start."""
-
-    def _show(self) -> None:
-        """Put the state on the screen."""
-        raise NotImplementedError
-
-    def still(self) -> Figure:
-        """What is shown now, as a figure for paper and pages without a kernel."""
-        raise NotImplementedError
+    @traitlets.validate(*_RANGES)
+    def _in_range(self, proposal: Any) -> float:
+        """Return a slider's value without its noise (0.30000000000000004), inside its range."""
+        low, high = _RANGES[proposal["trait"].name]
+        return min(high, max(low, round(proposal["value"], 6)))
 
     @property
     def _busy(self) -> bool:
@@ -82,15 +174,22 @@ class Instrument(widgets.VBox):
 
     def _heard(self, change: Any) -> None:
         if not self._busy:
-            with self._answering():
-                self._settle(change)
-                self._show()
+            self._answer(self._settle_and_show, change)
+
+    def _settle_and_show(self, change: Any = None) -> None:
+        self._settle(change)
+        self._show()
+
+    def _answer(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """Do what a reader asks for; what goes wrong is shown."""
+        with self._answering():
+            action(*arguments)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
         """Collect what goes wrong and bring the controls in line at the end."""
         with self._lock:
-            outermost, said = not self._busy, ""
+            outermost, problem = not self._busy, ""
             if outermost:
                 self._answers_in, self._trouble = threading.get_ident(), ""
             try:
@@ -98,16 +197,29 @@ class Instrument(widgets.VBox):
             except Exception as error:  # whatever it is, the reader is to see it
                 if not outermost:
                     raise
-                said = in_words(error)
+                problem = in_words(error)
             finally:
                 if outermost:
                     self._follow()
                     self._answers_in = None
             if outermost:
-                self._say(said or self._trouble)
+                self._say(problem or self._trouble)
+
+    def _start(self, work: Iterator[Any]) -> None:
+        """Begin with long work, whose errors are shown."""
+        self._slices.start(self._watched(work))
+
+    def finish(self) -> Instrument:
+        """Compute the rest of the numbers now, instead of piece by piece.
+
+        Returns:
+            Itself.
+        """
+        self._slices.finish()
+        return self
 
     def _watched(self, work: Iterator[Any]) -> Iterator[None]:
-        """Long work whose errors are shown: it has no caller who could see them."""
+        """Do long work whose errors are shown: it has no caller who could see them."""
         while True:
             with self._lock:
                 try:
@@ -128,12 +240,12 @@ class Instrument(widgets.VBox):
         self._warned.value = alert if problem else ""
 
     def words_html(self) -> str:
-        """The words as HTML; a legend may go with them."""
+        """Return the words as HTML; a legend may go with them."""
         return escape(self.words)
 
-    def _bind(self, control: widgets.Widget, trait: str) -> widgets.Widget:
+    def _bind(self, trait: str, control: widgets.Widget) -> widgets.Widget:
         """Tie a control's value to a trait, both ways."""
-        self._bound.append((control, trait))
+        self._controls[trait] = control
 
         def moved(change: Any) -> None:
             if not self._busy:
@@ -141,40 +253,63 @@ class Instrument(widgets.VBox):
                     setattr(self, trait, change.new)
                 except traitlets.TraitError as error:
                     with self._answering():
-                        raise ValueError(str(error)) from error
+                        raise error
 
         control.observe(moved, "value")
         return control
 
     def _follow(self) -> None:
-        """Put the traits' values into their controls."""
-        for control, trait in self._bound:
+        """Put the traits' values, and what they may be, into their controls."""
+        choices = self._choices()
+        for trait, control in self._controls.items():
             value = getattr(self, trait)
+            if value not in choices.get(trait, [value]):
+                continue  # a change of another thread waits to be settled
+            if trait in choices and tuple(control.options) != tuple(choices[trait]):
+                control.options = tuple(choices[trait])
             if control.value != value:
                 control.value = value
 
-    def _on_click(self, button: widgets.Button, action: Callable[[], Any]) -> widgets.Button:
-        """Have a button do something whose errors are shown."""
+    def _dropdown(self, trait: str, label: str = "", width: str = "auto") -> widgets.Dropdown:
+        look = {"style": NARROW, "layout": {"width": width, "max_width": "100%"}}
+        return self._bind(trait, widgets.Dropdown(description=label or trait, **look))
 
-        def pressed(_: object) -> None:
-            with self._answering():
-                action()
+    def _slider(self, trait: str, *limits: float, width: str = "auto") -> widgets.FloatSlider:
+        """Add a slider from a minimum to a maximum, in steps."""
+        look = {"style": NARROW, "layout": {"width": width, "max_width": "100%"}}
+        look |= zip(("min", "max", "step"), limits, strict=True)
+        slider = widgets.FloatSlider(getattr(self, trait), description=trait, **look)
+        return self._bind(trait, slider)
 
-        button.on_click(pressed)
+    def _buttons(self, trait: str, label: str | None = None) -> widgets.ToggleButtons:
+        """Add labelled buttons of which one is down."""
+        style = {**NARROW, "button_width": "auto"}
+        options, text = self._choices()[trait], trait if label is None else label
+        buttons = widgets.ToggleButtons(options=options, description=text, style=style)
+        return self._bind(trait, buttons)
+
+    def _button(self, label: str, action: Callable[[], Any]) -> widgets.Button:
+        button = widgets.Button(description=label, layout={"width": "84px"})
+        button.on_click(lambda _: self._answer(action))
         return button
 
-    def _check_among(self, trait: str, value: str, names: Sequence[str]) -> str:
-        """Refuse a value of a trait that is none of those it may have now.
+    def _file_button(
+        self, label: str, accept: str, take: Callable[[str, bytes], Any], width: str = "auto"
+    ) -> widgets.FileUpload:
+        """Add a button that opens files; ``take`` gets the name and content of each."""
+        button = widgets.FileUpload(accept=accept, description=label, layout={"width": width})
 
-        Raises:
-            TraitError: with those that would have been right.
-        """
-        if value not in names:
-            raise traitlets.TraitError(f"{trait} is {value!r}, {expected_one_of(value, names)}")
-        return value
+        def opened(change: Any) -> None:
+            for file in change.new:
+                self._answer(take, file["name"], bytes(file["content"]))
+            if change.new:
+                button.value = ()  # the same file may be opened again
+
+        button.observe(opened, "value")
+        return button
 
     def close(self) -> None:
-        """Take the panel off every page and let go of what it holds, pictures and all."""
+        """Take the panel off every page and let go of what it holds, images and all."""
         waiting = list(self.children)
         while waiting:
             part = waiting.pop()
@@ -183,7 +318,7 @@ class Instrument(widgets.VBox):
         super().close()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """The live panel, and the still for saved notebooks and pages without a kernel."""
+        """Return the live panel, and the still for saved notebooks and pages without a kernel."""
         bundle = super()._repr_mimebundle_(**options)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         figure = self.still()
@@ -192,63 +327,19 @@ class Instrument(widgets.VBox):
         return kept, {**metadata, "image/jpeg": {"alt": alt_text(figure)}}
 
 
-def between(value: float, low: float, high: float) -> float:
-    """A slider's value without its noise (0.30000000000000004), inside its range.
-
-    Example:
-        >>> between(0.1 + 0.2, 0, 1), between(7, 0, 1)
-        (0.3, 1)
-    """
-    return min(high, max(low, round(value, 6)))
-
-
 def in_words(error: Exception) -> str:
-    """What an error says; its type as well where that says more."""
+    """Return the message of an error; its type as well where that says more."""
     known = isinstance(error, (ValueError, RuntimeError, OSError, traitlets.TraitError))
     return str(error) if known else f"{type(error).__name__}: {error}"
 
 
-def offer(control: widgets.Widget, options: Sequence[Any]) -> None:
-    """Give a control other options if they are other."""
-    if tuple(control.options) != tuple(options):
-        control.options = tuple(options)
-
-
-def dropdown(description: str, options: Sequence[Any] = (), **more: Any) -> widgets.Dropdown:
-    """A labelled dropdown as wide as the controls' column."""
-    return widgets.Dropdown(options=options, description=description, **_look(more))
-
-
-def slider(
-    description: str, value: float, low: float, high: float, step: float, **more: Any
-) -> Any:
-    """A labelled slider as wide as the controls' column."""
-    limits = {"min": low, "max": high, "step": step}
-    return widgets.FloatSlider(value, description=description, **limits, **_look(more))
-
-
-def choice(description: str, options: Sequence[Any], **more: Any) -> widgets.ToggleButtons:
-    """Labelled buttons of which one is down."""
-    style = {**_NARROW, "button_width": "auto"}
-    return widgets.ToggleButtons(options=options, description=description, style=style, **more)
-
-
-def text_box(description: str, value: str = "", **more: Any) -> widgets.Text:
-    """A labelled line of text that reports every key; debounce what follows."""
-    return widgets.Text(value, description=description, **_look(more))
-
-
 def column(children: Sequence[widgets.Widget], width: int) -> widgets.VBox:
-    """Controls below each other."""
+    """Place controls below each other."""
     return widgets.VBox(list(children), layout={"width": f"{width}px", "flex": "0 0 auto"})
 
 
 def row(children: Sequence[widgets.Widget]) -> widgets.HBox:
-    """Columns beside each other."""
+    """Place columns beside each other."""
     return widgets.HBox(
         list(children), layout={"align_items": "flex-start", "grid_gap": f"{_GAP}px"}
     )
-
-
-def _look(more: dict[str, Any]) -> dict[str, Any]:
-    return {"style": _NARROW, "layout": {"width": "auto", "max_width": "100%"}, **more}

@@ -1,13 +1,13 @@
-"""PromptLab: change what CLIP-ES is asked, and see what each word does."""
+"""PromptLab: change the prompts of CLIP-ES, and see what each word does."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import ipywidgets as widgets
 import numpy as np
 import traitlets
 from torch import Tensor
@@ -17,61 +17,53 @@ from wsss_kit.evaluation import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES, OpenedPicture
 from wsss_kit.plot import overlay, show_words
 from wsss_kit.plot.canvas import picture_array
-from wsss_kit.plot.regions import css_of, fitted_picture, pixels_png
-from wsss_kit.plot.stills import painted_claims
+from wsss_kit.plot.regions import fitted_picture, painted_claims
 from wsss_kit.prompts import Prompts
-from wsss_kit.prompts.checks import checked_words
 from wsss_kit.prompts.ranking import WordTally
-from wsss_kit.widgets import word_bars
-from wsss_kit.widgets.bars import Bars
-from wsss_kit.widgets.edits import FIELDS, History, edited, unknown_in, with_backgrounds
-from wsss_kit.widgets.instrument import (
-    WIDTH,
-    Instrument,
-    choice,
-    column,
-    dropdown,
-    offer,
-    row,
-    slider,
-    text_box,
+from wsss_kit.widgets.instrument import WIDTH, column, row
+from wsss_kit.widgets.screens import (
+    STYLES,
+    Bars,
+    Swipe,
+    probability_bars,
+    score_bars,
+    scores_in_words,
+    worth_bars,
 )
-from wsss_kit.widgets.patience import Slices
-from wsss_kit.widgets.pictures import Pictures
-from wsss_kit.widgets.swipe import Swipe
-from wsss_kit.widgets.word_boxes import WordBoxes
+from wsss_kit.widgets.stages import Pictures
+from wsss_kit.widgets.words import PromptEditor
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 BOX = (300, 300)
-"""Height and width of the picture on the screen."""
+"""Height and width of the image on the screen."""
 VIEWS = ("map", "competition")
 PANELS = ("words", "IoU", "leave one out")
 COMPARES = ("picture", "start words", "last words")
 
 
-class PromptLab(Instrument):
+class PromptLab(PromptEditor):
     """Class names, synonyms, background words and template in text boxes, their maps beside them.
 
-    A picture is opened once, see `CLIPES.open`; from then on an edit costs milliseconds. Numbers
-    over all pictures are made when their panel is shown, piece by piece, and an edit on the way
-    begins them anew. These pictures choose words: report on others.
+    An image is opened once, see `CLIPES.open`; from then on an edit costs milliseconds. Numbers
+    over all images are computed when their panel is shown, piece by piece, and an edit on the way
+    begins them anew. These images choose words: report on others.
 
     Args:
         method: a `CLIPES`; its prompts are what the lab begins with.
-        samples: a few pictures with image-level labels, all of which stay open; those without any
+        samples: a few images with image-level labels, all of which stay open; those without any
             label are left out.
         masks: name to (H, W) ground truth; without masks there is sharpness and no IoU.
-        rule: the background rule that makes masks of maps, chosen on other pictures.
+        rule: the background rule that makes masks of maps, chosen on other images.
 
     Attributes:
         prompts: what is asked, without regard to ``off``; set it, or `edit` a part of it.
         off: background words that are switched off.
         picture, class_name: whose map is shown.
         view: ``"map"``, or ``"competition"``: which word claims each cell.
-        panel: ``"words"`` (what CLIP believes of the picture), ``"IoU"`` (of each class) or
+        panel: ``"words"`` (what CLIP believes of the image), ``"IoU"`` (of each class) or
             ``"leave one out"`` (what each word is worth).
         compare: what is left of the handle, one of ``COMPARES``.
         unknown: words among those asked that this model never read.
@@ -79,7 +71,7 @@ class PromptLab(Instrument):
         words, problem: what is shown and what went wrong, in words.
 
     Raises:
-        ValueError: if no picture has a label, or labels and classes do not fit.
+        ValueError: if no image has a label, or labels and classes do not fit.
 
     Example:
         >>> from wsss_kit.clip import load_clip
@@ -95,8 +87,6 @@ class PromptLab(Instrument):
         True
     """
 
-    prompts = traitlets.Instance(Prompts)
-    off = traitlets.Tuple()
     picture = traitlets.Unicode()
     class_name = traitlets.Unicode()
     view = traitlets.Unicode("map")
@@ -121,192 +111,49 @@ class PromptLab(Instrument):
                 f"{len(self._samples)} of {len(samples)} pictures have a label, for {n} classes of "
                 "the prompts; expected at least one, with a label for every class"
             )
-        self.method, self.start = method, method.prompts
+        self.method = method
         self.rule = BackgroundRule(threshold=0.4) if rule is None else rule
         self._masks = {} if masks is None else masks
         self._opened: dict[str, OpenedPicture] = {}
-        self._history, self._slices = History(), Slices()
         self._at_start: pd.DataFrame | None = None
         first = next(iter(self._samples.values()))
-        self._index = int(first.labels.nonzero()[0])
-        name = method.prompts.classes[self._index]
-        super().__init__(prompts=method.prompts, picture=first.name, class_name=name)
+        index = int(first.labels.nonzero()[0])
+        super().__init__(method.prompts, index, picture=first.name)
         self.screen = Swipe(BOX[1], BOX[0])
-        self.bars = Bars(
-            290, BOX[0] - 34, styles={k: css_of(s) for k, s in word_bars.STYLES.items()}
-        )
-        self.bars.on_bar(self._pressed)
-        panels = self._bind(choice("", PANELS), "panel")
-        right = column([panels, self.bars], 290)
-        left = column(self._controls(), WIDTH - BOX[1] - 290 - 16)
-        self._begin([row([left, self.screen, right]), *self._words.rows])
+        press = partial(self._answer, self._pressed)
+        self.bars = Bars(290, BOX[0] - 34, press, styles=STYLES)
+        right = column([self._buttons("panel", ""), self.bars], 290)
+        controls = [
+            self._dropdown("picture"),
+            self._dropdown("class_name", "class"),
+            self._buttons("view", "show"),
+            self._dropdown("compare"),
+            self._slider("opacity", 0, 1, 0.05),
+            *self._file_controls(),
+        ]
+        left = column(controls, WIDTH - BOX[1] - 290 - 16)
+        self._begin([row([left, self.screen, right]), *self._boxes.rows])
 
-    def _controls(self) -> list[widgets.Widget]:
-        self._words = WordBoxes(self._typed)
-        self._pictures, self._classes = dropdown("picture", list(self._samples)), dropdown("class")
-        bound = {
-            "picture": self._pictures,
-            "class_name": self._classes,
-            "view": choice("show", VIEWS),
-            "compare": dropdown("compare", COMPARES),
-            "opacity": slider("opacity", 0.6, 0, 1, 0.05),
-        }
-        controls = [self._bind(control, trait) for trait, control in bound.items()]
-        self._file = text_box("file", "my_prompts.json")
-        self._load = widgets.FileUpload(
-            accept=".json", description="Load", layout={"width": "84px"}
-        )
-        self._load.observe(self._uploaded, "value")
-        actions = {"Undo": self.undo, "Redo": self.redo, "Start": self._back_to_start}
-        buttons = [self._button(name, action) for name, action in actions.items()]
-        files = [self._button("Save", self._save), self._load]
-        return [*controls, widgets.HBox(buttons), self._file, widgets.HBox(files)]
-
-    def _button(self, name: str, action: Any) -> widgets.Button:
-        return self._on_click(widgets.Button(description=name, layout={"width": "84px"}), action)
-
-    # what may be chosen
-
-    @traitlets.validate("picture", "class_name", "view", "panel", "compare")
-    def _one_of(self, proposal: Any) -> str:
-        trait, value = proposal["trait"].name, proposal["value"]
-        may = {"picture": list(self._samples), "class_name": self._present(self.prompts)}
-        may |= {"view": VIEWS, "panel": PANELS, "compare": COMPARES}
-        return self._check_among(trait, value, may[trait])
-
-    @traitlets.validate("prompts")
-    def _as_many_classes(self, proposal: Any) -> Prompts:
-        try:
-            self._check_number(proposal["value"])
-        except ValueError as error:
-            raise traitlets.TraitError(str(error)) from error
-        return proposal["value"]
-
-    def _check_number(self, prompts: Prompts) -> None:
-        """Refuse prompts that have another number of classes than the pictures have labels."""
-        n = len(self.start.classes)
-        if len(prompts.classes) != n:
-            raise ValueError(
-                f"the prompts have {len(prompts.classes)} classes, expected {n}: one for each "
-                "label of the pictures; rename classes rather than adding or removing any"
-            )
-
-    @traitlets.validate("off")
-    def _some_on(self, proposal: Any) -> tuple[str, ...]:
-        off, words = tuple(proposal["value"]), self.prompts.backgrounds
-        try:
-            off = checked_words(off, "off", among=words) if off else ()
-        except ValueError as error:
-            raise traitlets.TraitError(str(error)) from error
-        if len(off) == len(words):
-            raise traitlets.TraitError(
-                f"all {len(words)} background words would be off, expected one at least: a class "
-                "alone has nothing to compete with, and its map would be empty"
-            )
-        return off
-
-    @property
-    def asked(self) -> Prompts:
-        """The prompts without the words that are off."""
-        on = [word for word in self.prompts.backgrounds if word not in self.off]
-        return with_backgrounds(self.prompts, on) if self.off else self.prompts
+    def _choices(self) -> dict[str, Sequence[str]]:
+        choices = {"picture": list(self._samples), "class_name": self._present(self.prompts)}
+        return choices | {"view": VIEWS, "panel": PANELS, "compare": COMPARES}
 
     def _present(self, prompts: Prompts) -> list[str]:
-        """The names that these prompts give to the classes of the picture."""
+        """List the names that these prompts give to the classes of the image."""
         labels = self._samples.labels[self.picture].tolist()
         return [name for name, on in zip(prompts.classes, labels, strict=True) if on]
 
-    # edits
-
-    def edit(self, field: str, text: str) -> None:
-        """Change a part of the prompts, as its text box does.
-
-        Args:
-            field: ``"name"`` or ``"synonyms"`` of the class shown, ``"template"``,
-                ``"backgrounds"``.
-            text: words with commas between them, templates with bars.
-
-        Raises:
-            ValueError: if there is no such field, or the words do not go together.
-        """
-        if field not in FIELDS:
-            raise ValueError(f"there is no field {field!r}, expected one of {', '.join(FIELDS)}")
-        self._become(edited(self.prompts, field, text, index=self._index))
-
-    def _typed(self, field: str, text: str) -> None:
-        with self._answering():
-            self.edit(field, text)
-
-    def undo(self) -> None:
-        """Take the last edit back.
-
-        Raises:
-            ValueError: if nothing was edited.
-        """
-        self._become(self._history.undo(self.prompts), remember=False)
-
-    def redo(self) -> None:
-        """Make an undone edit again.
-
-        Raises:
-            ValueError: if nothing was undone since the last edit.
-        """
-        self._become(self._history.redo(self.prompts), remember=False)
-
-    def _back_to_start(self) -> None:
-        with self._answering():
-            self.off = ()
-            self._become(self.start)
-
-    def save(self, path: str) -> None:
-        """Write what is asked as JSON, without the words that are off; `load` reads it."""
-        self.asked.to_json(path)
-
-    def load(self, path_or_text: Any) -> None:
-        """Take over prompts from a file or a text that `Prompts.to_json` wrote.
-
-        Raises:
-            ValueError: if it is none, or has another number of classes.
-            FileNotFoundError: if there is no such file.
-        """
-        self._become(Prompts.from_json(path_or_text))
-
-    def _save(self) -> None:
-        self.save(self._file.value)
-        self.words = f"Saved as {self._file.value}."
-
-    def _uploaded(self, change: Any) -> None:
-        with self._answering():
-            for file in change.new:
-                self._file.value = file["name"]
-                self.load(_decoded(bytes(file["content"]), file["name"]))
-        if change.new:
-            self._load.value = ()  # the same file may be opened again
-
-    def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
-        """Take over other prompts, from wherever they come."""
-        self._check_number(prompts)
-        before = self.prompts
-        with self._answering():
-            self.prompts = prompts
-            if remember and prompts != before:
-                self._history.remember(before)
-            self._settle(None)
-            self._show()
-
     def _pressed(self, name: str) -> None:
-        """A bar was pressed: switch a word, or go to a class."""
-        with self._answering():
-            if name in self.prompts.backgrounds:
-                rest = tuple(word for word in self.off if word != name)
-                self.off = rest if name in self.off else (*self.off, name)
-            elif name in self.prompts.classes:
-                self._go_to(name)
-            self._settle(None)
-            self._show()
+        """Switch a word whose bar was pressed, or go to a class."""
+        if name in self.prompts.backgrounds:
+            rest = tuple(word for word in self.off if word != name)
+            self.off = rest if name in self.off else (*self.off, name)
+        elif name in self.prompts.classes:
+            self._go_to(name)
+        self._settle_and_show()
 
     def _go_to(self, name: str) -> None:
-        """Show a class, on a picture that has it."""
+        """Show a class, on an image that has it."""
         c = self.prompts.classes.index(name)
         if not self._samples.labels[self.picture][c]:
             with_it = [n for n, labels in self._samples.labels.items() if labels[c]]
@@ -327,16 +174,9 @@ class PromptLab(Instrument):
         words = self.prompts.backgrounds
         off = tuple(word for word in self.off if word in words)
         self.off = off if len(off) < len(words) else ()
-        offer(self._classes, here)
-
-    def _follow(self) -> None:
-        super()._follow()
-        self._words.fill(self.prompts, self._index)
-
-    # what is shown
 
     def _open(self, name: str) -> OpenedPicture:
-        """A picture, opened once and ready for any words."""
+        """Open an image once, ready for any words."""
         if name not in self._opened:
             sample = self._samples[name]
             self._opened[name] = self.method.open(sample.image, sample.labels).prepare()
@@ -345,38 +185,22 @@ class PromptLab(Instrument):
     def _show(self) -> None:
         self._slices.stop()
         asked = self.asked
-        used = [self.prompts.classes.index(name) for name in self._present(self.prompts)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # unknown words are said on the panel
             after, probs = self._painted(asked)
-            before, before_name = self._compared()
-        with self.screen.hold_sync():
-            self.screen.before, self.screen.before_name = pixels_png(before), before_name
-            self.screen.after = pixels_png(after)
-            self.screen.after_name = f"{self.view}, {self.class_name}, these words"
-        self.unknown = tuple(unknown_in(asked, self.method.clip.unknown_words, used))
+            before = self._compared()
+        self.screen.show(*before, after, f"{self.view}, {self.class_name}, these words")
+        self.unknown = self._unknown_words(asked)
         self.words = self._in_words(asked, probs)
         self.bars.chosen = self.class_name
         if self.panel == "words":
             names, words = self._present(asked), self.prompts.backgrounds
-            self._show_bars(word_bars.probabilities(names, words, asked.backgrounds, probs))
+            self.bars.show(**probability_bars(names, words, asked.backgrounds, probs))
         else:
-            self._slices.start(self._watched(self._score(asked, self.panel)))
-
-    def _show_bars(self, shown: word_bars.Shown) -> None:
-        self.bars.show(shown.title, shown.rows, zero=shown.zero, legend=shown.legend)
-
-    def finish(self) -> PromptLab:
-        """Make the numbers of the panel now, instead of piece by piece.
-
-        Returns:
-            Itself.
-        """
-        self._slices.finish()
-        return self
+            self._start(self._score(asked, self.panel))
 
     def _painted(self, prompts: Prompts) -> tuple[np.ndarray, Tensor]:
-        """The view of the picture with some prompts, (h, w, 3), and the probabilities (T,)."""
+        """Paint the view of the image with some prompts, (h, w, 3); probabilities (T,)."""
         sample, opened = self._samples[self.picture], self._open(self.picture)
         names = self._present(prompts)
         image = picture_array(sample.image)
@@ -390,8 +214,9 @@ class PromptLab(Instrument):
         return overlay(fitted_picture(image, BOX), cam, alpha=self.opacity), found.probs.cpu()
 
     def _compared(self) -> tuple[np.ndarray, str]:
-        """The picture left of the handle, and what it is."""
-        earlier = {"start words": self.start, "last words": self._history.last or self.start}
+        """Return the image left of the handle, and its name."""
+        last = self._history.past[-1] if self._history.past else self.start
+        earlier = {"start words": self.start, "last words": last}
         if self.compare in earlier:
             return self._painted(earlier[self.compare])[0], f"{self.view}, {self.compare}"
         image = picture_array(self._samples[self.picture].image)
@@ -407,65 +232,58 @@ class PromptLab(Instrument):
             f"{asked.backgrounds[rival]} is strongest, {believed:.1f} %."
         )
 
-    def words_html(self) -> str:
-        """The words, and which of the prompts' words the model never read."""
-        said = escape(self.words)
-        if self.unknown:
-            unknown = escape(", ".join(self.unknown))
-            said += (
-                f" <b>This CLIP never read: {unknown}.</b> Words it does not know all mean the "
-                "same to it, so a picture says nothing about them."
-            )
-        return said
+    def _unknown_words(self, asked: Prompts) -> tuple[str, ...]:
+        """List words of the classes present, the backgrounds and the templates never read."""
+        texts = [asked.phrases[asked.classes.index(name)] for name in self._present(asked)]
+        texts += [*asked.backgrounds, *(each.replace("{}", " ") for each in asked.templates)]
+        unknown = self.method.clip.unknown_words
+        return tuple(dict.fromkeys(word for text in texts for word in unknown(text)))
 
-    # numbers over all pictures
+    def words_html(self) -> str:
+        """Return the words, and which of the prompts' words the model never read."""
+        if not self.unknown:
+            return escape(self.words)
+        return (
+            f"{escape(self.words)} <b>This CLIP never read: {escape(', '.join(self.unknown))}.</b> "
+            "Words it does not know all mean the same to it, so a picture says nothing about them."
+        )
 
     def _score(self, asked: Prompts, panel: str) -> Iterator[None]:
-        """Numbers of a panel, picture by picture; shown at the end."""
-        words = asked.backgrounds if panel == "leave one out" else ()
-        if self._at_start is None and panel == "IoU":
-            tally = WordTally(self.start, rule=self.rule)
-            yield from self._added(tally, "start words")
-            self._at_start = tally.per_class()
-        tally = WordTally(asked, words, rule=self.rule)
-        yield from self._added(tally, panel)
+        """Compute the numbers of a panel, image by image; show them at the end."""
         if panel == "leave one out":
-            shown = word_bars.worth(tally.changes(), self.prompts)
+            tally = yield from self._tallied(panel, asked, asked.backgrounds)
+            self.bars.show(**worth_bars(tally.changes(), self.prompts))
         else:
-            table = tally.per_class()
+            if self._at_start is None:
+                tally = yield from self._tallied("start words", self.start)
+                self._at_start = tally.per_class()
+            tally = yield from self._tallied(panel, asked)
             names = dict(zip(self.start.classes, self.prompts.classes, strict=True))
-            start = self._at_start.rename(index=names)
-            shown = word_bars.scores(table, start)
-            said = word_bars.scores_in_words(table, start)
-            self.words = f"{self.words} {len(self._samples)} pictures, {self.rule}: {said}"
-        self._show_bars(shown)
+            tables = tally.per_class(), self._at_start.rename(index=names)
+            means = scores_in_words(*tables)
+            self.words = f"{self.words} {len(self._samples)} pictures, {self.rule}: {means}"
+            self.bars.show(**score_bars(*tables))
         self._say()
 
-    def _added(self, tally: WordTally, what: str) -> Iterator[None]:
-        n = len(self._samples)
+    def _tallied(
+        self, what: str, prompts: Prompts, words: Sequence[str] = ()
+    ) -> Generator[None, None, WordTally]:
+        """Score prompts on all images, one by one."""
+        tally, n = WordTally(prompts, words, rule=self.rule), len(self._samples)
         for i, (name, sample) in enumerate(self._samples.items(), 1):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 tally.add(sample, self._open(name), self._masks.get(name))
             self.bars.title = f"{what}: {i} of {n} pictures"
             yield
+        return tally
 
     def still(self) -> Figure:
-        """The map, who claims which cell and what CLIP believes, as a figure."""
+        """Draw the map, who claims which cell and what CLIP believes, as a figure."""
         sample, opened, asked = self._samples[self.picture], self._open(self.picture), self.asked
         names = self._present(asked)
-        found = opened.maps(asked, classes=names)
-        cam = found.full_size(sample.image.shape[1:])[names.index(self.class_name)].cpu()
+        maps = opened.maps(asked, classes=names)
+        cam = maps.full_size(sample.image.shape[1:])[names.index(self.class_name)].cpu()
         claims = opened.claims(asked, classes=names).argmax(0).cpu()
         named = sample._replace(name=f"{self.class_name}, {asked.templates[0]!r}")
-        return show_words(named, cam, claims, found.probs.cpu(), [*names, *asked.backgrounds])
-
-
-def _decoded(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{name} is no text ({error.reason} at byte {error.start}), expected JSON as the lab "
-            "saves it"
-        ) from error
+        return show_words(named, cam, claims, maps.probs.cpu(), [*names, *asked.backgrounds])

@@ -1,14 +1,16 @@
-"""The steps from map to mask for the widgets, each computed once and kept for a while."""
+"""Images by name, and the steps from map to mask for each, computed once and kept for a while."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.masks import BackgroundRule, MapsOf, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
@@ -19,6 +21,47 @@ STAGES = ("map", "refined", "scores", "mask", "error")
 and perhaps CRF, the mask, and where the mask is wrong."""
 MOST_KEPT = 2**25
 """Bytes of results that are kept: enough to go back and forth."""
+_IMAGES_KEPT = 16
+
+
+class Pictures(Mapping[str, Sample]):
+    """Samples by their names, those without any label left out; the last few read are kept.
+
+    Args:
+        samples: images with image-level labels. Where labels are known without decoding, as in
+            `LazySamples`, none is decoded before it is asked for.
+
+    Attributes:
+        labels: name to (C,) of 0 and 1.
+
+    Example:
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> pictures = Pictures(PaperWorld(2))
+        >>> list(pictures), pictures["val_0_000001"].name
+        (['val_0_000000', 'val_0_000001'], 'val_0_000001')
+    """
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        check_samples(samples)
+        if hasattr(samples, "image_labels"):
+            known = list(zip(samples.names, samples.image_labels(), strict=True))
+        else:
+            known = [(sample.name, sample.labels) for sample in samples]
+        self.labels = {name: labels for name, labels in known if labels.any()}
+        places = {name: place for place, (name, _) in enumerate(known)}
+        self._read = lru_cache(_IMAGES_KEPT)(lambda name: samples[places[name]])
+
+    def __getitem__(self, name: str) -> Sample:
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.labels
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 class Stages:
@@ -41,65 +84,50 @@ class Stages:
         self.methods = dict(methods)
         self._known: OrderedDict[Any, Tensor] = OrderedDict()
 
-    def maps(self, method: str, sample: Sample) -> Tensor:
-        """(C, H, W) the method's maps at the size of the image."""
-        return self._maps("maps", method, sample, affinity=None)
+    def maps(self, method: str, sample: Sample, affinity: str | None = None) -> Tensor:
+        """Compute the method's maps at the size of the image, (C, H, W)."""
+        make = Pipeline(self.methods[method], affinity=affinity).maps
+        return self._remembered((method, affinity), sample.labels > 0, make, sample)
 
     def has_affinity(self, method: str) -> bool:
-        """Whether the method brings an affinity, and so refined maps."""
+        """Return whether the method brings an affinity, and so refined maps."""
         return self.methods[method].brings_affinity
 
     def refined(self, method: str, sample: Sample) -> Tensor:
-        """(C, H, W) after the method's own affinity; its maps where it has none."""
-        if not self.has_affinity(method):
-            return self.maps(method, sample)
-        return self._maps("refined", method, sample, affinity="own")
+        """Refine maps by the method's own affinity if it has one, (C, H, W)."""
+        return self.maps(method, sample, "own" if self.has_affinity(method) else None)
 
     def scores(self, method: str, sample: Sample, rule: BackgroundRule, *, crf: bool) -> Tensor:
-        """(1 + C, H, W) refined maps with their background, through the dense CRF if wanted."""
+        """Add the background to refined maps, and run the dense CRF if wanted: (1 + C, H, W)."""
         scores = rule.scores(self.refined(method, sample)[None])
         if not crf:
             return scores[0]
         pipeline = Pipeline(self.methods[method], crf=True)
-        return self._remembered(
-            ("crf", method, _key(sample), rule),
-            torch.cat([torch.ones(1), sample.labels]) > 0,
-            lambda images, labels: pipeline.refine(scores, images, labels),
-            sample,
-        )
+        present = torch.cat([torch.ones(1), sample.labels]) > 0
+        refine = partial(pipeline.refine, scores)
+        return self._remembered((method, rule), present, refine, sample)
 
     def mask(self, method: str, sample: Sample, rule: BackgroundRule, *, crf: bool) -> Tensor:
-        """(H, W) int64."""
+        """Compute the mask, (H, W) int64."""
         scores = self.scores(method, sample, rule, crf=crf)
         return scores_to_masks(scores[None], sample.labels[None])[0]
 
     def forget(self, name: str) -> None:
         """Forget the results of an image, because another one has its name now."""
-        for key in [key for key in self._known if key[2][0] == name]:
+        for key in [key for key in self._known if key[0] == name]:
             del self._known[key]
 
-    def _maps(self, stage: str, method: str, sample: Sample, affinity: str | None) -> Tensor:
-        make = Pipeline(self.methods[method], affinity=affinity).maps
-        return self._remembered((stage, method, _key(sample)), sample.labels > 0, make, sample)
-
-    def _remembered(self, key: Any, on: Tensor, make: MapsOf, sample: Sample) -> Tensor:
-        """The channels of one image, computed once and kept for those that are ``on``."""
+    def _remembered(self, what: Any, on: Tensor, make: MapsOf, sample: Sample) -> Tensor:
+        """Return the channels of one image, computed once and kept for those that are ``on``."""
+        key = (sample.name, tuple(sample.labels.tolist()), what)
         if key not in self._known:
             with torch.no_grad():
                 self._known[key] = make(sample.image[None], sample.labels[None])[0, on].cpu()
-            held = sum(map(_bytes, self._known.values()))
+            held = sum(each.nbytes for each in self._known.values())
             while held > MOST_KEPT and len(self._known) > 1:
-                held -= _bytes(self._known.popitem(last=False)[1])
+                held -= self._known.popitem(last=False)[1].nbytes
         self._known.move_to_end(key)
         kept = self._known[key]
         channels = kept.new_zeros(len(on), *kept.shape[1:])
         channels[on] = kept
         return channels
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _key(sample: Sample) -> tuple[str, tuple[float, ...]]:
-    return sample.name, tuple(sample.labels.tolist())

@@ -13,7 +13,7 @@ from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate, predict_masks
 from wsss_kit.methods.clip_es import CLIPES, TARGETS
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.parts import part_recall
+from wsss_kit.paperworld.measures import part_recall
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import cam_maps, clip_es_maps

@@ -25,7 +25,7 @@ from wsss_kit.methods.sc_cam import (
     subcategory_labels,
 )
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.subtypes import subtype_labels, subtype_names
+from wsss_kit.paperworld.measures import subtype_labels, subtype_names
 from wsss_kit.paperworld.words import ANIMAL_STYLES, VEHICLE_STYLES
 from wsss_kit.training import labels_of
 

@@ -186,14 +186,14 @@ def train_step(
             maps = activation_maps(trunk, head, bias, part.to(device))
             if not torch.isfinite(maps).all():
                 check_maps(float("nan"), where)
-            if not len(part):  # other processes have the batch's last pictures
+            if not len(part):  # other processes have the batch's last images
                 maps.sum().backward()
                 continue
             losses = judge.losses(part, maps, positive)
         # means over pairs or maps, and a sum, of a part's share in the batch
-        pairs, pictures = positive.sum().item() / max(1, n_pairs), len(part) / n_pictures
+        pairs, of_images = positive.sum().item() / max(1, n_pairs), len(part) / n_pictures
         cbs = pairs if recipe["backgrounds"] == "pairs" else 1.0
-        reg = pairs if recipe["area"] == "present" and n_pairs else pictures
+        reg = pairs if recipe["area"] == "present" and n_pairs else of_images
         shares = {"otm": pairs, "btm": pairs, "cbs": cbs, "reg": reg}
         losses = {name: shares[name] * losses[name] for name in LOSSES}
         weighted = sum(recipe[name] * losses[name] for name in LOSSES)

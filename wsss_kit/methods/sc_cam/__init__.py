@@ -3,10 +3,17 @@
 Chang et al., "Weakly-Supervised Semantic Segmentation via Sub-category Exploration", CVPR 2020.
 """
 
-from wsss_kit.methods.sc_cam.agreement import Agreement, Purity, agreement, purity, stability
-from wsss_kit.methods.sc_cam.clusters import Clusters, kmeans, subcategory_labels
-from wsss_kit.methods.sc_cam.features import class_features
-from wsss_kit.methods.sc_cam.look import exemplars, listed, plane
+from wsss_kit.methods.sc_cam.clusters import Clusters, class_features, kmeans, subcategory_labels
+from wsss_kit.methods.sc_cam.look import (
+    Agreement,
+    Purity,
+    agreement,
+    exemplars,
+    listed,
+    plane,
+    purity,
+    stability,
+)
 from wsss_kit.methods.sc_cam.method import SCCAM
 from wsss_kit.methods.sc_cam.names import name_subcategories
 from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS

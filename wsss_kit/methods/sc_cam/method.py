@@ -20,18 +20,18 @@ from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import classifier_tensors, new_head
 from wsss_kit.classifier.train import check_recipe
 from wsss_kit.methods.base import CAMMethod
-from wsss_kit.methods.sc_cam.clusters import subcategory_labels
-from wsss_kit.methods.sc_cam.features import class_features
+from wsss_kit.methods.sc_cam.clusters import class_features, subcategory_labels
 from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
-from wsss_kit.methods.sc_cam.rounds import (
+from wsss_kit.methods.sc_cam.train import (
     check_subcategories,
     check_untrained,
     copied,
     epochs_of_rounds,
+    make_optimiser,
     restart,
+    train_round,
     untrained,
 )
-from wsss_kit.methods.sc_cam.train import make_optimiser, train_round
 from wsss_kit.methods.trained import TrainedCAM, baseline_recipe, train_baseline
 from wsss_kit.processes import as_first
 from wsss_kit.training import classes_of, labels_of

@@ -13,7 +13,7 @@ from wsss_kit.checks import check_probability, check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.methods.base import CAMMethod
-from wsss_kit.methods.sc_cam.agreement import divided
+from wsss_kit.methods.sc_cam.look import divided
 from wsss_kit.prompts.checks import checked_words, one_template
 from wsss_kit.training import labels_of, progress
 

@@ -1,0 +1,346 @@
+"""The words of the prompt lab: their edits, their text boxes and their files.
+
+Text boxes hold words apart by commas, and templates apart by bars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import ipywidgets as widgets
+import traitlets
+
+from wsss_kit.prompts import Prompts
+from wsss_kit.prompts.checks import checked_words
+from wsss_kit.widgets.instrument import NARROW, Debounced, Instrument, row
+
+_SEVERAL = "what is said instead of the name; several with commas"
+_TEMPLATES = "one {} for the word; several templates with | between"
+_BACKGROUNDS = "words for what is no class, with commas between"
+_BOXES = {  # kind of box, label, width, hint
+    "name": (widgets.Text, "say", "200px", "the class's name"),
+    "synonyms": (widgets.Text, "or as", "320px", _SEVERAL),
+    "template": (widgets.Text, "template", "340px", _TEMPLATES),
+    "backgrounds": (widgets.Textarea, "background", "auto", _BACKGROUNDS),
+}
+FIELDS = tuple(_BOXES)
+"""The text boxes: name and synonyms of one class, template, background words."""
+_MOST_STEPS = 200
+
+
+def words_of(text: str) -> list[str]:
+    """Split text at commas and lines into words, without empty ones.
+
+    Example:
+        >>> words_of("grass,  sky,, open sea")
+        ['grass', 'sky', 'open sea']
+    """
+    parts = text.replace("\n", ",").split(",")
+    return [" ".join(part.split()) for part in parts if part.strip()]
+
+
+def templates_of(text: str) -> str | list[str]:
+    """Read one template, or several that a bar keeps apart.
+
+    Example:
+        >>> templates_of("a {}"), templates_of("a photo of {} | one {}")
+        ('a {}', ['a photo of {}', 'one {}'])
+    """
+    parts = [part.strip() for part in text.split("|") if part.strip()]
+    return parts if len(parts) > 1 else "".join(parts)
+
+
+def edited(prompts: Prompts, field: str, text: str, *, index: int) -> Prompts:
+    """Return the prompts after an edit of one text box.
+
+    Args:
+        prompts: before it.
+        field: ``"name"`` or ``"synonyms"`` of the class at ``index``, ``"template"`` or
+            ``"backgrounds"``.
+        text: what the box holds.
+        index: which class.
+
+    Raises:
+        ValueError: if the words do not go together, with what was expected.
+
+    Example:
+        >>> prompts = Prompts(["cat", "dog"], ["sea"], template="a {}")
+        >>> edited(prompts, "synonyms", "kitten, tabby", index=0).phrases
+        ('kitten,tabby', 'dog')
+        >>> edited(prompts, "name", "tiger", index=0).classes
+        ('tiger', 'dog')
+    """
+    if field == "template":
+        return prompts.replace(template=templates_of(text))
+    if field == "backgrounds":
+        return with_backgrounds(prompts, words_of(text))
+    old = prompts.classes[index]
+    if field == "synonyms":
+        synonyms = {k: v for k, v in prompts.synonyms.items() if k != old}
+        if words_of(text) not in ([], [old]):
+            synonyms[old] = words_of(text)
+        return prompts.replace(synonyms=synonyms)
+    new = text.strip()
+    names = [new if i == index else name for i, name in enumerate(prompts.classes)]
+
+    def renamed(mapping: Mapping[str, Any]) -> dict[str, Any]:
+        return {new if name == old else name: value for name, value in mapping.items()}
+
+    return prompts.replace(
+        classes=names,
+        synonyms=renamed(prompts.synonyms),
+        class_backgrounds=renamed(prompts.class_backgrounds),
+    )
+
+
+def with_backgrounds(prompts: Prompts, words: Sequence[str]) -> Prompts:
+    """Return prompts with other background words; what a class has of those that go goes with them.
+
+    Example:
+        >>> prompts = with_backgrounds(Prompts.paper(method="clims"), ["sky", "fog"])
+        >>> dict(prompts.class_backgrounds)
+        {'plane': ('sky',)}
+    """
+    kept = {c: [w for w in own if w in words] for c, own in prompts.class_backgrounds.items()}
+    related = {c: own for c, own in kept.items() if own}
+    return prompts.replace(backgrounds=list(words), class_backgrounds=related)
+
+
+def as_text(prompts: Prompts, field: str, *, index: int) -> str:
+    """Return what a text box holds for these prompts; see `edited`."""
+    name = prompts.classes[index]
+    return {
+        "name": name,
+        "synonyms": ", ".join(words_of(prompts.synonyms.get(name, ""))),
+        "template": " | ".join(prompts.templates),
+        "backgrounds": ", ".join(prompts.backgrounds),
+    }[field]
+
+
+class History:
+    """Prompts that were there before, and those that were undone.
+
+    Example:
+        >>> history, a = History(), Prompts(["cat"], ["sea"], template="a {}")
+        >>> b = a.replace(template="one {}")
+        >>> history.remember(a)
+        >>> history.step("undo", b) == a, history.step("redo", a) == b
+        (True, True)
+    """
+
+    def __init__(self) -> None:
+        self.past: list[Prompts] = []
+        self._future: list[Prompts] = []
+
+    def remember(self, before: Prompts) -> None:
+        """Keep what an edit is about to replace."""
+        self.past = [*self.past, before][-_MOST_STEPS:]
+        self._future = []
+
+    def step(self, what: str, now: Prompts) -> Prompts:
+        """Return what was there before ``now`` ("undo"), or what was undone last ("redo").
+
+        Raises:
+            ValueError: if nothing was edited, or undone since the last edit.
+        """
+        source, target = self.past, self._future
+        if what == "redo":
+            source, target = target, source
+        if not source:
+            raise ValueError(f"there is nothing to {what}")
+        target.append(now)
+        return source.pop()
+
+
+class WordBoxes:
+    """A text box for each of ``FIELDS``, which is read once its typist pauses.
+
+    Args:
+        typed: called with a field and its text after a pause.
+
+    Attributes:
+        boxes: field to its box.
+        rows: how they stand on the panel.
+    """
+
+    def __init__(self, typed: Callable[[str, str], None]) -> None:
+        self.boxes: dict[str, Any] = {}
+        self._typed, self._typing, self._filling = typed, "", False
+        self._filled: dict[str, str] = dict.fromkeys(FIELDS, "")
+        for field, (kind, label, width, hint) in _BOXES.items():
+            look = {"style": NARROW, "layout": {"width": width}}
+            box = self.boxes[field] = kind(description=label, **look)
+            box.tooltip = box.placeholder = hint
+            box.observe(self._listening(field), "value")
+        *line, backgrounds = self.boxes.values()
+        backgrounds.rows = 2
+        self.rows = [row(line), backgrounds]
+
+    def _listening(self, field: str) -> Callable[[Any], None]:
+        def paused(text: str) -> None:
+            self._typing = field
+            self._typed(field, text)
+            self._typing = ""
+
+        wait = Debounced(paused)
+        return lambda change: None if self._filling else wait(change.new)
+
+    def fill(self, prompts: Prompts, index: int) -> None:
+        """Put the prompts into the boxes, but for the one that is being typed in.
+
+        A box is written only where its words have become others by other means than its typist.
+
+        Args:
+            prompts: the words.
+            index: of the class whose name and synonyms are shown.
+        """
+        self._filling = True
+        for field, box in self.boxes.items():
+            text = as_text(prompts, field, index=index)
+            if text != self._filled[field]:
+                self._filled[field] = text
+                if field != self._typing:
+                    box.value = text
+        self._filling = False
+
+
+class PromptEditor(Instrument):
+    """An instrument for prompts, their edits and their files.
+
+    A subclass has a trait ``class_name``, the class whose words are in the boxes.
+
+    Args:
+        start: prompts to begin with.
+        index: of the class to begin with.
+        **state: other traits.
+    """
+
+    prompts = traitlets.Instance(Prompts)
+    off = traitlets.Tuple()
+
+    def __init__(self, start: Prompts, index: int, **state: Any) -> None:
+        self.start, self._index, self._history = start, index, History()
+        super().__init__(prompts=start, class_name=start.classes[index], **state)
+        self._boxes = WordBoxes(partial(self._answer, self.edit))
+
+    def _file_controls(self) -> list[widgets.Widget]:
+        """Build the buttons of edits, and those of files with the name of the file."""
+        look = {"style": NARROW, "layout": {"width": "auto", "max_width": "100%"}}
+        self._file = widgets.Text("my_prompts.json", description="file", **look)
+        self._load = self._file_button("Load", ".json", self._load_file, "84px")
+        actions = {"Undo": self.undo, "Redo": self.redo, "Start": self._back_to_start}
+        buttons = [self._button(name, action) for name, action in actions.items()]
+        files = [self._button("Save", self._save), self._load]
+        return [widgets.HBox(buttons), self._file, widgets.HBox(files)]
+
+    def _follow(self) -> None:
+        super()._follow()
+        self._boxes.fill(self.prompts, self._index)
+
+    @traitlets.validate("prompts", "off")
+    def _fit(self, proposal: Any) -> Any:
+        check = {"prompts": self._checked_prompts, "off": self._checked_off}
+        try:
+            return check[proposal["trait"].name](proposal["value"])
+        except ValueError as error:
+            raise traitlets.TraitError(str(error)) from error
+
+    def _checked_prompts(self, prompts: Prompts) -> Prompts:
+        n = len(self.start.classes)
+        if len(prompts.classes) != n:
+            raise ValueError(
+                f"the prompts have {len(prompts.classes)} classes, expected {n}: one for each "
+                "label of the pictures; rename classes rather than adding or removing any"
+            )
+        return prompts
+
+    def _checked_off(self, off: Sequence[str]) -> tuple[str, ...]:
+        words = self.prompts.backgrounds
+        off = checked_words(tuple(off), "off", among=words) if off else ()
+        if len(off) == len(words):
+            raise ValueError(
+                f"all {len(words)} background words would be off, expected one at least: a class "
+                "alone has nothing to compete with, and its map would be empty"
+            )
+        return off
+
+    @property
+    def asked(self) -> Prompts:
+        """Prompts without the words that are off."""
+        on = [word for word in self.prompts.backgrounds if word not in self.off]
+        return with_backgrounds(self.prompts, on) if self.off else self.prompts
+
+    def edit(self, field: str, text: str) -> None:
+        """Change a part of the prompts, as its text box does.
+
+        Args:
+            field: ``"name"`` or ``"synonyms"`` of the class shown, ``"template"``,
+                ``"backgrounds"``.
+            text: words with commas between them, templates with bars.
+
+        Raises:
+            ValueError: if there is no such field, or the words do not go together.
+        """
+        if field not in FIELDS:
+            raise ValueError(f"there is no field {field!r}, expected one of {', '.join(FIELDS)}")
+        self._become(edited(self.prompts, field, text, index=self._index))
+
+    def undo(self) -> None:
+        """Take the last edit back.
+
+        Raises:
+            ValueError: if nothing was edited.
+        """
+        self._become(self._history.step("undo", self.prompts), remember=False)
+
+    def redo(self) -> None:
+        """Make an undone edit again.
+
+        Raises:
+            ValueError: if nothing was undone since the last edit.
+        """
+        self._become(self._history.step("redo", self.prompts), remember=False)
+
+    def _back_to_start(self) -> None:
+        self.off = ()
+        self._become(self.start)
+
+    def save(self, path: str) -> None:
+        """Write what is asked as JSON, without the words that are off; `load` reads it."""
+        self.asked.to_json(path)
+
+    def load(self, path_or_text: Any) -> None:
+        """Take over prompts from a file or a text that `Prompts.to_json` wrote.
+
+        Raises:
+            ValueError: if it is none, or has another number of classes.
+            FileNotFoundError: if there is no such file.
+        """
+        self._become(Prompts.from_json(path_or_text))
+
+    def _save(self) -> None:
+        self.save(self._file.value)
+        self.words = f"Saved as {self._file.value}."
+
+    def _load_file(self, name: str, content: bytes) -> None:
+        self._file.value = name
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name} is no text ({error.reason} at byte {error.start}), expected JSON as the "
+                "lab saves it"
+            ) from error
+        self.load(text)
+
+    def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
+        """Take over other prompts, from wherever they come."""
+        self._checked_prompts(prompts)
+        before = self.prompts
+        with self._answering():
+            self.prompts = prompts
+            if remember and prompts != before:
+                self._history.remember(before)
+            self._settle_and_show()
