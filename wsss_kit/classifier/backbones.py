@@ -43,9 +43,9 @@ class ResNetTrunk(Normalised):
 
         if stride not in (8, 16):
             raise ValueError(f"stride is {stride}, expected 16 or 8")
-        make = getattr(torchvision.models, name)
+        pretrained = "IMAGENET1K_V1" if weights == "imagenet" else None
         try:
-            net = make(weights="IMAGENET1K_V1" if weights == "imagenet" else None)
+            net = torchvision.models.get_model(name, weights=pretrained)
         except OSError as error:  # no network, or no room to keep the file
             raise RuntimeError(
                 f"the ImageNet weights of {name} could not be fetched ({error}); where there is no "

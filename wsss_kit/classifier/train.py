@@ -91,7 +91,7 @@ def check_recipe(values: Mapping[str, Any]) -> None:
 
 
 def sgd(head: Tensor, recipe: Recipe, trunk: nn.Module | None = None) -> torch.optim.SGD:
-    """SGD over a head and, if given, a trunk; the head learns ``head_factor`` times faster."""
+    """Create SGD for a head and perhaps a backbone, which learns ``head_factor`` times slower."""
     rate = recipe["learning_rate"]
     groups = [{"params": [head], "lr": rate * recipe["head_factor"]}]
     if trunk is not None:
@@ -104,11 +104,11 @@ def sgd(head: Tensor, recipe: Recipe, trunk: nn.Module | None = None) -> torch.o
 def groups_of(
     trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe, *, norms: bool = True
 ) -> list[dict[str, Any]]:
-    """An optimiser's groups: heads learn ``head_factor`` times faster, a stem only if it is to.
+    """Create parameter groups: heads learn ``head_factor`` times faster, a stem if it is trained.
 
     Args:
-        trunk: whose ``stem``, if it has one, stays as it is unless ``trains_stem``.
-        heads: beside the trunk.
+        trunk: the backbone; its ``stem``, if it has one, is fixed unless ``trains_stem``.
+        heads: beside the backbone.
         recipe: with ``learning_rate``, ``head_factor`` and ``trains_stem``.
         norms: whether weights and biases of batch normalisation learn.
     """
@@ -135,19 +135,19 @@ def train_classifier(
     first_epoch: int,
     after_epoch: Callable[[int, float], None],
 ) -> None:
-    """Train trunk and head with a multi-label soft-margin loss.
+    """Train backbone and head with a multi-label soft-margin loss.
 
     Args:
         trunk: (B, 3, H, W) -> (B, D, h, w); changed in place.
         head: (C, D); changed in place.
-        samples: pictures with labels.
+        samples: images with labels.
         recipe: see the module.
         optimiser: from `sgd`, with its moments where a run is resumed.
         first_epoch: epochs done before.
         after_epoch: called with the epoch's number and mean loss, to log and to save.
 
     Raises:
-        Diverged: if the loss runs away; the last epoch is then neither logged nor saved.
+        Diverged: if the loss diverges; the last epoch is then neither logged nor saved.
     """
     steps = -(-len(samples) // recipe["batch_size"])
     schedule = polynomial_decay(
@@ -183,12 +183,12 @@ def train_classifier(
 
 @torch.no_grad()
 def pool_features(trunk: nn.Module, samples: Sequence[Sample], *, shown: bool = True) -> Tensor:
-    """Pooled features of every picture and of its mirror image: (M, 2, D) float32.
+    """Compute pooled features of every image and of its flip: (M, 2, D) float32.
 
-    The trunk goes to evaluation mode: its batch statistics neither count nor change.
+    The backbone goes to evaluation mode: its batch statistics do not change.
 
     Raises:
-        ValueError: if a picture is not (3, H, W) RGB in [0, 1].
+        ValueError: if an image is not (3, H, W) RGB in [0, 1].
     """
     trunk.eval()
 
@@ -239,13 +239,13 @@ def train_head(head: Tensor, features: Tensor, labels: Tensor, recipe: Recipe) -
 
 
 def own_soft_margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """This process's part of a batch's mean: (B, C), (B, C) -> a scalar; B may be 0."""
+    """Compute this process's part of a batch's mean loss; B of (B, C) may be 0."""
     part = share(len(logits))
     return part * F.multilabel_soft_margin_loss(logits, labels) if len(logits) else logits.sum()
 
 
 def state_of(trunk: nn.Module, *heads: Tensor) -> list[Tensor]:
-    """All that a training begins with and that processes have to agree on."""
+    """Return all tensors that must be equal in all processes at the start."""
     return [*trunk.parameters(), *trunk.buffers(), *heads]
 
 
@@ -259,12 +259,12 @@ def to_training(trunk: nn.Module, *, fixes_norms: bool) -> None:
 def batches(
     samples: Sequence[Sample], epoch: int, recipe: Recipe
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented batches of one epoch; the same for equal seed and epoch, however training began.
+    """Yield augmented batches of one epoch; the same for equal seed and epoch.
 
-    Of several processes each gets its own pictures of every batch.
+    Each of several processes gets its own images of every batch.
 
     Raises:
-        ValueError: if a picture is not RGB in [0, 1], a label neither 0 nor 1, or the pictures of
+        ValueError: if an image is not RGB in [0, 1], a label neither 0 nor 1, or the images of
             a batch differ in size.
     """
     random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)

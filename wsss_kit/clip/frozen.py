@@ -293,14 +293,7 @@ class FrozenCLIP(FrozenTexts):
             The `LastBlock`; (B, N, N) attention as in `DenseTokens`, or None; (h, w).
         """
         trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions, likeness)
-        last = LastBlock(
-            self.model,
-            self._last_weights(trunk.x.dtype),
-            trunk.x,
-            mask=self.attention_mask(grid),
-            attention=trunk.attention,
-            likeness=likeness,
-        )
+        last = LastBlock(self.model, self._last_weights(trunk.x.dtype), trunk)
         total = last.attention
         return last, None if total is None else total[:, 1:, 1:] / n_layers, grid
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.clip.vision import LIKENESS, QUICK, Trunk, Weights, is_quick, layer_norm
+from wsss_kit.clip.vision import QUICK, Trunk, Weights, is_quick, layer_norm
 
 MOST_KEPT = 2**28  # bytes of attention maps in memory; larger images compute each map again
 _AT_ONCE = 2**27  # bytes of gradients, one (N, D) a class, that pass the attention together
@@ -39,29 +39,18 @@ class LastBlock:
     Args:
         model: open_clip's ``CLIP``.
         weights: of it.
-        x: (B, 1 + N, D) what enters the block, in the precision that is wanted.
-        mask: (1 + N, 1 + N) to add to attention logits; None for no limits.
-        attention: (B, 1 + N, 1 + N) sum of earlier blocks' maps, to which this one's is added in
-            place; None where there was none.
-        likeness: whose likeness the maps show, one of ``LIKENESS``; None for no maps.
+        before: the blocks before, run: their output, mask and attention, to which this block's
+            attention is added in place.
 
     Attributes:
         embedding: (B, E) the mean of the patch tokens, projected; not of unit length.
         normed: (B, 1 + N, D) the block's ``ln_1`` output.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        weights: Weights,
-        x: Tensor,
-        *,
-        mask: Tensor | None = None,
-        attention: Tensor | None = None,
-        likeness: str | None = LIKENESS[0],
-    ) -> None:
-        self.weights, self._trunk = weights, Trunk(x, mask, x.dtype, likeness)
-        self._trunk.attention = attention
+    def __init__(self, model: nn.Module, weights: Weights, before: Trunk) -> None:
+        x = before.x
+        self.weights, self._trunk = weights, Trunk(x, before.mask, x.dtype, before.likeness)
+        self._trunk.attention = before.attention
         visual = model.visual
         block = visual.transformer.resblocks[-1]
         self.normed = layer_norm(block.ln_1, x)

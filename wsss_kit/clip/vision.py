@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LIKENESS = ("queries", "values")
-"""Attention of queries to keys, as in CLIP, or of values to values (ExCEL, CVPR 2025): what a
-patch says rather than what it looks for."""
+"""Attention of queries to keys, as in CLIP, or of values to values (ExCEL, CVPR 2025)."""
 QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x), a SiLU of 1.702 x divided by 1.702
 
 
@@ -89,20 +88,20 @@ def float_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
 
 
 def is_quick(activation: nn.Module) -> bool:
-    """Whether an activation is OpenAI's QuickGELU."""
+    """Return whether an activation is OpenAI's QuickGELU."""
     return type(activation).__name__ == "QuickGELU"
 
 
 class Trunk:
-    """Runs blocks on one batch and sums the attention of those that are asked for it.
+    """Run blocks on one batch and sum the attention of those that should keep it.
 
     Args:
-        x: (B, T, D) what enters the first block; changed in place from block to block.
+        x: (B, T, D) input of the first block; changed in place from block to block.
         mask: (T, T) to add to attention logits; None for no limits.
-        dtype: number type of the products; None for that of the weights. Residual stream, layer
+        dtype: dtype of the products; None for that of the weights. Residual stream, layer
             norms and the sum of the attention stay as precise as ``x``.
-        likeness: whose likeness the attention that is summed shows, one of ``LIKENESS``; None for
-            none. What passes through the blocks is always weighed by queries and keys.
+        likeness: whose similarity the summed attention is, one of ``LIKENESS``; None for no sum.
+            The blocks themselves always use queries and keys.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class Trunk:
         self.x += block.ls_2(self._mlp(block.mlp, layer_norm(block.ln_2, self.x)))
 
     def projected(self, block: nn.Module, x: Tensor) -> Tensor:
-        """(3, heads, B, T, d) queries, keys and values of ``ln_1``'s output, queries scaled."""
+        """Project ``ln_1``'s output to queries, scaled, keys and values: (3, heads, B, T, d)."""
         attn = block.attn
         B, T, D = x.shape
         x = self._product(x, attn.in_proj_weight, attn.in_proj_bias)
@@ -139,9 +138,9 @@ class Trunk:
         return x.permute(2, 3, 0, 1, 4)
 
     def attended(self, qkv: Tensor, *, keep_attention: bool) -> Tensor:
-        """(B, T, D) what the heads gather, before their output projection."""
+        """Compute the heads' output (B, T, D) before its projection."""
         _, heads, B, T, d = qkv.shape
-        if not keep_attention or self.likeness == "values":  # a fused kernel, which shows no map
+        if not keep_attention or self.likeness == "values":  # a fused kernel, which returns no map
             q, k, v = qkv.transpose(1, 2)  # (B, heads, T, d)
             mask = None if self.mask is None else self.mask.to(q.dtype)
             fused = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
@@ -156,7 +155,7 @@ class Trunk:
         return mixed.view(B, T, heads * d)
 
     def head_map(self, q: Tensor, k: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """(B, T, T) softmax attention of one head, into the same array each time unless given."""
+        """Compute one head's softmax attention (B, T, T), in the same array unless one is given."""
         B, T, _ = q.shape
         weights = self._room("map", (B, T, T), q.dtype) if out is None else out
         torch.bmm(q, k.transpose(1, 2), out=weights)
@@ -171,7 +170,7 @@ class Trunk:
         self.attention.add_(weights, alpha=1 / n_heads)
 
     def add_values(self, values: Tensor) -> None:
-        """Add the likeness of values to each other, mean over the heads: (heads, B, T, d)."""
+        """Add the similarity of values (heads, B, T, d) to each other, mean over the heads."""
         for v in values:
             self.add(self.head_map(v * v.shape[-1] ** -0.5, v), len(values))
 
@@ -193,7 +192,7 @@ class Trunk:
         return F.linear(x.to(dtype), weight.to(dtype), bias.to(dtype))
 
     def _room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An array that is used again and holds whatever was in it."""
+        """Return an array that is used again, with its old content."""
         room = self._rooms.get(name)
         if room is None or room.shape != shape or room.dtype != dtype:
             room = self._rooms[name] = torch.empty(shape, dtype=dtype, device=self.x.device)
@@ -239,6 +238,6 @@ class Weights:
 
 
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """A layer norm in the precision of its input, whatever the type of its weights."""
+    """Apply a layer norm in the precision of its input, whatever the dtype of its weights."""
     weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
     return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)

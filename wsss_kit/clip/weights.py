@@ -1,8 +1,9 @@
-"""Where CLIP models come from: the package's tiny one, or open_clip by name and weights."""
+"""Load CLIP: the tiny one of the package, or one of open_clip by name and weights."""
 
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def load_clip(
     dtype: str | torch.dtype = "auto",
     autocast: str | torch.dtype | None = None,
 ) -> FrozenCLIP:
-    """A frozen CLIP by name.
+    """Load a frozen CLIP by name.
 
     Args:
         name: ``"paper"`` for the tiny CLIP of the embedded world, which comes with the package; any
@@ -73,7 +74,7 @@ def load_clip(
             CLIP's own weights, and for random weights with an open_clip name.
         device: ``"auto"`` takes CUDA where there is one.
         dtype: ``"auto"`` is float32; or a torch dtype or its name.
-        autocast: number type of the products in all blocks but the last, ``"bfloat16"`` or
+        autocast: dtype of the products in all blocks but the last, ``"bfloat16"`` or
             ``"float16"``, or None for that of the weights; see `FrozenCLIP`.
 
     Returns:
@@ -92,13 +93,11 @@ def load_clip(
             f"dtype is {dtype!r}, expected 'auto', 'float32', 'bfloat16', 'float16' or 'float64'"
         )
     autocast = _number_type(autocast)
-    if name == "paper":
-        clip = find("clip", name)(weights, autocast=autocast)
-    else:
-        clip = _from_open_clip(name, weights, autocast=autocast)
+    build = find("clip", name) if name == "paper" else partial(_from_open_clip, name)
+    clip = build(weights, autocast=autocast)
     return clip.to(device=device, dtype=number_type)
 
 
 def _number_type(name: Any) -> Any:
-    """A number type by its name; what is none of torch's stays what it is."""
+    """Look up a dtype by its name; return anything else unchanged."""
     return getattr(torch, name, name) if isinstance(name, str) else name
