@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,9 @@ PACKAGE = ROOT / "wsss_kit"
 
 LAYERS = (
     (("checks", "classes", "files", "processes"), ("training", "views"), ("checkpoints",)),
-    (("registry", "prompts"), ("data",), ("paperworld",), ("clip", "classifier")),
+    (("registry", "prompts"), ("data",), ("clip", "classifier")),
     (("cam", "affinity", "crf", "masks"),),
-    (("methods", "affinity_net", "segmentation"), ("pipeline",)),
+    (("methods", "affinity_net", "segmentation"), ("pipeline",), ("paperworld",)),
     (("recipes", "evaluation"), ("prompts.ranking", "notebook_data")),
     (("plot",), ("widgets",), ("commands",), ("__main__",)),
 )
@@ -180,8 +181,18 @@ def test_a_module_keeps_to_the_house(module, path):
         ("methods.sc_cam", "from .clims.losses import area_loss", "never another method"),
         (
             "paperworld.pretrain",
-            "from ..clip import load_clip",
-            "paperworld is in layer 1 and clip",
+            "from ..recipes import clip_es_masks",
+            "paperworld is in layer 3 and recipes",
+        ),
+        (
+            "clip.weights",
+            "def f():\n    from wsss_kit.paperworld import PaperWorld",
+            "line 2: wsss_kit.paperworld.PaperWorld: clip is in layer 1 and paperworld in layer 3",
+        ),
+        (
+            "methods.cam",
+            "from wsss_kit import paperworld",
+            "methods is in layer 3 and paperworld in layer 3, step 0 and 2",
         ),
         ("classes", "from wsss_kit.prompts import Prompts", "prompts in layer 1"),
         (
@@ -217,7 +228,7 @@ def test_the_checker_sees_what_is_wrong(module, source, reason):
     ("module", "source"),
     [
         ("cam", "import torch\nfrom wsss_kit.classes import IGNORE_INDEX"),
-        ("clip", "from wsss_kit.paperworld import words\ndef f():\n    import open_clip"),
+        ("paperworld", "from wsss_kit.clip import texts\ndef f():\n    import open_clip"),
         (
             "paperworld.world",
             "from .scenes import Scene\nfrom wsss_kit.paperworld.scenes import Dice",
@@ -239,6 +250,29 @@ def test_the_checker_allows_what_is_right(module, source):
 def test_the_root_shows_the_line_and_nothing_else():
     beside_the_folders = sorted(path.name for path in PACKAGE.glob("*.py"))
     assert len(beside_the_folders) <= MOST_IN_THE_ROOT, beside_the_folders
+
+
+def imports_between_units() -> dict[str, set[str]]:
+    """Unit -> units that its modules import, wherever in a module the import stands."""
+    found = {}
+    for module, path in modules().items():
+        tree = ast.parse(path.read_text("utf-8"))
+        names = [n for _, n in imported(ast.walk(tree), module, path.name == "__init__.py")]
+        units = {unit_of(name) for name in names if name.startswith("wsss_kit.")}
+        if module != "wsss_kit":
+            found.setdefault(unit_of(module), set()).update(units - {unit_of(module)})
+    return found
+
+
+def test_no_circle_of_imports_between_the_units():
+    graph = imports_between_units()
+    assert "clip" in graph["paperworld"]  # the walk sees the arrows
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_a_circle_of_imports_is_seen():
+    with pytest.raises(CycleError):
+        TopologicalSorter(imports_between_units() | {"checks": {"plot"}}).prepare()
 
 
 def test_packages_resolve_relative_imports_from_themselves():

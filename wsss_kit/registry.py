@@ -1,4 +1,4 @@
-"""Where the data, models and weights that ship with the package are found, by name.
+"""Find data sets, and the models and weights that ship with the package, by name.
 
 The methods know the name ``"paper"``, not the embedded world: modules are imported when a name is
 asked for.
@@ -15,15 +15,17 @@ _PLACES = {
     ("dataset", "pets"): "wsss_kit.data.pets:load_pets",
     ("dataset", "voc"): "wsss_kit.data.voc:load_voc",
     ("dataset", "paper"): "wsss_kit.paperworld:PaperWorld",
+    ("clip", "paper"): "wsss_kit.paperworld.tiny_clip:frozen_tiny_clip",
+    ("backbone", "paper"): "wsss_kit.paperworld.trunk:paper_backbone",
 }
 
 
 def find(kind: str, name: str) -> Any:
-    """Return the function or class that opens what ships with the package.
+    """Return the function or class that opens a data set or what ships with the package.
 
     Args:
-        kind: ``"dataset"``.
-        name: ``"coco"``, ``"folder"``, ``"pets"``, ``"voc"`` or ``"paper"``.
+        kind: ``"dataset"``, ``"clip"`` or ``"backbone"``.
+        name: ``"paper"``; of a data set also ``"coco"``, ``"folder"``, ``"pets"``, ``"voc"``.
 
     Raises:
         KeyError: if nothing of this kind has the name.

@@ -12,7 +12,7 @@ import torch
 
 from tests.clip.clips import CLIPS, small_clip
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.clip.trunk import Trunk
+from wsss_kit.clip.vision import Trunk
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -49,7 +49,7 @@ def no_work(monkeypatch):
     def work(*_, **__):
         raise AssertionError("work has begun")
 
-    for name in ("paperworld.world.draw", "clip.weights.load_tiny_clip"):
+    for name in ("paperworld.world.draw", "paperworld.tiny_clip.load_tiny_clip"):
         module, _, function = name.rpartition(".")
         monkeypatch.setattr(f"wsss_kit.{module}.{function}", work)
     monkeypatch.setattr("wsss_kit.commands.demo.load_clip", work)

@@ -11,15 +11,15 @@ import torch
 from torch.nn import functional as F
 
 from wsss_kit.clip import load_clip
+from wsss_kit.clip.texts import text_features
+from wsss_kit.clip.vision import window_mask
 from wsss_kit.files import load_model
 from wsss_kit.paperworld.pretrain import Pretraining, WebBatches, contrastive_loss
 from wsss_kit.paperworld.tiny_clip import (
     ARCHITECTURE,
     build,
-    text_features,
     tie_keys,
     train_image_features,
-    window_mask,
 )
 from wsss_kit.paperworld.tokenizer import WordTokenizer
 from wsss_kit.paperworld.world import TORN, PaperWorld

@@ -13,7 +13,7 @@ from wsss_kit.affinity_net.confident import labels_on_grid
 from wsss_kit.affinity_net.neighbours import balanced_pair_loss, pair_kinds
 from wsss_kit.checkpoints import fingerprint, fingerprint_masks, resume, save_checkpoint
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.classifier.train import device_of, fix_batch_norm
+from wsss_kit.classifier.pretrained import device_of, fix_batch_norm
 from wsss_kit.processes import as_first
 from wsss_kit.training import descend, polynomial_decay, train_epochs
 from wsss_kit.views import MaskedPictures

@@ -32,8 +32,7 @@ from wsss_kit.checks import (
 )
 from wsss_kit.classes import Sample
 from wsss_kit.classifier import build_backbone
-from wsss_kit.classifier.pretrained import load_all, read_state
-from wsss_kit.classifier.train import device_of
+from wsss_kit.classifier.pretrained import device_of, load_all, read_state
 from wsss_kit.files import check_card, load_model, save_model
 
 _SAVED = ("backbone", "radius", "kind", "levels", "channels", "stride", "pad_to")

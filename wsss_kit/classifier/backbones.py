@@ -1,24 +1,20 @@
-"""Trunks: networks from pictures to features, with their normalisation inside.
+"""Backbones: networks from images to features, with their normalisation inside, and heads.
 
-A trunk is any ``nn.Module`` (B, 3, H, W) RGB in [0, 1] -> (B, D, h, w) with ``out_channels`` D.
+A backbone is any ``nn.Module`` (B, 3, H, W) RGB in [0, 1] -> (B, D, h, w) with ``out_channels`` D.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.classifier.pretrained import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Normalised,
-    load_all,
-    read_state,
-)
+from wsss_kit.checks import chosen_device
+from wsss_kit.classifier.pretrained import Normalised, device_of, load_all, read_state
 from wsss_kit.classifier.resnet38 import ResNet38Trunk
-from wsss_kit.paperworld.trunk import PaperTrunk, load_web_weights
+from wsss_kit.registry import find
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BACKBONES = ("paper", *RESNETS, "resnet38")
@@ -42,22 +38,24 @@ class ResNetTrunk(Normalised):
     """
 
     def __init__(self, name: str, *, stride: int = 16, weights: str | Path | None = None) -> None:
-        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        super().__init__()
         import torchvision
 
         if stride not in (8, 16):
             raise ValueError(f"stride is {stride}, expected 16 or 8")
-        make = getattr(torchvision.models, name)
+        pretrained = "IMAGENET1K_V1" if weights == "imagenet" else None
         try:
-            net = make(weights="IMAGENET1K_V1" if weights == "imagenet" else None)
+            net = torchvision.models.get_model(name, weights=pretrained)
         except OSError as error:  # no network, or no room to keep the file
             raise RuntimeError(
                 f"the ImageNet weights of {name} could not be fetched ({error}); where there is no "
                 "network, give the path of a file that was downloaded elsewhere instead of "
                 '"imagenet", or bring a trunk of your own'
             ) from error
-        if weights is not None and weights != "imagenet":
-            _load_trunk(net, Path(weights))
+        if weights not in (None, "imagenet"):
+            state = read_state(Path(weights))
+            state |= {k: v for k, v in net.state_dict().items() if k.startswith("fc.")}
+            load_all(net, state, Path(weights), what="torchvision's ResNet")
         self.out_channels = net.fc.in_features
         _flatten_stage(net.layer4, dilation=1 if stride == 16 else 4)
         if stride == 8:
@@ -73,7 +71,7 @@ class ResNetTrunk(Normalised):
         return self.levels(images)[-1]
 
     def levels(self, images: Tensor) -> list[Tensor]:
-        """What the stem and the four stages give, from stride 4 on."""
+        """Compute the features of the stem and the four stages, from stride 4 on."""
         found = [self.stem(self.normalise(images))]
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             found.append(stage(found[-1]))
@@ -88,13 +86,6 @@ def _flatten_stage(stage: nn.Sequential, *, dilation: int) -> None:
             conv.dilation = conv.padding = (dilation, dilation)
 
 
-def _load_trunk(net: nn.Module, path: Path) -> None:
-    """Load everything but the classifier of a torchvision ResNet."""
-    state = {k: v for k, v in read_state(path).items() if not k.startswith("fc.")}
-    own = {k: v for k, v in net.state_dict().items() if k.startswith("fc.")}
-    load_all(net, {**own, **state}, path, what="torchvision's ResNet")
-
-
 def build_backbone(
     backbone: str | nn.Module,
     *,
@@ -102,7 +93,7 @@ def build_backbone(
     weights: str | Path | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A trunk by name, or the user's own after a check.
+    """Build a backbone by name, or check the user's own.
 
     Args:
         backbone: one of ``BACKBONES``, or a module with ``out_channels``.
@@ -110,11 +101,11 @@ def build_backbone(
             has no other) and 16 for the rest.
         weights: of a named ResNet, see `ResNetTrunk` and `ResNet38Trunk`; of ``"paper"``: None for
             random weights, or ``"web"`` for those in the package, which learned from a tiny CLIP on
-            ``web`` pictures and play the part that ImageNet weights play for photographs.
+            ``web`` images and replace ImageNet weights there.
         seed: of random initial weights; the global random state is left as it was.
 
     Returns:
-        The trunk; a module that a user brought is returned as it is, neither moved nor changed.
+        The backbone; a given module is returned as it is, neither moved nor changed.
 
     Raises:
         ValueError: for an unknown name, or options that a given module cannot take.
@@ -140,20 +131,81 @@ def build_backbone(
             f"backbone is {backbone!r}, expected one of {', '.join(BACKBONES)} or an nn.Module "
             "from (B, 3, H, W) to (B, D, h, w) with out_channels = D"
         )
+    options = {"weights": weights} if stride is None else {"weights": weights, "stride": stride}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if backbone == "paper":
-            trunk = PaperTrunk(stride=8 if stride is None else stride)
-            if weights == "imagenet":
-                raise ValueError(
-                    'weights is "imagenet", expected None, "web" or a file of train_trunk for '
-                    "the paper trunk; ImageNet weights are for the ResNets"
-                )
-            if weights is not None:
-                load_web_weights(trunk, weights)
-            return trunk
+            return find("backbone", backbone)(**options)
         if backbone == "resnet38":
             if stride not in (None, 8):
                 raise ValueError(f"stride is {stride}, expected 8: resnet38 has no other")
             return ResNet38Trunk(weights=weights)
-        return ResNetTrunk(backbone, stride=16 if stride is None else stride, weights=weights)
+        return ResNetTrunk(backbone, **options)
+
+
+def new_head(rows: int, dimensions: int, *, seed: int, xavier: bool = False) -> Tensor:
+    """Create an untrained head: (rows, D).
+
+    Args:
+        rows: C classes, or C * k sub-categories.
+        dimensions: D.
+        seed: of its weights.
+        xavier: whether they are uniform in +-sqrt(6 / (rows + D)), as in SC-CAM's released code,
+            or normal with a deviation of 0.01.
+    """
+    random = torch.Generator().manual_seed(seed)
+    if not xavier:
+        return torch.randn(rows, dimensions, generator=random) * 0.01
+    bound = (6 / (rows + dimensions)) ** 0.5
+    return bound * (2 * torch.rand(rows, dimensions, generator=random) - 1)
+
+
+def build_classifier(
+    backbone: str | nn.Module,
+    n_classes: int,
+    *,
+    stride: int | None,
+    weights: str | Path | None,
+    seed: int,
+    device: str,
+) -> tuple[nn.Module, Tensor]:
+    """Build a backbone and a head without bias for its averaged features.
+
+    Args:
+        backbone: a name or a module, see `build_backbone`; a module stays where it is.
+        n_classes: C.
+        stride: of a named backbone.
+        weights: of a named backbone.
+        seed: of random weights.
+        device: of a named backbone; ``"auto"`` for CUDA where there is one.
+
+    Returns:
+        The backbone and the head (C, D), which has gradients.
+    """
+    trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
+    if isinstance(backbone, str):
+        trunk = trunk.to(chosen_device(device))
+    head = new_head(n_classes, trunk.out_channels, seed=seed)
+    return trunk, head.to(device_of(trunk)).requires_grad_()
+
+
+def classifier_tensors(trunk: nn.Module, head: Tensor) -> dict[str, Tensor]:
+    """Collect everything to save: ``head`` and the backbone's state under ``backbone.``."""
+    return {"head": head, **{f"backbone.{k}": v for k, v in trunk.state_dict().items()}}
+
+
+def restore_classifier(
+    trunk: nn.Module, head: Tensor, tensors: Mapping[str, Tensor], path: str | Path
+) -> None:
+    """Load the tensors of `classifier_tensors`; others among them are ignored.
+
+    Raises:
+        ValueError: if they are of another backbone.
+    """
+    state = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone")}
+    try:
+        trunk.load_state_dict(state)
+        with torch.no_grad():
+            head.copy_(tensors["head"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} was saved from another trunk: {error}") from error

@@ -1,4 +1,4 @@
-"""What trunks with pretrained weights share: statistics of their pictures, and files of weights."""
+"""What backbones share: normalisation of images, files of weights, device, batch normalisation."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Normalised(nn.Module):
-    """A trunk that keeps picture statistics as buffers: neither forgotten nor doubled."""
+    """Base of a network that normalises its images by ImageNet's statistics."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] -> the same with mean 0 and deviation 1."""
+        """Normalise (B, 3, H, W) RGB in [0, 1] to mean 0 and deviation 1."""
         return (images - self.mean) / self.std
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, .safetensors or .pth read with ``weights_only``.
+    """Read a state dict from a file, .safetensors or .pth with ``weights_only``.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -49,7 +49,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_all(net: nn.Module, state: Mapping[str, Tensor], path: Path, *, what: str) -> None:
-    """Load a state dict, and refuse what leaves a random weight behind.
+    """Load a state dict that has all weights.
 
     Raises:
         ValueError: if weights are missing, unknown or of other shapes.
@@ -65,3 +65,16 @@ def load_all(net: nn.Module, state: Mapping[str, Tensor], path: Path, *, what: s
             f"({', '.join(lost[:3])}) and {len(unexpected)} are unknown "
             f"({', '.join(unexpected[:3])}); give a state dict of it"
         )
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's weights; the CPU for one without weights."""
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def fix_batch_norm(module: nn.Module) -> None:
+    """Keep batch normalisation at its statistics, whatever mode the rest is in."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()

@@ -13,29 +13,39 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.classifier.pretrained import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Normalised,
-    load_all,
-    read_state,
-)
+from wsss_kit.classifier.pretrained import Normalised, load_all, read_state
 
-_PLAIN = {  # name -> channels in, in the middle, out; stride; dilation of either convolution
-    "b2": (64, 128, 128, 2, 1, 1),
-    **{f"b2_{i}": (128, 128, 128, 1, 1, 1) for i in (1, 2)},
-    "b3": (128, 256, 256, 2, 1, 1),
-    **{f"b3_{i}": (256, 256, 256, 1, 1, 1) for i in (1, 2)},
-    "b4": (256, 512, 512, 2, 1, 1),
-    **{f"b4_{i}": (512, 512, 512, 1, 1, 1) for i in (1, 2, 3, 4, 5)},
-    "b5": (512, 512, 1024, 1, 1, 2),
-    **{f"b5_{i}": (1024, 512, 1024, 1, 2, 2) for i in (1, 2)},
+Convolution = tuple[int, int, int, int, int]  # channels in and out, side, stride, dilation
+
+
+def _plain(
+    ins: int, mid: int, outs: int, stride: int = 1, first: int = 1, second: int = 1
+) -> list[Convolution]:
+    """Two convolutions; ``first`` and ``second`` are their dilations."""
+    return [(ins, mid, 3, stride, first), (mid, outs, 3, 1, second)]
+
+
+def _bottleneck(ins: int, outs: int) -> list[Convolution]:
+    mid, wide = outs // 4, outs // 2
+    return [(ins, mid, 1, 1, 1), (mid, wide, 3, 1, 4), (wide, outs, 1, 1, 1)]
+
+
+_BLOCKS = {
+    "b2": _plain(64, 128, 128, stride=2),
+    **{f"b2_{i}": _plain(128, 128, 128) for i in (1, 2)},
+    "b3": _plain(128, 256, 256, stride=2),
+    **{f"b3_{i}": _plain(256, 256, 256) for i in (1, 2)},
+    "b4": _plain(256, 512, 512, stride=2),
+    **{f"b4_{i}": _plain(512, 512, 512) for i in (1, 2, 3, 4, 5)},
+    "b5": _plain(512, 512, 1024, second=2),
+    **{f"b5_{i}": _plain(1024, 512, 1024, first=2, second=2) for i in (1, 2)},
+    "b6": _bottleneck(1024, 2048),
+    "b7": _bottleneck(2048, 4096),
 }
-_BOTTLENECKS = {"b6": (1024, 2048, 0.3), "b7": (2048, 4096, 0.5)}  # in, out, dropout
-_STEM = ("b2", "b2_1", "b2_2")
-"""Blocks that the papers leave as ImageNet made them, as they do the first convolution."""
+_DROPOUT = {"b6": 0.3, "b7": 0.5}
+_STEM = ("b2", "b2_1", "b2_2")  # as the first convolution, the papers do not train them
 
-_RELEASED = {
+_RELEASED = {  # layers of a block in the released weights, and here
     "bn_branch2a": "norm1",
     "conv_branch2a": "conv1",
     "bn_branch2b1": "norm2",
@@ -44,24 +54,23 @@ _RELEASED = {
     "conv_branch2b2": "conv3",
     "conv_branch1": "skip",
 }
-"""Layers of a block as the released weights call them, and here."""
 
 
 class _Block(nn.Module):
-    """Normalise, ReLU, convolve, two or three times; the sum with what came in."""
+    """Normalise, ReLU, convolve, two or three times; add the input."""
 
-    def __init__(
-        self,
-        convolutions: list[nn.Conv2d],
-        skip: nn.Conv2d | None,
-        *,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, convolutions: list[Convolution], dropout: float) -> None:
         super().__init__()
-        for number, convolution in enumerate(convolutions, 1):
-            setattr(self, f"norm{number}", nn.BatchNorm2d(convolution.in_channels))
+        for number, (ins, outs, side, stride, dilation) in enumerate(convolutions, 1):
+            padding = dilation * (side // 2)
+            convolution = nn.Conv2d(ins, outs, side, stride, padding, dilation, bias=False)
+            setattr(self, f"norm{number}", nn.BatchNorm2d(ins))
             setattr(self, f"conv{number}", convolution)
-        self.skip, self.depth, self.dropout = skip, len(convolutions), dropout
+        ins, _, _, stride, _ = convolutions[0]
+        outs = convolutions[-1][1]
+        changes = ins != outs or stride > 1
+        self.skip = nn.Conv2d(ins, outs, 1, stride, bias=False) if changes else None
+        self.depth, self.dropout = len(convolutions), dropout
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
@@ -73,34 +82,6 @@ class _Block(nn.Module):
                 x = F.dropout2d(x, self.dropout, self.training)
             x = getattr(self, f"conv{number}")(x)
         return x + shortcut
-
-
-def _convolve(ins: int, outs: int, side: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    padding = dilation * (side // 2)
-    return nn.Conv2d(ins, outs, side, stride=stride, padding=padding, dilation=dilation, bias=False)
-
-
-def _plain(ins: int, mid: int, outs: int, stride: int, first: int, second: int) -> _Block:
-    changes = ins != outs or stride > 1
-    return _Block(
-        [
-            _convolve(ins, mid, 3, stride=stride, dilation=first),
-            _convolve(mid, outs, 3, dilation=second),
-        ],
-        _convolve(ins, outs, 1, stride=stride) if changes else None,
-    )
-
-
-def _bottleneck(ins: int, outs: int, dropout: float) -> _Block:
-    return _Block(
-        [
-            _convolve(ins, outs // 4, 1),
-            _convolve(outs // 4, outs // 2, 3, dilation=4),
-            _convolve(outs // 2, outs, 1),
-        ],
-        _convolve(ins, outs, 1),
-        dropout=dropout,
-    )
 
 
 class ResNet38Trunk(Normalised):
@@ -123,14 +104,13 @@ class ResNet38Trunk(Normalised):
     level_channels = (512, 1024, 4096)
 
     def __init__(self, *, weights: str | Path | None = None) -> None:
-        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        super().__init__()
         if weights == "imagenet":
             raise ValueError(
                 'weights is "imagenet", expected None or a file: the ImageNet weights of ResNet-38 '
                 "were released for MXNet; convert them as PSA does and give the .pth"
             )
-        blocks = {name: _plain(*numbers) for name, numbers in _PLAIN.items()}
-        blocks |= {name: _bottleneck(*numbers) for name, numbers in _BOTTLENECKS.items()}
+        blocks = {n: _Block(block, _DROPOUT.get(n, 0.0)) for n, block in _BLOCKS.items()}
         first = OrderedDict(conv1a=nn.Conv2d(3, 64, 3, padding=1, bias=False))
         self.stem = nn.Sequential(first | {name: blocks.pop(name) for name in _STEM})
         self.body = nn.Sequential(OrderedDict(blocks))
@@ -144,7 +124,7 @@ class ResNet38Trunk(Normalised):
         return self.levels(images)[-1]
 
     def levels(self, images: Tensor) -> list[Tensor]:
-        """What blocks 5 and 6 see, normalised, and the features: all at stride 8, as in PSA."""
+        """Compute the input of blocks 5 and 6, normalised, and the features: all at stride 8."""
         x, found = self.stem(self.normalise(images)), []
         for name, block in self.body.named_children():
             if name in ("b5", "b6"):
@@ -154,11 +134,11 @@ class ResNet38Trunk(Normalised):
 
 
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The released weights under the names of this trunk; heads (``fc8`` and others) are left out.
+    """Rename the released weights to those of this network; heads (``fc8``) are left out.
 
     Args:
-        state: of PSA's or SC-CAM's network, as their ``.pth`` files hold it, or of this trunk,
-            which stays as it is.
+        state: of PSA's or SC-CAM's network, as their ``.pth`` files hold it, or of this
+            network, which stays as it is.
 
     Example:
         >>> list(from_released({"b2.conv_branch2a.weight": 0, "bn7.bias": 1, "fc8.weight": 2}))
@@ -171,7 +151,7 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         if first == "bn7":
             renamed[".".join(["norm", *rest])] = value
-        elif first == "conv1a" or first in _PLAIN or first in _BOTTLENECKS:
+        elif first == "conv1a" or first in _BLOCKS:
             part = "stem" if first == "conv1a" or first in _STEM else "body"
             rest = [_RELEASED.get(layer, layer) for layer in rest]
             renamed[".".join([part, first, *rest])] = value

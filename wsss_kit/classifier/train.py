@@ -1,8 +1,8 @@
-"""Training a classifier on image-level labels: a trunk, global average pooling, a linear head.
+"""Train a classifier on image-level labels: a backbone, global average pooling, a linear head.
 
 A recipe is a dictionary with the numbers of a run: ``epochs``, ``batch_size``, ``learning_rate``,
 ``head_factor``, ``momentum``, ``weight_decay``, ``seed``, ``shown`` (progress bar) and, where the
-trunk is trained, ``crop``, ``long_side``, ``fixed_batch_norm`` and ``pretrained``.
+backbone is trained, ``crop``, ``long_side``, ``fixed_batch_norm`` and ``pretrained``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.checks import check_image
+from wsss_kit.checks import check_count, check_image, check_positive
 from wsss_kit.classes import Sample
-from wsss_kit.processes import (
-    as_first,
-    each,
-    own_views,
-    share,
-)
+from wsss_kit.classifier.pretrained import device_of, fix_batch_norm
+from wsss_kit.processes import as_first, each, own_views, share
 from wsss_kit.training import (
     augment,
     check_loss,
@@ -36,9 +32,66 @@ from wsss_kit.training import (
 
 Recipe = Mapping[str, Any]
 
+CLASSIFIER: dict[str, dict[str, Any]] = {
+    "reference": {
+        "epochs": 5,
+        "batch_size": 16,
+        "learning_rate": 0.1,
+        "head_factor": 10.0,
+        "momentum": 1e-4,
+        "weight_decay": 1e-4,
+        "fixed_batch_norm": True,
+    },
+    "clean": {
+        "epochs": 12,
+        "batch_size": 32,
+        "learning_rate": 0.05,
+        "head_factor": 2.0,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "fixed_batch_norm": False,
+    },
+}
+"""Training by default. Reference: the released trainers pass weight decay as SGD's momentum, so
+that the real momentum is 1e-4, and keep batch normalisation fixed."""
+
+HEAD_ALONE: dict[str, Any] = {
+    "epochs": 60,
+    "batch_size": 32,
+    "learning_rate": 1.0,
+    "head_factor": 1.0,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+}
+"""Training of a head on a fixed backbone, in every preset."""
+
+
+def check_recipe(values: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a recipe with numbers out of range.
+
+    Args:
+        values: ``epochs``, ``batch_size``, ``learning_rate``, ``seed``, ``crop`` and ``long_side``.
+
+    Raises:
+        ValueError: naming the number and what was expected.
+    """
+    for name in ("epochs", "batch_size"):
+        check_count(name, values[name])
+    check_positive("learning_rate", values["learning_rate"])
+    check_count("seed", values["seed"], least=0)
+    if values["crop"] is not None:
+        check_count("crop", values["crop"])
+    if values["long_side"] is not None:
+        pair = values["long_side"]
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"long_side is {pair!r}, expected two numbers, shortest and longest")
+        shortest, longest = pair
+        check_count("the shortest long_side", shortest)
+        check_count("the longest long_side", longest, least=shortest)
+
 
 def sgd(head: Tensor, recipe: Recipe, trunk: nn.Module | None = None) -> torch.optim.SGD:
-    """SGD over a head and, if given, a trunk; the head learns ``head_factor`` times faster."""
+    """Create SGD for a head and perhaps a backbone, which learns ``head_factor`` times slower."""
     rate = recipe["learning_rate"]
     groups = [{"params": [head], "lr": rate * recipe["head_factor"]}]
     if trunk is not None:
@@ -51,11 +104,11 @@ def sgd(head: Tensor, recipe: Recipe, trunk: nn.Module | None = None) -> torch.o
 def groups_of(
     trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe, *, norms: bool = True
 ) -> list[dict[str, Any]]:
-    """An optimiser's groups: heads learn ``head_factor`` times faster, a stem only if it is to.
+    """Create parameter groups: heads learn ``head_factor`` times faster, a stem if it is trained.
 
     Args:
-        trunk: whose ``stem``, if it has one, stays as it is unless ``trains_stem``.
-        heads: beside the trunk.
+        trunk: the backbone; its ``stem``, if it has one, is fixed unless ``trains_stem``.
+        heads: beside the backbone.
         recipe: with ``learning_rate``, ``head_factor`` and ``trains_stem``.
         norms: whether weights and biases of batch normalisation learn.
     """
@@ -82,19 +135,19 @@ def train_classifier(
     first_epoch: int,
     after_epoch: Callable[[int, float], None],
 ) -> None:
-    """Train trunk and head with a multi-label soft-margin loss.
+    """Train backbone and head with a multi-label soft-margin loss.
 
     Args:
         trunk: (B, 3, H, W) -> (B, D, h, w); changed in place.
         head: (C, D); changed in place.
-        samples: pictures with labels.
+        samples: images with labels.
         recipe: see the module.
         optimiser: from `sgd`, with its moments where a run is resumed.
         first_epoch: epochs done before.
         after_epoch: called with the epoch's number and mean loss, to log and to save.
 
     Raises:
-        Diverged: if the loss runs away; the last epoch is then neither logged nor saved.
+        Diverged: if the loss diverges; the last epoch is then neither logged nor saved.
     """
     steps = -(-len(samples) // recipe["batch_size"])
     schedule = polynomial_decay(
@@ -130,12 +183,12 @@ def train_classifier(
 
 @torch.no_grad()
 def pool_features(trunk: nn.Module, samples: Sequence[Sample], *, shown: bool = True) -> Tensor:
-    """Pooled features of every picture and of its mirror image: (M, 2, D) float32.
+    """Compute pooled features of every image and of its flip: (M, 2, D) float32.
 
-    The trunk goes to evaluation mode: its batch statistics neither count nor change.
+    The backbone goes to evaluation mode: its batch statistics do not change.
 
     Raises:
-        ValueError: if a picture is not (3, H, W) RGB in [0, 1].
+        ValueError: if an image is not (3, H, W) RGB in [0, 1].
     """
     trunk.eval()
 
@@ -186,20 +239,14 @@ def train_head(head: Tensor, features: Tensor, labels: Tensor, recipe: Recipe) -
 
 
 def own_soft_margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """This process's part of a batch's mean: (B, C), (B, C) -> a scalar; B may be 0."""
+    """Compute this process's part of a batch's mean loss; B of (B, C) may be 0."""
     part = share(len(logits))
     return part * F.multilabel_soft_margin_loss(logits, labels) if len(logits) else logits.sum()
 
 
 def state_of(trunk: nn.Module, *heads: Tensor) -> list[Tensor]:
-    """All that a training begins with and that processes have to agree on."""
+    """Return all tensors that must be equal in all processes at the start."""
     return [*trunk.parameters(), *trunk.buffers(), *heads]
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where a module's weights are; the CPU for one without weights."""
-    parameter = next(module.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def to_training(trunk: nn.Module, *, fixes_norms: bool) -> None:
@@ -209,22 +256,15 @@ def to_training(trunk: nn.Module, *, fixes_norms: bool) -> None:
         fix_batch_norm(trunk)
 
 
-def fix_batch_norm(module: nn.Module) -> None:
-    """Keep batch normalisation at its statistics, whatever mode the rest is in."""
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()
-
-
 def batches(
     samples: Sequence[Sample], epoch: int, recipe: Recipe
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented batches of one epoch; the same for equal seed and epoch, however training began.
+    """Yield augmented batches of one epoch; the same for equal seed and epoch.
 
-    Of several processes each gets its own pictures of every batch.
+    Each of several processes gets its own images of every batch.
 
     Raises:
-        ValueError: if a picture is not RGB in [0, 1], a label neither 0 nor 1, or the pictures of
+        ValueError: if an image is not RGB in [0, 1], a label neither 0 nor 1, or the images of
             a batch differ in size.
     """
     random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)

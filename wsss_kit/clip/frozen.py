@@ -1,8 +1,8 @@
 """A frozen CLIP over open_clip: texts, images, and dense tokens with their attention.
 
-open_clip's blocks are walked in a plain loop (`Trunk`): no fork, no hook. The loop gives what a
+open_clip's blocks are run in a plain loop (`Trunk`): no fork, no hook. The loop returns what a
 dense method needs and ``encode_image`` hides: the last block's input and the attention maps, at
-any picture size.
+any image size.
 """
 
 from __future__ import annotations
@@ -10,66 +10,53 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.checks import check_count, check_images, check_word
-from wsss_kit.clip.last_block import LastBlock, Weights, weights_of
+from wsss_kit.checks import check_count, check_image, check_images, check_word
+from wsss_kit.classes import Sample
+from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.texts import FrozenTexts
-from wsss_kit.clip.trunk import LIKENESS, Trunk, attend, end_block, layer_norm
-from wsss_kit.paperworld.tiny_clip import float_mask
+from wsss_kit.clip.vision import (
+    LIKENESS,
+    DenseTokens,
+    Trunk,
+    Weights,
+    end_block,
+    float_mask,
+    layer_norm,
+    resize_bicubic,
+)
+from wsss_kit.training import progress
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Per-channel statistics that OpenAI's models normalise their pictures by."""
-ATTENTION_LAYERS = 8
-"""Over how many of the last layers CLIP-ES averages attention, of ViT-B/16's 12."""
-MAX_CELLS = 8192
-"""Most patches of a picture, 1448x1448 pixels at ViT-B/16: one attention map takes 0.3 GB then."""
+"""Per-channel statistics that OpenAI's models normalise their images by."""
+ATTENTION_LAYERS = 8  # the last layers whose attention CLIP-ES averages, of ViT-B/16's 12
+WALK_SQUARINGS = 1  # how often CLIP-ES squares the transition made from it: a walk of two steps
+MAX_CELLS = 8192  # patches of 1448x1448 pixels at ViT-B/16: one attention map takes 0.3 GB then
 AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)
-"""Number types that a trunk's products may have whatever that of the weights."""
-WALK_SQUARINGS = 1
-"""How often CLIP-ES squares the transition made from that attention: a walk of two steps."""
-
-
-class DenseTokens(NamedTuple):
-    """What an image tower knows of every patch.
-
-    Args:
-        tokens: (B, 1 + N, D) input of the last block, class token first.
-        attention: (B, N, N) softmax attention, rows are queries, mean over heads and over the last
-            layers, class token dropped without renormalising.
-        grid: (h, w) cells, N = h * w.
-    """
-
-    tokens: Tensor
-    attention: Tensor
-    grid: tuple[int, int]
 
 
 class FrozenCLIP(FrozenTexts):
-    """An open_clip ViT model that no training changes.
+    """Wrap an open_clip ViT model that no training changes.
 
     Args:
         model: ``open_clip.model.CLIP`` with a ViT image tower.
         tokenizer: texts -> (P, T) int64; only `encode_text` needs it.
-        mean, std: per-channel statistics of the pictures it was trained on.
+        mean, std: per-channel statistics of the images it was trained on.
         window: cells a patch may see in each direction (the tiny CLIP's local attention); None
             for the ordinary attention without limits.
         round_positions: round the position embedding to half precision after resizing it, as
             CLIP-ES's released code does.
         attention_layers: over how many of its last layers this model's attention is best averaged,
-            where that was measured (the tiny CLIP's card says it); None for not known.
+            where that was measured (the tiny CLIP's card has it); None for CLIP-ES's 8 (of 12).
         walk_squarings: how often the transition made from that attention is best squared, where
-            that was measured; None for not known.
-        max_cells: of how many patches a picture may be before it is made smaller, with a warning.
-        autocast: number type of the products in all blocks but the last, for dense tokens and
+            that was measured; None for CLIP-ES's 1.
+        max_cells: images of more patches are made smaller, with a warning.
+        autocast: dtype of the products in all blocks but the last, for dense tokens and
             attention: ``torch.bfloat16`` or ``float16`` where they are faster. Maps move by a few
             hundredths. None for that of the weights.
 
@@ -112,12 +99,11 @@ class FrozenCLIP(FrozenTexts):
             raise ValueError(f"autocast is {autocast!r}, expected None or one of {names}")
         self.max_cells, self.autocast = max_cells, autocast
         self.window, self.round_positions = window, round_positions
-        self.attention_layers, self.walk_squarings = attention_layers, walk_squarings
+        self.attention_layers = attention_layers or ATTENTION_LAYERS
+        self.walk_squarings = WALK_SQUARINGS if walk_squarings is None else walk_squarings
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._folded: tuple[tuple, Weights] | None = None
-
-    # -- properties -------------------------------------------------------------------------
 
     @property
     def patch_size(self) -> int:
@@ -129,33 +115,15 @@ class FrozenCLIP(FrozenTexts):
         """The image tower's transformer blocks."""
         return self.model.visual.transformer.resblocks
 
-    @property
-    def logit_scale(self) -> Tensor:
-        """Factor on cosines that makes them logits."""
-        return self.model.logit_scale.exp()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number type of the weights."""
-        return self.model.visual.proj.dtype
-
-    @property
-    def squarings_or_published(self) -> int:
-        """``walk_squarings``, or CLIP-ES's where it was not measured."""
-        return WALK_SQUARINGS if self.walk_squarings is None else self.walk_squarings
-
-    # -- images -----------------------------------------------------------------------------
-
     def whole_patches(self, images: Tensor) -> tuple[int, int]:
-        """Height and width of pictures, rounded up to multiples of the patch size."""
-        H, W = (-(-side // self.patch_size) * self.patch_size for side in images.shape[-2:])
-        return H, W
+        """Round height and width of images up to multiples of the patch size."""
+        H, W = images.shape[-2:]
+        return H + -H % self.patch_size, W + -W % self.patch_size
 
     def shown_size(self, images: Tensor) -> tuple[int, int]:
-        """Height and width that the model is shown: whole patches, at most ``max_cells``."""
-        H, W = self.whole_patches(images)
+        """Compute height and width of the model's input: whole patches, at most ``max_cells``."""
         p = self.patch_size
-        h, w = H // p, W // p
+        h, w = (side // p for side in self.whole_patches(images))
         if h * w > self.max_cells:
             shrink = math.sqrt(self.max_cells / (h * w))
             h = min(max(1, int(h * shrink)), self.max_cells)
@@ -163,13 +131,13 @@ class FrozenCLIP(FrozenTexts):
         return h * p, w * p
 
     def fit_to_patches(self, images: Tensor) -> Tensor:
-        """Resize pictures to whole patches: (B, 3, H, W) to the next multiples of the patch size.
+        """Resize images to whole patches: (B, 3, H, W) to the next multiples of the patch size.
 
-        The resizing is Pillow's bicubic on 8-bit pictures, as in CLIP-ES: other filters move
-        its maps by up to 0.4. Pictures that fit are returned as they are.
+        The resizing is Pillow's bicubic on 8-bit images, as in CLIP-ES: other filters move
+        its maps by up to 0.4. Images that fit are returned unchanged.
 
         Warns:
-            UserWarning: if the pictures have more than ``max_cells`` patches and are made smaller.
+            UserWarning: if the images have more than ``max_cells`` patches and are made smaller.
         """
         new = self.shown_size(images)
         if new == images.shape[-2:]:
@@ -184,20 +152,17 @@ class FrozenCLIP(FrozenTexts):
                 "Resize them yourself, or give FrozenCLIP another max_cells",
                 stacklevel=2,
             )
-        pictures = (images.detach() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
-        resized = [
-            np.asarray(Image.fromarray(x.numpy()).resize(new[::-1], Image.Resampling.BICUBIC))
-            for x in pictures
-        ]
-        fitted = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
-        return fitted.to(images.device, torch.float32) / 255
+        return resize_bicubic(images, new)
 
     def position_embedding(self, grid: tuple[int, int], *, rounded: bool | None = None) -> Tensor:
-        """(1 + h * w, D) position embedding: the class row kept, the rest bilinearly resized.
+        """Resize the position embedding bilinearly to a grid, the class row kept.
 
         Args:
             grid: (h, w).
             rounded: to half precision; None takes ``round_positions``.
+
+        Returns:
+            (1 + h * w, D).
         """
         rounded = self.round_positions if rounded is None else rounded
         table = self.model.visual.positional_embedding
@@ -211,19 +176,24 @@ class FrozenCLIP(FrozenTexts):
     def embed(
         self, images: Tensor, rounded: bool | None = None, *, normalised: bool = False
     ) -> tuple[Tensor, tuple[int, int]]:
-        """What enters the first block: normalised, cut into patches, with positions.
+        """Compute the input of the first block: normalise, cut into patches, add positions.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
             rounded: the position embedding to half precision; None takes ``round_positions``.
-            normalised: take the pictures as they are.
+            normalised: take the images as they are.
 
         Returns:
             (B, 1 + N, D), class token first, and the grid (h, w).
         """
         visual = self.model.visual
         if normalised:
-            self._check_whole_patches(images)
+            H, W = images.shape[-2:]
+            if (H, W) != self.whole_patches(images) or not torch.isfinite(images).all():
+                raise ValueError(
+                    f"normalised pictures of {H}x{W} arrived, expected finite numbers at a "
+                    f"multiple of {self.patch_size} pixels; resize them before they are normalised"
+                )
             x = images.to(self.device)
         else:
             check_images(images)
@@ -235,26 +205,19 @@ class FrozenCLIP(FrozenTexts):
         x = torch.cat([cls, x], dim=1) + self.position_embedding(grid, rounded=rounded)
         return visual.ln_pre(x), grid
 
-    def _check_whole_patches(self, images: Tensor) -> None:
-        H, W = size = tuple(images.shape[-2:])
-        if size != self.whole_patches(images) or not torch.isfinite(images).all():
-            raise ValueError(
-                f"normalised pictures of {H}x{W} arrived, expected finite numbers at a multiple of "
-                f"{self.patch_size} pixels; resize them before they are normalised"
-            )
-
     def attention_mask(self, grid: tuple[int, int]) -> Tensor | None:
         """(1 + N, 1 + N) float, -inf where the card forbids attention; None if nowhere."""
-        make = _float_mask if grid[0] * grid[1] <= 1024 else _float_mask.__wrapped__
-        return make(grid, self.window, self.device, self.dtype)
+        make = float_mask if math.prod(grid) <= 1024 else float_mask.__wrapped__  # large: not kept
+        mask = make(grid, self.window)
+        return None if mask is None else mask.to(self.device, self.dtype)
 
     def encode_image(self, images: Tensor, *, normalised: bool = False) -> Tensor:
-        """Image embeddings as open_clip's, at any picture size; gradients reach the pictures.
+        """Compute open_clip's image embeddings at any image size; gradients reach the images.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
             normalised: take them as they are, whatever they were normalised by. For CLIMS, whose
-                released code shows CLIP pictures normalised for ImageNet.
+                released code gives CLIP images normalised for ImageNet.
 
         Returns:
             (B, D) float32, not normalised.
@@ -272,22 +235,29 @@ class FrozenCLIP(FrozenTexts):
         return (x @ visual.proj).float()
 
     @torch.no_grad()
-    def encode_dense(
-        self,
-        images: Tensor,
-        *,
-        n_layers: int | None = None,
-        round_positions: bool | None = None,
-    ) -> DenseTokens:
-        """The last block's input and the attention of the last layers.
+    def encode_samples(self, samples: Sequence[Sample], *, what: str, shown: bool) -> Tensor:
+        """Compute unit embeddings (M, E) of M samples, one by one because they differ in size.
 
-        As `last_block`, but for methods that differentiate the last block themselves.
+        ``what`` names the progress bar. A malformed image raises ``ValueError`` with its name.
+        """
+        rows = []
+        for sample in progress(samples, what=what, shown=shown, total=len(samples)):
+            check_image(sample.image, f"picture {sample.name!r}")
+            rows.append(F.normalize(self.encode_image(sample.image[None]), dim=-1)[0].cpu())
+        return torch.stack(rows)
+
+    @torch.no_grad()
+    def encode_dense(
+        self, images: Tensor, *, n_layers: int | None = None, round_positions: bool | None = None
+    ) -> DenseTokens:
+        """Compute the last block's input and the attention of the last layers.
+
+        Like `last_block`, but for methods that differentiate the last block themselves.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1]; resized to whole patches if need be.
             n_layers: over how many of the last layers attention is averaged, at least 1; more
-                than the model has means all of them. None takes the model's ``attention_layers``
-                or, where that is not known, CLIP-ES's 8 (of 12).
+                than the model has means all of them. None takes ``attention_layers``.
             round_positions: overrides the model's own setting.
 
         Returns:
@@ -310,29 +280,20 @@ class FrozenCLIP(FrozenTexts):
         round_positions: bool | None = None,
         likeness: str | None = LIKENESS[0],
     ) -> tuple[LastBlock, Tensor | None, tuple[int, int]]:
-        """What softmax Grad-CAM needs: the last block, ready for gradients, and the attention.
-
-        The last block itself is computed in float32 at least, whatever the trunk's products are.
+        """Compute the last block in float32 or more, ready for gradients, and the attention.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
             n_layers: over how many of the last layers attention is averaged, as in `encode_dense`.
             round_positions: overrides the model's own setting.
-            likeness: ``"queries"``, or ``"values"`` to show those's likeness instead of the
+            likeness: ``"queries"``, or ``"values"`` for the similarity of values instead of the
                 attention that the blocks use; None for no attention at all.
 
         Returns:
             The `LastBlock`; (B, N, N) attention as in `DenseTokens`, or None; (h, w).
         """
         trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions, likeness)
-        last = LastBlock(
-            self.model,
-            self._last_weights(trunk.x.dtype),
-            trunk.x,
-            mask=self.attention_mask(grid),
-            attention=trunk.attention,
-            likeness=likeness,
-        )
+        last = LastBlock(self.model, self._last_weights(trunk.x.dtype), trunk)
         total = last.attention
         return last, None if total is None else total[:, 1:, 1:] / n_layers, grid
 
@@ -343,11 +304,10 @@ class FrozenCLIP(FrozenTexts):
         round_positions: bool | None,
         likeness: str | None = LIKENESS[0],
     ) -> tuple[Trunk, tuple[int, int], int]:
-        """All blocks but the last, with the attention of those among the last ``n_layers``."""
+        """Run all blocks but the last; keep attention of those among the last ``n_layers``."""
         if likeness is not None:
             check_word("likeness", likeness, LIKENESS)
-        if n_layers is None:
-            n_layers = self.attention_layers or ATTENTION_LAYERS
+        n_layers = self.attention_layers if n_layers is None else n_layers
         check_count("n_layers", n_layers)
         x, grid = self.embed(images, round_positions)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -359,14 +319,14 @@ class FrozenCLIP(FrozenTexts):
         return trunk, grid, n_layers
 
     def _last_weights(self, dtype: torch.dtype) -> Weights:
-        """The last block's folded weights, made once for where and what the model is."""
+        """Fold the last block's weights, once for each device and dtype."""
         key = (self.device, self.dtype, dtype, self.model.visual.proj.data_ptr())
         if self._folded is None or self._folded[0] != key:
-            self._folded = (key, weights_of(self.model, dtype))
+            self._folded = (key, Weights(self.model, dtype))
         return self._folded[1]
 
     def finish(self, tokens: Tensor, normed: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Run the last block and the head that CLIP-ES reads: the mean of the patch tokens.
+        """Run the last block and CLIP-ES's head, which is the mean of the patch tokens.
 
         Args:
             tokens: (B, 1 + N, D) input of the last block.
@@ -374,17 +334,9 @@ class FrozenCLIP(FrozenTexts):
             grid: (h, w).
 
         Returns:
-            (B, D) embedding of the mean patch, not normalised. (CLIP itself reads the class token;
-            for the tiny CLIP, which was trained with average pooling, the two agree.)
+            (B, D) embedding of the mean patch, not normalised. CLIP itself reads the class token.
         """
         block, visual = self.blocks[-1], self.model.visual
-        _, mixed = attend(block, normed, self.attention_mask(grid))
+        mask = self.attention_mask(grid)
+        mixed, _ = block.attn(normed, normed, normed, need_weights=False, attn_mask=mask)
         return visual.ln_post(end_block(block, tokens, mixed))[:, 1:].mean(1) @ visual.proj
-
-
-@lru_cache(maxsize=16)
-def _float_mask(
-    grid: tuple[int, int], window: int | None, device: torch.device, dtype: torch.dtype
-) -> Tensor | None:
-    mask = float_mask(grid, window)
-    return None if mask is None else mask.to(device, dtype)

@@ -1,7 +1,7 @@
 r"""The last block with its gradient in closed form: what Grad-CAM needs, for any number of texts.
 
 CLIP-ES weighs channel k of the last block's normalised input A by the mean over the patches of
-the derivative of a number y, which is a function of the picture embedding f alone. So a direction
+the derivative of a number y, which is a function of the image embedding f alone. So a direction
 :math:`\partial y / \partial f` (E,) goes in and (D,) weights come out, linearly. Carrying it back
 by differentiation costs two N x N products for each head and class. The *mean* over patches
 costs less. With the attention :math:`P = \mathrm{softmax}(QK^\top)` of one head, values V, output
@@ -13,7 +13,7 @@ costs less. With the attention :math:`P = \mathrm{softmax}(QK^\top)` of one head
 - queries: :math:`\sum_i dQ_i = \sum_j (T_j \cdot V_j - \tau_j) K_j` with the thin products
   :math:`T = P^\top G` and :math:`\tau = P^\top \rho`.
 
-Before it lie two layer norms and the perceptron, whose part is one product a class: a layer norm's
+Before it lie two layer norms and the MLP, whose part is one product a class: a layer norm's
 derivative is a constant vector minus two rank-one terms, so all that does not depend on the class
 is computed once.
 """
@@ -21,100 +21,36 @@ is computed once.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.clip.head_gradient import HeadGradient
-from wsss_kit.clip.trunk import LIKENESS, QUICK, Trunk, is_quick, layer_norm
-from wsss_kit.clip.whole_derivative import whole_derivative
+from wsss_kit.clip.vision import QUICK, Trunk, Weights, is_quick, layer_norm
 
-MOST_KEPT = 2**28
-"""Bytes of attention maps that stay in memory; of larger pictures each head's map is made anew."""
-_AT_ONCE = 2**27
-"""Bytes of gradients, one (N, D) a class, that are carried through the attention together."""
-_SHARED_FROM = 3
-"""From so many classes on it pays to carry what they share through the perceptron once."""
-
-
-class Weights(NamedTuple):
-    """The last block's and the head's weights, in the order in which a gradient meets them.
-
-    LayerScale, where a model has it, and the second layer norm's factors are folded in.
-    """
-
-    embed: Tensor  # (D, E) the last layer norm's factors and the projection
-    embed_bias: Tensor  # (E,)
-    leave: Tensor  # (D, F) second layer of the perceptron
-    leave_bias: Tensor  # (D,)
-    enter: Tensor  # (F, D) first layer, centred, times the attention's output projection
-    enter_bias: Tensor  # (F,) of the first layer, with the second layer norm's bias in it
-    gather: Tensor  # (D, D) the attention's output projection
-    queries: Tensor  # (D, D), with the scale of the logits
-    keys: Tensor  # (D, D)
-    values: Tensor  # (D, D)
-
-
-def weights_of(model: nn.Module, dtype: torch.dtype) -> Weights:
-    """Fold the weights of open_clip's ``CLIP`` into those that a gradient meets."""
-    visual = model.visual
-    block = visual.transformer.resblocks[-1]
-    attn, mlp = block.attn, block.mlp
-
-    def of(parameter: Tensor) -> Tensor:
-        return parameter.detach().to(dtype)
-
-    def scale(layer: nn.Module) -> Tensor:
-        return of(layer.gamma) if hasattr(layer, "gamma") else of(visual.proj.new_ones(()))
-
-    gather = (of(attn.out_proj.weight).T * scale(block.ls_1)).T
-    first = of(mlp.c_fc.weight) * of(block.ln_2.weight)
-    queries, keys, values = of(attn.in_proj_weight).chunk(3)
-    return Weights(
-        embed=of(visual.ln_post.weight)[:, None] * of(visual.proj),
-        embed_bias=of(visual.ln_post.bias) @ of(visual.proj),
-        leave=(of(mlp.c_proj.weight).T * scale(block.ls_2)).T.contiguous(),
-        leave_bias=of(mlp.c_proj.bias) * scale(block.ls_2),
-        enter=(first - first.mean(1, keepdim=True)) @ gather,
-        enter_bias=of(mlp.c_fc.bias) + of(mlp.c_fc.weight) @ of(block.ln_2.bias),
-        gather=gather,
-        queries=queries * (len(queries) // attn.num_heads) ** -0.5,
-        keys=keys,
-        values=values,
-    )
+MOST_KEPT = 2**28  # bytes of attention maps in memory; larger images compute each map again
+_AT_ONCE = 2**27  # bytes of gradients, one (N, D) a class, that pass the attention together
+_SHARED_FROM = 3  # from so many classes on, what they share passes the MLP once
 
 
 class LastBlock:
-    """The last block of a batch of pictures, run once, ready for any number of gradients.
+    """The last block of a batch of images, run once, ready for any number of gradients.
 
     Args:
         model: open_clip's ``CLIP``.
-        weights: of it, from `weights_of`.
-        x: (B, 1 + N, D) what enters the block, in the precision that is wanted.
-        mask: (1 + N, 1 + N) to add to attention logits; None for no limits.
-        attention: (B, 1 + N, 1 + N) sum of earlier blocks' maps, to which this one's is added in
-            place; None where there was none.
-        likeness: whose likeness the maps show, one of ``LIKENESS``; None for no maps.
+        weights: of it.
+        before: the blocks before, run: their output, mask and attention, to which this block's
+            attention is added in place.
 
     Attributes:
         embedding: (B, E) the mean of the patch tokens, projected; not of unit length.
         normed: (B, 1 + N, D) the block's ``ln_1`` output.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        weights: Weights,
-        x: Tensor,
-        *,
-        mask: Tensor | None = None,
-        attention: Tensor | None = None,
-        likeness: str | None = LIKENESS[0],
-    ) -> None:
-        self.weights, self._trunk = weights, Trunk(x, mask, x.dtype, likeness)
-        self._trunk.attention = attention
+    def __init__(self, model: nn.Module, weights: Weights, before: Trunk) -> None:
+        x = before.x
+        self.weights, self._trunk = weights, Trunk(x, before.mask, x.dtype, before.likeness)
+        self._trunk.attention = before.attention
         visual = model.visual
         block = visual.transformer.resblocks[-1]
         self.normed = layer_norm(block.ln_1, x)
@@ -195,12 +131,12 @@ class LastBlock:
 
     @torch.no_grad()
     def prepare(self) -> None:
-        """Find the whole derivative, (E, D) a picture: all later gradients are a product with it.
+        """Find the whole derivative, (E, D) a image: all later gradients are a product with it.
 
         It costs about as much as the gradients of 25 texts; what these needed is forgotten.
         """
         if self._jacobian is None:
-            self._jacobian = whole_derivative(self)
+            self._jacobian = self._whole_derivative()
             self._kept.clear()
             for name in ("steep", "steep_hidden", "shared_hidden", "inner_gathered"):
                 self.__dict__.pop(name, None)
@@ -215,7 +151,7 @@ class LastBlock:
         B, C, D = known.shape
         heads, _, _, d = self.q.shape
         shared = C >= _SHARED_FROM or "shared_hidden" in self.__dict__
-        carry = self._through_perceptron_shared if shared else self._through_perceptron
+        carry = self._through_mlp_shared if shared else self._through_mlp
         grads = torch.stack([carry(known[:, c]) for c in range(C)], 1)  # (B, C, N, D)
         grads = grads.view(B, C, -1, heads, d)
         found = known.new_empty(3, B, C, heads, d)
@@ -226,7 +162,7 @@ class LastBlock:
         total = queries @ weights.queries + keys @ weights.keys + values @ weights.values
         return total / self.outer.shape[1]
 
-    def _through_perceptron(self, known: Tensor) -> Tensor:
+    def _through_mlp(self, known: Tensor) -> Tensor:
         """(B, D) at the last layer norm -> (B, N, D) at what the heads gathered, one class."""
         weights, (_, _, D) = self.weights, self.outer.shape
         along = self.outer @ known[:, :, None] / D  # (B, N, 1)
@@ -237,7 +173,7 @@ class LastBlock:
         found -= inner * self.inner_gathered
         return found.add_(grads @ weights.gather)
 
-    def _through_perceptron_shared(self, known: Tensor) -> Tensor:
+    def _through_mlp_shared(self, known: Tensor) -> Tensor:
         """The same with what does not depend on the class taken from `shared_hidden`."""
         weights, (_, _, D) = self.weights, self.outer.shape
         enter, inner_of_enter, outer_gathered = self.shared_hidden
@@ -251,9 +187,39 @@ class LastBlock:
         gathered = (known @ weights.gather)[:, None]  # (B, 1, D)
         return found.add_(self.outer_scale * gathered).sub_(along * outer_gathered)
 
+    def _whole_derivative(self) -> Tensor:
+        """Compute the mean derivative of ``embedding`` by the patches of ``normed``: (B, E, D).
+
+        A gradient through the block is linear in what it begins with. So the weights themselves
+        are carried back instead of one class's numbers. The costly products are those of the
+        hidden units' shares in each patch, (F, N), with each head's attention, (N, 1 + N).
+        """
+        weights, (B, N, D) = self.weights, self.outer.shape
+        heads, _, _, d = self.q.shape
+        enter, inner_of_enter, outer_gathered = self.shared_hidden
+        alike = enter + outer_gathered - inner_of_enter / D * self.inner_gathered  # (B, N, D)
+        mass = self.steep * self.inner_scale  # (B, N, F)
+        hidden = mass.new_empty(3, B, mass.shape[2], heads, d)
+        patches = mass.new_empty(3, B, N, heads, d)
+        total = mass.new_zeros(3, B, D, D)
+        for head in range(heads):
+            own = slice(head * d, (head + 1) * d)
+            carry = HeadGradient(self, head)
+            hidden[:, :, :, head] = carry.masses(mass, weights.enter[:, own])
+            inner = carry.tokens(self.inner_gathered[..., own])  # (3, B, N, d)
+            hidden[:, :, :, head] -= self.steep_hidden.mT @ inner / D
+            patches[:, :, :, head] = carry.tokens(alike[..., own])
+            even = self.outer_scale.expand(B, N, d)
+            unit = carry.masses(even, torch.eye(d, dtype=mass.dtype, device=mass.device))
+            total[..., own] += weights.gather[:, own] @ unit
+        total += weights.leave @ hidden.flatten(3) - self.outer.mT @ patches.flatten(3) / D
+        by_token = total[0] @ weights.queries + total[1] @ weights.keys + total[2] @ weights.values
+        embed = weights.embed - weights.embed.mean(0)
+        return embed.T @ by_token / N**2
+
     @cached_property
     def inner_gathered(self) -> Tensor:
-        """(B, N, D) the perceptron's standardised input at what the heads gathered."""
+        """(B, N, D) the MLP's standardised input at what the heads gathered."""
         return (self.inner @ self.weights.gather) * self.inner_scale
 
     @cached_property
@@ -273,6 +239,56 @@ class LastBlock:
         inner = (hidden * self._hidden).sum(2, keepdim=True)
         outer = (self.outer @ self.weights.gather) * self.outer_scale
         return (hidden @ self.weights.enter).mul_(self.inner_scale), inner, outer
+
+
+class HeadGradient:
+    """Attention of one head, through which gradients at its output are carried back.
+
+    Every method returns gradients of queries, keys and values, summed over the patches.
+
+    Args:
+        block: of B images.
+        head: index of the head.
+    """
+
+    def __init__(self, block: LastBlock, head: int) -> None:
+        own = slice(head * block.q.shape[-1], (head + 1) * block.q.shape[-1])
+        self.map = block.head_map(head)  # (B, N, T)
+        self.to_class = self.map[..., :1]
+        self.q, self.k, self.v = block.q[head][:, 1:], block.k[head], block.v[head]
+        self.gathered = block.gathered[..., own]  # (B, N, d)
+        self.away = self.v[:, :1] - self.gathered
+
+    @cached_property
+    def looked_at(self) -> Tensor:
+        """(B, N, d) the mean key that each patch attends to."""
+        return self.map @ self.k
+
+    def classes(self, grads: Tensor) -> Tensor:
+        """A gradient for each class and patch, summed: (B, C, N, d) -> (3, B, C, d)."""
+        B, C, _, d = grads.shape
+        rho = (grads * self.gathered[:, None]).sum(-1, keepdim=True)  # (B, C, N, 1)
+        thin = torch.cat([grads, rho], -1).mT.flatten(1, 2)
+        thin = (thin @ self.map).view(B, C, d + 1, -1)  # T and tau, transposed
+        queries = ((thin[:, :, :d] * self.v.mT[:, None]).sum(2) - thin[:, :, d]) @ self.k
+        drawn = self.to_class.mT * (grads * self.away[:, None]).sum(-1)  # (B, C, N)
+        values = ((1 - self.to_class)[:, None] * grads).sum(2)
+        return torch.stack([queries, -drawn @ self.q, values])
+
+    def masses(self, mass: Tensor, rows: Tensor) -> Tensor:
+        """Gradients mass_im rows_m at patch i, summed: (B, N, M), (M, d) -> (3, B, M, d)."""
+        queries = (mass.mT @ self.map * (rows @ self.v.mT)) @ self.k
+        queries -= (mass * (self.gathered @ rows.T)).mT @ self.looked_at
+        keys = -(mass * self.to_class * (self.away @ rows.T)).mT @ self.q
+        values = (mass * (1 - self.to_class)).sum(1)[..., None] * rows
+        return torch.stack([queries, keys, values])
+
+    def tokens(self, grads: Tensor) -> Tensor:
+        """A gradient for each patch by itself: (B, N, d) -> (3, B, N, d)."""
+        queries = (self.map * (grads @ self.v.mT)) @ self.k
+        queries -= (grads * self.gathered).sum(2, keepdim=True) * self.looked_at
+        keys = -self.to_class * (grads * self.away).sum(2, keepdim=True) * self.q
+        return torch.stack([queries, keys, (1 - self.to_class) * grads])
 
 
 def _standardised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

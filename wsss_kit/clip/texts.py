@@ -1,4 +1,4 @@
-"""The half of a frozen CLIP that reads: texts to unit embeddings, each read once."""
+"""Unit embeddings of texts by a frozen CLIP, each encoded once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.paperworld.tiny_clip import text_features
-
-MOST_TEXTS = 1000
-"""Texts a model remembers beside those it is asked for: the oldest go first."""
+MOST_TEXTS = 1000  # kept beside those of the current call; the oldest go first
 
 
 class FrozenTexts(nn.Module):
-    """A CLIP that no training changes, as far as texts go; `FrozenCLIP` adds the pictures.
+    """The text tower of a CLIP that no training changes; `FrozenCLIP` adds the images.
 
     Args:
         model: ``open_clip.model.CLIP``.
@@ -36,12 +33,22 @@ class FrozenTexts(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.model.visual.proj.device
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Factor on cosines that makes them logits."""
+        return self.model.logit_scale.exp()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self.model.visual.proj.dtype
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit embeddings of texts; each text is encoded once and remembered.
+        """Compute unit embeddings of texts; each text is encoded once and kept.
 
         Args:
             texts: P texts.
@@ -51,11 +58,11 @@ class FrozenTexts(nn.Module):
 
         Raises:
             RuntimeError: if the model was wrapped without a tokenizer.
-            ValueError: if a text is no text, or empty.
+            ValueError: if a text is not a string, or empty.
 
         Warns:
-            UserWarning: if a text has words that the model never read, or is longer than it can
-                read and is cut.
+            UserWarning: if a text has words that are not in the model's vocabulary, or is longer
+                than the model's context and is cut.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if self.tokenizer is None:
@@ -78,9 +85,9 @@ class FrozenTexts(nn.Module):
         return torch.stack([self._texts[text].to(device) for text in texts])
 
     def _encode_ids(self, ids: Tensor) -> Tensor:
-        """open_clip's ``encode_text``, without the padding that a causal tower never looks back to.
+        """Compute open_clip's ``encode_text`` without padding, where the tower is causal.
 
-        Of 77 places a phrase fills about ten; the end token has the highest number.
+        Of 77 tokens a phrase fills about ten; the end token has the highest id.
         """
         model = self.model
         causal = getattr(model, "text_pool_type", "") == "argmax" and model.attn_mask is not None
@@ -89,27 +96,26 @@ class FrozenTexts(nn.Module):
         return text_features(model, ids[:, : int(ids.argmax(1).max()) + 1])
 
     def encode_templates(self, texts: Sequence[Sequence[str]]) -> Tensor:
-        """Unit embeddings of phrases that several templates say, averaged and made unit again.
+        """Average unit embeddings of phrases over several templates, and normalise the mean.
 
         Args:
             texts: for every template its P texts.
 
         Returns:
-            (P, D) float32 of unit length; of one template, as `encode_text` gives them.
+            (P, D) float32 of unit length; for one template, those of `encode_text`.
         """
         if not texts:
             raise ValueError("texts is empty, expected the texts of at least one template")
         return self.encode_sentences(list(zip(*texts, strict=True)))
 
     def encode_sentences(self, sentences: Sequence[Sequence[str]]) -> Tensor:
-        """Unit embeddings of phrases, each said by one or several texts.
+        """Compute unit embeddings of phrases, each written as one or several texts.
 
         Args:
-            sentences: for each of P phrases the texts that say it, such as
-                ``prompts.class_sentences()``.
+            sentences: for each of P phrases its texts, such as ``prompts.class_sentences()``.
 
         Returns:
-            (P, D) float32 of unit length: the mean of the texts' unit embeddings, made unit again.
+            (P, D) float32: the mean of the texts' unit embeddings, normalised again.
 
         Raises:
             ValueError: if a phrase has no text; also as `encode_text`.
@@ -117,14 +123,14 @@ class FrozenTexts(nn.Module):
         if not all(sentences):
             raise ValueError("a phrase has no text that says it, expected at least one each")
         counts = [len(each) for each in sentences]
-        said = self.encode_text([text for each in sentences for text in each])  # all at once
+        features = self.encode_text([text for each in sentences for text in each])  # all at once
         if all(count == 1 for count in counts):
-            return said
-        means = torch.stack([each.mean(0) for each in said.split(counts)])
+            return features
+        means = torch.stack([each.mean(0) for each in features.split(counts)])
         return F.normalize(means, dim=-1)
 
     def _warn_of(self, texts: Sequence[str]) -> None:
-        """Say which words the model cannot know and which texts it cannot read to their end."""
+        """Warn of unknown words and of texts that are longer than the model's context."""
         unknown = {word: text for text in texts for word in self.unknown_words(text)}
         if unknown:
             first = next(iter(unknown.values()))
@@ -145,12 +151,31 @@ class FrozenTexts(nn.Module):
             )
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words the model cannot know; always empty for sub-word vocabularies."""
+        """Return the words outside the vocabulary; always empty for sub-word vocabularies."""
         unknown = getattr(self.tokenizer, "unknown", None)
         return unknown(text) if unknown is not None else []
 
 
+def text_features(model: nn.Module, ids: Tensor) -> Tensor:
+    """Compute text embeddings of ids cut to their longest text, as ``encode_text`` of open_clip.
+
+    Args:
+        model: open_clip's ``CLIP`` with a causal text tower.
+        ids: (P, T) token ids, T up to the context length; the end token is the highest.
+
+    Returns:
+        (P, D) unnormalised.
+    """
+    T = ids.shape[1]
+    x = model.token_embedding(ids) + model.positional_embedding[:T]  # (P, T, D)
+    mask = model.attn_mask[:T, :T]
+    for block in model.transformer.resblocks:
+        x = block(x, attn_mask=mask.to(x.dtype))
+    x = model.ln_final(x)
+    return x[torch.arange(len(x)), ids.argmax(1)] @ model.text_projection
+
+
 def _listed(words: Collection[str], most: int = 5) -> str:
-    """Some of the words, quoted, and how many more there are."""
+    """List some of the words, quoted, and how many more there are."""
     shown = ", ".join(repr(word) for word in list(words)[:most])
     return shown + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -1,57 +1,21 @@
-"""Where CLIP models come from: the package's tiny one, or open_clip by name and weights."""
+"""Load CLIP: the tiny one of the package, or one of open_clip by name and weights."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from wsss_kit.checks import chosen_device
 from wsss_kit.clip.frozen import OPENAI_MEAN, OPENAI_STD, FrozenCLIP
-from wsss_kit.paperworld.tiny_clip import MEAN, STD, load_tiny_clip
-from wsss_kit.paperworld.tokenizer import WordTokenizer
+from wsss_kit.registry import find
 
 
-class ClipParts(NamedTuple):
-    """What `FrozenCLIP` is made of."""
-
-    model: nn.Module
-    tokenizer: Callable[[list[str]], Tensor]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    window: int | None
-    attention_layers: int | None = None
-    walk_squarings: int | None = None
-
-
-def paper_parts(weights: str | Path | None) -> ClipParts:
-    """The tiny CLIP from the package or from a file that its training command wrote.
-
-    Raises:
-        FileNotFoundError: if the weights or the card are missing.
-        ValueError: if the weights are not those of the card.
-    """
-    model, card = load_tiny_clip(weights)
-    architecture = card["architecture"]
-    tokenizer = WordTokenizer(card["words"], architecture["text_cfg"]["context_length"])
-    found = card.get("attention", {})
-    return ClipParts(
-        model,
-        tokenizer,
-        MEAN,
-        STD,
-        architecture["window"],
-        attention_layers=found.get("layers"),
-        walk_squarings=found.get("squarings"),
-    )
-
-
-def open_clip_parts(name: str, weights: str | Path | None) -> ClipParts:
-    """A model of open_clip's by name, with random weights where none are given.
+def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> FrozenCLIP:
+    """Build a model of open_clip's by name, with random weights where none are given.
 
     Raises:
         ValueError: for an unknown name, the wrong activation, or a damaged or foreign file.
@@ -90,7 +54,7 @@ def open_clip_parts(name: str, weights: str | Path | None) -> ClipParts:
             ) from error
     mean = getattr(model.visual, "image_mean", None) or OPENAI_MEAN
     std = getattr(model.visual, "image_std", None) or OPENAI_STD
-    return ClipParts(model, open_clip.get_tokenizer(name), tuple(mean), tuple(std), None)
+    return FrozenCLIP(model, open_clip.get_tokenizer(name), mean=mean, std=std, **options)
 
 
 def load_clip(
@@ -101,7 +65,7 @@ def load_clip(
     dtype: str | torch.dtype = "auto",
     autocast: str | torch.dtype | None = None,
 ) -> FrozenCLIP:
-    """A frozen CLIP by name.
+    """Load a frozen CLIP by name.
 
     Args:
         name: ``"paper"`` for the tiny CLIP of the embedded world, which comes with the package; any
@@ -110,7 +74,7 @@ def load_clip(
             CLIP's own weights, and for random weights with an open_clip name.
         device: ``"auto"`` takes CUDA where there is one.
         dtype: ``"auto"`` is float32; or a torch dtype or its name.
-        autocast: number type of the products in all blocks but the last, ``"bfloat16"`` or
+        autocast: dtype of the products in all blocks but the last, ``"bfloat16"`` or
             ``"float16"``, or None for that of the weights; see `FrozenCLIP`.
 
     Returns:
@@ -128,20 +92,12 @@ def load_clip(
         raise ValueError(
             f"dtype is {dtype!r}, expected 'auto', 'float32', 'bfloat16', 'float16' or 'float64'"
         )
-    parts = paper_parts(weights) if name == "paper" else open_clip_parts(name, weights)
-    clip = FrozenCLIP(
-        parts.model,
-        parts.tokenizer,
-        mean=parts.mean,
-        std=parts.std,
-        window=parts.window,
-        attention_layers=parts.attention_layers,
-        walk_squarings=parts.walk_squarings,
-        autocast=_number_type(autocast),
-    )
+    autocast = _number_type(autocast)
+    build = find("clip", name) if name == "paper" else partial(_from_open_clip, name)
+    clip = build(weights, autocast=autocast)
     return clip.to(device=device, dtype=number_type)
 
 
 def _number_type(name: Any) -> Any:
-    """A number type by its name; what is none of torch's stays what it is."""
+    """Look up a dtype by its name; return anything else unchanged."""
     return getattr(torch, name, name) if isinstance(name, str) else name

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
+import numpy as np
 from torch import Tensor
 
 from wsss_kit.classes import VOC_CLASSES
@@ -157,8 +158,9 @@ class _VOC(ImageFiles):
         return self._present[name]
 
     def _of_mask(self, name: str) -> set[int]:
-        counts = self.mask(name).flatten().bincount(minlength=256)[: 1 + len(VOC_CLASSES)]
-        return set((counts[1:] > 0).nonzero()[:, 0].tolist())
+        C = len(VOC_CLASSES)
+        counts = np.bincount(self.mask(name).numpy().ravel(), minlength=C + 1)
+        return set(np.flatnonzero(counts[1 : C + 1]).tolist())
 
     def _of_xml(self, name: str) -> set[int]:
         file = self.annotations / f"{name}.xml"

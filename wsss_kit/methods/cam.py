@@ -16,8 +16,15 @@ from torch import Tensor, nn
 from wsss_kit.checkpoints import restore_optimiser
 from wsss_kit.checks import check_images, check_samples
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.recipe import CLASSIFIER, HEAD_ALONE, check_recipe
-from wsss_kit.classifier.train import pool_features, sgd, train_classifier, train_head
+from wsss_kit.classifier.train import (
+    CLASSIFIER,
+    HEAD_ALONE,
+    check_recipe,
+    pool_features,
+    sgd,
+    train_classifier,
+    train_head,
+)
 from wsss_kit.methods.base import preset_values
 from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.training import classes_of, labels_of
@@ -26,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     name: {"scales": (1.0, 0.5, 1.5, 2.0), "flip": True, **training}
     for name, training in CLASSIFIER.items()
 }
-"""The papers' scales and mirror image with the training of `classifier.recipe`."""
+"""The papers' scales and mirror image with the training of `classifier.train`."""
 
 
 class CAM(TrainedCAM):

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from wsss_kit.checkpoints import load_checkpoint, run_of, save_checkpoint
 from wsss_kit.checks import check_count, check_device, check_scales
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.network import build_classifier, classifier_tensors, restore_classifier
-from wsss_kit.classifier.recipe import CLASSIFIER, check_recipe
-from wsss_kit.classifier.train import sgd, train_classifier
+from wsss_kit.classifier.backbones import build_classifier, classifier_tensors, restore_classifier
+from wsss_kit.classifier.train import CLASSIFIER, check_recipe, sgd, train_classifier
 from wsss_kit.files import check_card, check_classes, load_model, save_model
 from wsss_kit.methods.base import CAMMethod, MethodOutput, preset_values, read_out
 

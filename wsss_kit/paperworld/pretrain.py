@@ -30,6 +30,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from wsss_kit.checkpoints import CHECKPOINT, load_checkpoint, restore_optimiser, save_checkpoint
 from wsss_kit.checks import check_count, check_positive, check_probability
+from wsss_kit.clip.texts import text_features
+from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import save_model
 from wsss_kit.paperworld.measures import zero_shot_accuracy
 from wsss_kit.paperworld.scenes import KINDS
@@ -38,8 +40,6 @@ from wsss_kit.paperworld.tiny_clip import (
     MEAN,
     STD,
     build,
-    float_mask,
-    text_features,
     tie_keys,
     train_image_features,
     trained_grid,

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.clip import FrozenCLIP
 from wsss_kit.files import load_model
-from wsss_kit.paperworld.tokenizer import vocabulary
+from wsss_kit.paperworld.tokenizer import WordTokenizer, vocabulary
 
 TINY_CLIP = Path(__file__).parent / "tiny_clip.safetensors"
 """Weights of the tiny CLIP; its card lies beside them."""
@@ -85,38 +86,36 @@ def load_tiny_clip(path: str | Path | None = None) -> tuple[nn.Module, dict[str,
     return model.eval().requires_grad_(False), card
 
 
+def frozen_tiny_clip(path: str | Path | None = None, **options: Any) -> FrozenCLIP:
+    """Load a trained tiny CLIP as `FrozenCLIP`, with the settings of its card.
+
+    Args:
+        path: of the weights; None for those in the package.
+        **options: other arguments of `FrozenCLIP`.
+
+    Raises:
+        FileNotFoundError: if the weights or the card are missing.
+        ValueError: if the weights are not those of the card.
+    """
+    model, card = load_tiny_clip(path)
+    architecture, attention = card["architecture"], card.get("attention", {})
+    return FrozenCLIP(
+        model,
+        WordTokenizer(card["words"], architecture["text_cfg"]["context_length"]),
+        mean=MEAN,
+        std=STD,
+        window=architecture["window"],
+        attention_layers=attention.get("layers"),
+        walk_squarings=attention.get("squarings"),
+        **options,
+    )
+
+
 def trained_grid(architecture: dict[str, Any]) -> tuple[int, int]:
     """Return the (h, w) cells of the images that a tiny CLIP is trained on."""
     vision = architecture["vision_cfg"]
     side = vision["image_size"] // vision["patch_size"]
     return side, side
-
-
-def window_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
-    """Return which tokens may not attend to which: (1 + N, 1 + N) bool, True where forbidden.
-
-    A patch sees the patches up to ``window`` cells away in each direction and not the class
-    token, which sees everything.
-
-    Args:
-        grid: (h, w) cells, N = h * w.
-        window: cells in each direction; None for attention without limits.
-
-    Returns:
-        The mask, or None where nothing is forbidden.
-
-    Example:
-        >>> window_mask((1, 3), 1).int().tolist()
-        [[0, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
-    """
-    if window is None:
-        return None
-    h, w = grid
-    y, x = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
-    far = ((y[:, None] - y).abs() > window) | ((x[:, None] - x).abs() > window)  # (N, N)
-    mask = F.pad(far, (1, 0, 1, 0), value=True)
-    mask[0] = False
-    return mask
 
 
 def tie_keys(model: nn.Module) -> None:
@@ -168,31 +167,6 @@ def train_image_features(
         (B, D) unnormalised.
     """
     return train_patch_features(model, images, mask, kept).mean(1)
-
-
-def float_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
-    """Return `window_mask` as numbers to add to attention logits: -inf where forbidden, else 0."""
-    mask = window_mask(grid, window)
-    return None if mask is None else torch.zeros(mask.shape).masked_fill(mask, float("-inf"))
-
-
-def text_features(model: nn.Module, ids: Tensor) -> Tensor:
-    """Compute text embeddings of ids cut to their longest text, as open_clip's ``encode_text``.
-
-    Args:
-        model: from `build`, or another of open_clip's with a causal text tower.
-        ids: (P, T) token ids, T up to the context length; the end token is the highest.
-
-    Returns:
-        (P, D) unnormalised.
-    """
-    T = ids.shape[1]
-    x = model.token_embedding(ids) + model.positional_embedding[:T]  # (P, T, D)
-    mask = model.attn_mask[:T, :T]
-    for block in model.transformer.resblocks:
-        x = block(x, attn_mask=mask.to(x.dtype))
-    x = model.ln_final(x)
-    return x[torch.arange(len(x)), ids.argmax(1)] @ model.text_projection
 
 
 def _tied_attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -20,12 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from wsss_kit.checks import check_count
+from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.pretrain import WebBatches, halved
 from wsss_kit.paperworld.tiny_clip import (
     MEAN,
     STD,
-    float_mask,
     load_tiny_clip,
     train_patch_features,
     trained_grid,
@@ -99,6 +99,26 @@ def load_web_weights(trunk: PaperTrunk, weights: str | Path = "web") -> PaperTru
     tensors, _ = load_model(PAPER_TRUNK if weights == "web" else weights)
     trunk.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return trunk
+
+
+def paper_backbone(*, stride: int = 8, weights: str | Path | None = None) -> PaperTrunk:
+    """Build the paper backbone, with random weights unless others are given.
+
+    Args:
+        stride: 4, 8 or 16.
+        weights: None, ``"web"`` or the path of a file that `train_trunk` wrote.
+
+    Raises:
+        ValueError: if the stride is another, ``weights`` is ``"imagenet"`` or the file is damaged.
+        FileNotFoundError: if there is no such file.
+    """
+    trunk = PaperTrunk(stride=stride)
+    if weights == "imagenet":
+        raise ValueError(
+            'weights is "imagenet", expected None, "web" or a file of train_trunk for '
+            "the paper trunk; ImageNet weights are for the ResNets"
+        )
+    return trunk if weights is None else load_web_weights(trunk, weights)
 
 
 def train_trunk(

@@ -1,26 +1,33 @@
-"""What is said about words, templates and keys that are not right."""
+"""Checks of words, templates and keys, and their error messages."""
 
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
+
+from torch import Tensor
+
+from wsss_kit.checks import check_samples
+from wsss_kit.classes import Sample
+from wsss_kit.training import labels_of
 
 Value = TypeVar("Value")
 N_SHOWN = 8
 
 
 def expected_one_of(name: Any, names: Iterable[str]) -> str:
-    """The part of a message that says what would have been right.
+    """Write the part of an error message that lists what was expected.
 
     Args:
         name: what arrived.
-        names: what would have been right; eight of them are shown.
+        names: what was expected; eight of them are shown.
 
     Returns:
-        The names and, where one is close to what arrived, that one.
+        The names and the closest one, if one is close.
 
     Example:
         >>> expected_one_of("Catt", ["dog", "cat"]), expected_one_of(None, ["dog"])
@@ -35,7 +42,7 @@ def expected_one_of(name: Any, names: Iterable[str]) -> str:
 
 
 def checked_words(value: Any, what: str, *, among: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Words that are all there and all different.
+    """Check a list of different words.
 
     Args:
         value: a list of words or phrases; a string is no list.
@@ -78,7 +85,7 @@ aside; remove one
 
 
 def checked_phrase(value: Any, what: str) -> str:
-    """One phrase, or several joined into one by commas.
+    """Check one phrase, or join several by commas.
 
     Example:
         >>> checked_phrase(["people", "human"], "synonyms of 'person'")
@@ -90,7 +97,7 @@ def checked_phrase(value: Any, what: str) -> str:
 def checked_by_class(
     value: Any, what: str, classes: Sequence[str], check: Callable[[Any, str], Value]
 ) -> Mapping[str, Value]:
-    """A mapping of class names, each value checked.
+    """Check a mapping of class names and each of its values.
 
     Args:
         value: a mapping, or None for an empty one.
@@ -121,11 +128,24 @@ def checked_by_class(
     return MappingProxyType({name: check(value[name], f"{what} of {name!r}") for name in named})
 
 
-def one_template(value: Any) -> str:
-    """A text with exactly one place for a phrase.
+def labels_for(samples: Sequence[Sample], classes: Sequence[str]) -> Tensor:
+    """Stack the (M, C) labels of samples and check that they are of these classes.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if there are no samples, or labels and classes differ in number.
+    """
+    check_samples(samples)
+    labels = labels_of(samples)
+    if labels.shape[1] != len(classes):
+        raise ValueError(
+            f"the samples have {labels.shape[1]} labels and the prompts {len(classes)} "
+            "classes; expected one label a class"
+        )
+    return labels
+
+
+def one_template(value: Any) -> str:
+    """Check that a text has exactly one ``{}`` for a phrase.
 
     Example:
         >>> one_template("a photo of a {0}")
@@ -141,7 +161,7 @@ phrase, such as 'a photo of a {}'
 
 
 def checked_template(value: Any) -> str | tuple[str, ...]:
-    """One checked template as text, several as a tuple.
+    """Check templates; return one as text, several as a tuple.
 
     Example:
         >>> checked_template(["a {}"]), checked_template(["a {}", "one {}"])
@@ -154,15 +174,7 @@ def checked_template(value: Any) -> str | tuple[str, ...]:
 
 
 def check_keys(values: Any, known: Sequence[str], *, required: Sequence[str] = ()) -> None:
-    """Raise unless the keys are known ones and the required ones are there.
-
-    Args:
-        values: what should be a mapping.
-        known: its possible keys.
-        required: those that it must have.
-
-    Raises:
-        ValueError: if not.
+    """Raise `ValueError` unless all keys are known and the required ones are there.
 
     Example:
         >>> check_keys({"clases": ["cat"]}, ["classes", "template"])
@@ -180,3 +192,25 @@ def check_keys(values: Any, known: Sequence[str], *, required: Sequence[str] = (
     missing = [key for key in required if key not in values]
     if missing:
         raise ValueError(f"no {', no '.join(missing)}; expected {', '.join(required)}; add it")
+
+
+def overlap(one: str, other: str) -> bool:
+    """Return whether one phrase has all words of the other, next to each other.
+
+    Example:
+        >>> overlap("sign", "stop_sign"), overlap("Red tree", "tree"), overlap("rail", "rails")
+        (True, True, False)
+    """
+    words = (re.findall(r"[^\W_]+", text.casefold()) for text in (one, other))
+    one, other = (f" {' '.join(each)} " for each in words)
+    return one in other or other in one
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object; a key that comes twice is an error."""
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {key!r} comes twice, expected each once; remove one")
+        values[key] = value
+    return values

@@ -1,4 +1,4 @@
-"""What a vision-language model is asked: class names, their synonyms, backgrounds, the template.
+"""Prompts of a vision-language model: class names, synonyms, backgrounds, templates.
 
 The published lists are in ``tables.json`` beside this file, each with its source.
 """
@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -26,29 +25,31 @@ from wsss_kit.prompts.checks import (
     checked_words,
     expected_one_of,
     one_template,
+    overlap,
+    unique_keys,
 )
 
 TABLES = Path(__file__).with_name("tables.json")
 REQUIRED = ("classes", "backgrounds", "template")
 PRESETS = ("reference", "clean")
 FUSIONS = ("sentence", "feature")
-"""How several synonyms of a class become one embedding, the published way first."""
+"""Several synonyms of a class in one text, as published, or the mean of their embeddings."""
 
 
 @dataclass(frozen=True, repr=False)
 class Prompts:
-    """The words of one task, checked and frozen: equal words are equal, hash alike and pickle.
+    """Hold the prompts of one task, checked and frozen; they compare, hash and pickle by value.
 
-    A phrase is what the template says, a class name what reports and masks say; a synonym changes
-    the phrase and never the name. Several synonyms of a class share one prompt, joined by commas,
-    or each has its own.
+    A phrase fills the template, a class name stands in reports and masks; a synonym changes the
+    phrase and never the name. Several synonyms of a class share one prompt, joined by commas, or
+    each has its own.
 
     Args:
         classes: C different class names, in the order of the mask values.
-        backgrounds: P different words for what is no class.
+        backgrounds: P different background prompts.
         template: text with exactly one ``{}``, or several such texts, whose embeddings the caller
             averages. Several are kept as a tuple, one as a string.
-        synonyms: class name to the phrase, or phrases, said instead of it.
+        synonyms: class name to the phrase, or phrases, that replace it.
         class_backgrounds: class name to those of ``backgrounds`` that come with it (CLIMS).
         fusion: how several synonyms of a class become one embedding: ``"sentence"``, all in one
             prompt, as CLIP-ES published it, or ``"feature"``, each in its own and the embeddings
@@ -60,8 +61,6 @@ class Prompts:
             of ``class_backgrounds`` is not among ``backgrounds``.
 
     Example:
-        The name stays where the phrase changes:
-
         >>> prompts = Prompts(
         ...     ["cat", "person"], ["sea"], template="a {}.", synonyms={"person": ["people", "man"]}
         ... )
@@ -120,11 +119,11 @@ class Prompts:
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        """What the template says for each class: C synonyms, or names where there is none."""
+        """For each class its synonym, or its name where there is none."""
         return tuple(self.synonyms.get(name, name) for name in self.classes)
 
     def class_texts(self, template: str | None = None) -> list[str]:
-        """The C class phrases in a template.
+        """Fill a template with the C class phrases.
 
         Args:
             template: which one; needed only where there are several. Average over
@@ -135,24 +134,15 @@ class Prompts:
 
         Raises:
             ValueError: if there are several templates and none is given, or it is no template.
-
-        Example:
-            >>> Prompts.voc().class_texts()[2]
-            'a clean origami bird avian.'
         """
         return self._fill(self.phrases, template)
 
     def background_texts(self, template: str | None = None) -> list[str]:
-        """The P background words in a template; see ``class_texts``.
-
-        Example:
-            >>> Prompts.voc(method="clims").background_texts("no {}")[:2]
-            ['no tree', 'no river']
-        """
+        """Fill a template with the P backgrounds; see ``class_texts``."""
         return self._fill(self.backgrounds, template)
 
     def class_sentences(self) -> list[tuple[str, ...]]:
-        """For each class all texts that say it: one a template, and a synonym where they are apart.
+        """Write all texts of each class: one a template, and one a synonym with ``"feature"``.
 
         ``clip.encode_sentences`` makes one embedding of each.
 
@@ -161,13 +151,13 @@ class Prompts:
             >>> prompts.replace(synonyms={"cat": ["kitten", "tabby"]}).class_sentences()
             [('a kitten', 'a tabby', 'one kitten', 'one tabby')]
         """
-        if self.fusion == "sentence":
-            return [self._sentences([phrase]) for phrase in self.phrases]
-        spoken = ([part.strip() for part in phrase.split(",")] for phrase in self.phrases)
-        return [self._sentences([part for part in parts if part]) for parts in spoken]
+        apart = [[phrase] for phrase in self.phrases]
+        if self.fusion == "feature":
+            apart = [[part.strip() for part in phrase.split(",")] for phrase in self.phrases]
+        return [self._sentences(list(filter(None, parts))) for parts in apart]
 
     def background_sentences(self) -> list[tuple[str, ...]]:
-        """For each background word all texts that say it; see ``class_sentences``."""
+        """Write all texts of each background; see ``class_sentences``."""
         return [self._sentences([word]) for word in self.backgrounds]
 
     def _sentences(self, phrases: Sequence[str]) -> tuple[str, ...]:
@@ -183,16 +173,10 @@ class Prompts:
         return [chosen.replace("{}", phrase) for phrase in phrases]
 
     def backgrounds_of(self, name: str) -> tuple[str, ...]:
-        """The background words related to a class, which CLIMS keeps out of its maps.
+        """Return the backgrounds related to a class, which CLIMS keeps out of its maps.
 
         Without any ``class_backgrounds`` every class has all ``backgrounds`` (the released CLIMS);
         with some, a class that they leave out has none (the CLIMS paper).
-
-        Args:
-            name: a class name.
-
-        Returns:
-            Words of ``backgrounds``, possibly none.
 
         Raises:
             ValueError: if there is no such class.
@@ -211,14 +195,11 @@ class Prompts:
 
     @classmethod
     def voc(cls, method: str = "clip_es") -> Prompts:
-        """The published words for the 20 classes of PASCAL VOC.
+        """Load the published prompts for the 20 classes of PASCAL VOC.
 
         Args:
             method: ``"clip_es"`` (25 backgrounds) or ``"clims"`` (10, of the improved version,
                 where a person is a player).
-
-        Raises:
-            ValueError: if the method is another.
 
         Example:
             >>> Prompts.voc(method="clims").phrases[-6:]
@@ -228,15 +209,12 @@ class Prompts:
 
     @classmethod
     def coco(cls, method: str = "clip_es", *, preset: str = "reference") -> Prompts:
-        """The published words for the 80 classes of COCO.
+        """Load the published prompts for the 80 classes of COCO.
 
         Args:
             method: ``"clip_es"`` (23 backgrounds) or ``"clims"`` (88).
             preset: ``"reference"`` or ``"clean"``. Reference: the released CLIP-ES says
                 ``sknowboard``; ``"clean"`` says ``snowboard``.
-
-        Raises:
-            ValueError: if the method or the preset is another.
 
         Example:
             >>> Prompts.coco().phrases[31], Prompts.coco(preset="clean").phrases[31]
@@ -251,13 +229,9 @@ class Prompts:
 
     @classmethod
     def paper(cls, method: str = "clip_es") -> Prompts:
-        """The words for the embedded world: 8 classes, its twelve background kinds.
+        """Load the prompts for the embedded world: 8 classes, its twelve background kinds.
 
-        Args:
-            method: ``"clip_es"`` or ``"clims"``, where a class's related background is its home.
-
-        Raises:
-            ValueError: if the method is another.
+        With ``"clims"`` a class's related background is its home.
 
         Example:
             >>> Prompts.paper(method="clims").backgrounds_of("camel")
@@ -267,10 +241,10 @@ class Prompts:
 
     @classmethod
     def for_classes(cls, names: Sequence[str], method: str = "clip_es") -> Prompts:
-        """A start for your own classes: the backgrounds of CLIP-ES that are none of them.
+        """Make prompts for your own classes with the backgrounds of CLIP-ES that are none of them.
 
-        A background goes if its words are within a class name or the other way round: ``sign``
-        for the class ``stop sign``. An underscore in a name is said as a space.
+        A background is left out if its words are within a class name or the other way round:
+        ``sign`` for the class ``stop sign``. An underscore in a name becomes a space.
 
         Args:
             names: your class names, in the order of the mask values.
@@ -289,7 +263,7 @@ class Prompts:
         names = checked_words(names, "names")
         published = [_table("clip_es", data)["backgrounds"] for data in ("voc", "coco")]
         union = dict.fromkeys(word for words in published for word in words)  # each once, in order
-        backgrounds = [word for word in union if not any(_overlap(word, name) for name in names)]
+        backgrounds = [word for word in union if not any(overlap(word, name) for name in names)]
         if not backgrounds:
             raise ValueError(
                 "names leave none of the published backgrounds, expected at least one that is no "
@@ -301,16 +275,10 @@ class Prompts:
         return cls(names, backgrounds, template=template, synonyms=synonyms)
 
     def replace(self, **changes: Any) -> Prompts:
-        """The same prompts but for some arguments.
-
-        Args:
-            changes: arguments of ``Prompts`` by name.
-
-        Returns:
-            A new object, checked as any other.
+        """Return new prompts with some arguments of ``Prompts`` changed.
 
         Raises:
-            ValueError: if there is no such argument, or the new words do not go together.
+            ValueError: if there is no such argument, or as for ``Prompts``.
 
         Example:
             >>> Prompts.voc().replace(template="a photo of {}.").class_texts()[0]
@@ -320,13 +288,7 @@ class Prompts:
         return dataclasses.replace(self, **changes)
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """The prompts as JSON to read, edit and send on.
-
-        Args:
-            path: where to write it as well; its folder is made where there is none.
-
-        Returns:
-            The text, ready for ``from_json``.
+        """Write the prompts as JSON text for ``from_json``, also to a file if ``path`` is given.
 
         Example:
             >>> Prompts.from_json(Prompts.coco().to_json()) == Prompts.coco()
@@ -342,16 +304,13 @@ class Prompts:
 
     @classmethod
     def from_json(cls, path_or_text: str | Path) -> Prompts:
-        """Prompts from a file, or from the text itself if it begins with a bracket.
+        """Read prompts from a file, or from the text itself if it begins with a bracket.
 
-        Args:
-            path_or_text: what ``to_json`` wrote; ``synonyms`` and ``class_backgrounds`` may be
-                left out.
+        ``synonyms`` and ``class_backgrounds`` may be left out.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is no JSON, lacks a key or has an unknown one, or its words are not
-                right, as for ``Prompts``.
+            ValueError: if it is no JSON, lacks a key or has an unknown one, or as for ``Prompts``.
 
         Example:
             >>> text = '{"classes": ["cat"], "backgrounds": ["sea"], "template": "a {}"}'
@@ -367,7 +326,7 @@ class Prompts:
             )
         try:
             text = path_or_text if is_text else Path(path_or_text).read_text("utf-8-sig")
-            values = json.loads(text, object_pairs_hook=_object)
+            values = json.loads(text, object_pairs_hook=unique_keys)
             check_keys(values, FIELDS, required=REQUIRED)
             return cls(**values)
         except json.JSONDecodeError as error:
@@ -383,30 +342,8 @@ FIELDS = tuple(each.name for each in dataclasses.fields(Prompts))
 
 
 def _table(method: str, data: str) -> dict[str, Any]:
-    """The arguments of ``Prompts`` that a method published for a data set, but for the classes."""
+    """Load a method's published arguments of ``Prompts`` for a data set, without the classes."""
     tables = json.loads(TABLES.read_text("utf-8"))
     if method not in tables:
         raise ValueError(f"method is {method!r}; {expected_one_of(method, tables)}")
     return {key: value for key, value in tables[method][data].items() if key != "source"}
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether the words of one phrase are all in the other, next to each other.
-
-    Example:
-        >>> _overlap("sign", "stop_sign"), _overlap("Red tree", "tree"), _overlap("rail", "rails")
-        (True, True, False)
-    """
-    words = (re.findall(r"[^\W_]+", text.casefold()) for text in (one, other))
-    one, other = (f" {' '.join(each)} " for each in words)
-    return one in other or other in one
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, where a key that comes twice is an error rather than the last one."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"the key {key!r} comes twice, expected each once; remove one")
-        values[key] = value
-    return values

@@ -1,8 +1,8 @@
-r"""Which words are good: judged without any mask by sharpness, with masks by what they change.
+r"""Rank prompts: without masks by sharpness, with masks by the change of the scores.
 
-CLIP-ES's sharpness (Eq. 9) of a way of asking: over pictures with several classes, the variance of
-the classes' scores divided by their mean. Where one class takes all, the others' maps are pushed
-away; so the lower, the better. The paper sums over the pictures; here it is the mean, which ranks
+CLIP-ES's sharpness (Eq. 9) of a prompt: over images with several classes, the variance of the
+classes' scores divided by their mean. Where one class takes all, the others' maps are pushed
+away; so the lower, the better. The paper sums over the images; here it is the mean, which ranks
 alike and does not grow with their number. Scores are softmax probabilities, the variance is over
 the classes present, divided by their number.
 """
@@ -19,11 +19,10 @@ from torch import Tensor
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.clip.samples import embedded, labels_for
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, error_shares
 from wsss_kit.evaluation.scoring import picture_counts
 from wsss_kit.methods.clip_es import CLIPES, OpenedPicture
-from wsss_kit.prompts.checks import checked_words, expected_one_of
+from wsss_kit.prompts.checks import checked_words, expected_one_of, labels_for
 from wsss_kit.prompts.prompts import FUSIONS, Prompts
 from wsss_kit.training import progress
 
@@ -32,14 +31,14 @@ if TYPE_CHECKING:
 
 
 def sharpness(scores: Tensor, present: Tensor) -> Tensor:
-    """Variance of the scores of the classes present, divided by their mean, picture by picture.
+    """Divide the variance of the scores of the classes present by their mean, image by image.
 
     Args:
         scores: (M, C) not negative.
         present: (M, C), above 0 for the classes that count.
 
     Returns:
-        (M,); NaN for a picture with fewer than two classes, which says nothing.
+        (M,); NaN for an image with fewer than two classes.
 
     Example:
         >>> scores = torch.tensor([[0.25, 0.25, 0.5], [0.75, 0.25, 0.0], [1.0, 0.0, 0.0]])
@@ -68,9 +67,9 @@ def rank_templates(
     *,
     shown: bool = True,
 ) -> pd.DataFrame:
-    """Sharpness of every template, the best first: by CLIP's ordinary classification.
+    """Compute the sharpness of every template by CLIP's ordinary classification, best first.
 
-    Scores are the softmax over all C classes of CLIP's picture embedding.
+    Scores are the softmax over all C classes of CLIP's image embedding.
 
     Args:
         clip: the model.
@@ -96,8 +95,7 @@ def rank_templates(
     """
     templates = checked_words(list(templates), "templates")
     asked = {template: prompts.replace(template=template) for template in templates}
-    seen, labels = _several(clip, samples, prompts, shown=shown)
-    return _ranked(clip, asked, seen, labels, "template")
+    return _ranked(clip, samples, asked, "template", shown=shown)
 
 
 def rank_synonyms(
@@ -109,14 +107,14 @@ def rank_synonyms(
     *,
     shown: bool = True,
 ) -> pd.DataFrame:
-    """Sharpness of every phrase for one class, and of all together, fused in both ways.
+    """Compute the sharpness of every phrase for one class, and of all, fused in both ways.
 
     Args:
         clip: the model.
         samples: pictures with image-level labels; those with the class and another one count.
-        prompts: all other words.
+        prompts: all other prompts.
         name: the class.
-        phrases: what may be said for it; the name itself may be among them.
+        phrases: synonyms; the name itself may be among them.
         shown: whether to show a bar.
 
     Returns:
@@ -137,8 +135,7 @@ def rank_synonyms(
         together = prompts.replace(synonyms={**others, name: list(phrases)})
         asked["all, one sentence"] = together
         asked["all, mean feature"] = together.replace(fusion="feature")
-    seen, labels = _several(clip, samples, prompts, shown=shown, among=name)
-    return _ranked(clip, asked, seen, labels, "phrase")
+    return _ranked(clip, samples, asked, "phrase", shown=shown, among=name)
 
 
 def leave_one_out(
@@ -150,14 +147,14 @@ def leave_one_out(
     words: Sequence[str] | None = None,
     shown: bool = True,
 ) -> pd.DataFrame:
-    """What each background word does for each class: everything again without it.
+    """Compute the effect of each background word on each class by leaving it out.
 
-    Every picture is opened once; each word left out is then a sum.
+    Every image is opened once; each word left out is then a sum.
 
     Args:
         method: a `CLIPES`, fitted or not.
         samples: pictures with image-level labels.
-        masks: picture name -> (H, W) ground truth; without masks sharpness alone is told.
+        masks: image name -> (H, W) ground truth; without masks there is only sharpness.
         rule: the background rule that makes masks of refined maps, chosen on other pictures;
             needed with ``masks``.
         words: which background words; all unless given.
@@ -165,11 +162,11 @@ def leave_one_out(
 
     Returns:
         A table with one row for every word and class: ``word``, ``class`` (``"background"`` and
-        ``"mean"`` among them), ``pictures`` with the class, and what the numbers become *minus*
-        what they are with all words. ``sharpness``, of the probabilities among the classes present
-        and the background words, in pictures with the class and another. With ``masks``, in points,
-        ``iou`` and the shares of the error kinds: ``boundary``, ``missed``, ``spilled``,
-        ``confused``. A negative ``iou`` says that the word is needed.
+        ``"mean"`` among them), ``pictures`` with the class, and the numbers without the word
+        *minus* those with all words. ``sharpness`` is of the probabilities among the classes
+        present and the background words, in images with the class and another. With ``masks``, in
+        points, ``iou`` and the shares of the error kinds: ``boundary``, ``missed``, ``spilled``,
+        ``confused``. A negative ``iou`` means that the word is needed.
 
     Raises:
         ValueError: if a word is none of the method's, there is a rule without masks or masks
@@ -206,10 +203,10 @@ def leave_one_out(
 
 
 class WordTally:
-    """What some words make of pictures, all together and each left out, added up as they come.
+    """Sum up the scores of images with all words and with each left out.
 
     Args:
-        prompts: the words, which may be others than the pictures were opened with.
+        prompts: may differ from those that the images were opened with.
         words: those of its backgrounds that are left out in turn; none for the numbers with all.
         rule: the background rule that makes masks; needed for pictures with ground truth.
 
@@ -232,130 +229,107 @@ class WordTally:
         self.prompts, self.words, self.rule = prompts, tuple(words), rule
         K, V = 1 + len(prompts.classes), 1 + len(self.words)
         self._counts = np.zeros((V, 2, K, K), np.int64)
-        self._sharp: list[list[Tensor]] = [[] for _ in range(V)]
-        self._labels: list[Tensor] = []  # of the pictures, (C,) each
+        self._sharp: list[Tensor] = []  # (V,) of every image
+        self._labels: list[Tensor] = []  # (C,) of every image
 
     def add(self, sample: Sample, opened: OpenedPicture | None, mask: Tensor | None = None) -> None:
-        """Look at a picture with all words, then without each.
+        """Add an image with all words, then without each.
 
         Args:
-            sample: the picture.
+            sample: the image.
             opened: the same, open; None where no class is present.
             mask: (H, W) ground truth, to count pixels.
         """
-        found = self._without_each(sample, opened)
+        if mask is not None and self.rule is None:
+            raise ValueError("there is a mask but no rule that makes masks of maps; give one")
+        on, size = sample.labels > 0, tuple(sample.image.shape[1:])
+        names = [self.prompts.classes[c] for c in on.nonzero().flatten().tolist()]
+        predictions, sharp = [], []
+        for without in ((), *((word,) for word in self.words)):
+            maps, probs = torch.zeros(1, len(on), *size), torch.zeros(len(on))
+            if opened is not None:
+                refined = opened.maps(self.prompts, classes=names, without=without)
+                maps[0, on] = refined.full_size(size).cpu()
+                probs[on] = refined.probs[: len(names)].cpu()
+            if mask is not None:
+                predictions.append(self.rule.masks(maps, sample.labels[None])[0])
+            sharp.append(sharpness(probs[None], sample.labels[None])[0])
         if mask is not None:
-            if self.rule is None:
-                raise ValueError("there is a mask but no rule that makes masks of maps; give one")
-            predictions = [self.rule.masks(m, sample.labels[None])[0] for m, _ in found]
             self._counts += picture_counts(predictions, mask, self._counts.shape[-1])
+        self._sharp.append(torch.stack(sharp))
         self._labels.append(sample.labels)
-        for v, (_, probs) in enumerate(found):
-            self._sharp[v].append(sharpness(probs[None], sample.labels[None])[0])
 
     def per_class(self, without: int = 0) -> pd.DataFrame:
-        """Numbers of every class: rows background, classes and their mean.
+        """Compute the numbers of every class: rows background, classes and their mean.
 
         Args:
             without: 0 for all words, 1 + i without the word of this index.
         """
-        present = torch.stack(self._labels) > 0  # (M, C)
-        sharp = torch.stack(self._sharp[without])
-        return _per_class(self.prompts.classes, self._counts[without], sharp, present)
-
-    def changes(self) -> pd.DataFrame:
-        """What the numbers become without each word, as `leave_one_out` returns it."""
         import pandas as pd
 
-        whole = self.per_class()
-        pictures, changes = whole.pop("pictures"), []
+        present = torch.stack(self._labels) > 0  # (M, C)
+        sharp, counts = torch.stack(self._sharp)[:, without], self._counts[without]
+        several = sharp.isfinite()
+        means = [sharp[several & on].mean().item() for on in (*present.T, True)]  # NaN of none
+        values = {
+            "pictures": [len(present), *present.sum(0).tolist(), len(present)],
+            "sharpness": [float("nan"), *means],
+        }
+        if counts.any():
+            whole = counts.sum(0)
+            hits = whole.diagonal()
+            with np.errstate(invalid="ignore"):
+                iou = 100 * hits / (whole.sum(0) + whole.sum(1) - hits)
+            shares = 100 * error_shares(inside=counts[1], outside=counts[0])  # (K, 4)
+            for name, column in (("iou", iou), *zip(ERROR_KINDS, shares.T, strict=True)):
+                values[name] = [*column, float(np.nanmean(column))]
+        return pd.DataFrame(values, index=["background", *self.prompts.classes, "mean"])
+
+    def changes(self) -> pd.DataFrame:
+        """Compute the change of the numbers without each word, as `leave_one_out` returns it."""
+        import pandas as pd
+
+        whole, changes = self.per_class(), []
         for v, word in enumerate(self.words, 1):
-            change = self.per_class(v).drop(columns="pictures") - whole
-            change.insert(0, "pictures", pictures)
+            change = (self.per_class(v) - whole).assign(pictures=whole["pictures"])
+            change = change.rename_axis("class").reset_index()
             change.insert(0, "word", word)
-            changes.append(change.rename_axis("class").reset_index())
-        table = pd.concat(changes, ignore_index=True)
-        return table[["word", "class", *(c for c in table if c not in ("word", "class"))]]
-
-    def _without_each(
-        self, sample: Sample, opened: OpenedPicture | None
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Maps (1, C, H, W) and class probabilities (C,), with all words, then without each."""
-        size, C = tuple(sample.image.shape[1:]), len(sample.labels)
-        on = sample.labels > 0
-        if opened is None:
-            nothing = torch.zeros(1, C, *size), torch.zeros(C)
-            return [nothing] * (1 + len(self.words))
-        names = [n for n, is_on in zip(self.prompts.classes, on.tolist(), strict=True) if is_on]
-        found = []
-        for without in ((), *((word,) for word in self.words)):
-            made = opened.maps(self.prompts, classes=names, without=without)
-            maps, probs = torch.zeros(1, C, *size), torch.zeros(C)
-            maps[0, on] = made.full_size(size).cpu()
-            probs[on] = made.probs[: len(names)].cpu()
-            found.append((maps, probs))
-        return found
-
-
-def _per_class(
-    classes: Sequence[str], counts: np.ndarray, sharp: Tensor, present: Tensor
-) -> pd.DataFrame:
-    """Numbers of one choice of words: rows background, classes and their mean."""
-    import pandas as pd
-
-    several = sharp.isfinite()
-    values = {"pictures": [len(present), *present.sum(0).tolist(), len(present)]}
-    of_class = [_mean(sharp[several & on]) for on in present.T]
-    values["sharpness"] = [float("nan"), *of_class, _mean(sharp[several])]
-    if counts.any():
-        whole = counts.sum(0)
-        hits = whole.diagonal()
-        with np.errstate(invalid="ignore"):
-            iou = 100 * hits / (whole.sum(0) + whole.sum(1) - hits)
-        shares = 100 * error_shares(inside=counts[1], outside=counts[0])  # (K, 4)
-        for name, column in (("iou", iou), *zip(ERROR_KINDS, shares.T, strict=True)):
-            values[name] = [*column, float(np.nanmean(column))]
-    return pd.DataFrame(values, index=["background", *classes, "mean"])
-
-
-def _mean(values: Tensor) -> float:
-    return values.mean().item() if len(values) else float("nan")
-
-
-def _several(
-    clip: FrozenCLIP,
-    samples: Sequence[Sample],
-    prompts: Prompts,
-    *,
-    shown: bool,
-    among: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Unit embeddings (M, E) and labels (M, C) of the pictures with several classes."""
-    labels = labels_for(samples, prompts)
-    counts = labels.sum(1) > 1
-    if among is not None:
-        counts &= labels[:, prompts.classes.index(among)] > 0
-    chosen = counts.nonzero().flatten().tolist()
-    if not chosen:
-        what = "two classes" if among is None else f"{among!r} and another class"
-        raise ValueError(
-            f"none of {len(samples)} pictures has {what}, and sharpness compares the classes of a "
-            "picture; give pictures with several"
-        )
-    seen = embedded(clip, [samples[i] for i in chosen], what="pictures", shown=shown)
-    return seen, labels[chosen]
+            changes.append(change)
+        return pd.concat(changes, ignore_index=True)
 
 
 def _ranked(
-    clip: FrozenCLIP, asked: Mapping[str, Prompts], seen: Tensor, labels: Tensor, what: str
+    clip: FrozenCLIP,
+    samples: Sequence[Sample],
+    asked: Mapping[str, Prompts],
+    what: str,
+    *,
+    shown: bool,
+    among: str | None = None,
 ) -> pd.DataFrame:
-    """Sharpness of several ways to say the classes, the lowest first."""
+    """Sharpness of several prompts on images with several classes, the lowest first."""
     import pandas as pd
 
-    found = {}
+    classes = next(iter(asked.values())).classes
+    labels = labels_for(samples, classes)
+    counts = labels.sum(1) > 1
+    if among is not None:
+        counts &= labels[:, classes.index(among)] > 0
+    chosen = counts.nonzero().flatten().tolist()
+    if not chosen:
+        missing = "two classes" if among is None else f"{among!r} and another class"
+        raise ValueError(
+            f"none of {len(samples)} pictures has {missing}, and sharpness compares the classes of "
+            "a picture; give pictures with several"
+        )
+    images = clip.encode_samples([samples[i] for i in chosen], what="pictures", shown=shown)
+    rows = {}
     for key, prompts in asked.items():
         texts = clip.encode_sentences(prompts.class_sentences()).cpu()
-        scores = (float(clip.logit_scale) * seen @ texts.T).softmax(1)  # (M, C)
-        found[key] = {"sharpness": _mean(sharpness(scores, labels)), "pictures": len(seen)}
-    table = pd.DataFrame.from_dict(found, orient="index").rename_axis(what)
+        scores = (float(clip.logit_scale) * images @ texts.T).softmax(1)  # (M, C)
+        rows[key] = {
+            "sharpness": sharpness(scores, labels[chosen]).mean().item(),
+            "pictures": len(images),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(what)
     return table.astype({"pictures": int}).sort_values("sharpness", kind="stable")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.classifier import build_backbone
-from wsss_kit.classifier.pretrained import IMAGENET_MEAN, IMAGENET_STD, Normalised
+from wsss_kit.classifier.pretrained import Normalised
 from wsss_kit.processes import total
 
 NETWORKS = ("small", "deeplab_v2", "deeplab_v3")
@@ -107,7 +107,7 @@ class DeepLabV3(Normalised):
     """
 
     def __init__(self, n_values: int, *, backbone: str, weights: str | None) -> None:
-        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        super().__init__()
         from torchvision.models import segmentation
 
         check_word("backbone", backbone, ("resnet50", "resnet101"))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_images, check_labels, check_scales, check_word, chosen_device
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import device_of
+from wsss_kit.classifier.pretrained import device_of
 from wsss_kit.crf import crf_of_present, dense_crf
 from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.segmentation.networks import build_network

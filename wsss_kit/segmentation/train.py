@@ -20,7 +20,7 @@ from wsss_kit.checks import (
     chosen_device,
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.classifier.train import device_of, fix_batch_norm
+from wsss_kit.classifier.pretrained import device_of, fix_batch_norm
 from wsss_kit.processes import as_first, norms_of_whole_batches, sum_gradients, totals
 from wsss_kit.segmentation.networks import LOSSES, build_network, multi_scale_loss
 from wsss_kit.segmentation.segmenter import CARD_VERSION, METHOD, Segmenter

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wsss_kit.classes import PAPER_CLASSES, Sample
-from wsss_kit.clip import load_clip
+from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.methods.clims import propose_backgrounds
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.words import HOME
@@ -31,6 +31,7 @@ class Fake:
     """A CLIP that sees in a picture what its first pixels say."""
 
     logit_scale = torch.tensor(10.0)
+    encode_samples = FrozenCLIP.encode_samples
 
     def encode_text(self, texts):
         assert texts == ["a photo of sea", "a photo of sky", "a photo of fog"]

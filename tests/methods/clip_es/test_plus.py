@@ -9,8 +9,7 @@ from scipy.spatial.distance import jensenshannon
 from tests.clip.clips import CLIPS
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.methods.clip_es import CLIPES, PRESETS
-from wsss_kit.methods.clip_es.presets import TAU
-from wsss_kit.methods.clip_es.views import likeness_of_classes
+from wsss_kit.methods.clip_es.views import TAU, likeness_of_classes
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 

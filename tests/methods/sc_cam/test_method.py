@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsss_kit.checkpoints import save_checkpoint
-from wsss_kit.classifier.network import new_head
+from wsss_kit.classifier.backbones import new_head
 from wsss_kit.files import load_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.sc_cam import PRESETS, SCCAM, class_features, subcategory_labels

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from wsss_kit.checks import check_count, check_probability
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.clip.samples import embedded, labels_for
 from wsss_kit.prompts import Prompts
+from wsss_kit.prompts.checks import labels_for
 
 
 def propose_backgrounds(
@@ -54,9 +54,9 @@ def propose_backgrounds(
     """
     check_count("most", most)
     check_probability("least", least)
-    labels = labels_for(samples, prompts)  # (M, C)
+    labels = labels_for(samples, prompts.classes)  # (M, C)
     texts = clip.encode_text(prompts.background_texts(template)).cpu()
-    pictures = embedded(clip, samples, what="backgrounds", shown=shown)
+    pictures = clip.encode_samples(samples, what="backgrounds", shown=shown)
     seen = (float(clip.logit_scale) * pictures @ texts.T).softmax(1).to(labels)  # (M, P)
     found = {}
     for c, name in enumerate(prompts.classes):

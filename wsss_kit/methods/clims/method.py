@@ -18,7 +18,7 @@ from wsss_kit.checks import (
     check_samples,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.recipe import check_recipe
+from wsss_kit.classifier.train import check_recipe
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod

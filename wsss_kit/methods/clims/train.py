@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.classes import Sample
+from wsss_kit.classifier.pretrained import device_of
 from wsss_kit.classifier.train import (
     batches,
-    device_of,
     groups_of,
     state_of,
     to_training,

@@ -3,11 +3,9 @@
 Lin et al., "CLIP is Also an Efficient Segmenter", CVPR 2023.
 """
 
-from wsss_kit.methods.clip_es.competition import TARGETS
-from wsss_kit.methods.clip_es.method import CLIPES
+from wsss_kit.methods.clip_es.method import CLIPES, TARGETS
 from wsss_kit.methods.clip_es.opened import OpenedPicture
-from wsss_kit.methods.clip_es.presets import PRESETS
-from wsss_kit.methods.clip_es.refined import RefinedMaps, literal_maps, refined_maps
+from wsss_kit.methods.clip_es.refined import PRESETS, RefinedMaps, literal_maps, refined_maps
 
 __all__ = [
     "CLIPES",

@@ -20,13 +20,14 @@ from wsss_kit.clip import LIKENESS, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
-from wsss_kit.methods.clip_es.competition import TARGETS
 from wsss_kit.methods.clip_es.opened import OpenedPicture
-from wsss_kit.methods.clip_es.presets import PRESETS
-from wsss_kit.methods.clip_es.refined import as_images
-from wsss_kit.methods.clip_es.views import Texts, angles, look
+from wsss_kit.methods.clip_es.refined import PRESETS, as_images
+from wsss_kit.methods.clip_es.views import batch_maps, run_views
 from wsss_kit.prompts import Prompts
 
+TARGETS = ("softmax", "classes", "logit")
+"""What is differentiated for a map: a class's probability among the classes present and the
+background prompts (the method), among the classes present alone, or its logit (Grad-CAM)."""
 _CARD_VERSION = 4
 _OPTIONS = ("flip", "scales", "likeness", "distribution")
 _SAVED = ("prompts", "n_layers", "squarings", "preset", "target", *_OPTIONS)
@@ -37,19 +38,18 @@ class CLIPES(CAMMethod):
 
     Args:
         clip: the model; it is neither moved nor changed.
-        prompts: classes, backgrounds and how they are said.
+        prompts: classes, backgrounds, synonyms and templates.
         n_layers: over how many of the last layers attention is averaged, clamped to the model's
-            depth. None takes what the model's card says (the tiny CLIP's does) or the published 8.
+            depth. None takes the model's ``attention_layers``.
         squarings: how often the transition made from that attention is squared before maps are
-            walked with it: 0 is one step, 1 two. None takes what the model's card says or the
-            published 1.
+            walked with it: 0 is one step, 1 two. None takes the model's ``walk_squarings``.
         preset: ``"reference"``, ``"clean"`` or ``"plus"``, see ``PRESETS``.
-        target: one of ``TARGETS``; all but ``"softmax"`` are there to see what the method gains.
-        flip: whether to average maps and affinity with those of the mirror image. None takes the
+        target: one of ``TARGETS``; all but ``"softmax"`` show what the method gains.
+        flip: whether to average maps and affinity with those of the flipped image. None takes the
             preset's, as for the next three.
-        scales: sizes of the picture, as factors, whose maps are averaged.
-        likeness: what the affinity is made of, one of ``LIKENESS``.
-        distribution: whether it is weighed by how alike the cells' classes are, see
+        scales: factors on the image's sides; the maps of all scales are averaged.
+        likeness: whose similarity is the affinity, one of ``LIKENESS``.
+        distribution: whether it is weighed by the similarity of the cells' classes, see
             `views.likeness_of_classes`.
 
     Raises:
@@ -105,8 +105,8 @@ class CLIPES(CAMMethod):
 
     @property
     def walk_squarings(self) -> int:
-        """What ``squarings`` comes to: the argument, the model's own, or the published one."""
-        return self.clip.squarings_or_published if self.squarings is None else self.squarings
+        """``squarings`` where it is given, otherwise the model's own."""
+        return self.clip.walk_squarings if self.squarings is None else self.squarings
 
     @property
     def clamp_boxes(self) -> bool:
@@ -114,11 +114,11 @@ class CLIPES(CAMMethod):
         return preset_values(PRESETS, self.preset, {})["clamp_boxes"]
 
     def fit(self, samples: Sequence[Sample] = (), **training: Any) -> CLIPES:
-        """Encode the phrases; there is nothing to train, so ``samples`` may be left out.
+        """Encode the prompts; there is nothing to train, so ``samples`` may be left out.
 
         Returns:
             Itself, with ``class_features_`` (C, D) and ``background_features_`` (P, D), unit; with
-            several templates their mean, made unit again.
+            several templates their mean, normalised again.
         """
         if training:
             raise ValueError(f"CLIP-ES has nothing to train; it cannot use {', '.join(training)}")
@@ -128,7 +128,7 @@ class CLIPES(CAMMethod):
         return self
 
     def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
-        """Maps of the classes present and the affinity that refines them.
+        """Compute maps of the classes present and the affinity that refines them.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
@@ -136,30 +136,33 @@ class CLIPES(CAMMethod):
 
         Returns:
             cams (B, C, h, w), one cell a patch, each scaled to [0, 1] over its own range; affinity
-            (B, h * w, h * w), the mean attention of the last layers. Where the mirror image is
-            looked at, both are means over the two views.
+            (B, h * w, h * w), the mean attention of the last layers. With ``flip`` both are means
+            over the two views.
 
         Raises:
             RuntimeError: if `fit` was not called.
             ValueError: if shapes do not fit.
         """
-        self._check_fitted()
+        if not hasattr(self, "class_features_"):
+            raise RuntimeError("the phrases are not encoded yet; call fit() first")
         check_batch(images, labels, len(self.prompts.classes))
         present = labels.to(self.clip.device) > 0
-        texts = [Texts(self.class_features_[row], self._rivals) for row in present]
-        view = look(self.clip, images, texts, softmax=self.target != "logit", **self._options())
-        cams = view.attention.new_zeros(*labels.shape, *view.grid)
-        for b, maps in enumerate(view.cams):
+        backgrounds = self.background_features_[: 0 if self.target == "classes" else None]
+        texts = [(self.class_features_[row], backgrounds) for row in present]
+        options = {"softmax": self.target != "logit", **self._options()}
+        of_present, attention, _, grid = batch_maps(self.clip, images, texts, **options)
+        cams = attention.new_zeros(*labels.shape, *grid)
+        for b, maps in enumerate(of_present):
             cams[b, present[b]] = maps
-        return MethodOutput(cams.to(images.device), view.attention.to(images.device))
+        return MethodOutput(cams.to(images.device), attention.to(images.device))
 
     def open(
         self, image: Tensor | np.ndarray | Image.Image, classes: Tensor | Sequence[str]
     ) -> OpenedPicture:
-        """Open a picture to change words and see its maps at once: the trunk runs now and once.
+        """Open an image to change prompts and get its maps at once: the backbone runs now and once.
 
         Args:
-            image: (3, H, W) RGB in [0, 1], (H, W, 3) uint8 or a Pillow picture.
+            image: (3, H, W) RGB in [0, 1], (H, W, 3) uint8 or a Pillow image.
             classes: names of the classes present, or (C,) labels of 0 and 1.
 
         Returns:
@@ -167,7 +170,7 @@ class CLIPES(CAMMethod):
             edit at once.
 
         Raises:
-            ValueError: if the picture is none or a class unknown.
+            ValueError: if the image is malformed or a class unknown.
 
         Example:
             >>> from wsss_kit.clip import load_clip
@@ -184,41 +187,21 @@ class CLIPES(CAMMethod):
         check_images(images)
         if isinstance(classes, Tensor):
             check_batch(images, classes[None], len(self.prompts.classes))
-            classes = [
-                n for n, on in zip(self.prompts.classes, classes.tolist(), strict=True) if on
-            ]
+            classes = [self.prompts.classes[c] for c in classes.nonzero().flatten().tolist()]
         options = self._options()
-        distribution = options.pop("distribution")
-        return OpenedPicture(
-            self.clip,
-            list(angles(self.clip, images, **options)),
-            prompts=self.prompts,
-            classes=classes,
-            target=self.target,
-            squarings=self.walk_squarings,
-            clamp=self.clamp_boxes,
-            distribution=distribution,
-            size=tuple(images.shape[2:]),
-        )
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "class_features_"):
-            raise RuntimeError("the phrases are not encoded yet; call fit() first")
-
-    @property
-    def _rivals(self) -> Tensor:
-        words = self.background_features_
-        return words[:0] if self.target == "classes" else words
+        distribution, size = options.pop("distribution"), tuple(images.shape[2:])
+        views = list(run_views(self.clip, images, **options))
+        return OpenedPicture(self, views, classes=classes, distribution=distribution, size=size)
 
     def _options(self) -> dict[str, Any]:
-        """How pictures are looked at: the preset's choices and what goes before them."""
+        """Options of `batch_maps`: the preset's, unless an argument was given."""
         own = {name: getattr(self, name) for name in _OPTIONS}
         values = {"n_layers": self.n_layers, **preset_values(PRESETS, self.preset, own)}
-        del values["clamp_boxes"]  # comes after looking
+        del values["clamp_boxes"]  # the boxes come after the maps
         return values
 
     def save(self, path: str | Path) -> Path:
-        """Write prompts and arguments as JSON: all there is to know beside CLIP itself."""
+        """Write prompts and arguments as JSON: everything but CLIP itself."""
         path = weights_path(path).with_suffix(".json")
         arguments = {name: getattr(self, name) for name in _SAVED}
         card = {
@@ -231,12 +214,12 @@ class CLIPES(CAMMethod):
 
     @classmethod
     def load(cls, path: str | Path, *, clip: FrozenCLIP | None = None, **options: Any) -> CLIPES:
-        """A fitted CLIP-ES from what `save` wrote.
+        """Load a fitted CLIP-ES from the file that `save` wrote.
 
         Args:
             path: as given to `save`.
-            clip: the model; the tiny CLIP unless another is given, for it is not in the file.
-            **options: arguments of the constructor, instead of what was saved.
+            clip: the model, which is not in the file; the tiny CLIP unless another is given.
+            **options: arguments of the constructor that replace the saved ones.
 
         Raises:
             FileNotFoundError: if there is no such file.

@@ -1,4 +1,10 @@
-"""One look at pictures: the map of every class present, the attention, what CLIP believes."""
+r"""Softmax Grad-CAM of images in several views: scales and flips.
+
+With the image embedding f, texts of unit length :math:`t_k` and the scale s,
+:math:`\ell_k = s\, t_k \cdot f / |f|` and :math:`p = \mathrm{softmax}(\ell)`. The probability of a
+class has the gradient :math:`\sum_{k \ne c} p_c p_k (\nabla \ell_c - \nabla \ell_k)`, which is
+how it is computed here: where p is nearly 1, :math:`1 - p` would have lost its digits.
+"""
 
 from __future__ import annotations
 
@@ -12,47 +18,26 @@ from torch.nn import functional as F
 
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.clip import LIKENESS, FrozenCLIP, LastBlock
-from wsss_kit.methods.clip_es.competition import directions
-from wsss_kit.methods.clip_es.presets import EPS, TAU
 
+EPS = 1e-7  # CLIP-ES adds it to the maximum of a map before it divides by it
+SINKHORN = 3  # iterations of column and row normalisation that make CLIP-ES's transition
+TAU = 0.05  # temperature of the similarity of class distributions, chosen on paperworld's ``val``
+# Squares of tokens in a batch: larger batches are split. A CPU gains nothing from batches of large
+# images, and its caches lose.
 _MOST_TOKENS = {"cpu": 2**19, "cuda": 2**26}
-"""Squares of tokens in a batch: more are looked at in turn. A CPU gains nothing from batches of
-large pictures and its caches lose."""
-
-
-class Texts(NamedTuple):
-    """What a picture is compared with: (C, E) unit texts of its classes, (P, E) of their rivals."""
-
-    positives: Tensor
-    rivals: Tensor
+Texts = tuple[Tensor, Tensor]  # unit texts of an image's classes (C, E) and backgrounds (P, E)
 
 
 class View(NamedTuple):
-    """What one look at B pictures gave.
-
-    Args:
-        cams: for each picture (C, h, w) float32 in [0, 1], C its own number of classes.
-        attention: (B, N, N) what maps are walked by.
-        probs: for each picture (C + P,).
-        grid: (h, w).
-    """
-
-    cams: list[Tensor]
-    attention: Tensor
-    probs: list[Tensor]
-    grid: tuple[int, int]
-
-
-class Angle(NamedTuple):
-    """Pictures looked at in one way: at some size, as they are or mirrored.
+    """Images at one scale, as they are or flipped.
 
     Args:
         last: the last block, ready for gradients.
-        attention: (B, N, N) float32 with the cells where they are in the picture; None at sizes
-            other than the picture's own.
-        grid: (h, w) of this look.
-        home: (h, w) of the picture at its own size.
-        mirrored: whether it is the mirror image.
+        attention: (B, N, N) float32 with the cells of the unflipped image; None at scales other
+            than 1.
+        grid: (h, w) of this view.
+        home: (h, w) of the images at scale 1.
+        mirrored: whether the images are flipped.
     """
 
     last: LastBlock
@@ -62,15 +47,20 @@ class Angle(NamedTuple):
     mirrored: bool
 
     def put_back(self, maps: Tensor) -> Tensor:
-        """Maps (C, h, w) of this look as maps of the picture at its own size."""
+        """Resize and flip maps (C, h, w) of this view to those of the image itself."""
         if self.grid != self.home:
-            maps = (
-                upsample(maps[None], self.home)[0] if len(maps) else maps.new_zeros(0, *self.home)
-            )
+            maps = upsample(maps[:, None], self.home)[:, 0]  # a batch may be empty, channels not
         return maps.flip(-1) if self.mirrored else maps
 
+    def put_cells_back(self, affinity: Tensor) -> Tensor:
+        """Flip what is between cells, (B, N, N), to the cells of the image itself."""
+        if not self.mirrored:
+            return affinity
+        cells = affinity.unflatten(2, self.grid).unflatten(1, self.grid)  # (B, h, w, h, w)
+        return cells.flip(2, 4).flatten(3).flatten(1, 2)
 
-def angles(
+
+def run_views(
     clip: FrozenCLIP,
     images: Tensor,
     *,
@@ -78,74 +68,65 @@ def angles(
     scales: Sequence[float] = (1.0,),
     likeness: str = LIKENESS[0],
     **options: Any,
-) -> Iterator[Angle]:
-    """Run the trunk on every look at the pictures, those at their own size first.
+) -> Iterator[View]:
+    """Run CLIP on every view of the images, those at scale 1 first.
 
     Args:
         clip: the model.
         images: (B, 3, H, W) RGB in [0, 1].
-        flip: also look at the mirror image.
-        scales: factors on the pictures' sides; 1 is always among the looks and gives the attention.
+        flip: also run the flipped images.
+        scales: factors on the images' sides; 1 is always among them and gives the attention.
         likeness: see `FrozenCLIP.last_block`.
         **options: ``n_layers``, ``round_positions``, see `FrozenCLIP.encode_dense`.
     """
     H, W = images.shape[-2:]
     home = None
     for scale in dict.fromkeys((1.0, *map(float, scales))):
-        own = scale == 1
-        sized = images
-        if not own:
+        sized, wanted = images, likeness
+        if scale != 1:
             sized = upsample(images, (max(1, round(H * scale)), max(1, round(W * scale))))
+            wanted = None
         for mirrored in (False, True)[: 1 + flip]:
             shown = sized.flip(-1) if mirrored else sized
-            wanted = likeness if own else None
             last, attention, grid = clip.last_block(shown, likeness=wanted, **options)
             home = home or grid
+            view = View(last, None, grid, home, mirrored)
             if attention is not None:
-                attention = _cells_back(attention.float(), grid, mirrored)
-            yield Angle(last, attention, grid, home, mirrored)
-
-
-def _cells_back(between: Tensor, grid: tuple[int, int], mirrored: bool) -> Tensor:
-    """What is between cells, (B, N, N), with those of a mirror image put back."""
-    if not mirrored:
-        return between
-    cells = between.unflatten(2, grid).unflatten(1, grid)  # (B, h, w, h, w)
-    return cells.flip(2, 4).flatten(3).flatten(1, 2)
+                view = view._replace(attention=view.put_cells_back(attention.float()))
+            yield view
 
 
 def affinity_of(
-    clip: FrozenCLIP, looks: Sequence[Angle], texts: Sequence[Texts], *, distribution: bool = False
+    clip: FrozenCLIP, views: Sequence[View], texts: Sequence[Texts], *, distribution: bool = False
 ) -> Tensor:
-    """(B, N, N) the mean attention of the looks that have one, by class distributions if wanted.
+    """Average the attention of the views that have one: (B, N, N).
 
     Args:
         clip: the model.
-        looks: of the same pictures.
-        texts: for every picture what it is compared with.
-        distribution: times how alike the cells' classes are, see `likeness_of_classes`.
+        views: of the same images.
+        texts: for every image its texts.
+        distribution: multiply by the similarity of the cells' classes, see `likeness_of_classes`.
     """
-    own = [look for look in looks if look.attention is not None]
-    attention = merged([look.attention for look in own])
+    views = [view for view in views if view.attention is not None]
+    attention = merged([view.attention for view in views])
     if not distribution:
         return attention
-    scale = float(clip.logit_scale)
-    alike = []
-    for each in own:
-        patches = F.normalize(each.last.patches.float(), dim=-1)  # (B, N, E)
+    scale, alike = float(clip.logit_scale), []
+    for view in views:
+        patches = F.normalize(view.last.patches.float(), dim=-1)  # (B, N, E)
         between = [
-            likeness_of_classes(scale * own_patches @ torch.cat(theirs).to(patches).T)
-            for own_patches, theirs in zip(patches, texts, strict=True)
+            likeness_of_classes(scale * cells @ torch.cat(own).to(cells).T)
+            for cells, own in zip(patches, texts, strict=True)
         ]
-        alike.append(_cells_back(torch.stack(between), each.grid, each.mirrored))
+        alike.append(view.put_cells_back(torch.stack(between)))
     return attention * merged(alike)
 
 
 def likeness_of_classes(logits: Tensor) -> Tensor:
-    r"""How alike the cells of a picture are in what CLIP takes them for (CD-CLIP, CVPR 2026).
+    r"""Compute how similar the class distributions of an image's cells are (CD-CLIP, CVPR 2026).
 
     :math:`\mathrm{softmax}_j((1 - \mathrm{JS}(p_i, p_j)) / \tau)` of the Jensen-Shannon divergence
-    between the cells' distributions over classes and background words, in bits, from 0 to 1.
+    between the cells' distributions over classes and background prompts, in bits, from 0 to 1.
 
     Args:
         logits: (N, T) of every cell.
@@ -156,17 +137,13 @@ def likeness_of_classes(logits: Tensor) -> Tensor:
     p = logits.softmax(-1)
     entropy = torch.special.entr(p).sum(-1) / math.log(2)  # (N,)
     rows = max(1, 2**23 // p.numel())  # a few at a time: (rows, N, T) stays small
-    divergence = torch.cat(
-        [
-            torch.special.entr((some[:, None] + p) / 2).sum(-1) / math.log(2)
-            for some in p.split(rows)
-        ]
-    )
+    mixed = [torch.special.entr((some[:, None] + p) / 2).sum(-1) for some in p.split(rows)]
+    divergence = torch.cat(mixed) / math.log(2)
     divergence -= (entropy[:, None] + entropy) / 2
     return ((1 - divergence) / TAU).softmax(-1)
 
 
-def look(
+def batch_maps(
     clip: FrozenCLIP,
     images: Tensor,
     texts: Sequence[Texts],
@@ -174,86 +151,132 @@ def look(
     softmax: bool = True,
     distribution: bool = False,
     **options: Any,
-) -> View:
-    """Softmax Grad-CAM of a batch: one pass through the trunk, gradients in closed form.
+) -> tuple[list[Tensor], Tensor, list[Tensor], tuple[int, int]]:
+    """Compute softmax Grad-CAM of a batch: one pass for each view, gradients in closed form.
 
-    `cam.softmax_grad_cam` does the same for one picture by plain differentiation.
+    `cam.softmax_grad_cam` does the same for one image by plain differentiation.
 
     Args:
         clip: the model.
         images: (B, 3, H, W) RGB in [0, 1].
-        texts: for every picture what it is compared with.
+        texts: for every image its texts.
         softmax: False differentiates the logits instead of the probabilities.
         distribution: see `affinity_of`.
-        **options: as for `angles`.
+        **options: as for `run_views`.
 
     Returns:
-        `View`; maps are scaled to [0, 1].
+        For each image maps (C, h, w) float32, scaled to [0, 1], C its own number of classes; the
+        affinity (B, N, N) that refines them; for each image probabilities (C + P,); (h, w).
     """
     h, w = (side // clip.patch_size for side in clip.shown_size(images))
-    most = _MOST_TOKENS.get(clip.device.type, _MOST_TOKENS["cpu"])
-    n = max(1, most // (1 + h * w) ** 2)
-    views = [
-        _look(clip, images[b : b + n], texts[b : b + n], softmax, distribution, options)
-        for b in range(0, len(images), n)
-    ]
-    cams = [maps for view in views for maps in view.cams]
-    probs = [believed for view in views for believed in view.probs]
-    return View(cams, torch.cat([view.attention for view in views]), probs, views[0].grid)
+    n = max(1, _MOST_TOKENS.get(clip.device.type, _MOST_TOKENS["cpu"]) // (1 + h * w) ** 2)
+    cams, probs, affinities = [], [], []
+    for b in range(0, len(images), n):
+        own, views, of_views = texts[b : b + n], [], []
+        for view in run_views(clip, images[b : b + n], **options):
+            of_views.append(_maps_of_view(clip, view, own, softmax))
+            if view.attention is not None:  # the others' blocks are not needed again
+                views.append(view)
+        probs += of_views[0][1]
+        # Reference: the released code scales twice, and so do all presets
+        cams += [scaled(merged(m)) for m in zip(*(maps for maps, _ in of_views), strict=True)]
+        affinities.append(affinity_of(clip, views, own, distribution=distribution))
+    return cams, torch.cat(affinities), probs, views[0].home
 
 
-def _look(
-    clip: FrozenCLIP,
-    images: Tensor,
-    texts: Sequence[Texts],
-    softmax: bool,
-    distribution: bool,
-    options: dict,
-) -> View:
-    cams, believed, own = [], None, []
-    for angle in angles(clip, images, **options):
-        maps, probs = _maps(clip, angle, texts, softmax)
-        cams.append(maps)
-        believed = believed or probs
-        if angle.attention is not None:
-            own.append(angle)
-    # Reference: the released code scales twice, and so do all presets
-    means = [scaled(merged(looks)) for looks in zip(*cams, strict=True)]
-    affinity = affinity_of(clip, own, texts, distribution=distribution)
-    return View(means, affinity, believed, own[0].home)
-
-
-def _maps(
-    clip: FrozenCLIP, angle: Angle, texts: Sequence[Texts], softmax: bool
+def _maps_of_view(
+    clip: FrozenCLIP, view: View, texts: Sequence[Texts], softmax: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """For each picture its maps (C, h, w), scaled, and its probabilities (C + P,)."""
-    last, scale = angle.last, float(clip.logit_scale)
-    most = max(len(each.positives) for each in texts)
-    wanted = last.embedding.new_zeros(len(texts), most, last.embedding.shape[1])
+    """For each image its maps (C, h, w), scaled, and its probabilities (C + P,)."""
+    last, scale = view.last, float(clip.logit_scale)
+    counts = [len(positives) for positives, _ in texts]
+    wanted = last.embedding.new_zeros(len(texts), max(counts), last.embedding.shape[1])
     probs = []
-    for b, (positives, rivals) in enumerate(texts):
-        own, believed = directions(last.embedding[b], positives, rivals, scale, softmax=softmax)
-        wanted[b, : len(positives)] = own
-        probs.append(believed.float())
-    raw = raw_maps(last, last.mean_gradients(wanted), angle.grid)
-    cams = [
-        angle.put_back(scaled(maps[: len(own.positives)]))
-        for maps, own in zip(raw, texts, strict=True)
-    ]
-    return cams, probs
+    for b, (positives, backgrounds) in enumerate(texts):
+        wanted[b, : counts[b]], of_image = directions(
+            last.embedding[b], positives, backgrounds, scale, softmax
+        )
+        probs.append(of_image.float())
+    raw = raw_maps(view, last.mean_gradients(wanted))
+    return [view.put_back(scaled(maps[:C])) for maps, C in zip(raw, counts, strict=True)], probs
 
 
-def raw_maps(last: LastBlock, weights: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Channels of the last block's normalised input, weighed: (B, C, D) -> (B, C, h, w)."""
-    raw = weights @ last.normed[:, 1:].mT  # (B, C, N)
-    return raw.relu().unflatten(2, grid).float()
+def logits_of(embedding: Tensor, texts: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Compute logits of texts and their derivatives by the image embedding.
+
+    Args:
+        embedding: (E,), of any length.
+        texts: (T, E) of unit length.
+        scale: factor on cosines.
+
+    Returns:
+        (T,) and (T, E), in the precision of ``embedding``.
+    """
+    texts = texts.to(embedding)
+    length = embedding.norm()
+    unit = embedding / length
+    cosines = texts @ unit
+    return scale * cosines, scale / length * (texts - cosines[:, None] * unit)
+
+
+def probability_weights(probs: Tensor, n_positives: int) -> Tensor:
+    """Return the weights that combine derivatives of logits into those of probabilities.
+
+    Args:
+        probs: (T,) softmax over the positives first, then the backgrounds.
+        n_positives: C.
+
+    Returns:
+        (C, T); times the derivatives (T, anything) of the logits it gives those of the positives'
+        probabilities.
+
+    Example:
+        >>> probability_weights(torch.tensor([0.75, 0.25]), 1).tolist()
+        [[0.1875, -0.1875]]
+    """
+    weights = (-probs[:n_positives, None] * probs).fill_diagonal_(0)  # (C, T)
+    weights.diagonal().copy_(-weights.sum(1))  # p_c times the sum of the others, not 1 - p_c
+    return weights
+
+
+def wide(values: Tensor) -> Tensor:
+    """Convert to double precision, where the device has it."""
+    return values.float() if values.device.type == "mps" else values.double()
+
+
+def directions(
+    embedding: Tensor, positives: Tensor, backgrounds: Tensor, scale: float, softmax: bool
+) -> tuple[Tensor, Tensor]:
+    """Compute derivatives by the image embedding, which start the pass through the last block.
+
+    Args:
+        embedding: (E,) of one image.
+        positives: (C, E) unit texts of the classes present.
+        backgrounds: (P, E) unit texts of the backgrounds.
+        scale: factor on cosines.
+        softmax: whether the probabilities are differentiated, or the logits.
+
+    Returns:
+        (C, E) and the probabilities (C + P,), both in double precision where the device has it.
+    """
+    logits, slopes = logits_of(wide(embedding), torch.cat([positives, backgrounds]), scale)
+    probs, n_positives = logits.softmax(0), len(positives)
+    if not softmax:
+        return slopes[:n_positives], probs
+    return probability_weights(probs, n_positives) @ slopes, probs
+
+
+def raw_maps(view: View, weights: Tensor) -> Tensor:
+    """Weigh channels of the last block's normalised input: (B, C, D) -> (B, C, h, w)."""
+    raw = weights @ view.last.normed[:, 1:].mT  # (B, C, N)
+    return raw.relu().unflatten(2, view.grid).float()
 
 
 def scaled(maps: Tensor) -> Tensor:
-    """(C, h, w) maps, each scaled to [0, 1] over its own range."""
+    """Scale each of (C, h, w) maps to [0, 1] over its own range."""
     return normalize_cams(maps[None], subtract_min=True, eps=EPS)[0]
 
 
-def merged(looks: Sequence[Tensor]) -> Tensor:
-    """The mean over the looks at a picture; of one, itself."""
-    return looks[0] if len(looks) == 1 else torch.stack(list(looks)).mean(0)
+def merged(views: Sequence[Tensor]) -> Tensor:
+    """Average over the views of an image; return a single one itself."""
+    return views[0] if len(views) == 1 else torch.stack(list(views)).mean(0)

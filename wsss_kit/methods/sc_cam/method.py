@@ -17,8 +17,8 @@ from wsss_kit.checks import (
     check_word,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.network import classifier_tensors, new_head
-from wsss_kit.classifier.recipe import check_recipe
+from wsss_kit.classifier.backbones import classifier_tensors, new_head
+from wsss_kit.classifier.train import check_recipe
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.sc_cam.clusters import class_features, subcategory_labels
 from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.network import build_classifier, new_head, restore_classifier
+from wsss_kit.classifier.backbones import build_classifier, new_head, restore_classifier
+from wsss_kit.classifier.pretrained import device_of
 from wsss_kit.classifier.train import (
     batches,
-    device_of,
     groups_of,
     own_soft_margin_loss,
     state_of,

@@ -1,0 +1,243 @@
+"""The image tower: its input, its attention mask, and its blocks without gradients.
+
+`Trunk` computes what open_clip's blocks compute, with a few arrays that every block uses again: the
+attention of one head at a time, the hidden layer of the MLP. New arrays of these sizes come from
+the system page by page, which costs about as much as filling them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LIKENESS = ("queries", "values")
+"""Attention of queries to keys, as in CLIP, or of values to values (ExCEL, CVPR 2025)."""
+QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x), a SiLU of 1.702 x divided by 1.702
+
+
+class DenseTokens(NamedTuple):
+    """Output of an image tower for every patch.
+
+    Args:
+        tokens: (B, 1 + N, D) input of the last block, class token first.
+        attention: (B, N, N) softmax attention, rows are queries, mean over heads and over the last
+            layers, class token dropped without renormalising.
+        grid: (h, w) cells, N = h * w.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    grid: tuple[int, int]
+
+
+def resize_bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images as Pillow resizes 8-bit images: (B, 3, H, W) RGB in [0, 1] to ``size``."""
+    pixels = (images.detach() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+    resized = [
+        np.asarray(Image.fromarray(x.numpy()).resize(size[::-1], Image.Resampling.BICUBIC))
+        for x in pixels
+    ]
+    fitted = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+    return fitted.to(images.device, torch.float32) / 255
+
+
+def end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
+    """Apply what follows a block's attention: both residuals and the MLP."""
+    x = x + block.ls_1(mixed)
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def window_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
+    """Compute which tokens may not attend to which: (1 + N, 1 + N) bool, True where forbidden.
+
+    A patch sees the patches up to ``window`` cells away in each direction and not the class
+    token, which sees everything.
+
+    Args:
+        grid: (h, w) cells, N = h * w.
+        window: cells in each direction; None for attention without limits.
+
+    Returns:
+        The mask, or None where nothing is forbidden.
+
+    Example:
+        >>> window_mask((1, 3), 1).int().tolist()
+        [[0, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
+    """
+    if window is None:
+        return None
+    h, w = grid
+    y, x = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
+    far = ((y[:, None] - y).abs() > window) | ((x[:, None] - x).abs() > window)  # (N, N)
+    mask = F.pad(far, (1, 0, 1, 0), value=True)
+    mask[0] = False
+    return mask
+
+
+@lru_cache(maxsize=16)
+def float_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
+    """Return `window_mask` as numbers to add to logits: -inf where forbidden, 0 elsewhere."""
+    mask = window_mask(grid, window)
+    return None if mask is None else torch.zeros(mask.shape).masked_fill(mask, float("-inf"))
+
+
+def is_quick(activation: nn.Module) -> bool:
+    """Return whether an activation is OpenAI's QuickGELU."""
+    return type(activation).__name__ == "QuickGELU"
+
+
+class Trunk:
+    """Run blocks on one batch and sum the attention of those that should keep it.
+
+    Args:
+        x: (B, T, D) input of the first block; changed in place from block to block.
+        mask: (T, T) to add to attention logits; None for no limits.
+        dtype: dtype of the products; None for that of the weights. Residual stream, layer
+            norms and the sum of the attention stay as precise as ``x``.
+        likeness: whose similarity the summed attention is, one of ``LIKENESS``; None for no sum.
+            The blocks themselves always use queries and keys.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        dtype: torch.dtype | None = None,
+        likeness: str | None = LIKENESS[0],
+    ) -> None:
+        self.x, self.mask, self.dtype, self.likeness = x, mask, dtype, likeness
+        self.attention: Tensor | None = None
+        self._rooms: dict[str, Tensor] = {}
+
+    def run(self, block: nn.Module, *, keep_attention: bool) -> None:
+        """Apply one transformer block to the residual stream.
+
+        Args:
+            block: of open_clip's image tower.
+            keep_attention: add the mean of its heads' maps to ``attention`` (B, T, T).
+        """
+        qkv = self.projected(block, layer_norm(block.ln_1, self.x))
+        mixed = self.attended(qkv, keep_attention=keep_attention)
+        out = block.attn.out_proj
+        self.x += block.ls_1(self._product(mixed, out.weight, out.bias)).to(self.x.dtype)
+        self.x += block.ls_2(self._mlp(block.mlp, layer_norm(block.ln_2, self.x)))
+
+    def projected(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Project ``ln_1``'s output to queries, scaled, keys and values: (3, heads, B, T, d)."""
+        attn = block.attn
+        B, T, D = x.shape
+        x = self._product(x, attn.in_proj_weight, attn.in_proj_bias)
+        x = x.view(B, T, 3, attn.num_heads, -1)
+        x[:, :, 0] *= x.shape[-1] ** -0.5
+        return x.permute(2, 3, 0, 1, 4)
+
+    def attended(self, qkv: Tensor, *, keep_attention: bool) -> Tensor:
+        """Compute the heads' output (B, T, D) before its projection."""
+        _, heads, B, T, d = qkv.shape
+        if not keep_attention or self.likeness == "values":  # a fused kernel, which returns no map
+            q, k, v = qkv.transpose(1, 2)  # (B, heads, T, d)
+            mask = None if self.mask is None else self.mask.to(q.dtype)
+            fused = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+            if keep_attention:
+                self.add_values(qkv[2])
+            return fused.transpose(1, 2).reshape(B, T, heads * d)
+        mixed = qkv.new_empty(B, T, heads, d)
+        for head, (q, k, v) in enumerate(qkv.transpose(0, 1)):
+            weights = self.head_map(q, k)
+            self.add(weights, heads)
+            mixed[:, :, head] = weights @ v
+        return mixed.view(B, T, heads * d)
+
+    def head_map(self, q: Tensor, k: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Compute one head's softmax attention (B, T, T), in the same array unless one is given."""
+        B, T, _ = q.shape
+        weights = self._room("map", (B, T, T), q.dtype) if out is None else out
+        torch.bmm(q, k.transpose(1, 2), out=weights)
+        if self.mask is not None:
+            weights += self.mask
+        return torch.softmax(weights, -1, out=weights)
+
+    def add(self, weights: Tensor, n_heads: int) -> None:
+        """Add one head's share to the mean attention."""
+        if self.attention is None:
+            self.attention = torch.zeros_like(weights, dtype=self.x.dtype)
+        self.attention.add_(weights, alpha=1 / n_heads)
+
+    def add_values(self, values: Tensor) -> None:
+        """Add the similarity of values (heads, B, T, d) to each other, mean over the heads."""
+        for v in values:
+            self.add(self.head_map(v * v.shape[-1] ** -0.5, v), len(values))
+
+    def _mlp(self, mlp: nn.Module, x: Tensor) -> Tensor:
+        """Apply a block's MLP; QuickGELU without its two extra passes over the hidden layer."""
+        dtype = self.dtype or mlp.c_fc.weight.dtype
+        width = len(mlp.c_fc.weight)
+        hidden = self._room("hidden", (x.shape[0] * x.shape[1], width), dtype)
+        weight, bias = (p.to(dtype) for p in (mlp.c_fc.weight, mlp.c_fc.bias))
+        factor = QUICK if is_quick(mlp.gelu) else 1
+        rows = x.flatten(0, 1).to(dtype)
+        torch.addmm(bias, rows, weight.T, alpha=factor, beta=factor, out=hidden)
+        active = F.silu(hidden, inplace=True) if factor != 1 else mlp.gelu(hidden)
+        weight, bias = (p.to(dtype) for p in (mlp.c_proj.weight, mlp.c_proj.bias))
+        return torch.addmm(bias, active, weight.T, alpha=1 / factor).view_as(x).to(self.x.dtype)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        dtype = self.dtype or weight.dtype
+        return F.linear(x.to(dtype), weight.to(dtype), bias.to(dtype))
+
+    def _room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return an array that is used again, with its old content."""
+        room = self._rooms.get(name)
+        if room is None or room.shape != shape or room.dtype != dtype:
+            room = self._rooms[name] = torch.empty(shape, dtype=dtype, device=self.x.device)
+        return room
+
+
+class Weights:
+    """The last block's and the head's weights, in the order in which a gradient meets them.
+
+    LayerScale, where a model has it, and the second layer norm's factors are folded in.
+
+    Args:
+        model: open_clip's ``CLIP``.
+        dtype: of the folded weights.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        visual = model.visual
+        block = visual.transformer.resblocks[-1]
+        attn, mlp = block.attn, block.mlp
+
+        def of(parameter: Tensor) -> Tensor:
+            return parameter.detach().to(dtype)
+
+        def scale(layer: nn.Module) -> Tensor:
+            return of(layer.gamma) if hasattr(layer, "gamma") else of(visual.proj.new_ones(()))
+
+        # (D, E) the last layer norm's factors and the projection, and (E,)
+        self.embed = of(visual.ln_post.weight)[:, None] * of(visual.proj)
+        self.embed_bias = of(visual.ln_post.bias) @ of(visual.proj)
+        # (D, F) second layer of the MLP, and (D,)
+        self.leave = (of(mlp.c_proj.weight).T * scale(block.ls_2)).T.contiguous()
+        self.leave_bias = of(mlp.c_proj.bias) * scale(block.ls_2)
+        # (D, D) the attention's output projection
+        self.gather = (of(attn.out_proj.weight).T * scale(block.ls_1)).T
+        # (F, D) first layer, centred, times that projection, and (F,) with the layer norm's bias
+        first = of(mlp.c_fc.weight) * of(block.ln_2.weight)
+        self.enter = (first - first.mean(1, keepdim=True)) @ self.gather
+        self.enter_bias = of(mlp.c_fc.bias) + of(mlp.c_fc.weight) @ of(block.ln_2.bias)
+        # (D, D) each, the queries with the scale of the logits
+        queries, self.keys, self.values = of(attn.in_proj_weight).chunk(3)
+        self.queries = queries * (len(queries) // attn.num_heads) ** -0.5
+
+
+def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Apply a layer norm in the precision of its input, whatever the dtype of its weights."""
+    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+    return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
