@@ -21,7 +21,7 @@ def rng() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def voc_root() -> Path:
-    """Folder of PASCAL VOC pictures, named by the environment variable WSSS_KIT_VOC."""
+    """Folder of PASCAL VOC images, named by the environment variable WSSS_KIT_VOC."""
     named = os.environ.get("WSSS_KIT_VOC")
     if not named:
         pytest.skip("WSSS_KIT_VOC is not set; set it to a folder with VOC's JPEGImages/")

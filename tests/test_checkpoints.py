@@ -70,7 +70,7 @@ def test_checkpoints_of_other_runs():
             check_same_run(stored, {"seed": 1, "long_side": (3, 4), "crop": None, **change}, "x")
 
 
-def test_a_fingerprint_is_of_names_order_labels_and_the_first_picture():
+def test_a_fingerprint_is_of_names_order_labels_and_the_first_image():
     def made(**changes):
         samples = [Sample(n, torch.full((3, 2, 2), 0.1), torch.tensor([1.0, 0.0])) for n in "ab"]
         samples[1] = samples[1]._replace(**changes)

@@ -22,7 +22,7 @@ from wsss_kit.checks import (
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
-def test_pictures_of_every_floating_type_are_let_in(dtype):
+def test_images_of_every_floating_type_are_let_in(dtype):
     images = torch.rand(2, 3, 4, 5).to(dtype)
     assert check_images(images) is None and check_image(images[0], "it") is None
     assert check_images(images.requires_grad_()) is None
@@ -38,10 +38,10 @@ def test_rounding_is_let_in(beyond):
 def test_one_value_outside_is_enough(value):
     images = torch.full((2, 3, 4, 5), 0.5)
     images[1, 2, 3, 4] = value
-    with pytest.raises(ValueError, match=r"pictures (ranges from|holds NaN).*\[0, 1\]"):
-        check_images(images, "pictures")
-    with pytest.raises(ValueError, match=r"picture 'a' (ranges from|holds NaN)"):
-        check_image(images[1], "picture 'a'")
+    with pytest.raises(ValueError, match=r"images (ranges from|holds NaN).*\[0, 1\]"):
+        check_images(images, "images")
+    with pytest.raises(ValueError, match=r"image 'a' (ranges from|holds NaN)"):
+        check_image(images[1], "image 'a'")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_shapes_that_are_no_batch(shape):
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (1, 3, 4, 5), (1, 4, 5), (4, 5, 3), (3, 0, 5)])
-def test_shapes_that_are_no_picture(shape):
+def test_shapes_that_are_no_image(shape):
     with pytest.raises(ValueError, match=r"it has shape .*, expected \(3, H, W\)"):
         check_image(torch.zeros(shape), "it")
 

@@ -25,7 +25,7 @@ def test_masks_equal_the_literal_loop(min_confidence):
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(4, 6, 7, 5, generator=generator)
     labels = (torch.rand(4, 5, generator=generator) > 0.5).float()
-    labels[0] = 0  # a picture of nothing
+    labels[0] = 0  # an image of nothing
     masks = scores_to_masks(scores, labels, min_confidence=min_confidence)
     assert masks.dtype == torch.int64
     assert torch.equal(masks, literal_masks(scores, labels, min_confidence))
@@ -47,7 +47,7 @@ def test_confidence_at_the_border_is_kept():
     assert scores_to_masks(scores, torch.ones(1, 1), min_confidence=0.95).item() == 1
 
 
-def test_a_picture_without_labels_is_background_without_confidence():
+def test_a_image_without_labels_is_background_without_confidence():
     masks = scores_to_masks(torch.full((1, 3, 2, 2), 0.3), torch.zeros(1, 2), min_confidence=0.95)
     assert (masks == 0).all()
 
@@ -102,7 +102,7 @@ def test_background_errors(cams, options, message):
     [
         (torch.zeros(3, 4, 4), torch.zeros(1, 2), r"scores\[None\]"),
         (torch.zeros(1, 3, 4, 4), torch.zeros(2), r"labels\[None\]"),
-        (torch.zeros(1, 3, 4, 4), torch.zeros(2, 2), "1 pictures but labels 2"),
+        (torch.zeros(1, 3, 4, 4), torch.zeros(2, 2), "1 images but labels 2"),
         (torch.zeros(1, 2, 4, 4), torch.zeros(1, 2), "add_background"),
         (torch.zeros(1, 5, 4, 4), torch.zeros(1, 2), "expected 3 channels"),
         (torch.zeros(1, 3, 4, 4), torch.full((1, 2), 0.4), "holds 0.4"),

@@ -1,4 +1,4 @@
-"""`DATA` of the notebooks: the same shape of answer for all three, and no picture in two splits."""
+"""`DATA` of the notebooks: the same shape of answer for all three, and no image in two splits."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_bad_arguments_are_refused(folder):
     with pytest.raises(ValueError, match=r"n_val is 0, expected a whole number of at least 1"):
         open_data("paper", n_val=0)
     (folder / "labels.csv").write_text("file,labels\np0.png,cat\n")
-    with pytest.raises(ValueError, match=r"leaves no picture for train"):
+    with pytest.raises(ValueError, match=r"leaves no image for train"):
         open_data("folder", root=folder)
 
 

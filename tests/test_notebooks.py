@@ -187,7 +187,7 @@ def test_two_at_a_time_each_with_one_thread(write, capsys, monkeypatch):
     assert not (folder / "01_b.ipynb").exists()
 
 
-def test_kept_outputs_drop_widgets_and_stderr_but_not_their_pictures():
+def test_kept_outputs_drop_widgets_and_stderr_but_not_their_images():
     def shown(data):
         return nbformat.v4.new_output("display_data", data=data)
 

@@ -1,4 +1,4 @@
-"""Every notebook with ``DATA = "folder"``: pictures of two sizes, without the paper world's doors.
+"""Every notebook with ``DATA = "folder"``: images of two sizes, without the paper world's doors.
 
 What would be downloaded is replaced by the models of the embedded world, and the data are few.
 """
@@ -44,7 +44,7 @@ doors.AffinityNet = lambda backbone, **_: _real[1]("paper", weights="web", strid
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
-    """A folder as a reader would bring it: 120 pictures of two sizes, labels, masks."""
+    """A folder as a reader would bring it: 120 images of two sizes, labels, masks."""
     folder = tmp_path_factory.mktemp("mine")
     (folder / "masks").mkdir()
     world, rows = PaperWorld(120, split="train"), ["file,labels"]

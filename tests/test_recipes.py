@@ -161,7 +161,7 @@ def test_clip_es_maps_walk_as_often_as_their_method_says(given, squarings):
 
 
 def wrapped(image):
-    """What the released code's CRF sees of a (3, H, W) picture, by NumPy's casts."""
+    """What the released code's CRF sees of a (3, H, W) image, by NumPy's casts."""
     levels = (image * 255).round().numpy()[::-1].transpose(1, 2, 0)
     shifted = levels.astype(np.float32) - np.float32([104.008, 116.669, 122.675])
     seen = shifted.astype(np.int64).astype(np.uint8)
@@ -171,7 +171,7 @@ def wrapped(image):
 @pytest.mark.parametrize("preset", ["reference", "clean"])
 @pytest.mark.parametrize(("power", "confidence"), [(1.0, None), (4.0, None), (1.0, 0.99999)])
 def test_clip_es_masks(given, power, confidence, preset):
-    """Background and the classes present, picture by picture; below the confidence 255."""
+    """Background and the classes present, image by image; below the confidence 255."""
     method, images, labels = given
     method.preset = preset
     maps = clip_es_maps(images, labels, method=method, box_threshold=0.7)
@@ -191,7 +191,7 @@ def test_clip_es_masks(given, power, confidence, preset):
     assert (found == 255).any() == (confidence is not None)
 
 
-def test_a_picture_without_a_label_is_background(given):
+def test_a_image_without_a_label_is_background(given):
     method, images, labels = given
     method.output = MethodOutput(0 * method.output.cams, method.output.affinity)
     found = clip_es_masks(images, 0 * labels, method=method)
@@ -247,7 +247,7 @@ def test_the_box_threshold_matters(given):
     assert not torch.allclose(*maps)
 
 
-def test_from_pictures_to_masks():
+def test_from_images_to_masks():
     """By default CLIP-ES's masks doubt: what stays below 0.95 becomes 255, and nothing else."""
     world = PaperWorld(3, split="val")
     method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
@@ -302,7 +302,7 @@ def test_sc_cam_and_cam_walk_with_their_background(given):
     assert not torch.equal(other, found)
 
 
-def test_clims_walks_without_background_and_divides_by_the_pictures_maximum(given):
+def test_clims_walks_without_background_and_divides_by_the_images_maximum(given):
     method, images, labels = given
     cams, affinity = method.output
     walked = walk_by_hand(cams.flatten(2), affinity, 10, 2).view(cams.shape)

@@ -1,4 +1,4 @@
-"""Every public door refuses numbers, pictures, maps and labels that it cannot mean.
+"""Every public door refuses numbers, images, maps and labels that it cannot mean.
 
 A door is one line of ``DOORS``: a call that works, and the kind of each argument that has one. All
 wrong values of a kind are tried on all arguments of it, so a new door gets its siblings' tests.
@@ -25,7 +25,7 @@ from wsss_kit.clip import load_clip
 from wsss_kit.commands.baseline import run_baseline
 from wsss_kit.commands.demo import run_demo
 from wsss_kit.commands.reproduce import run_reproduce
-from wsss_kit.commands.train import train_paper_clip, train_paper_trunk
+from wsss_kit.commands.train import train_paper_backbone, train_paper_clip
 from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, Protocol
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS, propose_backgrounds
@@ -167,7 +167,7 @@ def report() -> evaluation.Report:
     )
 
 
-PICTURES = {"images": "unit maps", "labels": "labels"}
+IMAGE_KINDS = {"images": "unit maps", "labels": "labels"}
 CRF = {
     **{name: "not negative" for name in ("spatial_weight", "bilateral_weight")},
     **{name: "positive" for name in ("spatial_std", "bilateral_xy_std", "bilateral_rgb_std")},
@@ -256,7 +256,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "crf_of_present": lambda: Door(
         wsss_kit.crf_of_present,
         {**SCORED, "labels": LABELS, **CRF_VALUES},
-        {"scores": "unit maps", **PICTURES, **CRF},
+        {"scores": "unit maps", **IMAGE_KINDS, **CRF},
     ),
     "pamr": lambda: Door(
         wsss_kit.pamr,
@@ -266,7 +266,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "crf_of_present, pamr": lambda: Door(
         functools.partial(wsss_kit.crf_of_present, refine=wsss_kit.pamr),
         {**SCORED, "labels": LABELS, **PAMR_VALUES},
-        {"scores": "unit maps", **PICTURES, **PAMR},
+        {"scores": "unit maps", **IMAGE_KINDS, **PAMR},
     ),
     "reference_crf_images": lambda: Door(
         crf.reference_crf_images, {"images": IMAGES}, {"images": "unit maps"}
@@ -299,7 +299,7 @@ DOORS: dict[str, Callable[[], Door]] = {
             "samples": "samples",
         },
     ),
-    "CAM.__call__": lambda: Door(small_cam(), batch(), PICTURES),
+    "CAM.__call__": lambda: Door(small_cam(), batch(), IMAGE_KINDS),
     "CAM.predict": lambda: Door(
         small_cam().predict, {"images": batch()["images"]}, {"images": "unit maps"}
     ),
@@ -374,7 +374,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "sc_cam_masks": lambda: Door(
         functools.partial(wsss_kit.sc_cam_masks, method=small_cam()),
         {**batch(), "threshold": 0.3, "min_confidence": 0.9},
-        {**PICTURES, "threshold": "probability", "min_confidence": "probability or None"},
+        {**IMAGE_KINDS, "threshold": "probability", "min_confidence": "probability or None"},
     ),
     "sc_cam_masks, walked": lambda: Door(
         functools.partial(wsss_kit.sc_cam_masks, method=small_cam(), affinity_net=small_net()),
@@ -386,7 +386,7 @@ DOORS: dict[str, Callable[[], Door]] = {
             "background_power": 4.0,
         },
         {
-            **PICTURES,
+            **IMAGE_KINDS,
             "min_confidence": "probability or None",
             "walk_power": "positive or None",
             "squarings": "count from 0",
@@ -469,13 +469,17 @@ DOORS: dict[str, Callable[[], Door]] = {
     "clims_masks": lambda: Door(
         functools.partial(wsss_kit.clims_masks, method=small_cam()),
         {**batch(), "threshold": 0.3, "min_confidence": 0.9},
-        {**PICTURES, "threshold": "probability or None", "min_confidence": "probability or None"},
+        {
+            **IMAGE_KINDS,
+            "threshold": "probability or None",
+            "min_confidence": "probability or None",
+        },
     ),
     "clims_masks, walked": lambda: Door(
         functools.partial(wsss_kit.clims_masks, method=small_cam(), affinity_net=small_net()),
         {**batch(), "threshold": 0.3, "min_confidence": 0.9, "walk_power": 8.0, "squarings": 1},
         {
-            **PICTURES,
+            **IMAGE_KINDS,
             "threshold": "probability or None",
             "min_confidence": "probability or None",
             "walk_power": "positive or None",
@@ -486,11 +490,11 @@ DOORS: dict[str, Callable[[], Door]] = {
         functools.partial(CLIPES, load_clip("paper", device="cpu"), prompts=Prompts.paper()),
         {
             **{"n_layers": 1, "squarings": 0, "preset": "clean", "target": "softmax"},
-            **{"scales": (1.0,), "likeness": "values"},
+            **{"scales": (1.0,), "similarity": "values"},
         },
         {
             "scales": "factors or None",
-            "likeness": "word of a list or None",
+            "similarity": "word of a list or None",
             "n_layers": "count or None",
             "squarings": "count from 0 or None",
             "preset": "word of a list",
@@ -505,20 +509,20 @@ DOORS: dict[str, Callable[[], Door]] = {
         },
         {"preset": "word of a list", "box_threshold": "probability"},
     ),
-    "CLIPES.__call__": lambda: Door(small_clip_es(), batch(), PICTURES),
+    "CLIPES.__call__": lambda: Door(small_clip_es(), batch(), IMAGE_KINDS),
     "cam_maps": lambda: Door(
-        functools.partial(wsss_kit.cam_maps, method=small_cam()), batch(), PICTURES
+        functools.partial(wsss_kit.cam_maps, method=small_cam()), batch(), IMAGE_KINDS
     ),
     "cam_masks": lambda: Door(
         functools.partial(wsss_kit.cam_masks, method=small_cam()),
         {**batch(), "threshold": 0.3},
-        {**PICTURES, "threshold": "probability"},
+        {**IMAGE_KINDS, "threshold": "probability"},
     ),
     "cam_masks, walked": lambda: Door(
         functools.partial(wsss_kit.cam_masks, method=small_cam(), affinity_net=small_net()),
         {**batch(), "walk_power": 8.0, "squarings": 1, "background_power": 4.0},
         {
-            **PICTURES,
+            **IMAGE_KINDS,
             **{"walk_power": "positive or None", "squarings": "count from 0"},
             "background_power": "positive",
         },
@@ -526,28 +530,32 @@ DOORS: dict[str, Callable[[], Door]] = {
     "clims_masks, crf": lambda: Door(
         functools.partial(wsss_kit.clims_masks, method=small_cam(), crf=True),
         {**batch(), "threshold": 0.3, "min_confidence": 0.9},
-        {**PICTURES, "threshold": "probability or None", "min_confidence": "probability or None"},
+        {
+            **IMAGE_KINDS,
+            "threshold": "probability or None",
+            "min_confidence": "probability or None",
+        },
     ),
     "clip_es_maps": lambda: Door(
         functools.partial(wsss_kit.clip_es_maps, method=small_clip_es()),
         {**batch(), "box_threshold": 0.4},
-        {**PICTURES, "box_threshold": "probability"},
+        {**IMAGE_KINDS, "box_threshold": "probability"},
     ),
     "clip_es_maps, walked": lambda: Door(
         functools.partial(wsss_kit.clip_es_maps, method=small_clip_es(), affinity_net=small_net()),
         {**batch(), "walk_power": 8.0, "squarings": 1},
-        {**PICTURES, "walk_power": "positive or None", "squarings": "count from 0"},
+        {**IMAGE_KINDS, "walk_power": "positive or None", "squarings": "count from 0"},
     ),
     "clip_es_masks, walked": lambda: Door(
         functools.partial(wsss_kit.clip_es_masks, method=small_clip_es(), affinity_net=small_net()),
         {**batch(), "walk_power": 8.0, "squarings": 1},
-        {**PICTURES, "walk_power": "positive or None", "squarings": "count from 0"},
+        {**IMAGE_KINDS, "walk_power": "positive or None", "squarings": "count from 0"},
     ),
     "clip_es_masks": lambda: Door(
         functools.partial(wsss_kit.clip_es_masks, method=small_clip_es()),
         {**batch(), "box_threshold": 0.4, "power": 1, "min_confidence": 0.9},
         {
-            **PICTURES,
+            **IMAGE_KINDS,
             "box_threshold": "probability",
             "power": "positive",
             "min_confidence": "probability or None",
@@ -718,12 +726,12 @@ DOORS: dict[str, Callable[[], Door]] = {
     "Segmenter.predict": lambda: Door(
         small_segmenter().predict,
         {**batch(), "scales": (1.0, 0.5), "fuse": "max"},
-        {**PICTURES, "scales": "factors", "fuse": "word of a list"},
+        {**IMAGE_KINDS, "scales": "factors", "fuse": "word of a list"},
     ),
     "Segmenter.probs": lambda: Door(
         small_segmenter().probs,
         {"images": batch()["images"], "scales": (1.0, 0.5), "fuse": "max"},
-        {"images": PICTURES["images"], "scales": "factors", "fuse": "word of a list"},
+        {"images": IMAGE_KINDS["images"], "scales": "factors", "fuse": "word of a list"},
     ),
     "show_errors": lambda: Door(
         plot.show_errors,
@@ -771,8 +779,8 @@ COMMANDS: dict[str, Callable[[Any], Door]] = {
             **{"fall": "probability", "torn": "probability"},
         },
     ),
-    "train_paper_trunk": lambda out: Door(
-        functools.partial(train_paper_trunk, out / "trunk"),
+    "train_paper_backbone": lambda out: Door(
+        functools.partial(train_paper_backbone, out / "trunk"),
         {"steps": 1, "seed": 0, "workers": 0},
         {"steps": "count", "seed": "count from 0", "workers": "count from 0"},
     ),

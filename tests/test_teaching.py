@@ -55,15 +55,15 @@ def test_what_the_page_names_says_what_it_computes(method):
 
 
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_every_picture_of_a_notebook_is_described(notebook):
-    pictures = [
+def test_every_image_of_a_notebook_is_described(notebook):
+    images = [
         output
         for cell in nbformat.read(notebook, 4).cells
         for output in cell.get("outputs", ())
         if any(kind.startswith("image/") for kind in output.get("data", ()))
     ]
-    assert len(pictures) >= 3
-    for output in pictures:
+    assert len(images) >= 3
+    for output in images:
         words = output.data["text/plain"]
         assert len(words) > 30 and not words.startswith(("<", "Figure("))
 

@@ -24,7 +24,7 @@ def generator(seed=0):
 
 
 def numbered(height, width):
-    """A picture in which every pixel is different, so that a crop shows where it was cut."""
+    """An image in which every pixel is different, so that a crop shows where it was cut."""
     pixels = torch.arange(1, height * width + 1).float() / (height * width)
     return pixels.view(1, height, width).expand(3, -1, -1).clone()
 
@@ -59,21 +59,21 @@ def test_warm_up_rises_linearly():
 # -- augmentation ---------------------------------------------------------------------------
 
 
-def windows(picture, height, width):
-    """Every window of a picture and of its mirror image."""
-    for view in (picture, picture.flip(-1)):
+def windows(image, height, width):
+    """Every window of an image and of its mirror image."""
+    for view in (image, image.flip(-1)):
         for y in range(view.shape[1] - height + 1):
             for x in range(view.shape[2] - width + 1):
                 yield view[:, y : y + height, x : x + width]
 
 
 @pytest.mark.parametrize("size", [(9, 12), (12, 9), (8, 8)])
-def test_a_crop_is_a_window_of_the_picture_or_of_its_mirror_image(size):
-    picture = numbered(*size)
-    possible = list(windows(picture, 8, 8))
+def test_a_crop_is_a_window_of_the_image_or_of_its_mirror_image(size):
+    image = numbered(*size)
+    possible = list(windows(image, 8, 8))
     found = set()
     for seed in range(60):
-        view = augment(picture, generator(seed), crop=8, long_side=None)
+        view = augment(image, generator(seed), crop=8, long_side=None)
         places = [k for k, window in enumerate(possible) if torch.equal(view, window)]
         assert places
         found.update(places)
@@ -81,39 +81,39 @@ def test_a_crop_is_a_window_of_the_picture_or_of_its_mirror_image(size):
 
 
 @pytest.mark.parametrize("size", [(5, 12), (12, 5), (5, 6), (1, 1)])
-def test_a_small_picture_is_padded_with_zeros(size):
-    picture = numbered(*size)
+def test_a_small_image_is_padded_with_zeros(size):
+    image = numbered(*size)
     for seed in range(20):
-        view = augment(picture, generator(seed), crop=8, long_side=None)
+        view = augment(image, generator(seed), crop=8, long_side=None)
         assert view.shape == (3, 8, 8)
         rows, columns = view[0].nonzero().T
         seen = view[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         height, width = min(8, size[0]), min(8, size[1])
         assert seen.shape == (3, height, width)
-        assert any(torch.equal(seen, window) for window in windows(picture, height, width))
+        assert any(torch.equal(seen, window) for window in windows(image, height, width))
 
 
-def test_without_a_crop_a_picture_moves_by_at_most_a_tenth():
-    picture = numbered(20, 30)
-    mirrored = torch.nn.functional.pad(picture[None], (3, 3, 2, 2), mode="reflect")[0]
+def test_without_a_crop_a_image_moves_by_at_most_a_tenth():
+    image = numbered(20, 30)
+    mirrored = torch.nn.functional.pad(image[None], (3, 3, 2, 2), mode="reflect")[0]
     possible = list(windows(mirrored, 20, 30))
-    views = [augment(picture, generator(seed), crop=None, long_side=None) for seed in range(40)]
+    views = [augment(image, generator(seed), crop=None, long_side=None) for seed in range(40)]
     assert all(any(torch.equal(view, window) for window in possible) for view in views)
     assert len({view.numpy().tobytes() for view in views}) > 20
 
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 200), (200, 9)])
-def test_pictures_too_small_to_move_keep_their_size(size):
+def test_images_too_small_to_move_keep_their_size(size):
     assert augment(torch.rand(3, *size), generator(), crop=None, long_side=None).shape[1:] == size
 
 
 def test_half_of_the_views_are_mirrored():
-    picture = numbered(4, 4)
+    image = numbered(4, 4)
     flips = 0
     for seed in range(200):
-        view = augment(picture, generator(seed), crop=4, long_side=None)
-        assert torch.equal(view, picture) or torch.equal(view, picture.flip(-1))
-        flips += torch.equal(view, picture.flip(-1))
+        view = augment(image, generator(seed), crop=4, long_side=None)
+        assert torch.equal(view, image) or torch.equal(view, image.flip(-1))
+        flips += torch.equal(view, image.flip(-1))
     assert 70 <= flips <= 130  # four standard deviations around 100
 
 
@@ -128,13 +128,13 @@ def test_the_longer_side_is_resized_within_its_range():
     assert seen == set(range(16, 25))
 
 
-def test_augmentation_is_seeded_and_leaves_its_picture_alone():
-    picture = torch.rand(3, 40, 30, generator=generator())
-    before = picture.clone()
+def test_augmentation_is_seeded_and_leaves_its_image_alone():
+    image = torch.rand(3, 40, 30, generator=generator())
+    before = image.clone()
     options = {"crop": 24, "long_side": (20, 60)}
-    first, second = (augment(picture, generator(5), **options) for _ in range(2))
+    first, second = (augment(image, generator(5), **options) for _ in range(2))
     assert torch.equal(first, second)
-    assert torch.equal(picture, before)
+    assert torch.equal(image, before)
     assert 0 <= first.min() and first.max() <= 1
 
 
@@ -162,7 +162,7 @@ def test_progress_passes_everything_on(shown, capsys):
     assert ("letters" in capsys.readouterr().err) == shown
 
 
-def test_labels_of_lazy_samples_decode_no_picture():
+def test_labels_of_lazy_samples_decode_no_image():
     def decode(name):
         raise AssertionError(name)
 

@@ -1,4 +1,4 @@
-"""A picture and its mask are cut alike."""
+"""An image and its mask are cut alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from wsss_kit.views import random_view
 
 
-def test_crops_take_picture_and_labels_from_one_place(rng):
+def test_crops_take_image_and_labels_from_one_place(rng):
     image = torch.arange(30.0).view(1, 5, 6).expand(3, 5, 6)
     labels = torch.arange(30).view(5, 6)
     for _ in range(30):

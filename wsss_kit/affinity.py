@@ -87,7 +87,7 @@ def random_walk(scores: Tensor, transition: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the scores are no batch of maps, or the transition has another number of
-            cells or pictures.
+            cells or images.
     """
     _check_walk(scores, transition, "transition")
     return (scores.flatten(2) @ transition.transpose(1, 2)).view(scores.shape)
@@ -99,8 +99,8 @@ def _check_walk(scores: Tensor, walk: Tensor, name: str) -> None:
     B, K, h, w = scores.shape
     if walk.ndim != 3 or len(walk) != B:
         raise ValueError(
-            f"{name} has shape {tuple(walk.shape)} but scores hold {B} pictures; "
-            "expected one matrix a picture, (B, N, N)"
+            f"{name} has shape {tuple(walk.shape)} but scores hold {B} images; "
+            "expected one matrix an image, (B, N, N)"
         )
     if walk.shape[1:] != (h * w, h * w):
         raise ValueError(

@@ -62,7 +62,7 @@ def normalize_cams(
     Args:
         cams: (B, C, h, w).
         over: ``"map"`` divides each map by its own maximum (CAM, SC-CAM, CLIMS, CLIP-ES);
-            ``"image"`` all maps of a picture by their common one (IRN's walk).
+            ``"image"`` all maps of an image by their common one (IRN's walk).
         subtract_min: shift the minimum to 0 before dividing, instead of cutting at 0 (CLIP-ES).
         eps: added to the maximum; CLIP-ES uses 1e-7.
 
@@ -113,12 +113,12 @@ def multi_scale(
     flip: bool,
     stride: int = 4,
 ) -> Tensor:
-    """Sum the ReLU of maps over picture scales and mirror images.
+    """Sum the ReLU of maps over image scales and mirror images.
 
     Args:
         maps_of: (B, 3, H', W') RGB in [0, 1] -> (B, C, h', w') maps of any sign.
         images: (B, 3, H, W) RGB in [0, 1].
-        scales: factors on the picture's sides, each > 0.
+        scales: factors on the image's sides, each > 0.
         flip: also look at the mirror image and mirror its maps back.
         stride: pixels per cell of the sum; maps of all scales are resized to it.
 
@@ -154,18 +154,18 @@ def softmax_grad_cam(
     logit_scale: float | Tensor = 100.0,
     softmax: bool = True,
 ) -> Tensor:
-    r"""Softmax Grad-CAM of one picture (CLIP-ES, Eq. 4 to 6), by plain differentiation.
+    r"""Softmax Grad-CAM of one image (CLIP-ES, Eq. 4 to 6), by plain differentiation.
 
     :math:`M_c = \mathrm{ReLU}(\sum_k w^c_k A_k)` with :math:`A` the last block's normalised input
     and :math:`w^c_k` the mean over patches of :math:`\partial p_c / \partial A_k`, where
     :math:`p` is the softmax over the classes present *and* the background words. With a single
-    text the softmax is 1 whatever the picture and the map is zero: the competition makes the map.
+    text the softmax is 1 whatever the image and the map is zero: the competition makes the map.
 
     Args:
         tokens: (1 + N, D) input of the last block, class token first.
         positives: (C, E) unit text embeddings of the classes present.
         backgrounds: (P, E) unit text embeddings of the background words; P may be 0.
-        head: (tokens, normed) each (1, 1 + N, D) -> (1, E) picture embedding.
+        head: (tokens, normed) each (1, 1 + N, D) -> (1, E) image embedding.
         norm: the last block's first layer norm.
         grid: (h, w) with h * w = N.
         logit_scale: factor on cosines.

@@ -208,7 +208,7 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     for them, the labels.
 
     Args:
-        samples: M pictures with labels, at least one.
+        samples: M images with labels, at least one.
     """
     found = hashlib.sha256()
     names = getattr(samples, "names", None)

@@ -1,4 +1,4 @@
-"""What pictures, labels and numbers have to be: one check for each kind of thing.
+"""What images, labels and numbers have to be: one check for each kind of thing.
 
 Every public door asks these before its work begins. A check costs one pass over the values.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 RANGE_TOLERANCE = 1e-3
-"""How far rounding may carry pictures, maps and scores outside [0, 1]."""
+"""How far rounding may carry images, maps and scores outside [0, 1]."""
 
 
 _CHECKED = ContextVar("checked", default=False)
@@ -72,7 +72,7 @@ def check_range(name: str, values: Tensor, advice: str) -> None:
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
-    """Refuse what is no batch of pictures.
+    """Refuse what is no batch of images.
 
     Args:
         images: (B, 3, H, W) RGB in [0, 1], of a floating-point type.
@@ -91,7 +91,7 @@ def check_images(images: Tensor, name: str = "images") -> None:
 
 
 def check_image(image: Tensor, name: str) -> None:
-    """Refuse what is no single picture (3, H, W), as `check_images` does for a batch."""
+    """Refuse what is no single image (3, H, W), as `check_images` does for a batch."""
     check_tensor(image, name)
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape[1:]:
         raise ValueError(f"{name} has shape {tuple(image.shape)}, expected (3, H, W) RGB in [0, 1]")
@@ -99,7 +99,7 @@ def check_image(image: Tensor, name: str) -> None:
 
 
 def _check_colours(values: Tensor, name: str) -> None:
-    advice = "divide 8-bit pictures by 255; a network's own normalisation is its own affair"
+    advice = "divide 8-bit images by 255; a network's own normalisation is its own affair"
     if not values.is_floating_point():
         raise ValueError(
             f"{name} hold {str(values.dtype).removeprefix('torch.')}, expected floating-point RGB "
@@ -109,7 +109,7 @@ def _check_colours(values: Tensor, name: str) -> None:
 
 
 def check_labels(labels: Tensor, name: str = "labels") -> None:
-    """Refuse labels that are anything but 0 and 1, of any number type.
+    """Refuse labels that are anything but 0 and 1, of any dtype.
 
     Raises:
         ValueError: with the first value that is neither.
@@ -153,7 +153,7 @@ def check_maps(maps: Tensor, name: str = "maps") -> None:
     if maps.ndim != 4:
         raise ValueError(
             f"{name} has shape {tuple(maps.shape)}, expected (B, C, h, w); "
-            f"add the batch axis of one picture with {name}[None]"
+            f"add the batch axis of one image with {name}[None]"
         )
 
 
@@ -232,7 +232,7 @@ def check_probability(name: str, value: float) -> None:
 
 
 def check_scales(scales: Sequence[float]) -> None:
-    """Refuse anything but a sequence of at least one finite factor above 0 on a picture's sides.
+    """Refuse anything but a sequence of at least one finite factor above 0 on an image's sides.
 
     Raises:
         ValueError: with what arrived.
@@ -283,7 +283,7 @@ def chosen_device(device: str | torch.device) -> torch.device:
 
 
 def check_samples(samples: Sequence[Any]) -> None:
-    """Refuse what is no sequence of labelled pictures, or holds none; looks at the first alone.
+    """Refuse what is no sequence of labelled images, or holds none; looks at the first alone.
 
     Raises:
         ValueError: with what arrived.
@@ -292,7 +292,7 @@ def check_samples(samples: Sequence[Any]) -> None:
         kind = type(samples).__name__
         raise ValueError(f"samples is a {kind}, expected a sequence; give list(samples)")
     if len(samples) == 0:
-        raise ValueError("samples is empty, expected at least one labelled picture")
+        raise ValueError("samples is empty, expected at least one labelled image")
     first = next(iter(samples))
     if not all(hasattr(first, part) for part in ("name", "image", "labels")):
         kind = type(first).__name__

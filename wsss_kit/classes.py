@@ -39,7 +39,7 @@ COCO_CLASSES = (
 
 
 class Sample(NamedTuple):
-    """One picture with what weak supervision knows about it. There is no mask field, on purpose.
+    """One image with what weak supervision knows about it. There is no mask field, on purpose.
 
     Args:
         name: unique within its data set; masks are looked up by it.

@@ -81,10 +81,10 @@ def add_background(
 def scores_to_masks(
     scores: Tensor, labels: Tensor, *, min_confidence: float | None = None
 ) -> Tensor:
-    """Give each pixel the best of background and the classes present in its picture.
+    """Give each pixel the best of background and the classes present in its image.
 
     Absent classes never win, even where every score is zero; there background wins, as the first
-    of equals. A picture without a positive label is background throughout, confident or not: there
+    of equals. An image without a positive label is background throughout, confident or not: there
     is nothing else it could be.
 
     Args:
@@ -175,18 +175,18 @@ def _check_scores(scores: Tensor, labels: Tensor) -> None:
     if scores.ndim != 4:
         raise ValueError(
             f"scores has shape {tuple(scores.shape)}, expected (B, K, H, W); "
-            "add the batch axis of one picture with scores[None]"
+            "add the batch axis of one image with scores[None]"
         )
     if labels.ndim != 2:
         raise ValueError(
             f"labels has shape {tuple(labels.shape)}, expected (B, C); "
-            "add the batch axis of one picture with labels[None]"
+            "add the batch axis of one image with labels[None]"
         )
     (n_scores, n_channels), (n_labels, n_classes) = scores.shape[:2], labels.shape
     if n_scores != n_labels:
         raise ValueError(
-            f"scores holds {n_scores} pictures but labels {n_labels}; give one row of labels "
-            "for each picture"
+            f"scores holds {n_scores} images but labels {n_labels}; give one row of labels "
+            "for each image"
         )
     if n_channels != n_classes + 1:
         advice = (

@@ -106,7 +106,7 @@ class OpenData(NamedTuple):
         """Masks of ``test`` by the background rule that is best on ``val``, and their report.
 
         Args:
-            maps_of: pictures and labels to maps.
+            maps_of: images and labels to maps.
             refinement: what came after the maps, for the protocol.
             preset: of the method, for the protocol.
             **options: ``rules``, ``refine``, ``what`` and ``shown`` of `evaluation.choose_rule`.
@@ -129,13 +129,13 @@ def open_data(
 
     ``"paper"`` is the embedded world, splits of its own. ``"voc"`` trains and chooses on VOC's
     ``train`` (``val`` here is its end) and scores on VOC's ``val``, because VOC keeps the masks of
-    its ``test``. ``"folder"`` is your own: of the pictures with a mask, one in five goes to
-    ``test`` and one in five to ``val``; without ``masks/``, of all pictures, and nothing can be
+    its ``test``. ``"folder"`` is your own: of the images with a mask, one in five goes to
+    ``test`` and one in five to ``val``; without ``masks/``, of all images, and nothing can be
     scored.
 
     Args:
         name: ``"paper"``, ``"voc"`` or ``"folder"``.
-        n_train: at most so many pictures of ``train``.
+        n_train: at most so many images of ``train``.
         n_val: of ``val``.
         n_test: of ``test``.
         root: of ``"voc"`` or ``"folder"``; None for `data.datasets.default_root`.
@@ -146,7 +146,7 @@ def open_data(
         The data.
 
     Raises:
-        ValueError: for another name, a number below 1, or a split without a picture.
+        ValueError: for another name, a number below 1, or a split without an image.
         FileNotFoundError: if the data is not there, with the layout that was expected.
 
     Example:
@@ -168,7 +168,7 @@ def open_data(
     for split in sizes:
         if not len(getattr(data, split)):
             raise ValueError(
-                f"{found} leaves no picture for {split}; expected at least 5 pictures, and 5 with "
+                f"{found} leaves no image for {split}; expected at least 5 images, and 5 with "
                 "a mask where there is a folder masks/"
             )
     return data
@@ -179,13 +179,13 @@ def train_cam(
 ) -> CAM:
     """Train plain CAM on the ``train`` of a data set, in seconds on a laptop.
 
-    A linear head on a trunk that stays as it is: the paper trunk that comes with the package, or a
-    ResNet-50 with ImageNet weights that torchvision downloads once. Without a network give another
-    trunk.
+    A linear head on a backbone that stays as it is: the paper backbone that comes with the package,
+    or a ResNet-50 with ImageNet weights that torchvision downloads once. Without a network give
+    another backbone.
 
     Args:
         data: from `open_data`.
-        backbone: another trunk, by name or a module with weights of its own.
+        backbone: another backbone, by name or a module with weights of its own.
         weights: of a named one; for photographs without a network a file, such as
             ``train_cam(data, backbone="resnet18", weights="resnet18.pth")``.
 
@@ -261,14 +261,14 @@ def train_affinity_net(
 ) -> AffinityNet:
     """Train an affinity on confident labels, in a minute on a laptop.
 
-    On the paper trunk; for photographs on a ResNet-50 at stride 8 with ImageNet's weights, which
-    torchvision downloads once, and on crops. Without a network give another trunk.
+    On the paper backbone; for photographs on a ResNet-50 at stride 8 with ImageNet's weights, which
+    torchvision downloads once, and on crops. Without a network give another backbone.
 
     Args:
         data: from `open_data`.
-        learned: pictures, such as a part of ``data.train``.
+        learned: images, such as a part of ``data.train``.
         seeds: of `affinity_net.confident_seeds`, one for each of them.
-        backbone: another trunk, by name or a module with weights of its own.
+        backbone: another backbone, by name or a module with weights of its own.
         weights: of a named one.
 
     Raises:
@@ -297,17 +297,17 @@ def teach_segmenter(
 ) -> Segmenter:
     """Train a segmenter on masks, in minutes on a laptop.
 
-    The small one on the paper trunk; for photographs a DeepLabV2 on a ResNet-50 with ImageNet's
+    The small one on the paper backbone; for photographs a DeepLabV2 on a ResNet-50 with ImageNet's
     weights, which torchvision downloads once, with the balanced loss. Without a network give
-    another trunk.
+    another backbone.
 
     Args:
         data: from `open_data`.
-        learned: pictures, such as a part of ``data.train``.
+        learned: images, such as a part of ``data.train``.
         masks: of each of them, name to (H, W) int64; 255 teaches nothing.
         taught_by: what the masks are, in words.
-        epochs: passes over the pictures.
-        backbone: another trunk, by name or a module with weights of its own.
+        epochs: passes over the images.
+        backbone: another backbone, by name or a module with weights of its own.
         weights: of a named one.
 
     Raises:

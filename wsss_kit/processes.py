@@ -1,9 +1,9 @@
 """Several processes on one training, as ``torchrun`` starts them, and what one process would do.
 
-Every process holds the whole network and takes its own pictures of every batch: number ``rank``,
+Every process holds the whole network and takes its own images of every batch: number ``rank``,
 ``rank + world`` and so on. Losses and gradients are sums over all of them, divided by what the
 whole batch divides by, and batch normalisation sees the whole batch. So the losses of a run are
-those of one process within the error of floats. A trunk's own dropout is the exception: its
+those of one process within the error of floats. A backbone's own dropout is the exception: its
 choices depend on how many processes there are.
 
 Alone, every function here returns at once.
@@ -105,10 +105,10 @@ def own(items: Sequence[Item]) -> Sequence[Item]:
 def own_views(
     numbers: Sequence[int], view: Callable[[int], Sequence[Tensor]], skip: Callable[[], object]
 ) -> list[Tensor]:
-    """This process's views of a batch's pictures; all chance goes on as if it made all of them.
+    """This process's views of a batch's images; all chance goes on as if it made all of them.
 
     Args:
-        numbers: of the pictures of the whole batch, at least one.
+        numbers: of the images of the whole batch, at least one.
         view: number to tensors, with what chance it takes.
         skip: takes as much chance as a view.
 

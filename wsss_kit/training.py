@@ -272,7 +272,7 @@ def check_loss(loss: float, first: float, *, where: str, learning_rate: float) -
         return
     raise Diverged(
         f"training diverged in {where}: its loss is {loss:.3g} and began at {first:.3g}; "
-        f"try a learning rate below {learning_rate:g}, pretrained weights, or look for pictures "
+        f"try a learning rate below {learning_rate:g}, pretrained weights, or look for images "
         "that are not RGB in [0, 1]"
     )
 

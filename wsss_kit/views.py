@@ -12,22 +12,22 @@ from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.processes import own_views
 
 
-class MaskedPictures:
+class MaskedImages:
     """Training images and their masks: pairs (3, H, W) and (H, W).
 
     Without a crop all images are of one size; they are read once and kept. With a crop each is read
     when it is needed, so that any number of them fits into memory.
 
     Args:
-        samples: pictures.
+        samples: images.
         masks: name to (H, W) int64.
         crop: side of crops, or None.
         what: a mask is called in messages.
         make: how to get one, for messages.
-        scales: factors of which a picture is resized by one before it is cropped.
+        scales: factors of which an image is resized by one before it is cropped.
 
     Raises:
-        ValueError: if there is no picture, one has no mask or one of another size, or the pictures
+        ValueError: if there is no image, one has no mask or one of another size, or the images
             differ in size and are not cropped.
     """
 
@@ -42,7 +42,7 @@ class MaskedPictures:
         scales: Sequence[float] = (),
     ) -> None:
         if not len(samples):
-            raise ValueError("there are no pictures to learn from, expected at least one")
+            raise ValueError("there are no images to learn from, expected at least one")
         self.samples, self.masks, self.crop, self.scales = samples, masks, crop, scales
         self._what, self._make = what, make
         for name in getattr(samples, "names", ()):
@@ -55,8 +55,8 @@ class MaskedPictures:
                 if image.shape != first:
                     raise ValueError(
                         f"{sample.name!r} has {image.shape[1]}x{image.shape[2]} pixels and "
-                        f"{samples[0].name!r} {first[1]}x{first[2]}, expected all pictures of one "
-                        "size; give a crop for pictures of several sizes"
+                        f"{samples[0].name!r} {first[1]}x{first[2]}, expected all images of one "
+                        "size; give a crop for images of several sizes"
                     )
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class MaskedPictures:
     def _check_name(self, name: str) -> None:
         if name not in self.masks:
             raise ValueError(
-                f"there is no {self._what} for {name!r}; {self._make} for every picture that is "
+                f"there is no {self._what} for {name!r}; {self._make} for every image that is "
                 "learned from, or leave it out"
             )
 
@@ -106,13 +106,13 @@ def random_view(
         image: (3, H, W).
         mask: (H, W) int64.
         random: source of the choices.
-        crop: side of the square; None keeps the size. What lies beyond the picture is black and
+        crop: side of the square; None keeps the size. What lies beyond the image is black and
             neutral (255).
         scales: factors of which one is chosen; the mask takes its nearest values. None of them
             keeps the size.
 
     Returns:
-        (3, crop, crop) and (crop, crop), or the picture's size without a crop.
+        (3, crop, crop) and (crop, crop), or the image's size without a crop.
     """
 
     def integer(below: int) -> int:

@@ -85,9 +85,9 @@ show_masks(shown, {"by the other door": data.val_masks}, data.classes)
 
 # %%
 labels = torch.stack([s.labels for s in data.train])  # (M, C)
-counts = pd.Series(labels.sum(0).int().numpy(), index=data.classes, name="pictures")
-classes_per_picture = pd.Series(labels.sum(1).int().numpy()).value_counts().sort_index()
-print(f"{len(labels)} pictures; classes in a picture -> pictures: {classes_per_picture.to_dict()}")
+counts = pd.Series(labels.sum(0).int().numpy(), index=data.classes, name="images")
+classes_per_image = pd.Series(labels.sum(1).int().numpy()).value_counts().sort_index()
+print(f"{len(labels)} pictures; classes in a picture -> pictures: {classes_per_image.to_dict()}")
 counts.sort_values(ascending=False)
 
 # %%
@@ -115,14 +115,14 @@ figure
 def background_of_classes(world):
     """Rows classes, columns background kinds: mean share of the background's pixels, 0 to 1."""
     shares = np.zeros((len(PAPER_CLASSES), len(STUFF)))
-    pictures = np.zeros(len(PAPER_CLASSES))
+    images = np.zeros(len(PAPER_CLASSES))
     for s in world:
         kinds = world.stuff[s.name].flatten()
         share = np.bincount(kinds[kinds != 255], minlength=len(STUFF)) / (kinds != 255).sum().item()
         present = s.labels.numpy() > 0
         shares[present] += share
-        pictures += present
-    return pd.DataFrame(shares / pictures[:, None], index=PAPER_CLASSES, columns=STUFF)
+        images += present
+    return pd.DataFrame(shares / images[:, None], index=PAPER_CLASSES, columns=STUFF)
 
 
 dials = (0.1, 0.5, 0.85)

@@ -295,11 +295,11 @@ if DATA == "paper":
         named = s._replace(name=PAPER_CLASSES[c])
         far[s.name] = ((both[0] - both[1]).abs().mean().item(), named, torch.stack(both))
 best = {}  # of each class, the picture in which the two differ most
-for _, picture, both in sorted(far.values(), key=lambda found: -found[0]):
-    best.setdefault(picture.name, (picture, both))
-pictures, maps = zip(*list(best.values())[:3], strict=True) if best else ((), ())
+for _, example, both in sorted(far.values(), key=lambda found: -found[0]):
+    best.setdefault(example.name, (example, both))
+examples, maps = zip(*list(best.values())[:3], strict=True) if best else ((), ())
 dials = ("trained at 0.85", "trained at 0.3")
-show_cams(pictures, maps, dials, torch.ones(len(maps), 2)) if best else None
+show_cams(examples, maps, dials, torch.ones(len(maps), 2)) if best else None
 
 # %% [markdown]
 # Of the images with one class these are the ones in which the two *differ most*, from three classes. They show what the leak looks like, not how often it happens; that is what the tables are for.

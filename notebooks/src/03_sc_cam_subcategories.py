@@ -196,7 +196,7 @@ if DATA == "paper":
     table = pd.DataFrame(
         {
             "cluster": [f"{data.classes[i // K]} {i % K + 1}" for i in range(C * K)],
-            "pictures": found["own map"].sum(0).int().tolist(),
+            "images": found["own map"].sum(0).int().tolist(),
             "named by CLIP": listed(named, data.classes, K),
             "lift": [max(lifts.values(), default=0) for lifts in named],
             "mostly": [subtype_names()[j] if j >= 0 else "" for j in pure.kind.tolist()],
@@ -313,9 +313,9 @@ print(reports["CAM"].protocol)
 pd.DataFrame(looks).T.round(0).astype(int)
 
 # %%
-pictures = [s._replace(name=data.classes[int(s.labels.argmax())]) for s in watched]
+images = [s._replace(name=data.classes[int(s.labels.argmax())]) for s in watched]
 columns = [torch.stack([frame[i] for frame in frames.values()]) for i in range(len(watched))]
-show_cams(pictures, columns, list(frames), torch.ones(len(watched), len(frames)))
+show_cams(images, columns, list(frames), torch.ones(len(watched), len(frames)))
 
 # %% [markdown]
 # This is the point of the whole method. The **parent's** map is what it was: *cat* can still be told by the head, and the loss of the finer question changes little about that. The **children's** maps, of each class the largest of its sub-categories' at every cell, go to the body, because *spotted* can be told nowhere else: the cat's leaves its head for its coat, the bus's goes along its side. (The boat's has hardly moved; the training is short.) The network has learned what we wanted, and shows it where it was asked for it.

@@ -170,12 +170,11 @@ targets = {
     "softmax over classes": CLIPES(clip, prompts=prompts, target="classes").fit(),
     "with background words": clip_es,
 }
-pictures = [next(s for s in data.test if s.labels.sum() == k) for k in (1, 2)]
-pictures += [
-    s for s in data.test if s.labels.sum() > 0 and s.name not in {p.name for p in pictures}
-][:1]
+examples = [next(s for s in data.test if s.labels.sum() == k) for k in (1, 2)]
+known = {p.name for p in examples}
+examples += [s for s in data.test if s.labels.sum() > 0 and s.name not in known][:1]
 rows = []
-for s in pictures:
+for s in examples:
     c = int(s.labels.nonzero()[0])
     maps = [cam_maps(s.image[None], s.labels[None], method=m)[0, c] for m in targets.values()]
     rows.append(
@@ -323,7 +322,7 @@ again
 # Whom does a cell attend to?
 
 # %%
-s = pictures[1]
+s = examples[1]
 h, w = dense.grid
 found = clip_es(s.image[None], s.labels[None])
 c = int(s.labels.nonzero()[0])
@@ -471,7 +470,7 @@ show_masks(
 # - **The CRF cannot mend a map that looks elsewhere.** On the logit's maps it gains nothing: it gives edges to what is there.
 # - **Body and signature part.** The softmax maps lie on bodies more than on heads here, because a third of the objects that this CLIP read about had lost their heads (notebook 01). Affinity and CRF together bring the heads back.
 #
-# - **Past the paper.** `preset="plus"` is still without training. It averages maps of a larger image and of its mirror image, lets cells be alike by their *values* (what a patch says) rather than by queries and keys (what it looks for), and by the words that CLIP takes each cell for. Without the CRF it is ahead; after it, on these few images, no more: the CRF finds much of the same. On all 200 images of `test` it is ahead of the affinity by 2.6 points without and 1.8 with the CRF; with a tower of another seed, trained not half as long and much weaker, by 0.7 and 0.2. Each part can be switched off: add `CLIPES(clip, prompts=prompts, preset="plus", flip=False)` as a step of the ladder, or one with `scales=(1.0,)`, `likeness="queries"` or `distribution=False`.
+# - **Past the paper.** `preset="plus"` is still without training. It averages maps of a larger image and of its mirror image, lets cells be alike by their *values* (what a patch says) rather than by queries and keys (what it looks for), and by the words that CLIP takes each cell for. Without the CRF it is ahead; after it, on these few images, no more: the CRF finds much of the same. On all 200 images of `test` it is ahead of the affinity by 2.6 points without and 1.8 with the CRF; with a tower of another seed, trained not half as long and much weaker, by 0.7 and 0.2. Each part can be switched off: add `CLIPES(clip, prompts=prompts, preset="plus", flip=False)` as a step of the ladder, or one with `scales=(1.0,)`, `similarity="queries"` or `distribution=False`.
 #
 # How sure is this? The intervals speak of the images. Another seed of the tiny CLIP is another matter: two towers, trained alike, differ by three points on `val`, others by more, and the card of the one in the package lists them. A staircase is a property of *this* CLIP. On all 200 images of `test` the affinity gave the two towers 1.5 and 1.8 points without the CRF, and 4.4 and 6.7 with it.
 #

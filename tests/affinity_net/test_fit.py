@@ -27,7 +27,7 @@ RECIPE = {"epochs": 3, "batch_size": 4, "progress": False}
 
 
 @pytest.mark.parametrize(("trains", "fixes"), [(True, False), (True, True), (False, False)])
-def test_a_frozen_trunk_stays_and_fixed_norms_keep_their_statistics(world, seeds, trains, fixes):
+def test_a_frozen_backbone_stays_and_fixed_norms_keep_their_statistics(world, seeds, trains, fixes):
     net = small()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     net.fit(world, seeds, train_backbone=trains, fixes_norms=fixes, **RECIPE)
@@ -78,7 +78,7 @@ def test_the_checkpoint_of_another_run_is_refused(world, seeds, tmp_path):
             net.fit(world, labels, checkpoint=tmp_path / "run", **{**RECIPE, **options})
 
 
-def test_cropped_pictures_are_read_when_their_turn_comes(world, seeds):
+def test_cropped_images_are_read_when_their_turn_comes(world, seeds):
     read = []
 
     class Counted:

@@ -1,4 +1,4 @@
-"""Several levels of a trunk, and the two affinities that were released with theirs."""
+"""Several levels of a backbone, and the two affinities that were released with theirs."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Pyramid(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["paper", "resnet18", "resnet50"])
-def test_a_trunk_s_levels_are_as_wide_as_it_says_and_end_in_its_features(name, rng):
-    trunk = build_backbone(name).eval()
+def test_a_backbone_s_levels_are_as_wide_as_it_says_and_end_in_its_features(name, rng):
+    backbone = build_backbone(name).eval()
     images = torch.rand(1, 3, 64, 48, generator=rng)
     with torch.no_grad():
-        levels, features = trunk.levels(images), trunk(images)
-    assert [level.shape[1] for level in levels] == list(trunk.level_channels)
-    assert torch.equal(levels[-1], features) and levels[-1].shape[1] == trunk.out_channels
+        levels, features = backbone.levels(images), backbone(images)
+    assert [level.shape[1] for level in levels] == list(backbone.level_channels)
+    assert torch.equal(levels[-1], features) and levels[-1].shape[1] == backbone.out_channels
     assert levels[0].shape[2:] == (16, 12)
 
 

@@ -12,8 +12,8 @@ from wsss_kit.cam import upsample
 from wsss_kit.paperworld import PaperWorld
 
 
-class TinyTrunk(nn.Module):
-    """Five channels at stride 8, with the picture's size in the cells' favour."""
+class TinyBackbone(nn.Module):
+    """Five channels at stride 8, with the image's size in the cells' favour."""
 
     out_channels = 5
 
@@ -25,7 +25,7 @@ class TinyTrunk(nn.Module):
         return self.conv(images).relu()
 
 
-class Other(TinyTrunk):
+class Other(TinyBackbone):
     """One channel more."""
 
     out_channels = 6
@@ -33,7 +33,7 @@ class Other(TinyTrunk):
 
 @pytest.fixture
 def net():
-    return AffinityNet(TinyTrunk(), radius=3, channels=6, seed=1)
+    return AffinityNet(TinyBackbone(), radius=3, channels=6, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +84,11 @@ def test_it_learns_and_the_same_seed_learns_the_same(world, seeds):
     assert torch.equal(one(image), two(image))
 
 
-def test_pictures_of_several_sizes_are_cropped(world, seeds):
+def test_images_of_several_sizes_are_cropped(world, seeds):
     cut = [world[i]._replace(image=world[i].image[:, : 60 + 9 * i]) for i in range(4)]
     own = {s.name: seeds[s.name][: s.image.shape[1]] for s in cut}
     net = AffinityNet(device="cpu", channels=8)
-    with pytest.raises(ValueError, match="all pictures of one size; give a crop"):
+    with pytest.raises(ValueError, match="all images of one size; give a crop"):
         net.fit(cut, own)
     net.fit(cut, own, epochs=3, crop=80, progress=False)
     assert net.losses_[-1] < net.losses_[0]
@@ -106,13 +106,13 @@ def test_what_cannot_be_learned_from(world, seeds, net):
     small = {name: mask[:10] for name, mask in seeds.items()}
     with pytest.raises(ValueError, match=r"has 96x96 pixels and a seed of shape \(10, 96\)"):
         net.fit(world, small)
-    with pytest.raises(ValueError, match="there are no pictures to learn from"):
+    with pytest.raises(ValueError, match="there are no images to learn from"):
         net.fit([], seeds)
     for option in ({"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0}, {"weight_decay": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(option))} is .*expected"):
             net.fit(world, seeds, **option)
     with pytest.raises(ValueError, match=r"radius is 1, expected"):
-        AffinityNet(TinyTrunk(), radius=1)
+        AffinityNet(TinyBackbone(), radius=1)
     with pytest.raises(ValueError, match="images have shape"):
         net(torch.zeros(3, 8, 8))
 
@@ -136,15 +136,15 @@ def test_the_boundary_variant_learns_where_labels_change(world, seeds):
     affinity = net(world[0].image[None])
     assert torch.equal(affinity, affinity.mT) and 0 <= affinity.min() <= affinity.max() == 1
     with pytest.raises(ValueError, match="kind is 'features', expected 'boundary'"):
-        AffinityNet(TinyTrunk()).boundaries(sample.image[None])
+        AffinityNet(TinyBackbone()).boundaries(sample.image[None])
     with pytest.raises(ValueError, match="kind is 'edges', expected"):
-        AffinityNet(TinyTrunk(), kind="edges")
+        AffinityNet(TinyBackbone(), kind="edges")
 
 
 @pytest.mark.parametrize("kind", ["features", "boundary"])
 def test_saved_and_loaded_it_is_the_same(world, seeds, tmp_path, kind):
     image = world[0].image[None]
-    for backbone, options in ((None, {}), (TinyTrunk(), {"backbone": TinyTrunk()})):
+    for backbone, options in ((None, {}), (TinyBackbone(), {"backbone": TinyBackbone()})):
         net = AffinityNet(backbone, radius=4, channels=5, kind=kind, device="cpu")
         with pytest.raises(RuntimeError, match="nothing to save yet"):
             net.save(tmp_path / "none")
@@ -152,9 +152,9 @@ def test_saved_and_loaded_it_is_the_same(world, seeds, tmp_path, kind):
         again = AffinityNet.load(tmp_path / "net", device="cpu", **options)
         assert torch.equal(again(image), net(image)) and again.losses_ == net.losses_
         assert (again.radius, again.kind, again.training) == (4, kind, False)
-    with pytest.raises(ValueError, match="backbone is 'TinyTrunk', expected one of"):
+    with pytest.raises(ValueError, match="backbone is 'TinyBackbone', expected one of"):
         AffinityNet.load(tmp_path / "net")
-    with pytest.raises(ValueError, match="has the weights of another trunk than TinyTrunk"):
+    with pytest.raises(ValueError, match="has the weights of another backbone than TinyBackbone"):
         AffinityNet.load(tmp_path / "net", backbone=Other())
     (tmp_path / "net.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="is not the file that its card describes"):

@@ -32,7 +32,7 @@ H = W = 6
 
 @pytest.fixture
 def labels(rng):
-    """Two pictures with every kind of label."""
+    """Two images with every kind of label."""
     return torch.tensor([0, 0, 1, 2, 255])[torch.randint(0, 5, (2, H, W), generator=rng)]
 
 
@@ -171,7 +171,7 @@ def test_maps_of_another_grid_are_refused(features):
         half_plane(1)
 
 
-def test_small_pictures_have_fewer_neighbours(rng):
+def test_small_images_have_fewer_neighbours(rng):
     offsets = half_plane(5)
     for h, w in ((1, 1), (1, 9), (7, 2)):
         between = feature_affinity(torch.randn(1, 3, h, w, generator=rng), offsets)
@@ -197,7 +197,7 @@ def test_confident_labels_by_hand():
     assert found.tolist() == [[[0, 255, 1, 2, 1]]]
 
 
-def test_seeds_of_a_data_set_are_two_passes_of_every_picture():
+def test_seeds_of_a_data_set_are_two_passes_of_every_image():
     world, cam = PaperWorld(3), torch.linspace(0, 1, 96).expand(96, 96)
 
     def maps_of(images, labels):

@@ -30,7 +30,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def screenshots() -> Path:
-    """Where pictures of the screen go: build/screenshots, which is not committed."""
+    """Where images of the screen go: build/screenshots, which is not committed."""
     return Path(os.environ.get("WSSS_KIT_SCREENSHOTS", ROOT / "build" / "screenshots"))
 
 

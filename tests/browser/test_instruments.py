@@ -43,7 +43,7 @@ explorer"""
 
 
 def drop(panel, name, content):
-    """Let a file fall on the picture, as from a desktop."""
+    """Let a file fall on the image, as from a desktop."""
     swipe = panel.locator(".wsss-swipe")
     transfer = swipe.page.evaluate_handle(
         """([name, bytes]) => {
@@ -57,7 +57,7 @@ def drop(panel, name, content):
     swipe.dispatch_event("drop", {"dataTransfer": transfer})
 
 
-def a_picture(colour):
+def a_image(colour):
     content = io.BytesIO()
     Image.new("RGB", (200, 100), colour).save(content, "PNG")
     return content.getvalue()
@@ -72,7 +72,7 @@ def slide(panel, description, key, times):
 
 
 def use_explorer(page, panel, name="explorer"):
-    """Stage by click, threshold by keys, swipe by keys, a picture by drop and by button."""
+    """Stage by click, threshold by keys, swipe by keys, an image by drop and by button."""
     kernel = page.kernel
     panel.get_by_role("button", name="mask", exact=True).click()
     panel.get_by_text("mask by constant").wait_for()
@@ -80,7 +80,7 @@ def use_explorer(page, panel, name="explorer"):
     slide(panel, "threshold", "ArrowLeft", 5)
     panel.get_by_text(f"mask by constant {before - 0.1:g},").wait_for()
     assert kernel.value(f"{name}.threshold") == pytest.approx(before - 0.1)
-    handle = panel.get_by_role("slider", name="swipe: picture")
+    handle = panel.get_by_role("slider", name="swipe: image")
     start = int(handle.get_attribute("aria-valuenow"))
     handle.press("ArrowRight")
     assert int(handle.get_attribute("aria-valuenow")) == start + 5
@@ -90,22 +90,22 @@ def use_explorer(page, panel, name="explorer"):
     assert kernel.value(f"{name}.view.position") == pytest.approx((start + 5) / 100)
     assert "error" in panel.locator(".wsss-swipe .after").get_attribute("alt")
     assert page.photograph(panel, f"{page.title}-explorer")
-    drop(panel, "mine.png", a_picture("purple"))
+    drop(panel, "mine.png", a_image("purple"))
     panel.get_by_text("its true mask is unknown").wait_for()
-    assert kernel.value(f"{name}.picture") == "own: mine.png"
+    assert kernel.value(f"{name}.image") == "own: mine.png"
     drop(panel, "notes.txt", b"these are no pixels")
-    panel.get_by_text("notes.txt does not decode as a picture").wait_for()
-    file = {"name": "other.png", "mimeType": "image/png", "buffer": a_picture("teal")}
+    panel.get_by_text("notes.txt does not decode as an image").wait_for()
+    file = {"name": "other.png", "mimeType": "image/png", "buffer": a_image("teal")}
     with page.page.expect_file_chooser() as chooser:
-        panel.get_by_role("button", name="Open your own picture").click()
+        panel.get_by_role("button", name="Open your own image").click()
     chooser.value.set_files(file)
     panel.locator(".wsss-swipe img[alt*='other.png']").wait_for()
-    assert kernel.value(f"{name}.picture") == "own: other.png"
+    assert kernel.value(f"{name}.image") == "own: other.png"
     assert not kernel.value(f"{name}.problem")
 
 
 def use_lab(page, panel, name="lab"):
-    """Words typed, a bar pressed, numbers of all pictures, back again."""
+    """Words typed, a bar pressed, numbers of all images, back again."""
     kernel = page.kernel
     box = panel.locator("textarea")
     box.click()
@@ -142,22 +142,22 @@ def use_lab(page, panel, name="lab"):
 
 
 def use_atlas(page, panel, name="atlas"):
-    """A class pressed, then a picture, then another method."""
+    """A class pressed, then an image, then another method."""
     kernel = page.kernel
     classes, pictures = (panel.locator(".wsss-bars").nth(i) for i in range(2))
     classes.locator("button[data-name='cow']").click()
-    panel.get_by_text("worst pictures, cow").wait_for()
+    panel.get_by_text("worst images, cow").wait_for()
     assert kernel.value(f"{name}.class_name") == "cow"
     third = pictures.locator("button").nth(2)
     chosen = third.get_attribute("data-name")
     third.click()
     panel.get_by_text(f"{chosen}, CAM, cow: IoU").wait_for()
-    assert kernel.value(f"{name}.picture") == chosen
+    assert kernel.value(f"{name}.image") == chosen
     assert third.get_attribute("aria-pressed") == "true"
     third.press("ArrowUp")
     pictures.locator("button:focus").press("Enter")
     panel.get_by_text(f"{chosen}, CAM, cow: IoU").wait_for(state="detached")
-    assert kernel.value(f"{name}.picture") == pictures.locator("button").nth(1).get_attribute(
+    assert kernel.value(f"{name}.image") == pictures.locator("button").nth(1).get_attribute(
         "data-name"
     )
     panel.get_by_role("button", name="CLIP-ES").click()

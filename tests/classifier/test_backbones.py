@@ -1,4 +1,4 @@
-"""Trunks: sizes, normalisation, seeds, weights from files, and modules of one's own."""
+"""Backbones: sizes, normalisation, seeds, weights from files, and modules of one's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from wsss_kit.classifier.backbones import BACKBONES, RESNETS, ResNetTrunk, build_backbone
+from wsss_kit.classifier.backbones import BACKBONES, RESNETS, ResNetBackbone, build_backbone
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def resnet18():
 )
 @torch.no_grad()
 def test_output_sizes(name, stride, channels):
-    trunk = build_backbone(name, stride=stride).eval()
-    assert trunk.out_channels == channels
-    features = trunk(torch.rand(1, 3, 64, 50))
+    backbone = build_backbone(name, stride=stride).eval()
+    assert backbone.out_channels == channels
+    features = backbone(torch.rand(1, 3, 64, 50))
     assert features.shape == (1, channels, 64 // stride, -(-50 // stride))
 
 
@@ -44,41 +44,41 @@ def test_default_strides():
     assert BACKBONES == ("paper", *RESNETS, "resnet38")
 
 
-def convolutions(trunk, stage):
-    layers = getattr(trunk, stage).modules()
+def convolutions(backbone, stage):
+    layers = getattr(backbone, stage).modules()
     return [m for m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
 
 
 @pytest.mark.parametrize(("stride", "third", "fourth"), [(16, 1, 1), (8, 2, 4)])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_dilation(name, stride, third, fourth):
-    trunk = build_backbone(name, stride=stride)
-    assert {m.dilation for m in convolutions(trunk, "layer3")} == {(third, third)}
-    assert {m.dilation for m in convolutions(trunk, "layer4")} == {(fourth, fourth)}
-    assert all(m.stride == (1, 1) for m in convolutions(trunk, "layer4"))
+    backbone = build_backbone(name, stride=stride)
+    assert {m.dilation for m in convolutions(backbone, "layer3")} == {(third, third)}
+    assert {m.dilation for m in convolutions(backbone, "layer4")} == {(fourth, fourth)}
+    assert all(m.stride == (1, 1) for m in convolutions(backbone, "layer4"))
 
 
 @torch.no_grad()
 def test_up_to_the_last_stage_it_is_torchvision(resnet18, tmp_path):
     save_file(resnet18.state_dict(), tmp_path / "weights.safetensors")
-    trunk = ResNetTrunk("resnet18", weights=tmp_path / "weights.safetensors").eval()
+    backbone = ResNetBackbone("resnet18", weights=tmp_path / "weights.safetensors").eval()
     images = torch.rand(2, 3, 64, 48)
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     seen = {}
     resnet18.layer3.register_forward_hook(lambda *given: seen.update(theirs=given[2]))
-    trunk.layer3.register_forward_hook(lambda *given: seen.update(ours=given[2]))
+    backbone.layer3.register_forward_hook(lambda *given: seen.update(ours=given[2]))
     resnet18((images - mean) / std)
-    features = trunk(images)
+    features = backbone(images)
     torch.testing.assert_close(seen["ours"], seen["theirs"])
-    torch.testing.assert_close(features, trunk.layer4(seen["theirs"]))
+    torch.testing.assert_close(features, backbone.layer4(seen["theirs"]))
 
 
 def test_weights_from_pth_equal_weights_from_safetensors(resnet18, tmp_path):
     save_file(resnet18.state_dict(), tmp_path / "weights.safetensors")
     torch.save(resnet18.state_dict(), tmp_path / "weights.pth")
     one, other = (
-        ResNetTrunk("resnet18", weights=str(tmp_path / f"weights.{ending}")).state_dict()
+        ResNetBackbone("resnet18", weights=str(tmp_path / f"weights.{ending}")).state_dict()
         for ending in ("safetensors", "pth")
     )
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -87,11 +87,11 @@ def test_weights_from_pth_equal_weights_from_safetensors(resnet18, tmp_path):
 
 def test_missing_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nope\.pth is missing; give None, 'imagenet'"):
-        ResNetTrunk("resnet18", weights=tmp_path / "nope.pth")
+        ResNetBackbone("resnet18", weights=tmp_path / "nope.pth")
 
 
 def test_weights_of_another_network_are_refused(resnet18, tmp_path):
-    """Otherwise a trunk of random weights would go to work under a trained one's name."""
+    """Otherwise a backbone of random weights would go to work under a trained one's name."""
     path = tmp_path / "weights.safetensors"
     state = resnet18.state_dict()
     prefixed = {f"module.{key}": value for key, value in state.items()}
@@ -99,7 +99,7 @@ def test_weights_of_another_network_are_refused(resnet18, tmp_path):
     for wrong in ({"x": torch.zeros(1)}, prefixed, other):
         save_file(wrong, path)
         with pytest.raises(ValueError, match="weights"):
-            ResNetTrunk("resnet18", weights=path)
+            ResNetBackbone("resnet18", weights=path)
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
@@ -108,15 +108,15 @@ def test_truncated_weights_are_refused(resnet18, tmp_path, ending):
     (save_file if ending == "safetensors" else torch.save)(resnet18.state_dict(), path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="weights"):
-        ResNetTrunk("resnet18", weights=path)
+        ResNetBackbone("resnet18", weights=path)
 
 
 def test_the_classifier_of_the_file_does_not_matter(resnet18, tmp_path):
     """A file without ``fc``, or with another number of classes, serves as well."""
     state = {k: v for k, v in resnet18.state_dict().items() if not k.startswith("fc.")}
     save_file(state, tmp_path / "weights.safetensors")
-    trunk = ResNetTrunk("resnet18", weights=tmp_path / "weights.safetensors")
-    assert torch.equal(trunk.stem[0].weight, resnet18.conv1.weight)
+    backbone = ResNetBackbone("resnet18", weights=tmp_path / "weights.safetensors")
+    assert torch.equal(backbone.stem[0].weight, resnet18.conv1.weight)
 
 
 @pytest.mark.parametrize("name", ["paper", "resnet18"])
@@ -137,17 +137,17 @@ def test_equal_seeds_give_equal_weights(name):
         ("resnet18", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ],
 )
-def test_trunks_normalise_for_themselves(name, mean, std):
+def test_backbones_normalise_for_themselves(name, mean, std):
     """And their statistics are no part of the state, so that published weights fit."""
-    trunk, seen, images = build_backbone(name), [], torch.rand(2, 3, 32, 32)
-    assert not {"mean", "std"} & set(trunk.state_dict())
-    trunk.stem.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    trunk(images)
+    backbone, seen, images = build_backbone(name), [], torch.rand(2, 3, 32, 32)
+    assert not {"mean", "std"} & set(backbone.state_dict())
+    backbone.stem.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    backbone(images)
     literal = torch.stack([(images[:, c] - mean[c]) / std[c] for c in range(3)], 1)
     torch.testing.assert_close(seen[0], literal)
 
 
-def test_the_paper_trunk_is_small():
+def test_the_paper_backbone_is_small():
     parameters = sum(p.numel() for p in build_backbone("paper").parameters())
     assert 300_000 < parameters < 600_000
 

@@ -28,28 +28,28 @@ def file(state, tmp_path_factory):
 
 @torch.no_grad()
 def test_released_weights_give_what_the_layout_says(state, file):
-    trunk = build_backbone("resnet38", weights=file).eval()
+    backbone = build_backbone("resnet38", weights=file).eval()
     images = torch.rand(2, 3, 40, 33, generator=torch.Generator().manual_seed(1))
-    features = trunk(images)
-    assert features.shape == (2, 4096, 5, 5) and trunk.out_channels == 4096
-    for found, expected in zip(trunk.levels(images), walk(state, images), strict=True):
+    features = backbone(images)
+    assert features.shape == (2, 4096, 5, 5) and backbone.out_channels == 4096
+    for found, expected in zip(backbone.levels(images), walk(state, images), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert torch.equal(trunk.levels(images)[-1], features)
+    assert torch.equal(backbone.levels(images)[-1], features)
     assert features.std() > 0.1
 
 
 def test_it_has_the_weights_of_the_layout_and_no_others(state):
-    trunk = build_backbone("resnet38")
-    weights = sum(p.numel() for p in trunk.parameters())
+    backbone = build_backbone("resnet38")
+    weights = sum(p.numel() for p in backbone.parameters())
     learned = {k: v for k, v in state.items() if "running" not in k and "fc8" not in k}
     assert weights == sum(v.numel() for v in learned.values())
     assert "resnet38" in BACKBONES
 
 
 def test_blocks_six_and_seven_drop_channels_while_training():
-    trunk = build_backbone("resnet38").train()
-    assert [block.dropout for block in trunk.body if block.depth == 3] == [0.3, 0.5]
-    block = trunk.body.b7
+    backbone = build_backbone("resnet38").train()
+    assert [block.dropout for block in backbone.body if block.depth == 3] == [0.3, 0.5]
+    block = backbone.body.b7
     for layer in block.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.eval()
@@ -74,14 +74,14 @@ def test_files_of_another_network_are_refused(state, tmp_path):
 
 
 def test_reference_trains_convolutions_behind_the_second_block_alone():
-    trunk = build_backbone("resnet38")
+    backbone = build_backbone("resnet38")
     recipe = PRESETS["reference"]
-    groups = groups_of(trunk, [], recipe, norms=recipe["trains_norms"])
+    groups = groups_of(backbone, [], recipe, norms=recipe["trains_norms"])
     trained = {id(p) for p in groups[0]["params"]}
-    names = {name for name, p in trunk.named_parameters() if id(p) in trained}
+    names = {name for name, p in backbone.named_parameters() if id(p) in trained}
     expected = {
         name
-        for name, p in trunk.named_parameters()
+        for name, p in backbone.named_parameters()
         if p.ndim == 4 and not name.startswith(("stem.conv1a", "stem.b2"))
     }
     assert names == expected and len(names) == 35

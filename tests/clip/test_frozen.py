@@ -110,7 +110,7 @@ def test_finish_reads_the_mean_patch(paper):
     torch.testing.assert_close(finished, paper.encode_image(images), atol=1e-5, rtol=1e-4)
 
 
-def test_gradients_reach_the_pictures_and_no_weight():
+def test_gradients_reach_the_images_and_no_weight():
     clip = FrozenCLIP(small_model())
     images = torch.rand(1, 3, 24, 24, requires_grad=True)
     clip.encode_image(images).sum().backward()
@@ -121,16 +121,16 @@ def test_gradients_reach_the_pictures_and_no_weight():
 @pytest.mark.parametrize("size", [(33, 47), (8, 9), (1, 1)])
 def test_resizing_is_pillows_bicubic(size):
     clip = FrozenCLIP(small_model())
-    picture = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
+    image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
     height, width = (int(np.ceil(side / 8)) * 8 for side in size)
-    literal = Image.fromarray(picture.numpy()).resize((width, height), Image.Resampling.BICUBIC)
-    found = clip.fit_to_patches(picture.permute(2, 0, 1)[None].float() / 255)
+    literal = Image.fromarray(image.numpy()).resize((width, height), Image.Resampling.BICUBIC)
+    found = clip.fit_to_patches(image.permute(2, 0, 1)[None].float() / 255)
     assert torch.equal(
         (found[0] * 255).round().byte().permute(1, 2, 0), torch.tensor(np.array(literal))
     )
 
 
-def test_pictures_of_whole_patches_are_not_resized():
+def test_images_of_whole_patches_are_not_resized():
     images = torch.rand(2, 3, 16, 24)
     assert FrozenCLIP(small_model()).fit_to_patches(images) is images
 
@@ -346,7 +346,7 @@ def test_unknown_words(paper):
 
 
 @pytest.mark.parametrize("size", [(96, 96), (48, 192), (33, 100), (7, 9), (1, 1)])
-def test_pictures_of_any_size(paper, size):
+def test_images_of_any_size(paper, size):
     dense = paper.encode_dense(torch.rand(2, 3, *size))
     h, w = -(-size[0] // 8), -(-size[1] // 8)
     assert dense.grid == (h, w)
@@ -359,11 +359,11 @@ def test_pictures_of_any_size(paper, size):
 
 
 def test_half_precision(paper):
-    half, picture = load_clip("paper", device="cpu", dtype="float16"), torch.rand(1, 3, 96, 96)
+    half, image = load_clip("paper", device="cpu", dtype="float16"), torch.rand(1, 3, 96, 96)
     assert half.dtype == torch.float16
-    features = half.encode_image(picture)
+    features = half.encode_image(image)
     assert features.dtype == torch.float32
-    assert nn.functional.cosine_similarity(features, paper.encode_image(picture)).item() > 0.999
+    assert nn.functional.cosine_similarity(features, paper.encode_image(image)).item() > 0.999
 
 
 def test_its_files_are_small_and_true(paper):
@@ -375,20 +375,20 @@ def test_its_files_are_small_and_true(paper):
     assert list(paper.tokenizer.words) == card["words"]
 
 
-def test_tied_keys_make_attention_a_likeness(paper):
+def test_tied_keys_make_attention_a_similarity(paper):
     for block in paper.blocks:
         queries, keys, _ = block.attn.in_proj_weight.chunk(3)
         assert torch.equal(queries, keys)
 
 
-PICTURES = 150
+IMAGES = 150
 
 
 @pytest.fixture(scope="module")
 def measured(paper):
     from wsss_kit.paperworld.measures import zero_shot_accuracy
 
-    return zero_shot_accuracy(paper.encode_image, paper.encode_text, n=PICTURES)
+    return zero_shot_accuracy(paper.encode_image, paper.encode_text, n=IMAGES)
 
 
 def test_zero_shot_beats_chance(measured):
@@ -399,11 +399,11 @@ def test_zero_shot_beats_chance(measured):
 
 
 def test_a_new_measurement_agrees_with_the_card(measured):
-    """Within four standard errors; at least a third of the pictures drawn are counted."""
+    """Within four standard errors; at least a third of the images drawn are counted."""
     figures = load_model(TINY_CLIP)[1]["zero_shot"]
     for test, found in measured.items():
         share = figures[test]
-        error = (max(share * (1 - share), 0.01) / (PICTURES / 3)) ** 0.5
+        error = (max(share * (1 - share), 0.01) / (IMAGES / 3)) ** 0.5
         assert abs(found - share) <= 4 * error, test
 
 
@@ -414,9 +414,9 @@ def test_the_card_says_what_the_affinity_is_made_of(paper, tmp_path):
     best = max(rows, key=lambda row: rows[row]["maps"] + rows[row]["crf"])
     assert best == f"squarings {card['squarings']}, layers {card['layers']}"
     assert set(rows) == {f"squarings {s}, layers {n}" for s in (0, 1) for n in (1, 2, 3, 4)}
-    picture = torch.rand(1, 3, 96, 96)
+    image = torch.rand(1, 3, 96, 96)
     by_default, by_number = (
-        paper.encode_dense(picture, **options).attention
+        paper.encode_dense(image, **options).attention
         for options in ({}, {"n_layers": card["layers"]})
     )
     assert torch.equal(by_default, by_number)

@@ -13,9 +13,9 @@ def differentiated(clip, images, directions):
     """The mean gradient of every number by automatic differentiation: (B, C, D)."""
     found = []
     for image, own in zip(images, directions, strict=True):
-        trunk, grid, _ = clip._run_trunk(image[None], None, None)
-        normed = clip.blocks[-1].ln_1(trunk.x).detach().requires_grad_()
-        embedding = clip.finish(trunk.x, normed, grid)[0]
+        backbone, grid, _ = clip._run_backbone(image[None], None, None)
+        normed = clip.blocks[-1].ln_1(backbone.x).detach().requires_grad_()
+        embedding = clip.finish(backbone.x, normed, grid)[0]
         gradients = [torch.autograd.grad(embedding @ d, normed, retain_graph=True)[0] for d in own]
         found.append(torch.stack([gradient[0, 1:].mean(0) for gradient in gradients]))
     return torch.stack(found)
@@ -35,7 +35,7 @@ def test_mean_gradients_are_those_of_automatic_differentiation(make, n_classes):
 
 
 @pytest.mark.parametrize(("name", "value"), [("MOST_KEPT", 0), ("_AT_ONCE", 1)])
-def test_large_pictures_are_the_same_in_smaller_steps(monkeypatch, name, value):
+def test_large_images_are_the_same_in_smaller_steps(monkeypatch, name, value):
     clip, images = CLIPS["QuickGELU"](), torch.rand(1, 3, 24, 40, dtype=torch.float64)
     last, attention, _ = clip.last_block(images)
     directions = torch.randn(1, 4, last.embedding.shape[1], dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_the_whole_derivative_gives_every_gradient(make):
 
 
 def test_what_it_remembers_does_not_change_what_it_gives():
-    """After many classes at once a single one takes the other way through the perceptron."""
+    """After many classes at once a single one takes the other way through the MLP."""
     clip = CLIPS["GELU"]()
     last, _, _ = clip.last_block(torch.rand(1, 3, 24, 24, dtype=torch.float64))
     directions = torch.randn(1, 4, last.embedding.shape[1], dtype=torch.float64)
@@ -76,11 +76,11 @@ def test_embedding_and_attention_are_those_of_the_plain_path():
     clip, images = CLIPS["QuickGELU"](), torch.rand(2, 3, 40, 24, dtype=torch.float64)
     last, attention, grid = clip.last_block(images, n_layers=2)
     dense = clip.encode_dense(images, n_layers=2)
-    trunk, _, _ = clip._run_trunk(images, 2, None)
+    backbone, _, _ = clip._run_backbone(images, 2, None)
     assert grid == dense.grid == (5, 3)
     torch.testing.assert_close(attention.float(), dense.attention)
-    torch.testing.assert_close(last.normed, clip.blocks[-1].ln_1(trunk.x))
-    torch.testing.assert_close(last.embedding, clip.finish(trunk.x, last.normed, grid))
+    torch.testing.assert_close(last.normed, clip.blocks[-1].ln_1(backbone.x))
+    torch.testing.assert_close(last.embedding, clip.finish(backbone.x, last.normed, grid))
     alone, _, _ = clip.last_block(images, n_layers=1)
     torch.testing.assert_close(alone.embedding, last.embedding)
 

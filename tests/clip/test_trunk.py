@@ -1,4 +1,4 @@
-"""The trunk in reused arrays against open_clip's own blocks; number types and picture sizes."""
+"""The backbone in reused arrays against open_clip's own blocks; dtypes and image sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from tests.clip.clips import CLIPS, small_clip
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.clip.vision import Trunk
+from wsss_kit.clip.vision import Backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,17 +24,17 @@ def test_a_block_is_open_clips(make, keep_attention):
     clip = make()
     x, grid = clip.embed(torch.rand(2, 3, 24, 40, dtype=torch.float64))
     mask = clip.attention_mask(grid)
-    trunk, plain = Trunk(x.clone(), mask), x
+    backbone, plain = Backbone(x.clone(), mask), x
     for block in clip.blocks:
         y = block.ln_1(plain)
         _, weights = block.attn(y, y, y, need_weights=True, attn_mask=mask)
-        before = 0 if trunk.attention is None else trunk.attention.clone()
-        trunk.run(block, keep_attention=keep_attention)
+        before = 0 if backbone.attention is None else backbone.attention.clone()
+        backbone.run(block, keep_attention=keep_attention)
         plain = block(plain, attn_mask=mask)
-        torch.testing.assert_close(trunk.x, plain)
+        torch.testing.assert_close(backbone.x, plain)
         if keep_attention:
-            torch.testing.assert_close(trunk.attention - before, weights)
-    assert keep_attention or trunk.attention is None
+            torch.testing.assert_close(backbone.attention - before, weights)
+    assert keep_attention or backbone.attention is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -64,8 +64,8 @@ def test_autocast_of_another_type():
     ("size", "shown"),
     [((80, 96), None), ((96, 88), (88, 80)), ((400, 8), None), ((8, 2400), (8, 960))],
 )
-def test_a_picture_beyond_the_limit_is_made_smaller_with_a_warning(size, shown):
-    """At most 120 cells of 8 pixels, in the picture's shape as nearly as whole cells allow."""
+def test_a_image_beyond_the_limit_is_made_smaller_with_a_warning(size, shown):
+    """At most 120 cells of 8 pixels, in the image's shape as nearly as whole cells allow."""
     clip = FrozenCLIP(small_clip(quick_gelu=True).model, max_cells=120)
     image = torch.rand(1, 3, *size, dtype=torch.float64)
     with warnings.catch_warnings(record=True) as caught:

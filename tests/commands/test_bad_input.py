@@ -1,7 +1,7 @@
 """What is wrong with data, weights and folders is said in one place: what arrived, what to do.
 
 Every row damages a small VOC, or what lies beside it, and runs a command. It stops with status 2
-and a message; where pictures fail one by one, the run goes on and lists them.
+and a message; where images fail one by one, the run goes on and lists them.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def others():
     Path("out/protocol.json").write_text("{}")
 
 
-LIST, PICTURE = "voc/ImageSets/Segmentation/train_aug.txt", "voc/JPEGImages/train_aug_1.jpg"
+LIST, IMAGE = "voc/ImageSets/Segmentation/train_aug.txt", "voc/JPEGImages/train_aug_1.jpg"
 LABELS, TRUTH = "voc/Annotations/train_aug_1.xml", "voc/SegmentationClass/val_1.png"
 UNICORN = "<annotation><object><name>unicorn</name></object></annotation>"
 STOPS = {
@@ -116,8 +116,8 @@ STOPS = {
         f"{MASKS} --split no",
         "no split 'no' .* the splits there are: test, tra",
     ),
-    "empty list": (text(LIST, ""), MASKS, "train_aug.txt is empty, expected one picture id a line"),
-    "no truth": (predicted(then=gone(TRUTH)), SCORE, "picture val_1 has no mask, expected"),
+    "empty list": (text(LIST, ""), MASKS, "train_aug.txt is empty, expected one image id a line"),
+    "no truth": (predicted(then=gone(TRUTH)), SCORE, "image val_1 has no mask, expected"),
     "truth of another size": (
         *(predicted(then=drawn(TRUTH, (8, 8))), SCORE),
         "val_1.png is 8x8 pixels .* expected equal sizes",
@@ -135,9 +135,9 @@ STOPS = {
         r"'val_0': predicted has shape \(8, 8\) and target \(48, 64\)",
     ),
     "mask with a value": (predicted(value=99), SCORE, "'val_0': predicted holds 99 at row 0"),
-    "mask of one picture": (
+    "mask of one image": (
         *(predicted(names=["val_0"]), SCORE),
-        "1 of 2 pictures have no predicted mask: val_1; predict them too",
+        "1 of 2 images have no predicted mask: val_1; predict them too",
     ),
     "no masks": (nothing, SCORE, "there is no folder pred, expected one of NAME.png"),
     "masks of a run that goes on": (
@@ -162,7 +162,7 @@ STOPS = {
         "is a card of CAM, expected one of AffinityNet",
     ),
     "masks of other making": (others, MASKS, "holds masks that were made otherwise"),
-    "no labels": (bare, TRAIN.replace("out t", "out n"), "none of the 4 pictures shows a class"),
+    "no labels": (bare, TRAIN.replace("out t", "out n"), "none of the 4 images shows a class"),
     "a training there": (nothing, TRAIN, "holds a training .* would be lost"),
     "settings cut off": (text("t/config.json", '{"what"'), RESUME, "config.json is no card"),
     "settings of nobody": (
@@ -205,10 +205,10 @@ STOPS = {
 }
 FAILS = {
     "a name that leaves": (text(LIST, "../../etc/passwd\ntrain_aug_0\n"), "passwd: FileNotFound"),
-    "no picture": (gone(PICTURE), "train_aug_1: FileNotFoundError: there is no picture"),
-    "picture cut off": (cut(PICTURE, 300), "does not decode as a picture: 300 bytes arrived"),
-    "empty picture": (cut(PICTURE, 0), "does not decode as a picture: 0 bytes arrived"),
-    "text as picture": (text(PICTURE, "hello"), "5 bytes arrived, beginning b'hello'"),
+    "no image": (gone(IMAGE), "train_aug_1: FileNotFoundError: there is no image"),
+    "image cut off": (cut(IMAGE, 300), "does not decode as an image: 300 bytes arrived"),
+    "empty image": (cut(IMAGE, 0), "does not decode as an image: 0 bytes arrived"),
+    "text as image": (text(IMAGE, "hello"), "5 bytes arrived, beginning b'hello'"),
     "labels cut off": (text(LABELS, "<annotation><obj"), "is no whole XML .unclosed token"),
     "unknown class": (text(LABELS, UNICORN), "names an object 'unicorn', expected one of aero"),
     "no labels of one": (gone(LABELS), "train_aug_1 has no annotation, expected"),
@@ -238,7 +238,7 @@ def test_it_goes_on_and_lists_it(what, room, capsys):
     damage()
     assert main(MASKS.split()) == 0
     said = capsys.readouterr().out
-    assert "1 pictures have none" in said and _matches(message, said), said
+    assert "1 images have none" in said and _matches(message, said), said
     (failed,) = (room / "out" / "failed").iterdir()
     assert not (room / "out" / "masks" / f"{failed.stem}.png").exists()
     assert len(list((room / "out" / "masks").iterdir())) == (1 if "leaves" in what else 3)

@@ -1,4 +1,4 @@
-"""Plain CAM on one's own pictures and on real photographs, by one command."""
+"""Plain CAM on one's own images and on real photographs, by one command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wsss_kit.crf import crf_of_present
 
 
 class Colours(nn.Module):
-    """A trunk that sees mean colours: enough to tell red pictures from blue ones."""
+    """A backbone that sees mean colours: enough to tell red images from blue ones."""
 
     out_channels = 6
 
@@ -28,23 +28,23 @@ class Colours(nn.Module):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve pictures with a red or a blue square on grey, labelled and masked."""
+    """Twelve images with a red or a blue square on grey, labelled and masked."""
     rows, random = ["file,labels"], np.random.RandomState(0)
     (tmp_path / "masks").mkdir()
     for i in range(12):
-        picture = np.full((40, 48, 3), 128, np.uint8)
+        image = np.full((40, 48, 3), 128, np.uint8)
         mask = np.zeros((40, 48), np.uint8)
         y, x = random.randint(0, 20), random.randint(0, 28)
-        picture[y : y + 20, x : x + 20] = (220, 20, 20) if i % 2 else (20, 20, 220)
+        image[y : y + 20, x : x + 20] = (220, 20, 20) if i % 2 else (20, 20, 220)
         mask[y : y + 20, x : x + 20] = 2 if i % 2 else 1
-        Image.fromarray(picture).save(tmp_path / f"p{i:02d}.png")
+        Image.fromarray(image).save(tmp_path / f"p{i:02d}.png")
         Image.fromarray(mask).save(tmp_path / "masks" / f"p{i:02d}.png")
         rows.append(f"p{i:02d}.png,{'red' if i % 2 else 'blue'}")
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
     return tmp_path
 
 
-def test_a_folder_of_pictures_from_labels_to_a_table(folder, tmp_path, capsys):
+def test_a_folder_of_images_from_labels_to_a_table(folder, tmp_path, capsys):
     out = tmp_path / "out"
     reports = run_baseline("folder", folder, backbone=Colours(), seeds=(0, 1), out=out)
     printed = capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_heads_in_one_pass_equal_each_head_alone(crf):
         assert all(torch.equal(alone[name], masks[name]) for name in alone)
 
 
-def test_a_picture_without_labels_is_background():
+def test_a_image_without_labels_is_background():
     world = PaperWorld(3, split="train")
     cams = train_heads(Colours(), world, (0,))
     bare = world[0]._replace(labels=torch.zeros(8))
@@ -103,14 +103,16 @@ def test_a_backbone_from_a_file(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("crf", "least"), [(False, 0.47), (True, 0.525)])
 def test_plain_cam_on_real_photographs(voc_root, tmp_path, crf, least):
-    """The sample's 149 val pictures, mean of three seeds, background 0.25: measured 47.3, 52.9."""
-    trunk = Path(voc_root).parent / "mobilenet_v2_imagenet" / "backbone.py"
-    if not trunk.exists():
-        pytest.skip(f"{trunk} is not there: the trunk of this measurement lies beside the sample")
+    """The sample's 149 val images, mean of three seeds, background 0.25: measured 47.3, 52.9."""
+    backbone = Path(voc_root).parent / "mobilenet_v2_imagenet" / "backbone.py"
+    if not backbone.exists():
+        pytest.skip(
+            f"{backbone} is not there: the backbone of this measurement lies beside the sample"
+        )
     reports = run_baseline(
         "voc",
         voc_root,
-        backbone=f"{trunk}:load_trunk",
+        backbone=f"{backbone}:load_trunk",
         scored=["cat", "cow", "dog", "horse", "person", "sheep"],
         crf=crf,
         out=tmp_path,
@@ -120,7 +122,7 @@ def test_plain_cam_on_real_photographs(voc_root, tmp_path, crf, least):
 
 
 class WithBatchNorm(Colours):
-    """A trunk whose features depend on whether it is in evaluation mode."""
+    """A backbone whose features depend on whether it is in evaluation mode."""
 
     def __init__(self):
         super().__init__()
@@ -130,11 +132,11 @@ class WithBatchNorm(Colours):
         return self.norm(super().forward(images))
 
 
-def test_a_trunk_in_training_mode_is_pooled_in_evaluation_mode():
-    world, trunk = PaperWorld(3, split="train"), WithBatchNorm().train()
-    before = {name: value.clone() for name, value in trunk.state_dict().items()}
-    (cam,) = train_heads(trunk, world, (0,))
-    assert all(torch.equal(before[name], value) for name, value in trunk.state_dict().items())
-    alone = CAM(trunk.eval(), scales=cam.scales, preset="clean")
+def test_a_backbone_in_training_mode_is_pooled_in_evaluation_mode():
+    world, backbone = PaperWorld(3, split="train"), WithBatchNorm().train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    (cam,) = train_heads(backbone, world, (0,))
+    assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
+    alone = CAM(backbone.eval(), scales=cam.scales, preset="clean")
     alone.fit(world, train_backbone=False, progress=False)
     assert torch.equal(alone.head_, cam.head_)

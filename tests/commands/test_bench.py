@@ -26,9 +26,9 @@ def test_every_comparison_is_there(rows):
     _, found = rows
     assert len(found) == 7 and all(name == row.what for name, row in found.items())
     for what in ("1 class", "3 classes", "5 classes"):
-        row = found[f"picture to refined maps, {what}"]
+        row = found[f"image to refined maps, {what}"]
         assert float(row.note.split("difference ")[1].split(",")[0]) < 1e-4
-    assert "LOSSY" in found["the same, 3 classes, trunk in bfloat16"].note
+    assert "LOSSY" in found["the same, 3 classes, backbone in bfloat16"].note
     switched = found["embedded world, a word switched off, 2 classes"]
     edited = found["embedded world, a word edited, 2 classes"]
     assert switched.ours < edited.ours < 0.1

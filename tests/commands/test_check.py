@@ -39,26 +39,26 @@ def looked(root):
 
 def test_a_data_set_that_is_right(voc, capsys):
     found = looked(voc)
-    assert not found.errors and (found.n_pictures, found.n_masks) == (4, 4)
-    assert len(found.remarks["classes that no picture is labelled with"]) == 18
+    assert not found.errors and (found.n_images, found.n_masks) == (4, 4)
+    assert len(found.remarks["classes that no image is labelled with"]) == 18
     assert main(["check", "voc", "--root", str(voc)]) == 0
     assert "nothing is wrong" in capsys.readouterr().out
 
 
 def test_what_stops_a_run_is_wrong(voc, capsys):
     photographs = voc / "JPEGImages"
-    (photographs / "train_aug_0.jpg").write_bytes(b"no picture")
+    (photographs / "train_aug_0.jpg").write_bytes(b"no image")
     shutil.copy(photographs / "train_aug_1.jpg", photographs / "train_aug_3.jpg")
     draw(voc, "train_aug_2", [COW], size=(10, 10))
     draw(voc, "train_aug_1", [DOG, COW])
     errors = looked(voc).errors
-    assert "train_aug_0: ValueError" in errors["pictures that cannot be read"][0]
-    assert errors["pictures that are there twice"] == ["train_aug_1 = train_aug_3"]
+    assert "train_aug_0: ValueError" in errors["images that cannot be read"][0]
+    assert errors["images that are there twice"] == ["train_aug_1 = train_aug_3"]
     assert "10x10" in errors["masks that cannot be read"][0]
     assert errors["classes drawn but not labelled"] == ["train_aug_1: cow"]
     assert main(["check", "voc", "--root", str(voc)]) == 1
     said = capsys.readouterr().out
-    assert "wrong: pictures that are there twice: 1" in said and "nothing is wrong" not in said
+    assert "wrong: images that are there twice: 1" in said and "nothing is wrong" not in said
 
 
 def test_what_may_be_meant_so_is_remarked(voc):
@@ -69,18 +69,18 @@ def test_what_may_be_meant_so_is_remarked(voc):
     draw(voc, "train_aug_3", [0])
     found = looked(voc)
     assert found.remarks["classes labelled but not drawn"][0] == "train_aug_0: cow"
-    assert found.remarks["pictures without a label"] == ["train_aug_3"]
+    assert found.remarks["images without a label"] == ["train_aug_3"]
     assert found.errors["masks that ignore everything"] == ["train_aug_1"]
     assert found.n_masks == 3
 
 
-def test_small_pictures_and_many_problems_are_shortened(voc):
+def test_small_images_and_many_problems_are_shortened(voc):
     for i in range(4):
         path = voc / "JPEGImages" / f"train_aug_{i}.jpg"
         Image.fromarray(np.full((20, 30, 3), 50 * i, np.uint8)).save(path)
         draw(voc, f"train_aug_{i}", [COW if i % 2 == 0 else DOG], size=(20, 30))
     found = looked(voc)
-    assert len(found.remarks["pictures smaller than 32 pixels"]) == 4 and not found.errors
+    assert len(found.remarks["images smaller than 32 pixels"]) == 4 and not found.errors
     found.errors["anything"].extend(str(i) for i in range(9))
     assert "  and 4 more" in str(found)
 
@@ -89,14 +89,14 @@ def test_data_without_masks_and_the_embedded_world(voc, capsys):
     shutil.rmtree(voc / "SegmentationClass")
     assert run_check("voc", root=voc).n_masks == 0
     assert run_check("paper", limit=3).n_masks == 3
-    assert "3 pictures, 3 masks" in capsys.readouterr().out
+    assert "3 images, 3 masks" in capsys.readouterr().out
     assert main(["check", "pets", "--root", str(voc)]) == 2
 
 
 def test_numbers_out_of_range():
     with pytest.raises(ValueError, match="workers is 0"):
         check_data(PaperWorld(1), workers=0)
-    with pytest.raises(ValueError, match="there is no picture"):
+    with pytest.raises(ValueError, match="there is no image"):
         check_data(load_nothing())
 
 

@@ -17,6 +17,7 @@ import torch
 
 from wsss_kit.__main__ import main
 from wsss_kit.commands import train_method
+from wsss_kit.commands.arguments import _NAMES
 from wsss_kit.commands.line import _COMMANDS, _SHIPPED, _load, parse
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.commands.train_method import METHODS, options_of
@@ -110,7 +111,7 @@ def test_help_lists_every_argument_of_the_function(words, capsys, monkeypatch):
     where = _SHIPPED[words[1]] if words[0] == "train" else _COMMANDS[words[0]][0]
     function = _load(where)
     for name, argument in inspect.signature(function).parameters.items():
-        flag = f"--{'from' if name == 'sources' else name.replace('_', '-')}"
+        flag = _NAMES.get(name, f"--{name.replace('_', '-')}")
         shown = name.upper() if argument.kind is argument.POSITIONAL_ONLY else flag
         assert_shown(words, shown, function, name, capsys, monkeypatch)
 
@@ -173,7 +174,8 @@ OPTIONS = {
 
 @pytest.mark.parametrize("what", OPTIONS)
 def test_a_training_refuses_what_it_would_not_heed(what, tmp_path, no_work, capsys):
-    """Even the usual value: who says --device cpu to the trunk believes that it can be another."""
+    """Even the usual value: who says --device cpu to the backbone believes that it can be
+    another."""
     given = ["--candidates", "a"] if what == "choose-clip" else []
     for name in sorted(set().union(*OPTIONS.values()) - OPTIONS[what]):
         flag = f"--{name.replace('_', '-')}"
@@ -298,7 +300,7 @@ def test_a_stopped_command_promises_what_it_keeps(
 
     for where in (
         *("demo:demo", "baseline:run_baseline", "bench:run_bench"),
-        *("train:train_paper_clip", "train:train_paper_trunk", "reproduce:run_reproduce"),
+        *("train:train_paper_clip", "train:train_paper_backbone", "reproduce:run_reproduce"),
         *("download:download", "masks:run_masks", "train_method:train_method"),
     ):
         function = functools.wraps(_load(where))(lambda *_, **__: stopped())

@@ -31,8 +31,8 @@ def test_the_demo_writes_a_page_that_needs_nothing_beside_itself(demo):
         assert name in page and f"{100 * report.mean_iou:.1f} [" in page
         assert ("dense CRF" in str(report.protocol)) == ("no CRF" not in name)
         assert "5 images" in str(report.protocol) and "chosen on 4 val" in str(report.protocol)
-    pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', page)
-    assert len(pictures) == 7 and all(len(alt) > 20 for alt in pictures)
+    images = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', page)
+    assert len(images) == 7 and all(len(alt) > 20 for alt in images)
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert len(list(folder.glob("figure-*.png"))) == 7
 

@@ -63,7 +63,7 @@ def test_voc_comes_from_the_first_source_that_has_it(mirror, tmp_path, capsys):
     out = tmp_path / "VOC2012"
     arguments = ["download", "voc", "--out", str(out), "--from", str(tmp_path), str(mirror)]
     assert main(arguments) == 0
-    assert "2 pictures of train" in capsys.readouterr().out
+    assert "2 images of train" in capsys.readouterr().out
     assert load_voc(out, "val")[0].image.shape == (3, 48, 64)
     assert not list((out / "archives").glob("*.tar"))  # it is unpacked
     os.remove(mirror / "VOCtrainval_11-May-2012.tar")
@@ -145,13 +145,13 @@ def test_pets_and_coco_are_read_after_they_are_unpacked(mirror, tmp_path):
         "categories": [{"id": 18, "name": "dog"}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 18}],
     }
-    pictures, listed = tmp_path / "p", tmp_path / "l"
-    pictures.mkdir()
+    images, listed = tmp_path / "p", tmp_path / "l"
+    images.mkdir()
     listed.mkdir()
-    Image.new("RGB", (4, 3)).save(pictures / "COCO_1.jpg")
+    Image.new("RGB", (4, 3)).save(images / "COCO_1.jpg")
     for split in ("train", "val"):
         (listed / f"instances_{split}2014.json").write_text(json.dumps(found))
-        pack(pictures, mirror / f"{split}2014.zip", f"{split}2014/")
+        pack(images, mirror / f"{split}2014.zip", f"{split}2014/")
     pack(listed, mirror / "annotations_trainval2014.zip", "annotations/")
     out = download("coco", tmp_path / "COCO2014", sources=[mirror], shown=False)
     assert load_coco(out).names == ("COCO_1",)

@@ -21,7 +21,7 @@ MADE = {"method": "brightness", "background": "constant 0.3", "refinement": "non
 
 
 def recipe(images, labels):
-    """What is dark belongs to the picture's first class."""
+    """What is dark belongs to the image's first class."""
     return (images.mean(1) < 0.4).long() * (1 + labels.argmax(1))[:, None, None]
 
 
@@ -76,7 +76,7 @@ def test_the_page_needs_nothing_beside_itself(tmp_path, capsys):
     ours = {row[0]: row[1:] for row in rows[1:]}["clims/train/maps"]
     assert ours[:2] == ["56.6", f"{100 * report.mean_iou:.1f}"]
     assert ours[-1] == "n_images: 2, there 1464; background: constant 0.3, there constant 0.15"
-    assert "few pictures" in page and "worst images" in page
+    assert "few images" in page and "worst images" in page
     assert len(re.findall(r'<img alt="[^"]{20,}" src="data:image/png', page)) == 3
     assert not re.search(r'(src|href)="(?!data:)', page)
 
@@ -106,7 +106,7 @@ def test_what_is_missing_is_said(tmp_path, capsys):
     assert main(arguments) == 2 and "there is no folder" in capsys.readouterr().err
     (tmp_path / "no").mkdir()
     assert main(arguments) == 2
-    assert "2 of 2 pictures have no predicted mask" in capsys.readouterr().err
+    assert "2 of 2 images have no predicted mask" in capsys.readouterr().err
     assert main([*arguments, "--row", "x"]) == 2
     assert "there is no published row 'x'" in capsys.readouterr().err
     (voc / "JPEGImages" / "val_1.jpg").unlink()

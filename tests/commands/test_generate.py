@@ -33,8 +33,8 @@ from wsss_kit.recipes import clip_es_maps
 SIZES = {"a": (6, 8), "b": (6, 8), "c": (9, 4), "dir/d": (6, 8), "e": (9, 4), "f": (6, 8)}
 
 
-def pictures(names=SIZES, broken=()):
-    """Pictures of several sizes, two classes; broken ones raise when they are read."""
+def images(names=SIZES, broken=()):
+    """Images of several sizes, two classes; broken ones raise when they are read."""
 
     def image(name):
         if name in broken:
@@ -78,14 +78,14 @@ QUIET = {"made_by": {"method": "test"}, "shown": False}
 
 
 def test_batches_are_of_equal_size_in_the_order_of_the_data():
-    assert plan_batches(pictures(), 2) == [[0, 1], [2, 4], [3, 5]]
-    assert plan_batches(pictures(), 1) == [[0], [1], [2], [3], [4], [5]]
-    assert plan_batches(pictures(), 9) == [[0, 1, 3, 5], [2, 4]]
+    assert plan_batches(images(), 2) == [[0, 1], [2, 4], [3, 5]]
+    assert plan_batches(images(), 1) == [[0], [1], [2], [3], [4], [5]]
+    assert plan_batches(images(), 9) == [[0, 1, 3, 5], [2, 4]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
 def test_masks_come_back_value_by_value(tmp_path, batch_size):
-    recipe, samples = Recipe(), pictures()
+    recipe, samples = Recipe(), images()
     written = write_masks(samples, recipe, tmp_path, batch_size=batch_size, **QUIET)
     assert list(written.masks) == list(SIZES) and not written.failed
     assert recipe.batches == [len(b) for b in plan_batches(samples, batch_size)]
@@ -98,10 +98,10 @@ def test_masks_come_back_value_by_value(tmp_path, batch_size):
 
 def test_soft_maps_are_kept_of_the_classes_present(tmp_path):
     colours = Pipeline(lambda images, labels: images[:, :2], background=0.3)
-    write_masks(pictures(), colours, tmp_path, maps=True, **QUIET)
+    write_masks(images(), colours, tmp_path, maps=True, **QUIET)
     maps = read_maps(tmp_path, "a")
     assert list(maps) == [0, 1] and list(read_maps(tmp_path, "dir/d")) == [0]
-    torch.testing.assert_close(maps[1], pictures()[0].image[1], atol=5e-4, rtol=0)
+    torch.testing.assert_close(maps[1], images()[0].image[1], atol=5e-4, rtol=0)
     with pytest.raises(FileNotFoundError, match="give the run --maps to keep soft maps"):
         read_maps(tmp_path, "x")
 
@@ -109,7 +109,7 @@ def test_soft_maps_are_kept_of_the_classes_present(tmp_path):
 def test_a_run_that_was_stopped_equals_one_that_was_not(tmp_path):
     """A full disk in the middle of the second batch; then it goes on."""
     whole = tmp_path / "whole"
-    write_masks(pictures(), Recipe(), whole, batch_size=2, **QUIET)
+    write_masks(images(), Recipe(), whole, batch_size=2, **QUIET)
 
     calls = []
 
@@ -120,23 +120,23 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(tmp_path):
 
     stopped = tmp_path / "stopped"
     with pytest.raises(OSError, match="No space"):
-        write_masks(pictures(), Recipe(fails=full), stopped, batch_size=2, **QUIET)
+        write_masks(images(), Recipe(fails=full), stopped, batch_size=2, **QUIET)
     assert not (stopped / MANIFEST).exists() and (stopped / "masks" / "b.png").exists()
     with pytest.raises(FileNotFoundError, match="the run has not ended"):
         read_masks(stopped)
     (stopped / "masks" / "b.png").unlink()  # as if it had been killed between two files
     again = Recipe()
-    write_masks(pictures(), again, stopped, batch_size=2, **QUIET)
+    write_masks(images(), again, stopped, batch_size=2, **QUIET)
     assert again.batches == [2, 2, 2]  # the torn batch is made whole again
     assert files(stopped) == files(whole)
 
 
 def test_what_cannot_be_read_or_made_is_noted_and_the_rest_goes_on(tmp_path):
-    def blames(images):
-        if images.shape[-1] == 4 and bool((images == pictures()[2].image).all(1).any()):
+    def blames(batch):
+        if batch.shape[-1] == 4 and bool((batch == images()[2].image).all(1).any()):
             raise ValueError("too thin")
 
-    samples = pictures(broken=("b",))
+    samples = images(broken=("b",))
     written = write_masks(samples, Recipe(fails=blames), tmp_path, batch_size=2, **QUIET)
     assert written.failed == {
         "b": "ValueError: b.jpg does not decode",
@@ -148,22 +148,22 @@ def test_what_cannot_be_read_or_made_is_noted_and_the_rest_goes_on(tmp_path):
 
 def test_processes_that_share_the_batches_make_the_same(tmp_path):
     whole = tmp_path / "whole"
-    write_masks(pictures(), Recipe(), whole, batch_size=2, **QUIET)
+    write_masks(images(), Recipe(), whole, batch_size=2, **QUIET)
     shared = tmp_path / "shared"
     for rank in (1, 0):
         recipe = Recipe()
-        write_masks(pictures(), recipe, shared, batch_size=2, rank=rank, world=2, **QUIET)
+        write_masks(images(), recipe, shared, batch_size=2, rank=rank, world=2, **QUIET)
         assert recipe.batches == ([2] if rank else [2, 2])
     assert files(shared) == files(whole)
 
 
 def test_masks_of_another_making_are_not_mixed(tmp_path):
-    write_masks(pictures(), Recipe(), tmp_path, **QUIET)
+    write_masks(images(), Recipe(), tmp_path, **QUIET)
     other = {"made_by": {"method": "another"}, "shown": False}
     with pytest.raises(ValueError, match=r"made otherwise .*give --out another"):
-        write_masks(pictures(), Recipe(), tmp_path, **other)
+        write_masks(images(), Recipe(), tmp_path, **other)
     with pytest.raises(ValueError, match="made otherwise"):
-        write_masks(pictures(), Recipe(), tmp_path, batch_size=2, **QUIET)
+        write_masks(images(), Recipe(), tmp_path, batch_size=2, **QUIET)
 
 
 def test_a_name_stays_in_its_folder(tmp_path):
@@ -189,7 +189,7 @@ def test_a_name_stays_in_its_folder(tmp_path):
 )
 def test_numbers_out_of_range(option, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        write_masks(pictures(), Recipe(), tmp_path, **QUIET, **option)
+        write_masks(images(), Recipe(), tmp_path, **QUIET, **option)
 
 
 KILLED = """
@@ -215,7 +215,7 @@ from pathlib import Path
 import torch
 from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import LazySamples
-from wsss_kit.data.pictures import picture_size, read_image
+from wsss_kit.data.images import picture_size, read_image
 from wsss_kit.pipeline import Pipeline
 
 folder = Path(sys.argv[1])
@@ -242,8 +242,8 @@ print(peak[200], peak[2000])
 
 
 @pytest.mark.slow
-def test_memory_is_flat_over_two_thousand_pictures(tmp_path):
-    """The peak after 200 pictures and after 2,000, VOC's size, maps kept."""
+def test_memory_is_flat_over_two_thousand_images(tmp_path):
+    """The peak after 200 images and after 2,000, VOC's size, maps kept."""
     generator = np.random.default_rng(0)
     for i in range(20):
         pixels = generator.integers(0, 255, (375, 500, 3)).astype(np.uint8)
@@ -252,12 +252,12 @@ def test_memory_is_flat_over_two_thousand_pictures(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     early, late = map(int, found.stdout.split())
-    assert late < 1.05 * early, f"{early} kB after 200 pictures, {late} kB after 2,000"
+    assert late < 1.05 * early, f"{early} kB after 200 images, {late} kB after 2,000"
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_moments_leaves_the_same_files(tmp_path):
-    """SIGKILL, which nothing can catch, at random moments of a run over 500 pictures."""
+    """SIGKILL, which nothing can catch, at random moments of a run over 500 images."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def start(folder):
@@ -287,7 +287,7 @@ def test_a_run_killed_at_twenty_moments_leaves_the_same_files(tmp_path):
     assert files(killed) == files(whole)
 
 
-# -- pictures of nearly one size ------------------------------------------------------------
+# -- images of nearly one size ------------------------------------------------------------
 
 
 class Sized(list):
@@ -299,7 +299,7 @@ class Sized(list):
 
 
 def nearly_equal():
-    """Twelve pictures of the embedded world, cut to sizes of 8 x 10 or 7 x 9 patches of 8."""
+    """Twelve images of the embedded world, cut to sizes of 8 x 10 or 7 x 9 patches of 8."""
     cuts = [(64, 80), (61, 75), (50, 66), (64, 77), (49, 72), (57, 73)] * 2
     world = PaperWorld(12, split="val")
     return Sized(
@@ -316,7 +316,7 @@ def test_sizes_are_rounded_up_by_the_plan():
 
 
 @pytest.mark.parametrize("crf", [False, True])
-def test_pictures_of_nearly_one_size_go_through_together(tmp_path, crf, monkeypatch):
+def test_images_of_nearly_one_size_go_through_together(tmp_path, crf, monkeypatch):
     """As each alone: the model resizes to whole patches anyway."""
     samples, calls = nearly_equal(), []
     method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()

@@ -107,7 +107,7 @@ def flat(self, images, labels):
     return labels[:, :, None, None] * torch.full(images.shape[2:], 0.6)
 
 
-def test_a_picture_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
+def test_a_image_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
     voc = build_voc(tmp_path / "VOC2012")
     broken = voc / "JPEGImages" / "train_aug_1.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
@@ -118,7 +118,7 @@ def test_a_picture_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert main(["masks", "clip-es", "--root", str(voc), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "holds 2 masks" in said and "2 pictures have none" in said
+    assert "holds 2 masks" in said and "2 images have none" in said
     assert "train_aug_1: ValueError" in said and "train_aug_2: FileNotFoundError" in said
     assert list(read_masks(out).masks) == ["train_aug_0", "train_aug_3"]
 

@@ -1,4 +1,4 @@
-"""Pictures of one's own in one command: a page with maps and masks, or a sentence why not."""
+"""Images of one's own in one command: a page with maps and masks, or a sentence why not."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from PIL import Image
 from wsss_kit.__main__ import main
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.commands import named as weights
-from wsss_kit.commands.own_pictures import LONGEST, run_own_pictures, shrunk
+from wsss_kit.commands.own_images import LONGEST, run_own_images, shrunk
 from wsss_kit.paperworld import PaperWorld
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Four pictures of the embedded world, one of them enlarged, without labels."""
+def images(tmp_path):
+    """Four images of the embedded world, one of them enlarged, without labels."""
     folder = tmp_path / "mine"
     folder.mkdir()
     for number, sample in enumerate(PaperWorld(4, split="test")):
         pixels = (255 * sample.image).round().byte().movedim(0, -1).numpy()
-        picture = Image.fromarray(pixels)
+        image = Image.fromarray(pixels)
         if number == 0:
-            picture = picture.resize((800, 800))
-        picture.save(folder / f"p{number}.png")
-    (folder / "notes.txt").write_text("no picture")
+            image = image.resize((800, 800))
+        image.save(folder / f"p{number}.png")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -44,10 +44,10 @@ def labelled(folder, masks=False):
     (folder / "labels.csv").write_text("\n".join(rows))
 
 
-def test_classes_by_name(pictures, tmp_path, capsys):
-    words = ["demo", "--pictures", str(pictures), "--classes", "cow,boat", "--clip", "paper"]
+def test_classes_by_name(images, tmp_path, capsys):
+    words = ["demo", "--pictures", str(images), "--classes", "cow,boat", "--clip", "paper"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    assert "report.html shows 4 pictures" in capsys.readouterr().out
+    assert "report.html shows 4 images" in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img alt=") == 3 and not re.search(r'(src|href)="(?!data:)', page)
     assert "what CLIP says of it" in page and "cow, boat" in page and "mIoU" not in page
@@ -56,10 +56,10 @@ def test_classes_by_name(pictures, tmp_path, capsys):
     ]
 
 
-def test_labels_and_masks_are_scored_at_their_own_size(pictures, tmp_path, capsys):
-    labelled(pictures, masks=True)
+def test_labels_and_masks_are_scored_at_their_own_size(images, tmp_path, capsys):
+    labelled(images, masks=True)
     options = {"classes": PAPER_CLASSES, "clip": "paper", "device": "cpu"}
-    page = run_own_pictures(pictures, tmp_path / "out", **options)
+    page = run_own_images(images, tmp_path / "out", **options)
     said = capsys.readouterr().out
     assert "CLIP-ES, CRF: own images all, 4 images" in said
     means = [float(m) for m in re.findall(r"(\d+\.\d) \[", said)]
@@ -67,7 +67,7 @@ def test_labels_and_masks_are_scored_at_their_own_size(pictures, tmp_path, capsy
     assert "dense CRF" in page.read_text(encoding="utf-8")
 
 
-def test_what_is_missing_is_said(pictures, tmp_path, capsys, monkeypatch):
+def test_what_is_missing_is_said(images, tmp_path, capsys, monkeypatch):
     words = ["demo", "--out", str(tmp_path / "out"), "--pictures"]
 
     def refused(*more):
@@ -75,16 +75,16 @@ def test_what_is_missing_is_said(pictures, tmp_path, capsys, monkeypatch):
         return capsys.readouterr().err
 
     assert "there is no folder" in refused(str(tmp_path / "none"))
-    assert "has no labels.csv, so say which classes to look for" in refused(str(pictures))
+    assert "has no labels.csv, so say which classes to look for" in refused(str(images))
     (tmp_path / "empty").mkdir()
-    assert "holds no picture" in refused(str(tmp_path / "empty"))
+    assert "holds no image" in refused(str(tmp_path / "empty"))
 
     def unreachable(*_, **__):
         raise OSError("no route to host")
 
     monkeypatch.setattr(weights, "load_clip", unreachable)
     monkeypatch.chdir(tmp_path)
-    said = refused(str(pictures), "--classes", "cow")
+    said = refused(str(images), "--classes", "cow")
     assert "CLIP ViT-B-16 could not be fetched (no route to host)" in said
     assert "put OpenAI's file (https://openaipublic" in said and "ViT-B-16.pt" in said
     assert "The embedded world needs no weights: python -m wsss_kit demo" in said
@@ -93,7 +93,7 @@ def test_what_is_missing_is_said(pictures, tmp_path, capsys, monkeypatch):
     assert "--classes goes with --pictures" in capsys.readouterr().err
 
 
-def test_large_pictures_are_shown_smaller():
+def test_large_images_are_shown_smaller():
     image = torch.rand(3, 300, 1200)
     small = shrunk(image)
     assert small.shape == (3, 125, LONGEST) and 0 <= small.min() and small.max() <= 1

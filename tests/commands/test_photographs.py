@@ -11,18 +11,18 @@ from wsss_kit.commands.check import run_check
 from wsss_kit.commands.evaluate import run_evaluate
 
 SCORED = "cat,cow,dog,horse,person,sheep"
-TRUNK = "mobilenet_v2_imagenet/backbone.py"
+BACKBONE = "mobilenet_v2_imagenet/backbone.py"
 
 
 @pytest.mark.real_data
 def test_voc_from_check_to_score(voc_root, tmp_path, capsys):
-    """A head on a frozen ImageNet MobileNetV2: 47.3 on all 149 pictures of the sample's val, with
+    """A head on a frozen ImageNet MobileNetV2: 47.3 on all 149 images of the sample's val, with
     437 of train and a constant background of 0.25; here fewer of both, one scale."""
-    trunk = voc_root.parent / TRUNK
-    if not trunk.is_file():
-        pytest.skip(f"there is no {TRUNK} beside WSSS_KIT_VOC")
+    backbone = voc_root.parent / BACKBONE
+    if not backbone.is_file():
+        pytest.skip(f"there is no {BACKBONE} beside WSSS_KIT_VOC")
     assert run_check("voc", root=voc_root, split="val", limit=16).errors == {}
-    backbone = f"{trunk}:load_trunk"
+    backbone = f"{backbone}:load_trunk"
     words = ["--root", str(voc_root), "--backbone", backbone]
     train = ["train", "cam", *words, "--split", "train", "--limit", "40", "--out"]
     train += [str(tmp_path / "cam"), "--train-backbone", "false", "--preset", "clean"]

@@ -279,7 +279,7 @@ def test_masks_of_test_are_written_and_not_scored(places, random_clip, small_seg
 
 @pytest.fixture
 def coco(places, tmp_path):
-    """A COCO of four pictures, two in each split."""
+    """A COCO of four images, two in each split."""
     root = tmp_path / "COCO2014"
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val"):

@@ -35,7 +35,7 @@ def test_the_best_affinity_goes_into_the_card(tower, monkeypatch):
         f"squarings {s}, layers {n}": {"maps": maps, "crf": crf}
         for (s, n), (maps, crf) in scores.items()
     }
-    assert "val, 7 pictures" in card["attention"]["chosen_on"]
+    assert "val, 7 images" in card["attention"]["chosen_on"]
     assert {k: v for k, v in card.items() if k != "attention"} == old
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     clip = load_clip("paper", weights=tower, device="cpu")
@@ -94,7 +94,7 @@ def test_the_best_tower_on_val_is_chosen_and_its_card_names_the_others(towers, t
 
 
 @pytest.mark.parametrize("test", ["cutouts", "out_of_context", "backgrounds"])
-def test_a_tower_that_does_not_know_its_pictures_is_not_chosen(towers, tmp_path, test):
+def test_a_tower_that_does_not_know_its_images_is_not_chosen(towers, tmp_path, test):
     for path, bad in zip((towers[1], towers[0], towers[2]), (1, 2, 3), strict=True):
         tensors, card = load_model(path)
         card["zero_shot"][test] = 0.93
@@ -111,9 +111,9 @@ def test_towers_that_cannot_be_compared_are_refused(towers, tower, tmp_path, cap
     with pytest.raises(ValueError, match=r"tower\.safetensors was measured on nothing, expected"):
         train.choose_paper_clip([*towers, tower], tmp_path / "chosen")
     tensors, card = load_model(towers[2])
-    card["attention"]["chosen_on"] = "a thousand pictures"
+    card["attention"]["chosen_on"] = "a thousand images"
     save_model(towers[2], tensors, card)
-    with pytest.raises(ValueError, match=r"tower2.* was measured on a thousand pictures"):
+    with pytest.raises(ValueError, match=r"tower2.* was measured on a thousand images"):
         train.choose_paper_clip(towers, tmp_path / "chosen")
     assert not (tmp_path / "chosen").exists()
     assert main(["train", "choose-clip", "--out", str(tmp_path / "chosen")]) == 2
@@ -131,7 +131,7 @@ def test_the_shipped_card_repeats():
 
 def test_the_command_line_passes_everything_on(tmp_path, monkeypatch):
     calls = []
-    for name in ("train_paper_clip", "train_paper_trunk"):
+    for name in ("train_paper_clip", "train_paper_backbone"):
         recorded = functools.wraps(getattr(train, name))(
             lambda *a, **k: calls.append((a, k)) or tmp_path / "w.safetensors"
         )
@@ -143,7 +143,7 @@ def test_the_command_line_passes_everything_on(tmp_path, monkeypatch):
     )
     assert main(["train", "paper-clip", "--out", out]) == 0
     assert main(["train", "paper-trunk", "--out", out, "--teacher", f"{out}/t.safetensors"]) == 0
-    asked, usual, trunk = (keywords for _, keywords in calls)
+    asked, usual, backbone = (keywords for _, keywords in calls)
     assert (asked["torn"], asked["steps"], asked["seed"]) == (0.0, 5, 2)
     assert "torn" not in usual and "steps" not in usual
-    assert trunk["teacher"] == f"{out}/t.safetensors" and "torn" not in trunk
+    assert backbone["teacher"] == f"{out}/t.safetensors" and "torn" not in backbone

@@ -44,7 +44,7 @@ SHIPPED = [
 
 @pytest.fixture(scope="module", params=SHIPPED)
 def made(request, tmp_path_factory):
-    """What the command of one of the methods writes, from a few pictures."""
+    """What the command of one of the methods writes, from a few images."""
     folder = tmp_path_factory.mktemp("made")
     return request.param, getattr(training, request.param.train)(folder, seed=3, **SMALL)
 
@@ -54,7 +54,7 @@ def test_the_card_says_how_it_was_made_and_what_came_of_it(made):
     tensors, card = load_model(path)
     assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
     assert card["seed"] == 3 and card["base"]
-    assert "train, 8 pictures" in card["trained_on"] and "val, 3 pictures" in card["measured"]["on"]
+    assert "train, 8 images" in card["trained_on"] and "val, 3 images" in card["measured"]["on"]
     world = PaperWorld(3, split="val")
     maps_of = functools.partial(cam_maps, method=method.cls.load(path, device="cpu"))
     swept = sweep_background(maps_of, world, world.masks, rules=CONSTANTS, shown=False)

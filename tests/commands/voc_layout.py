@@ -14,7 +14,7 @@ SPLITS = {"train": 2, "val": 2, "train_aug": 4, "test": 2}
 
 
 def build_voc(root: Path, size: tuple[int, int] = (48, 64)) -> Path:
-    """Pictures of a cow or a dog on grey in every split; ``test`` has neither labels nor masks."""
+    """Images of a cow or a dog on grey in every split; ``test`` has neither labels nor masks."""
     sets = root / "ImageSets" / "Segmentation"
     for part in (root / "JPEGImages", root / "Annotations", root / "SegmentationClass", sets):
         part.mkdir(parents=True)

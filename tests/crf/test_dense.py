@@ -44,7 +44,7 @@ def draw_scene(generator):
 
 @pytest.fixture
 def scene(rng):
-    """Scores of three classes on a coarse grid, over two pictures of 20x30 pixels."""
+    """Scores of three classes on a coarse grid, over two images of 20x30 pixels."""
     return draw_scene(rng)
 
 
@@ -152,8 +152,8 @@ def test_mean_field_comes_near_to_the_exact_kernels(seed):
     assert (found[0].view(3, -1).T - probs).abs().mean() < 0.05 * change
 
 
-def test_edges_come_from_the_picture():
-    """Blurred scores over a picture of two halves end at the picture's edge."""
+def test_edges_come_from_the_image():
+    """Blurred scores over an image of two halves end at the image's edge."""
     image = torch.zeros(1, 3, 20, 24)
     image[..., 12:] = 0.8
     ramp = torch.linspace(0.05, 0.95, 24).roll(2).expand(1, 1, 20, 24).clone()
@@ -181,13 +181,13 @@ def test_probabilities_and_batches(scene):
     torch.testing.assert_close(swapped, probs[:, [2, 0, 1]], atol=1e-5, rtol=0)
 
 
-def test_scores_of_one_picture_go_together_and_come_back_as_alone(scene):
+def test_scores_of_one_image_go_together_and_come_back_as_alone(scene):
     scores, images = scene
     mixed = torch.cat([scores, scores.flip(1), scores.flip(2)])[[0, 2, 4, 1, 3, 0]]
-    pictures = images[[0, 0, 0, 1, 1, 0]]
-    together = dense_crf(mixed, pictures)
+    images = images[[0, 0, 0, 1, 1, 0]]
+    together = dense_crf(mixed, images)
     for b in range(6):
-        alone = dense_crf(mixed[b][None], pictures[b][None])[0]
+        alone = dense_crf(mixed[b][None], images[b][None])[0]
         torch.testing.assert_close(together[b], alone, atol=1e-6, rtol=0)
 
 
@@ -216,18 +216,18 @@ def test_a_single_class_gets_everything(scene):
         assert torch.equal(probs, torch.ones(2, 1, 20, 30))
 
 
-def test_no_pictures_give_no_scores():
+def test_no_images_give_no_scores():
     assert dense_crf(torch.zeros(0, 2, 4, 5), torch.zeros(0, 3, 4, 5)).shape == (0, 2, 4, 5)
 
 
-def test_thin_pictures(rng):
+def test_thin_images(rng):
     for size in ((1, 7), (7, 1), (2, 2)):
         scores = torch.rand(1, 2, *size, generator=rng)
         probs = dense_crf(scores, torch.rand(1, 3, *size, generator=rng))
         torch.testing.assert_close(probs.sum(1), torch.ones(1, *size))
 
 
-def test_lattices_are_built_once_a_size_and_once_a_picture(scene, monkeypatch):
+def test_lattices_are_built_once_a_size_and_once_a_image(scene, monkeypatch):
     built = []
 
     class Counted(permutohedral.Lattice):
@@ -239,7 +239,7 @@ def test_lattices_are_built_once_a_size_and_once_a_picture(scene, monkeypatch):
     scores, images = scene
     dense_crf(scores, images)
     assert [d for d, _ in built] == [2, 5, 5]
-    dense_crf(scores.flip(1), images)  # other scores of the same pictures
+    dense_crf(scores.flip(1), images)  # other scores of the same images
     assert len(built) == 3
     dense_crf(scores, images.flip(1))
     assert [d for d, _ in built] == [2, 5, 5, 5, 5]
@@ -297,13 +297,13 @@ def test_parameters_that_are_refused(options, reason):
         dense_crf(*GOOD, **options)
 
 
-# -- the released code's pictures -----------------------------------------------------------
+# -- the released code's images -----------------------------------------------------------
 
 
 def test_reference_images_wrap_as_numpy_does(rng):
-    picture = torch.randint(256, (5, 6, 3), generator=rng).numpy().astype(np.uint8)
-    bgr = picture[..., ::-1].astype(np.float32) - np.float32(dense.BGR_MEAN)
+    image = torch.randint(256, (5, 6, 3), generator=rng).numpy().astype(np.uint8)
+    bgr = image[..., ::-1].astype(np.float32) - np.float32(dense.BGR_MEAN)
     expected = bgr.astype(np.int64).astype(np.uint8)
-    image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    image = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     found = (reference_crf_images(image)[0] * 255).round().byte()
     np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), expected)

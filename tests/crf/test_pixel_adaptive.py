@@ -11,7 +11,7 @@ from wsss_kit.crf import pamr
 
 
 def literal(scores, images, iterations, dilations):
-    """One picture, pixel by pixel."""
+    """One image, pixel by pixel."""
     K, H, W = scores.shape
     probs = scores / scores.sum(0, keepdim=True)
 
@@ -70,7 +70,7 @@ def test_without_iterations_scores_are_divided_by_their_sum():
     torch.testing.assert_close(probs[0, :, 0, 1], torch.tensor([0.5, 0.5]))  # nothing known
 
 
-def test_a_flat_picture_gives_the_plain_mean_and_finite_gradients(rng):
+def test_a_flat_image_gives_the_plain_mean_and_finite_gradients(rng):
     scores = torch.rand(1, 2, 5, 5, generator=rng, requires_grad=True)
     images = torch.full((1, 3, 5, 5), 0.3, requires_grad=True)
     probs = pamr(scores, images, iterations=1, dilations=(1,))

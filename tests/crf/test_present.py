@@ -1,4 +1,4 @@
-"""Only background and the classes present take part, picture by picture."""
+"""Only background and the classes present take part, image by image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_absent_classes_neither_give_nor_get(scene, of_present, refine):
 
 
 @pytest.mark.parametrize(("of_present", "refine"), BOTH)
-def test_a_batch_equals_its_pictures_in_any_order(scene, of_present, refine):
+def test_a_batch_equals_its_images_in_any_order(scene, of_present, refine):
     scores, images = scene
     probs = of_present(scores, images, LABELS, iterations=3)
     order = torch.tensor([1, 0, 1, 1])

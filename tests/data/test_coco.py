@@ -29,7 +29,7 @@ def annotation(number, image, category, outline, area, crowd=0):
 
 @pytest.fixture
 def found():
-    """What the annotation file holds: a dog on a person, a crowd, and a picture without a thing."""
+    """What the annotation file holds: a dog on a person, a crowd, and an image without a thing."""
     runs = np.zeros(SIZE, bool)
     runs[:, :2] = True  # COCO counts column by column
     crowd = {"size": list(SIZE), "counts": [0, 24, 168]}
@@ -63,7 +63,7 @@ def write(root, found):
     (root / "annotations" / "instances_train2014.json").write_text(text)
 
 
-def test_labels_are_the_categories_and_pictures_without_are_left_out(root):
+def test_labels_are_the_categories_and_images_without_are_left_out(root):
     samples = load_coco(root)
     assert samples.names == ("COCO_train2014_000000000009", "COCO_train2014_000000000025")
     assert samples.classes == COCO_CLASSES and samples[0].image.shape == (3, *SIZE)
@@ -73,7 +73,7 @@ def test_labels_are_the_categories_and_pictures_without_are_left_out(root):
     assert load_coco(root, limit=1).names == samples.names[:1]
 
 
-def test_pictures_may_lie_one_folder_deeper(root):
+def test_images_may_lie_one_folder_deeper(root):
     (root / "images").mkdir()
     (root / "train2014").rename(root / "images" / "train2014")
     assert len(load_coco(root)) == 2 and load_coco(root)[0].image.shape == (3, *SIZE)
@@ -113,7 +113,7 @@ def test_what_is_missing_or_odd_is_said(root, found):
             found | {"images": [{**found["images"][0], "file_name": "../a.jpg"}]},
             "a name alone",
         ),
-        (found | {"images": []}, "picture 9 and category 18, expected those that it lists"),
+        (found | {"images": []}, "image 9 and category 18, expected those that it lists"),
     ):
         write(root, broken)
         with pytest.raises(ValueError, match=message):

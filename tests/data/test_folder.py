@@ -1,4 +1,4 @@
-"""Anyone's own pictures, and what is said about a table that is not right."""
+"""Anyone's own images, and what is said about a table that is not right."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ def test_bad_row(root, row, expected, load):
         load(root)
 
 
-def test_missing_pictures(root):
+def test_missing_images(root):
     write(root, "CAT1.jpg,cat", "nowhere/x.jpg,cat")
     expected = (
-        r"line 2: there is no picture 'CAT1\.jpg'; closest: 'cat1\.jpg'\n"
-        r"  line 3: there is no picture 'nowhere/x\.jpg'$"
+        r"line 2: there is no image 'CAT1\.jpg'; closest: 'cat1\.jpg'\n"
+        r"  line 3: there is no image 'nowhere/x\.jpg'$"
     )
     with pytest.raises(FileNotFoundError, match=expected):
         load_folder(root)
@@ -152,10 +152,10 @@ def test_wrong_encoding(root):
 
 def test_empty_tables(root):
     write(root)
-    with pytest.raises(ValueError, match="names no picture; add a line"):
+    with pytest.raises(ValueError, match="names no image; add a line"):
         load_folder(root)
     write(root, "cat1.jpg,")
-    with pytest.raises(ValueError, match="names no class; label a picture, or pass classes="):
+    with pytest.raises(ValueError, match="names no class; label an image, or pass classes="):
         load_folder(root)
     assert load_folder(root, classes=["cat"])[0].labels.tolist() == [0]
 
@@ -180,7 +180,7 @@ def test_masks(root):
         masks["wall"]
 
 
-def test_masks_of_pictures_in_subfolders(root):
+def test_masks_of_images_in_subfolders(root):
     Image.new("L", (6, 4), 1).save(root / "masks" / "dog1.png")
     assert load_folder_masks(root)["garden/dog1"].unique().tolist() == [1]
     (root / "masks" / "garden").mkdir()
@@ -198,7 +198,7 @@ def test_the_case_of_a_masks_ending_does_not_matter(root, ending):
 
 
 @pytest.mark.parametrize("name", ["mask_cat1.png", "cat1.jpg", "cat1.npy", "1.png", "CAT1.png"])
-def test_masks_none_of_which_belongs_to_a_picture(root, name):
+def test_masks_none_of_which_belongs_to_a_image(root, name):
     (root / "masks" / "cat1.png").rename(root / "masks" / name)
     with pytest.raises(
         ValueError, match=rf"holds 1 files, such as '{name}', .*expected .*cat1\.png"
@@ -208,20 +208,20 @@ def test_masks_none_of_which_belongs_to_a_picture(root, name):
 
 def test_an_empty_folder_of_masks(root):
     (root / "masks" / "cat1.png").unlink()
-    with pytest.raises(ValueError, match="holds 0 files, and none is the PNG mask of a picture"):
+    with pytest.raises(ValueError, match="holds 0 files, and none is the PNG mask of an image"):
         load_folder_masks(root)
 
 
-def test_masks_some_of_which_belong_to_no_picture(root):
+def test_masks_some_of_which_belong_to_no_image(root):
     for name in ("wal.png", "cat1_mask.png"):
         Image.new("L", (6, 4), 1).save(root / "masks" / name)
-    with pytest.warns(UserWarning, match=r"2 of 3 files in .*masks belong to no picture, .*_mask"):
+    with pytest.warns(UserWarning, match=r"2 of 3 files in .*masks belong to no image, .*_mask"):
         assert list(load_folder_masks(root)) == ["cat1"]
     for name in ("wal.png", "cat1_mask.png"):
         (root / "masks" / name).unlink()
     (root / "masks" / ".DS_Store").touch()  # what systems leave behind
     Image.new("L", (6, 4), 1).save(root / "masks" / "unlisted.png")
-    Image.new("RGB", (6, 4)).save(root / "unlisted.jpg")  # a picture that the table leaves out
+    Image.new("RGB", (6, 4)).save(root / "unlisted.jpg")  # an image that the table leaves out
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(load_folder_masks(root)) == ["cat1"]
@@ -246,7 +246,7 @@ def test_a_class_is_the_name_of_a_thing(root, name):
         load_folder(root, classes=["cat", name])
     if name == "background":
         (root / "labels.csv").write_text("file,labels\ncat1.jpg,background\n")
-        with pytest.raises(ValueError, match="leave the label of a picture without a thing empty"):
+        with pytest.raises(ValueError, match="leave the label of an image without a thing empty"):
             load_folder(root)
 
 
@@ -275,7 +275,7 @@ def test_bad_masks_are_reported_when_read(root):
         masks["garden/dog1"]
 
 
-def test_bad_picture_is_reported_when_read(root):
+def test_bad_image_is_reported_when_read(root):
     (root / "cat1.jpg").write_bytes((root / "cat1.jpg").read_bytes()[:200])
     samples = load_folder(root)
     assert samples[2].name == "wall"
@@ -283,7 +283,7 @@ def test_bad_picture_is_reported_when_read(root):
         samples[0]
 
 
-def test_a_mask_fits_the_rotated_picture(root):
+def test_a_mask_fits_the_rotated_image(root):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (4, 6)).save(root / "cat1.jpg", exif=exif)

@@ -43,7 +43,7 @@ def test_breeds_are_those_of_both_lists(root):
     assert {s.name: s.labels.argmax().item() for s in samples}["great_pyrenees_7"] == 2
 
 
-def test_few_pictures_are_of_many_breeds(root):
+def test_few_images_are_of_many_breeds(root):
     assert load_pets(root, limit=2).names == ("Abyssinian_1", "great_pyrenees_7")
 
 
@@ -80,7 +80,7 @@ def test_what_is_missing_or_odd_is_said(root):
         with pytest.raises(ValueError, match=r"test\.txt line 2 is .*expected such as 'Abyssin"):
             load_pets(root)
     (root / "annotations" / "test.txt").write_text("# nothing\n")
-    with pytest.raises(ValueError, match="is empty, expected one picture a line"):
+    with pytest.raises(ValueError, match="is empty, expected one image a line"):
         load_pets(root)
     (root / "annotations" / "test.txt").write_text("\n".join(TEST))
     for file in (root / "annotations" / "trimaps").iterdir():

@@ -1,4 +1,4 @@
-"""Every sort of picture and mask a user brings."""
+"""Every sort of image and mask a user brings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from wsss_kit.classes import palette
-from wsss_kit.data.pictures import EXIF_ORIENTATION, picture_size, read_image, read_mask
+from wsss_kit.data.images import EXIF_ORIENTATION, image_size, read_image, read_mask
 
 
 def write_png(path, values, *, depth, colour_type):
@@ -57,7 +57,7 @@ def pixels(path):
 )
 def test_modes(tmp_path, mode, colour, expected):
     path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
-    Image.new(mode, (1, 1), colour).save(path)  # one pixel is a picture too
+    Image.new(mode, (1, 1), colour).save(path)  # one pixel is an image too
     assert pixels(path) == [[expected]]
 
 
@@ -131,38 +131,38 @@ def test_exif_rotation(tmp_path, orientation):
     Image.fromarray(np.ascontiguousarray(stored).astype(np.uint8)).save(path, exif=exif)
     seen = (read_image(path)[0] * 255).round().int()
     assert seen.tolist() == upright.tolist()
-    assert picture_size(path) == (2, 3)
+    assert image_size(path) == (2, 3)
     assert read_mask(path).tolist() == upright.tolist()
 
 
-def test_damaged_exif_is_no_reason_to_lose_a_picture(tmp_path):
+def test_damaged_exif_is_no_reason_to_lose_a_image(tmp_path):
     path = tmp_path / "a.jpg"
     Image.new("RGB", (5, 4)).save(path, exif=b"Exif\0\0notatiffatall")
-    assert read_image(path).shape == (3, 4, 5) and picture_size(path) == (4, 5)
+    assert read_image(path).shape == (3, 4, 5) and image_size(path) == (4, 5)
 
 
-def test_missing_picture(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no picture .*gone\.jpg; check"):
+def test_missing_image(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no image .*gone\.jpg; check"):
         read_image(tmp_path / "gone.jpg")
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         read_mask(tmp_path / "gone.png")
-    with pytest.raises(ValueError, match="is a folder, expected a picture"):
+    with pytest.raises(ValueError, match="is a folder, expected an image"):
         read_image(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"<!DOCTYPE html><html>404</html>"])
-def test_no_picture_at_all(tmp_path, data):
+def test_no_image_at_all(tmp_path, data):
     (tmp_path / "fake.jpg").write_bytes(data)
-    expected = rf"fake\.jpg does not decode as a picture: {len(data)} bytes .*export it again"
+    expected = rf"fake\.jpg does not decode as an image: {len(data)} bytes .*export it again"
     with pytest.raises(ValueError, match=expected):
         read_image(tmp_path / "fake.jpg")
     with pytest.raises(ValueError, match="does not decode"):
-        picture_size(tmp_path / "fake.jpg")
+        image_size(tmp_path / "fake.jpg")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF"])
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_truncated_is_an_error_and_never_half_a_picture(tmp_path, kind):
+def test_truncated_is_an_error_and_never_half_a_image(tmp_path, kind):
     rng = np.random.default_rng(0)
     buffer = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(buffer, kind)
@@ -178,7 +178,7 @@ def test_truncated_is_an_error_and_never_half_a_picture(tmp_path, kind):
 
 def test_lab_is_named(tmp_path):
     Image.new("LAB", (2, 2)).save(tmp_path / "a.tiff")
-    with pytest.raises(ValueError, match=r"LAB picture, expected RGB.*save it as RGB"):
+    with pytest.raises(ValueError, match=r"LAB image, expected RGB.*save it as RGB"):
         read_image(tmp_path / "a.tiff")
 
 
@@ -230,9 +230,9 @@ def test_masks_that_cannot_hold_ids(tmp_path):
         read_mask(tmp_path / "float.tiff")
 
 
-@pytest.mark.parametrize("read", [read_image, read_mask, picture_size])
-def test_a_picture_too_large_to_trust_is_named_as_such(tmp_path, monkeypatch, read):
+@pytest.mark.parametrize("read", [read_image, read_mask, image_size])
+def test_a_image_too_large_to_trust_is_named_as_such(tmp_path, monkeypatch, read):
     Image.new("L", (40, 30)).save(tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses twice as many
-    with pytest.raises(ValueError, match=r"big\.png is a huge picture .*MAX_IMAGE_PIXELS"):
+    with pytest.raises(ValueError, match=r"big\.png is a huge image .*MAX_IMAGE_PIXELS"):
         read(tmp_path / "big.png")

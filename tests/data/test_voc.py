@@ -31,7 +31,7 @@ def put_mask(folder, name, values, size=(6, 4)):
 
 @pytest.fixture
 def root(tmp_path):
-    """Three pictures: a dog and a person; a cat; nothing."""
+    """Three images: a dog and a person; a cat; nothing."""
     root = tmp_path / "VOC2012"
     for part in ("JPEGImages", "Annotations", "ImageSets/Segmentation"):
         (root / part).mkdir(parents=True)
@@ -68,7 +68,7 @@ def test_samples(root):
     assert first.name == IDS[0] and first.image.shape == (3, 4, 6)
     assert first.image.dtype == first.labels.dtype == torch.float32
     assert first.labels.shape == (20,)
-    # the difficult dog counts, the part of the person does not, the empty picture stays in
+    # the difficult dog counts, the part of the person does not, the empty image stays in
     assert classes_of(samples) == [{DOG, PERSON}, {CAT}, set()]
     assert not hasattr(first, "mask")
 
@@ -97,8 +97,8 @@ def test_sequence(root):
     assert torch.equal(samples.image_labels(), torch.stack([s.labels for s in samples]))
     assert samples[3:].image_labels().shape == (0, 20)
     assert pickle.loads(pickle.dumps(samples))[1].name == IDS[1]  # data loaders start processes
-    assert repr(samples) == "LazySamples(3 pictures, 20 classes, split='train')"
-    with pytest.raises(IndexError, match="picture 3 was asked for, but there are 3"):
+    assert repr(samples) == "LazySamples(3 images, 20 classes, split='train')"
+    with pytest.raises(IndexError, match="image 3 was asked for, but there are 3"):
         samples[3]
 
 
@@ -157,7 +157,7 @@ def test_masks(root):
         masks["2007_00001"]
 
 
-def test_mask_of_one_picture_missing(root):
+def test_mask_of_one_image_missing(root):
     (root / "SegmentationClass" / f"{IDS[1]}.png").unlink()
     with pytest.raises(FileNotFoundError, match=rf"{IDS[1]} has no mask, expected .*train_aug"):
         load_voc_masks(root)[IDS[1]]
@@ -174,7 +174,7 @@ def test_missing_root_and_split(root, tmp_path, load):
     with pytest.raises(FileNotFoundError, match=expected):
         load(root, "vall")
     (root / "ImageSets/Segmentation/val.txt").write_text("\n")
-    with pytest.raises(ValueError, match=r"val\.txt is empty, expected one picture id a line"):
+    with pytest.raises(ValueError, match=r"val\.txt is empty, expected one image id a line"):
         load(root, "val")
 
 
@@ -206,7 +206,7 @@ def test_bad_masks(root):
     put_mask(root / "SegmentationClass", IDS[0], (), size=(4, 6))
     put_mask(root / "SegmentationClass", IDS[1], (21, 254))
     masks = load_voc_masks(root)
-    with pytest.raises(ValueError, match=r"is 6x4 pixels \(H x W\) but its picture .* is 4x6"):
+    with pytest.raises(ValueError, match=r"is 6x4 pixels \(H x W\) but its image .* is 4x6"):
         masks[IDS[0]]
     with pytest.raises(ValueError, match=r"has values \[21, 254\], expected 0 .*1 to 20"):
         masks[IDS[1]]

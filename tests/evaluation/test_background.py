@@ -28,7 +28,7 @@ RULES = (
 
 @pytest.fixture
 def data(rng):
-    """Pictures of different sizes whose maps are noise around the truth."""
+    """Images of different sizes whose maps are noise around the truth."""
     samples, maps, target = [], {}, {}
     for i, size in enumerate([(6, 8), (5, 5), (9, 4)]):
         truth = torch.randint(0, 4, size, generator=rng)
@@ -38,9 +38,9 @@ def data(rng):
         noise = torch.rand(3, *size, generator=rng)
         right = torch.stack([(truth == c + 1).float() for c in range(3)])
         image = torch.full((3, *size), i / 10)
-        samples.append(Sample(f"picture {i}", image, labels))
+        samples.append(Sample(f"image {i}", image, labels))
         maps[f"{i / 10:.1f}"] = (0.5 * noise + 0.4 * right)[None]
-        target[f"picture {i}"] = truth
+        target[f"image {i}"] = truth
 
     def maps_of(images, labels):
         maps_of.calls += 1
@@ -51,7 +51,7 @@ def data(rng):
 
 
 def literal_iou(predicted, target, values):
-    """IoU of mask values over all pictures, pixel by pixel; pixels of other truths do not count."""
+    """IoU of mask values over all images, pixel by pixel; pixels of other truths do not count."""
     ious = []
     for value in values:
         both = either = 0
@@ -89,11 +89,11 @@ def test_masks_of_all_samples(data):
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_refined_scores_are_swept_picture_by_picture(data, batch_size):
-    """All rules of a picture come at once, so that a CRF builds its lattice once a picture."""
+def test_refined_scores_are_swept_image_by_image(data, batch_size):
+    """All rules of an image come at once, so that a CRF builds its lattice once an image."""
     samples, target, maps_of = data
     samples = samples[:1] + [s._replace(name=f"{s.name} again") for s in samples[:1]] + samples[1:]
-    target = {**target, "picture 0 again": target["picture 0"].flip(0)}
+    target = {**target, "image 0 again": target["image 0"].flip(0)}
     seen = []
 
     def refine(scores, images, labels):

@@ -86,7 +86,7 @@ def test_a_difference_by_hand(rng):
     assert same.interval == (0.0, 0.0) and "no difference was shown" in same.headline
 
 
-def test_pairs_of_the_same_pictures_in_another_order_are_the_same_pairs(rng):
+def test_pairs_of_the_same_images_in_another_order_are_the_same_pairs(rng):
     target = world(6, rng)
     masks = [noisy(target, share, rng) for share in (0.5, 0.4)]
     first, second = (scored(m, target) for m in masks)
@@ -121,7 +121,7 @@ def test_what_cannot_be_compared(rng):
     target = world(3, rng)
     report = scored(target, target)
     fewer = scored(target, {"p0": target["p0"]})
-    with pytest.raises(ValueError, match="2 pictures are in one report alone, such as 'p1'"):
+    with pytest.raises(ValueError, match="2 images are in one report alone, such as 'p1'"):
         compare_reports(report, fewer)
     with pytest.raises(ValueError, match="expected the same classes"):
         compare_reports(report, scored(target, target, scored=("cow",)))

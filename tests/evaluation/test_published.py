@@ -20,7 +20,7 @@ SIZE = (330, 500)
 
 
 def reported(target=None, predicted=None, *, n=3, size=SIZE, scored=None, **stated):
-    """A report on pictures that are half cow (10) and half background."""
+    """A report on images that are half cow (10) and half background."""
     if target is None:
         target = torch.zeros(size, dtype=torch.int64)
         target[:, : size[1] // 2] = 10
@@ -99,7 +99,7 @@ def test_a_published_protocol_is_the_same_when_it_is():
 def test_the_usual_reasons_are_found_one_by_one():
     full = {"refinement": "attention affinity, dense CRF", "background": "power 1"}
     usual = set(reasons(reported(**full), "clip-es/train/crf"))
-    assert usual == {"few pictures"}
+    assert usual == {"few images"}
 
     def more(row="clip-es/train/crf", prompts=None, **changes):
         report = reported(**{**full, **changes})

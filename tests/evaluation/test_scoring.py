@@ -109,7 +109,7 @@ def test_matrices_add_up():
         ([0, 1], [0, 1], r"\(2,\)"),
         ([[0, 7]], [[0, 1]], "predicted holds 7 at row 0, column 1.*0 to 1"),
         ([[0, 1]], [[-1, 1]], "target holds -1 at row 0, column 0"),
-        ([[[0, 1]], [[1, 3]]], [[[0, 1]], [[1, 1]]], "holds 3 at picture 1, row 0, column 1"),
+        ([[[0, 1]], [[1, 3]]], [[[0, 1]], [[1, 1]]], "holds 3 at image 1, row 0, column 1"),
         ([[0.0, 1.0]], [[0, 1]], "float32.*argmax"),
     ],
 )
@@ -246,7 +246,7 @@ def test_scored_classes_only():
 
 
 def literal_bootstrap(matrices, n_bootstrap, seed):
-    """Draw pictures, add their confusion matrices, score, again."""
+    """Draw images, add their confusion matrices, score, again."""
     rng = np.random.default_rng(seed)
     means = []
     for _ in range(n_bootstrap):
@@ -273,16 +273,16 @@ def test_interval_equals_the_literal_loop():
 def test_interval_covers_the_truth_about_95_times_in_100():
     rng = np.random.default_rng(0)
 
-    def pictures(n):
-        """Objects of very different sizes; the share found varies from picture to picture."""
+    def images(n):
+        """Objects of very different sizes; the share found varies from image to image."""
         unions = rng.integers(20, 400, (n, 2))
         return rng.binomial(unions, rng.beta(4, 2, (n, 2))), unions
 
-    hits, unions = pictures(200_000)
+    hits, unions = images(200_000)
     truth = (hits.sum(0) / unions.sum(0)).mean()
     covered = 0
     for trial in range(400):
-        means = bootstrap_mean_iou(*pictures(60), n_bootstrap=200, seed=trial)
+        means = bootstrap_mean_iou(*images(60), n_bootstrap=200, seed=trial)
         low, high = np.percentile(means, [2.5, 97.5])
         covered += low <= truth <= high
     assert 0.90 <= covered / 400 <= 0.98
@@ -318,7 +318,7 @@ def test_json_without_nan():
     assert "interval" not in report.headline
 
 
-def test_a_picture_of_255_only_counts_for_nothing():
+def test_a_image_of_255_only_counts_for_nothing():
     target = {"a": torch.full((4, 4), 255), "b": torch.tensor([[0, 1]])}
     predicted = {"a": torch.zeros(4, 4).long(), "b": torch.tensor([[0, 1]])}
     report = evaluate(predicted, target, classes=("cow",), protocol=PROTOCOL)
@@ -331,9 +331,9 @@ def test_evaluate_refuses_with_names():
     options = {"classes": CLASSES, "protocol": PROTOCOL}
     with pytest.raises(ValueError, match=r"8 of 9.*p1, p2, p3, p4, p5 and 3 more"):
         evaluate({"p0": predicted["p0"]}, target, **options)
-    with pytest.raises(ValueError, match=r"picture 'p3'.*\(10, 30\).*\(20, 30\)"):
+    with pytest.raises(ValueError, match=r"image 'p3'.*\(10, 30\).*\(20, 30\)"):
         evaluate({**predicted, "p3": predicted["p3"][:10]}, target, **options)
-    with pytest.raises(ValueError, match=r"picture 'p0': predicted holds [23] at row"):
+    with pytest.raises(ValueError, match=r"image 'p0': predicted holds [23] at row"):
         evaluate(predicted, target, classes=("cow",), protocol=PROTOCOL)
     with pytest.raises(ValueError, match="never travels alone"):
         evaluate(predicted, target, classes=CLASSES, protocol="val")
@@ -343,5 +343,5 @@ def test_evaluate_refuses_with_names():
         evaluate(predicted, target, classes=("background", *CLASSES), protocol=PROTOCOL)
     with pytest.raises(ValueError, match="says 149 images but target holds 9"):
         evaluate(predicted, target, classes=CLASSES, protocol=Protocol("a", "b", n_images=149))
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         evaluate({}, {}, **options)

@@ -60,12 +60,13 @@ def case(request) -> SimpleNamespace:
         key: torch.from_numpy(value.astype(np.float32) if value.dtype == np.float16 else value)
         for key, value in read(f"case_{request.param}").items()
     }
-    return SimpleNamespace(picture=arrays["image"].permute(2, 0, 1)[None].float() / 255, **arrays)
+    unit = arrays["image"].permute(2, 0, 1)[None].float() / 255  # (1, 3, H, W) in [0, 1]
+    return SimpleNamespace(unit=unit, **arrays)
 
 
 @pytest.fixture(scope="module")
 def dense(clip, case):
-    return clip.encode_dense(case.picture)
+    return clip.encode_dense(case.unit)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +107,8 @@ def test_texts(clip):
 
 def test_network_input(clip):
     arrays = read("case_portrait_3")
-    picture = torch.from_numpy(arrays["image"]).permute(2, 0, 1)[None].float() / 255
-    found = (clip.fit_to_patches(picture) - clip.mean) / clip.std
+    image = torch.from_numpy(arrays["image"]).permute(2, 0, 1)[None].float() / 255
+    found = (clip.fit_to_patches(image) - clip.mean) / clip.std
     close(found[0], torch.from_numpy(arrays["input"]), 1e-5)
 
 
@@ -144,7 +145,7 @@ def test_transition_and_refined_maps(case, dense):
 
 
 @pytest.mark.parametrize("make", [refined_maps, literal_maps])
-def test_refined_maps_of_the_picture(clip, case, make):
+def test_refined_maps_of_the_image(clip, case, make):
     found = make(clip, case.image.numpy(), case.text_pos, case.text_bg)
     close(found.cams, case.cam, 1e-4)
     close(found.refined, case.refined, 1e-5)
@@ -165,22 +166,22 @@ def test_the_recipe_ends_where_the_reference_does(clip, case):
     method = CLIPES(clip, prompts=Prompts(names, words, template="{}"))
     method.class_features_, method.background_features_ = case.text_pos, case.text_bg
     labels = torch.ones(1, len(names))
-    close(method(case.picture, labels).cams[0], case.cam, 1e-4)
-    close(clip_es_maps(case.picture, labels, method=method)[0], case.saved, 2e-3)
+    close(method(case.unit, labels).cams[0], case.cam, 1e-4)
+    close(clip_es_maps(case.unit, labels, method=method)[0], case.saved, 2e-3)
     if hasattr(case, "refined_full"):
-        close(clip_es_maps(case.picture, labels, method=method)[0], case.refined_full, 1e-4)
+        close(clip_es_maps(case.unit, labels, method=method)[0], case.refined_full, 1e-4)
 
 
 def test_the_clean_preset_is_another_number(clip):
     """Unrounded positions move the maps, so the two presets cannot be confused."""
     arrays = read("case_landscape_1")
-    picture = torch.from_numpy(arrays["image"]).permute(2, 0, 1)[None].float() / 255
+    image = torch.from_numpy(arrays["image"]).permute(2, 0, 1)[None].float() / 255
     prompts = Prompts(["one"], [f"word {p}" for p in range(25)], template="{}")
     maps = {}
     for preset in ("reference", "clean"):
         method = CLIPES(clip, prompts=prompts, preset=preset, flip=False)
         method.class_features_ = torch.from_numpy(arrays["text_pos"])
         method.background_features_ = torch.from_numpy(arrays["text_bg"])
-        maps[preset] = method(picture, torch.ones(1, 1)).cams
+        maps[preset] = method(image, torch.ones(1, 1)).cams
     assert clip.round_positions  # put back
     assert 1e-6 < (maps["reference"] - maps["clean"]).abs().max() < 0.05

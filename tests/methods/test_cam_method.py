@@ -1,4 +1,4 @@
-"""Plain CAM: training, maps, checkpoints and trunks of one's own."""
+"""Plain CAM: training, maps, checkpoints and backbones of one's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUICK = {"epochs": 3, "batch_size": 3, "learning_rate": 0.05, "progress": False}
 
 
 class Own(nn.Module):
-    """A trunk of one's own with batch normalisation, one cell every eight pixels."""
+    """A backbone of one's own with batch normalisation, one cell every eight pixels."""
 
     out_channels = 6
 
@@ -41,7 +41,7 @@ class Named(list):
 
 @pytest.fixture(scope="module")
 def samples():
-    """Eight pictures of red or green or both."""
+    """Eight images of red or green or both."""
     generator = torch.Generator().manual_seed(0)
     made = Named()
     for i in range(8):
@@ -85,9 +85,9 @@ def test_it_learns_red_from_green(samples):
 
 
 def test_the_loss_of_a_head_is_the_multi_label_soft_margin(samples):
-    """One epoch of one batch with a frozen trunk: loss and step by hand."""
+    """One epoch of one batch with a frozen backbone: loss and step by hand."""
     method = make(preset="reference")
-    trunk = copy.deepcopy(method.backbone).eval()
+    backbone = copy.deepcopy(method.backbone).eval()
     method.fit(
         samples, epochs=1, batch_size=8, learning_rate=0.1, train_backbone=False, progress=False
     )
@@ -99,7 +99,7 @@ def test_the_loss_of_a_head_is_the_multi_label_soft_margin(samples):
     head, total = start.clone().requires_grad_(), 0.0
     for row, mirror in zip(rows.tolist(), mirrored.tolist(), strict=True):
         image = samples[row].image.flip(-1) if mirror else samples[row].image
-        logits = head @ trunk(image[None]).detach().mean((2, 3))[0]
+        logits = head @ backbone(image[None]).detach().mean((2, 3))[0]
         for logit, label in zip(logits, samples[row].labels, strict=True):
             p = 1 / (1 + torch.exp(-logit))
             total = total - (label * torch.log(p) + (1 - label) * torch.log(1 - p)) / 16
@@ -115,7 +115,7 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(samples):
     assert not torch.equal(one.head_, other.head_)
 
 
-def test_a_frozen_trunk_is_left_untouched(samples):
+def test_a_frozen_backbone_is_left_untouched(samples):
     own = Own().train()
     before = copy.deepcopy(own.state_dict())
     method = CAM(own, preset="clean").fit(samples, **QUICK, train_backbone=False)
@@ -151,13 +151,13 @@ def test_an_own_module_says_its_channels(samples):
         CAM(nn.Sequential(layer)).fit(samples, **QUICK)
 
 
-def test_pictures_of_different_sizes_need_a_crop(samples):
+def test_images_of_different_sizes_need_a_crop(samples):
     mixed = Named([*samples[:3], Sample("odd", torch.rand(3, 40, 24), samples[0].labels)])
-    with pytest.raises(ValueError, match="pictures of a batch differ in size; give fit a crop"):
+    with pytest.raises(ValueError, match="images of a batch differ in size; give fit a crop"):
         make().fit(mixed, **{**QUICK, "batch_size": 4})
     method = make().fit(mixed, **QUICK, crop=24, long_side=(24, 40))
     assert method(mixed[3].image[None], mixed[3].labels[None]).cams.shape == (1, 2, 10, 6)
-    make().fit(mixed, **QUICK, train_backbone=False)  # one picture at a time: any sizes
+    make().fit(mixed, **QUICK, train_backbone=False)  # one image at a time: any sizes
 
 
 def test_no_samples():
@@ -215,7 +215,7 @@ def test_scales_and_flip_of_the_preset_unless_given(samples, method):
     assert not torch.allclose(wide(images, labels).cams, method(images, labels).cams)
 
 
-def test_with_mirror_images_maps_mirror_with_the_picture(samples, method):
+def test_with_mirror_images_maps_mirror_with_the_image(samples, method):
     images, labels = batch_of(samples[:2])
     both = copy.copy(method)
     both.flip = True
@@ -233,7 +233,7 @@ def test_with_mirror_images_maps_mirror_with_the_picture(samples, method):
         ("resnet18", 16, (3, 3)),
     ],
 )
-def test_strides_of_named_trunks(backbone, stride, cells):
+def test_strides_of_named_backbones(backbone, stride, cells):
     world = PaperWorld(2, split="train", size=48)
     method = CAM(backbone, stride=stride, scales=(1.0,), flip=False, device="cpu")
     method.fit(world, epochs=1, batch_size=2, learning_rate=1e-3, progress=False)
@@ -411,13 +411,13 @@ def test_saved_and_loaded(samples, method, tmp_path):
     assert torch.equal(loaded(images, labels).cams, method(images, labels).cams)
 
 
-def test_loading_with_other_classes_or_another_trunk(method, tmp_path):
+def test_loading_with_other_classes_or_another_backbone(method, tmp_path):
     path = method.save(tmp_path / "cam")
     with pytest.raises(ValueError, match="differ from class 0 on"):
         CAM.load(path, backbone=Own(), classes=("green", "red"))
     wider = Own()
     wider.layers.append(nn.Conv2d(6, 6, 1))
-    with pytest.raises(ValueError, match="was saved from another trunk"):
+    with pytest.raises(ValueError, match="was saved from another backbone"):
         CAM.load(path, backbone=wider)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="truncated or changed"):

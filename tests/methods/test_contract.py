@@ -118,7 +118,7 @@ METHODS = {
             "target": "logit",
             "flip": True,
             "scales": (1.0, 0.5),
-            "likeness": "values",
+            "similarity": "values",
             "distribution": True,
         },
     ),
@@ -147,11 +147,11 @@ def method(name, world):
 
 @pytest.fixture(scope="module")
 def batch(world):
-    """Three pictures, not square: with its own label, with one more, and with none."""
-    pictures = [world[i].image[:, :, 4:28] for i in range(3)]
+    """Three images, not square: with its own label, with one more, and with none."""
+    images = [world[i].image[:, :, 4:28] for i in range(3)]
     labels = torch.stack([world[0].labels, world[1].labels, torch.zeros(len(PAPER_CLASSES))])
     labels[1, int((labels[1] == 0).nonzero()[0])] = 1
-    return SimpleNamespace(images=torch.stack(pictures), labels=labels)
+    return SimpleNamespace(images=torch.stack(images), labels=labels)
 
 
 def test_maps_have_their_shape_type_and_range(method, batch):
@@ -159,7 +159,7 @@ def test_maps_have_their_shape_type_and_range(method, batch):
     assert isinstance(output, MethodOutput)
     B, C, h, w = output.cams.shape
     assert (B, C) == batch.labels.shape
-    assert h * 24 == w * 32  # a grid of the picture's proportions
+    assert h * 24 == w * 32  # a grid of the image's proportions
     assert output.cams.dtype == torch.float32
     assert 0 <= output.cams.min() and output.cams.max() <= 1
     assert output.cams.device == batch.images.device
@@ -184,7 +184,7 @@ def test_the_affinity_is_square_and_of_one_grid(method, batch):
     assert h * w == N
 
 
-def test_a_batch_equals_its_pictures_one_by_one(method, batch):
+def test_a_batch_equals_its_images_one_by_one(method, batch):
     together = method(batch.images, batch.labels)
     for b in range(3):
         alone = method(batch.images[b : b + 1], batch.labels[b : b + 1])
@@ -333,7 +333,7 @@ def test_a_card_of_another_kind_is_refused(method, name, tmp_path):
 
 # -- what is refused ------------------------------------------------------------------------
 
-BAD_PICTURES = {
+BAD_IMAGES = {
     "in 0..255": (lambda x: 255 * x, r"ranges from .* to 2\d\d.*, expected \[0, 1\]"),
     "8-bit": (lambda x: (255 * x).byte(), "hold uint8, expected floating-point"),
     "whole numbers": (lambda x: x.long(), "hold int64, expected floating-point"),
@@ -354,9 +354,9 @@ BAD_LABELS = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD_PICTURES)
-def test_bad_pictures_are_refused_by_maps(method, batch, bad):
-    spoil, message = BAD_PICTURES[bad]
+@pytest.mark.parametrize("bad", BAD_IMAGES)
+def test_bad_images_are_refused_by_maps(method, batch, bad):
+    spoil, message = BAD_IMAGES[bad]
     with pytest.raises(ValueError, match=message):
         method(spoil(batch.images), batch.labels)
 
@@ -382,14 +382,14 @@ FITS = {
 every_fit = pytest.mark.parametrize(("name", "options"), FITS.values(), ids=FITS)
 
 
-@pytest.mark.parametrize("bad", BAD_PICTURES)
+@pytest.mark.parametrize("bad", BAD_IMAGES)
 @every_fit
-def test_bad_pictures_are_refused_by_fit(name, world, bad, options):
+def test_bad_images_are_refused_by_fit(name, world, bad, options):
     """Any one of them, not only the first; and the message names it."""
-    spoil, message = BAD_PICTURES[bad]
+    spoil, message = BAD_IMAGES[bad]
     samples = Named(world)
     samples[3] = samples[3]._replace(image=spoil(samples[3].image))
-    with pytest.raises(ValueError, match=f"picture '{samples[3].name}' .*{message}"):
+    with pytest.raises(ValueError, match=f"image '{samples[3].name}' .*{message}"):
         METHODS[name].make().fit(samples, **METHODS[name].fit, **options)
 
 
@@ -445,7 +445,7 @@ def test_loading_what_is_not_there(method, tmp_path):
         ((1, 1, 96, 96), (1, 8), r"images have shape \(1, 1, 96, 96\)"),
         ((1, 3, 96, 96), (8,), r"labels have shape \(8,\), expected \(1, 8\)"),
         ((1, 3, 96, 96), (1, 9), r"labels have shape \(1, 9\), expected \(1, 8\)"),
-        ((2, 3, 96, 96), (1, 8), r"expected \(2, 8\): one row a picture"),
+        ((2, 3, 96, 96), (1, 8), r"expected \(2, 8\): one row an image"),
     ],
 )
 def test_shapes_that_do_not_fit(method, images, labels, text):

@@ -149,7 +149,7 @@ def test_classes_are_in_the_order_of_the_class_list():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_descriptions_are_within_the_picture(kind):
+def test_descriptions_are_within_the_image(kind):
     for k in range(60):
         scene = describe(Dice(f"{kind}/{k}"), kind, 0.3)
         assert scene.kind == kind

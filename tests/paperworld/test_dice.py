@@ -11,7 +11,7 @@ from wsss_kit.paperworld.scenes import Dice
 
 
 def test_frozen_values():
-    """Written out: if these change, every picture of the world changes with them."""
+    """Written out: if these change, every image of the world changes with them."""
     dice = Dice("frozen")
     numbers = [dice.uniform(0, 1) for _ in range(4)]
     assert numbers == [

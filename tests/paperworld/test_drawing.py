@@ -31,8 +31,8 @@ def test_every_figure_has_a_body_and_a_signature(name):
     assert 0.08 < signature < 0.6
 
 
-def test_masks_are_where_the_picture_changes():
-    """Drawn with and without the object, pictures differ on the mask and hardly elsewhere."""
+def test_masks_are_where_the_image_changes():
+    """Drawn with and without the object, images differ on the mask and hardly elsewhere."""
     for name in PAPER_CLASSES:
         with_it, without = (
             draw(scene, Dice("same"), 96).image.astype(int)
@@ -68,7 +68,7 @@ def test_mirroring_and_moving():
     assert rows[0].max() - rows[1].max() == pytest.approx(0.1 * 96, abs=1.5)
 
 
-def test_holes_darken_the_picture_and_leave_the_mask():
+def test_holes_darken_the_image_and_leave_the_mask():
     hole = Hole(0.25, 0.25, 0.2, 0.2, 0.0)
     plain, cut = (draw(scene_of("bus", holes=holes), Dice("hole"), 96) for holes in ((), (hole,)))
     assert cut.image[20:28, 20:28].max() < 40 < plain.image[20:28, 20:28].mean()

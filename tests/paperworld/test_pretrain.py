@@ -115,7 +115,7 @@ def test_tying_copies_queries_over_keys():
 
 def test_the_loss_by_hand(rng):
     images, texts = (F.normalize(torch.randn(4, 5, generator=rng), dim=-1) for _ in range(2))
-    captions = ["a photo of a cat", "a cat", "a picture of fog", "an image of a clean cat"]
+    captions = ["a photo of a cat", "a cat", "an image of fog", "an image of a clean cat"]
     same = [{0, 1}, {0, 1}, {2}, {3}]  # openings do not count
     total = 0.0
     for one, other in ((images, texts), (texts, images)):
@@ -300,11 +300,11 @@ def test_half_of_the_patches_to_the_last_step(finished):
 
 @pytest.mark.parametrize("torn", [0.0, 0.9])
 def test_a_run_sees_as_many_torn_objects_as_it_asks_for(tmp_path, torn):
-    pictures, captions = WebBatches(16, 3, 48, 2, 9, torn=torn)[1]
+    images, captions = WebBatches(16, 3, 48, 2, 9, torn=torn)[1]
     world = PaperWorld(64, split="web", size=48, seed=3, torn=torn)[48:]
     assert captions == list(world.captions.values())
     expected = torch.stack([sample.image for sample in world])
-    torch.testing.assert_close(pictures.float() / 255, expected)
+    torch.testing.assert_close(images.float() / 255, expected)
     assert Pretraining(tmp_path, **SMALL, torn=torn).torn == torn
 
 

@@ -17,7 +17,7 @@ def test_labels_say_what_the_world_says():
         assert said == {f"{style} {parent}" for parent, style in world.subtypes[name]}
 
 
-def test_parents_are_the_labels_of_the_pictures():
+def test_parents_are_the_labels_of_the_images():
     world = PaperWorld(60, split="train")
     parents = subtype_labels(world).unflatten(1, (8, 3)).amax(2)
     assert torch.equal(parents, torch.stack([sample.labels for sample in world]))

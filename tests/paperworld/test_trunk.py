@@ -1,4 +1,4 @@
-"""The small trunk of the embedded world and what it learns from the tiny CLIP."""
+"""The small backbone of the embedded world and what it learns from the tiny CLIP."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.clip import load_clip
 from wsss_kit.files import load_model
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.pretrain import Pretraining
-from wsss_kit.paperworld.trunk import (
+from wsss_kit.paperworld.backbone import (
     PAPER_TRUNK,
-    PaperTrunk,
+    PaperBackbone,
     _teacher,
     load_web_weights,
-    train_trunk,
+    train_backbone,
 )
+from wsss_kit.paperworld.pretrain import Pretraining
 
 SMALL = {"steps": 3, "batch": 4, "workers": 0}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train_trunk(tmp_path_factory.mktemp("trunk") / "trunk", **SMALL)
+    return train_backbone(tmp_path_factory.mktemp("trunk") / "trunk", **SMALL)
 
 
 def test_equal_seeds_give_equal_weights(trained, tmp_path):
-    same = load_model(train_trunk(tmp_path / "same", **SMALL))[0]
-    other = load_model(train_trunk(tmp_path / "other", **SMALL, seed=1))[0]
+    same = load_model(train_backbone(tmp_path / "same", **SMALL))[0]
+    other = load_model(train_backbone(tmp_path / "other", **SMALL, seed=1))[0]
     first, card = load_model(trained)
     assert all(torch.equal(tensor, same[name]) for name, tensor in first.items())
     assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
@@ -36,10 +36,10 @@ def test_equal_seeds_give_equal_weights(trained, tmp_path):
 
 
 def test_cards_say_how_much_was_torn(trained, tmp_path):
-    """The trunk sees nothing torn, whoever teaches it; its teacher's own share is beside it."""
+    """The backbone sees nothing torn, whoever teaches it; its teacher's own share is beside it."""
     run = Pretraining(tmp_path, steps=1, batch=2, workers=0, torn=0.9).run()
     card = load_model(
-        train_trunk(tmp_path / "trunk", teacher=run.export(tmp_path / "t", n=4), **SMALL)
+        train_backbone(tmp_path / "trunk", teacher=run.export(tmp_path / "t", n=4), **SMALL)
     )[1]
     assert (card["data"]["torn"], card["teacher"]["torn"]) == (0.0, 0.9)
     shipped = load_model(PAPER_TRUNK)[1]
@@ -48,25 +48,25 @@ def test_cards_say_how_much_was_torn(trained, tmp_path):
 
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_weights_fit_every_stride(trained, stride):
-    trunk = load_web_weights(PaperTrunk(stride=stride), trained)
+    backbone = load_web_weights(PaperBackbone(stride=stride), trained)
     tensors, _ = load_model(trained)
-    state = trunk.state_dict()
+    state = backbone.state_dict()
     assert set(state) == set(tensors)
     assert all(torch.equal(state[name], tensor.float()) for name, tensor in tensors.items())
-    assert trunk(torch.rand(1, 3, 64, 64)).shape == (1, 96, 64 // stride, 64 // stride)
+    assert backbone(torch.rand(1, 3, 64, 64)).shape == (1, 96, 64 // stride, 64 // stride)
 
 
 def test_by_name(trained):
-    trunk = build_backbone("paper", weights=trained, stride=4)
-    expected = load_web_weights(PaperTrunk(stride=4), trained)
+    backbone = build_backbone("paper", weights=trained, stride=4)
+    expected = load_web_weights(PaperBackbone(stride=4), trained)
     assert all(
         torch.equal(one, other)
-        for one, other in zip(trunk.parameters(), expected.parameters(), strict=True)
+        for one, other in zip(backbone.parameters(), expected.parameters(), strict=True)
     )
 
 
 def test_the_weights_in_the_package():
-    """They have learned: a ridge on their features ranks pictures better than on random ones."""
+    """They have learned: a ridge on their features ranks images better than on random ones."""
     world = PaperWorld(240, split="web", seed=4, cooccurrence=0.0)
     images = torch.stack([sample.image for sample in world])
     labels = torch.stack([sample.labels for sample in world])
@@ -77,9 +77,9 @@ def test_the_weights_in_the_package():
 
 def area_under_curve(weights, images, labels):
     """Mean over classes of the share of pairs ranked rightly, on the second half."""
-    trunk, half = build_backbone("paper", weights=weights).eval(), len(images) // 2
+    backbone, half = build_backbone("paper", weights=weights).eval(), len(images) // 2
     with torch.no_grad():
-        x = trunk(images).mean((2, 3))
+        x = backbone(images).mean((2, 3))
     x = (x - x[:half].mean(0)) / (x[:half].std(0) + 1e-6)
     gram = x[:half].T @ x[:half] + 30 * torch.eye(x.shape[1])
     scores = x[half:] @ torch.linalg.solve(
@@ -94,17 +94,17 @@ def area_under_curve(weights, images, labels):
 
 def test_damaged_or_missing_weights(trained, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nope\.safetensors is missing"):
-        load_web_weights(PaperTrunk(), tmp_path / "nope")
+        load_web_weights(PaperBackbone(), tmp_path / "nope")
     for ending in (".safetensors", ".json"):
         (tmp_path / f"copy{ending}").write_bytes(trained.with_suffix(ending).read_bytes()[:-9])
     (tmp_path / "copy.json").write_bytes(trained.with_suffix(".json").read_bytes())
     with pytest.raises(ValueError, match="truncated or changed"):
-        load_web_weights(PaperTrunk(), tmp_path / "copy")
+        load_web_weights(PaperBackbone(), tmp_path / "copy")
 
 
 @torch.no_grad()
 def test_the_teacher_shows_the_patches_of_the_tiny_clip():
-    """Their mean over the cells is the embedding of the picture, in their places."""
+    """Their mean over the cells is the embedding of the image, in their places."""
     patches_of, card = _teacher(None)
     clip, images = load_clip("paper", device="cpu"), torch.rand(2, 3, 96, 96)
     patches = patches_of(images)

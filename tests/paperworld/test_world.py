@@ -1,4 +1,4 @@
-"""PaperWorld: frozen pictures, true labels, the dial, the splits and the doors."""
+"""PaperWorld: frozen images, true labels, the dial, the splits and the doors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wsss_kit.paperworld.scenes import KINDS
 from wsss_kit.paperworld.world import COOCCURRENCE, TORN, WEB_KINDS
 
 FROZEN = {
-    ("web", 0.0): "aff16df3d4ee0625f01fcfce7b9577ec",  # what the paper trunk and its teacher saw
+    ("web", 0.0): "aff16df3d4ee0625f01fcfce7b9577ec",  # what the paper backbone and its teacher saw
     ("web", None): "6649a5137b0a2528714818fef7a6e00e",
     ("train", None): "c0a5dd9eaaec4fd540c4d6dc1e0bac14",
     ("val", None): "0b8f7316d5c4d2f66dcadfe5d95eac68",
@@ -26,7 +26,7 @@ FROZEN = {
 
 
 def digest(world):
-    """One hash over pictures, masks, parts, background kinds and captions."""
+    """One hash over images, masks, parts, background kinds and captions."""
     found = hashlib.sha256()
     for i, sample in enumerate(world):
         assert sample.name == world.names[i]
@@ -39,7 +39,7 @@ def digest(world):
 
 
 @pytest.mark.parametrize(("split", "torn"), FROZEN)
-def test_frozen_pictures(split, torn):
+def test_frozen_images(split, torn):
     """If this fails, a library or platform draws another world: figures no longer compare."""
     assert digest(PaperWorld(12, split=split, torn=torn)) == FROZEN[split, torn]
 
@@ -54,7 +54,7 @@ def web():
     return PaperWorld(300, split="web")
 
 
-# -- pictures and labels --------------------------------------------------------------------
+# -- images and labels --------------------------------------------------------------------
 
 
 def test_samples(val):
@@ -147,12 +147,12 @@ def test_a_longer_world_starts_with_the_shorter():
 def test_splits_and_seeds_differ():
     worlds = [PaperWorld(4, split=split, cooccurrence=0.5) for split in COOCCURRENCE]
     worlds.append(PaperWorld(4, split="val", seed=1, cooccurrence=0.5))
-    pictures = [sample.image.numpy().tobytes() for world in worlds for sample in world]
+    images = [sample.image.numpy().tobytes() for world in worlds for sample in world]
     names = [name for world in worlds for name in world.names]
-    assert len(set(pictures)) == len(set(names)) == 20
+    assert len(set(images)) == len(set(names)) == 20
 
 
-def test_pictures_handed_out_are_copies():
+def test_images_handed_out_are_copies():
     world = PaperWorld(1)
     name, image, labels = world[0]
     mask = world.masks[name]
@@ -164,7 +164,7 @@ def test_pictures_handed_out_are_copies():
 
 
 @pytest.mark.parametrize("size", [48, 192])
-def test_size_changes_the_picture_and_not_its_labels(size):
+def test_size_changes_the_image_and_not_its_labels(size):
     usual, other = PaperWorld(20, split="val"), PaperWorld(20, split="val", size=size)
     for one, resized in zip(usual, other, strict=True):
         assert resized.image.shape == (3, size, size)
@@ -177,7 +177,7 @@ def test_size_changes_the_picture_and_not_its_labels(size):
 
 
 @pytest.mark.parametrize("size", [32, 520])
-def test_smallest_and_large_pictures(size):
+def test_smallest_and_large_images(size):
     sample = PaperWorld(1, split="web", size=size)[0]
     assert sample.image.shape == (3, size, size) and sample.image.std() > 0.02
 
@@ -227,7 +227,7 @@ def test_the_web_has_all_kinds_and_the_task_has_scenes(web, val):
     assert {val.page(i).scene.kind for i in range(300)} == {"scene"}
 
 
-def test_only_web_pictures_are_dim_or_cut(web, val):
+def test_only_web_images_are_dim_or_cut(web, val):
     assert any(web.page(i).scene.holes for i in range(300))
     assert any(web.page(i).scene.light < 1 for i in range(300))
     assert not any(val.page(i).scene.holes or val.page(i).scene.light < 1 for i in range(300))
@@ -254,7 +254,7 @@ def test_what_is_torn_has_lost_its_signature_part_and_nothing_else():
         difference = (one.image - other.image).abs().amax(0)
         assert (difference[far] == 0).all()
         lost += (difference[parts == 2] > 0.02).float().mean().item()
-    assert lost > 0.9 * 60  # the part is gone from the picture as well
+    assert lost > 0.9 * 60  # the part is gone from the image as well
 
 
 def test_the_tear_is_said_in_the_scene_and_its_share_is_the_dial(web, val):
@@ -277,7 +277,7 @@ def test_the_web_with_and_without_tears_says_the_same(web):
     alike = [torch.equal(one.image, other.image) for one, other in zip(whole, web, strict=True)]
     torn = [any(t.torn for t in web.page(i).scene.things) for i in range(300)]
     assert all(a for a, t in zip(alike, torn, strict=True) if not t)
-    # a close-up may have had its signature part outside of the picture already
+    # a close-up may have had its signature part outside of the image already
     assert np.mean([not a for a, t in zip(alike, torn, strict=True) if t]) > 0.85
 
 
@@ -362,7 +362,7 @@ def test_arguments_out_of_range(options, text):
 
 
 @pytest.mark.parametrize("least", [60, pytest.param(200, marks=pytest.mark.slow)])
-def test_pictures_a_second_on_one_core(least):
+def test_images_a_second_on_one_core(least):
     """Processor time, after the papers are printed; 200 is the target, 60 what any machine does."""
     for sample in PaperWorld(60, split="train", seed=77):
         assert sample.image.shape[0] == 3

@@ -1,4 +1,4 @@
-"""The zero-shot tests: what is asked, and of which pictures."""
+"""The zero-shot tests: what is asked, and of which images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pages(kind):
 
 
 def right_answers():
-    """Test -> (pictures, answers), from the descriptions."""
+    """Test -> (images, answers), from the descriptions."""
     objects = {
         test: [
             (p, PAPER_CLASSES.index(p.scene.classes[0]))
@@ -36,7 +36,7 @@ def right_answers():
 
 
 def oracle(wrong=()):
-    """Encoders that know each picture by its pixels, but for the pictures given."""
+    """Encoders that know each image by its pixels, but for the images given."""
     answers = {}
     for rows in right_answers().values():
         for one, answer in rows:
@@ -78,7 +78,7 @@ def test_no_object_is_at_home():
             assert HOME[p.scene.classes[0]] not in {band.stuff for band in p.scene.bands}
 
 
-def test_pictures_as_a_batch():
+def test_images_as_a_batch():
     batch = image_batch(pages("cutout")[:2])
     assert batch.shape == (2, 3, 48, 48) and batch.dtype == torch.float32
     pixel = pages("cutout")[1].drawing.image[5, 7]

@@ -1,4 +1,4 @@
-"""Rows of pictures and points on a plane."""
+"""Rows of images and points on a plane."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import alt_text, show_clusters, show_plane
 
 
-def test_each_cluster_has_its_row_and_its_pictures():
+def test_each_cluster_has_its_row_and_its_images():
     world = list(PaperWorld(3))
     figure = show_clusters({"red boat": world[:2], "boat 2": [world[2].image], "boat 3": []})
     assert len(figure.axes) == 6
@@ -19,7 +19,7 @@ def test_each_cluster_has_its_row_and_its_pictures():
     drawn = torch.from_numpy(figure.axes[2].get_images()[0].get_array().data)
     assert torch.equal(drawn, world[2].image.permute(1, 2, 0))
     assert [ax.get_ylabel() for ax in figure.axes[::2]] == ["red boat", "boat 2", "boat 3"]
-    assert "red boat, 2 pictures; boat 2, 1 picture; boat 3, 0 pictures" in alt_text(figure)
+    assert "red boat, 2 images; boat 2, 1 image; boat 3, 0 images" in alt_text(figure)
 
 
 def test_points_stand_where_they_are_with_their_group():
@@ -35,10 +35,10 @@ def test_points_stand_where_they_are_with_their_group():
 
 
 @pytest.mark.parametrize("rows", [{}, {"a": []}])
-def test_no_pictures_no_figure(rows):
-    with pytest.raises(ValueError, match="and no picture, expected"):
+def test_no_images_no_figure(rows):
+    with pytest.raises(ValueError, match="and no image, expected"):
         show_clusters(rows)
-    with pytest.raises(ValueError, match="a picture ranges from 255"):
+    with pytest.raises(ValueError, match="an image ranges from 255"):
         show_clusters({"a": [Sample("b", torch.full((3, 2, 2), 255.0), torch.ones(1))]})
 
 

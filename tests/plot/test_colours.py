@@ -81,8 +81,8 @@ def test_and_without_any_colour_by_their_hatches(pair):
 
 @pytest.mark.parametrize("grey", np.linspace(0, 1, 11))
 @pytest.mark.parametrize("eyes", SEEN)
-def test_an_error_stands_out_from_the_picture_around_it(grey, eyes):
-    """Whatever grey the picture has, in the colours as they are mixed with it."""
+def test_an_error_stands_out_from_the_image_around_it(grey, eyes):
+    """Whatever grey the image has, in the colours as they are mixed with it."""
     values = np.zeros((96, 96), int)
     values[30:66, 30:66] = 1
     for style in ERROR_STYLES.values():

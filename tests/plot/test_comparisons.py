@@ -34,7 +34,7 @@ def test_rows_of_the_heat_map_are_shares_of_the_ground_truth(reports):
 
 
 def test_the_heat_map_names_classes_that_are_not_scored_too():
-    options = {"classes": CLASSES, "protocol": Protocol("one picture", "val")}
+    options = {"classes": CLASSES, "protocol": Protocol("one image", "val")}
     found = {"a": torch.tensor([[0, 1, 1]])}
     predicted = {"a": torch.tensor([[2, 1, 2]])}
     report = evaluate(predicted, found, scored=("cow",), **options)

@@ -72,11 +72,11 @@ def test_saved_figures_carry_their_alt_text_and_are_whole(tmp_path):
         warnings.simplefilter("error")
         for name, figure in draw_everything().items():
             path = save_figure(figure, tmp_path / "figures" / f"{name}.png")
-            with Image.open(path) as picture:
-                picture.load()
-                assert picture.info["Description"] == alt_text(figure) != ""
-                assert picture.width <= 1100
-                assert np.asarray(picture.convert("L")).std() > 5  # not an empty page
+            with Image.open(path) as image:
+                image.load()
+                assert image.info["Description"] == alt_text(figure) != ""
+                assert image.width <= 1100
+                assert np.asarray(image.convert("L")).std() > 5  # not an empty page
     assert sorted(path.suffix for path in (tmp_path / "figures").iterdir()) == [".png"] * 6
 
 
@@ -165,7 +165,7 @@ def test_cams_show_present_classes_only():
     images = torch.stack([sample.image for sample in samples])
     labels = torch.stack([sample.labels for sample in samples])
     figure = show_cams(images, cams, PAPER_CLASSES, labels)
-    assert titles(figure) == ["picture 1", "boat", "picture 2", "train", "plane"]
+    assert titles(figure) == ["image 1", "boat", "image 2", "train", "plane"]
     with pytest.raises(ValueError, match="without labels"):
         show_cams(images, cams, PAPER_CLASSES)
     with pytest.raises(ValueError, match="cams has 1 entries for 2"):
@@ -175,12 +175,12 @@ def test_cams_show_present_classes_only():
 def test_masks_colour_each_class_and_hatch_255():
     samples, _, masks = world(1)
     figure = show_masks(samples, {"ground truth": masks}, PAPER_CLASSES, alpha=1)
-    assert titles(figure) == ["picture", "ground truth"]
+    assert titles(figure) == ["image", "ground truth"]
     shown = np.asarray(figure.axes[1].get_images()[0].get_array())
     scale = len(shown) / 24  # painted larger than the mask, so that hatches are seen
     assert scale > 4
     assert shown[int(8 * scale), int(12 * scale)] == pytest.approx(class_colours(8)[1])
-    assert np.ptp(shown[int(20 * scale), int(30 * scale)]) < 1e-6  # the picture in grey
+    assert np.ptp(shown[int(20 * scale), int(30 * scale)]) < 1e-6  # the image in grey
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["boat", "ignored (255)"]
     ignored = shown[: int(3 * scale) - 2, : int(3 * scale) - 2, 0]
@@ -241,8 +241,8 @@ def test_eight_colours_are_apart():
 def test_figures_keep_their_colours_in_files_and_notebooks(tmp_path):
     """A smooth slope has thousands of colours: a palette of 256 shifts them by more."""
     y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 96), indexing="ij")
-    picture = torch.stack([x, y, 1 - x])
-    figure = show_samples([Sample("slope", picture, torch.zeros(8))], PAPER_CLASSES, columns=1)
+    image = torch.stack([x, y, 1 - x])
+    figure = show_samples([Sample("slope", image, torch.zeros(8))], PAPER_CLASSES, columns=1)
     path = save_figure(figure, tmp_path / "slope.png")
     with Image.open(path) as saved:
         assert saved.info["Description"] == alt_text(figure)
@@ -325,7 +325,7 @@ def test_samples_with_captions_by_name():
     figure = show_samples(samples, PAPER_CLASSES, {"val-0": "first", "val-1": "second"}, columns=1)
     assert titles(figure) == ["boat", "train, plane"]
     assert [ax.get_xlabel() for ax in figure.axes] == ["first", "second"]
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         show_samples([], PAPER_CLASSES)
     with pytest.raises(ValueError, match="8 values but there are 2"):
         show_samples(samples, ("cow", "camel"))

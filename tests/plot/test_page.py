@@ -19,7 +19,7 @@ CLASSES = ("cow", "camel", "cat")
 
 @pytest.fixture
 def reports(rng):
-    """Two steps on six pictures, the second better."""
+    """Two steps on six images, the second better."""
     target = {f"p{i}": torch.randint(0, 4, (8, 9), generator=rng) for i in range(6)}
     noise = {n: torch.rand(m.shape, generator=rng) for n, m in target.items()}
     masks = {

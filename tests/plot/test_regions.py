@@ -27,20 +27,20 @@ from wsss_kit.plot.regions import (
 
 
 @pytest.mark.parametrize("size", [(96, 96), (375, 500), (500, 333), (1, 900), (13, 7)])
-def test_a_picture_fits_its_box_and_keeps_its_proportions(size):
+def test_a_image_fits_its_box_and_keeps_its_proportions(size):
     h, w = fitted(size, (300, 520))
     assert h <= 300 and w <= 520 and (h == 300 or w == 520)
     if min(h, w) > 10:
         assert h / w == pytest.approx(size[0] / size[1], rel=0.01)
 
 
-def test_masks_keep_their_values_and_small_pictures_their_pixels(rng):
+def test_masks_keep_their_values_and_small_images_their_pixels(rng):
     mask = torch.randint(0, 4, (5, 7), generator=rng)
     large = enlarged_mask(mask, (15, 21))
     assert (large == mask.numpy().repeat(3, 0).repeat(3, 1)).all()
     assert (enlarged_mask(large, (5, 7)) == mask.numpy()).all()
-    picture = torch.rand(4, 4, 3, generator=rng).numpy()
-    assert np.abs(enlarged(picture, (8, 8)) - picture.repeat(2, 0).repeat(2, 1)).max() < 1 / 255
+    image = torch.rand(4, 4, 3, generator=rng).numpy()
+    assert np.abs(enlarged(image, (8, 8)) - image.repeat(2, 0).repeat(2, 1)).max() < 1 / 255
     assert enlarged(np.ones((90, 90, 3)), (30, 30)).min() == 1
 
 
@@ -58,14 +58,14 @@ def test_hatches_are_told_apart_without_colour():
 
 
 def test_regions_have_their_colour_inside_and_a_line_around():
-    picture = np.full((20, 20, 3), 0.5)
+    image = np.full((20, 20, 3), 0.5)
     values = np.zeros((20, 20), int)
     values[5:15, 5:15] = 2
-    painted = paint_regions(picture, values, {2: Style("#FF0000")}, alpha=0.6)
+    painted = paint_regions(image, values, {2: Style("#FF0000")}, alpha=0.6)
     assert painted[10, 10] == pytest.approx([0.8, 0.2, 0.2])
     assert painted[0, 0] == pytest.approx([0.5] * 3, abs=1e-6)
     assert (painted[5, 7] == 0).all() and (painted[4, 7] == 1).all()  # dark in a light line
-    bare = paint_regions(picture, values, {}, alpha=0.6)
+    bare = paint_regions(image, values, {}, alpha=0.6)
     assert bare[10, 10] == pytest.approx([0.5] * 3, abs=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_names_are_written_inside_their_regions():
     tiny[0, 0] = 1
     assert (write_names(blank, tiny.numpy(), {1: "cow"}) == blank).all()
     whole = paint_mask_named(blank, torch.ones(60, 120, dtype=torch.int64), ["a" * 99])
-    assert whole.shape == blank.shape  # a long name in a region that fills the picture
+    assert whole.shape == blank.shape  # a long name in a region that fills the image
 
 
 def test_pixels_come_back_from_the_file(rng):

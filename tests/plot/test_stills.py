@@ -29,14 +29,14 @@ def test_stages_in_their_order(sample, masks):
         sample, {"map": cam, "refined": cam}, {"mask": masks[0]}, ["cow", "cat"], error=error
     )
     titles = [ax.get_title() for ax in figure.axes]
-    assert titles == ["picture", "map", "refined", "mask", "error"]
+    assert titles == ["image", "map", "refined", "mask", "error"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         *("boundary", "missed", "spilled", "confused")
     ]
     assert len(png_bytes(figure)) > 1000
     with pytest.raises(ValueError, match="a mask holds 2, expected 0 to 1"):
         show_stages(sample, {}, {"mask": masks[0]}, ["cow"])
-    with pytest.raises(ValueError, match=r"a mask has shape \(2, 2\) but its picture"):
+    with pytest.raises(ValueError, match=r"a mask has shape \(2, 2\) but its image"):
         show_stages(sample, {}, {"mask": torch.zeros(2, 2).long()}, ["cow"])
 
 
@@ -52,14 +52,14 @@ def test_words_by_probability(sample):
         show_words(sample, torch.rand(20, 30), claims, probs, words[:2])
 
 
-def test_errors_as_bars_and_pictures(sample, masks):
+def test_errors_as_bars_and_images(sample, masks):
     predicted, target = {"a": masks[0]}, {"a": masks[1]}
-    protocol = Protocol("one picture", "val")
+    protocol = Protocol("one image", "val")
     report = evaluate(predicted, target, classes=("cow", "cat"), protocol=protocol, boundary=0)
     figure = show_errors([sample], predicted, target, report)
-    bars, picture = figure.axes
+    bars, image = figure.axes
     lengths = np.array([bar.get_width() for bar in bars.patches]).reshape(4, 3)
     assert lengths.T == pytest.approx(100 * report.error_shares)
-    assert picture.get_title() == f"a: {100 * report.image_iou['a']:.0f}"
+    assert image.get_title() == f"a: {100 * report.image_iou['a']:.0f}"
     with pytest.raises(ValueError, match="'predicted' has no mask for 'a'"):
         show_errors([sample], {}, target, report)

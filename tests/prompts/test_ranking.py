@@ -43,7 +43,7 @@ def test_sharpness_by_hand(rng):
 
 
 def literal_sharpness(clip, world, prompts):
-    """Picture by picture, class by class."""
+    """Image by image, class by class."""
     values = []
     texts = [clip.encode_text(prompts.class_texts(t)) for t in prompts.templates]
     texts = torch.nn.functional.normalize(torch.stack(texts).mean(0), dim=-1)
@@ -65,9 +65,9 @@ def test_templates_are_ranked_by_sharpness(clip, world):
     assert table["sharpness"].is_monotonic_increasing
     for template, row in table.iterrows():
         prompts = Prompts.paper().replace(template=template)
-        expected, pictures = literal_sharpness(clip, world, prompts)
+        expected, images = literal_sharpness(clip, world, prompts)
         assert row["sharpness"] == pytest.approx(expected, rel=1e-4)
-        assert row["pictures"] == pictures > 3
+        assert row["images"] == images > 3
     assert table["sharpness"].nunique() == 4
 
 
@@ -82,7 +82,7 @@ def test_synonyms_are_ranked_alone_and_together(clip):
     together = prompts.replace(synonyms={"cow": "bull", "cat": ["cat", "kitten", "spotted kitten"]})
     sentence, n = literal_sharpness(clip, having, together)
     assert table.loc["all, one sentence", "sharpness"] == pytest.approx(sentence, rel=1e-4)
-    assert set(table["pictures"]) == {n} and n == len(having) > 1
+    assert set(table["images"]) == {n} and n == len(having) > 1
     bare = Prompts.paper()  # no synonym yet, and its fusion does not matter
     tables = (
         rank_synonyms(clip, world, bare.replace(fusion=f), name, phrases, shown=False)
@@ -122,7 +122,7 @@ def test_a_word_left_out_is_everything_again_without_it(clip, world):
     prompts, words = Prompts.paper(), ["grass", "rails"]
     method = CLIPES(clip, prompts=prompts)
     table = leave_one_out(method, world, world.masks, rule=RULE, words=words, shown=False)
-    assert list(table.columns) == ["word", "class", "pictures", "sharpness", "iou", *KINDS]
+    assert list(table.columns) == ["word", "class", "images", "sharpness", "iou", *KINDS]
     usual = all_again(clip, world, prompts)
     for word in words:
         less = prompts.replace(backgrounds=[w for w in prompts.backgrounds if w != word])
@@ -136,7 +136,7 @@ def test_a_word_left_out_is_everything_again_without_it(clip, world):
         )
         shares = 100 * (without.error_shares - usual.error_shares)
         np.testing.assert_allclose(rows[KINDS][:-1], shares, atol=0.2)
-        assert rows["pictures"]["mean"] == len(world)
+        assert rows["images"]["mean"] == len(world)
     changed = table[table["class"] == "mean"]["iou"].abs()
     assert changed.max() > 0.3
 
@@ -144,7 +144,7 @@ def test_a_word_left_out_is_everything_again_without_it(clip, world):
 def test_without_masks_sharpness_alone_is_told(clip, world):
     method = CLIPES(clip, prompts=Prompts.paper()).fit()
     table = leave_one_out(method, world, words=["grass"], shown=False)
-    assert list(table.columns) == ["word", "class", "pictures", "sharpness"]
+    assert list(table.columns) == ["word", "class", "images", "sharpness"]
     values = {True: [], False: []}
     words = method.prompts.backgrounds
     for sample in world:
@@ -168,7 +168,7 @@ def test_what_cannot_be_meant(clip, world):
         leave_one_out(method, world, words=["gras"])
     with pytest.raises(ValueError, match=r"masks is NoneType and rule constant 0.4, expected both"):
         leave_one_out(method, world, rule=RULE)
-    with pytest.raises(ValueError, match="12 pictures have no mask, the first is"):
+    with pytest.raises(ValueError, match="12 images have no mask, the first is"):
         leave_one_out(method, world, {}, rule=RULE)
     with pytest.raises(ValueError, match="template is 'a cat', expected text with exactly one"):
         rank_templates(clip, world, prompts, ["a cat"])
@@ -177,9 +177,9 @@ def test_what_cannot_be_meant(clip, world):
     with pytest.raises(ValueError, match=r"there is no class 'kat'.*closest: 'cat'"):
         rank_synonyms(clip, world, prompts, "kat", ["cat"])
     alone = [s._replace(labels=torch.eye(8)[0]) for s in world]
-    with pytest.raises(ValueError, match="none of 12 pictures has two classes"):
+    with pytest.raises(ValueError, match="none of 12 images has two classes"):
         rank_templates(clip, alone, prompts, ["a {}"])
-    with pytest.raises(ValueError, match="none of 12 pictures has 'cat' and another class"):
+    with pytest.raises(ValueError, match="none of 12 images has 'cat' and another class"):
         rank_synonyms(clip, alone, prompts, "cat", ["cat"])
     with pytest.raises(ValueError, match="the samples have 7 labels and the prompts 8 classes"):
         rank_templates(clip, [s._replace(labels=s.labels[1:]) for s in world], prompts, ["a {}"])

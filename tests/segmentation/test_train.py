@@ -25,7 +25,7 @@ class Tiny(nn.Module):
         return self.body(images)
 
 
-class TinyTrunk(nn.Module):
+class TinyBackbone(nn.Module):
     """A stem and a body at stride 8."""
 
     out_channels = 6
@@ -56,7 +56,7 @@ def iou(net, world):
     return confusion.mean_iou()
 
 
-def test_the_small_one_learns_four_pictures_by_heart(world):
+def test_the_small_one_learns_four_images_by_heart(world):
     four = [world[i] for i in range(4)]
     masks = {s.name: world.masks[s.name] for s in four}
     options = {"epochs": 60, "batch_size": 4, "device": "cpu", "progress": False}
@@ -68,17 +68,17 @@ def test_the_small_one_learns_four_pictures_by_heart(world):
     assert min(right) > 0.95
 
 
-def test_deeplab_learns_four_pictures_by_heart(world):
+def test_deeplab_learns_four_images_by_heart(world):
     four = [world[i] for i in range(4)]
     masks = {s.name: world.masks[s.name] for s in four}
-    trunk = build_network("small", 9).trunk  # the paper trunk at stride 4
+    backbone = build_network("small", 9).trunk  # the paper backbone at stride 4
     net = train_segmenter(
         *(four, masks),
-        **{"network": "deeplab_v2", "backbone": trunk, "loss": "balanced", "crop": 96},
+        **{"network": "deeplab_v2", "backbone": backbone, "loss": "balanced", "crop": 96},
         **{"scales": (1.0,), "batch_size": 4, "accumulate": 1, "iterations": 50},
         **{"learning_rate": 2e-3, "device": "cpu", "progress": False},
     )
-    assert (net.network, net.backbone) == ("deeplab_v2", "PaperTrunk")
+    assert (net.network, net.backbone) == ("deeplab_v2", "PaperBackbone")
     right = [(net.predict(s.image[None])[0] == masks[s.name]).float().mean().item() for s in four]
     assert min(right) > 0.9 and net.losses_[-1] < 0.3 * net.losses_[0]
 
@@ -97,7 +97,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(world, tmp_path, monkeypatch,
     options = {**FAST, "network": network, "epochs": 3, "seed": 4, "crop": 64}
 
     def taught(**more):
-        backbone = TinyTrunk() if network == "deeplab_v2" else None
+        backbone = TinyBackbone() if network == "deeplab_v2" else None
         return train_segmenter(world, world.masks, backbone=backbone, **options, **more)
 
     whole, saved, real = taught(), [], train.save_checkpoint
@@ -121,27 +121,27 @@ def test_a_stopped_run_goes_on_to_the_same_weights(world, tmp_path, monkeypatch,
     with pytest.raises(ValueError, match="checkpoint of a run with learning_rate"):
         train_segmenter(
             *(world, world.masks),
-            backbone=TinyTrunk() if network == "deeplab_v2" else None,
+            backbone=TinyBackbone() if network == "deeplab_v2" else None,
             checkpoint=tmp_path / "run",
             **other,
         )
 
 
 def test_deeplab_leaves_stem_and_normalisation_and_its_head_is_faster(world):
-    trunk = TinyTrunk()
-    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    backbone = TinyBackbone()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
     net = train_segmenter(
         *(world, world.masks),
-        **{**FAST, "network": "deeplab_v2", "backbone": trunk, "crop": 64},
+        **{**FAST, "network": "deeplab_v2", "backbone": backbone, "crop": 64},
     )
-    moved = {name for name, value in trunk.state_dict().items() if not value.equal(before[name])}
+    moved = {name for name, value in backbone.state_dict().items() if not value.equal(before[name])}
     assert moved == {"body.0.weight"}
     rates = [group["lr"] for group in net.net.groups(1.0)]
     assert rates == [1.0, 10.0, 20.0]
     assert [branch.dilation for branch in net.net.branches] == [(r, r) for r in (6, 12, 18, 24)]
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        features = trunk.eval()(images)
+        features = backbone.eval()(images)
         summed = sum(branch(features) for branch in net.net.branches)
         torch.testing.assert_close(net.net(images), summed)
 
@@ -160,7 +160,7 @@ def test_gradients_of_accumulated_batches_are_their_mean(world):
     assert one.losses_ == pytest.approx(two.losses_, rel=1e-3)
 
 
-def test_every_pass_sees_every_picture_once_from_wherever_it_goes_on():
+def test_every_pass_sees_every_image_once_from_wherever_it_goes_on():
     whole = train._numbers(7, 0, 28, seed=3)
     for start in range(0, 28, 7):
         assert sorted(whole[start : start + 7]) == list(range(7))
@@ -182,7 +182,7 @@ def test_odd_masks_and_numbers_are_refused(world):
         ({"preset": "psa"}, "preset is 'psa', expected one of"),
         ({"loss": "focal"}, "loss is 'focal', expected one of"),
         ({"network": Tiny(), "backbone": "paper"}, "belong to named networks"),
-        ({"network": "deeplab_v3", "backbone": TinyTrunk()}, "takes the name of a ResNet"),
+        ({"network": "deeplab_v3", "backbone": TinyBackbone()}, "takes the name of a ResNet"),
         ({"network": "deeplab_v3", "weights": "x.pth"}, "weights is 'x.pth', expected one of"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -200,10 +200,10 @@ def test_weights_that_have_seen_pixel_labels_are_named(tmp_path):
 def test_presets_say_what_the_papers_say():
     assert PRESETS["clims_imagenet"]["loss"] == "balanced"
     assert PRESETS["clip_es_coco"]["learning_rate"] == 2.5e-5
-    pictures = {
+    images = {
         n: p["batch_size"] * p["accumulate"] * (p["iterations"] or 0) for n, p in PRESETS.items()
     }
-    assert pictures["deeplab"] == 200_000 and pictures["clims_imagenet"] == 600_000
+    assert images["deeplab"] == 200_000 and images["clims_imagenet"] == 600_000
 
 
 def test_predictions_look_at_several_sizes_and_at_the_mirror_image(rng):
@@ -265,6 +265,6 @@ def test_torchvision_s_deeplab_is_the_convenient_one(n_values):
     net = build_network("deeplab_v3", n_values, backbone="resnet50").eval()
     with torch.no_grad():
         assert net(torch.rand(1, 3, 64, 64)).shape == (1, n_values, 8, 8)
-    trunk, head = net.groups(1e-3)
-    assert head["lr"] == pytest.approx(10 * trunk["lr"])
-    assert sum(len(group["params"]) for group in (trunk, head)) == len(list(net.parameters()))
+    backbone, head = net.groups(1e-3)
+    assert head["lr"] == pytest.approx(10 * backbone["lr"])
+    assert sum(len(group["params"]) for group in (backbone, head)) == len(list(net.parameters()))

@@ -69,7 +69,7 @@ def alike(png: bytes, other: bytes) -> bool:
 
 
 def shows_map(png: bytes, picture: np.ndarray, cam: torch.Tensor, *, alpha: float) -> bool:
-    """Whether a PNG file shows this map over its picture.
+    """Whether a PNG file shows this map over its image.
 
     A colour map has 256 steps, so that a value that is off by a rounding error may fall into the
     next colour. Each pixel has the colour of its value, or of one that is ``MAP_ERROR`` away.

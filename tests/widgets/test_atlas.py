@@ -1,4 +1,4 @@
-"""ErrorAtlas: bars are the report's, worst pictures those that evaluate alone finds worst."""
+"""ErrorAtlas: bars are the report's, worst images those that evaluate alone finds worst."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.widgets.conftest import same
 from wsss_kit.evaluation import BackgroundRule, Protocol, error_map, evaluate, predict_masks
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import alt_text
-from wsss_kit.plot.canvas import picture_array
+from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import enlarged, enlarged_mask, paint_errors, paint_mask_named
 from wsss_kit.recipes import cam_maps, clip_es_maps
 from wsss_kit.widgets import ErrorAtlas
@@ -64,7 +64,7 @@ def test_class_bars_are_the_report(atlas, reports):
         assert str(report.protocol) in atlas._said.value and report.headline in atlas._said.value
 
 
-def test_the_worst_pictures_of_a_class(atlas, pictures, masks):
+def test_the_worst_images_of_a_class(atlas, pictures, masks):
     for name in ("cow", "background"):
         atlas.class_bars.click(name)
         alone = {}
@@ -76,27 +76,27 @@ def test_the_worst_pictures_of_a_class(atlas, pictures, masks):
                 alone[picture] = frame.loc[name, "iou"]
         order = sorted(alone, key=lambda p: (alone[p], p))
         assert list(atlas.worst()) == order and atlas.picture == order[0]
-        assert [row["name"] for row in atlas.picture_bars.rows] == order
+        assert [row["name"] for row in atlas.image_bars.rows] == order
         assert atlas.words.startswith(f"{order[0]}, CAM, {name}: IoU {100 * alone[order[0]]:.0f} %")
-        assert (atlas.class_bars.chosen, atlas.picture_bars.chosen) == (name, order[0])
+        assert (atlas.class_bars.chosen, atlas.image_bars.chosen) == (name, order[0])
 
 
-def test_all_classes_go_by_the_reports_own_picture_iou(atlas, reports):
+def test_all_classes_go_by_the_reports_own_image_iou(atlas, reports):
     expected = reports["CAM"].image_iou
     assert list(atlas.worst()) == sorted(expected, key=lambda p: (expected[p], p))
     for name, loss in atlas.worst().items():
         assert loss.iou == pytest.approx(expected[name])
 
 
-def test_a_pressed_picture_shows_its_errors(atlas, pictures, masks):
+def test_a_pressed_image_shows_its_errors(atlas, pictures, masks):
     name = list(atlas.worst())[3]
-    atlas.picture_bars.click(name)
+    atlas.image_bars.click(name)
     assert atlas.picture == name
     image = pictures[pictures.names.index(name)].image
-    large = enlarged(picture_array(image), SIZE)
+    large = enlarged(image_array(image), SIZE)
     for method in masks:
         atlas.method = method
-        assert atlas.picture == name  # methods are compared on one picture
+        assert atlas.picture == name  # methods are compared on one image
         errors = error_map(masks[method][name], pictures.masks[name])
         assert same(atlas.screen.after, paint_errors(large, enlarged_mask(errors, SIZE)))
     sides = {"picture": large}
@@ -108,15 +108,15 @@ def test_a_pressed_picture_shows_its_errors(atlas, pictures, masks):
         assert atlas.screen.before_name == f"{compare}, {name}"
 
 
-def test_pictures_are_counted_piece_by_piece(pictures, masks, reports):
+def test_images_are_counted_piece_by_piece(pictures, masks, reports):
     async def reading():
         atlas = ErrorAtlas(pictures, masks, pictures.masks, reports)
-        assert atlas.class_bars.rows and not atlas.picture_bars.rows
+        assert atlas.class_bars.rows and not atlas.image_bars.rows
         await asyncio.sleep(0.02)
-        assert atlas.picture_bars.title.endswith("of 12 pictures counted")
+        assert atlas.image_bars.title.endswith("of 12 images counted")
         atlas.class_bars.click("cow")
         atlas.finish()
-        assert atlas.picture_bars.title.startswith("worst pictures, cow")
+        assert atlas.image_bars.title.startswith("worst images, cow")
 
     asyncio.run(reading())
 
@@ -127,7 +127,7 @@ def test_refusals(pictures, masks, reports, atlas):
         ErrorAtlas(pictures, masks, truth, {"CAM": reports["CAM"]})
     with pytest.raises(ValueError, match=r"'CAM' has no mask for 'test_0_000000'"):
         ErrorAtlas(pictures, {"CAM": {}}, truth, {"CAM": reports["CAM"]})
-    with pytest.raises(ValueError, match="none of 12 pictures has ground truth"):
+    with pytest.raises(ValueError, match="none of 12 images has ground truth"):
         ErrorAtlas(pictures, masks, {}, reports)
     with pytest.raises(ValueError, match="1 class names, but the report of 'CAM' counts 8 classes"):
         ErrorAtlas(pictures, masks, truth, reports, ["cow"])

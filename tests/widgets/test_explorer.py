@@ -1,4 +1,4 @@
-"""CAMExplorer: every control moves the picture, and the picture is what was asked for."""
+"""CAMExplorer: every control moves the image, and the image is what was asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.widgets.conftest import decoded, same, shows_map
 from wsss_kit.evaluation import BackgroundRule, error_map
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import alt_text
-from wsss_kit.plot.canvas import picture_array
+from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import enlarged, enlarged_mask, paint_errors, paint_mask_named
 from wsss_kit.recipes import cam_maps, clip_es_maps
 from wsss_kit.widgets import CAMExplorer, stages
@@ -37,7 +37,7 @@ def file_of(height, width, colour="red", kind="PNG"):
 
 
 def drop(explorer, name, content):
-    """What the browser sends when a file falls on the picture."""
+    """What the browser sends when a file falls on the image."""
     explorer.view._handle_custom_msg({"kind": "picture", "name": name}, [memoryview(content)])
 
 
@@ -45,7 +45,7 @@ def test_every_stage_shows_what_the_recipes_make(explorer, world, cam, clip_es):
     sample = next(s for s in world if s.labels.sum() == 2)
     explorer.picture = sample.name
     images, labels = sample.image[None], sample.labels[None]
-    large = enlarged(picture_array(sample.image), SIZE)
+    large = enlarged(image_array(sample.image), SIZE)
     name = explorer.class_name
     c = world.classes.index(name)
     refined = {"CAM": cam_maps(images, labels, method=cam)}
@@ -86,7 +86,7 @@ def test_the_iou_in_the_words_is_that_of_the_mask(explorer, world, clip_es):
     value = 1 + world.classes.index(explorer.class_name)
     ours, theirs = mask == value, world.masks[sample.name] == value
     iou = 100 * (ours & theirs).sum() / (ours | theirs).sum()
-    assert explorer.words.endswith(f"IoU of {explorer.class_name} in this picture {iou:.0f} %.")
+    assert explorer.words.endswith(f"IoU of {explorer.class_name} in this image {iou:.0f} %.")
 
 
 def test_the_crf_is_that_of_the_recipes(explorer, world, clip_es):
@@ -95,13 +95,13 @@ def test_the_crf_is_that_of_the_recipes(explorer, world, clip_es):
     images, labels = sample.image[None], sample.labels[None]
     scores = BackgroundRule(threshold=0.3).scores(clip_es_maps(images, labels, method=clip_es))
     mask = Pipeline(clip_es, crf=True).refine(scores, images, labels)[0].argmax(0)
-    large = enlarged(picture_array(sample.image), SIZE)
+    large = enlarged(image_array(sample.image), SIZE)
     assert same(explorer.view.after, paint_mask_named(large, mask, world.classes))
     assert "dense CRF" in explorer.words
 
 
 def test_left_of_the_handle_is_what_is_compared(explorer, world):
-    large = enlarged(picture_array(explorer.sample.image), SIZE)
+    large = enlarged(image_array(explorer.sample.image), SIZE)
     assert same(explorer.view.before, large)
     explorer.compare = "ground truth"
     truth = world.masks[explorer.picture]
@@ -121,7 +121,7 @@ def test_opacity_weighs_the_map(explorer):
     assert explorer.opacity == 1.0
 
 
-def test_classes_are_those_of_the_picture(explorer, world):
+def test_classes_are_those_of_the_image(explorer, world):
     for sample in world:
         explorer.picture = sample.name
         present = [world.classes[c] for c in sample.labels.nonzero().flatten().tolist()]
@@ -157,7 +157,7 @@ def test_controls_and_traits_move_each_other(explorer, world):
     assert controls["power"].layout.display == ""
 
 
-def test_a_dropped_picture_is_shown_with_the_chosen_class(explorer, world, clip_es):
+def test_a_dropped_image_is_shown_with_the_chosen_class(explorer, world, clip_es):
     drop(explorer, "mine.jpg", file_of(300, 600, kind="JPEG"))
     assert explorer.picture == "own: mine.jpg" and not explorer.problem
     assert tuple(explorer.sample.image.shape) == (3, 48, 96)  # as large as the others
@@ -177,26 +177,26 @@ def test_a_dropped_picture_is_shown_with_the_chosen_class(explorer, world, clip_
     assert decoded(explorer.view.after).shape == (392, 392, 3)
 
 
-def test_the_button_opens_a_picture_too(explorer):
+def test_the_button_opens_a_image_too(explorer):
     upload = {"name": "b.png", "content": memoryview(file_of(20, 20)), "type": "image/png"}
     upload |= {"size": 1, "last_modified": datetime.now(timezone.utc)}
     explorer._upload.set_trait("value", (upload,))
     assert explorer.picture == "own: b.png" and explorer._upload.value == ()
 
 
-def test_what_is_no_picture_is_said_on_the_panel(explorer):
+def test_what_is_no_image_is_said_on_the_panel(explorer):
     before = explorer.picture, explorer.view.after
-    drop(explorer, "notes.txt", b"no picture")
-    assert explorer.problem.startswith("notes.txt does not decode as a picture: 10 bytes arrived")
+    drop(explorer, "notes.txt", b"no image")
+    assert explorer.problem.startswith("notes.txt does not decode as an image: 8 bytes arrived")
     assert escape(explorer.problem) in explorer._warned.value
     assert (explorer.picture, explorer.view.after) == before
     explorer.stage = "mask"
     assert not explorer.problem and not explorer._warned.value
     with pytest.raises(ValueError, match="damaged or cut short"):
-        explorer.open_picture("half.png", file_of(90, 90)[:100])
+        explorer.open_image("half.png", file_of(90, 90)[:100])
 
 
-def test_few_own_pictures_are_kept(explorer):
+def test_few_own_images_are_kept(explorer):
     for i in range(9):
         drop(explorer, f"{i}.png", file_of(8, 8))
     own = [name for name in explorer._controls["picture"].options if name.startswith("own: ")]
@@ -257,7 +257,7 @@ def test_a_change_from_another_thread_is_shown_after_this_one(explorer, world):
     go_on.set()
     for thread in (cell, control):
         thread.join(20)
-    assert explorer.view.before_name == f"picture {world.names[1]}"
+    assert explorer.view.before_name == f"image {world.names[1]}"
     assert (
         explorer._controls["picture"].value == world.names[1] and "mask" in explorer.view.after_name
     )
@@ -266,7 +266,7 @@ def test_a_change_from_another_thread_is_shown_after_this_one(explorer, world):
 
 def test_its_still_shows_all_stages(explorer):
     explorer.method = "CLIP-ES"
-    steps = "picture, map, refined, scores, mask, ground truth, error"
+    steps = "image, map, refined, scores, mask, ground truth, error"
     assert alt_text(explorer.still()) == f"CLIP-ES, {explorer.class_name} in the steps {steps}."
     explorer.method = "CAM"
     assert "refined" not in alt_text(explorer.still())
@@ -282,7 +282,7 @@ def test_its_still_shows_all_stages(explorer):
 def test_nothing_to_explore(world, cam):
     bare = [s._replace(labels=torch.zeros(8)) for s in world]
     for samples, methods in ((bare, {"CAM": cam}), (world, {})):
-        with pytest.raises(ValueError, match=r"there are \d methods and \d pictures with a class"):
+        with pytest.raises(ValueError, match=r"there are \d methods and \d images with a class"):
             CAMExplorer(methods, samples, world.masks, world.classes)
     with pytest.raises(ValueError, match="has 8 labels but there are 1 classes"):
         CAMExplorer({"CAM": cam}, world, world.masks, ["cow"])

@@ -14,7 +14,7 @@ from tests.widgets.conftest import same, shows_map
 from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.plot import alt_text
-from wsss_kit.plot.canvas import picture_array
+from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import enlarged
 from wsss_kit.plot.stills import painted_claims
 from wsss_kit.prompts import Prompts
@@ -38,10 +38,10 @@ def maps_with(lab, prompts, sample):
 
 
 def is_up_to_date(lab, world):
-    """Whether the screen shows the map that the prompts make of the picture."""
+    """Whether the screen shows the map that the prompts make of the image."""
     sample = next(s for s in world if s.name == lab.picture)
     cam = maps_with(lab, lab.asked, sample)[lab.prompts.classes.index(lab.class_name)]
-    large = enlarged(picture_array(sample.image), SIZE)
+    large = enlarged(image_array(sample.image), SIZE)
     return shows_map(lab.screen.after, large, cam, alpha=lab.opacity)
 
 
@@ -182,7 +182,7 @@ def test_the_competition_shows_who_claims_each_cell(lab, world):
     claims = lab._open(sample.name).claims(lab.prompts, classes=names)
     assert torch.allclose(claims.sum(0), torch.ones(grid), atol=1e-5)
     assert torch.allclose(claims.flatten(1).T, logits.softmax(1), atol=1e-4)
-    painted = painted_claims(picture_array(sample.image), claims.argmax(0), words, 300)
+    painted = painted_claims(image_array(sample.image), claims.argmax(0), words, 300)
     assert same(lab.screen.after, painted)
 
 
@@ -334,7 +334,7 @@ def test_its_still_and_its_start(lab, clip_es, world):
     said = alt_text(lab.still())
     assert said.startswith(f"{lab.class_name}, 'a {{}} without background': map, cells by the word")
     bare = [s._replace(labels=torch.zeros(8)) for s in world]
-    with pytest.raises(ValueError, match="0 of 5 pictures have a label, for 8 classes"):
+    with pytest.raises(ValueError, match="0 of 5 images have a label, for 8 classes"):
         PromptLab(clip_es, bare)
     with pytest.raises(ValueError, match="there is no field 'words', expected one of name"):
         lab.edit("words", "a")

@@ -1,4 +1,4 @@
-"""Hundreds of random changes of each instrument: no error, no stale picture, no growing memory."""
+"""Hundreds of random changes of each instrument: no error, no stale image, no growing memory."""
 
 from __future__ import annotations
 
@@ -173,8 +173,7 @@ def test_atlas(world, cam, clip_es):
         chosen("method", lambda it: masks),
         lambda it, dice: it.class_bars.click(dice.choice(it.class_bars.rows)["name"]),
         lambda it, dice: (
-            it.picture_bars.rows
-            and it.picture_bars.click(dice.choice(it.picture_bars.rows)["name"])
+            it.image_bars.rows and it.image_bars.click(dice.choice(it.image_bars.rows)["name"])
         ),
         chosen("picture", lambda it: world.names),
         chosen("compare", lambda it: SIDES),
@@ -182,6 +181,6 @@ def test_atlas(world, cam, clip_es):
     ]
 
     def look(it):
-        return it.screen.before, it.screen.after, it.picture_bars.rows, it.words
+        return it.screen.before, it.screen.after, it.image_bars.rows, it.words
 
     change_often(make, changes, look, seed=3)

@@ -16,7 +16,7 @@ from wsss_kit.prompts import Prompts
 from wsss_kit.widgets import PromptLab
 from wsss_kit.widgets.instrument import Debounced, Slices
 from wsss_kit.widgets.screens import Bars, Swipe, bar, stacked_bar
-from wsss_kit.widgets.stages import Pictures
+from wsss_kit.widgets.stages import Images
 from wsss_kit.widgets.words import FIELDS, History, as_text, edited, templates_of, words_of
 
 SMALL = (widgets.Layout, widgets.Style)
@@ -164,7 +164,7 @@ def test_a_closed_instrument_leaves_nothing_behind(world, clip_es):
     assert held() is None
 
 
-def test_pictures_are_read_when_they_are_asked_for():
+def test_images_are_read_when_they_are_asked_for():
     read = []
 
     def image(name):
@@ -174,7 +174,7 @@ def test_pictures_are_read_when_they_are_asked_for():
     names = [f"p{i}" for i in range(40)]
     labels = {name: torch.tensor([float(i % 2)]) for i, name in enumerate(names)}
     samples = LazySamples(names, image=image, labels=labels.__getitem__, classes=("a",))
-    pictures = Pictures(samples)
+    pictures = Images(samples)
     assert list(pictures) == names[1::2] and len(pictures) == 20
     assert read == ["p0"]  # the first shows what kind of thing samples are
     read.clear()

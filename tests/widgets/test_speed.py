@@ -1,4 +1,4 @@
-"""From an edit to the new picture, inside the widget: what a reader waits for."""
+"""From an edit to the new image, inside the widget: what a reader waits for."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def one_core():
 
 
 def median_of_edits(lab, words):
-    """Seconds until another picture is on the screen, each edit with a word not said before."""
+    """Seconds until another image is on the screen, each edit with a word not said before."""
     dice, seconds = random.Random(0), []
     for i in range(EDITS):
         new = f"{'abcdefghij'[i % 10]}{'klmno'[i // 10]} {dice.choice(words)}"

@@ -62,11 +62,11 @@ def confident_seeds(
     thresholds: tuple[float, float] | None = None,
     shown: bool = True,
 ) -> dict[str, Tensor]:
-    """What `AffinityNet` learns from: `confident_labels` of every picture, no ground truth.
+    """What `AffinityNet` learns from: `confident_labels` of every image, no ground truth.
 
     Args:
-        maps_of: pictures and labels to maps.
-        samples: the pictures.
+        maps_of: images and labels to maps.
+        samples: the images.
         refine: the CRF, such as ``partial(crf_of_present, **PSA_CRF)``.
         powers: of the two backgrounds (1 - max)^power, the strong one first, as ``PSA_POWERS``.
         thresholds: two constant backgrounds instead, as ``IRN_THRESHOLDS``; the object holds where

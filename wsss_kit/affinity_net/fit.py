@@ -1,4 +1,4 @@
-"""How an affinity learns: pairs of every picture, batch by batch, resumable."""
+"""How an affinity learns: pairs of every image, batch by batch, resumable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier.pretrained import device_of, fix_batch_norm
 from wsss_kit.processes import as_first
 from wsss_kit.training import descend, polynomial_decay, train_epochs
-from wsss_kit.views import MaskedPictures
+from wsss_kit.views import MaskedImages
 
 if TYPE_CHECKING:
     from wsss_kit.affinity_net.network import AffinityNet
@@ -37,14 +37,14 @@ def train_affinity(
 
     Args:
         net: whose ``losses_`` begin anew, or as the checkpoint has them.
-        samples: pictures.
+        samples: images.
         seeds: name to (H, W) int64.
         recipe: the numbers of `AffinityNet.fit`, checked.
         shown: whether to show a bar.
         checkpoint: path, or None.
     """
     asked = {"what": "seed", "make": "make confident labels"}
-    masked = MaskedPictures(samples, seeds, crop=recipe["crop"], **asked)
+    masked = MaskedImages(samples, seeds, crop=recipe["crop"], **asked)
     learning = net if recipe["train_backbone"] else net.project
     optimiser = torch.optim.AdamW(
         learning.parameters(), lr=recipe["learning_rate"], weight_decay=recipe["weight_decay"]
@@ -103,9 +103,9 @@ def train_affinity(
 
 def _loss(net: AffinityNet, images: Tensor, labels: Tensor, recipe: Mapping[str, Any]) -> Tensor:
     with torch.set_grad_enabled(recipe["train_backbone"]):
-        levels = net.trunk_levels(images)
+        levels = net.backbone_levels(images)
     between = net.compare(net.project(levels))
     values = torch.where(labels == IGNORE_INDEX, 0, labels)
-    n_classes = int(values.max()) if len(values) else 0  # none where others have the last pictures
+    n_classes = int(values.max()) if len(values) else 0  # none where others have the last images
     cells = labels_on_grid(labels, tuple(between.shape[2:]), n_classes)
     return balanced_pair_loss(between, pair_kinds(cells, net.offsets))

@@ -1,6 +1,6 @@
-"""From a trunk's levels to what is compared: PSA has three of ResNet-38, IRN five of ResNet-50.
+"""From a backbone's levels to what is compared: PSA has three of ResNet-38, IRN five of ResNet-50.
 
-A trunk with levels has ``levels(images)``, a list of features from fine to coarse, and
+A backbone with levels has ``levels(images)``, a list of features from fine to coarse, and
 ``level_channels``, how many channels each of them has.
 """
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from wsss_kit.classifier.resnet38 import from_released
 
 KINDS = ("features", "boundary")
-"""What two cells are compared by: PSA's likeness of features, or IRN's boundary between them."""
+"""What two cells are compared by: PSA's similarity of features, or IRN's boundary between them."""
 _GROUPS = 4  # of IRN's normalisation
 
 
@@ -82,8 +82,8 @@ class Projection(nn.Module):
 def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps of a coarser level on a finer grid: by a whole factor, and what is beyond is cut.
 
-    A trunk's cell covers as many pixels at the border as elsewhere, so 47 cells of 16 pixels are
-    94 of 8, of which a picture of 745 pixels has 93. Grids that do not fit so are resized.
+    A backbone's cell covers as many pixels at the border as elsewhere, so 47 cells of 16 pixels are
+    94 of 8, of which an image of 745 pixels has 93. Grids that do not fit so are resized.
 
     Args:
         maps: (B, C, h, w).
@@ -139,9 +139,9 @@ def translated(state: Mapping[str, Tensor]) -> tuple[dict, dict[str, Tensor]] | 
 def _from_psa(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     heads = {f"{name}.weight": f"project.each.{n}.weight" for n, name in enumerate(_PSA_LEVELS)}
     heads["f9.weight"] = "project.joined.weight"
-    trunk = from_released({key: value for key, value in state.items() if key not in heads})
+    backbone = from_released({key: value for key, value in state.items() if key not in heads})
     found = {new: state[old] for old, new in heads.items() if old in state}
-    return found | {f"trunk.{key}": value for key, value in trunk.items()}
+    return found | {f"trunk.{key}": value for key, value in backbone.items()}
 
 
 def _from_irn(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,15 +159,15 @@ def _from_irn(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def channels_of(trunk: nn.Module, levels: int) -> Sequence[int]:
+def channels_of(backbone: nn.Module, levels: int) -> Sequence[int]:
     """Channels of the last levels of a backbone."""
     if levels == 1:
-        return [trunk.out_channels]
-    known = getattr(trunk, "level_channels", ())
+        return [backbone.out_channels]
+    known = getattr(backbone, "level_channels", ())
     if levels > len(known):
         raise ValueError(
-            f"levels is {levels} and {type(trunk).__name__} has {len(known) or 'no'} levels, "
-            "expected at most as many; give a trunk of your own levels(images), a list of features "
-            "from fine to coarse, and level_channels"
+            f"levels is {levels} and {type(backbone).__name__} has {len(known) or 'no'} levels, "
+            "expected at most as many; give a backbone of your own levels(images), a list of "
+            "features from fine to coarse, and level_channels"
         )
     return known[-levels:]

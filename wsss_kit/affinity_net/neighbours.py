@@ -1,6 +1,6 @@
 """Pairs of cells that are close: every pair once, by the offset from one cell to the other.
 
-What is between the cells of a picture is kept as (B, P, h, w), P offsets of a half plane: value
+What is between the cells of an image is kept as (B, P, h, w), P offsets of a half plane: value
 ``[b, p, y, x]`` is between the cell (y, x) and the cell (y, x) + offset p. That is 34 numbers a
 cell for radius 5, where the whole matrix has N: 1.6 MB instead of 560 for 500x375 pixels at stride
 4.
@@ -65,7 +65,7 @@ def feature_affinity(features: Tensor, offsets: Sequence[Offset]) -> Tensor:
         offsets: P of them.
 
     Returns:
-        (B, P, h, w) in (0, 1]; 0 where the second cell is outside the picture.
+        (B, P, h, w) in (0, 1]; 0 where the second cell is outside the image.
 
     Example:
         >>> feature_affinity(torch.zeros(1, 3, 1, 2), [(0, 1)]).tolist()
@@ -87,7 +87,7 @@ def dense(between: Tensor, offsets: Sequence[Offset]) -> Tensor:
         offsets: P of them.
 
     Returns:
-        (B, N, N) with N = h * w: for 96x96 pixels at stride 8 83 KB a picture, for 500x375 35 MB,
+        (B, N, N) with N = h * w: for 96x96 pixels at stride 8 83 KB an image, for 500x375 35 MB,
         at stride 4 560 MB; `windowed_walk` does without it.
     """
     B, _, h, w = between.shape
@@ -129,7 +129,7 @@ def boundary_affinity(edges: Tensor, offsets: Sequence[Offset]) -> Tensor:
         offsets: P of them, from `half_plane`.
 
     Returns:
-        (B, P, h, w) in [0, 1]; 0 where the second cell is outside the picture.
+        (B, P, h, w) in [0, 1]; 0 where the second cell is outside the image.
 
     Example:
         >>> edges = torch.tensor([[[[0.0, 0.75, 0.0, 0.25]]]])
@@ -166,7 +166,7 @@ def pair_kinds(labels: Tensor, offsets: Sequence[Offset]) -> Tensor:
 
     Returns:
         (B, P, h, w) int64: an index of ``PAIR_KINDS``; -1 for pairs that do not count, because one
-        of the cells is neutral or outside the picture.
+        of the cells is neutral or outside the image.
 
     Example:
         >>> pair_kinds(torch.tensor([[[0, 0, 2, 255]]]), [(0, 1)]).tolist()

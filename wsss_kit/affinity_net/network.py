@@ -1,4 +1,4 @@
-"""AffinityNet: a trunk whose features say which neighbours belong together."""
+"""AffinityNet: a backbone whose features say which neighbours belong together."""
 
 from __future__ import annotations
 
@@ -41,34 +41,35 @@ _MOST_DENSE = 1024
 
 
 class AffinityNet(nn.Module):
-    """Ahn and Kwak's AffinityNet (CVPR 2018) on any trunk, or the boundary variant of IRN.
+    """Ahn and Kwak's AffinityNet (CVPR 2018) on any backbone, or the boundary variant of IRN.
 
     Features pass a 1x1 convolution and an ELU; two cells nearer than ``radius`` belong together as
     far as their features are alike, see `feature_affinity`. The variant makes one number a cell,
     the boundary, and looks for it between the two, see `boundary_affinity`. The papers compare
-    several levels of the trunk at once: ``AffinityNet("resnet38", levels=3, channels=(64, 128,
+    several levels of the backbone at once: ``AffinityNet("resnet38", levels=3, channels=(64, 128,
     256))`` is PSA's, ``AffinityNet("resnet50", kind="boundary", levels=5, channels=32)`` IRN's.
 
     Args:
         backbone: a name or a module, see `build_backbone`, which is put into evaluation mode; None
-            for the embedded world's trunk with its weights.
+            for the embedded world's backbone with its weights.
         radius: neighbours are nearer than so many cells (PSA: 5; IRN: 10 in training, 5 in the
             walk).
         kind: one of ``KINDS``.
-        levels: how many of the trunk's last levels are compared; more than one needs a trunk with
-            ``levels``, see `affinity_net.levels`. The finest of them is the grid.
+        levels: how many of the backbone's last levels are compared; more than one needs a backbone
+            with ``levels``, see `affinity_net.levels`. The finest of them is the grid.
         channels: of the features that are compared; where there are several levels, of each,
             as one number or one for each.
-        stride: of a named trunk; PSA's is 8.
-        weights: of a named trunk.
-        pad_to: pictures with a shorter side are continued to the right and below to this many
-            pixels, in the trunk's mean colour, and what was added is cut away (IRN: 512, which
+        stride: of a named backbone; PSA's is 8.
+        weights: of a named backbone.
+        pad_to: images with a shorter side are continued to the right and below to this many
+            pixels, in the backbone's mean colour, and what was added is cut away (IRN: 512, which
             counts because it normalises in groups over the whole).
         seed: of the convolutions' first weights.
-        device: of a named trunk; ``"auto"`` for CUDA where there is one.
+        device: of a named backbone; ``"auto"`` for CUDA where there is one.
 
     Raises:
-        ValueError: for an unknown trunk, one without as many levels, or a number that is no count.
+        ValueError: for an unknown backbone, one without as many levels, or a number that is no
+            count.
 
     Example:
         >>> net = AffinityNet(device="cpu")
@@ -116,10 +117,10 @@ class AffinityNet(nn.Module):
             self.to(chosen_device(device))
         self.eval()
 
-    def trunk_levels(self, images: Tensor) -> list[Tensor]:
-        """The trunk's last ``levels``, from fine to coarse: (B, 3, H, W) -> (B, D, h, w) of each.
+    def backbone_levels(self, images: Tensor) -> list[Tensor]:
+        """The last ``levels`` of the backbone, from fine to coarse, on the network's device.
 
-        On the network's own device.
+        (B, 3, H, W) -> (B, D, h, w) of each.
         """
         images = images.to(device_of(self))
         if self.levels == 1:
@@ -134,10 +135,10 @@ class AffinityNet(nn.Module):
         H, W = images.shape[2:]
         beyond = [max(0, (self.pad_to or 0) - side) for side in (H, W)]
         if not any(beyond):
-            return self.project(self.trunk_levels(images))
+            return self.project(self.backbone_levels(images))
         mean = getattr(self.trunk, "mean", torch.zeros(3, 1, 1)).to(images)
         images = F.pad(images - mean, (0, beyond[1], 0, beyond[0])) + mean
-        features = self.project(self.trunk_levels(images))
+        features = self.project(self.backbone_levels(images))
         h, w = (
             -(-side // round(padded / cells))
             for side, padded, cells in zip(
@@ -157,7 +158,7 @@ class AffinityNet(nn.Module):
         return self.compare(self._seen(images))
 
     def _seen(self, images: Tensor) -> Tensor:
-        """Features; the boundary as in IRN: the mean of the picture's and its mirror image's."""
+        """Features; the boundary as in IRN: the mean of the image's and its mirror image's."""
         if self.kind == "features":
             return self.features(images)
         one, two = self.features(torch.cat([images, images.flip(-1)])).chunk(2)
@@ -195,7 +196,7 @@ class AffinityNet(nn.Module):
     def walk(
         self, scores: Tensor, images: Tensor, *, power: float = 8, squarings: int = 8
     ) -> Tensor:
-        """Random walk of maps with the pictures' affinity, by whichever way is faster.
+        """Random walk of maps with the images' affinity, by whichever way is faster.
 
         Of the boundary variant the maps are first multiplied by one minus the boundary, as in IRN:
         what lies on a boundary belongs to nobody.
@@ -248,18 +249,18 @@ class AffinityNet(nn.Module):
         """Learn from confident labels by AdamW with polynomial decay.
 
         Args:
-            samples: pictures, of one size unless they are cropped.
-            seeds: picture name to (H, W) int64 of `confident_labels`, neutral pixels 255. No ground
+            samples: images, of one size unless they are cropped.
+            seeds: image name to (H, W) int64 of `confident_labels`, neutral pixels 255. No ground
                 truth.
-            epochs: passes over the pictures.
-            batch_size: pictures a step.
+            epochs: passes over the images.
+            batch_size: images a step.
             learning_rate: at the start.
             weight_decay: of AdamW.
-            crop: side of random square crops (PSA: 448, IRN: 512); None takes whole pictures.
-            train_backbone: whether the trunk learns too (PSA), or the convolutions alone (IRN).
-            fixes_norms: whether batch normalisation keeps its statistics while the trunk learns, as
-                in PSA; it should where a step has few pictures.
-            seed: of the order of the pictures, of crops and of mirroring.
+            crop: side of random square crops (PSA: 448, IRN: 512); None takes whole images.
+            train_backbone: whether the backbone learns too (PSA), or the convolutions alone (IRN).
+            fixes_norms: whether batch normalisation keeps its statistics while the backbone learns,
+                as in PSA; it should where a step has few images.
+            seed: of the order of the images, of crops and of mirroring.
             progress: whether to show a bar.
             checkpoint: path that the state is written to after every epoch and resumed from.
 
@@ -267,7 +268,7 @@ class AffinityNet(nn.Module):
             Itself, with ``losses_``, the mean of every epoch.
 
         Raises:
-            ValueError: if a picture has no seed, the pictures differ in size, a number is out of
+            ValueError: if an image has no seed, the images differ in size, a number is out of
                 its range, or the checkpoint is of another run.
         """
         for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
@@ -307,12 +308,12 @@ class AffinityNet(nn.Module):
         Args:
             path: as given to `save`; or ``res38_aff.pth`` of PSA, which SC-CAM's authors refine
                 with, or ``res50_irn.pth`` as IRN's and CLIMS' code write it.
-            backbone: the module, where the trunk was your own.
-            device: of a named trunk.
+            backbone: the module, where the backbone was your own.
+            device: of a named backbone.
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if the file is damaged, of another method or version, or of another trunk.
+            ValueError: if the file is damaged, of another method, version or backbone.
         """
         if Path(path).suffix == ".pth":
             return cls._load_released(Path(path), device)
@@ -328,8 +329,8 @@ class AffinityNet(nn.Module):
             net.load_state_dict(tensors)
         except RuntimeError as error:
             raise ValueError(
-                f"{path} has the weights of another trunk than {card['backbone']} ({error}); give "
-                "the module it was saved with as backbone"
+                f"{path} has the weights of another backbone than {card['backbone']} ({error}); "
+                "give the module it was saved with as backbone"
             ) from error
         net.losses_ = list(card["losses"])
         return net

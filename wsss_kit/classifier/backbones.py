@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wsss_kit.checks import chosen_device
 from wsss_kit.classifier.pretrained import Normalised, device_of, load_all, read_state
-from wsss_kit.classifier.resnet38 import ResNet38Trunk
+from wsss_kit.classifier.resnet38 import ResNet38Backbone
 from wsss_kit.registry import find
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -21,7 +21,7 @@ BACKBONES = ("paper", *RESNETS, "resnet38")
 """Names that `build_backbone` knows."""
 
 
-class ResNetTrunk(Normalised):
+class ResNetBackbone(Normalised):
     """A torchvision ResNet without its pooling and classifier.
 
     Stride 16 gives the last stage stride 1 and no dilation, as CLIMS, IRN and SC-CAM's port do;
@@ -50,7 +50,7 @@ class ResNetTrunk(Normalised):
             raise RuntimeError(
                 f"the ImageNet weights of {name} could not be fetched ({error}); where there is no "
                 "network, give the path of a file that was downloaded elsewhere instead of "
-                '"imagenet", or bring a trunk of your own'
+                '"imagenet", or bring a backbone of your own'
             ) from error
         if weights not in (None, "imagenet"):
             state = read_state(Path(weights))
@@ -97,11 +97,11 @@ def build_backbone(
 
     Args:
         backbone: one of ``BACKBONES``, or a module with ``out_channels``.
-        stride: of a named trunk; None for its default, 8 for ``"paper"`` and ``"resnet38"`` (which
-            has no other) and 16 for the rest.
-        weights: of a named ResNet, see `ResNetTrunk` and `ResNet38Trunk`; of ``"paper"``: None for
-            random weights, or ``"web"`` for those in the package, which learned from a tiny CLIP on
-            ``web`` images and replace ImageNet weights there.
+        stride: of a named backbone; None for its default, 8 for ``"paper"`` and ``"resnet38"``
+            (which has no other) and 16 for the rest.
+        weights: of a named ResNet, see `ResNetBackbone` and `ResNet38Backbone`; of ``"paper"``:
+            None for random weights, or ``"web"`` for those in the package, which learned from a
+            tiny CLIP on ``web`` images and replace ImageNet weights there.
         seed: of random initial weights; the global random state is left as it was.
 
     Returns:
@@ -111,8 +111,8 @@ def build_backbone(
         ValueError: for an unknown name, or options that a given module cannot take.
 
     Example:
-        >>> trunk = build_backbone("paper", stride=8)
-        >>> tuple(trunk(torch.rand(1, 3, 96, 90)).shape)
+        >>> backbone = build_backbone("paper", stride=8)
+        >>> tuple(backbone(torch.rand(1, 3, 96, 90)).shape)
         (1, 96, 12, 12)
     """
     if isinstance(backbone, nn.Module):
@@ -139,8 +139,8 @@ def build_backbone(
         if backbone == "resnet38":
             if stride not in (None, 8):
                 raise ValueError(f"stride is {stride}, expected 8: resnet38 has no other")
-            return ResNet38Trunk(weights=weights)
-        return ResNetTrunk(backbone, **options)
+            return ResNet38Backbone(weights=weights)
+        return ResNetBackbone(backbone, **options)
 
 
 def new_head(rows: int, dimensions: int, *, seed: int, xavier: bool = False) -> Tensor:
@@ -182,20 +182,20 @@ def build_classifier(
     Returns:
         The backbone and the head (C, D), which has gradients.
     """
-    trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
+    network = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
     if isinstance(backbone, str):
-        trunk = trunk.to(chosen_device(device))
-    head = new_head(n_classes, trunk.out_channels, seed=seed)
-    return trunk, head.to(device_of(trunk)).requires_grad_()
+        network = network.to(chosen_device(device))
+    head = new_head(n_classes, network.out_channels, seed=seed)
+    return network, head.to(device_of(network)).requires_grad_()
 
 
-def classifier_tensors(trunk: nn.Module, head: Tensor) -> dict[str, Tensor]:
+def classifier_tensors(backbone: nn.Module, head: Tensor) -> dict[str, Tensor]:
     """Collect everything to save: ``head`` and the backbone's state under ``backbone.``."""
-    return {"head": head, **{f"backbone.{k}": v for k, v in trunk.state_dict().items()}}
+    return {"head": head, **{f"backbone.{k}": v for k, v in backbone.state_dict().items()}}
 
 
 def restore_classifier(
-    trunk: nn.Module, head: Tensor, tensors: Mapping[str, Tensor], path: str | Path
+    backbone: nn.Module, head: Tensor, tensors: Mapping[str, Tensor], path: str | Path
 ) -> None:
     """Load the tensors of `classifier_tensors`; others among them are ignored.
 
@@ -204,8 +204,8 @@ def restore_classifier(
     """
     state = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone")}
     try:
-        trunk.load_state_dict(state)
+        backbone.load_state_dict(state)
         with torch.no_grad():
             head.copy_(tensors["head"])
     except RuntimeError as error:
-        raise ValueError(f"{path} was saved from another trunk: {error}") from error
+        raise ValueError(f"{path} was saved from another backbone: {error}") from error

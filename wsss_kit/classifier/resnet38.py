@@ -84,7 +84,7 @@ class _Block(nn.Module):
         return x + shortcut
 
 
-class ResNet38Trunk(Normalised):
+class ResNet38Backbone(Normalised):
     """The wide ResNet-38 that SC-CAM and PSA were published with, stride 8, D = 4096.
 
     Its last two blocks drop channels while it is trained. ``stem`` is what the papers leave as

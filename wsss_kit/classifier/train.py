@@ -90,43 +90,43 @@ def check_recipe(values: Mapping[str, Any]) -> None:
         check_count("the longest long_side", longest, least=shortest)
 
 
-def sgd(head: Tensor, recipe: Recipe, trunk: nn.Module | None = None) -> torch.optim.SGD:
+def sgd(head: Tensor, recipe: Recipe, backbone: nn.Module | None = None) -> torch.optim.SGD:
     """Create SGD for a head and perhaps a backbone, which learns ``head_factor`` times slower."""
     rate = recipe["learning_rate"]
     groups = [{"params": [head], "lr": rate * recipe["head_factor"]}]
-    if trunk is not None:
-        groups.append({"params": list(trunk.parameters()), "lr": rate})
+    if backbone is not None:
+        groups.append({"params": list(backbone.parameters()), "lr": rate})
     return torch.optim.SGD(
         groups, lr=rate, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"]
     )
 
 
 def groups_of(
-    trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe, *, norms: bool = True
+    backbone: nn.Module, heads: Sequence[Tensor], recipe: Recipe, *, norms: bool = True
 ) -> list[dict[str, Any]]:
     """Create parameter groups: heads learn ``head_factor`` times faster, a stem if it is trained.
 
     Args:
-        trunk: the backbone; its ``stem``, if it has one, is fixed unless ``trains_stem``.
+        backbone: the backbone; its ``stem``, if it has one, is fixed unless ``trains_stem``.
         heads: beside the backbone.
         recipe: with ``learning_rate``, ``head_factor`` and ``trains_stem``.
         norms: whether weights and biases of batch normalisation learn.
     """
     fixed: list[nn.Module] = []
     if not recipe["trains_stem"]:
-        fixed.append(getattr(trunk, "stem", nn.Module()))
+        fixed.append(getattr(backbone, "stem", nn.Module()))
     if not norms:
-        fixed += [layer for layer in trunk.modules() if isinstance(layer, nn.BatchNorm2d)]
+        fixed += [layer for layer in backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
     kept = {id(p) for layer in fixed for p in layer.parameters()}
     rate = recipe["learning_rate"]
     return [
-        {"params": [p for p in trunk.parameters() if id(p) not in kept], "lr": rate},
+        {"params": [p for p in backbone.parameters() if id(p) not in kept], "lr": rate},
         {"params": list(heads), "lr": rate * recipe["head_factor"]},
     ]
 
 
 def train_classifier(
-    trunk: nn.Module,
+    backbone: nn.Module,
     head: Tensor,
     samples: Sequence[Sample],
     recipe: Recipe,
@@ -138,7 +138,7 @@ def train_classifier(
     """Train backbone and head with a multi-label soft-margin loss.
 
     Args:
-        trunk: (B, 3, H, W) -> (B, D, h, w); changed in place.
+        backbone: (B, 3, H, W) -> (B, D, h, w); changed in place.
         head: (C, D); changed in place.
         samples: images with labels.
         recipe: see the module.
@@ -158,15 +158,15 @@ def train_classifier(
     )
 
     def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
-        pooled = trunk(images.to(head.device)).mean((2, 3))  # (B, D)
+        pooled = backbone(images.to(head.device)).mean((2, 3))  # (B, D)
         loss = own_soft_margin_loss(pooled @ head.T, labels.to(head.device))
         return descend({"total": loss}, optimiser)
 
-    as_first(state_of(trunk, head))
+    as_first(state_of(backbone, head))
     train_epochs(
         step,
         lambda epoch: batches(samples, epoch, recipe),
-        trunk,
+        backbone,
         seed=recipe["seed"],
         learning_rate=recipe["learning_rate"],
         schedule=schedule,
@@ -175,14 +175,14 @@ def train_classifier(
         what="CAM classifier",
         shown=recipe["shown"],
         start_epoch=partial(
-            to_training, trunk, fixes_norms=recipe["fixed_batch_norm"] and recipe["pretrained"]
+            to_training, backbone, fixes_norms=recipe["fixed_batch_norm"] and recipe["pretrained"]
         ),
         after_epoch=lambda epoch, losses: after_epoch(epoch, losses["total"]),
     )
 
 
 @torch.no_grad()
-def pool_features(trunk: nn.Module, samples: Sequence[Sample], *, shown: bool = True) -> Tensor:
+def pool_features(backbone: nn.Module, samples: Sequence[Sample], *, shown: bool = True) -> Tensor:
     """Compute pooled features of every image and of its flip: (M, 2, D) float32.
 
     The backbone goes to evaluation mode: its batch statistics do not change.
@@ -190,12 +190,12 @@ def pool_features(trunk: nn.Module, samples: Sequence[Sample], *, shown: bool = 
     Raises:
         ValueError: if an image is not (3, H, W) RGB in [0, 1].
     """
-    trunk.eval()
+    backbone.eval()
 
     def pooled(sample: Sample) -> Tensor:  # (2, D)
-        check_image(sample.image, f"picture {sample.name!r}")
-        views = torch.stack([sample.image, sample.image.flip(-1)]).to(device_of(trunk))
-        return trunk(views).mean((2, 3)).float()
+        check_image(sample.image, f"image {sample.name!r}")
+        views = torch.stack([sample.image, sample.image.flip(-1)]).to(device_of(backbone))
+        return backbone(views).mean((2, 3)).float()
 
     return each(samples, pooled, bar=partial(progress, what="features", shown=shown))
 
@@ -244,16 +244,16 @@ def own_soft_margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return part * F.multilabel_soft_margin_loss(logits, labels) if len(logits) else logits.sum()
 
 
-def state_of(trunk: nn.Module, *heads: Tensor) -> list[Tensor]:
+def state_of(backbone: nn.Module, *heads: Tensor) -> list[Tensor]:
     """Return all tensors that must be equal in all processes at the start."""
-    return [*trunk.parameters(), *trunk.buffers(), *heads]
+    return [*backbone.parameters(), *backbone.buffers(), *heads]
 
 
-def to_training(trunk: nn.Module, *, fixes_norms: bool) -> None:
+def to_training(backbone: nn.Module, *, fixes_norms: bool) -> None:
     """Put a backbone into training mode, its batch normalisation fixed or not."""
-    trunk.train()
+    backbone.train()
     if fixes_norms:
-        fix_batch_norm(trunk)
+        fix_batch_norm(backbone)
 
 
 def batches(
@@ -274,13 +274,13 @@ def batches(
 
     def view(number: int) -> tuple[Tensor]:
         sample = samples[number]
-        check_image(sample.image, f"picture {sample.name!r}")
+        check_image(sample.image, f"image {sample.name!r}")
         chosen.append(sample)
         image = augment(sample.image, random, crop=crop, long_side=long_side)
         shapes.add(tuple(image.shape))
         if len(shapes) > 1:
             raise ValueError(
-                "the pictures of a batch differ in size; give fit a crop, for example "
+                "the images of a batch differ in size; give fit a crop, for example "
                 "crop=512, long_side=(320, 640)"
             )
         return (image,)

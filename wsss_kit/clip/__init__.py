@@ -2,13 +2,13 @@
 
 from wsss_kit.clip.frozen import OPENAI_MEAN, OPENAI_STD, WALK_SQUARINGS, FrozenCLIP
 from wsss_kit.clip.last_block import LastBlock
-from wsss_kit.clip.vision import LIKENESS
+from wsss_kit.clip.vision import SIMILARITY
 from wsss_kit.clip.weights import load_clip
 
 __all__ = [
-    "LIKENESS",
     "OPENAI_MEAN",
     "OPENAI_STD",
+    "SIMILARITY",
     "WALK_SQUARINGS",
     "FrozenCLIP",
     "LastBlock",

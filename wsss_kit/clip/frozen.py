@@ -1,6 +1,6 @@
 """A frozen CLIP over open_clip: texts, images, and dense tokens with their attention.
 
-open_clip's blocks are run in a plain loop (`Trunk`): no fork, no hook. The loop returns what a
+open_clip's blocks are run in a plain loop (`Backbone`): no fork, no hook. The loop returns what a
 dense method needs and ``encode_image`` hides: the last block's input and the attention maps, at
 any image size.
 """
@@ -20,9 +20,9 @@ from wsss_kit.classes import Sample
 from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.texts import FrozenTexts
 from wsss_kit.clip.vision import (
-    LIKENESS,
+    SIMILARITY,
+    Backbone,
     DenseTokens,
-    Trunk,
     Weights,
     end_block,
     float_mask,
@@ -146,9 +146,9 @@ class FrozenCLIP(FrozenTexts):
             cells = whole[0] * whole[1] // self.patch_size**2
             H, W = images.shape[-2:]
             warnings.warn(
-                f"pictures of {H}x{W} are {cells:,} patches, and attention between them would take "
+                f"images of {H}x{W} are {cells:,} patches, and attention between them would take "
                 f"{4 * cells**2 / 1e9:.1f} GB a map; the model is shown them at {new[0]}x{new[1]}, "
-                f"{self.max_cells:,} patches at most, and maps still cover the whole picture. "
+                f"{self.max_cells:,} patches at most, and maps still cover the whole image. "
                 "Resize them yourself, or give FrozenCLIP another max_cells",
                 stacklevel=2,
             )
@@ -191,7 +191,7 @@ class FrozenCLIP(FrozenTexts):
             H, W = images.shape[-2:]
             if (H, W) != self.whole_patches(images) or not torch.isfinite(images).all():
                 raise ValueError(
-                    f"normalised pictures of {H}x{W} arrived, expected finite numbers at a "
+                    f"normalised images of {H}x{W} arrived, expected finite numbers at a "
                     f"multiple of {self.patch_size} pixels; resize them before they are normalised"
                 )
             x = images.to(self.device)
@@ -242,7 +242,7 @@ class FrozenCLIP(FrozenTexts):
         """
         rows = []
         for sample in progress(samples, what=what, shown=shown, total=len(samples)):
-            check_image(sample.image, f"picture {sample.name!r}")
+            check_image(sample.image, f"image {sample.name!r}")
             rows.append(F.normalize(self.encode_image(sample.image[None]), dim=-1)[0].cpu())
         return torch.stack(rows)
 
@@ -263,13 +263,13 @@ class FrozenCLIP(FrozenTexts):
         Returns:
             `DenseTokens`, float32.
         """
-        trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions)
+        backbone, grid, n_layers = self._run_backbone(images, n_layers, round_positions)
         block, heads = self.blocks[-1], self.blocks[-1].attn.num_heads
-        q, k, _ = trunk.projected(block, layer_norm(block.ln_1, trunk.x))
+        q, k, _ = backbone.projected(block, layer_norm(block.ln_1, backbone.x))
         for head in range(heads):
-            trunk.add(trunk.head_map(q[head], k[head]), heads)
-        attention = trunk.attention[:, 1:, 1:] / n_layers
-        return DenseTokens(trunk.x.float(), attention.float(), grid)
+            backbone.add(backbone.head_map(q[head], k[head]), heads)
+        attention = backbone.attention[:, 1:, 1:] / n_layers
+        return DenseTokens(backbone.x.float(), attention.float(), grid)
 
     @torch.no_grad()
     def last_block(
@@ -278,7 +278,7 @@ class FrozenCLIP(FrozenTexts):
         *,
         n_layers: int | None = None,
         round_positions: bool | None = None,
-        likeness: str | None = LIKENESS[0],
+        similarity: str | None = SIMILARITY[0],
     ) -> tuple[LastBlock, Tensor | None, tuple[int, int]]:
         """Compute the last block in float32 or more, ready for gradients, and the attention.
 
@@ -286,37 +286,37 @@ class FrozenCLIP(FrozenTexts):
             images: (B, 3, H, W) RGB in [0, 1].
             n_layers: over how many of the last layers attention is averaged, as in `encode_dense`.
             round_positions: overrides the model's own setting.
-            likeness: ``"queries"``, or ``"values"`` for the similarity of values instead of the
+            similarity: ``"queries"``, or ``"values"`` for the similarity of values instead of the
                 attention that the blocks use; None for no attention at all.
 
         Returns:
             The `LastBlock`; (B, N, N) attention as in `DenseTokens`, or None; (h, w).
         """
-        trunk, grid, n_layers = self._run_trunk(images, n_layers, round_positions, likeness)
-        last = LastBlock(self.model, self._last_weights(trunk.x.dtype), trunk)
+        backbone, grid, n_layers = self._run_backbone(images, n_layers, round_positions, similarity)
+        last = LastBlock(self.model, self._last_weights(backbone.x.dtype), backbone)
         total = last.attention
         return last, None if total is None else total[:, 1:, 1:] / n_layers, grid
 
-    def _run_trunk(
+    def _run_backbone(
         self,
         images: Tensor,
         n_layers: int | None,
         round_positions: bool | None,
-        likeness: str | None = LIKENESS[0],
-    ) -> tuple[Trunk, tuple[int, int], int]:
+        similarity: str | None = SIMILARITY[0],
+    ) -> tuple[Backbone, tuple[int, int], int]:
         """Run all blocks but the last; keep attention of those among the last ``n_layers``."""
-        if likeness is not None:
-            check_word("likeness", likeness, LIKENESS)
+        if similarity is not None:
+            check_word("similarity", similarity, SIMILARITY)
         n_layers = self.attention_layers if n_layers is None else n_layers
         check_count("n_layers", n_layers)
         x, grid = self.embed(images, round_positions)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        trunk = Trunk(x, self.attention_mask(grid), self.autocast, likeness)
+        backbone = Backbone(x, self.attention_mask(grid), self.autocast, similarity)
         n_layers = min(n_layers, len(self.blocks))
         first = len(self.blocks) - n_layers
         for i, block in enumerate(self.blocks[:-1]):
-            trunk.run(block, keep_attention=likeness is not None and i >= first)
-        return trunk, grid, n_layers
+            backbone.run(block, keep_attention=similarity is not None and i >= first)
+        return backbone, grid, n_layers
 
     def _last_weights(self, dtype: torch.dtype) -> Weights:
         """Fold the last block's weights, once for each device and dtype."""

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.clip.vision import QUICK, Trunk, Weights, is_quick, layer_norm
+from wsss_kit.clip.vision import QUICK, Backbone, Weights, is_quick, layer_norm
 
 MOST_KEPT = 2**28  # bytes of attention maps in memory; larger images compute each map again
 _AT_ONCE = 2**27  # bytes of gradients, one (N, D) a class, that pass the attention together
@@ -47,14 +47,14 @@ class LastBlock:
         normed: (B, 1 + N, D) the block's ``ln_1`` output.
     """
 
-    def __init__(self, model: nn.Module, weights: Weights, before: Trunk) -> None:
+    def __init__(self, model: nn.Module, weights: Weights, before: Backbone) -> None:
         x = before.x
-        self.weights, self._trunk = weights, Trunk(x, before.mask, x.dtype, before.likeness)
-        self._trunk.attention = before.attention
+        self.weights, self._backbone = weights, Backbone(x, before.mask, x.dtype, before.similarity)
+        self._backbone.attention = before.attention
         visual = model.visual
         block = visual.transformer.resblocks[-1]
         self.normed = layer_norm(block.ln_1, x)
-        qkv = self._trunk.projected(block, self.normed)
+        qkv = self._backbone.projected(block, self.normed)
         self.q, self.k, self.v = qkv  # each (heads, B, T, d)
         self._kept: list[Tensor] = []
         self._jacobian: Tensor | None = None
@@ -84,7 +84,7 @@ class LastBlock:
     @property
     def attention(self) -> Tensor | None:
         """(B, 1 + N, 1 + N) the sum with this block's map; None where it was not wanted."""
-        return self._trunk.attention
+        return self._backbone.attention
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """(B, T, D) what the heads gather; their maps are kept where they are small."""
@@ -93,21 +93,21 @@ class LastBlock:
         gathered = qkv.new_empty(B, T, heads, d)
         for head, (q, k, v) in enumerate(qkv.transpose(0, 1)):
             own = qkv.new_empty(B, T, T) if keep else None
-            weights = self._trunk.head_map(q, k, out=own)
+            weights = self._backbone.head_map(q, k, out=own)
             if keep:
                 self._kept.append(weights)
-            if self._trunk.likeness == "queries":
-                self._trunk.add(weights, heads)
+            if self._backbone.similarity == "queries":
+                self._backbone.add(weights, heads)
             gathered[:, :, head] = weights @ v
-        if self._trunk.likeness == "values":
-            self._trunk.add_values(qkv[2])
+        if self._backbone.similarity == "values":
+            self._backbone.add_values(qkv[2])
         return gathered.view(B, T, heads * d)
 
     def head_map(self, head: int) -> Tensor:
         """(B, N, 1 + N) attention of the patches in one head."""
         if self._kept:
             return self._kept[head][:, 1:]
-        return self._trunk.head_map(self.q[head], self.k[head])[:, 1:]
+        return self._backbone.head_map(self.q[head], self.k[head])[:, 1:]
 
     @torch.no_grad()
     def mean_gradients(self, directions: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class LastBlock:
 
     @torch.no_grad()
     def prepare(self) -> None:
-        """Find the whole derivative, (E, D) a image: all later gradients are a product with it.
+        """Find the whole derivative, (E, D) an image: all later gradients are a product with it.
 
         It costs about as much as the gradients of 25 texts; what these needed is forgotten.
         """

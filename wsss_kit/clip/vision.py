@@ -1,8 +1,8 @@
 """The image tower: its input, its attention mask, and its blocks without gradients.
 
-`Trunk` computes what open_clip's blocks compute, with a few arrays that every block uses again: the
-attention of one head at a time, the hidden layer of the MLP. New arrays of these sizes come from
-the system page by page, which costs about as much as filling them.
+`Backbone` computes what open_clip's blocks compute, with a few arrays that every block uses again:
+the attention of one head at a time, the hidden layer of the MLP. New arrays of these sizes come
+from the system page by page, which costs about as much as filling them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LIKENESS = ("queries", "values")
+SIMILARITY = ("queries", "values")
 """Attention of queries to keys, as in CLIP, or of values to values (ExCEL, CVPR 2025)."""
 QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x), a SiLU of 1.702 x divided by 1.702
 
@@ -92,7 +92,7 @@ def is_quick(activation: nn.Module) -> bool:
     return type(activation).__name__ == "QuickGELU"
 
 
-class Trunk:
+class Backbone:
     """Run blocks on one batch and sum the attention of those that should keep it.
 
     Args:
@@ -100,7 +100,7 @@ class Trunk:
         mask: (T, T) to add to attention logits; None for no limits.
         dtype: dtype of the products; None for that of the weights. Residual stream, layer
             norms and the sum of the attention stay as precise as ``x``.
-        likeness: whose similarity the summed attention is, one of ``LIKENESS``; None for no sum.
+        similarity: whose similarity the summed attention is, one of ``LIKENESS``; None for no sum.
             The blocks themselves always use queries and keys.
     """
 
@@ -109,9 +109,9 @@ class Trunk:
         x: Tensor,
         mask: Tensor | None,
         dtype: torch.dtype | None = None,
-        likeness: str | None = LIKENESS[0],
+        similarity: str | None = SIMILARITY[0],
     ) -> None:
-        self.x, self.mask, self.dtype, self.likeness = x, mask, dtype, likeness
+        self.x, self.mask, self.dtype, self.similarity = x, mask, dtype, similarity
         self.attention: Tensor | None = None
         self._rooms: dict[str, Tensor] = {}
 
@@ -140,7 +140,9 @@ class Trunk:
     def attended(self, qkv: Tensor, *, keep_attention: bool) -> Tensor:
         """Compute the heads' output (B, T, D) before its projection."""
         _, heads, B, T, d = qkv.shape
-        if not keep_attention or self.likeness == "values":  # a fused kernel, which returns no map
+        if (
+            not keep_attention or self.similarity == "values"
+        ):  # a fused kernel, which returns no map
             q, k, v = qkv.transpose(1, 2)  # (B, heads, T, d)
             mask = None if self.mask is None else self.mask.to(q.dtype)
             fused = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)

@@ -18,8 +18,8 @@ from cyclopts import Parameter, Token
 from docstring_parser import parse
 
 _KINDS = {int: "a whole number", float: "a number", json.loads: "JSON"}
-_NAMES = {"sources": "--from"}
-"""Options that cannot be called as their argument, a word of Python."""
+_NAMES = {"sources": "--from", "images": "--pictures"}
+"""Options with another name than their argument."""
 
 
 def as_command(

@@ -1,6 +1,6 @@
-"""Plain CAM on real photographs: one command from a folder of pictures to a table with protocol.
+"""Plain CAM on real photographs: one command from a folder of images to a table with protocol.
 
-The trunk stays as it is; a linear head is trained on image-level labels alone, once a seed.
+The backbone stays as it is; a linear head is trained on image-level labels alone, once a seed.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from wsss_kit.training import progress
 SCALES = (0.5, 1.0, 1.5)
 
 
-def train_heads(trunk: nn.Module, samples: Sequence[Sample], seeds: Sequence[int]) -> list[CAM]:
-    """One CAM a seed on the same frozen trunk; the features are computed once.
+def train_heads(backbone: nn.Module, samples: Sequence[Sample], seeds: Sequence[int]) -> list[CAM]:
+    """One CAM a seed on the same frozen backbone; the features are computed once.
 
     Args:
-        trunk: the module.
-        samples: training pictures with labels.
-        seeds: of the heads' weights and of the order of the pictures.
+        backbone: the module.
+        samples: training images with labels.
+        seeds: of the heads' weights and of the order of the images.
 
     Returns:
-        Fitted CAMs that share their trunk.
+        Fitted CAMs that share their backbone.
     """
-    pooled = pool_features(trunk, samples)
+    pooled = pool_features(backbone, samples)
     return [
-        CAM(trunk, scales=SCALES, preset="clean").fit(
+        CAM(backbone, scales=SCALES, preset="clean").fit(
             samples, train_backbone=False, pooled=pooled, seed=seed
         )
         for seed in seeds
@@ -54,23 +54,23 @@ def train_heads(trunk: nn.Module, samples: Sequence[Sample], seeds: Sequence[int
 def predict_all(
     cams: Sequence[CAM], samples: Sequence[Sample], rule: BackgroundRule, *, crf: bool = False
 ) -> list[dict[str, Tensor]]:
-    """Masks of every CAM in one pass over the pictures: the trunk runs once for all heads.
+    """Masks of every CAM in one pass over the images: the backbone runs once for all heads.
 
     Args:
-        cams: fitted on one trunk.
-        samples: the pictures.
+        cams: fitted on one backbone.
+        samples: the images.
         rule: puts a background before the maps.
         crf: whether scores go through `dense_crf` with its defaults.
 
     Returns:
         One mapping a CAM: name -> (H, W) int64.
     """
-    trunk, heads = cams[0].backbone_, torch.cat([cam.head_ for cam in cams])  # (S * C, D)
+    backbone, heads = cams[0].backbone_, torch.cat([cam.head_ for cam in cams])  # (S * C, D)
 
     def maps_of_all_heads(images: Tensor, labels: Tensor) -> Tensor:
         """One image, repeated for each of the S heads: (S, 3, H, W), (S, C) -> (S, C, h, w)."""
         maps = multi_scale(
-            lambda view: class_activation_maps(trunk(view), heads),
+            lambda view: class_activation_maps(backbone(view), heads),
             images[:1].to(heads.device),
             scales=SCALES,
             flip=True,
@@ -104,7 +104,7 @@ def run_baseline(
     """Train on ``train``, score on ``val``, print the table, write figures and heads.
 
     Args:
-        data: ``"voc"`` (its train and val splits) or ``"folder"`` (every fourth picture is val).
+        data: ``"voc"`` (its train and val splits) or ``"folder"`` (every fourth image is val).
         root: the data set's folder; None for ``data/VOC2012``, or ``data/mine`` of one's own.
         backbone: ``resnet18``, ``resnet34``, ``resnet50``, ``FILE.py:FUNCTION`` or a module.
         weights: of a named ResNet: ``"imagenet"`` or a file.
@@ -120,7 +120,7 @@ def run_baseline(
 
     Raises:
         ValueError: if a number or a class name is not right, or the folder cannot be written to,
-            is in use or holds heads of another run; all before the first picture is read.
+            is in use or holds heads of another run; all before the first image is read.
     """
     rule = BackgroundRule(threshold=threshold)
     if isinstance(seeds, int):
@@ -142,7 +142,7 @@ def run_baseline(
         )
     with run_folder(out) as folder:
         _refuse_other_heads(folder, seeds)
-        network, name = _trunk(backbone, weights)
+        network, name = _backbone(backbone, weights)
         cams = train_heads(network, train, seeds)
         for seed, cam in zip(seeds, cams, strict=True):
             card = {"method": "CAM head", "trunk": name, "seed": seed}
@@ -169,8 +169,8 @@ def run_baseline(
         return reports
 
 
-def _trunk(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module, str]:
-    """The trunk and how protocol and cards call it."""
+def _backbone(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module, str]:
+    """The backbone and how protocol and cards call it."""
     if not isinstance(backbone, str):
         return build_backbone(backbone, weights=weights), type(backbone).__name__
     if ":" in backbone:
@@ -231,7 +231,7 @@ def _table(reports: Sequence[Report], seeds: Sequence[int]) -> str:
     intervals = ", ".join(
         f"[{100 * r.interval[0]:.1f}, {100 * r.interval[1]:.1f}]" for r in reports
     )
-    lines += [f"95 % intervals over pictures, by seed: {intervals}", str(reports[0].protocol)]
+    lines += [f"95 % intervals over images, by seed: {intervals}", str(reports[0].protocol)]
     return "\n".join(lines)
 
 

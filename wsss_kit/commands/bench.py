@@ -31,7 +31,7 @@ from wsss_kit.methods.sc_cam import kmeans
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 
-PICTURES = 10_582
+IMAGES = 10_582
 """Of VOC's augmented training split, which is what pseudo masks are made for."""
 _CLASSES = (1, 3, 5)
 _BACKGROUNDS = 25  # CLIP-ES's, for VOC
@@ -108,7 +108,7 @@ def run_bench(
 
 
 def _rows(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Iterator[Row]:
-    yield from _pictures(clip, size, rounds)
+    yield from _images(clip, size, rounds)
     if clip.device.type == "cuda":
         yield from _batches(clip, size, rounds)
     yield _in_bfloat16(clip, size, rounds)
@@ -117,12 +117,12 @@ def _rows(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Iterator[Row]
     yield _clusters(rounds)
 
 
-# -- one picture ------------------------------------------------------------------------------
+# -- one image ------------------------------------------------------------------------------
 
 
-def _pictures(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Iterator[Row]:
+def _images(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Iterator[Row]:
     """From pixels to refined maps, for several numbers of classes."""
-    image, texts = _picture(size), _texts(clip, max(_CLASSES) + _BACKGROUNDS)
+    image, texts = _image(size), _texts(clip, max(_CLASSES) + _BACKGROUNDS)
     backgrounds = texts[max(_CLASSES) :]
     for n in _CLASSES:
         sides = [
@@ -135,12 +135,12 @@ def _pictures(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Iterator[
         if n == 3 and clip.device.type == "cuda":
             ours, literal = (_peak(side, clip.device) for side in sides)
             note += f", {ours:.0f} MB above the model, literal {literal:.0f} MB"
-        yield _row(f"picture to refined maps, {n} class{'es' * (n > 1)}", seconds, note)
+        yield _row(f"image to refined maps, {n} class{'es' * (n > 1)}", seconds, note)
 
 
 def _in_bfloat16(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Row:
-    """The trunk's products in bfloat16: lossy."""
-    image, texts = _picture(size), _texts(clip, 3 + _BACKGROUNDS)
+    """The backbone's products in bfloat16: lossy."""
+    image, texts = _image(size), _texts(clip, 3 + _BACKGROUNDS)
     rough = FrozenCLIP(clip.model, window=clip.window, autocast=torch.bfloat16).to(clip.device)
     sides = [
         lambda: refined_maps(rough, image, texts[:3], texts[3:]),
@@ -149,7 +149,7 @@ def _in_bfloat16(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Row:
     (ours, literal), seconds = _interleaved(sides, rounds, clip.device)
     error = (ours.cams - literal.cams).abs().max().item()
     return _row(
-        "the same, 3 classes, trunk in bfloat16", seconds, f"LOSSY: maps differ by {error:.0e}"
+        "the same, 3 classes, backbone in bfloat16", seconds, f"LOSSY: maps differ by {error:.0e}"
     )
 
 
@@ -158,8 +158,8 @@ def _batches(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Iterator[R
     images = torch.rand(_BATCH, 3, *size, device=clip.device)
     labels = torch.zeros(_BATCH, 20, device=clip.device)
     labels[torch.arange(_BATCH), torch.arange(_BATCH)] = 1
-    labels[::2, 14] = 1  # one and a half classes a picture, as in VOC
-    texts, one = _texts(clip, 20 + _BACKGROUNDS), _picture(size)
+    labels[::2, 14] = 1  # one and a half classes an image, as in VOC
+    texts, one = _texts(clip, 20 + _BACKGROUNDS), _image(size)
     for autocast in (None, torch.float16, torch.bfloat16):
         model = FrozenCLIP(clip.model, window=clip.window, autocast=autocast).to(clip.device)
         method = CLIPES(model, prompts=Prompts.voc())
@@ -171,20 +171,20 @@ def _batches(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Iterator[R
         _, seconds = _interleaved(sides, rounds, clip.device)
         kind = str(autocast or clip.dtype).removeprefix("torch.")
         rate = _BATCH / statistics.median(seconds[0])
-        note = f"{rate:.0f} pictures a second, {PICTURES:,} in {PICTURES / rate:.0f} s"
-        yield _row(f"{_BATCH} pictures to maps and attention, {kind}", seconds, note)
+        note = f"{rate:.0f} images a second, {IMAGES:,} in {IMAGES / rate:.0f} s"
+        yield _row(f"{_BATCH} images to maps and attention, {kind}", seconds, note)
 
 
-# -- an open picture --------------------------------------------------------------------------
+# -- an open image --------------------------------------------------------------------------
 
 
 def _edits(clip: FrozenCLIP, size: tuple[int, int], rounds: int) -> Iterator[Row]:
-    """Words of an open picture against everything again."""
+    """Words of an open image against everything again."""
     if clip.unknown_words("swimming pool"):
         return
     names, words = ["cow", "cat", "person"], (f"swimming pool {i}" for i in count())
     for n in (1, 3):
-        yield from _edit(clip, Prompts.voc(), _picture(size), names[:n], words, rounds)
+        yield from _edit(clip, Prompts.voc(), _image(size), names[:n], words, rounds)
 
 
 def _edits_of_the_embedded_world(rounds: int) -> Iterator[Row]:
@@ -306,8 +306,8 @@ def _threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _picture(size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8: a picture of the embedded world, resized."""
+def _image(size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8: an image of the embedded world, resized."""
     return _bytes(upsample(PaperWorld(1)[0].image[None], size)[0])
 
 

@@ -15,17 +15,17 @@ from torch import Tensor
 from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.data import open_dataset
-from wsss_kit.data.pictures import import_decoders
+from wsss_kit.data.images import import_decoders
 from wsss_kit.training import progress
 
 SMALL = 32
-"""Sides in pixels below which a picture is remarked on."""
+"""Sides in pixels below which an image is remarked on."""
 _SHOWN = 5
 
 
 @dataclass
 class Findings:
-    """What was found: a kind of problem -> the pictures, each with what is wrong.
+    """What was found: a kind of problem -> the images, each with what is wrong.
 
     Args:
         n_pictures: that were looked at.
@@ -34,14 +34,14 @@ class Findings:
         remarks: what may be meant so.
     """
 
-    n_pictures: int = 0
+    n_images: int = 0
     n_masks: int = 0
     errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def __str__(self) -> str:
-        """Counts, then every kind with its first pictures."""
-        lines = [f"{self.n_pictures} pictures, {self.n_masks} masks"]
+        """Counts, then every kind with its first images."""
+        lines = [f"{self.n_images} images, {self.n_masks} masks"]
         for title, kinds in (("wrong", self.errors), ("to look at", self.remarks)):
             for kind, found in kinds.items():
                 lines.append(f"{title}: {kind}: {len(found)}")
@@ -53,7 +53,7 @@ class Findings:
 
 
 class _Looked(NamedTuple):
-    """One picture, looked at."""
+    """One image, looked at."""
 
     name: str
     problem: str
@@ -71,10 +71,10 @@ def check_data(
     workers: int = 2,
     shown: bool = True,
 ) -> Findings:
-    """Decode every picture and every mask, and compare them with each other and with the labels.
+    """Decode every image and every mask, and compare them with each other and with the labels.
 
     Args:
-        samples: pictures with ``names`` and ``classes``.
+        samples: images with ``names`` and ``classes``.
         masks: name to (H, W) int64; None where there are none.
         workers: threads that decode.
         shown: whether to show a bar.
@@ -83,40 +83,40 @@ def check_data(
         What is wrong, and what may be.
 
     Raises:
-        ValueError: if there is no picture.
+        ValueError: if there is no image.
     """
     check_count("workers", workers)
     names = list(samples.names)
     if not names:
-        raise ValueError("there is no picture, expected at least one")
+        raise ValueError("there is no image, expected at least one")
     found, by_digest, seen = Findings(), defaultdict(list), set()
     for one in _looked(samples, names, masks, workers, shown):
-        found.n_pictures += 1
+        found.n_images += 1
         found.n_masks += one.values is not None
         if one.problem:
-            found.errors["pictures that cannot be read"].append(f"{one.name}: {one.problem}")
+            found.errors["images that cannot be read"].append(f"{one.name}: {one.problem}")
             continue
         by_digest[one.digest].append(one.name)
         seen |= one.labels
         if min(one.size) < SMALL:
             size = "x".join(map(str, one.size))
-            found.remarks[f"pictures smaller than {SMALL} pixels"].append(f"{one.name}: {size}")
+            found.remarks[f"images smaller than {SMALL} pixels"].append(f"{one.name}: {size}")
         if not one.labels:
-            found.remarks["pictures without a label"].append(one.name)
+            found.remarks["images without a label"].append(one.name)
         if one.mask_problem:
             found.errors["masks that cannot be read"].append(f"{one.name}: {one.mask_problem}")
         if one.values is not None:
             _compare(one, samples.classes, found)
     twice = [" = ".join(same) for same in by_digest.values() if len(same) > 1]
     if twice:
-        found.errors["pictures that are there twice"].extend(twice)
+        found.errors["images that are there twice"].extend(twice)
     never = [name for c, name in enumerate(samples.classes) if c not in seen]
     if never:
-        found.remarks["classes that no picture is labelled with"].extend(never)
+        found.remarks["classes that no image is labelled with"].extend(never)
     if masks is not None:
         missing = [name for name in names if name not in masks]
         if missing:
-            found.remarks["pictures without a mask"].extend(missing)
+            found.remarks["images without a mask"].extend(missing)
     return found
 
 
@@ -154,7 +154,7 @@ def _looked(
 
 
 def _compare(one: _Looked, classes: Sequence[str], found: Findings) -> None:
-    """Labels and mask of one picture against each other."""
+    """Labels and mask of one image against each other."""
     drawn = {value - 1 for value in one.values - {0, IGNORE_INDEX}}
     for kind, those in (
         ("classes drawn but not labelled", drawn - one.labels),

@@ -40,8 +40,8 @@ from wsss_kit.prompts import Prompts
 _METHODS = ("CAM", "SC-CAM", "CLIMS", "CLIP-ES")
 """In the order of the table."""
 _RULES_WITH_CRF = tuple(rule for rule in CRF_RULES if rule.threshold is not None)
-"""Powers among them were never the best here, and each rule is a CRF for every picture."""
-_EXAMPLES = 4  # the first pictures of the test split: not chosen
+"""Powers among them were never the best here, and each rule is a CRF for every image."""
+_EXAMPLES = 4  # the first images of the test split: not chosen
 
 
 def _plain_cam(train: PaperWorld, seed: int, progress: bool = True) -> CAM:
@@ -85,9 +85,9 @@ def run_demo(
     Args:
         folder: where the classifier, the figures and ``report.html`` go.
         seed: of the world and of the classifier.
-        n_train: pictures that the classifier learns from.
-        n_val: pictures that the background rules are chosen on.
-        n_test: pictures that are scored.
+        n_train: images that the classifier learns from.
+        n_val: images that the background rules are chosen on.
+        n_test: images that are scored.
 
     Returns:
         Row of the table -> report; ``CAM``, ``SC-CAM``, ``CLIMS`` and ``CLIP-ES`` are those with
@@ -107,7 +107,7 @@ def demo(
     out: str | Path = "data/runs/demo",
     *,
     seed: int = 0,
-    pictures: str | Path | None = None,
+    images: str | Path | None = None,
     classes: Sequence[str] | None = None,
     clip: str | None = None,
     limit: int | None = None,
@@ -117,22 +117,22 @@ def demo(
     Args:
         out: folder of the figures and ``report.html``.
         seed: of the world and of the classifier.
-        pictures: folder of images for CLIP-ES, with or without a ``labels.csv``.
-        classes: names of classes, for ``pictures`` without ``labels.csv``.
-        clip: for ``pictures``: ``"paper"`` for the tiny CLIP; None for ViT-B/16.
-        limit: for ``pictures``: only the first so many images; None for 12.
+        images: folder of images for CLIP-ES, with or without a ``labels.csv``.
+        classes: names of classes, for ``images`` without ``labels.csv``.
+        clip: for ``images``: ``"paper"`` for the tiny CLIP; None for ViT-B/16.
+        limit: for ``images``: only the first so many images; None for 12.
 
     Raises:
-        ValueError: if ``classes``, ``clip`` or ``limit`` are given without ``pictures``.
+        ValueError: if ``classes``, ``clip`` or ``limit`` are given without ``images``.
     """
-    from wsss_kit.commands.own_pictures import run_own_pictures
+    from wsss_kit.commands.own_images import run_own_images
 
     own = {"classes": classes, "clip": clip, "limit": limit}
     own = {name: value for name, value in own.items() if value is not None}
     if clip is not None:
         check_word("clip", clip, ("ViT-B-16", "paper"))
-    if pictures is not None:
-        run_own_pictures(pictures, out, **own)
+    if images is not None:
+        run_own_images(images, out, **own)
         return
     for name in own:
         raise ValueError(f"--{name} goes with --pictures FOLDER; leave it out, or add that")
@@ -271,25 +271,25 @@ def _figures(
 
 def _notes(cam: CAM, sc_cam: SCCAM, clims: CLIMS, clip_es: CLIPES) -> Sequence[str]:
     return (
-        "The examples are the first pictures of the test split, not a choice. Ground truth entered "
+        "The examples are the first images of the test split, not a choice. Ground truth entered "
         "twice: on val to choose each row's background rule (and, when the tiny CLIP was made, one "
         "tower among several and what its affinity is made of), on test to score.",
-        "The dense CRF knows the scores and the picture's colours, nothing else. Maps have cells "
-        "of 4 pixels (8 with CLIP-ES); the CRF gives masks the edges of the picture. "
+        "The dense CRF knows the scores and the image's colours, nothing else. Maps have cells "
+        "of 4 pixels (8 with CLIP-ES); the CRF gives masks the edges of the image. "
         "Cut paper has plain colours and sharp edges, so it gains far more here than on "
         "photographs, where CLIP-ES's authors report four points.",
         f"Plain CAM: a linear head trained for {len(cam.losses_)} epochs on image-level labels, on "
-        "a small trunk that learned from a tiny CLIP without labels. In its training pictures "
+        "a small backbone that learned from a tiny CLIP without labels. In its training images "
         "objects mostly stand on their usual background, so it answers to that as well.",
         "SC-CAM: weights that come with the package and were trained by `python -m wsss_kit train "
         f"paper-sc-cam`: {len(sc_cam.rounds_)} rounds of clustering each class into {sc_cam.k_} "
-        "sub-categories and of training on these, on 1,000 pictures of the training split; the "
+        "sub-categories and of training on these, on 1,000 images of the training split; the "
         "sub-categories' maps are shown.",
         "CLIMS: weights that come with the package and were trained by `python -m wsss_kit train "
-        "paper-clims`: a CAM of its own, trunk and head, on 1,000 pictures of the training split, "
+        "paper-clims`: a CAM of its own, backbone and head, on 1,000 images of the training split, "
         f"and then {len(clims.losses_)} epochs by what the tiny CLIP sees where the maps look and "
         "where they do not.",
-        "CLIP-ES: no training on these pictures; a tiny CLIP that learned from captions, of whole "
+        "CLIP-ES: no training on these images; a tiny CLIP that learned from captions, of whole "
         "objects and of torn ones, compares "
         f"each class with {len(clip_es.prompts.backgrounds)} background words.",
     )

@@ -13,7 +13,7 @@ from wsss_kit.checks import check_word
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.data.datasets import default_root, open_dataset
 from wsss_kit.data.fetch import Archive, fetch, unpack
-from wsss_kit.data.pictures import mask_png
+from wsss_kit.data.images import mask_png
 from wsss_kit.files import write_whole
 from wsss_kit.training import progress
 
@@ -73,7 +73,7 @@ _SBD = Archive(
     "md5:82b4d87ceb2ed10f6038a1cba92111cb",
 )
 _READ = {"voc": "train", "coco": "val", "pets": "trainval"}
-"""The split whose first picture is read at the end."""
+"""The split whose first image is read at the end."""
 
 
 def download(
@@ -86,7 +86,7 @@ def download(
     keep: bool = False,
     shown: bool = True,
 ) -> Path:
-    """Fetch a data set, check it, unpack it and read its first picture.
+    """Fetch a data set, check it, unpack it and read its first image.
 
     A second call goes on where the first was stopped; what is unpacked already is left alone.
 
@@ -118,7 +118,7 @@ def download(
             _place(part, folder, sources, keep=keep, shown=shown)
             add_train_aug(folder, shown=shown)
         samples = open_dataset(name, folder, _READ[name])
-        print(f"{folder} holds {name}: {len(samples)} pictures of {samples.split}, the first is")
+        print(f"{folder} holds {name}: {len(samples)} images of {samples.split}, the first is")
         print(f"  {samples[0].name}, {tuple(samples[0].image.shape[1:])} pixels")
         return folder
 
@@ -144,14 +144,14 @@ def add_train_aug(root: str | Path, *, shown: bool = True) -> int:
     """SBD's masks as PNG beside VOC's, and the list ``train_aug``.
 
     ``train_aug`` is what SBD and VOC's ``train`` hold together, without VOC's ``val``: 10,582
-    pictures. Masks of VOC itself go before SBD's where both have one.
+    images. Masks of VOC itself go before SBD's where both have one.
 
     Args:
         root: VOC's folder, with ``SBD/cls/*.mat``, ``SBD/train.txt`` and ``SBD/val.txt``.
         shown: whether to show a bar.
 
     Returns:
-        The number of pictures in the list.
+        The number of images in the list.
 
     Raises:
         FileNotFoundError: if one of SBD's lists is missing.
@@ -179,7 +179,7 @@ def add_train_aug(root: str | Path, *, shown: bool = True) -> int:
 
 
 def _of_mat(sbd: Path, name: str) -> bytes:
-    """SBD's mask of one picture, from MATLAB's format, as PNG."""
+    """SBD's mask of one image, from MATLAB's format, as PNG."""
     from scipy.io import loadmat
 
     file = sbd / "cls" / f"{name}.mat"

@@ -67,7 +67,7 @@ def run_evaluate(
         The report.
 
     Raises:
-        ValueError: if there is no ground truth, or masks and pictures do not fit.
+        ValueError: if there is no ground truth, or masks and images do not fit.
         FileNotFoundError: if the data, the masks or the soft maps are not there.
     """
     beside = published(row) if row is not None else None

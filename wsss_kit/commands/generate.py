@@ -1,6 +1,6 @@
 """A data set to pseudo masks on disk: whatever stops the run, the next one goes on with the rest.
 
-Which pictures share a batch is fixed by the plan, before anything is done, and a batch is made
+Which images share a batch is fixed by the plan, before anything is done, and a batch is made
 whole or not at all. So the files of a run that was stopped any number of times are those of a run
 that was not, bit for bit, and so are those of several processes that share the batches.
 """
@@ -22,7 +22,7 @@ from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.data import LazyMasks
-from wsss_kit.data.pictures import import_decoders, mask_png, read_mask
+from wsss_kit.data.images import import_decoders, mask_png, read_mask
 from wsss_kit.files import write_whole
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.training import progress
@@ -58,13 +58,13 @@ def write_masks(
     world: int = 1,
     shown: bool = True,
 ) -> Written:
-    """Make the mask of every picture that has none yet, as a palette PNG.
+    """Make the mask of every image that has none yet, as a palette PNG.
 
-    A picture that cannot be read, or whose mask cannot be made, is noted with the reason, and the
+    An image that cannot be read, or whose mask cannot be made, is noted with the reason, and the
     others go on; a disk that refuses stops the run.
 
     Args:
-        samples: pictures with their ``names``.
+        samples: images with their ``names``.
         masks_of: a `Pipeline`, or a function of images and labels that returns masks.
         folder: of ``masks/NAME.png``, ``maps/NAME.safetensors``, ``protocol.json`` and, when all
             of it is done, ``manifest.json``.
@@ -73,14 +73,14 @@ def write_masks(
         maps: whether the maps of a `Pipeline` are written too.
         batch_size: images of equal size that go through together. CLIP-ES resizes images to whole
             patches, so with its pipeline sizes are rounded up to these first.
-        workers: threads that decode pictures ahead.
+        workers: threads that decode images ahead.
         rank: of this process among ``world``, which share the batches; the last one that ends
             writes the manifest.
         world: processes.
         shown: whether to show a bar.
 
     Returns:
-        The masks, and the pictures that have none.
+        The masks, and the images that have none.
 
     Raises:
         ValueError: if the folder holds masks of another making, a name leaves the folder, or a
@@ -138,7 +138,7 @@ def read_masks(folder: str | Path) -> Written:
 
 
 def read_maps(folder: str | Path, name: str) -> dict[int, Tensor]:
-    """Soft maps of one picture: class -> (H, W) float32 in [0, 1].
+    """Soft maps of one image: class -> (H, W) float32 in [0, 1].
 
     Raises:
         FileNotFoundError: if the run kept no maps of it.
@@ -164,10 +164,10 @@ def _claim(folder: Path, made_by: Mapping[str, Any]) -> None:
 
 
 def _place(folder: Path, kind: str, name: str, ending: str = ".png") -> Path:
-    """Where a picture's file lies; never outside the folder."""
+    """Where an image's file lies; never outside the folder."""
     path = folder / kind / f"{name}{ending}"
     if not path.resolve().is_relative_to((folder / kind).resolve()):
-        raise ValueError(f"a picture is called {name!r}, expected a name that stays in its folder")
+        raise ValueError(f"an image is called {name!r}, expected a name that stays in its folder")
     return path
 
 
@@ -176,7 +176,7 @@ def _failure(folder: Path, name: str) -> Path:
 
 
 class _Read(NamedTuple):
-    """A picture, or why it cannot be read, and what the method is shown if that is another size."""
+    """An image, or why it cannot be read, and what the method is shown if that is another size."""
 
     name: str
     sample: Sample | None
@@ -260,7 +260,7 @@ def _made(good: Sequence[_Read], masks_of: Recipe) -> list[tuple[Tensor, Tensor 
 
 
 def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -> list[list[int]]:
-    """Numbers of the pictures of every batch: of equal size, in the order of the data set.
+    """Numbers of the images of every batch: of equal size, in the order of the data set.
 
     Args:
         samples: with ``size_of(name)`` where sizes are known without decoding.
@@ -268,7 +268,7 @@ def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -
         side: sizes are rounded up to multiples of it first.
 
     Returns:
-        Batches in the order of their first picture; one whose size cannot be read is alone.
+        Batches in the order of their first image; one whose size cannot be read is alone.
     """
     check_count("batch_size", batch_size)
     if batch_size == 1:  # no size has to be read
@@ -326,7 +326,7 @@ def masks_in(folder: Path, names: Sequence[str]) -> tuple[Mapping[str, Tensor], 
 def _finish(
     folder: Path, names: Sequence[str], made_by: Mapping[str, Any], classes: Sequence[str]
 ) -> Written:
-    """Write the manifest once every picture has a mask or a reason."""
+    """Write the manifest once every image has a mask or a reason."""
     failed, done = {}, []
     for name in names:
         if _place(folder, "masks", name).exists():

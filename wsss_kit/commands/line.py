@@ -29,7 +29,7 @@ _COMMANDS = {
 _SHIPPED = {
     "paper-clip": "train:train_paper_clip",
     "choose-clip": "train:choose_paper_clip",
-    "paper-trunk": "train:train_paper_trunk",
+    "paper-trunk": "train:train_paper_backbone",
     "paper-clims": "train:train_paper_clims",
     "paper-sc-cam": "train:train_paper_sc_cam",
 }

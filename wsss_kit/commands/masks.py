@@ -73,7 +73,7 @@ def run_masks(
         affinity: of a CAM, SC-CAM or CLIMS: a saved `AffinityNet` that the maps walk with. With
             ``power`` the background walks along, as PSA and SC-CAM have it; with ``threshold`` it
             joins afterwards, as IRN and CLIMS have it. ``"none"`` leaves out CLIP-ES's own walk.
-        backbone: ``FILE.py:FUNCTION``, where the saved method has a trunk of one's own.
+        backbone: ``FILE.py:FUNCTION``, where the saved method has a backbone of one's own.
         scales: of a segmenter: sizes of the image that it predicts at.
         flip: of a segmenter: whether it predicts mirror images too.
         fuse: of a segmenter: ``"mean"`` or ``"max"`` over these.
@@ -89,7 +89,7 @@ def run_masks(
         device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
 
     Returns:
-        The masks, and the pictures that have none with the reason.
+        The masks, and the images that have none with the reason.
 
     Raises:
         ValueError: if a number is out of its range, both rules are given, or the folder holds
@@ -180,7 +180,9 @@ def _open(
     check_word("the method of the file", str(card.get("method")), _KINDS)
     given = {} if own is None else {"backbone": own}
     if given and card["method"] == "segmenter":
-        raise ValueError("a segmenter with a trunk of your own is loaded by Segmenter.load(net=)")
+        raise ValueError(
+            "a segmenter with a backbone of your own is loaded by Segmenter.load(net=)"
+        )
     fitted = _KINDS[card["method"]].load(method, device=device, **given)
     known = fitted.classes if isinstance(fitted, Segmenter) else fitted.classes_
     if tuple(known) != tuple(samples.classes):
@@ -210,7 +212,7 @@ def _summary(written: Written, out: str | Path) -> str:
     lines = [f"{out} holds {len(written.masks)} masks (masks/, manifest.json)."]
     failed: Mapping[str, str] = written.failed
     if failed:
-        lines.append(f"{len(failed)} pictures have none:")
+        lines.append(f"{len(failed)} images have none:")
         lines += [f"  {name}: {reason}" for name, reason in list(failed.items())[:10]]
         lines += [f"  and {len(failed) - 10} more"] * (len(failed) > 10)
     return "\n".join(lines)

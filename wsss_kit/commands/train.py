@@ -1,10 +1,11 @@
-"""Train what the package ships, again from its seed: tiny CLIP, paper trunk, CLIMS and SC-CAM.
+"""Train what the package ships, again from its seed: tiny CLIP, paper backbone, CLIMS and SC-CAM.
 
-The tiny CLIP and the paper trunk stand for two things, so they have two teachers. The tiny CLIP
+The tiny CLIP and the paper backbone stand for two things, so they have two teachers. The tiny CLIP
 stands for a model that read the web, where heads are often hidden: a share of its objects is torn.
-The paper trunk stands for ImageNet, which was not chosen so: its teacher is a tiny CLIP that never
-saw a torn object. In CLIP-ES's place the trunk's teacher finds heads; in the trunk's place the torn
-tiny CLIP would give plain CAM the bodies that SC-CAM is there to find. Both cards name their data.
+The paper backbone stands for ImageNet, which was not chosen so: its teacher is a tiny CLIP that
+never saw a torn object. In CLIP-ES's place the backbone's teacher finds heads; in the backbone's
+place the torn tiny CLIP would give plain CAM the bodies that SC-CAM is there to find. Both cards
+name their data.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM, agreement
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.paperworld.backbone import train_backbone
 from wsss_kit.paperworld.measures import subtype_labels
 from wsss_kit.paperworld.pretrain import Pretraining, halved
-from wsss_kit.paperworld.trunk import train_trunk
 from wsss_kit.paperworld.world import TORN
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
@@ -66,7 +67,7 @@ def train_paper_clip(
         workers: processes that draw images.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
         torn: how often an object of the images has lost its signature part; 0 for a teacher of
-            the paper trunk.
+            the paper backbone.
 
     Returns:
         The path of the weights.
@@ -144,7 +145,7 @@ def _figures_of(card: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def train_paper_trunk(
+def train_paper_backbone(
     out: str | Path = "data/runs/paper",
     *,
     teacher: str | Path | None = None,
@@ -152,7 +153,7 @@ def train_paper_trunk(
     seed: int = 0,
     workers: int = 1,
 ) -> Path:
-    """Train the paper trunk on a tiny CLIP's patches.
+    """Train the paper backbone on a tiny CLIP's patches.
 
     Args:
         out: folder of the weights and the card.
@@ -167,7 +168,7 @@ def train_paper_trunk(
     options = {"teacher": teacher, "steps": steps, "seed": seed, "workers": workers}
     with run_folder(out) as folder:
         bar = partial(progress, what="paper-trunk")
-        return train_trunk(folder / "paper_trunk", **options, progress=bar)
+        return train_backbone(folder / "paper_trunk", **options, progress=bar)
 
 
 class AffinityScore(NamedTuple):
@@ -229,7 +230,7 @@ def write_affinity(path: str | Path, *, n_images: int = 100, shown: bool = True)
     card["attention"] = {
         "layers": layers,
         "squarings": squarings,
-        "chosen_on": f"PaperWorld seed 0, val, {n_images} pictures: CLIP-ES (reference), mean of "
+        "chosen_on": f"PaperWorld seed 0, val, {n_images} images: CLIP-ES (reference), mean of "
         "the mIoU without and with the dense CRF, the best background rule of each",
         "mean_iou": rows,
     }
@@ -275,8 +276,8 @@ def train_paper_sc_cam(
 ) -> Path:
     """Train a CAM's head and, from it, SC-CAM on the embedded world; resumes where it was stopped.
 
-    The classifier that gives the first features is a head on the trunk as it comes with the
-    package: a trunk that has learned to tell classes apart has begun to forget what parts them.
+    The classifier that gives the first features is a head on the backbone as it comes with the
+    package: a backbone that has learned to tell classes apart has begun to forget what parts them.
 
     Args:
         out: folder of checkpoints, weights and card.
@@ -297,7 +298,7 @@ def train_paper_sc_cam(
         sc_cam.fit(train, seed=seed, checkpoint=folder / "sc-cam-training")
         truth, C = subtype_labels(train), len(train.classes)
         nmi = [agreement(each, truth, n_classes=C).mean_nmi for each in sc_cam.rounds_]
-        card = {"base": "a head on the trunk as it comes with the package"}
+        card = {"base": "a head on the backbone as it comes with the package"}
         card["nmi_with_true_subtypes"] = [round(each, 3) for each in nmi]
         methods = {"CAM": cam, "SC-CAM": sc_cam}
         return _ship(folder / "sc-cam", methods, train, val, seed, **card)
@@ -330,13 +331,13 @@ def _ship(
     path = save_model(path, halved(tensors), card)
     methods = {**methods, name: type(methods[name]).load(path, device="cpu")}
     measured = {
-        "on": f"PaperWorld seed 0, val, {len(val)} pictures, no refinement, best constant "
+        "on": f"PaperWorld seed 0, val, {len(val)} images, no refinement, best constant "
         "background of each"
     }
     for each, method in methods.items():
         swept = sweep_background(partial(cam_maps, method=method), val, val.masks, rules=CONSTANTS)
         best = best_rule(swept)
         measured[each] = {"background": str(best), "mean_iou": round(swept[best], 3)}
-    on = f"PaperWorld seed 0, train, {len(train)} pictures with image-level labels"
+    on = f"PaperWorld seed 0, train, {len(train)} images with image-level labels"
     card |= {"trained_on": on, "seed": seed, **made, "measured": measured}
     return save_model(path, halved(tensors), card)

@@ -239,7 +239,7 @@ def _classifier(
     """Prepare the training of a CAM, SC-CAM or CLIMS."""
     if not labels_of(samples).any():
         raise ValueError(
-            f"none of the {len(samples)} pictures shows a class, expected image-level labels; see "
+            f"none of the {len(samples)} images shows a class, expected image-level labels; see "
             f"`python -m wsss_kit check {config['data']}`"
         )
     making, fitting = _parts(what, config)

@@ -29,7 +29,7 @@ SMALLEST_SCORE = 1e-5
 LABEL_PROBABILITY = 0.7
 """Of the highest score with ``unary="hard"``; the other classes share the rest."""
 BGR_MEAN = (104.008, 116.669, 122.675)
-"""What the DeepLab of the released CLIP-ES code subtracts from a picture in 0..255."""
+"""What the DeepLab of the released CLIP-ES code subtracts from an image in 0..255."""
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def dense_crf(
             parameter is outside its range.
 
     Example:
-        One wrong pixel in a flat picture gives in to its neighbours:
+        One wrong pixel in a flat image gives in to its neighbours:
 
         >>> scores = torch.tensor([0.2, 0.8]).view(1, 2, 1, 1).repeat(1, 1, 9, 9)
         >>> scores[0, :, 4, 4] = torch.tensor([0.6, 0.4])
@@ -98,14 +98,14 @@ def dense_crf(
     spatial = None
     if spatial_weight:
         spatial = _spatial_lattice(H, W, float(spatial_std), device)
-    levels = [picture.cpu().numpy().tobytes() for picture in _levels(images)]
+    levels = [image.cpu().numpy().tobytes() for image in _levels(images)]
     refined = torch.empty(B, K, H, W, device=device)
-    # scores of the same picture, one after the other, go through its lattice together
-    for picture, group in groupby(range(B), key=levels.__getitem__):
+    # scores of the same image, one after the other, go through its lattice together
+    for image, group in groupby(range(B), key=levels.__getitem__):
         kernels = [] if spatial is None else [(spatial_weight, spatial)]
         if bilateral_weight:
             lattice = _bilateral_lattice(
-                picture, (H, W), float(bilateral_xy_std), float(bilateral_rgb_std), device
+                image, (H, W), float(bilateral_xy_std), float(bilateral_rgb_std), device
             )
             kernels.append((bilateral_weight, lattice))
         rows = list(group)
@@ -117,9 +117,9 @@ def dense_crf(
 
 
 def reference_crf_images(images: Tensor) -> Tensor:
-    """The pictures that the released CLIP-ES code shows its CRF.
+    """The images that the released CLIP-ES code shows its CRF.
 
-    Reference: it subtracts DeepLab's mean from a BGR picture and casts to 8 bits, so that values
+    Reference: it subtracts DeepLab's mean from a BGR image and casts to 8 bits, so that values
     below the mean wrap around (-5.3 becomes 251). The ``reference`` preset does the same.
 
     Args:
@@ -140,7 +140,7 @@ def reference_crf_images(images: Tensor) -> Tensor:
 
 
 def _levels(images: Tensor) -> Tensor:
-    """Pictures in [0, 1] as 8-bit levels."""
+    """Images in [0, 1] as 8-bit levels."""
     return (images.detach().float() * 255).round().clamp(0, 255).byte()
 
 
@@ -154,7 +154,7 @@ def _log_unary(scores: Tensor, unary: str) -> Tensor:
 
 
 def _mean_field(logits: Tensor, kernels: list[tuple[float, Lattice]], iterations: int) -> Tensor:
-    """Log unary to marginals: (N, G, K) -> the same, G scores of one picture."""
+    """Log unary to marginals: (N, G, K) -> the same, G scores of one image."""
     probs = _softmax(logits)
     for _ in range(iterations):
         pulled = logits.clone()
@@ -183,11 +183,11 @@ def _spatial_lattice(H: int, W: int, std: float, device: torch.device) -> Lattic
     return Lattice(_pixel_positions(H, W, std, device))
 
 
-@lru_cache(maxsize=2)  # the picture at hand: background rules, prompts and sliders come back to it
+@lru_cache(maxsize=2)  # the image at hand: background rules, prompts and sliders come back to it
 def _bilateral_lattice(
     levels: bytes, size: tuple[int, int], xy_std: float, rgb_std: float, device: torch.device
 ) -> Lattice:
-    """The lattice of a picture, given as the bytes of its (3, H, W) levels."""
+    """The lattice of an image, given as the bytes of its (3, H, W) levels."""
     colours = torch.frombuffer(bytearray(levels), dtype=torch.uint8).view(3, -1).to(device)
     positions = _pixel_positions(*size, xy_std, device)
     return Lattice(torch.cat([positions, colours / rgb_std]))  # (5, H * W)
@@ -212,7 +212,7 @@ through it once more with ``iterations=1``."""
 
 
 def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
-    """Refuse scores and pictures that do not belong together or are not what they should be.
+    """Refuse scores and images that do not belong together or are not what they should be.
 
     Args:
         scores: (B, K, H, W) in [0, 1].
@@ -226,16 +226,16 @@ def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
     if scores.ndim != 4 or 0 in scores.shape[1:]:
         raise ValueError(
             f"scores has shape {tuple(scores.shape)}, expected (B, K, H, W) with at least one "
-            "class and one pixel; give one picture's scores as scores[None]"
+            "class and one pixel; give one image's scores as scores[None]"
         )
     expected = (len(scores), 3, *scores.shape[-2:])
     if images.shape != expected:
         raise ValueError(
             f"images has shape {tuple(images.shape)} but scores {tuple(scores.shape)} needs "
-            f"{expected}; resize the scores to the picture with cam.upsample"
+            f"{expected}; resize the scores to the image with cam.upsample"
         )
     check_range("scores", scores, "scale maps with cam.normalize_cams, logits with a softmax")
-    check_range("images", images, "divide 8-bit pictures by 255")
+    check_range("images", images, "divide 8-bit images by 255")
 
 
 def check_weight(name: str, weight: float) -> None:

@@ -179,7 +179,7 @@ def _corner_codes(cell: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
     if n * spans.double().prod() >= LARGEST_CODE:
         raise ValueError(
             f"the features span {spans.tolist()} lattice cells, more than 64-bit integers can "
-            "number; use larger standard deviations or a smaller picture"
+            "number; use larger standard deviations or a smaller image"
         )
     strides = n * torch.cat([spans.new_ones(1), spans[:-1].cumprod(0), spans.new_zeros(1)])
     codes = torch.empty_like(rank)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from wsss_kit.data.coco import load_coco, load_coco_masks
 from wsss_kit.data.datasets import LazyMasks, LazySamples, open_dataset
 from wsss_kit.data.folder import load_folder, load_folder_masks
+from wsss_kit.data.images import read_image, read_mask
 from wsss_kit.data.pets import load_pets, load_pets_masks
-from wsss_kit.data.pictures import read_image, read_mask
 from wsss_kit.data.voc import load_voc, load_voc_masks
 
 __all__ = [

@@ -15,7 +15,7 @@ from torch import Tensor
 from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
-from wsss_kit.data.pictures import mask_png
+from wsss_kit.data.images import mask_png
 from wsss_kit.files import write_whole
 
 SPLITS = ("train", "val")
@@ -102,7 +102,7 @@ class _COCO(ImageFiles):
             name = Path(str(image["file_name"])).stem
             if "/" in str(image["file_name"]) or "\\" in str(image["file_name"]):
                 raise ValueError(
-                    f"{file} names a picture {image['file_name']!r}, expected a name alone"
+                    f"{file} names an image {image['file_name']!r}, expected a name alone"
                 )
             number_of[image["id"]] = name
             self.files[name] = image["file_name"]
@@ -112,7 +112,7 @@ class _COCO(ImageFiles):
             name = number_of.get(annotation["image_id"])
             if name is None or annotation["category_id"] not in self.value_of:
                 raise ValueError(
-                    f"{file} has an annotation of picture {annotation['image_id']} and category "
+                    f"{file} has an annotation of image {annotation['image_id']} and category "
                     f"{annotation['category_id']}, expected those that it lists"
                 )
             self.annotations[name].append(annotation)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample
-from wsss_kit.data.pictures import picture_size, read_image, read_mask_of
+from wsss_kit.data.images import image_size, read_image, read_mask_of
 from wsss_kit.prompts import Prompts
 from wsss_kit.registry import find
 
@@ -117,7 +117,7 @@ class LazySamples(Sequence[Sample]):
         >>> samples.pick(["c", "b"])[1].labels.tolist()
         [1.0]
         >>> samples
-        LazySamples(3 pictures, 1 classes)
+        LazySamples(3 images, 1 classes)
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class LazySamples(Sequence[Sample]):
             return self.pick(self.names[index])
         index = operator.index(index)
         if not -len(self) <= index < len(self):
-            raise IndexError(f"picture {index} was asked for, but there are {len(self)}")
+            raise IndexError(f"image {index} was asked for, but there are {len(self)}")
         name = self.names[index]
         return Sample(name, self._image(name), self._labels(name))
 
@@ -172,7 +172,7 @@ class LazySamples(Sequence[Sample]):
         unknown = sorted(set(names) - set(self.names))
         if unknown:
             raise ValueError(
-                f"{', '.join(unknown[:5])}: not among the {len(self)} pictures; `names` lists them"
+                f"{', '.join(unknown[:5])}: not among the {len(self)} images; `names` lists them"
             )
         samples = copy(self)
         samples.names = names
@@ -217,7 +217,7 @@ class LazySamples(Sequence[Sample]):
 
     def __repr__(self) -> str:
         split = f", split={self.split!r}" if self.split else ""
-        return f"LazySamples({len(self)} pictures, {len(self.classes)} classes{split})"
+        return f"LazySamples({len(self)} images, {len(self.classes)} classes{split})"
 
 
 class LazyMasks(Mapping[str, Tensor]):
@@ -245,7 +245,7 @@ class LazyMasks(Mapping[str, Tensor]):
         self._folder = Path(folder)
 
     def __getitem__(self, name: str) -> Tensor:
-        """The (H, W) int64 mask of one picture."""
+        """The (H, W) int64 mask of one image."""
         if name not in self._names:
             raise KeyError(
                 f"no mask for {name!r}: expected it at {self._folder / str(name)}.png; "
@@ -287,7 +287,7 @@ class ImageFiles:
 
     def size(self, name: str) -> tuple[int, int]:
         """Read the height and width of an image."""
-        return picture_size(self.path(name))
+        return image_size(self.path(name))
 
     def labels(self, name: str) -> Tensor:
         """Return image-level labels: (C,) float32 of 0 and 1."""

@@ -22,7 +22,7 @@ PROBLEMS_SHOWN = 5
 LAYOUT = """
   {root}/
     labels.csv        first line: file,labels    then: cat1.jpg,cat;sofa    or: wall.jpg,
-    cat1.jpg          the pictures, named in labels.csv relative to this folder
+    cat1.jpg          the images, named in labels.csv relative to this folder
     masks/cat1.png    optional, for evaluation: 0 background, 1 first class, 255 ignored"""
 
 
@@ -42,10 +42,10 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
         A lazy sequence of ``Sample`` with ``.classes`` and ``.names``; ``labels`` is (C,) float32.
 
     Raises:
-        FileNotFoundError: if the folder, its table, or pictures that the table names are missing.
-        ValueError: if the table has another header, encoding or separator, names a picture twice,
-            two pictures with one name, or a class outside ``classes``, or has a label that looks
-            like several. Bad rows are reported together. On reading an item, if its picture does
+        FileNotFoundError: if the folder, its table, or images that the table names are missing.
+        ValueError: if the table has another header, encoding or separator, names an image twice,
+            two images with one name, or a class outside ``classes``, or has a label that looks
+            like several. Bad rows are reported together. On reading an item, if its image does
             not decode.
 
     Example:
@@ -81,9 +81,9 @@ def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None)
 
     Raises:
         FileNotFoundError: if the folder, its table or ``masks/`` is missing.
-        ValueError: as for ``load_folder``, or if no file is the mask of a picture; on reading an
+        ValueError: as for ``load_folder``, or if no file is the mask of an image; on reading an
             item, if its mask does not decode, has
-            another size than its picture or a value that is no class.
+            another size than its image or a value that is no class.
 
     Example:
         >>> import tempfile
@@ -161,9 +161,9 @@ class _Folder(ImageFiles):
             problems += self._add(row)
         _report(problems, table, self.classes)
         if not self.rows:
-            raise ValueError(f"{table} names no picture; add a line such as: cat1.jpg,cat")
+            raise ValueError(f"{table} names no image; add a line such as: cat1.jpg,cat")
         if not self.classes:
-            raise ValueError(f"{table} names no class; label a picture, or pass classes=")
+            raise ValueError(f"{table} names no class; label an image, or pass classes=")
 
     def _add(self, row: _Row) -> Iterator[_Problem]:
         """Keep a row by the name of its image; yield what is wrong with it."""
@@ -177,7 +177,7 @@ class _Folder(ImageFiles):
             yield _Problem(row.line, text)
         elif not (self.root / row.file).is_file():
             there = (path.name for path in (self.root / row.file.parent).glob("*"))
-            text = f"there is no picture '{row.file}'"
+            text = f"there is no image '{row.file}'"
             yield _Problem(row.line, text, row.file.name, there, missing=True)
         for label in row.labels:
             if label in self.mixed:
@@ -187,7 +187,7 @@ class _Folder(ImageFiles):
                 yield _Problem(row.line, f"unknown class {label!r}", label, self.classes)
 
     def find_masks(self) -> None:
-        """Mask files by picture name; those that belong to no picture are reported."""
+        """Mask files by image name; those that belong to no image are reported."""
         files = sorted(path for path in self.mask_folder.rglob("*") if path.is_file())
         there = {
             str(path.relative_to(self.mask_folder).with_suffix("").as_posix()): path
@@ -203,25 +203,25 @@ class _Folder(ImageFiles):
         self._check_masks(files)
 
     def _check_masks(self, files: Sequence[Path]) -> None:
-        """No mask at all is an error; a mask without its picture is probably misnamed."""
+        """No mask at all is an error; a mask without its image is probably misnamed."""
         used = set(self.masks.values())
         hidden = [path for path in files if path.name.startswith(".") or path.name == "Thumbs.db"]
         foreign = [path for path in files if path not in used and path not in hidden]
         example = next(iter(self.rows))
-        expected = f"expected {self.mask_folder / example}.png for the picture {example!r}"
+        expected = f"expected {self.mask_folder / example}.png for the image {example!r}"
         if not used:
             first = f", such as {foreign[0].name!r}" if foreign else ""
             raise ValueError(
                 f"{self.mask_folder} holds {len(foreign)} files{first}, and none is the PNG mask "
-                f"of a picture; {expected}"
+                f"of an image; {expected}"
             )
         if not foreign:
             return
-        pictures = {p.stem for p in self.root.rglob("*") if self.mask_folder not in p.parents}
-        lost = [path.name for path in foreign if path.stem not in pictures]
+        images = {p.stem for p in self.root.rglob("*") if self.mask_folder not in p.parents}
+        lost = [path.name for path in foreign if path.stem not in images]
         if lost:
             warnings.warn(
-                f"{len(lost)} of {len(files)} files in {self.mask_folder} belong to no picture, "
+                f"{len(lost)} of {len(files)} files in {self.mask_folder} belong to no image, "
                 f"the first is {lost[0]!r}; {expected}",
                 stacklevel=4,
             )
@@ -293,7 +293,7 @@ def _checked(classes: Sequence[str]) -> tuple[str, ...]:
         if name.lower() == "background":
             raise ValueError(
                 f"{name!r} is among the classes, expected things alone: background is value 0 of "
-                "every mask; leave the label of a picture without a thing empty"
+                "every mask; leave the label of an image without a thing empty"
             )
     return names
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
-from wsss_kit.data.pictures import read_mask_of
+from wsss_kit.data.images import read_mask_of
 
 SPECIES = ("cat", "dog")
 SPLITS = ("trainval", "test")
@@ -37,7 +37,7 @@ def load_pets(
 
     Args:
         root: the folder with ``images/`` and ``annotations/``.
-        split: ``"trainval"`` (3,680 pictures) or ``"test"`` (3,669).
+        split: ``"trainval"`` (3,680 images) or ``"test"`` (3,669).
         kind: what the classes are: ``"species"`` (cat, dog) or ``"breed"`` (37, sorted by name).
         limit: only the first so many of a list that goes round the breeds, so that few images
             cover many of them.
@@ -47,7 +47,7 @@ def load_pets(
 
     Raises:
         FileNotFoundError: if the layout or the list is not there; on reading an item, if its
-            picture is not.
+            image is not.
         ValueError: for another split or kind, or a line of the list that is none.
 
     Example:
@@ -78,7 +78,7 @@ def load_pets_masks(
     Raises:
         FileNotFoundError: as for `load_pets`, and if there are no trimaps.
         ValueError: as for `load_pets`; on reading an item, if its trimap does not decode, is of
-            another size than its picture or holds another value.
+            another size than its image or holds another value.
     """
     pets = _Pets(root, split, kind)
     if not pets.trimaps.is_dir():
@@ -153,5 +153,5 @@ def _read_list(file: Path) -> list[_Row]:
         breed = cells[0].rpartition("_")[0].replace("_", " ")
         rows.append(_Row(cells[0], breed, SPECIES[int(cells[2]) - 1]))
     if not rows:
-        raise ValueError(f"{file} is empty, expected one picture a line")
+        raise ValueError(f"{file} is empty, expected one image a line")
     return rows

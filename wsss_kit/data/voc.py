@@ -15,7 +15,7 @@ from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
 LAYOUT = """
   {root}/
     JPEGImages/2007_000032.jpg
-    ImageSets/Segmentation/train.txt     one picture id a line
+    ImageSets/Segmentation/train.txt     one image id a line
     Annotations/2007_000032.xml          labels; without it they come from the masks
     SegmentationClassAug/2007_000032.png or SegmentationClass/: masks
 data/README.md says where to get VOC 2012 and how to unpack it."""
@@ -34,7 +34,7 @@ def load_voc(
         root: the folder that holds ``JPEGImages/``, or the one above ``VOC2012/`` or
             ``VOCdevkit/VOC2012/``.
         split: a file of ``ImageSets/Segmentation/`` without ``.txt``: ``"train"`` (1,464
-            pictures), ``"val"`` (1,449), or your own ``"train_aug"`` (10,582).
+            images), ``"val"`` (1,449), or your own ``"train_aug"`` (10,582).
         limit: only the first so many images.
 
     Returns:
@@ -43,8 +43,8 @@ def load_voc(
 
     Raises:
         FileNotFoundError: if the layout or the split is not there; on reading an item, if its
-            picture or annotation is not.
-        ValueError: if the split or the limit is empty; on reading an item, if its picture does not
+            image or annotation is not.
+        ValueError: if the split or the limit is empty; on reading an item, if its image does not
             decode or its annotation names an unknown class.
 
     Example:
@@ -81,7 +81,7 @@ def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> L
         FileNotFoundError: if the layout, the split or all masks are missing; on reading an item,
             if its mask is.
         ValueError: on reading an item, if its mask does not decode, has another size than its
-            picture or a value that is no class.
+            image or a value that is no class.
 
     Example:
         >>> load_voc_masks("nowhere", "val")  # doctest: +ELLIPSIS
@@ -135,7 +135,7 @@ class _VOC(ImageFiles):
         ids = (path.stem if path.suffix.lower() in suffixes else path.name for path in paths)
         names = list(dict.fromkeys(ids))
         if not names:
-            raise ValueError(f"split file {file} is empty, expected one picture id a line")
+            raise ValueError(f"split file {file} is empty, expected one image id a line")
         return names
 
     def path(self, name: str) -> Path:
@@ -147,7 +147,7 @@ class _VOC(ImageFiles):
             if file.is_file():
                 return self.read_mask(name, file)
         raise FileNotFoundError(
-            f"picture {name} has no mask, expected {' or '.join(map(str, files))}; most of "
+            f"image {name} has no mask, expected {' or '.join(map(str, files))}; most of "
             "train_aug has masks in SegmentationClassAug/ only, and VOC keeps those of test"
         )
 
@@ -166,7 +166,7 @@ class _VOC(ImageFiles):
         file = self.annotations / f"{name}.xml"
         if not file.is_file():
             raise FileNotFoundError(
-                f"picture {name} has no annotation, expected {file}; unpack Annotations/ whole, "
+                f"image {name} has no annotation, expected {file}; unpack Annotations/ whole, "
                 "or take it away to have labels from the masks"
             )
         try:

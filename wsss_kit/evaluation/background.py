@@ -27,7 +27,7 @@ CRF_RULES = (
     *(BackgroundRule(threshold=round(0.05 * k, 2)) for k in range(3, 11)),
     *(BackgroundRule(power=p) for p in (1, 2, 3, 4)),
 )
-"""Fewer rules for scores that go through a CRF, once a picture and rule."""
+"""Fewer rules for scores that go through a CRF, once an image and rule."""
 
 
 class _Batch(NamedTuple):
@@ -90,10 +90,10 @@ def predict_masks(
     Args:
         maps_of: a `Pipeline`, whose maps and CRF count, or a function of images and labels that
             returns maps.
-        samples: the pictures.
+        samples: the images.
         rule: puts a background before the maps.
         refine: what happens to the scores then, such as `crf.crf_of_present`; None for nothing.
-        batch_size: pictures of equal size that go through together.
+        batch_size: images of equal size that go through together.
         shown: whether to show a progress bar.
         what: its name.
 
@@ -101,8 +101,8 @@ def predict_masks(
         name -> (H, W) int64.
 
     Raises:
-        ValueError: if there is no picture, two of them share a name, the maps are not of the
-            pictures' size and classes, or an argument is not what it should be.
+        ValueError: if there is no image, two of them share a name, the maps are not of the
+            images' size and classes, or an argument is not what it should be.
     """
     _check_rules([rule])
     pipeline = _as_pipeline(maps_of, refine)
@@ -113,7 +113,7 @@ def predict_masks(
         masks = pipeline.masks_of(rule.scores(maps), images, labels)
         for name, mask in zip(names, masks, strict=True):
             if name in predicted:
-                raise ValueError(f"two pictures are called {name!r}, expected different names")
+                raise ValueError(f"two images are called {name!r}, expected different names")
             predicted[name] = mask
     return predicted
 
@@ -135,13 +135,13 @@ def sweep_background(
     Args:
         maps_of: a `Pipeline`, whose maps and CRF count, or a function of images and labels that
             returns maps.
-        samples: pictures of the validation split.
+        samples: images of the validation split.
         target: name -> (H, W) int64 ground truth.
         rules: what to try.
         refine: what happens to the scores after the rule, see `predict_masks`. All rules of one
-            picture go through it as one batch; ``CRF_RULES`` are few enough for a CRF.
+            image go through it as one batch; ``CRF_RULES`` are few enough for a CRF.
         scored: mask values beside 0 that count; None for all classes.
-        batch_size: pictures of equal size that go through together.
+        batch_size: images of equal size that go through together.
         shown: whether to show a progress bar.
         what: its name.
 
@@ -149,9 +149,9 @@ def sweep_background(
         Rule -> mIoU in [0, 1], in the order of ``rules``.
 
     Raises:
-        ValueError: if there is no picture, or one without ground truth where names are known
+        ValueError: if there is no image, or one without ground truth where names are known
             without decoding, or an argument is not what it should be; nothing is computed then.
-            Also if the maps are not of the pictures' size and classes.
+            Also if the maps are not of the images' size and classes.
     """
     _check_rules(rules)
     if scored is not None:
@@ -186,14 +186,14 @@ def _check_rules(rules: Sequence[BackgroundRule]) -> None:
 
 
 def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> None:
-    """Refuse pictures without ground truth before any map is made."""
+    """Refuse images without ground truth before any map is made."""
     names = getattr(samples, "names", None)
     if names is None:
         names = [s.name for s in samples] if isinstance(samples, (list, tuple)) else []
     missing = [name for name in names if name not in target]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(names)} pictures have no ground truth, the first is "
+            f"{len(missing)} of {len(names)} images have no ground truth, the first is "
             f"{missing[0]!r}; score those that have one: "
             "samples.pick(name for name in samples.names if name in target)"
         )
@@ -220,13 +220,13 @@ def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
     if not scored:
         raise ValueError(
             f"none of {len(swept)} rules has an mIoU that is a number, expected what "
-            "sweep_background returns for pictures with ground truth"
+            "sweep_background returns for images with ground truth"
         )
     return max(scored, key=lambda rule: scored[rule])
 
 
 class Chosen(NamedTuple):
-    """A background rule, and the masks of other pictures by it.
+    """A background rule, and the masks of other images by it.
 
     Args:
         rule: the best one.
@@ -255,7 +255,7 @@ def choose_rule(
     """Choose the background rule on one split and make the masks of another by it.
 
     Args:
-        maps_of: pictures and labels to maps.
+        maps_of: images and labels to maps.
         val: chooses the rule.
         val_masks: its ground truth, name to (H, W) int64.
         test: is predicted.
@@ -273,4 +273,4 @@ def choose_rule(
     )
     rule = best_rule(swept)
     masks = predict_masks(maps_of, test, rule, what=f"{name}masks on test", **options)
-    return Chosen(rule, swept, masks, f"{rule}, chosen on {len(val)} val pictures")
+    return Chosen(rule, swept, masks, f"{rule}, chosen on {len(val)} val images")

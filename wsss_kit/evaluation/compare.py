@@ -75,7 +75,7 @@ class Comparison:
     def __str__(self) -> str:
         """The headline, the number of images, and both protocols."""
         equal = len(self.first.names) - self.better - self.worse
-        counts = f"better on {self.better} pictures, worse on {self.worse}, equal on {equal}"
+        counts = f"better on {self.better} images, worse on {self.worse}, equal on {equal}"
         protocols = f"first: {self.first.protocol}", f"second: {self.second.protocol}"
         return "\n".join([self.headline, counts, *protocols])
 
@@ -111,7 +111,7 @@ def compare_reports(
         >>> from wsss_kit.evaluation import Protocol, evaluate
         >>> target = {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[1, 1]])}
         >>> empty = {name: 0 * mask for name, mask in target.items()}
-        >>> options = {"classes": ("cow",), "protocol": Protocol("two pictures", "val")}
+        >>> options = {"classes": ("cow",), "protocol": Protocol("two images", "val")}
         >>> reports = [evaluate(masks, target, **options) for masks in (empty, target)]
         >>> print(compare_reports(*reports).headline)
         mIoU +87.5 points, 95 % interval +75.0 to +100.0 (0 is outside)
@@ -125,8 +125,8 @@ def compare_reports(
     if set(first.names) != set(second.names):
         other = set(first.names) ^ set(second.names)
         raise ValueError(
-            f"{len(other)} pictures are in one report alone, such as {sorted(other)[0]!r}; score "
-            "both on the same pictures"
+            f"{len(other)} images are in one report alone, such as {sorted(other)[0]!r}; score "
+            "both on the same images"
         )
     place = {name: i for i, name in enumerate(second.names)}
     rows = [place[name] for name in first.names]

@@ -156,7 +156,7 @@ class ConfusionMatrix:
         outside = ((mask < 0) | (mask >= self.n_classes)) & (mask != self.ignore_index)
         if outside.any():
             place = outside.nonzero()[0].tolist()
-            axes = ("picture", "row", "column")[-mask.ndim :]
+            axes = ("image", "row", "column")[-mask.ndim :]
             where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
             raise ValueError(
                 f"{name} holds {mask[tuple(place)].item()} at {where}, expected 0 to "

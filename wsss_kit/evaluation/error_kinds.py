@@ -213,7 +213,7 @@ def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
         ...     {"a": torch.tensor([[1, 1, 1, 2]])},
         ...     {"a": torch.tensor([[0, 0, 1, 1]])},
         ...     classes=("cow", "camel"),
-        ...     protocol=Protocol("one picture", "val"),
+        ...     protocol=Protocol("one image", "val"),
         ...     boundary=0,
         ...     stuff={"a": torch.tensor([[0, 1, 255, 255]])},
         ...     stuff_names=("grass", "sand"),

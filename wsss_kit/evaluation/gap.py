@@ -90,7 +90,7 @@ def explain_gap(report: Report, row: Published, *, prompts: Prompts | None = Non
         >>> report = evaluate(masks, masks, classes=("cow",), protocol=protocol)
         >>> gap = explain_gap(report, published("clip-es/train/crf"))
         >>> [reason.name for reason in gap.reasons]
-        ['wrong split', 'refinement left out', 'few pictures']
+        ['wrong split', 'refinement left out', 'few images']
     """
     if row.percent is None:
         raise ValueError(f"{row.name} is {row.unit}, expected a row of mean IoU")
@@ -112,7 +112,7 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> Iterato
         )
     if "data" in apart or "split" in apart:
         of_train_aug = (
-            "; published masks are scored on the 1,464 pictures of train, and the 10,582 of "
+            "; published masks are scored on the 1,464 images of train, and the 10,582 of "
             "train_aug give CLIP-ES 68.7 instead of 75.0"
         )
         is_train_aug = (protocol.split, row.split) == ("train_aug", "train")
@@ -124,7 +124,7 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> Iterato
     if protocol.stride > 1:
         yield Reason(
             "low resolution",
-            f"masks were compared at stride {protocol.stride}; bring maps to the picture's size "
+            f"masks were compared at stride {protocol.stride}; bring maps to the image's size "
             "before they become masks (58.6 became 50 in one report of CLIP-ES)",
         )
     sizes = report.settings.get("sizes", ())
@@ -180,8 +180,8 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> Iterato
         low, high = (100 * bound for bound in report.interval)
         place = "inside" if low <= row.percent <= high else "outside"
         yield Reason(
-            "few pictures",
-            f"{protocol.n_images} of {row.n_images} pictures were scored; the published number "
+            "few images",
+            f"{protocol.n_images} of {row.n_images} images were scored; the published number "
             f"lies {place} the interval of ours, {low:.1f} to {high:.1f}",
         )
 

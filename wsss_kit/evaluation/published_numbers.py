@@ -67,10 +67,10 @@ class Published:
 
     def __str__(self) -> str:
         """The row on one line."""
-        pictures = "" if self.n_images is None else f", {self.n_images} images"
+        images = "" if self.n_images is None else f", {self.n_images} images"
         line = (
             f"{self.name}: {self.method} {self.what} {self.value:g} ({self.unit}), {self.data} "
-            f"{self.split}{pictures}, background: {self.background}, refinement: {self.refinement}"
+            f"{self.split}{images}, background: {self.background}, refinement: {self.refinement}"
         )
         start = f", starts from {self.start}" if self.start else ""
         note = f" ({self.note})" if self.note else ""

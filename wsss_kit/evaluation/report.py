@@ -119,7 +119,7 @@ class Report:
         >>> import torch
         >>> from wsss_kit.evaluation import evaluate
         >>> masks = {"a": torch.tensor([[0, 1]])}
-        >>> protocol = Protocol("one picture", "val", resolution="1 x 2 px")
+        >>> protocol = Protocol("one image", "val", resolution="1 x 2 px")
         >>> report = evaluate(masks, masks, classes=("cow", "camel"), protocol=protocol)
         >>> print(report)
         mIoU 100.0 %, 95 % interval 100.0 to 100.0, mean of 2 values
@@ -129,7 +129,7 @@ class Report:
         camel              -         -         -         -         -
         mean           100.0       0.0       0.0       0.0       0.0
         worst images: a 100.0
-        one picture val, 1 image, resolution: 1 x 2 px, background: not stated, \
+        one image val, 1 image, resolution: 1 x 2 px, background: not stated, \
 refinement: not stated, preset: not stated, scored: all classes
         >>> report.to_frame().loc["cow", "iou"].item(), report.to_dict()["iou"]["camel"]
         (1.0, None)

@@ -23,7 +23,7 @@ from wsss_kit.evaluation.confusion import (
 from wsss_kit.evaluation.error_kinds import boundary_band, error_shares, stuff_counts
 from wsss_kit.evaluation.report import Protocol, Report
 
-N_NAMED = 5  # pictures an error message names
+N_NAMED = 5  # images an error message names
 N_SIZES = 20  # sizes of targets that a report keeps
 
 
@@ -40,25 +40,25 @@ def evaluate(
     stuff: Mapping[str, Tensor | np.ndarray] | None = None,
     stuff_names: Sequence[str] = (),
 ) -> Report:
-    """Compare predicted masks with the ground truth of every picture of ``target``.
+    """Compare predicted masks with the ground truth of every image of ``target``.
 
-    Pixels are summed over all pictures before the division, as PASCAL VOC does. A prediction of
-    255 counts as background, a target of 255 not at all. Predictions for pictures outside
+    Pixels are summed over all images before the division, as PASCAL VOC does. A prediction of
+    255 counts as background, a target of 255 not at all. Predictions for images outside
     ``target`` are left alone.
 
     Args:
-        predicted: picture name to (H, W) int64 mask.
-        target: picture name to (H, W) int64 mask; decides which pictures count.
+        predicted: image name to (H, W) int64 mask.
+        target: image name to (H, W) int64 mask; decides which images count.
         classes: C names without background; class c has value c + 1.
         protocol: how the predictions were made; its number of images and scored classes are
             filled in here.
         scored: names among ``classes`` that count beside background, all if None. Target pixels
             of other classes count as 255, and the mean is over background and these.
-        n_bootstrap: resamples of the pictures for the interval; 0 for none.
+        n_bootstrap: resamples of the images for the interval; 0 for none.
         seed: of the resampling.
         boundary: width of the boundary band in pixels on each side of a target's border; None for
             1 % of the diagonal, at least 2.
-        stuff: picture name to (H, W) integers, the kind of background of each pixel, 255 for none;
+        stuff: image name to (H, W) integers, the kind of background of each pixel, 255 for none;
             where it is known `error_sources` says what a class spilled onto.
         stuff_names: of the J kinds, such as ``paperworld.STUFF``.
 
@@ -66,8 +66,8 @@ def evaluate(
         A ``Report``; print it, or end a notebook cell with it.
 
     Raises:
-        ValueError: if predictions are missing, a picture's masks differ in size, a value is
-            outside the classes, or names are unknown. The message names the picture.
+        ValueError: if predictions are missing, an image's masks differ in size, a value is
+            outside the classes, or names are unknown. The message names the image.
 
     Example:
         The camel is taken for a cow, and two pixels say nothing about a whole data set:
@@ -76,7 +76,7 @@ def evaluate(
         ...     {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[0, 1]])},
         ...     {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[0, 2]])},
         ...     classes=("cow", "camel"),
-        ...     protocol=Protocol("two pictures", "val"),
+        ...     protocol=Protocol("two images", "val"),
         ...     boundary=0,
         ... )
         >>> report.iou.tolist(), report.mean_iou
@@ -98,11 +98,11 @@ def evaluate(
     for name in target:
         mask, truth = predicted[name], target[name]  # read once, for they may lie on a disk
         try:
-            (both,) = picture_counts([mask], truth, n_values, keep=keep, boundary=boundary)
+            (both,) = image_counts([mask], truth, n_values, keep=keep, boundary=boundary)
             if stuff is not None:
                 on_stuff += _outside_on_stuff(mask, truth, stuff[name], boundary, on_stuff.shape)
         except ValueError as error:
-            raise ValueError(f"picture {name!r}: {error}") from error
+            raise ValueError(f"image {name!r}: {error}") from error
         matrix += both
         sizes.add(tuple(truth.shape))
         unsure += _predicted_255(mask, truth)
@@ -142,7 +142,7 @@ def evaluate(
     )
 
 
-def picture_counts(
+def image_counts(
     predictions: Sequence[Tensor | np.ndarray],
     target: Tensor | np.ndarray,
     n_values: int,
@@ -150,7 +150,7 @@ def picture_counts(
     keep: np.ndarray | None = None,
     boundary: int | None = None,
 ) -> np.ndarray:
-    """Pixel counts of several predictions of one picture, in and out of the band at its borders.
+    """Pixel counts of several predictions of one image, in and out of the band at its borders.
 
     Args:
         predictions: V masks (H, W) of integers.
@@ -241,19 +241,19 @@ def _check_arguments(
     for what, masks in (("predicted", predicted), ("target", target)):
         if not isinstance(masks, Mapping):
             raise ValueError(
-                f"{what} is {type(masks).__name__}, expected a mapping from picture names to masks"
+                f"{what} is {type(masks).__name__}, expected a mapping from image names to masks"
             )
     check_count("n_bootstrap", n_bootstrap, least=0)
     check_count("seed", seed, least=0)
     if boundary is not None:
         check_count("boundary", boundary, least=0)
     if not len(target):
-        raise ValueError("target holds no pictures, expected at least one mask")
+        raise ValueError("target holds no images, expected at least one mask")
     missing = [name for name in target if name not in predicted]
     if missing:
         more = f" and {len(missing) - N_NAMED} more" if len(missing) > N_NAMED else ""
         raise ValueError(
-            f"{len(missing)} of {len(target)} pictures have no predicted mask: "
+            f"{len(missing)} of {len(target)} images have no predicted mask: "
             f"{', '.join(map(str, missing[:N_NAMED]))}{more}; predict them too, or leave them out "
             "of target on purpose"
         )
@@ -265,7 +265,7 @@ def _check_arguments(
 
 
 def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[str]) -> None:
-    """Kinds of background come with their names, and for every picture."""
+    """Kinds of background come with their names, and for every image."""
     if isinstance(stuff_names, str) or len(set(stuff_names)) != len(stuff_names):
         raise ValueError(f"stuff_names is {stuff_names!r}, expected different names")
     if (stuff is None) == bool(len(stuff_names)):
@@ -273,7 +273,7 @@ def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[s
     missing = [name for name in target if stuff is not None and name not in stuff]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(target)} pictures have no stuff, the first is {missing[0]!r}"
+            f"{len(missing)} of {len(target)} images have no stuff, the first is {missing[0]!r}"
         )
 
 

@@ -1,1 +1,1 @@
-"""The methods: alternatives at one joint, from pictures and labels to maps."""
+"""The methods: alternatives at one joint, from images and labels to maps."""

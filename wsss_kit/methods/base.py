@@ -54,7 +54,7 @@ class CAMMethod(ABC):
 
     @abstractmethod
     def fit(self, samples: Sequence[Sample], **training: Any) -> CAMMethod:
-        """Learn from pictures and image-level labels; returns itself."""
+        """Learn from images and image-level labels; returns itself."""
 
     @abstractmethod
     def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
@@ -88,7 +88,7 @@ def preset_values(
 
 @torch.no_grad()
 def read_out(
-    trunk: nn.Module,
+    backbone: nn.Module,
     head: Tensor,
     images: Tensor,
     labels: Tensor,
@@ -100,11 +100,11 @@ def read_out(
     """A classifier's maps of the classes present, summed over scales and mirror images.
 
     Args:
-        trunk: (B, 3, H, W) -> (B, D, h, w).
+        backbone: (B, 3, H, W) -> (B, D, h, w).
         head: (C * children, D).
         images: (B, 3, H, W) RGB in [0, 1].
         labels: (B, C) of 0 and 1.
-        scales: factors on the picture's sides.
+        scales: factors on the image's sides.
         flip: whether mirror images join.
         children: rows of the head for each class, one after the other; a class's map is the
             largest of theirs at every cell.
@@ -114,11 +114,11 @@ def read_out(
         maximum; no affinity.
 
     Raises:
-        ValueError: if pictures and labels are not what they should be.
+        ValueError: if images and labels are not what they should be.
     """
     check_batch(images, labels, len(head) // children)
     cams = multi_scale(
-        lambda view: class_activation_maps(trunk(view), head),
+        lambda view: class_activation_maps(backbone(view), head),
         images.to(head.device),
         scales=tuple(scales),
         flip=flip,
@@ -129,7 +129,7 @@ def read_out(
 
 
 def check_batch(images: Tensor, labels: Tensor, n_classes: int) -> None:
-    """Refuse pictures and labels that are not what they should be or do not belong together.
+    """Refuse images and labels that are not what they should be or do not belong together.
 
     Raises:
         ValueError: saying what arrived and what was expected.
@@ -139,5 +139,5 @@ def check_batch(images: Tensor, labels: Tensor, n_classes: int) -> None:
     if labels.shape != (len(images), n_classes):
         raise ValueError(
             f"labels have shape {tuple(labels.shape)}, expected ({len(images)}, {n_classes}): one "
-            "row a picture, one column a class, background not among them"
+            "row an image, one column a class, background not among them"
         )

@@ -82,17 +82,17 @@ class CAM(TrainedCAM):
         checkpoint: str | Path | None = None,
         progress: bool = True,
     ) -> CAM:
-        """Train trunk and head on image-level labels with a multi-label soft-margin loss.
+        """Train backbone and head on image-level labels with a multi-label soft-margin loss.
 
         Args:
-            samples: M pictures with labels; ``samples.classes`` names the classes if it is there.
+            samples: M images with labels; ``samples.classes`` names the classes if it is there.
             epochs: passes over the samples.
-            batch_size: pictures a step.
+            batch_size: images a step.
             learning_rate: of SGD at its start, with polynomial decay (power 0.9).
-            crop: side of random square crops, needed where pictures differ in size (512 in the
-                papers); None trains on whole pictures.
+            crop: side of random square crops, needed where images differ in size (512 in the
+                papers); None trains on whole images.
             long_side: range of the longer side before cropping (320 to 640 in the papers).
-            train_backbone: False keeps the trunk as it is and trains the head alone, by
+            train_backbone: False keeps the backbone as it is and trains the head alone, by
                 ``HEAD_ALONE`` on features computed once: seconds on a laptop.
             pooled: what `pool` returned for these samples, to share it between several heads;
                 only with ``train_backbone=False``.
@@ -106,7 +106,7 @@ class CAM(TrainedCAM):
             Itself, with ``backbone_``, ``head_`` (C, D), ``classes_`` and ``losses_``.
 
         Raises:
-            ValueError: if there are no samples, a picture, label or number is not what it should
+            ValueError: if there are no samples, an image, label or number is not what it should
                 be, or the checkpoint is of other data or another recipe.
             Diverged: if the loss runs away.
         """
@@ -114,7 +114,9 @@ class CAM(TrainedCAM):
         if checkpoint is not None and not train_backbone:
             raise ValueError("a checkpoint needs train_backbone=True; a head alone takes seconds")
         if pooled is not None and train_backbone:
-            raise ValueError("pooled features need train_backbone=False; a trunk that learns moves")
+            raise ValueError(
+                "pooled features need train_backbone=False; a backbone that learns moves"
+            )
         presets = PRESETS
         if not train_backbone:
             presets = {name: {**preset, **HEAD_ALONE} for name, preset in PRESETS.items()}
@@ -165,15 +167,15 @@ class CAM(TrainedCAM):
         )
 
     def pool(self, samples: Sequence[Sample], *, progress: bool = True) -> Tensor:
-        """Pooled features of every picture and of its mirror image: (M, 2, D) float32.
+        """Pooled features of every image and of its mirror image: (M, 2, D) float32.
 
         Raises:
-            RuntimeError: if there is no trunk yet; `fit` builds it, a module of your own is one.
+            RuntimeError: if there is no backbone yet; `fit` builds it, a module of your own is one.
         """
-        trunk = getattr(self, "backbone_", self.backbone)
-        if not isinstance(trunk, nn.Module):
-            raise RuntimeError("the trunk is not built yet; call fit(samples) first")
-        return pool_features(trunk, samples, shown=progress)
+        backbone = getattr(self, "backbone_", self.backbone)
+        if not isinstance(backbone, nn.Module):
+            raise RuntimeError("the backbone is not built yet; call fit(samples) first")
+        return pool_features(backbone, samples, shown=progress)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

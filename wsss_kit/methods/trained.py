@@ -252,7 +252,7 @@ def baseline_recipe(
             shared.
         given: ``epochs``, ``batch_size`` or ``learning_rate`` instead of the usual ones.
         preset: ``"clean"``, or any other for the released recipe.
-        weights: of a named trunk.
+        weights: of a named backbone.
 
     Raises:
         ValueError: if something else is given, or anything beside a fitted CAM.
@@ -286,7 +286,7 @@ def begin(
     seed: int,
     device: str,
 ) -> tuple[nn.Module, Tensor]:
-    """A trunk and a head (C, D) to train on: copies of a fitted CAM's, or new ones.
+    """A backbone and a head (C, D) to train on: copies of a fitted CAM's, or new ones.
 
     Raises:
         RuntimeError: if the CAM is not fitted.
@@ -306,15 +306,15 @@ def begin(
 
 
 def train_baseline(
-    trunk: nn.Module, head: Tensor, samples: Sequence[Sample], recipe: Mapping[str, Any]
+    backbone: nn.Module, head: Tensor, samples: Sequence[Sample], recipe: Mapping[str, Any]
 ) -> None:
     """Train the classifier by `baseline_recipe`, in place."""
     train_classifier(
-        trunk,
+        backbone,
         head,
         samples,
         recipe,
-        optimiser=sgd(head, recipe, trunk),
+        optimiser=sgd(head, recipe, backbone),
         first_epoch=0,
         after_epoch=lambda epoch, loss: None,
     )
@@ -336,7 +336,7 @@ def started_from(start: Backbone, recipe: Mapping[str, Any] | None) -> dict[str,
 
 
 def described(start: Backbone, weights: Any, stride: int | None) -> dict[str, Any]:
-    """What a card says of the trunk: ``backbone``, ``weights`` and ``stride``."""
+    """What a card says of the backbone: ``backbone``, ``weights`` and ``stride``."""
     if isinstance(start, CAMMethod):
         start, weights, stride = start.backbone, start.weights, start.stride
     return {

@@ -110,10 +110,10 @@ def _things(
     scene: Scene, dice: Dice, canvas: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     side = len(canvas)
-    picture, code_map = Image.fromarray(canvas), Image.new("L", (side, side))
+    image, code_map = Image.fromarray(canvas), Image.new("L", (side, side))
     for k, thing in enumerate(scene.things):
-        FIGURES[thing.name](Pen(picture, code_map, k, thing))
-    canvas, codes = np.array(picture), np.asarray(code_map)
+        FIGURES[thing.name](Pen(image, code_map, k, thing))
+    canvas, codes = np.array(image), np.asarray(code_map)
     for k, thing in enumerate(scene.things):
         _paste(canvas, codes, k, _style(thing.subtype, thing.width, dice, side), dice)
     _shadow(canvas, codes)

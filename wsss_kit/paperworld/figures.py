@@ -49,18 +49,16 @@ class Pen:
     """Draws one figure on an image and its code on a code map of the same size.
 
     Args:
-        picture: RGB; painted body is drawn as grey, the shade of a paper pasted later.
+        image: RGB; painted body is drawn as grey, the shade of a paper pasted later.
         codes: one channel.
         instance: number of the object in its scene, from 0.
         thing: the object; without its signature part if it is torn.
     """
 
-    def __init__(
-        self, picture: Image.Image, codes: Image.Image, instance: int, thing: Thing
-    ) -> None:
+    def __init__(self, image: Image.Image, codes: Image.Image, instance: int, thing: Thing) -> None:
         from PIL import ImageDraw  # brings fonts, which `import wsss_kit` need not wait for
 
-        self.picture, self.codes = ImageDraw.Draw(picture), ImageDraw.Draw(codes)
+        self.image, self.codes = ImageDraw.Draw(image), ImageDraw.Draw(codes)
         self.instance, self.thing, self.side = instance, thing, codes.width
 
     def _draw(self, points: Sequence[Point], colour: Colour, part: int) -> None:
@@ -72,7 +70,7 @@ class Pen:
             # whole numbers: rounding noise of cos and sin cannot show
             across = round(thing.x * self.side + a * cos - b * sin)
             corners.append((across, round(thing.ground * self.side - a * sin - b * cos)))
-        self.picture.polygon(corners, fill=colour)
+        self.image.polygon(corners, fill=colour)
         self.codes.polygon(corners, fill=4 * self.instance + part)
 
     def paint(self, points: Sequence[Point], shade: float = 1.0) -> None:

@@ -98,7 +98,7 @@ def part_recall(masks: Mapping[str, Tensor], world: PaperWorld) -> dict[str, flo
         if mask.shape != truth.shape:
             raise ValueError(
                 f"the mask of {name!r} has shape {tuple(mask.shape)}, expected "
-                f"{tuple(truth.shape)} as the picture"
+                f"{tuple(truth.shape)} as the image"
             )
         for k in range(len(PARTS)):
             part = parts == k + 1

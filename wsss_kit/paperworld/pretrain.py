@@ -48,7 +48,7 @@ from wsss_kit.paperworld.tokenizer import UNKNOWN, WordTokenizer
 from wsss_kit.paperworld.world import COOCCURRENCE, TORN, WEB_KINDS, page
 from wsss_kit.training import check_loss
 
-_OPENING = re.compile(r"^(a photo of|a picture of|an image of|a clean cutout of)\s+")
+_OPENING = re.compile(r"^(a photo of|an image of|an image of|a clean cutout of)\s+")
 _HIGHEST_SCALE = math.log(60.0)
 _PATCHES_KEPT = 0.5
 """Share of the patches that a step sees."""
@@ -91,8 +91,8 @@ class WebBatches(Dataset):
         start = (self.first + step) * self.batch
         draw = partial(page.__wrapped__, "web", self.seed, torn=self.torn)
         pages = [draw(start + i, self.size, COOCCURRENCE["web"]) for i in range(self.batch)]
-        pictures = np.stack([p.drawing.image for p in pages])
-        return torch.from_numpy(pictures).permute(0, 3, 1, 2), [p.caption for p in pages]
+        images = np.stack([p.drawing.image for p in pages])
+        return torch.from_numpy(images).permute(0, 3, 1, 2), [p.caption for p in pages]
 
 
 def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -175,8 +175,8 @@ class Pretraining:
 
     # -- one step ---------------------------------------------------------------------------
 
-    def _images(self, pictures: Tensor) -> Tensor:
-        return (pictures.to(self.device).float() / 255 - MEAN[0]) / STD[0]
+    def _images(self, images: Tensor) -> Tensor:
+        return (images.to(self.device).float() / 255 - MEAN[0]) / STD[0]
 
     def _kept(self, random: torch.Generator) -> Tensor:
         """Draw the tokens that a step sees: the class token and some patches, in order."""
@@ -193,14 +193,14 @@ class Pretraining:
         words = (ids > UNKNOWN) & (ids < self.tokenizer.start)
         return ids.masked_fill(forgotten & words, UNKNOWN).to(self.device)
 
-    def _train_step(self, pictures: Tensor, captions: list[str]) -> float:
+    def _train_step(self, images: Tensor, captions: list[str]) -> float:
         random = torch.Generator().manual_seed(self.seed * 10_000_019 + self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(self.step)
         kept, ids = self._kept(random), self._texts(captions, random)
         autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)
         with autocast, sdpa_kernel(SDPBackend.MATH):  # the fused kernels are slow on CPUs
-            seen = train_image_features(self.model, self._images(pictures), self.mask, kept)
+            seen = train_image_features(self.model, self._images(images), self.mask, kept)
             read = text_features(self.model, ids)
         seen, read = F.normalize(seen.float(), dim=-1), F.normalize(read.float(), dim=-1)
         loss = contrastive_loss(seen, read, self.model.logit_scale.exp(), captions)
@@ -240,10 +240,10 @@ class Pretraining:
         )
         losses: list[float] = []
         started = time.monotonic() - self.seconds
-        for pictures, captions in progress(batches):
+        for images, captions in progress(batches):
             if self.step == self.falls_from:
                 self.save("steady")  # from here a longer run could go on
-            losses.append(self._train_step(pictures, captions))
+            losses.append(self._train_step(images, captions))
             self.step += 1
             if self.step > self.falls_from:
                 self.average.update_parameters(self.model)

@@ -105,7 +105,7 @@ class _Door(Mapping[str, Value]):
         names = self._world.names
         if name not in self:
             run = f"its names run from {names[0]!r} to {names[-1]!r}" if names else "it is empty"
-            raise KeyError(f"{name!r} is not a picture of {self._world!r}; {run}")
+            raise KeyError(f"{name!r} is not an image of {self._world!r}; {run}")
         return self._read(self._world.page(self._world.places[name]))
 
     def __contains__(self, name: object) -> bool:

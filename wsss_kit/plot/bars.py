@@ -36,7 +36,7 @@ def iou_bars(reports: Mapping[str, Report]) -> Figure:
     Example:
         >>> import torch
         >>> from wsss_kit.evaluation import Protocol, evaluate
-        >>> masks, protocol = {"a": torch.tensor([[0, 1]])}, Protocol("one picture", "val")
+        >>> masks, protocol = {"a": torch.tensor([[0, 1]])}, Protocol("one image", "val")
         >>> report = evaluate(masks, masks, classes=("cow",), protocol=protocol, n_bootstrap=0)
         >>> iou_bars({"CAM": report}).get_label()
         'Bars of IoU in percent by class. CAM: mIoU 100.0 %, mean of 2 values \
@@ -93,7 +93,7 @@ def step_bars(series: Mapping[str, Mapping[str, Report]]) -> Figure:
     Example:
         >>> import torch
         >>> from wsss_kit.evaluation import Protocol, evaluate
-        >>> masks, protocol = {"a": torch.tensor([[0, 1]])}, Protocol("one picture", "val")
+        >>> masks, protocol = {"a": torch.tensor([[0, 1]])}, Protocol("one image", "val")
         >>> report = evaluate(masks, masks, classes=("cow",), protocol=protocol, n_bootstrap=0)
         >>> step_bars({"no CRF": {"logit": report, "softmax": report}}).get_label()
         'Bars of mIoU in percent by step. no CRF: logit 100.0, softmax 100.0.'

@@ -228,7 +228,7 @@ def draw_panel(ax: Axes, panel: Panel, *, wrap: int = 22) -> None:
     ax.set_xlabel(textwrap.fill(panel.caption, int(wrap * 1.2)), fontsize=NOTE_SIZE)
 
 
-def picture_array(image: Tensor | np.ndarray) -> np.ndarray:
+def image_array(image: Tensor | np.ndarray) -> np.ndarray:
     """Convert one image to the array that matplotlib shows.
 
     Args:
@@ -241,7 +241,7 @@ def picture_array(image: Tensor | np.ndarray) -> np.ndarray:
         ValueError: if the shape or the range is another.
 
     Example:
-        >>> picture_array(torch.ones(3, 2, 5)).shape
+        >>> image_array(torch.ones(3, 2, 5)).shape
         (2, 5, 3)
     """
     if isinstance(image, Tensor):
@@ -249,33 +249,33 @@ def picture_array(image: Tensor | np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
         raise ValueError(
-            "a picture is no (3, H, W) tensor or (H, W, 3) array in RGB but, channels last, "
-            f"{image.shape}; take one picture of a batch with images[0]"
+            "an image is no (3, H, W) tensor or (H, W, 3) array in RGB but, channels last, "
+            f"{image.shape}; take one image of a batch with images[0]"
         )
     advice = "divide 8-bit values by 255, and undo any normalisation"
-    check_range("a picture", torch.from_numpy(image), advice)
+    check_range("an image", torch.from_numpy(image), advice)
     return image.astype(np.float32).clip(0, 1)
 
 
-def names_and_pictures(
+def names_and_images(
     images: Sequence[Sample] | Sequence[Tensor],
 ) -> tuple[list[str], list[np.ndarray]]:
-    """Return the names of samples, or "picture 1" and so on, and the images as arrays.
+    """Return the names of samples, or "image 1" and so on, and the images as arrays.
 
     Raises:
         ValueError: if there is no image.
 
     Example:
-        >>> names_and_pictures([torch.zeros(3, 1, 1)])[0]
-        ['picture 1']
+        >>> names_and_images([torch.zeros(3, 1, 1)])[0]
+        ['image 1']
     """
     if len(images) == 0:
-        raise ValueError("there are no pictures to show, expected at least one")
+        raise ValueError("there are no images to show, expected at least one")
     names = [
-        image.name if isinstance(image, Sample) else f"picture {number}"
+        image.name if isinstance(image, Sample) else f"image {number}"
         for number, image in enumerate(images, 1)
     ]
-    return names, [picture_array(getattr(image, "image", image)) for image in images]
+    return names, [image_array(getattr(image, "image", image)) for image in images]
 
 
 def in_order(
@@ -300,13 +300,13 @@ def in_order(
         if len(values) != len(images):
             many = "entries" if what == "entry" else f"{what}s"
             raise ValueError(
-                f"{title} has {len(values)} {many} for {len(images)} pictures; give one for each"
+                f"{title} has {len(values)} {many} for {len(images)} images; give one for each"
             )
         return list(values)
     if not all(isinstance(image, Sample) for image in images):
         raise ValueError(
-            f"{title} is a mapping from names but the pictures have no names; show samples, or "
-            "give a sequence in the order of the pictures"
+            f"{title} is a mapping from names but the images have no names; show samples, or "
+            "give a sequence in the order of the images"
         )
     missing = [sample.name for sample in images if sample.name not in values]
     if missing:
@@ -314,12 +314,12 @@ def in_order(
     return [values[sample.name] for sample in images]
 
 
-def mask_values(mask: Tensor | np.ndarray, picture: np.ndarray, n_classes: int) -> set[int]:
+def mask_values(mask: Tensor | np.ndarray, image: np.ndarray, n_classes: int) -> set[int]:
     """Check a mask's size and range, and return its values other than background.
 
     Args:
         mask: (H, W) integers.
-        picture: (H, W, 3), the image it belongs to.
+        image: (H, W, 3), the image it belongs to.
         n_classes: C.
 
     Returns:
@@ -332,10 +332,10 @@ def mask_values(mask: Tensor | np.ndarray, picture: np.ndarray, n_classes: int) 
         >>> mask_values(torch.tensor([[0, 2, 255]]), np.zeros((1, 3, 3)), 2) == {2, 255}
         True
     """
-    if tuple(mask.shape) != picture.shape[:2]:
+    if tuple(mask.shape) != image.shape[:2]:
         raise ValueError(
-            f"a mask has shape {tuple(mask.shape)} but its picture {picture.shape[:2]}; "
-            "make masks at the size of the picture"
+            f"a mask has shape {tuple(mask.shape)} but its image {image.shape[:2]}; "
+            "make masks at the size of the image"
         )
     values = set(np.unique(torch.as_tensor(mask).cpu()).tolist()) - {0}
     outside = values - {*range(1, n_classes + 1), IGNORE_INDEX}

@@ -42,7 +42,7 @@ def show_confusion(report: Report) -> Figure:
         >>> import torch
         >>> from wsss_kit.evaluation import Protocol, evaluate
         >>> masks = [{"a": torch.tensor([[0, 0, 1, 1]])}, {"a": torch.tensor([[0, 0, 0, 1]])}]
-        >>> report = evaluate(*masks, classes=("cow",), protocol=Protocol("one picture", "val"))
+        >>> report = evaluate(*masks, classes=("cow",), protocol=Protocol("one image", "val"))
         >>> show_confusion(report).get_label()
         'Heat map of what each class is taken for, percent of its pixels. background: 67 \
 background, 33 cow; cow: 100 cow.'
@@ -80,7 +80,7 @@ def show_spills(report: Report) -> Figure:
         ...     {"a": torch.tensor([[1, 0, 1, 1]])},
         ...     {"a": torch.tensor([[0, 0, 1, 1]])},
         ...     classes=("cow",),
-        ...     protocol=Protocol("one picture", "val"),
+        ...     protocol=Protocol("one image", "val"),
         ...     boundary=0,
         ...     stuff={"a": torch.tensor([[0, 0, 255, 255]])},
         ...     stuff_names=("grass",),

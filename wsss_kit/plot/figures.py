@@ -21,14 +21,14 @@ from wsss_kit.plot.canvas import (
     Panel,
     class_colours,
     draw_grid,
+    image_array,
     in_order,
     mask_values,
-    names_and_pictures,
+    names_and_images,
     panel_width,
-    picture_array,
 )
 from wsss_kit.plot.regions import (
-    fitted_picture,
+    fitted_image,
     grey,
     mask_styles,
     paint_regions,
@@ -72,7 +72,7 @@ def overlay(
             f"cmap is {cmap!r}, expected one of matplotlib's colour maps; viridis, cividis and "
             "magma grow evenly in lightness"
         )
-    array = picture_array(image)  # (H, W, 3)
+    array = image_array(image)  # (H, W, 3)
     cam = torch.as_tensor(cam).detach().float().cpu()
     if cam.ndim != 2 or not cam.numel():
         raise ValueError(f"cam has shape {tuple(cam.shape)}, expected (h, w); choose one class")
@@ -107,9 +107,9 @@ def show_samples(
         >>> from wsss_kit.plot import alt_text
         >>> sample = Sample("a", torch.zeros(3, 8, 8), torch.tensor([0.0, 0.0]))
         >>> alt_text(show_samples([sample], ("cow", "camel")))
-        '1 picture with its image-level labels. a: no class.'
+        '1 image with its image-level labels. a: no class.'
     """
-    _, arrays = names_and_pictures(samples)
+    _, arrays = names_and_images(samples)
     titles = [", ".join(_present(s.labels, classes)) or "no class" for s in samples]
     check_count("columns", columns)
     below = [""] * len(samples)
@@ -151,15 +151,15 @@ def show_cams(
         >>> from wsss_kit.plot import alt_text
         >>> sample = Sample("a", torch.zeros(3, 8, 8), torch.tensor([0.0, 1.0]))
         >>> alt_text(show_cams([sample], torch.ones(1, 2, 4, 4), ("cow", "camel")))
-        'Class activation maps over 1 picture. a: camel.'
+        'Class activation maps over 1 image. a: camel.'
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    names, arrays = names_and_pictures(images)
+    names, arrays = names_and_images(images)
     if labels is None:
         if not all(isinstance(image, Sample) for image in images):
-            raise ValueError("pictures came without labels; give labels (B, C), or samples")
+            raise ValueError("images came without labels; give labels (B, C), or samples")
         labels = [sample.labels for sample in images]
     present = [_present(row, classes) for row in in_order("labels", labels, images)]
     alt = f"Class activation maps over {_count(arrays)}. " + "; ".join(
@@ -213,9 +213,9 @@ def show_masks(
         >>> mask = torch.tensor([[0, 1], [255, 1]])
         >>> figure = show_masks([torch.zeros(3, 2, 2)], {"CAM": [mask]}, ("cow",))
         >>> alt_text(figure)
-        'Masks over 1 picture in the columns CAM. picture 1: CAM shows cow.'
+        'Masks over 1 image in the columns CAM. image 1: CAM shows cow.'
     """
-    names, arrays = names_and_pictures(images)
+    names, arrays = names_and_images(images)
     table = {title: in_order(repr(title), m, images, "mask") for title, m in masks.items()}
     values = [
         [mask_values(mask, array, len(classes)) for mask in of_image]
@@ -234,9 +234,9 @@ def show_masks(
     side = int(DPI * panel_width(1 + len(table), 0.2))  # painted at this size, outlines are crisp
     rows = []
     for i, (name, array) in enumerate(zip(names, arrays, strict=True)):
-        large = fitted_picture(array, (side, side))
+        large = fitted_image(array, (side, side))
         painted = [paint_regions(large, column[i], styles, alpha) for column in table.values()]
-        titles = ("picture", *table) if i == 0 else [""] * (1 + len(table))
+        titles = ("image", *table) if i == 0 else [""] * (1 + len(table))
         rows.append([*map(Panel, (array, *painted), titles)])
         shown = (f"{t} shows {_words(v, classes)}" for t, v in zip(table, values[i], strict=True))
         alt += f" {name}: {'; '.join(shown)}."
@@ -262,15 +262,15 @@ def show_clusters(rows: Mapping[str, Sequence[Sample] | Sequence[Tensor]]) -> Fi
 
     Example:
         >>> show_clusters({"red boat": [torch.zeros(3, 8, 8)]}).get_label()
-        'Pictures of clusters, a row each: red boat, 1 picture.'
+        'Images of clusters, a row each: red boat, 1 image.'
     """
     if not any(len(images) for images in rows.values()):
-        raise ValueError(f"rows has {len(rows)} clusters and no picture, expected at least one")
+        raise ValueError(f"rows has {len(rows)} clusters and no image, expected at least one")
     found = {
-        name: names_and_pictures(images)[1] if len(images) else [] for name, images in rows.items()
+        name: names_and_images(images)[1] if len(images) else [] for name, images in rows.items()
     }
     counts = (f"{name}, {_count(arrays)}" for name, arrays in found.items())
-    alt = f"Pictures of clusters, a row each: {'; '.join(counts)}."
+    alt = f"Images of clusters, a row each: {'; '.join(counts)}."
     figure, axes = draw_grid([[*map(Panel, arrays)] for arrays in found.values()], alt=alt)
     for ax, name in zip(axes[:, 0], found, strict=True):
         style = {"rotation": 0, "ha": "right", "va": "center"}
@@ -300,5 +300,5 @@ def _present(labels: Tensor, classes: Sequence[str]) -> list[str]:
     return [name for name, label in zip(classes, labels.tolist(), strict=True) if label]
 
 
-def _count(pictures: Sequence[Any]) -> str:
-    return "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
+def _count(images: Sequence[Any]) -> str:
+    return "1 image" if len(images) == 1 else f"{len(images)} images"

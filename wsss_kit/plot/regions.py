@@ -45,14 +45,14 @@ SIDE = 288
 """Pixels of the longer side at which figures paint regions, so that hatches stay visible."""
 
 
-def grey(picture: np.ndarray) -> np.ndarray:
+def grey(image: np.ndarray) -> np.ndarray:
     """Convert an image to grey: (H, W, 3) to (H, W, 3), by the usual weights of lightness.
 
     Example:
         >>> grey(np.array([[[0.0, 1.0, 0.0]]])).round(3).tolist()
         [[[0.587, 0.587, 0.587]]]
     """
-    lightness = picture @ np.array([0.299, 0.587, 0.114])
+    lightness = image @ np.array([0.299, 0.587, 0.114])
     return np.repeat(lightness[..., None], 3, -1)
 
 
@@ -71,7 +71,7 @@ def fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def enlarged(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def enlarged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an image: (H, W, 3) in [0, 1] to (h, w, 3).
 
     Small images keep their pixels, so that the figure shows the input of the network.
@@ -80,19 +80,19 @@ def enlarged(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         >>> enlarged(np.array([[[0.0] * 3, [1.0] * 3]]), (2, 4))[0, :, 0].tolist()
         [0.0, 0.0, 1.0, 1.0]
     """
-    is_small = size[0] >= _SMALL * picture.shape[0]
+    is_small = size[0] >= _SMALL * image.shape[0]
     method = Image.Resampling.NEAREST if is_small else Image.Resampling.BILINEAR
-    return np.asarray(_to_pil(picture).resize(size[::-1], method)) / np.float32(255)
+    return np.asarray(_to_pil(image).resize(size[::-1], method)) / np.float32(255)
 
 
-def fitted_picture(picture: np.ndarray, box: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
+def fitted_image(image: np.ndarray, box: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
     """Resize an image to the size that a box allows: (H, W, 3) in [0, 1] to (h, w, 3).
 
     Example:
-        >>> fitted_picture(np.zeros((4, 8, 3)), (40, 40)).shape
+        >>> fitted_image(np.zeros((4, 8, 3)), (40, 40)).shape
         (20, 40, 3)
     """
-    return enlarged(picture, fitted(picture.shape[:2], box))
+    return enlarged(image, fitted(image.shape[:2], box))
 
 
 def enlarged_mask(mask: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -131,7 +131,7 @@ def hatching(hatch: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def paint_regions(
-    picture: np.ndarray,
+    image: np.ndarray,
     values: Tensor | np.ndarray,
     styles: Mapping[int, Style],
     alpha: float = 0.6,
@@ -140,7 +140,7 @@ def paint_regions(
     """Paint regions over their image in grey: colour, hatches, a dark line in a light one around.
 
     Args:
-        picture: (h, w, 3) in [0, 1], the image as large as it is shown.
+        image: (h, w, 3) in [0, 1], the image as large as it is shown.
         values: (H, W) integers; resized to the image.
         styles: value to how it looks; other values show the image.
         alpha: weight of the colours.
@@ -156,8 +156,8 @@ def paint_regions(
     """
     from matplotlib.colors import to_rgb
 
-    shown = grey(picture).astype(np.float32)
-    small, size = torch.as_tensor(values).cpu().numpy(), picture.shape[:2]
+    shown = grey(image).astype(np.float32)
+    small, size = torch.as_tensor(values).cpu().numpy(), image.shape[:2]
     values = enlarged_mask(small, size)
     for value in styles.keys() & set(np.unique(small).tolist()):
         inside, style = values == value, styles[value]
@@ -265,12 +265,12 @@ def paint_mask_named(
 
 
 def painted_claims(
-    picture: np.ndarray, claims: Tensor, words: Sequence[str], side: int = SIDE, alpha: float = 0.6
+    image: np.ndarray, claims: Tensor, words: Sequence[str], side: int = SIDE, alpha: float = 0.6
 ) -> np.ndarray:
     """Paint each cell in the colour of the prompt that wins it, with the prompt's text.
 
     Args:
-        picture: (H, W, 3) in [0, 1].
+        image: (H, W, 3) in [0, 1].
         claims: (h, w) integers, indices into the prompts.
         words: T prompts; neighbours in the list have colours far apart.
         side: pixels of the longer side of the result.
@@ -284,7 +284,7 @@ def painted_claims(
 
     present = claims.unique().tolist()
     styles = {t: Style(to_hex(colormaps["cividis"](t * 0.618 % 1.0))) for t in present}
-    large = fitted_picture(picture, (side, side))
+    large = fitted_image(image, (side, side))
     return paint_regions(large, claims, styles, alpha, {t: words[t] for t in present})
 
 

@@ -21,13 +21,13 @@ from wsss_kit.plot.canvas import (
     draw_panel,
     in_order,
     mask_values,
-    names_and_pictures,
+    names_and_images,
     new_figure,
 )
 from wsss_kit.plot.figures import overlay
 from wsss_kit.plot.regions import (
     ERROR_STYLES,
-    fitted_picture,
+    fitted_image,
     paint_errors,
     paint_mask_named,
     painted_claims,
@@ -69,13 +69,13 @@ def show_stages(
         >>> mask = torch.tensor([[0, 1], [0, 1]])
         >>> figure = show_stages(torch.zeros(3, 2, 2), {"map": mask.float()}, {"mask": mask}, ["a"])
         >>> alt_text(figure)
-        'picture 1 in the steps picture, map, mask.'
+        'image 1 in the steps image, map, mask.'
     """
-    (name,), (array,) = names_and_pictures([image])
+    (name,), (array,) = names_and_images([image])
     for mask in masks.values():
         mask_values(mask, array, len(classes))
-    large = fitted_picture(array)
-    panels = {"picture": array} | {title: overlay(array, cam) for title, cam in maps.items()}
+    large = fitted_image(array)
+    panels = {"image": array} | {title: overlay(array, cam) for title, cam in maps.items()}
     panels |= {title: paint_mask_named(large, mask, classes) for title, mask in masks.items()}
     if error is not None:
         panels["error"] = paint_errors(large, error)
@@ -110,10 +110,10 @@ def show_words(
         >>> image, half = torch.zeros(3, 4, 4), torch.tensor([0.5, 0.5])
         >>> figure = show_words(image, torch.zeros(4, 4), torch.tensor([[0, 1]]), half, ["a", "b"])
         >>> alt_text(figure)
-        'picture 1: map, cells by the word that claims them (a 50 %, b 50 %), probabilities: \
+        'image 1: map, cells by the word that claims them (a 50 %, b 50 %), probabilities: \
 a 50 %, b 50 %.'
     """
-    (name,), (array,) = names_and_pictures([image])
+    (name,), (array,) = names_and_images([image])
     if len(probs) != len(words) or int(claims.max()) >= len(words):
         raise ValueError(
             f"there are {len(words)} words, {len(probs)} probabilities and claims up to "
@@ -163,7 +163,7 @@ def show_errors(
         >>> from wsss_kit.evaluation import Protocol, evaluate
         >>> from wsss_kit.plot import alt_text
         >>> truth, found = {"a": torch.tensor([[0, 1]])}, {"a": torch.tensor([[0, 0]])}
-        >>> protocol = Protocol("one picture", "val")
+        >>> protocol = Protocol("one image", "val")
         >>> report = evaluate(found, truth, classes=("cow",), protocol=protocol, boundary=0)
         >>> sample = Sample("a", torch.zeros(3, 1, 2), torch.ones(1))
         >>> alt_text(show_errors([sample], found, truth, report))
@@ -171,7 +171,7 @@ def show_errors(
 missed 100. Error maps of a.'
     """
     check_count("columns", columns)
-    names, arrays = names_and_pictures(images)
+    names, arrays = names_and_images(images)
     masks = [
         in_order(repr(title), values, images, "mask")
         for title, values in (("predicted", predicted), ("target", target))
@@ -195,7 +195,7 @@ missed 100. Error maps of a.'
     _name_bars(ax, report.classes, "lost of 100 % IoU")
     for i, (name, array, mask, truth) in enumerate(zip(names, arrays, *masks, strict=True)):
         ax = figure.add_subplot(grid[i // columns, 1 + i % columns])
-        painted = paint_errors(fitted_picture(array), error_map(mask, truth))
+        painted = paint_errors(fitted_image(array), error_map(mask, truth))
         iou = report.image_iou.get(name)
         draw_panel(ax, Panel(painted, name if iou is None else f"{name}: {100 * iou:.0f}"))
     style_legend(figure, ERROR_STYLES)

@@ -20,8 +20,8 @@ from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, error_shares
-from wsss_kit.evaluation.scoring import picture_counts
-from wsss_kit.methods.clip_es import CLIPES, OpenedPicture
+from wsss_kit.evaluation.scoring import image_counts
+from wsss_kit.methods.clip_es import CLIPES, OpenedImage
 from wsss_kit.prompts.checks import checked_words, expected_one_of, labels_for
 from wsss_kit.prompts.prompts import FUSIONS, Prompts
 from wsss_kit.training import progress
@@ -73,16 +73,16 @@ def rank_templates(
 
     Args:
         clip: the model.
-        samples: pictures with image-level labels; those with at least two classes count.
+        samples: images with image-level labels; those with at least two classes count.
         prompts: class names and their synonyms.
         templates: texts with one ``{}``.
         shown: whether to show a bar.
 
     Returns:
-        A table with the templates as its index: ``sharpness``, ``pictures`` that counted.
+        A table with the templates as its index: ``sharpness``, ``images`` that counted.
 
     Raises:
-        ValueError: if no picture has two classes, a template is none, or labels and classes do not
+        ValueError: if no image has two classes, a template is none, or labels and classes do not
             fit.
 
     Example:
@@ -91,7 +91,7 @@ def rank_templates(
         >>> templates = ["a photo of a {}", "a {} without background"]
         >>> clip, world = load_clip("paper", device="cpu"), PaperWorld(20)
         >>> rank_templates(clip, world, Prompts.paper(), templates, shown=False).columns.tolist()
-        ['sharpness', 'pictures']
+        ['sharpness', 'images']
     """
     templates = checked_words(list(templates), "templates")
     asked = {template: prompts.replace(template=template) for template in templates}
@@ -111,14 +111,14 @@ def rank_synonyms(
 
     Args:
         clip: the model.
-        samples: pictures with image-level labels; those with the class and another one count.
+        samples: images with image-level labels; those with the class and another one count.
         prompts: all other prompts.
         name: the class.
         phrases: synonyms; the name itself may be among them.
         shown: whether to show a bar.
 
     Returns:
-        A table with the phrases as its index, the best first: ``sharpness``, ``pictures``. Several
+        A table with the phrases as its index, the best first: ``sharpness``, ``images``. Several
         phrases also have ``"all, one sentence"``, as CLIP-ES published it, and ``"all, mean
         feature"``; give the better to ``prompts.replace(synonyms=..., fusion=...)``.
 
@@ -153,16 +153,16 @@ def leave_one_out(
 
     Args:
         method: a `CLIPES`, fitted or not.
-        samples: pictures with image-level labels.
+        samples: images with image-level labels.
         masks: image name -> (H, W) ground truth; without masks there is only sharpness.
-        rule: the background rule that makes masks of refined maps, chosen on other pictures;
+        rule: the background rule that makes masks of refined maps, chosen on other images;
             needed with ``masks``.
         words: which background words; all unless given.
         shown: whether to show a bar.
 
     Returns:
         A table with one row for every word and class: ``word``, ``class`` (``"background"`` and
-        ``"mean"`` among them), ``pictures`` with the class, and the numbers without the word
+        ``"mean"`` among them), ``images`` with the class, and the numbers without the word
         *minus* those with all words. ``sharpness`` is of the probabilities among the classes
         present and the background words, in images with the class and another. With ``masks``, in
         points, ``iou`` and the shares of the error kinds: ``boundary``, ``missed``, ``spilled``,
@@ -170,7 +170,7 @@ def leave_one_out(
 
     Raises:
         ValueError: if a word is none of the method's, there is a rule without masks or masks
-            without a rule, or a picture has no mask.
+            without a rule, or an image has no mask.
 
     Example:
         >>> from wsss_kit.clip import load_clip
@@ -192,7 +192,7 @@ def leave_one_out(
         )
     missing = [] if masks is None else [s.name for s in samples if s.name not in masks]
     if missing:
-        raise ValueError(f"{len(missing)} pictures have no mask, the first is {missing[0]!r}")
+        raise ValueError(f"{len(missing)} images have no mask, the first is {missing[0]!r}")
     tally = WordTally(prompts, words, rule=rule)
     for sample in progress(samples, what="words", shown=shown, total=len(samples)):
         opened = None
@@ -208,7 +208,7 @@ class WordTally:
     Args:
         prompts: may differ from those that the images were opened with.
         words: those of its backgrounds that are left out in turn; none for the numbers with all.
-        rule: the background rule that makes masks; needed for pictures with ground truth.
+        rule: the background rule that makes masks; needed for images with ground truth.
 
     Example:
         >>> from wsss_kit.clip import load_clip
@@ -220,7 +220,7 @@ class WordTally:
         ...     opened = method.open(sample.image, sample.labels)
         ...     tally.add(sample, opened, world.masks[sample.name])
         >>> tally.per_class().columns.tolist()[:3]
-        ['pictures', 'sharpness', 'iou']
+        ['images', 'sharpness', 'iou']
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class WordTally:
         self._sharp: list[Tensor] = []  # (V,) of every image
         self._labels: list[Tensor] = []  # (C,) of every image
 
-    def add(self, sample: Sample, opened: OpenedPicture | None, mask: Tensor | None = None) -> None:
+    def add(self, sample: Sample, opened: OpenedImage | None, mask: Tensor | None = None) -> None:
         """Add an image with all words, then without each.
 
         Args:
@@ -255,7 +255,7 @@ class WordTally:
                 predictions.append(self.rule.masks(maps, sample.labels[None])[0])
             sharp.append(sharpness(probs[None], sample.labels[None])[0])
         if mask is not None:
-            self._counts += picture_counts(predictions, mask, self._counts.shape[-1])
+            self._counts += image_counts(predictions, mask, self._counts.shape[-1])
         self._sharp.append(torch.stack(sharp))
         self._labels.append(sample.labels)
 
@@ -272,7 +272,7 @@ class WordTally:
         several = sharp.isfinite()
         means = [sharp[several & on].mean().item() for on in (*present.T, True)]  # NaN of none
         values = {
-            "pictures": [len(present), *present.sum(0).tolist(), len(present)],
+            "images": [len(present), *present.sum(0).tolist(), len(present)],
             "sharpness": [float("nan"), *means],
         }
         if counts.any():
@@ -291,7 +291,7 @@ class WordTally:
 
         whole, changes = self.per_class(), []
         for v, word in enumerate(self.words, 1):
-            change = (self.per_class(v) - whole).assign(pictures=whole["pictures"])
+            change = (self.per_class(v) - whole).assign(images=whole["images"])
             change = change.rename_axis("class").reset_index()
             change.insert(0, "word", word)
             changes.append(change)
@@ -319,17 +319,17 @@ def _ranked(
     if not chosen:
         missing = "two classes" if among is None else f"{among!r} and another class"
         raise ValueError(
-            f"none of {len(samples)} pictures has {missing}, and sharpness compares the classes of "
-            "a picture; give pictures with several"
+            f"none of {len(samples)} images has {missing}, and sharpness compares the classes of "
+            "an image; give images with several"
         )
-    images = clip.encode_samples([samples[i] for i in chosen], what="pictures", shown=shown)
+    images = clip.encode_samples([samples[i] for i in chosen], what="images", shown=shown)
     rows = {}
     for key, prompts in asked.items():
         texts = clip.encode_sentences(prompts.class_sentences()).cpu()
         scores = (float(clip.logit_scale) * images @ texts.T).softmax(1)  # (M, C)
         rows[key] = {
             "sharpness": sharpness(scores, labels[chosen]).mean().item(),
-            "pictures": len(images),
+            "images": len(images),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(what)
-    return table.astype({"pictures": int}).sort_values("sharpness", kind="stable")
+    return table.astype({"images": int}).sort_values("sharpness", kind="stable")

@@ -28,17 +28,17 @@ _V3 = "COCO_WITH_VOC_LABELS_V1"
 
 
 class Small(nn.Module):
-    """A trunk, one dilated convolution to look around, one to decide: for the embedded world.
+    """A backbone, one dilated convolution to look around, one to decide: for the embedded world.
 
     Args:
-        trunk: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
+        backbone: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
         n_values: K.
     """
 
-    def __init__(self, trunk: nn.Module, n_values: int) -> None:
+    def __init__(self, backbone: nn.Module, n_values: int) -> None:
         super().__init__()
-        channels = trunk.out_channels
-        self.trunk = trunk
+        channels = backbone.out_channels
+        self.trunk = backbone
         self.around = nn.Conv2d(channels, channels, 3, padding=4, dilation=4)
         self.decide = nn.Conv2d(channels, n_values, 1)
 
@@ -48,25 +48,25 @@ class Small(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """Chen et al., "DeepLab", TPAMI 2018: four dilated convolutions over a trunk at stride 8.
+    """Chen et al., "DeepLab", TPAMI 2018: four dilated convolutions over a backbone at stride 8.
 
-    Their sum is the logits. As in the PyTorch code that CLIMS and CLIP-ES train with, the trunk's
-    convolutions learn, but neither its stem nor its normalisation; the branches' weights learn ten
-    times faster, their biases twenty times.
+    Their sum is the logits. As in the PyTorch code that CLIMS and CLIP-ES train with, the
+    backbone's convolutions learn, but neither its stem nor its normalisation; the branches' weights
+    learn ten times faster, their biases twenty times.
 
     Args:
-        trunk: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
+        backbone: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
         n_values: K.
         rates: dilation of every branch.
     """
 
     def __init__(
-        self, trunk: nn.Module, n_values: int, *, rates: Sequence[int] = ASPP_RATES
+        self, backbone: nn.Module, n_values: int, *, rates: Sequence[int] = ASPP_RATES
     ) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.trunk = backbone
         self.branches = nn.ModuleList(
-            nn.Conv2d(trunk.out_channels, n_values, 3, padding=rate, dilation=rate)
+            nn.Conv2d(backbone.out_channels, n_values, 3, padding=rate, dilation=rate)
             for rate in rates
         )
         for branch in self.branches:
@@ -79,7 +79,7 @@ class DeepLabV2(nn.Module):
         return torch.stack([branch(features) for branch in self.branches]).sum(0)
 
     def groups(self, rate: float) -> list[dict[str, Any]]:
-        """The trunk's convolutions, the branches' weights at ten times, biases at twenty times."""
+        """The backbone at the rate, the branches' weights at ten times, biases at twenty times."""
         stem = {id(p) for p in getattr(self.trunk, "stem", nn.Module()).parameters()}
         kinds = (nn.Conv2d, nn.Linear)
         learning = [
@@ -102,7 +102,7 @@ class DeepLabV3(Normalised):
     Args:
         n_values: K.
         backbone: ``"resnet50"`` or ``"resnet101"``.
-        weights: None, ``"imagenet"`` for the trunk, or ``"coco_with_voc_labels"`` for the whole,
+        weights: None, ``"imagenet"`` for the backbone, or ``"coco_with_voc_labels"`` for the whole,
             which has seen pixel labels.
     """
 
@@ -142,7 +142,7 @@ class DeepLabV3(Normalised):
         return self.net.classifier(features)
 
     def groups(self, rate: float) -> list[dict[str, Any]]:
-        """The trunk, and the head at ten times the rate."""
+        """The backbone, and the head at ten times the rate."""
         return [
             {"params": list(self.net.backbone.parameters()), "lr": rate},
             {"params": list(self.net.classifier.parameters()), "lr": 10 * rate},
@@ -162,9 +162,9 @@ def build_network(
     Args:
         network: one of ``NETWORKS``, or a module (B, 3, H, W) RGB in [0, 1] -> (B, K, h, w).
         n_values: K, background included.
-        backbone: the trunk of ``"small"`` (the paper trunk at stride 4) or ``"deeplab_v2"``
+        backbone: the backbone of ``"small"`` (the paper backbone at stride 4) or ``"deeplab_v2"``
             (ResNet-101 at stride 8), by name or as a module; of ``"deeplab_v3"`` a ResNet's name.
-        weights: of a named trunk, see `build_backbone`; of ``"deeplab_v3"`` see `DeepLabV3`.
+        weights: of a named backbone, see `build_backbone`; of ``"deeplab_v3"`` see `DeepLabV3`.
         seed: of new weights; the global random state is left as it was.
 
     Raises:

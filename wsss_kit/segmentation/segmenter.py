@@ -25,13 +25,13 @@ FUSIONS = ("mean", "max")
 
 
 class Segmenter(nn.Module):
-    """A network with the names of its classes; calling it gives logits at the picture's size.
+    """A network with the names of its classes; calling it gives logits at the image's size.
 
     Args:
-        net: pictures to logits (B, K, h, w), see `build_network`.
+        net: images to logits (B, K, h, w), see `build_network`.
         classes: C = K - 1 names.
         network: how the network is called, for the card.
-        backbone: how its trunk is called, None for its usual one.
+        backbone: how its backbone is called, None for its usual one.
         taught_by: what masks it learned from, in words, for the card.
     """
 
@@ -62,11 +62,11 @@ class Segmenter(nn.Module):
         flip: bool = False,
         fuse: str = "mean",
     ) -> Tensor:
-        """Probabilities over several sizes of a picture and its mirror image.
+        """Probabilities over several sizes of an image and its mirror image.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
-            scales: of the pictures.
+            scales: of the images.
             flip: whether mirror images are seen too.
             fuse: ``"mean"`` of the probabilities, or the softmax of the ``"max"`` of the logits, as
                 DeepLab's code has it for the sizes it was trained with (1, 0.75, 0.5).
@@ -147,7 +147,7 @@ class Segmenter(nn.Module):
         """Masks of a whole data set, without its labels: name -> (H, W) int64.
 
         Args:
-            samples: pictures.
+            samples: images.
             shown: whether to show a bar.
             **options: of `predict`.
         """
@@ -173,7 +173,7 @@ class Segmenter(nn.Module):
 
         Args:
             path: as given to `save`.
-            net: the network, where it or its trunk was your own.
+            net: the network, where it or its backbone was your own.
             device: where to put it; ``"auto"`` for CUDA where there is one.
 
         Raises:

@@ -26,7 +26,7 @@ from wsss_kit.segmentation.networks import LOSSES, build_network, multi_scale_lo
 from wsss_kit.segmentation.segmenter import CARD_VERSION, METHOD, Segmenter
 from wsss_kit.training import check_loss, classes_of, polynomial_decay, seeded
 from wsss_kit.training import progress as progress_bar
-from wsss_kit.views import MaskedPictures
+from wsss_kit.views import MaskedImages
 
 Recipe = dict[str, Any]
 
@@ -78,7 +78,7 @@ PRESETS: dict[str, Recipe] = {
     "clip_es_coco": {**_DEEPLAB, "learning_rate": 2.5e-5},
 }
 """``accumulate``: batches whose gradients are added for one step. ``iterations``: steps; or
-``epochs``, passes over the pictures. ``decay_every``: steps between two changes of the rate, which
+``epochs``, passes over the images. ``decay_every``: steps between two changes of the rate, which
 falls by a polynomial of power 0.9. ``crop``, ``scales``: see `views.random_view`. ``loss``: one of
 `LOSSES`. ``loss_scales``: see `multi_scale_loss`. ``full_size``: whether logits are enlarged
 to the mask for the loss, or the mask brought to their grid. ``fixes_norms``: whether batch
@@ -117,35 +117,35 @@ def train_segmenter(
     confidence-guided training.
 
     Args:
-        samples: pictures; their ``classes``, if they have them, name the mask's values.
-        masks: picture name to (H, W) int64, class c as c + 1.
+        samples: images; their ``classes``, if they have them, name the mask's values.
+        masks: image name to (H, W) int64, class c as c + 1.
         network: one of ``NETWORKS``, or a module (B, 3, H, W) -> (B, K, h, w).
         backbone: see `build_network`.
         weights: see `build_network`.
         preset: one of ``PRESETS``; None for ``"small"``, or ``"deeplab"`` for the DeepLabs.
         taught_by: what the masks are, in words, for the card.
-        epochs: passes over the pictures; this and the next arguments take the preset's value where
+        epochs: passes over the images; this and the next arguments take the preset's value where
             they are None.
         iterations: steps, instead of ``epochs``.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         accumulate: batches a step.
-        learning_rate: at the start, of the trunk; it falls by a polynomial of power 0.9.
+        learning_rate: at the start, of the backbone; it falls by a polynomial of power 0.9.
         weight_decay: of the optimiser.
-        crop: side of random square crops; pictures of several sizes need it.
-        scales: factors of which a picture is resized by one before it is cropped.
+        crop: side of random square crops; images of several sizes need it.
+        scales: factors of which an image is resized by one before it is cropped.
         loss: ``"plain"``, or ``"balanced"`` between background and objects, which keeps a start
             from ImageNet's weights from learning background alone.
         seed: of new weights, order and views.
         device: where to train a named network.
         progress: whether to show a bar.
-        checkpoint: path that the state is written to after every pass over the pictures and resumed
+        checkpoint: path that the state is written to after every pass over the images and resumed
             from.
 
     Returns:
         A `Segmenter` in evaluation mode, with ``losses_``, the mean of every pass.
 
     Raises:
-        ValueError: if a picture has no mask or one of another size or with a value that is no
+        ValueError: if an image has no mask or one of another size or with a value that is no
             class, sizes differ without a crop, a number is out of its range, or the checkpoint is
             of another run.
         Diverged: if the loss is no number, or far above where it began.
@@ -176,7 +176,7 @@ def train_segmenter(
     recipe = _recipe(preset, given)
     classes = classes_of(samples)
     asked = {"what": "mask", "make": "make a pseudo mask"}
-    masked = MaskedPictures(samples, masks, crop=recipe["crop"], scales=recipe["scales"], **asked)
+    masked = MaskedImages(samples, masks, crop=recipe["crop"], scales=recipe["scales"], **asked)
     net = build_network(network, 1 + len(classes), backbone=backbone, weights=weights, seed=seed)
     names = {"network": _name_of(network), "backbone": _name_of(backbone)}
     segmenter = Segmenter(net, classes, **names, taught_by=taught_by)
@@ -209,7 +209,7 @@ def _recipe(preset: str, given: Mapping[str, Any]) -> Recipe:
     if len(recipe["scales"]) and recipe["crop"] is None:
         raise ValueError(
             f"crop is None and scales are {recipe['scales']}, expected a crop as well, so that the "
-            "pictures of a batch are of one size"
+            "images of a batch are of one size"
         )
     return recipe
 
@@ -220,7 +220,7 @@ def _name_of(module: str | nn.Module | None) -> str | None:
 
 def _train(
     segmenter: Segmenter,
-    masked: MaskedPictures,
+    masked: MaskedImages,
     recipe: Recipe,
     *,
     seed: int,

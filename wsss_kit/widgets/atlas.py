@@ -14,10 +14,10 @@ from torch import Tensor
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.evaluation import ERROR_KINDS, Report, error_map, error_shares
-from wsss_kit.evaluation.scoring import picture_counts
+from wsss_kit.evaluation.scoring import image_counts
 from wsss_kit.plot import show_errors
-from wsss_kit.plot.canvas import picture_array
-from wsss_kit.plot.regions import ERROR_STYLES, fitted_picture, paint_errors, paint_mask_named
+from wsss_kit.plot.canvas import image_array
+from wsss_kit.plot.regions import ERROR_STYLES, fitted_image, paint_errors, paint_mask_named
 from wsss_kit.widgets.instrument import Instrument, column, row
 from wsss_kit.widgets.screens import Bars, Swipe, stacked_bar
 
@@ -52,7 +52,7 @@ class ErrorAtlas(Instrument):
     Attributes:
         method: whose errors are shown.
         class_name: ``"all classes"``, ``"background"`` or a class.
-        picture: one of `worst`.
+        image: one of `worst`.
         compare: what is left of the handle, one of ``COMPARES``.
         opacity: weight of the errors over the image.
         class_bars, picture_bars, screen: two `Bars` and the `Swipe`.
@@ -103,21 +103,21 @@ class ErrorAtlas(Instrument):
         self._samples, self._masks, self._truth = samples, dict(masks), truth
         self._reports, self._names = dict(reports), _class_names(reports, classes)
         if not self._places:
-            raise ValueError(f"none of {len(names)} pictures has ground truth")
+            raise ValueError(f"none of {len(names)} images has ground truth")
         for method, own in masks.items():
             missing = [name for name in self._places if name not in own]
             if missing:
                 raise ValueError(f"{method!r} has no mask for {missing[0]!r}; predict it too")
         self._counts: dict[str, dict[str, np.ndarray]] = {}
         super().__init__(method=next(iter(masks)), picture=next(iter(self._places)))
-        self.class_bars, self.picture_bars = (
+        self.class_bars, self.image_bars = (
             Bars(width, BOX[0], partial(setattr, self, trait), styles=ERROR_STYLES)
             for width, trait in zip(_BARS, ("class_name", "picture"), strict=True)
         )
         self.screen = Swipe(BOX[1], BOX[0])
         compare = self._dropdown("compare", width="250px")
         opacity = self._slider("opacity", 0, 1, 0.05, width="250px")
-        panels = [column([bars], bars.width) for bars in (self.class_bars, self.picture_bars)]
+        panels = [column([bars], bars.width) for bars in (self.class_bars, self.image_bars)]
         controls = row([self._buttons("method"), compare, opacity])
         self._begin([controls, row([*panels, self.screen])])
 
@@ -154,10 +154,10 @@ class ErrorAtlas(Instrument):
         own, n = self._masks[self.method], len(self._places)
         for i, name in enumerate(self._places, 1):
             if name not in counts:
-                (counts[name],) = picture_counts(
+                (counts[name],) = image_counts(
                     [own[name]], self._truth[name], 1 + len(self._names), boundary=boundary
                 )
-                self.picture_bars.title = f"{i} of {n} pictures counted"
+                self.image_bars.title = f"{i} of {n} images counted"
                 yield
         self._show_worst()
 
@@ -185,9 +185,9 @@ class ErrorAtlas(Instrument):
 
     def _show_worst(self) -> None:
         losses = self.worst()
-        title = f"worst pictures, {self.class_name}: {min(len(losses), N_WORST)}"
+        title = f"worst images, {self.class_name}: {min(len(losses), N_WORST)}"
         rows = [_loss_bar(name, loss, "IoU") for name, loss in losses.items()]
-        self.picture_bars.show(title, rows)
+        self.image_bars.show(title, rows)
         with self._answering():
             if losses and not (self._keeps and self.picture in losses):  # to compare methods on it
                 self.picture = next(iter(losses))
@@ -195,7 +195,7 @@ class ErrorAtlas(Instrument):
 
     def _show(self) -> None:
         image = self._samples[self._places[self.picture]].image
-        large = fitted_picture(picture_array(image), BOX)
+        large = fitted_image(image_array(image), BOX)
         found, truth = self._masks[self.method][self.picture], self._truth[self.picture]
         boundary = self._reports[self.method].settings.get("boundary")
         errors = error_map(found, truth, boundary=boundary)
@@ -205,7 +205,7 @@ class ErrorAtlas(Instrument):
         after = paint_errors(large, errors, self.opacity)
         names = [f"{side}, {self.picture}" for side in (self.compare, f"errors of {self.method}")]
         self.screen.show(before, names[0], after, names[1])
-        self.class_bars.chosen, self.picture_bars.chosen = self.class_name, self.picture
+        self.class_bars.chosen, self.image_bars.chosen = self.class_name, self.picture
         self.words = self._in_words()
 
     def _in_words(self) -> str:

@@ -20,10 +20,10 @@ from wsss_kit.data import read_image
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, ConfusionMatrix, error_map
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.plot import overlay, regions, show_stages
-from wsss_kit.plot.canvas import picture_array
+from wsss_kit.plot.canvas import image_array
 from wsss_kit.widgets.instrument import Instrument, column, row
 from wsss_kit.widgets.screens import Swipe
-from wsss_kit.widgets.stages import STAGES, Pictures, Stages
+from wsss_kit.widgets.stages import STAGES, Images, Stages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ class CAMExplorer(Instrument):
         threshold: of the constant background rule at first.
 
     Attributes:
-        picture, method, class_name, stage: what is shown; ``stage`` is one of ``STAGES``.
+        image, method, class_name, stage: what is shown; ``stage`` is one of ``STAGES``.
         rule: ``"constant"`` with ``threshold``, or ``"power"`` with ``power``.
         crf: whether scores go through the dense CRF.
         opacity: weight of map or mask over the image.
@@ -98,11 +98,11 @@ class CAMExplorer(Instrument):
         *,
         threshold: float = 0.3,
     ) -> None:
-        self._samples = Pictures(samples)
+        self._samples = Images(samples)
         check_probability("threshold", threshold)
         if not methods or not self._samples:
             raise ValueError(
-                f"there are {len(methods)} methods and {len(self._samples)} pictures with a class, "
+                f"there are {len(methods)} methods and {len(self._samples)} images with a class, "
                 "expected at least one of each"
             )
         self._masks, self._names = {} if masks is None else masks, tuple(classes)
@@ -117,8 +117,8 @@ class CAMExplorer(Instrument):
         self._made: dict[Any, Tensor] = {}  # for what is on the screen now
         state = {"picture": first.name, "method": next(iter(methods)), "threshold": threshold}
         super().__init__(**state, class_name=self._classes_of(first.name)[0])
-        self._upload = self._file_button("Open your own picture", "image/*", self.open_picture)
-        self.view = Swipe(BOX[1], BOX[0], lambda *file: self._answer(self.open_picture, *file))
+        self._upload = self._file_button("Open your own image", "image/*", self.open_image)
+        self.view = Swipe(BOX[1], BOX[0], lambda *file: self._answer(self.open_image, *file))
         crf = widgets.Checkbox(description="dense CRF", indent=False, layout={"width": "auto"})
         controls = [
             self._upload,
@@ -178,7 +178,7 @@ class CAMExplorer(Instrument):
 
     def _show(self) -> None:
         self._made.clear()
-        large = regions.fitted_picture(picture_array(self.sample.image), BOX)
+        large = regions.fitted_image(image_array(self.sample.image), BOX)
         after = self._painted(self.method, large)
         self.view.show(*self._compared(large), after, f"{self.method}: {self._what()}")
         self.words = self._in_words()
@@ -190,7 +190,7 @@ class CAMExplorer(Instrument):
     def _compared(self, large: np.ndarray) -> tuple[np.ndarray, str]:
         """Return the image left of the handle, and its name."""
         if self.compare == "picture":
-            return large, f"picture {self.picture}"
+            return large, f"image {self.picture}"
         if self.compare == "ground truth":
             truth = self._truth()
             return regions.paint_mask_named(large, truth, self._names, self.opacity), "ground truth"
@@ -250,13 +250,13 @@ class CAMExplorer(Instrument):
         mask, truth = self._mask(self.method), self._truth()
         if truth is None:
             share = 100 * (mask > 0).float().mean()
-            end = "of the picture is no background; its true mask is unknown."
+            end = "of the image is no background; its true mask is unknown."
             return f"{start}: {share:.0f} % {end}"
         if self.stage == "error":
             return f"{start}: {self._errors_in_words(truth)}."
         value = 1 + self._names.index(self.class_name)
         iou = ConfusionMatrix(1 + len(self._names)).update(mask, truth).iou()[value].nan_to_num()
-        return f"{start}: IoU of {self.class_name} in this picture {100 * iou:.0f} %."
+        return f"{start}: IoU of {self.class_name} in this image {100 * iou:.0f} %."
 
     def _errors_in_words(self, truth: Tensor) -> str:
         errors, counted = self._errors(self.method), (truth != IGNORE_INDEX).sum().clamp(min=1)
@@ -270,7 +270,7 @@ class CAMExplorer(Instrument):
             return f"{escape(self.words)}<br>{_LEGEND}"
         return escape(self.words)
 
-    def open_picture(self, name: str, content: bytes) -> None:
+    def open_image(self, name: str, content: bytes) -> None:
         """Read an image file, as if it were dropped on the panel, and show it.
 
         It is made as small as the first of the other images, which the networks know.

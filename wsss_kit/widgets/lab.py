@@ -14,10 +14,10 @@ from torch import Tensor
 
 from wsss_kit.classes import Sample
 from wsss_kit.evaluation import BackgroundRule
-from wsss_kit.methods.clip_es import CLIPES, OpenedPicture
+from wsss_kit.methods.clip_es import CLIPES, OpenedImage
 from wsss_kit.plot import overlay, show_words
-from wsss_kit.plot.canvas import picture_array
-from wsss_kit.plot.regions import fitted_picture, painted_claims
+from wsss_kit.plot.canvas import image_array
+from wsss_kit.plot.regions import fitted_image, painted_claims
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.ranking import WordTally
 from wsss_kit.widgets.instrument import WIDTH, column, row
@@ -30,7 +30,7 @@ from wsss_kit.widgets.screens import (
     scores_in_words,
     worth_bars,
 )
-from wsss_kit.widgets.stages import Pictures
+from wsss_kit.widgets.stages import Images
 from wsss_kit.widgets.words import PromptEditor
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class PromptLab(PromptEditor):
     Attributes:
         prompts: what is asked, without regard to ``off``; set it, or `edit` a part of it.
         off: background words that are switched off.
-        picture, class_name: whose map is shown.
+        image, class_name: whose map is shown.
         view: ``"map"``, or ``"competition"``: which word claims each cell.
         panel: ``"words"`` (what CLIP believes of the image), ``"IoU"`` (of each class) or
             ``"leave one out"`` (what each word is worth).
@@ -104,17 +104,17 @@ class PromptLab(PromptEditor):
         *,
         rule: BackgroundRule | None = None,
     ) -> None:
-        self._samples = Pictures(samples)
+        self._samples = Images(samples)
         n = len(method.prompts.classes)
         if not self._samples or any(len(own) != n for own in self._samples.labels.values()):
             raise ValueError(
-                f"{len(self._samples)} of {len(samples)} pictures have a label, for {n} classes of "
+                f"{len(self._samples)} of {len(samples)} images have a label, for {n} classes of "
                 "the prompts; expected at least one, with a label for every class"
             )
         self.method = method
         self.rule = BackgroundRule(threshold=0.4) if rule is None else rule
         self._masks = {} if masks is None else masks
-        self._opened: dict[str, OpenedPicture] = {}
+        self._opened: dict[str, OpenedImage] = {}
         self._at_start: pd.DataFrame | None = None
         first = next(iter(self._samples.values()))
         index = int(first.labels.nonzero()[0])
@@ -158,7 +158,7 @@ class PromptLab(PromptEditor):
         if not self._samples.labels[self.picture][c]:
             with_it = [n for n, labels in self._samples.labels.items() if labels[c]]
             if not with_it:
-                raise ValueError(f"none of the {len(self._samples)} pictures has {name!r}")
+                raise ValueError(f"none of the {len(self._samples)} images has {name!r}")
             self.picture = with_it[0]
         self.class_name, self._index = name, c
 
@@ -175,7 +175,7 @@ class PromptLab(PromptEditor):
         off = tuple(word for word in self.off if word in words)
         self.off = off if len(off) < len(words) else ()
 
-    def _open(self, name: str) -> OpenedPicture:
+    def _open(self, name: str) -> OpenedImage:
         """Open an image once, ready for any words."""
         if name not in self._opened:
             sample = self._samples[name]
@@ -203,7 +203,7 @@ class PromptLab(PromptEditor):
         """Paint the view of the image with some prompts, (h, w, 3); probabilities (T,)."""
         sample, opened = self._samples[self.picture], self._open(self.picture)
         names = self._present(prompts)
-        image = picture_array(sample.image)
+        image = image_array(sample.image)
         found = opened.maps(prompts, classes=names)
         if self.view == "competition":
             claims = opened.claims(prompts, classes=names).argmax(0).cpu()
@@ -211,7 +211,7 @@ class PromptLab(PromptEditor):
             return painted_claims(image, claims, words, max(BOX), self.opacity), found.probs.cpu()
         c = names.index(prompts.classes[self._index])
         cam = found.full_size(image.shape[:2])[c].cpu()
-        return overlay(fitted_picture(image, BOX), cam, alpha=self.opacity), found.probs.cpu()
+        return overlay(fitted_image(image, BOX), cam, alpha=self.opacity), found.probs.cpu()
 
     def _compared(self) -> tuple[np.ndarray, str]:
         """Return the image left of the handle, and its name."""
@@ -219,8 +219,8 @@ class PromptLab(PromptEditor):
         earlier = {"start words": self.start, "last words": last}
         if self.compare in earlier:
             return self._painted(earlier[self.compare])[0], f"{self.view}, {self.compare}"
-        image = picture_array(self._samples[self.picture].image)
-        return fitted_picture(image, BOX), f"picture {self.picture}"
+        image = image_array(self._samples[self.picture].image)
+        return fitted_image(image, BOX), f"image {self.picture}"
 
     def _in_words(self, asked: Prompts, probs: Tensor) -> str:
         names = self._present(asked)
@@ -245,7 +245,7 @@ class PromptLab(PromptEditor):
             return escape(self.words)
         return (
             f"{escape(self.words)} <b>This CLIP never read: {escape(', '.join(self.unknown))}.</b> "
-            "Words it does not know all mean the same to it, so a picture says nothing about them."
+            "Words it does not know all mean the same to it, so an image says nothing about them."
         )
 
     def _score(self, asked: Prompts, panel: str) -> Iterator[None]:
@@ -261,7 +261,7 @@ class PromptLab(PromptEditor):
             names = dict(zip(self.start.classes, self.prompts.classes, strict=True))
             tables = tally.per_class(), self._at_start.rename(index=names)
             means = scores_in_words(*tables)
-            self.words = f"{self.words} {len(self._samples)} pictures, {self.rule}: {means}"
+            self.words = f"{self.words} {len(self._samples)} images, {self.rule}: {means}"
             self.bars.show(**score_bars(*tables))
         self._say()
 
@@ -274,7 +274,7 @@ class PromptLab(PromptEditor):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 tally.add(sample, self._open(name), self._masks.get(name))
-            self.bars.title = f"{what}: {i} of {n} pictures"
+            self.bars.title = f"{what}: {i} of {n} images"
             yield
         return tally
 

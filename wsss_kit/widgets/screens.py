@@ -135,13 +135,13 @@ class Swipe(_Box):
     before_name = traitlets.Unicode(help="what it shows, in words").tag(sync=True)
     after_name = traitlets.Unicode(help="what it shows, in words").tag(sync=True)
     position = traitlets.Float(0.35, help="of the handle, 0 left to 1 right").tag(sync=True)
-    takes_pictures = traitlets.Bool().tag(sync=True)
+    takes_images = traitlets.Bool().tag(sync=True)
 
     def __init__(
-        self, width: int, height: int, on_picture: Callable[[str, bytes], Any] | None = None
+        self, width: int, height: int, on_image: Callable[[str, bytes], Any] | None = None
     ) -> None:
-        self._on_picture = on_picture
-        super().__init__(width, height, takes_pictures=on_picture is not None)
+        self._on_image = on_image
+        super().__init__(width, height, takes_images=on_image is not None)
 
     @traitlets.validate("position")
     def _between(self, proposal: Any) -> float:
@@ -154,8 +154,8 @@ class Swipe(_Box):
             self.after, self.after_name = pixels_png(after), name
 
     def _received(self, _: object, content: dict, buffers: list) -> None:
-        if content.get("kind") == "picture" and buffers and self._on_picture is not None:
-            self._on_picture(str(content.get("name", "")), bytes(buffers[0]))
+        if content.get("kind") == "picture" and buffers and self._on_image is not None:
+            self._on_image(str(content.get("name", "")), bytes(buffers[0]))
 
 
 def bar(
@@ -231,7 +231,7 @@ def probability_bars(
         p, is_off = percents.get(word, math.nan), word not in percents
         text = f"{word}: {'off' if is_off else f'probability {p:.1f} %'}, press to switch"
         rows.append(bar(word, p, 0, 100, style="word", said=text, off=is_off))
-    return {"title": "what CLIP takes the picture for, percent", "rows": rows}
+    return {"title": "what CLIP takes the image for, percent", "rows": rows}
 
 
 def score_bars(table: pd.DataFrame, start: pd.DataFrame) -> dict[str, Any]:

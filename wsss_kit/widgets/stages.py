@@ -24,7 +24,7 @@ MOST_KEPT = 2**25
 _IMAGES_KEPT = 16
 
 
-class Pictures(Mapping[str, Sample]):
+class Images(Mapping[str, Sample]):
     """Samples by their names, those without any label left out; the last few read are kept.
 
     Args:
@@ -36,7 +36,7 @@ class Pictures(Mapping[str, Sample]):
 
     Example:
         >>> from wsss_kit.paperworld import PaperWorld
-        >>> pictures = Pictures(PaperWorld(2))
+        >>> pictures = Images(PaperWorld(2))
         >>> list(pictures), pictures["val_0_000001"].name
         (['val_0_000000', 'val_0_000001'], 'val_0_000001')
     """

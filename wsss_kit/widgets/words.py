@@ -252,7 +252,7 @@ class PromptEditor(Instrument):
         if len(prompts.classes) != n:
             raise ValueError(
                 f"the prompts have {len(prompts.classes)} classes, expected {n}: one for each "
-                "label of the pictures; rename classes rather than adding or removing any"
+                "label of the images; rename classes rather than adding or removing any"
             )
         return prompts
 

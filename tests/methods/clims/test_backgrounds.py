@@ -1,4 +1,4 @@
-"""Backgrounds that come with a class: on pictures whose homes are known, and by hand."""
+"""Backgrounds that come with a class: on images whose homes are known, and by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_homes_are_found_and_nothing_else_comes_first(clip, seed):
 
 
 class Fake:
-    """A CLIP that sees in a picture what its first pixels say."""
+    """A CLIP that sees in an image what its first pixels say."""
 
     logit_scale = torch.tensor(10.0)
     encode_samples = FrozenCLIP.encode_samples
@@ -58,7 +58,7 @@ def test_the_lift_is_a_difference_of_means():
         "sky": pytest.approx(lift[1].item(), abs=1e-3),
     }
     assert list(found["dog"]) == ["sea", "sky"]  # fog is more common without a dog
-    assert found["cat"] == {}  # no picture shows one
+    assert found["cat"] == {}  # no image shows one
     assert list(propose_backgrounds(Fake(), samples, prompts, most=1, shown=False)["dog"]) == [
         "sea"
     ]

@@ -122,8 +122,8 @@ def test_the_losses_equal_a_literal_version(clip, rng, preset, own, positives):
 
 
 def network(cam):
-    trunk, head = copy.deepcopy(cam.backbone_).eval(), cam.head_.detach().clone()
-    return trunk, head.requires_grad_(), torch.full((8,), -3.0, requires_grad=True)
+    backbone, head = copy.deepcopy(cam.backbone_).eval(), cam.head_.detach().clone()
+    return backbone, head.requires_grad_(), torch.full((8,), -3.0, requires_grad=True)
 
 
 def recipe_of(preset, **changes):
@@ -141,11 +141,11 @@ def test_a_step_in_parts_is_the_step(clip, cam, world, preset, parts):
     moved = []
     for accumulate in (1, parts):
         recipe = recipe_of(preset, accumulate=accumulate, side=32)
-        trunk, head, bias = network(cam)
+        backbone, head, bias = network(cam)
         judge = Judge(clip, Prompts.paper(method="clims"), recipe)
-        optimiser = torch.optim.SGD([*trunk.parameters(), head, bias], lr=0.1)
-        found = train_step(trunk, head, bias, images, labels, judge, recipe, optimiser)
-        moved.append((found, [*trunk.parameters(), head, bias]))
+        optimiser = torch.optim.SGD([*backbone.parameters(), head, bias], lr=0.1)
+        found = train_step(backbone, head, bias, images, labels, judge, recipe, optimiser)
+        moved.append((found, [*backbone.parameters(), head, bias]))
     (whole, expected), (split, got) = moved
     assert split == pytest.approx(whole, rel=1e-4)
     for a, b in zip(got, expected, strict=True):
@@ -158,11 +158,11 @@ def test_a_batch_of_no_one_or_all_positives_and_a_clip_that_stays(clip, cam, rng
     labels = torch.zeros(2, 8)
     labels[0, :positives] = 1
     recipe = recipe_of("clean")
-    trunk, head, bias = network(cam)
+    backbone, head, bias = network(cam)
     judge = Judge(clip, Prompts.paper(method="clims"), recipe)
-    optimiser = make_optimiser(trunk, head, bias, recipe)
+    optimiser = make_optimiser(backbone, head, bias, recipe)
     images = torch.rand(2, 3, 32, 32, generator=rng)
-    found = train_step(trunk, head, bias, images, labels, judge, recipe, optimiser)
+    found = train_step(backbone, head, bias, images, labels, judge, recipe, optimiser)
     assert all(math.isfinite(value) for value in found.values())
     if not positives:
         assert found["otm"] == found["btm"] == found["cbs"] == 0 < found["reg"]
@@ -232,13 +232,13 @@ def test_each_loss_that_is_joined_changes_the_head(clip, cam, world):
 
 
 def test_the_calibration_puts_a_usual_maximum_where_the_sigmoid_has_a_slope(cam, world):
-    trunk, head, bias = network(cam)
-    calibrate(trunk, head, bias, world)
+    backbone, head, bias = network(cam)
+    calibrate(backbone, head, bias, world)
     for c in range(8):
         shown = [s for s in world if s.labels[c]]
         if not shown:
             continue
-        maps = [trunk(s.image[None]) for s in shown]
+        maps = [backbone(s.image[None]) for s in shown]
         peaks = [(torch.einsum("bdhw,d->bhw", m, head[c]) + bias[c]).amax().item() for m in maps]
         usual = torch.tensor(peaks).median().item()
         assert usual == pytest.approx(2.0, abs=1e-3) or usual <= -3

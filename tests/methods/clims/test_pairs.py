@@ -1,4 +1,4 @@
-"""Masked pictures and their cosines against a literal loop over pairs."""
+"""Masked images and their cosines against a literal loop over pairs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import load_clip
-from wsss_kit.methods.clims.judge import cosines, masked_pictures, pairs_of
+from wsss_kit.methods.clims.judge import cosines, masked_images, pairs_of
 
 LABELS = {
     "some": [[1, 0, 1], [0, 0, 0], [0, 1, 0]],
@@ -26,11 +26,11 @@ def clip():
 
 @pytest.mark.parametrize("which", LABELS)
 @pytest.mark.parametrize(("side", "align_corners"), [(None, False), (24, True)])
-def test_masked_pictures_equal_a_loop(rng, which, side, align_corners):
+def test_masked_images_equal_a_loop(rng, which, side, align_corners):
     images, maps = torch.rand(3, 3, 16, 20, generator=rng), torch.rand(3, 3, 4, 5, generator=rng)
     labels, mean = torch.tensor(LABELS[which]), torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
     size = (16, 20) if side is None else (side, side)
-    found = masked_pictures(
+    found = masked_images(
         images, pairs_of(maps, labels), size=size, align_corners=align_corners, empty=mean
     )
     shown, left = [], []
@@ -47,13 +47,11 @@ def test_masked_pictures_equal_a_loop(rng, which, side, align_corners):
         torch.testing.assert_close(found, torch.cat(shown + left))
 
 
-def test_a_full_map_shows_the_picture_itself(rng):
+def test_a_full_map_shows_the_image_itself(rng):
     """The oracle of methods.md: P = 1 everywhere makes the foreground input X."""
     images, labels = torch.rand(2, 3, 8, 8, generator=rng), torch.tensor([[1], [1]])
     pairs = pairs_of(torch.ones(2, 1, 2, 2), labels)
-    masked = masked_pictures(
-        images, pairs, size=images.shape[-2:], align_corners=False, empty=BLACK
-    )
+    masked = masked_images(images, pairs, size=images.shape[-2:], align_corners=False, empty=BLACK)
     assert torch.equal(masked[:2], images) and not masked[2:].any()
 
 
@@ -66,9 +64,7 @@ def test_cosines_equal_a_loop_and_leave_clip_alone(clip, rng, which):
     texts = clip.encode_text([f"a photo of a {name}" for name in PAPER_CLASSES[:3]])
     backgrounds = clip.encode_text(["a photo of a road", "a photo of a sky"])
     pairs = pairs_of(maps, labels)
-    masked = masked_pictures(
-        images, pairs, size=images.shape[-2:], align_corners=False, empty=BLACK
-    )
+    masked = masked_images(images, pairs, size=images.shape[-2:], align_corners=False, empty=BLACK)
     found = cosines(clip, masked, pairs.classes, texts, backgrounds)
     assert found.cooccurrence.shape == (int(labels.sum()), 2)
     for i, (n, c) in enumerate(labels.nonzero().tolist()):

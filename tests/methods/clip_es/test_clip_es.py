@@ -21,7 +21,7 @@ from wsss_kit.recipes import cam_maps, clip_es_maps
 
 @pytest.fixture(scope="module")
 def sample():
-    """A picture of one class."""
+    """An image of one class."""
     return next(s for s in PaperWorld(20) if s.labels.sum() == 1)
 
 
@@ -139,7 +139,7 @@ def test_presets_round_or_not_and_leave_the_clip_alone(clip, sample):
 
 
 def test_the_mirror_image_is_looked_at_where_it_is_asked_for(clip, sample):
-    """With it, a mirrored picture has mirrored maps; without, it has others."""
+    """With it, a mirrored image has mirrored maps; without, it has others."""
     image, labels = sample.image[None, :, :72], sample.labels[None]  # 9 x 12 cells
     for options, symmetric in (
         ({"preset": "reference"}, False),
@@ -156,7 +156,7 @@ def test_the_mirror_image_is_looked_at_where_it_is_asked_for(clip, sample):
         assert one.cams.amax() == pytest.approx(1, abs=1e-4)
 
 
-def test_the_mirror_image_counts_as_much_as_the_picture(clip, method, sample):
+def test_the_mirror_image_counts_as_much_as_the_image(clip, method, sample):
     image, labels = sample.image[None], sample.labels[None]
     both = CLIPES(clip, prompts=Prompts.paper(), flip=True).fit()(image, labels)
     views = [method(image, labels).cams, method(image.flip(-1), labels).cams.flip(-1)]
@@ -196,7 +196,7 @@ def test_several_templates_are_averaged(clip):
 
 @pytest.mark.slow
 def test_the_staircase_of_the_shipped_tower(clip):
-    """PaperWorld test, 200 pictures; the rules are those that 100 pictures of val chose."""
+    """PaperWorld test, 200 images; the rules are those that 100 images of val chose."""
     test = PaperWorld(200, split="test")
     truth = {name: test.masks[name] for name in test.names}
     logit, softmax = (
@@ -234,7 +234,7 @@ def test_a_failure_leaves_the_clip_as_it_was(clip, method):
     assert clip.round_positions is False
 
 
-def test_pictures_of_any_size(method):
+def test_images_of_any_size(method):
     for size in ((1, 1), (7, 50), (96, 48)):
         output = method(torch.rand(1, 3, *size), torch.ones(1, 8))
         grid = tuple(-(-side // 8) for side in size)
@@ -250,7 +250,7 @@ def test_half_precision(sample):
 
 
 def test_saved_and_loaded(clip, sample, tmp_path):
-    prompts = Prompts(["cat", "boat"], ["fog", "water"], template="a picture of a {}")
+    prompts = Prompts(["cat", "boat"], ["fog", "water"], template="an image of a {}")
     options = {"n_layers": 2, "preset": "clean", "target": "logit", "flip": False}
     method = CLIPES(clip, prompts=prompts, **options).fit()
     path = method.save(tmp_path / "method")

@@ -38,7 +38,7 @@ def test_maps_are_those_of_the_cpu(preset):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_rough_trunk_gives_rough_maps(dtype):
+def test_a_rough_backbone_gives_rough_maps(dtype):
     images, labels = batch()
     exact, rough = (
         CLIPES(load_clip("paper", device="cuda", autocast=a), prompts=Prompts.paper()).fit()

@@ -1,4 +1,4 @@
-"""An open picture gives what a new look at it would, whatever is changed and in whatever order."""
+"""An open image gives what a new look at it would, whatever is changed and in whatever order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIONS = [{}, {"preset": "clean"}, {"preset": "plus"}, *({"target": t} for t in
 
 @pytest.fixture(scope="module")
 def sample():
-    """A picture of two classes."""
+    """An image of two classes."""
     return next(s for s in PaperWorld(20) if s.labels.sum() == 2)
 
 
@@ -81,7 +81,7 @@ def test_classes_come_in_the_order_they_are_named_in(clip, sample):
     torch.testing.assert_close(forwards.probs[:2], backwards.probs[:2].flip(0))
 
 
-def test_an_edit_runs_no_trunk_and_a_switch_no_gradient(clip, sample, monkeypatch):
+def test_an_edit_runs_no_backbone_and_a_switch_no_gradient(clip, sample, monkeypatch):
     prompts = Prompts.paper()
     opened = CLIPES(clip, prompts=prompts).open(sample.image, sample.labels)
     opened.prepare()
@@ -93,10 +93,10 @@ def test_an_edit_runs_no_trunk_and_a_switch_no_gradient(clip, sample, monkeypatc
         return counted(last, directions)
 
     def refuse(*_):
-        raise AssertionError("the trunk ran again")
+        raise AssertionError("the backbone ran again")
 
     monkeypatch.setattr(LastBlock, "mean_gradients", count)
-    monkeypatch.setattr(clip, "_run_trunk", refuse)
+    monkeypatch.setattr(clip, "_run_backbone", refuse)
     for word in prompts.backgrounds:
         opened.maps(without=[word])
     assert not gradients
@@ -104,7 +104,7 @@ def test_an_edit_runs_no_trunk_and_a_switch_no_gradient(clip, sample, monkeypatc
     assert gradients == [1]
     fresh = CLIPES(clip, prompts=prompts).fit()
     new = prompts.replace(backgrounds=["red", "striped", "grey", "golden"])
-    with pytest.raises(AssertionError, match="the trunk ran again"):
+    with pytest.raises(AssertionError, match="the backbone ran again"):
         fresh.open(sample.image, sample.labels)
     gradients.clear()
     opened.maps(new)
@@ -135,13 +135,13 @@ def test_what_cannot_be_meant(clip, sample):
         CLIPES(clip, prompts=Prompts.paper()).open(sample.image, torch.ones(7))
 
 
-def test_a_picture_of_one_cell(clip):
+def test_a_image_of_one_cell(clip):
     method = CLIPES(clip, prompts=Prompts.paper())
     image, labels = torch.rand(3, 5, 7), torch.ones(8)  # more classes than cells
     agrees(method.open(image, labels).maps(), method, image, labels)
 
 
-def test_its_maps_at_the_pictures_size(clip):
+def test_its_maps_at_the_images_size(clip):
     image = torch.rand(3, 50, 70)
     opened = CLIPES(clip, prompts=Prompts.paper()).open(image, ["cow"])
     full = opened.maps().full_size((50, 70))

@@ -9,7 +9,7 @@ from scipy.spatial.distance import jensenshannon
 from tests.clip.clips import CLIPS
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.methods.clip_es import CLIPES, PRESETS
-from wsss_kit.methods.clip_es.views import TAU, likeness_of_classes
+from wsss_kit.methods.clip_es.views import TAU, similarity_of_classes
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 
@@ -23,7 +23,7 @@ def batch():
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
 @pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
 @torch.no_grad()
-def test_likeness_of_values(make, n_layers):
+def test_similarity_of_values(make, n_layers):
     """Softmax of values times values, by open_clip's own projections, block by block."""
     clip, images = make(), torch.rand(2, 3, 24, 40, dtype=torch.float64)
     x, grid = clip.embed(images)
@@ -37,12 +37,12 @@ def test_likeness_of_values(make, n_layers):
         maps.append((logits if mask is None else logits + mask).softmax(-1).mean(1)[:, 1:, 1:])
         x = block(x, attn_mask=mask)
     expected = torch.stack(maps[-n_layers:]).mean(0)
-    last, found, _ = clip.last_block(images, n_layers=n_layers, likeness="values")
+    last, found, _ = clip.last_block(images, n_layers=n_layers, similarity="values")
     torch.testing.assert_close(found, expected)
     plain, attention, _ = clip.last_block(images, n_layers=n_layers)
     torch.testing.assert_close(last.embedding, plain.embedding)  # what passes is as it was
     assert not torch.allclose(found, attention, atol=1e-3)
-    assert clip.last_block(images, likeness=None)[1] is None
+    assert clip.last_block(images, similarity=None)[1] is None
 
 
 def test_patches_are_what_the_embedding_is_the_mean_of():
@@ -52,10 +52,10 @@ def test_patches_are_what_the_embedding_is_the_mean_of():
     torch.testing.assert_close(last.patches.mean(1), last.embedding)
 
 
-def test_likeness_of_classes_against_scipy(rng):
+def test_similarity_of_classes_against_scipy(rng):
     logits = 4 * torch.randn(9, 5, generator=rng)
     probs = logits.double().softmax(1).numpy()
-    found = likeness_of_classes(logits)
+    found = similarity_of_classes(logits)
     for i in range(9):
         divergence = [jensenshannon(probs[i], other, base=2) ** 2 for other in probs]
         row = ((1 - torch.tensor(divergence)) / TAU).softmax(0)
@@ -63,10 +63,10 @@ def test_likeness_of_classes_against_scipy(rng):
     torch.testing.assert_close(found.sum(1), torch.ones(9))
 
 
-def test_large_pictures_are_compared_a_few_rows_at_a_time(rng):
+def test_large_images_are_compared_a_few_rows_at_a_time(rng):
     logits = torch.randn(3000, 3, generator=rng)
-    found = likeness_of_classes(logits)  # more entries than go together
-    part = likeness_of_classes(logits[:40])
+    found = similarity_of_classes(logits)  # more entries than go together
+    part = similarity_of_classes(logits[:40])
     ratio = found[:40, :40] / part  # rows are normalised over more cells
     torch.testing.assert_close(ratio, ratio[:, :1].expand(40, 40), atol=1e-4, rtol=1e-3)
 
@@ -85,14 +85,14 @@ def test_maps_of_several_sizes_are_averaged(clip, batch):
     assert not torch.allclose(output.cams, views[0], atol=0.05)
 
 
-def test_the_pictures_own_size_is_always_among_them(clip, batch):
+def test_the_images_own_size_is_always_among_them(clip, batch):
     options = {"prompts": Prompts.paper(), "preset": "clean", "flip": False}
     one, two = (CLIPES(clip, scales=s, **options).fit() for s in ((1.5,), (1.0, 1.5)))
     for a, b in zip(one(*batch), two(*batch), strict=True):
         assert torch.equal(a, b)
 
 
-CHANGES = ({"scales": (1.0,)}, {"likeness": "queries"}, {"flip": False}, {"distribution": False})
+CHANGES = ({"scales": (1.0,)}, {"similarity": "queries"}, {"flip": False}, {"distribution": False})
 
 
 def test_every_choice_of_plus_is_among_the_changes():
@@ -109,7 +109,7 @@ def test_each_can_be_switched_off(clip, batch, change):
     (cams, affinity), (fewer, other) = plus(*batch), less(*batch)
     changed = (not torch.allclose(cams, fewer, atol=1e-3), not torch.allclose(affinity, other))
     assert any(changed)
-    all_off = {"scales": (1.0,), "likeness": "queries", "distribution": False}
+    all_off = {"scales": (1.0,), "similarity": "queries", "distribution": False}
     clean = CLIPES(clip, prompts=Prompts.paper(), preset="clean").fit()(*batch)
     off = CLIPES(clip, prompts=Prompts.paper(), preset="plus", **all_off).fit()(*batch)
     assert all(torch.equal(a, b) for a, b in zip(clean, off, strict=True))

@@ -60,11 +60,11 @@ def test_it_is_what_the_method_and_the_recipe_give(clip, preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_batch_is_its_pictures(clip, preset):
+def test_a_batch_is_its_images(clip, preset):
     words = CLIPES(clip, prompts=Prompts.paper(), preset=preset).fit()
     samples = list(PaperWorld(12))
     images, labels = (torch.stack([s[i] for s in samples]) for i in (1, 2))
-    labels[3] = 0  # a picture without any class
+    labels[3] = 0  # an image without any class
     together = words(images, labels)
     for b, (image, row) in enumerate(zip(images, labels, strict=True)):
         alone = words(image[None], row[None])
@@ -73,7 +73,7 @@ def test_a_batch_is_its_pictures(clip, preset):
     assert (together.cams[3] == 0).all()
 
 
-def test_pictures_of_three_kinds(clip, words):
+def test_images_of_three_kinds(clip, words):
     sample = PaperWorld(1)[0]
     pixels = bytes_of(sample.image)
     kinds = (pixels, Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1) / 255)
@@ -93,7 +93,7 @@ def test_pictures_of_three_kinds(clip, words):
         (None, "image is object of shape"),
     ],
 )
-def test_what_is_no_picture(clip, words, image, message):
+def test_what_is_no_image(clip, words, image, message):
     with pytest.raises(ValueError, match=message):
         refined_maps(clip, image, words.class_features_, words.background_features_)
 
@@ -138,8 +138,8 @@ def test_directions_are_derivatives(softmax):
     assert probs.sum() == pytest.approx(1)
 
 
-def test_a_picture_beyond_the_limit_keeps_its_size(words):
-    """The model is shown 60 cells of a picture of 96; maps and masks are the picture's."""
+def test_a_image_beyond_the_limit_keeps_its_size(words):
+    """The model is shown 60 cells of an image of 96; maps and masks are the image's."""
     small = load_clip("paper", device="cpu")
     small.max_cells = 60
     sample = PaperWorld(1)[0]
@@ -151,7 +151,7 @@ def test_a_picture_beyond_the_limit_keeps_its_size(words):
     whole = clip_es_maps(image, labels, method=words)
     on = labels[0] > 0
     together = torch.stack([maps[0, on].flatten(), whole[0, on].flatten()])
-    assert torch.corrcoef(together)[0, 1] > 0.5  # the same picture, seen from further away
+    assert torch.corrcoef(together)[0, 1] > 0.5  # the same image, seen from further away
     with pytest.warns(UserWarning, match="64x96 are 96 patches"):
         found = refined_maps(small, image[0], *texts_of(method, sample))
     assert found.refined.shape[1:] == (6, 9)

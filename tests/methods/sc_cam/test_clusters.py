@@ -70,8 +70,8 @@ def test_fewer_different_points_than_clusters():
 
 @pytest.mark.parametrize("engine", ["sklearn", "torch"])
 @pytest.mark.parametrize("own", [True, False], ids=["a feature for each class", "one for all"])
-def test_every_class_is_clustered_by_its_own_pictures(engine, own):
-    """Two classes, pictures with both, a class with few pictures, one that is never present."""
+def test_every_class_is_clustered_by_its_own_images(engine, own):
+    """Two classes, images with both, a class with few images, one that is never present."""
     points, which = blobs(90, 6, 3, spread=0.05)
     other, elsewhere = blobs(90, 6, 2, seed=9, spread=0.05)
     labels = torch.zeros(90, 4)
@@ -88,7 +88,7 @@ def test_every_class_is_clustered_by_its_own_pictures(engine, own):
         assert len({cluster for _, cluster in pairs}) == len(pairs)  # each within one blob
     else:
         assert adjusted_rand_score(which[40:], groups[40:, 1].argmax(1)) == pytest.approx(1)
-    assert groups[3, 2].argmax() != groups[50, 2].argmax()  # fewer pictures than clusters
+    assert groups[3, 2].argmax() != groups[50, 2].argmax()  # fewer images than clusters
     assert not groups[:, 3].any()
 
 

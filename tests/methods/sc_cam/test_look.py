@@ -40,8 +40,8 @@ def one_hot(columns, width):
 # -- agreement ------------------------------------------------------------------------------
 
 
-def test_agreement_is_scikit_learns_over_pictures_with_one_of_each():
-    """The first class has columns 0 and 1 here, 0 to 2 there; the last picture has two of it."""
+def test_agreement_is_scikit_learns_over_images_with_one_of_each():
+    """The first class has columns 0 and 1 here, 0 to 2 there; the last image has two of it."""
     first = one_hot([{0, 2}, {0, 3}, {1}, {1}, {0, 1}], 4)
     second = one_hot([{0, 3}, {1, 3}, {2}, {2}, {2}], 6)
     found = agreement(first, second, n_classes=2)
@@ -51,7 +51,7 @@ def test_agreement_is_scikit_learns_over_pictures_with_one_of_each():
     assert found.mean_nmi == pytest.approx(sum(found.nmi) / 2)
 
 
-def test_a_class_that_one_picture_shows_agrees_with_nothing():
+def test_a_class_that_one_image_shows_agrees_with_nothing():
     found = agreement(*[one_hot([{0}, {1}, {0, 2}], 4)] * 2, n_classes=2)
     assert found.nmi[0] == 1 and math.isnan(found.nmi[1]) and math.isnan(found.ari[1])
     assert found.mean_nmi == found.ari[0] == 1
@@ -77,7 +77,7 @@ def test_stability_compares_each_round_with_the_one_before():
 
 
 def test_purity_counts_by_hand():
-    """Column 0: kinds 0, 0, 1. Column 1: a picture with two kinds, which does not count."""
+    """Column 0: kinds 0, 0, 1. Column 1: an image with two kinds, which does not count."""
     found = one_hot([{0}, {0}, {0}, {1}], 2)
     kinds = one_hot([{0}, {0}, {1}, {0, 1}], 2)
     counted = purity(found, kinds, n_classes=1)
@@ -90,7 +90,7 @@ def test_purity_counts_by_hand():
 @pytest.mark.parametrize("compare", [agreement, purity])
 def test_what_does_not_fit_is_refused(compare):
     two = one_hot([{0}, {1}], 2)
-    with pytest.raises(ValueError, match="2 pictures and 1, expected the same"):
+    with pytest.raises(ValueError, match="2 images and 1, expected the same"):
         compare(two, two[:1], n_classes=1)
     with pytest.raises(ValueError, match=r"shape \(2, 2\), expected \(M, 3 \* k\)"):
         compare(two, two, n_classes=3)
@@ -143,7 +143,7 @@ def test_pca_keeps_distances_of_what_is_flat():
 
 @pytest.fixture(scope="module")
 def found():
-    """A classifier on the paper trunk, its clusters, and the tiny CLIP."""
+    """A classifier on the paper backbone, its clusters, and the tiny CLIP."""
     world = PaperWorld(150, split="train")
     cam = CAM("paper", weights="web", preset="clean", scales=(1.0,), device="cpu")
     cam.fit(world, train_backbone=False, progress=False)
@@ -165,7 +165,7 @@ def test_pure_clusters_are_named_by_their_true_style(found):
 
 
 def test_the_shipped_clusters_have_their_true_names():
-    """Those of the last round, over the first pictures that they were found in."""
+    """Those of the last round, over the first images that they were found in."""
     method, world = SCCAM.load("paper", device="cpu"), PaperWorld(1000, split="train")[:200]
     clusters = method.subcategories_[:200]
     names = name_subcategories(
@@ -179,7 +179,7 @@ def test_the_shipped_clusters_have_their_true_names():
     assert len(set(called)) == 24 and "wooden boat" in called
 
 
-def test_names_equal_a_loop_over_pictures(found):
+def test_names_equal_a_loop_over_images(found):
     clip, cam, world, clusters = found
     words = {"bird": WORDS, "cat": ("grey", "golden")}
     names = name_subcategories(clip, cam, world, clusters, words, template="the {}", shown=False)
@@ -202,7 +202,7 @@ def test_names_equal_a_loop_over_pictures(found):
         assert list(names[21 + j].values()) == sorted(names[21 + j].values(), reverse=True)
 
 
-def test_clusters_without_pictures_have_no_name(found):
+def test_clusters_without_images_have_no_name(found):
     clip, cam, world, _ = found
     few = world[:6]
     clusters = torch.zeros(6, 24)
@@ -242,7 +242,7 @@ def test_a_list_of_names_is_as_long_as_there_are_subcategories():
 
 
 def test_photographs_of_any_size_are_clustered_trained_on_and_looked_at(voc_root):
-    """Pictures of VOC, no two of one size: crops to train on, whole pictures for all else."""
+    """Images of VOC, no two of one size: crops to train on, whole images for all else."""
     samples = load_voc(voc_root, "train", limit=8)
     assert len({tuple(sample.image.shape) for sample in samples}) > 1
     method = SCCAM("paper", weights="web", preset="clean", n_subcategories=2, rounds=2)

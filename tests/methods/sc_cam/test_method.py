@@ -72,14 +72,14 @@ def test_new_heads_are_drawn_as_the_preset_says(preset, largest):
 
 @pytest.mark.parametrize("unit_length", [True, False])
 def test_features_equal_a_loop(cam, world, unit_length):
-    trunk, head = cam.backbone_, cam.head_.detach()
+    backbone, head = cam.backbone_, cam.head_.detach()
     options = {"unit_length": unit_length, "shown": False}
-    whole = class_features(trunk, head, world, features="picture", **options)
-    own = class_features(trunk, head, world, features="own_map", **options)
+    whole = class_features(backbone, head, world, features="picture", **options)
+    own = class_features(backbone, head, world, features="own_map", **options)
     assert whole.shape == (12, 96) and own.shape == (12, 8, 96)
     for i, sample in enumerate(world):
         with torch.no_grad():
-            f = trunk(sample.image[None])[0]  # (D, h, w)
+            f = backbone(sample.image[None])[0]  # (D, h, w)
         mean = f.mean((1, 2))
         mean = mean / mean.norm() if unit_length else mean
         torch.testing.assert_close(whole[i], mean, atol=1e-5, rtol=1e-4)
@@ -94,11 +94,11 @@ def test_features_equal_a_loop(cam, world, unit_length):
                 expected = expected / expected.norm()
             torch.testing.assert_close(own[i, c], expected, atol=1e-4, rtol=1e-3)
     with pytest.raises(ValueError, match="features is 'map', expected one of picture, own_map"):
-        class_features(trunk, head, world, features="map")
+        class_features(backbone, head, world, features="map")
 
 
 def test_the_joint_loss_on_paper():
-    """One picture, one feature of 1: logits are the heads; log(1 + e^-x) and log(1 + e^x)."""
+    """One image, one feature of 1: logits are the heads; log(1 + e^-x) and log(1 + e^x)."""
     one = torch.ones(1, 1)
     found = joint_loss(
         one,
@@ -141,9 +141,9 @@ def test_rounds_cluster_what_the_last_network_sees(cam, world, monkeypatch, rest
     """And begin where the first did, with the CAM, or where the last one ended."""
     seen, begun = {}, []
 
-    def train(trunk, head, *arguments, **options):
-        begun.append((head.detach().clone(), copy.deepcopy(trunk.state_dict())))
-        train_round(trunk, head, *arguments, **options)
+    def train(backbone, head, *arguments, **options):
+        begun.append((head.detach().clone(), copy.deepcopy(backbone.state_dict())))
+        train_round(backbone, head, *arguments, **options)
 
     monkeypatch.setattr("wsss_kit.methods.sc_cam.method.train_round", train)
     method = make(cam, restart_each_round=restart).fit(
@@ -161,18 +161,18 @@ def test_rounds_cluster_what_the_last_network_sees(cam, world, monkeypatch, rest
         )
         assert torch.equal(subcategory_labels(features, labels_of(world), k=2, seed=0), labels)
     assert torch.equal(method.subcategories_, method.rounds_[-1])
-    for (head, trunk), start in zip(begun, (cam, cam if restart else seen[1]), strict=True):
+    for (head, backbone), start in zip(begun, (cam, cam if restart else seen[1]), strict=True):
         assert torch.equal(head, start.head_)
         for name, value in start.backbone_.state_dict().items():
-            assert torch.equal(value, trunk[name]), name
+            assert torch.equal(value, backbone[name]), name
     assert not torch.equal(seen[1].head_, cam.head_)
 
 
-def test_the_published_rounds_begin_with_the_trunk_before_any_classifier(world):
-    """With a step that changes nothing, trunk and head are those of the beginning."""
-    trunk = CAM("paper", weights="web", device="cpu")
-    trunk._begin(PaperWorld.classes, 0)
-    pristine = copy.deepcopy(trunk.backbone_.state_dict())
+def test_the_published_rounds_begin_with_the_backbone_before_any_classifier(world):
+    """With a step that changes nothing, backbone and head are those of the beginning."""
+    backbone = CAM("paper", weights="web", device="cpu")
+    backbone._begin(PaperWorld.classes, 0)
+    pristine = copy.deepcopy(backbone.backbone_.state_dict())
     fitted = CAM("paper", weights="web", preset="clean", device="cpu").fit(
         world, epochs=1, batch_size=4, progress=False
     )

@@ -21,15 +21,15 @@ def propose_backgrounds(
     template: str = "a photo of {}",
     shown: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Background words that CLIP sees in pictures of a class and hardly in others.
+    """Background words that CLIP sees in images of a class and hardly in others.
 
-    For every picture CLIP spreads a probability over the background words. A word's lift for a
-    class is its mean probability in the pictures with the class minus that in the pictures
+    For every image CLIP spreads a probability over the background words. A word's lift for a
+    class is its mean probability in the images with the class minus that in the images
     without. What is common everywhere has none, however often it comes with the class.
 
     Args:
         clip: the model.
-        samples: M pictures with image-level labels; some with and some without each class.
+        samples: M images with image-level labels; some with and some without each class.
         prompts: classes and background words.
         most: words a class gets at most.
         least: lift from which on a word counts, in [0, 1].
@@ -56,8 +56,8 @@ def propose_backgrounds(
     check_probability("least", least)
     labels = labels_for(samples, prompts.classes)  # (M, C)
     texts = clip.encode_text(prompts.background_texts(template)).cpu()
-    pictures = clip.encode_samples(samples, what="backgrounds", shown=shown)
-    seen = (float(clip.logit_scale) * pictures @ texts.T).softmax(1).to(labels)  # (M, P)
+    images = clip.encode_samples(samples, what="backgrounds", shown=shown)
+    seen = (float(clip.logit_scale) * images @ texts.T).softmax(1).to(labels)  # (M, P)
     found = {}
     for c, name in enumerate(prompts.classes):
         having, lacking = labels[:, c] > 0, labels[:, c] == 0

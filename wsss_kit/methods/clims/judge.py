@@ -65,7 +65,7 @@ class Judge:
         maps, labels = maps.float().to(device), labels.to(device)
         pairs = pairs_of(maps, labels)
         pixels, empty = self._pixels(images.to(device))
-        masked = masked_pictures(
+        masked = masked_images(
             pixels,
             pairs,
             size=self._size(pixels),
@@ -97,13 +97,13 @@ class Judge:
         }
 
     def _size(self, pixels: Tensor) -> tuple[int, int]:
-        """What masked pictures are resized to: a square, or the next whole patches."""
+        """What masked images are resized to: a square, or the next whole patches."""
         if self.choices["side"] is not None:
             return self.choices["side"], self.choices["side"]
         return self.clip.whole_patches(pixels)
 
     def _pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures in the units in which they are masked, and what stands where nothing is shown.
+        """Images in the units in which they are masked, and what stands where nothing is shown.
 
         Reference: the released code normalises by ImageNet's statistics, masks, and shows CLIP
         the result; the camera-ready code normalises by CLIP's.
@@ -118,21 +118,21 @@ class Judge:
 
 
 class Pairs(NamedTuple):
-    """Every class present in every picture, and its map.
+    """Every class present in every image, and its map.
 
     Args:
-        pictures: (pairs,) int64, which picture of the batch.
+        images: (pairs,) int64, which image of the batch.
         classes: (pairs,) int64, which class.
         maps: (pairs, h, w) in [0, 1].
     """
 
-    pictures: Tensor
+    images: Tensor
     classes: Tensor
     maps: Tensor
 
 
 def pairs_of(maps: Tensor, labels: Tensor) -> Pairs:
-    """The pairs of a batch in the order of pictures and, in each, of classes.
+    """The pairs of a batch in the order of images and, in each, of classes.
 
     Args:
         maps: (B, C, h, w) in [0, 1].
@@ -140,22 +140,22 @@ def pairs_of(maps: Tensor, labels: Tensor) -> Pairs:
 
     Example:
         >>> pairs = pairs_of(torch.rand(2, 3, 4, 4), torch.tensor([[0, 1, 1], [0, 0, 0]]))
-        >>> pairs.pictures.tolist(), pairs.classes.tolist(), tuple(pairs.maps.shape)
+        >>> pairs.images.tolist(), pairs.classes.tolist(), tuple(pairs.maps.shape)
         ([0, 0], [1, 2], (2, 4, 4))
     """
-    pictures, classes = labels.to(maps.device).nonzero(as_tuple=True)
-    return Pairs(pictures, classes, maps[pictures, classes])
+    images, classes = labels.to(maps.device).nonzero(as_tuple=True)
+    return Pairs(images, classes, maps[images, classes])
 
 
-def masked_pictures(
+def masked_images(
     pixels: Tensor, pairs: Pairs, *, size: tuple[int, int], align_corners: bool, empty: Tensor
 ) -> Tensor:
-    """What each map shows of its picture, and then what it leaves.
+    """What each map shows of its image, and then what it leaves.
 
     Args:
         pixels: (B, 3, H, W), in whatever units the evaluator takes.
         pairs: from `pairs_of`.
-        size: (H', W') that pictures and maps are resized to first.
+        size: (H', W') that images and maps are resized to first.
         align_corners: of the resizing; the released code says True.
         empty: (3, 1, 1) what stands where nothing is shown, in the units of ``pixels``.
 
@@ -167,12 +167,12 @@ def masked_pictures(
         maps = F.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
     if tuple(pixels.shape[-2:]) != size:
         pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=align_corners)
-    shown = pixels[pairs.pictures] - empty  # (pairs, 3, H', W')
+    shown = pixels[pairs.images] - empty  # (pairs, 3, H', W')
     return torch.cat([shown * maps, shown * (1 - maps)]) + empty
 
 
 class Cosines(NamedTuple):
-    """How the masked pictures of all pairs look to CLIP.
+    """How the masked images of all pairs look to CLIP.
 
     Args:
         object_text: (pairs,) what the map shows against its class.
@@ -194,15 +194,15 @@ def cosines(
     *,
     normalised: bool = False,
 ) -> Cosines:
-    """Cosines of masked pictures with texts; gradients reach the pictures, never CLIP.
+    """Cosines of masked images with texts; gradients reach the images, never CLIP.
 
     Args:
         clip: the evaluator.
-        masked: (2 * pairs, 3, H, W) from `masked_pictures`, RGB in [0, 1].
+        masked: (2 * pairs, 3, H, W) from `masked_images`, RGB in [0, 1].
         classes: (pairs,) int64, the class of each pair.
         texts: (C, D) unit embeddings of the classes.
         backgrounds: (P, D) unit embeddings of the backgrounds; P may be 0.
-        normalised: whether the pictures are normalised already; CLIP then does not.
+        normalised: whether the images are normalised already; CLIP then does not.
     """
     if not len(masked):
         none = masked.new_zeros(0)

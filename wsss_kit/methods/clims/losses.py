@@ -1,8 +1,8 @@
 r"""The losses of CLIMS (Xie et al., CVPR 2022, section 3.3), as the released code computes them.
 
-A *pair* is a picture and a class present in it. :math:`s^{oo}` is the cosine between the picture
+A *pair* is an image and a class present in it. :math:`s^{oo}` is the cosine between the image
 masked to the class's map and the class's text, :math:`s^{bo}` between what the map leaves and the
-same text, :math:`s^{ob}_l` between the masked picture and the text of a background. Cosines carry
+same text, :math:`s^{ob}_l` between the masked image and the text of a background. Cosines carry
 no logit scale.
 """
 
@@ -21,7 +21,7 @@ def object_text_loss(similarity: Tensor, *, weights: Tensor | None = None) -> Te
     r"""OTM: what the map shows should look like its class, :math:`-\mathrm{mean}\log s^{oo}`.
 
     Args:
-        similarity: (pairs,) cosines in [-1, 1] of masked pictures and their class's text.
+        similarity: (pairs,) cosines in [-1, 1] of masked images and their class's text.
         weights: (pairs,) factors on the terms; the camera-ready code gives some classes 3.
 
     Returns:
@@ -42,7 +42,7 @@ def background_text_loss(similarity: Tensor, *, weights: Tensor | None = None) -
     r"""BTM: what the map leaves should not, :math:`-\mathrm{mean}\log(1 - s^{bo})`.
 
     Args:
-        similarity: (pairs,) cosines of the pictures' remainders and their class's text.
+        similarity: (pairs,) cosines of the images' remainders and their class's text.
         weights: as for `object_text_loss`.
 
     Returns:
@@ -64,7 +64,7 @@ def cooccurrence_loss(
     takes no threshold and only the backgrounds of a class; ``related`` says which.
 
     Args:
-        similarity: (pairs, P) cosines of masked pictures and the texts of the backgrounds.
+        similarity: (pairs, P) cosines of masked images and the texts of the backgrounds.
         threshold: cosines up to this cost nothing (0.26 for VOC, 0.285 for COCO); None lets none
             go free.
         related: (pairs, P) of 0 and 1, or weights: how much a background counts for a pair; None
@@ -82,7 +82,7 @@ def cooccurrence_loss(
         tensor(1.0500)
     """
     _check_cosines(similarity, 2)
-    # a cosine of 1, as of an all too similar picture, would cost without end
+    # a cosine of 1, as of an all too similar image, would cost without end
     costs = -(1 - similarity.clamp(max=LARGEST)).log()
     if threshold is not None:
         check_probability("threshold", threshold)

@@ -31,27 +31,27 @@ from wsss_kit.training import classes_of
 
 
 class CLIMS(TrainedCAM):
-    """A CAM trained on by what a frozen CLIP says of the pictures that it masks.
+    """A CAM trained on by what a frozen CLIP says of the images that it masks.
 
     Args:
         clip: the evaluator, any `FrozenCLIP`; it is neither moved nor changed. None for a method
             that only reads out maps.
-        backbone: a fitted `CAM`, whose trunk and head are copied and trained on; or a name or a
+        backbone: a fitted `CAM`, whose backbone and head are copied and trained on; or a name or a
             module as for `CAM`, and a classifier is trained first.
         prompts: classes, background texts and, in ``class_backgrounds``, which of these come with
             which class; without any, all backgrounds count for every class, as released.
-        weights: of a named trunk.
-        stride: of a named trunk.
+        weights: of a named backbone.
+        stride: of a named backbone.
         otm: alpha, weight of the object text loss.
         btm: beta, of the background text loss.
         cbs: gamma, of the co-occurring background suppression.
         reg: delta, of the area regularisation.
         cbs_threshold: cosines up to this are no background; None takes the preset's.
-        scales: factors on the picture's sides whose maps are summed.
+        scales: factors on the image's sides whose maps are summed.
         flip: whether mirror images join the sum.
         preset: ``"reference"``, ``"paper"`` or ``"clean"``, see ``presets.PRESETS``; an argument
             that is None takes its value.
-        device: where a named trunk goes.
+        device: where a named backbone goes.
 
     Raises:
         ValueError: if there is no such preset, or a number is out of its range.
@@ -135,11 +135,11 @@ class CLIMS(TrainedCAM):
         """Train by the four losses, from a classifier on.
 
         Args:
-            samples: M pictures with labels, of the prompts' classes.
+            samples: M images with labels, of the prompts' classes.
             epochs: passes over the samples with CLIP.
-            batch_size: pictures a step of the optimiser.
-            learning_rate: of the trunk at its start.
-            crop: side of random square crops, needed where pictures differ in size.
+            batch_size: images a step of the optimiser.
+            learning_rate: of the backbone at its start.
+            crop: side of random square crops, needed where images differ in size.
             long_side: range of the longer side before cropping.
             accumulate: parts a batch is split into where memory is short; the step is the same,
                 batch normalisation by batch statistics aside.
@@ -159,7 +159,7 @@ class CLIMS(TrainedCAM):
             ``total``, weighted.
 
         Raises:
-            ValueError: if there are no samples, a picture, label or number is not what it should
+            ValueError: if there are no samples, an image, label or number is not what it should
                 be, the classes are not the prompts', or the checkpoint is of another run.
             RuntimeError: if there is no CLIP, or the CAM to start from is not fitted.
             Diverged: if the loss runs away, or the maps are 0 or 1 all over.

@@ -78,16 +78,16 @@ PRESETS["paper"] = {
 ``momentum``: the released trainer hands weight decay to SGD's momentum, so that the real momentum
 is 1e-4. ``trains_stem``: whether the first convolution learns. ``trains_batch_norm``: by batch
 statistics, or as it was. ``calibrated``: whether the sigmoid is shifted so that a class's usual
-maximum gives 0.88 at the start. ``pixels``: what CLIP is shown: ``"imagenet"``, pictures masked
+maximum gives 0.88 at the start. ``pixels``: what CLIP is shown: ``"imagenet"``, images masked
 and normalised by ImageNet's statistics, as released; ``"clip"``, the same by CLIP's own; ``"rgb"``,
-RGB masked to black, which CLIP normalises itself. ``side``: the square that pictures and maps are
+RGB masked to black, which CLIP normalises itself. ``side``: the square that images and maps are
 resized to for CLIP, None for none; ``align_corners``: how. ``backgrounds``: CBS is summed over
 pairs and texts, divided by the number of ``"pairs"``, or a mean over ``"texts"`` summed over pairs.
 ``area``: of ``"all"`` maps or of those of classes ``"present"``. ``heavy_classes``: factor on OTM
 and BTM of some classes.
 
-Reference: the camera-ready code also puts a bottleneck between trunk and head, fine-tunes CLIP, and
-does not cut cosines off; these three are not rebuilt.
+Reference: the camera-ready code also puts a bottleneck between backbone and head, fine-tunes CLIP,
+and does not cut cosines off; these three are not rebuilt.
 """
 
 LOSSES = ("otm", "btm", "cbs", "reg")

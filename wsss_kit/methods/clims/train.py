@@ -1,4 +1,4 @@
-"""Training by what a frozen CLIP says of masked pictures."""
+"""Training by what a frozen CLIP says of masked images."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ _WARM_UP = 20  # steps of AdamW
 _SATURATED = 0.003  # mean map of present classes from which on nothing is learned
 
 
-def activation_maps(trunk: nn.Module, head: Tensor, bias: Tensor, images: Tensor) -> Tensor:
+def activation_maps(backbone: nn.Module, head: Tensor, bias: Tensor, images: Tensor) -> Tensor:
     """The maps that are trained: the sigmoid of CAM's, (B, 3, H, W) -> (B, C, h, w)."""
-    cams = class_activation_maps(trunk(images), head.to(images.dtype))
+    cams = class_activation_maps(backbone(images), head.to(images.dtype))
     return torch.sigmoid(cams.float() + bias[:, None, None])
 
 
 @torch.no_grad()
-def calibrate(trunk: nn.Module, head: Tensor, bias: Tensor, samples: Sequence[Sample]) -> None:
+def calibrate(backbone: nn.Module, head: Tensor, bias: Tensor, samples: Sequence[Sample]) -> None:
     """Scale and shift the head so that maps begin where the sigmoid has a slope.
 
-    A class's usual maximum, the median over up to 400 pictures that show it, becomes 0.88, and a
+    A class's usual maximum, the median over up to 400 images that show it, becomes 0.88, and a
     map of zero 0.05. The order of values within a map stays, and so does the map that is read out.
 
     Args:
-        trunk: in evaluation mode afterwards.
+        backbone: in evaluation mode afterwards.
         head: (C, D); changed in place.
         bias: (C,); changed in place.
-        samples: training pictures.
+        samples: training images.
     """
-    trunk.eval()
+    backbone.eval()
     highest: list[list[float]] = [[] for _ in range(len(head))]
     for sample in list(samples[: min(400, len(samples))]):
-        cams = class_activation_maps(trunk(sample.image[None].to(head.device)), head)
+        cams = class_activation_maps(backbone(sample.image[None].to(head.device)), head)
         for c in sample.labels.nonzero().flatten().tolist():
             highest[c].append(cams[0, c].amax().item())
     for c, values in enumerate(highest):
@@ -64,11 +64,11 @@ def calibrate(trunk: nn.Module, head: Tensor, bias: Tensor, samples: Sequence[Sa
 
 
 def make_optimiser(
-    trunk: nn.Module, head: Tensor, bias: Tensor, recipe: Recipe
+    backbone: nn.Module, head: Tensor, bias: Tensor, recipe: Recipe
 ) -> torch.optim.Optimizer:
     """The preset's optimiser: the head learns faster, the frozen stem not at all."""
     own = [head, bias] if recipe["calibrated"] else [head]
-    groups, rate = groups_of(trunk, own, recipe), recipe["learning_rate"]
+    groups, rate = groups_of(backbone, own, recipe), recipe["learning_rate"]
     if recipe["optimiser"] == "adamw":
         return torch.optim.AdamW(groups, lr=rate, weight_decay=recipe["weight_decay"])
     return torch.optim.SGD(
@@ -77,7 +77,7 @@ def make_optimiser(
 
 
 def train(
-    trunk: nn.Module,
+    backbone: nn.Module,
     head: Tensor,
     bias: Tensor,
     samples: Sequence[Sample],
@@ -88,13 +88,13 @@ def train(
     first_epoch: int,
     after_epoch: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train trunk and head by the four losses.
+    """Train backbone and head by the four losses.
 
     Args:
-        trunk: (B, 3, H, W) -> (B, D, h, w); changed in place.
+        backbone: (B, 3, H, W) -> (B, D, h, w); changed in place.
         head: (C, D); changed in place.
         bias: (C,) of the sigmoid; changed in place where the preset calibrates.
-        samples: pictures with labels.
+        samples: images with labels.
         judge: CLIP with its texts.
         recipe: a preset's values with ``seed``, ``shown``, ``crop``, ``long_side`` and
             ``accumulate``.
@@ -119,17 +119,19 @@ def train(
         return batches(samples, epoch, recipe)
 
     def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
-        return train_step(trunk, head, bias, images, labels, judge, recipe, optimiser, where=where)
+        return train_step(
+            backbone, head, bias, images, labels, judge, recipe, optimiser, where=where
+        )
 
     def checked(epoch: int, losses: dict[str, float]) -> None:
         check_maps(losses.pop("maps"), where)
         after_epoch(epoch, losses)
 
-    as_first(state_of(trunk, head, bias))
+    as_first(state_of(backbone, head, bias))
     train_epochs(
         step,
         batches_of,
-        trunk,
+        backbone,
         seed=recipe["seed"],
         learning_rate=recipe["learning_rate"],
         schedule=schedule,
@@ -137,13 +139,13 @@ def train(
         steps=steps,
         what="CLIMS",
         shown=recipe["shown"],
-        start_epoch=partial(to_training, trunk, fixes_norms=not recipe["trains_batch_norm"]),
+        start_epoch=partial(to_training, backbone, fixes_norms=not recipe["trains_batch_norm"]),
         after_epoch=checked,
     )
 
 
 def train_step(
-    trunk: nn.Module,
+    backbone: nn.Module,
     head: Tensor,
     bias: Tensor,
     images: Tensor,
@@ -159,7 +161,7 @@ def train_step(
     Several processes' parts of a batch add up in the same way.
 
     Args:
-        trunk: (B, 3, H, W) -> (B, D, h, w); changed in place.
+        backbone: (B, 3, H, W) -> (B, D, h, w); changed in place.
         head: (C, D); changed in place.
         bias: (C,); changed in place where the optimiser has it.
         images: (B, 3, H, W) RGB in [0, 1].
@@ -176,14 +178,14 @@ def train_step(
         The losses of the batch, not weighted, with ``total``, weighted, and ``maps``, the mean of
         the maps of the classes present.
     """
-    device, found = device_of(trunk), dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
-    n_pictures, n_pairs = total(torch.tensor([len(images), labels.sum().item()])).tolist()
-    parts = min(recipe["accumulate"], int(n_pictures))  # the same for all processes
+    device, found = device_of(backbone), dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
+    n_images, n_pairs = total(torch.tensor([len(images), labels.sum().item()])).tolist()
+    parts = min(recipe["accumulate"], int(n_images))  # the same for all processes
     optimiser.zero_grad(set_to_none=True)
     split = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
     for part, positive in split:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            maps = activation_maps(trunk, head, bias, part.to(device))
+            maps = activation_maps(backbone, head, bias, part.to(device))
             if not torch.isfinite(maps).all():
                 check_maps(float("nan"), where)
             if not len(part):  # other processes have the batch's last images
@@ -191,7 +193,7 @@ def train_step(
                 continue
             losses = judge.losses(part, maps, positive)
         # means over pairs or maps, and a sum, of a part's share in the batch
-        pairs, of_images = positive.sum().item() / max(1, n_pairs), len(part) / n_pictures
+        pairs, of_images = positive.sum().item() / max(1, n_pairs), len(part) / n_images
         cbs = pairs if recipe["backgrounds"] == "pairs" else 1.0
         reg = pairs if recipe["area"] == "present" and n_pairs else of_images
         shares = {"otm": pairs, "btm": pairs, "cbs": cbs, "reg": reg}

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_images, check_scales, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.clip import LIKENESS, FrozenCLIP, load_clip
+from wsss_kit.clip import SIMILARITY, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
-from wsss_kit.methods.clip_es.opened import OpenedPicture
+from wsss_kit.methods.clip_es.opened import OpenedImage
 from wsss_kit.methods.clip_es.refined import PRESETS, as_images
 from wsss_kit.methods.clip_es.views import batch_maps, run_views
 from wsss_kit.prompts import Prompts
@@ -29,7 +29,7 @@ TARGETS = ("softmax", "classes", "logit")
 """What is differentiated for a map: a class's probability among the classes present and the
 background prompts (the method), among the classes present alone, or its logit (Grad-CAM)."""
 _CARD_VERSION = 4
-_OPTIONS = ("flip", "scales", "likeness", "distribution")
+_OPTIONS = ("flip", "scales", "similarity", "distribution")
 _SAVED = ("prompts", "n_layers", "squarings", "preset", "target", *_OPTIONS)
 
 
@@ -48,9 +48,9 @@ class CLIPES(CAMMethod):
         flip: whether to average maps and affinity with those of the flipped image. None takes the
             preset's, as for the next three.
         scales: factors on the image's sides; the maps of all scales are averaged.
-        likeness: whose similarity is the affinity, one of ``LIKENESS``.
+        similarity: whose similarity is the affinity, one of ``LIKENESS``.
         distribution: whether it is weighed by the similarity of the cells' classes, see
-            `views.likeness_of_classes`.
+            `views.similarity_of_classes`.
 
     Raises:
         ValueError: if there is no such target or preset, ``n_layers`` or ``squarings`` is no
@@ -80,7 +80,7 @@ class CLIPES(CAMMethod):
         target: str = "softmax",
         flip: bool | None = None,
         scales: tuple[float, ...] | None = None,
-        likeness: str | None = None,
+        similarity: str | None = None,
         distribution: bool | None = None,
     ) -> None:
         if not hasattr(clip, "encode_dense") or not isinstance(prompts, Prompts):
@@ -96,12 +96,12 @@ class CLIPES(CAMMethod):
         check_word("target", target, TARGETS)
         if scales is not None:
             check_scales(scales)
-        if likeness is not None:
-            check_word("likeness", likeness, LIKENESS)
+        if similarity is not None:
+            check_word("similarity", similarity, SIMILARITY)
         self.clip, self.prompts, self.n_layers, self.preset = clip, prompts, n_layers, preset
         self.squarings, self.target, self.flip = squarings, target, flip
         self.scales = None if scales is None else tuple(scales)
-        self.likeness, self.distribution = likeness, distribution
+        self.similarity, self.distribution = similarity, distribution
 
     @property
     def walk_squarings(self) -> int:
@@ -158,7 +158,7 @@ class CLIPES(CAMMethod):
 
     def open(
         self, image: Tensor | np.ndarray | Image.Image, classes: Tensor | Sequence[str]
-    ) -> OpenedPicture:
+    ) -> OpenedImage:
         """Open an image to change prompts and get its maps at once: the backbone runs now and once.
 
         Args:
@@ -166,7 +166,7 @@ class CLIPES(CAMMethod):
             classes: names of the classes present, or (C,) labels of 0 and 1.
 
         Returns:
-            `OpenedPicture`; its ``maps()`` are this method's, and after ``prepare()`` those of any
+            `OpenedImage`; its ``maps()`` are this method's, and after ``prepare()`` those of any
             edit at once.
 
         Raises:
@@ -191,7 +191,7 @@ class CLIPES(CAMMethod):
         options = self._options()
         distribution, size = options.pop("distribution"), tuple(images.shape[2:])
         views = list(run_views(self.clip, images, **options))
-        return OpenedPicture(self, views, classes=classes, distribution=distribution, size=size)
+        return OpenedImage(self, views, classes=classes, distribution=distribution, size=size)
 
     def _options(self) -> dict[str, Any]:
         """Options of `batch_maps`: the preset's, unless an argument was given."""
@@ -227,6 +227,8 @@ class CLIPES(CAMMethod):
         """
         path = weights_path(path).with_suffix(".json")
         card = read_card(path)
+        if "likeness" in card:  # of files from before 0.3
+            card["similarity"] = card.pop("likeness")
         check_card(card, path, method="CLIP-ES", version=_CARD_VERSION, keys=_SAVED)
         saved = {key: card[key] for key in _SAVED}
         if saved["scales"] is not None:

@@ -2,7 +2,7 @@
 
 The gradient of a text's logit depends on this text and the image alone. So each text's weights
 are kept, and every map is a combination of them: a new prompt costs its own encoding and one
-gradient, or after `OpenedPicture.prepare` the product of a row with a matrix; switching a prompt
+gradient, or after `OpenedImage.prepare` the product of a row with a matrix; switching a prompt
 off or on costs a sum.
 """
 
@@ -39,7 +39,7 @@ MOST_KNOWN = 200  # texts kept for an image beside those of the current call; th
 Key = tuple[str, ...]  # the texts of one phrase
 
 
-class OpenedPicture:
+class OpenedImage:
     """An image whose backbone has run, and what is known of it; `CLIPES.open` makes it.
 
     Args:
@@ -67,7 +67,7 @@ class OpenedPicture:
         self._seen = [_Seen(view, float(self.clip.logit_scale)) for view in views]
         self._walked: tuple[list[Key], BalancedWalk] | None = None
 
-    def prepare(self) -> OpenedPicture:
+    def prepare(self) -> OpenedImage:
         """Make every edit cheap: compute the derivative for any text, see `LastBlock.prepare`.
 
         Takes about as long as opening the image did.

@@ -23,7 +23,7 @@ _REFERENCE: dict[str, Any] = {
     "clamp_boxes": True,
     "flip": False,
     "scales": (1.0,),
-    "likeness": "queries",
+    "similarity": "queries",
     "distribution": False,
 }
 PRESETS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "round_positions": False,
         "flip": True,
         "scales": (1.0, 1.5),
-        "likeness": "values",
+        "similarity": "values",
         "distribution": True,
     },
 }
@@ -193,7 +193,7 @@ def as_images(image: np.ndarray | Image.Image | Tensor) -> Tensor:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
         raise ValueError(
             f"image is {pixels.dtype} of shape {pixels.shape}, expected (H, W, 3) uint8, a Pillow "
-            "picture, or a tensor (3, H, W) of RGB in [0, 1]"
+            "image, or a tensor (3, H, W) of RGB in [0, 1]"
         )
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
 

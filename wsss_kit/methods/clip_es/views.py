@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.cam import normalize_cams, upsample
-from wsss_kit.clip import LIKENESS, FrozenCLIP, LastBlock
+from wsss_kit.clip import SIMILARITY, FrozenCLIP, LastBlock
 
 EPS = 1e-7  # CLIP-ES adds it to the maximum of a map before it divides by it
 SINKHORN = 3  # iterations of column and row normalisation that make CLIP-ES's transition
@@ -66,7 +66,7 @@ def run_views(
     *,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
-    likeness: str = LIKENESS[0],
+    similarity: str = SIMILARITY[0],
     **options: Any,
 ) -> Iterator[View]:
     """Run CLIP on every view of the images, those at scale 1 first.
@@ -76,19 +76,19 @@ def run_views(
         images: (B, 3, H, W) RGB in [0, 1].
         flip: also run the flipped images.
         scales: factors on the images' sides; 1 is always among them and gives the attention.
-        likeness: see `FrozenCLIP.last_block`.
+        similarity: see `FrozenCLIP.last_block`.
         **options: ``n_layers``, ``round_positions``, see `FrozenCLIP.encode_dense`.
     """
     H, W = images.shape[-2:]
     home = None
     for scale in dict.fromkeys((1.0, *map(float, scales))):
-        sized, wanted = images, likeness
+        sized, wanted = images, similarity
         if scale != 1:
             sized = upsample(images, (max(1, round(H * scale)), max(1, round(W * scale))))
             wanted = None
         for mirrored in (False, True)[: 1 + flip]:
             shown = sized.flip(-1) if mirrored else sized
-            last, attention, grid = clip.last_block(shown, likeness=wanted, **options)
+            last, attention, grid = clip.last_block(shown, similarity=wanted, **options)
             home = home or grid
             view = View(last, None, grid, home, mirrored)
             if attention is not None:
@@ -105,7 +105,7 @@ def affinity_of(
         clip: the model.
         views: of the same images.
         texts: for every image its texts.
-        distribution: multiply by the similarity of the cells' classes, see `likeness_of_classes`.
+        distribution: multiply by the similarity of the cells' classes, see `similarity_of_classes`.
     """
     views = [view for view in views if view.attention is not None]
     attention = merged([view.attention for view in views])
@@ -115,14 +115,14 @@ def affinity_of(
     for view in views:
         patches = F.normalize(view.last.patches.float(), dim=-1)  # (B, N, E)
         between = [
-            likeness_of_classes(scale * cells @ torch.cat(own).to(cells).T)
+            similarity_of_classes(scale * cells @ torch.cat(own).to(cells).T)
             for cells, own in zip(patches, texts, strict=True)
         ]
         alike.append(view.put_cells_back(torch.stack(between)))
     return attention * merged(alike)
 
 
-def likeness_of_classes(logits: Tensor) -> Tensor:
+def similarity_of_classes(logits: Tensor) -> Tensor:
     r"""Compute how similar the class distributions of an image's cells are (CD-CLIP, CVPR 2026).
 
     :math:`\mathrm{softmax}_j((1 - \mathrm{JS}(p_i, p_j)) / \tau)` of the Jensen-Shannon divergence

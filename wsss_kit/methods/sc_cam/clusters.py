@@ -1,4 +1,4 @@
-"""Sub-categories of every class: k-means over the pictures that show it.
+"""Sub-categories of every class: k-means over the images that show it.
 
 Two engines for the same question. scikit-learn's is the reference on a CPU. The other makes all
 restarts at once, one matrix product a step, and stays on the device that the features are on.
@@ -170,13 +170,13 @@ def _revive(centres: Tensor, points: Tensor, costs: Tensor) -> None:
 def subcategory_labels(
     features: Tensor, labels: Tensor, *, k: int, seed: int = 0, engine: str = "auto"
 ) -> Tensor:
-    """Cluster the pictures of every class and say which cluster each is in.
+    """Cluster the images of every class and say which cluster each is in.
 
-    A picture with several classes is clustered once for each. A class with no more pictures than k
-    has one cluster a picture; a class that is never present has none.
+    An image with several classes is clustered once for each. A class with no more images than k
+    has one cluster an image; a class that is never present has none.
 
     Args:
-        features: (M, D), the same for every class of a picture; or (M, C, D), one for each.
+        features: (M, D), the same for every class of an image; or (M, C, D), one for each.
         labels: (M, C) of 0 and 1.
         k: sub-categories of each class.
         seed: of k-means.
@@ -248,13 +248,13 @@ def check_features(features: Tensor, *dimensions: int) -> None:
         raise ValueError(f"features have shape {tuple(features.shape)}, expected {expected}")
     if not torch.isfinite(features).all():
         raise ValueError(
-            "features hold NaN or infinity, expected finite numbers; look at the trunk"
+            "features hold NaN or infinity, expected finite numbers; look at the backbone"
         )
 
 
 @torch.no_grad()
 def class_features(
-    trunk: nn.Module,
+    backbone: nn.Module,
     head: Tensor,
     samples: Sequence[Sample],
     *,
@@ -262,31 +262,31 @@ def class_features(
     unit_length: bool = False,
     shown: bool = True,
 ) -> Tensor:
-    """Features of every picture, for `subcategory_labels`.
+    """Features of every image, for `subcategory_labels`.
 
-    The average over a whole picture holds as much of its background as of its object, and objects
+    The average over a whole image holds as much of its background as of its object, and objects
     of one class share their background. Under the class's own map it holds the object.
 
     Args:
-        trunk: (B, 3, H, W) -> (B, D, h, w); goes to evaluation mode.
+        backbone: (B, 3, H, W) -> (B, D, h, w); goes to evaluation mode.
         head: (C, D), whose maps are meant.
-        samples: M pictures with labels.
+        samples: M images with labels.
         features: ``"picture"``, as published, or ``"own_map"``.
         unit_length: whether to scale each to length 1.
         shown: whether to show a bar.
 
     Returns:
-        (M, D), or (M, C, D), zero where a class is not present; float32, where the trunk is.
+        (M, D), or (M, C, D), zero where a class is not present; float32, where the backbone is.
 
     Raises:
-        ValueError: if there is no such kind of feature, or a picture is not RGB in [0, 1].
+        ValueError: if there is no such kind of feature, or an image is not RGB in [0, 1].
     """
     check_word("features", features, FEATURES)
-    trunk.eval()
+    backbone.eval()
 
     def features_of(sample: Sample) -> Tensor:  # (D,) or (C, D)
-        check_image(sample.image, f"picture {sample.name!r}")
-        values = trunk(sample.image[None].to(head.device)).float()  # (1, D, h, w)
+        check_image(sample.image, f"image {sample.name!r}")
+        values = backbone(sample.image[None].to(head.device)).float()  # (1, D, h, w)
         if features == "picture":
             return values.mean((2, 3))[0]
         maps = class_activation_maps(values, head.float()).relu()  # (1, C, h, w)

@@ -1,4 +1,4 @@
-"""Looking into sub-categories: their most typical pictures, and features on a plane."""
+"""Looking into sub-categories: their most typical images, and features on a plane."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ VIEWS = ("pca", "tsne")
 def exemplars(
     features: Tensor, subcategories: Tensor, *, n_classes: int, n: int = 4
 ) -> list[list[int]]:
-    """The pictures nearest to the centre of each sub-category.
+    """The images nearest to the centre of each sub-category.
 
     Args:
         features: (M, D) or (M, C, D), what was clustered.
         subcategories: (M, C * k) of 0 and 1.
         n_classes: C.
-        n: pictures of each, at most.
+        n: images of each, at most.
 
     Returns:
-        For each of the C * k sub-categories the rows of its pictures, the nearest first; empty
+        For each of the C * k sub-categories the rows of its images, the nearest first; empty
         where it has none.
 
     Raises:
@@ -136,7 +136,7 @@ def listed(names: Sequence[Mapping[str, float]], classes: Sequence[str], k: int)
 
 
 class Agreement(NamedTuple):
-    """How two divisions of every class agree; NaN for a class that too few pictures show.
+    """How two divisions of every class agree; NaN for a class that too few images show.
 
     Args:
         nmi: normalised mutual information of each class, in [0, 1]; 1 for the same division, 0
@@ -154,12 +154,12 @@ class Agreement(NamedTuple):
 
 
 class Purity(NamedTuple):
-    """What a sub-category's pictures mostly are.
+    """What a sub-category's images mostly are.
 
     Args:
-        share: (C * k,) of the pictures that are of the most frequent kind; NaN where none counts.
+        share: (C * k,) of the images that are of the most frequent kind; NaN where none counts.
         kind: (C * k,) int64, the column of that kind; -1 where none counts.
-        size: (C * k,) int64, pictures that count.
+        size: (C * k,) int64, images that count.
     """
 
     share: Tensor
@@ -168,9 +168,9 @@ class Purity(NamedTuple):
 
 
 def agreement(first: Tensor, second: Tensor, *, n_classes: int) -> Agreement:
-    """Compare two divisions of C classes into sub-categories, over pictures with one of each.
+    """Compare two divisions of C classes into sub-categories, over images with one of each.
 
-    A picture that two divisions put into several sub-categories of a class at once, as one with two
+    An image that two divisions put into several sub-categories of a class at once, as one with two
     different boats, says nothing about that class.
 
     Args:
@@ -191,7 +191,7 @@ def agreement(first: Tensor, second: Tensor, *, n_classes: int) -> Agreement:
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    one, two = _of_same_pictures(first, second, n_classes)
+    one, two = _of_same_images(first, second, n_classes)
     nmi, ari = [], []
     for c in range(n_classes):
         single = (one[:, c].sum(1) == 1) & (two[:, c].sum(1) == 1)
@@ -217,7 +217,7 @@ def stability(rounds: Sequence[Tensor], *, n_classes: int) -> list[Agreement]:
 
 
 def purity(found: Tensor, kinds: Tensor, *, n_classes: int) -> Purity:
-    """What each sub-category's pictures mostly are, over pictures with one kind of its class.
+    """What each sub-category's images mostly are, over images with one kind of its class.
 
     Args:
         found: (M, C * k) of 0 and 1.
@@ -227,7 +227,7 @@ def purity(found: Tensor, kinds: Tensor, *, n_classes: int) -> Purity:
     Raises:
         ValueError: as `agreement`.
     """
-    clusters, known = _of_same_pictures(found, kinds, n_classes)
+    clusters, known = _of_same_images(found, kinds, n_classes)
     single = (known.sum(2) == 1).float()  # (M, C)
     counts = torch.einsum("mck,mcj,mc->ckj", clusters, known, single)  # (C, k, j)
     size = counts.sum(2).flatten()
@@ -236,11 +236,11 @@ def purity(found: Tensor, kinds: Tensor, *, n_classes: int) -> Purity:
     return Purity(most.flatten() / size, kind.flatten().where(size > 0, -1), size.long())
 
 
-def _of_same_pictures(first: Tensor, second: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+def _of_same_images(first: Tensor, second: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     """Both divisions by class, see `divided`."""
     one, two = divided(first, n_classes), divided(second, n_classes)
     if len(one) != len(two):
-        raise ValueError(f"{len(one)} pictures and {len(two)}, expected the same ones in order")
+        raise ValueError(f"{len(one)} images and {len(two)}, expected the same ones in order")
     return one, two
 
 

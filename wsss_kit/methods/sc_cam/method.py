@@ -41,10 +41,10 @@ class SCCAM(TrainedCAM):
     """A CAM trained to tell apart sub-categories that were found by clustering, in rounds.
 
     Args:
-        backbone: a fitted `CAM`, whose trunk and head give the first features; or a name or a
+        backbone: a fitted `CAM`, whose backbone and head give the first features; or a name or a
             module as for `CAM`, and a classifier is trained first.
-        weights: of a named trunk.
-        stride: of a named trunk.
+        weights: of a named backbone.
+        stride: of a named backbone.
         n_subcategories: k, clusters of every class.
         rounds: how often to cluster and train.
         subcategory_weight: lambda, of the sub-categories' loss; 0 trains as long without it, as a
@@ -54,11 +54,11 @@ class SCCAM(TrainedCAM):
             the largest of its sub-categories' maps.
         restart_each_round: whether a round begins where the first did, so that only the
             sub-categories carry over (published), or where the last ended.
-        scales: factors on the picture's sides whose maps are summed.
+        scales: factors on the image's sides whose maps are summed.
         flip: whether mirror images join the sum.
         preset: ``"reference"`` or ``"clean"``, see ``presets.PRESETS``; an argument that is None
             takes its value.
-        device: where a named trunk goes.
+        device: where a named backbone goes.
 
     Raises:
         ValueError: if there is no such preset or word, or a number is out of its range.
@@ -144,17 +144,17 @@ class SCCAM(TrainedCAM):
         """Cluster and train, round after round.
 
         Args:
-            samples: M pictures with labels; ``samples.classes`` names the classes if it is there.
+            samples: M images with labels; ``samples.classes`` names the classes if it is there.
             epochs: of every round, or one number a round.
-            batch_size: pictures a step.
+            batch_size: images a step.
             learning_rate: of SGD at the start of a round.
-            crop: side of random square crops, needed where pictures differ in size (the released
+            crop: side of random square crops, needed where images differ in size (the released
                 code has 224).
             long_side: range of the longer side before cropping (256 to 512).
             baseline: of the classifier that is trained first where ``backbone`` is no fitted CAM:
                 ``epochs``, ``batch_size`` or ``learning_rate`` instead of the usual ones.
             subcategories: (M, C * k) of 0 and 1, to train on for one round instead of clusters:
-                what is known of the pictures, as an upper bound.
+                what is known of the images, as an upper bound.
             seed: of weights, order, crops and clusters. Equal seeds give equal weights on one
                 machine.
             checkpoint: path that the state is written to after every epoch, and once the classifier
@@ -168,7 +168,7 @@ class SCCAM(TrainedCAM):
             ``losses_``, one dictionary an epoch with ``parent``, ``sub`` and ``total``.
 
         Raises:
-            ValueError: if there are no samples, a picture, label or number is not what it should
+            ValueError: if there are no samples, an image, label or number is not what it should
                 be, or the checkpoint is of another run.
             RuntimeError: if the CAM to start from is not fitted.
             Diverged: if the loss runs away.
@@ -186,8 +186,8 @@ class SCCAM(TrainedCAM):
         k = values["n_subcategories"]
         if subcategories is not None:
             k = check_subcategories(subcategories, labels_of(samples))
-        from_trunk = values["starts_from"] == "trunk"
-        if from_trunk:
+        from_backbone = values["starts_from"] == "trunk"
+        if from_backbone:
             check_untrained(self.backbone)
         self._begin(classes, seed, k)
         run = {}
@@ -201,11 +201,11 @@ class SCCAM(TrainedCAM):
         stored = self._resume(checkpoint, run, sum(lengths))
         done = 0 if stored is None else stored[1]["epoch"]
         if stored is None:
-            if from_trunk:
+            if from_backbone:
                 self.origin_ = untrained(self.backbone_, self.backbone, len(classes))
             if base is not None:
                 train_baseline(self.backbone_, self.head_, samples, base)
-            if not from_trunk:
+            if not from_backbone:
                 self.origin_ = copied(classifier_tensors(self.backbone_, self.head_))
             save(self._optimiser(values), 0)
         for number in range(rounds):
@@ -297,7 +297,7 @@ class SCCAM(TrainedCAM):
         """What a further round would cluster, to look at clusters with.
 
         Args:
-            samples: M pictures with labels.
+            samples: M images with labels.
             progress: whether to show a bar.
 
         Returns:

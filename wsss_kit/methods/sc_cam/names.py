@@ -32,26 +32,26 @@ def name_subcategories(
     threshold: float = 0.3,
     shown: bool = True,
 ) -> list[dict[str, float]]:
-    """What CLIP sees in the pictures of a sub-category and less in those of its siblings.
+    """What CLIP sees in the images of a sub-category and less in those of its siblings.
 
-    Of every picture CLIP is shown what the class's map shows, and spreads a probability over the
+    Of every image CLIP is shown what the class's map shows, and spreads a probability over the
     words. A word's lift for a sub-category is its mean probability there minus the mean over the
     class's sub-categories, so that a word which goes with the class as a whole names none of them.
 
     Args:
         clip: the model.
         method: fitted; its maps say where the class is.
-        samples: M pictures with labels, those that were clustered.
+        samples: M images with labels, those that were clustered.
         subcategories: (M, C * k) of 0 and 1, as `SCCAM.subcategories_`.
         words: words such as ``("wooden", "red")``, which go before the class's name; for all
             classes, or class -> its words.
         template: what CLIP is told of "wooden boat".
-        threshold: of the maps; what lies below is not shown. 0 shows the whole picture.
+        threshold: of the maps; what lies below is not shown. 0 shows the whole image.
         shown: whether to show a bar.
 
     Returns:
         For each of the C * k sub-categories name -> lift, the highest first; empty where it has no
-        picture, and for a class without words.
+        image, and for a class without words.
 
     Raises:
         ValueError: if there are no samples or words, a class is unknown, shapes do not fit, or

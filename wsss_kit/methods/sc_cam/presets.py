@@ -1,7 +1,7 @@
 """Every choice in which SC-CAM's released code and this kit differ, side by side.
 
-``reference`` is the released code row by row, on whatever trunk is given; ``clean`` is ours, tuned
-on the embedded world's ``val``.
+``reference`` is the released code row by row, on whatever backbone is given; ``clean`` is ours,
+tuned on the embedded world's ``val``.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ and new heads, or with the ``"classifier"`` that gave the first features. ``xavi
 heads are drawn, uniformly after Xavier or from a small normal. ``epochs``: of each round, or of
 all; ``schedule``: epochs after which the learning rate would be 0, None for the round's own: the
 released code stops the first rounds early. ``momentum``: the released trainer hands weight decay to
-SGD's momentum. ``trains_stem``: whether the trunk's ``stem`` learns, the first convolution and in
-ResNet-38 the second block too; ``trains_norms``: whether the weights and biases of batch
+SGD's momentum. ``trains_stem``: whether the backbone's ``stem`` learns, the first convolution and
+in ResNet-38 the second block too; ``trains_norms``: whether the weights and biases of batch
 normalisation do. ``dropout``: of the pooled features. ``jitter``: of brightness, contrast,
 saturation and hue.
 
 Reference: the released network is ResNet-38 (``SCCAM("resnet38", weights=FILE)``), whose last
-blocks drop channels as well; other trunks do not.
+blocks drop channels as well; other backbones do not.
 """
 
 FEATURES = ("picture", "own_map")

@@ -29,11 +29,11 @@ Recipe = Mapping[str, Any]
 
 
 def make_optimiser(
-    trunk: nn.Module, heads: Sequence[Tensor], recipe: Recipe
+    backbone: nn.Module, heads: Sequence[Tensor], recipe: Recipe
 ) -> torch.optim.Optimizer:
     """SGD; heads learn ``head_factor`` times faster, stem and norms only where they are to."""
     return torch.optim.SGD(
-        groups_of(trunk, heads, recipe, norms=recipe["trains_norms"]),
+        groups_of(backbone, heads, recipe, norms=recipe["trains_norms"]),
         lr=recipe["learning_rate"],
         momentum=recipe["momentum"],
         weight_decay=recipe["weight_decay"],
@@ -68,7 +68,7 @@ def joint_loss(
 
 
 def train_round(
-    trunk: nn.Module,
+    backbone: nn.Module,
     head: Tensor,
     sub_head: Tensor,
     samples: Sequence[Sample],
@@ -82,13 +82,13 @@ def train_round(
     before: int,
     after_epoch: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train trunk and both heads on one set of sub-categories, in place.
+    """Train backbone and both heads on one set of sub-categories, in place.
 
     Args:
-        trunk: (B, 3, H, W) -> (B, D, h, w).
+        backbone: (B, 3, H, W) -> (B, D, h, w).
         head: (C, D).
         sub_head: (C * k, D).
-        samples: M pictures with labels.
+        samples: M images with labels.
         subcategories: (M, C * k) of 0 and 1.
         recipe: a preset's values with ``seed``, ``shown``, ``crop`` and ``long_side``.
         optimiser: from `make_optimiser`, with its moments where a run is resumed.
@@ -105,13 +105,13 @@ def train_round(
     schedule = polynomial_decay(
         optimiser, steps * (recipe["schedule"] or epochs), first=first_epoch * steps
     )
-    C, device = len(head), device_of(trunk)
+    C, device = len(head), device_of(backbone)
     joined = _Joined(samples, subcategories.cpu())
 
     def step(images: Tensor, targets: Tensor, random: torch.Generator) -> dict[str, float]:
         if recipe["jitter"] is not None:
             images = jitter(images, recipe["jitter"], random)
-        pooled = trunk(images.to(device)).mean((2, 3)).float()  # (B, D)
+        pooled = backbone(images.to(device)).mean((2, 3)).float()  # (B, D)
         pooled, targets = drop(pooled, recipe["dropout"], random), targets.to(device)
         losses = joint_loss(
             pooled,
@@ -123,11 +123,11 @@ def train_round(
         )
         return descend(losses, optimiser)
 
-    as_first(state_of(trunk, head, sub_head))
+    as_first(state_of(backbone, head, sub_head))
     train_epochs(
         step,
         lambda epoch: batches(joined, epoch, recipe),
-        trunk,
+        backbone,
         seed=recipe["seed"],
         learning_rate=recipe["learning_rate"],
         schedule=schedule,
@@ -136,7 +136,7 @@ def train_round(
         steps=steps,
         what=f"SC-CAM, round {number + 1}",
         shown=recipe["shown"],
-        start_epoch=partial(to_training, trunk, fixes_norms=recipe["fixed_batch_norm"]),
+        start_epoch=partial(to_training, backbone, fixes_norms=recipe["fixed_batch_norm"]),
         after_epoch=after_epoch,
     )
 
@@ -166,7 +166,7 @@ def drop(pooled: Tensor, share: float, random: torch.Generator) -> Tensor:
 
 
 def jitter(images: Tensor, amounts: Sequence[float], random: torch.Generator) -> Tensor:
-    """Other brightness, contrast, saturation and hue for every picture, in this order.
+    """Other brightness, contrast, saturation and hue for every image, in this order.
 
     Args:
         images: (B, 3, H, W) RGB in [0, 1].
@@ -194,24 +194,24 @@ def jitter(images: Tensor, amounts: Sequence[float], random: torch.Generator) ->
 
 
 def check_untrained(start: Backbone) -> None:
-    """Refuse a beginning from which the trunk before any classifier cannot be had again.
+    """Refuse a beginning from which the backbone before any classifier cannot be had again.
 
     Raises:
         ValueError: for a fitted CAM on a module.
     """
     if isinstance(start, CAMMethod) and not isinstance(start.backbone, str):
         raise ValueError(
-            "preset reference begins every round with the trunk as it was before any classifier, "
+            "preset reference begins every round with the backbone before any classifier, "
             "which a fitted CAM on a module of your own no longer has; give the module itself, or "
             'take preset="clean"'
         )
 
 
-def untrained(trunk: nn.Module, start: Backbone, n_classes: int) -> dict[str, Tensor]:
-    """A trunk's weights as they were before any classifier, a fitted CAM's built anew.
+def untrained(backbone: nn.Module, start: Backbone, n_classes: int) -> dict[str, Tensor]:
+    """A backbone's weights as they were before any classifier, a fitted CAM's built anew.
 
     Args:
-        trunk: what ``start`` became.
+        backbone: what ``start`` became.
         start: what the method was given.
         n_classes: C.
 
@@ -220,8 +220,8 @@ def untrained(trunk: nn.Module, start: Backbone, n_classes: int) -> dict[str, Te
     """
     if isinstance(start, CAMMethod):
         options = {"stride": start.stride, "weights": start.weights, "device": "cpu"}
-        trunk, _ = build_classifier(start.backbone, n_classes, seed=0, **options)
-    return copied({f"backbone.{name}": value for name, value in trunk.state_dict().items()})
+        backbone, _ = build_classifier(start.backbone, n_classes, seed=0, **options)
+    return copied({f"backbone.{name}": value for name, value in backbone.state_dict().items()})
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -230,20 +230,20 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def restart(
-    trunk: nn.Module, head: Tensor, origin: Mapping[str, Tensor], values: Mapping[str, Any]
+    backbone: nn.Module, head: Tensor, origin: Mapping[str, Tensor], values: Mapping[str, Any]
 ) -> None:
-    """Put trunk and head where every round begins.
+    """Put backbone and head where every round begins.
 
     Args:
-        trunk: changed in place.
+        backbone: changed in place.
         head: (C, D), changed in place.
-        origin: of the trunk and, unless rounds start from the trunk, of the head.
+        origin: of the backbone and, unless rounds start from the backbone, of the head.
         values: ``starts_from``, ``xavier_heads`` and ``seed``.
     """
     if values["starts_from"] == "trunk":
         options = {"seed": values["seed"], "xavier": values["xavier_heads"]}
         origin = {**origin, "head": new_head(*head.shape, **options)}
-    restore_classifier(trunk, head, origin, "the beginning of the run")
+    restore_classifier(backbone, head, origin, "the beginning of the run")
 
 
 def epochs_of_rounds(
@@ -279,7 +279,7 @@ def check_subcategories(given: Tensor, labels: Tensor) -> int:
     (M, C), shape = labels.shape, tuple(given.shape)
     if len(shape) != 2 or shape[0] != M or not shape[1] or shape[1] % C:
         raise ValueError(
-            f"subcategories have shape {shape}, expected ({M}, {C} * k): one row a picture, k "
+            f"subcategories have shape {shape}, expected ({M}, {C} * k): one row an image, k "
             "columns a class"
         )
     k = shape[1] // C

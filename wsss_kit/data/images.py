@@ -1,4 +1,4 @@
-"""Picture files of every sort to tensors: RGB in [0, 1], masks of class ids."""
+"""Image files of every sort to tensors: RGB in [0, 1], masks of class ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXIF_ORIENTATION = 0x0112
 INTEGER_RANGES = (255, 65535, 2**31 - 1)
 FLOAT_RANGES = (1, 255, 65535)
 ROUNDING = 1e-3
-"""By how much of its range a picture may pass the range's end, as after resizing."""
+"""By how much of its range an image may pass the range's end, as after resizing."""
 GREY_STEPS = {"L;2": 85, "L;4": 17}
 """Pillow stretches 2-bit and 4-bit grey to 0..255 by these factors; ids want the factor undone."""
 
@@ -32,19 +32,19 @@ def import_decoders() -> None:
     Image.init()
 
 
-def read_image(path: str | Path | bytes, *, called: str = "the picture") -> Tensor:
+def read_image(path: str | Path | bytes, *, called: str = "the image") -> Tensor:
     """Read an image of any common format as RGB.
 
-    EXIF rotation is applied, as every viewer does. Transparent pictures are laid over white. Grey
-    pictures get three equal channels. 16-bit grey keeps its depth; Pillow itself reads 16-bit
-    colour at 8 bits. 32-bit integer and float pictures carry no range, so the smallest of 0..255,
+    EXIF rotation is applied, as every viewer does. Transparent images are laid over white. Grey
+    images get three equal channels. 16-bit grey keeps its depth; Pillow itself reads 16-bit
+    colour at 8 bits. 32-bit integer and float images carry no range, so the smallest of 0..255,
     0..65535, 0..2^31 - 1 (integers) or 0..1, 0..255, 0..65535 (floats) that holds the values is
     taken. Of an animation the first frame is read. Colour profiles are ignored.
 
     Args:
         path: PNG, JPEG, TIFF, BMP, GIF, WebP or whatever else Pillow opens; or what such a file
             holds, as bytes.
-        called: what messages call the picture where bytes were given.
+        called: what messages call the image where bytes were given.
 
     Returns:
         (3, H, W) float32, RGB in [0, 1].
@@ -55,7 +55,7 @@ def read_image(path: str | Path | bytes, *, called: str = "the picture") -> Tens
             or holds negative or non-finite values.
 
     Example:
-        A 16-bit grey picture is scaled, not clipped at 255:
+        A 16-bit grey image is scaled, not clipped at 255:
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def read_image(path: str | Path | bytes, *, called: str = "the picture") -> Tens
         grey = _unit_grey(image, path, is_16_bit=is_16_bit)
         return torch.from_numpy(grey).expand(3, -1, -1).clone()  # (3, H, W)
     if image.mode == "LAB":
-        raise ValueError(f"{path} is a LAB picture, expected RGB, grey or CMYK; save it as RGB")
+        raise ValueError(f"{path} is a LAB image, expected RGB, grey or CMYK; save it as RGB")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
@@ -85,8 +85,8 @@ def read_image(path: str | Path | bytes, *, called: str = "the picture") -> Tens
 def read_mask(path: str | Path) -> Tensor:
     """Read a mask of class ids: 0 background, c + 1 for class c, 255 ignored.
 
-    Of a palette picture the indices are taken, whatever its colours; of a grey one the grey
-    values, at any bit depth. A colour picture is decoded by ``wsss_kit.classes.palette``, PASCAL
+    Of a palette image the indices are taken, whatever its colours; of a grey one the grey
+    values, at any bit depth. A colour image is decoded by ``wsss_kit.classes.palette``, PASCAL
     VOC's colours, and must hold no other.
 
     Args:
@@ -126,16 +126,16 @@ def read_mask(path: str | Path) -> Tensor:
     if image.mode in ("RGB", "RGBA"):
         return torch.from_numpy(_ids_of_colours(np.asarray(image.convert("RGB")), path))
     raise ValueError(
-        f"mask {path} has mode {image.mode}, expected a palette or grey picture of class ids; "
+        f"mask {path} has mode {image.mode}, expected a palette or grey image of class ids; "
         "save it as an 8-bit PNG"
     )
 
 
-def read_mask_of(picture: str | Path, path: str | Path, *, n_classes: int) -> Tensor:
+def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tensor:
     """Read the mask of an image and check it against the image's size and the class list.
 
     Args:
-        picture: the file of the image.
+        image: the file of the image.
         path: the mask file.
         n_classes: C; values 0 to C and 255 are allowed.
 
@@ -151,19 +151,19 @@ def read_mask_of(picture: str | Path, path: str | Path, *, n_classes: int) -> Te
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     picture, mask = Path(folder) / "a.jpg", Path(folder) / "a.png"
-        ...     Image.new("RGB", (2, 1)).save(picture)
+        ...     image, mask = Path(folder) / "a.jpg", Path(folder) / "a.png"
+        ...     Image.new("RGB", (2, 1)).save(image)
         ...     Image.new("L", (2, 1), 2).save(mask)
-        ...     read_mask_of(picture, mask, n_classes=2).tolist()
+        ...     read_mask_of(image, mask, n_classes=2).tolist()
         [[2, 2]]
     """
     mask = read_mask(path)
-    size = picture_size(picture)
+    size = image_size(image)
     if tuple(mask.shape) != size:
         raise ValueError(
-            f"mask {path} is {mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its picture "
-            f"{picture} is {size[0]}x{size[1]}; expected equal sizes (EXIF rotation counts); "
-            "draw the mask on the picture as a viewer shows it, or resize it without smoothing"
+            f"mask {path} is {mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its image "
+            f"{image} is {size[0]}x{size[1]}; expected equal sizes (EXIF rotation counts); "
+            "draw the mask on the image as a viewer shows it, or resize it without smoothing"
         )
     ids = mask.numpy()
     outside = np.unique(ids[((ids < 0) | (ids > n_classes)) & (ids != IGNORE_INDEX)])
@@ -205,7 +205,7 @@ def mask_png(mask: Tensor | np.ndarray) -> bytes:
     return written.getvalue()
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path) -> tuple[int, int]:
     """Return the size that ``read_image`` would give, without decoding more than it must.
 
     Args:
@@ -227,7 +227,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         ...     exif = Image.Exif()
         ...     exif[EXIF_ORIENTATION] = 6
         ...     Image.new("RGB", (40, 30)).save(file, exif=exif)
-        ...     picture_size(file)
+        ...     image_size(file)
         (40, 30)
     """
     path = Path(path)
@@ -241,25 +241,25 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 
 
 def _open(path: Path, content: bytes | None = None) -> Image.Image:
-    """The picture with its header read and its pixels not yet decoded."""
+    """The image with its header read and its pixels not yet decoded."""
     try:
         data = path.read_bytes() if content is None else content
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"there is no picture {path}; check the name, its upper and lower case and its suffix"
+            f"there is no image {path}; check the name, its upper and lower case and its suffix"
         ) from None
     except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, expected a picture file") from None
+        raise ValueError(f"{path} is a folder, expected an image file") from None
     try:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{path} is a huge picture ({error}); make it smaller, or raise "
+            f"{path} is a huge image ({error}); make it smaller, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS if you trust it and have the memory"
         ) from error
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise ValueError(
-            f"{path} does not decode as a picture: {len(data)} bytes arrived, beginning "
+            f"{path} does not decode as an image: {len(data)} bytes arrived, beginning "
             f"{data[:12]!r}; expected a whole PNG, JPEG, TIFF, BMP, GIF or WebP file; "
             "copy or export it again"
         ) from error
@@ -299,7 +299,7 @@ def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray
 
 
 def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
-    """(H, W) int64 ids of a (H, W, 3) uint8 picture in VOC's colours."""
+    """(H, W) int64 ids of a (H, W, 3) uint8 image in VOC's colours."""
     weights = np.array([1 << 16, 1 << 8, 1])
     known = palette().astype(np.int64) @ weights  # (256,)
     order = np.argsort(known)

@@ -1,4 +1,4 @@
-"""``python -m wsss_kit demo --pictures FOLDER``: CLIP-ES on pictures of one's own, on one page."""
+"""``python -m wsss_kit demo --pictures FOLDER``: CLIP-ES on images of one's own, on one page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsss_kit.clip import load_clip
 from wsss_kit.commands.named import openai_clip
 from wsss_kit.commands.runs import run_folder
 from wsss_kit.data import LazySamples, open_dataset
-from wsss_kit.data.pictures import read_image
+from wsss_kit.data.images import read_image
 from wsss_kit.evaluation import Protocol, Report, evaluate
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.pipeline import Pipeline
@@ -26,11 +26,11 @@ from wsss_kit.training import progress
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LONGEST = 500
-"""Pixels of the longer side that pictures are shown to the model with, as VOC's have."""
+"""Pixels of the longer side that images are shown to the model with, as VOC's have."""
 
 
-def run_own_pictures(
-    pictures: str | Path,
+def run_own_images(
+    images: str | Path,
     out: str | Path,
     *,
     classes: Sequence[str] | None = None,
@@ -39,31 +39,31 @@ def run_own_pictures(
     limit: int = 12,
     device: str = "auto",
 ) -> Path:
-    """CLIP-ES on a folder of pictures: maps, masks and what CLIP says, on a page.
+    """CLIP-ES on a folder of images: maps, masks and what CLIP says, on a page.
 
-    With ``labels.csv`` in the folder (`load_folder`) each picture is asked about its own classes,
+    With ``labels.csv`` in the folder (`load_folder`) each image is asked about its own classes,
     and where there is ``masks/`` as well the masks are scored. Without it each is asked about all
     ``classes``, as if all of them were in it.
 
     Args:
-        pictures: the folder.
+        images: the folder.
         out: where ``report.html`` and its figures go.
         classes: names of classes; needed where there is no ``labels.csv``.
         clip: ``"paper"`` for the tiny CLIP, which knows paper only; None for ViT-B/16.
         weights: folder of files of weights, see `named.openai_clip`.
-        limit: only the first so many pictures.
+        limit: only the first so many images.
         device: where to work.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: if the folder holds no picture, or neither labels nor classes are given.
+        ValueError: if the folder holds no image, or neither labels nor classes are given.
         FileNotFoundError: if it is not there.
         RuntimeError: if CLIP's weights are neither there nor to be fetched, with what to do.
     """
     check_count("limit", limit)
-    folder = Path(pictures)
+    folder = Path(images)
     samples = _open(folder, classes)
     samples = samples[: min(limit, len(samples))]
     model = load_clip("paper", device=device) if clip == "paper" else None
@@ -75,15 +75,15 @@ def run_own_pictures(
 
 
 def _open(folder: Path, classes: Sequence[str] | None) -> LazySamples:
-    """Pictures with the classes that each is asked about."""
+    """Images with the classes that each is asked about."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}, expected one of pictures")
+        raise FileNotFoundError(f"there is no folder {folder}, expected one of images")
     if (folder / "labels.csv").is_file():
         return open_dataset("folder", folder, classes=classes)
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
     if not files:
         raise ValueError(
-            f"{folder} holds no picture ({', '.join(ENDINGS)}), expected some, beside a labels.csv "
+            f"{folder} holds no image ({', '.join(ENDINGS)}), expected some, beside a labels.csv "
             "or with --classes"
         )
     if not classes:
@@ -118,7 +118,7 @@ def _truth(samples: LazySamples) -> Mapping[str, Tensor]:
 
 
 def shrunk(image: Tensor, longest: int = LONGEST) -> Tensor:
-    """A picture (3, H, W) whose longer side has at most so many pixels."""
+    """An image (3, H, W) whose longer side has at most so many pixels."""
     factor = longest / max(image.shape[1:])
     if factor >= 1:
         return image
@@ -129,7 +129,7 @@ def shrunk(image: Tensor, longest: int = LONGEST) -> Tensor:
 def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[str, Tensor]) -> Path:
     shown: list[Sample] = []
     maps: list[Tensor] = []
-    said = [["picture", "asked about", "what CLIP says of it"]]
+    said = [["image", "asked about", "what CLIP says of it"]]
     pipelines = {"CLIP-ES": Pipeline(method), "CLIP-ES, CRF": Pipeline(method, crf=True)}
     masks: dict[str, dict[str, Tensor]] = {row: {} for row in pipelines}
     for sample in progress(samples, what="CLIP-ES", total=len(samples)):
@@ -144,7 +144,7 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[st
         said.append([sample.name, *words])
     figures = {  # the first one leads the page
         "Masks without and with the dense CRF.": show_masks(shown, masks, samples.classes),
-        "The pictures and the classes they are asked about.": show_samples(shown, samples.classes),
+        "The images and the classes they are asked about.": show_samples(shown, samples.classes),
         "CLIP-ES: one map for every class that is asked about.": show_cams(
             shown, maps, samples.classes, [sample.labels for sample in shown]
         ),
@@ -152,7 +152,7 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[st
     reports = _reports(samples, masks, truth, pipelines)
     page = write_report(
         folder / "report.html",
-        title="CLIP-ES on pictures of your own",
+        title="CLIP-ES on images of your own",
         reports=reports,
         figures=figures,
         tables={"What CLIP says, a softmax over the classes and background words": said},
@@ -161,7 +161,7 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[st
     )
     if reports:
         print(f"\n{table_text(reports)}\n")
-    print(f"{page} shows {len(shown)} pictures: maps, masks, and what CLIP says of each.")
+    print(f"{page} shows {len(shown)} images: maps, masks, and what CLIP says of each.")
     return page
 
 

@@ -1,4 +1,4 @@
-"""The small backbone of the embedded world, the paper trunk, and its training without labels.
+"""The small backbone of the embedded world, the paper backbone, and its training without labels.
 
 Weakly supervised methods start from a network that has seen many images before (ImageNet). The
 embedded world's stand-in imitates the tiny CLIP on the ``web`` split: in every cell it learns the
@@ -34,12 +34,12 @@ from wsss_kit.paperworld.world import COOCCURRENCE
 from wsss_kit.training import check_loss
 
 PAPER_TRUNK = Path(__file__).parent / "paper_trunk.safetensors"
-"""Weights of the paper trunk; its card lies beside them."""
+"""Weights of the paper backbone; its card lies beside them."""
 _LEARNING_RATE = 3e-3
 """The highest of the training; a cosine from there."""
 
 
-class PaperTrunk(nn.Module):
+class PaperBackbone(nn.Module):
     """A small ResNet for the embedded world: half a million parameters, 96 channels.
 
     Args:
@@ -55,7 +55,7 @@ class PaperTrunk(nn.Module):
 
         strides = {4: (1, 2, 1, 1), 8: (1, 2, 2, 1), 16: (1, 2, 2, 2)}.get(stride)
         if strides is None:
-            raise ValueError(f"stride is {stride}, expected 4, 8 or 16 for the paper trunk")
+            raise ValueError(f"stride is {stride}, expected 4, 8 or 16 for the paper backbone")
         self.stem = nn.Sequential(
             nn.Conv2d(3, 24, 5, 2, 2, bias=False), nn.BatchNorm2d(24), nn.ReLU(inplace=True)
         )
@@ -85,43 +85,43 @@ class PaperTrunk(nn.Module):
         return found
 
 
-def load_web_weights(trunk: PaperTrunk, weights: str | Path = "web") -> PaperTrunk:
-    """Load the weights that come with the package, or others of `train_trunk`.
+def load_web_weights(backbone: PaperBackbone, weights: str | Path = "web") -> PaperBackbone:
+    """Load the weights that come with the package, or others of `train_backbone`.
 
     Args:
-        trunk: of any stride; the weights do not depend on it.
-        weights: ``"web"`` or the path of a file that `train_trunk` wrote.
+        backbone: of any stride; the weights do not depend on it.
+        weights: ``"web"`` or the path of a file that `train_backbone` wrote.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged.
     """
     tensors, _ = load_model(PAPER_TRUNK if weights == "web" else weights)
-    trunk.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    return trunk
+    backbone.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return backbone
 
 
-def paper_backbone(*, stride: int = 8, weights: str | Path | None = None) -> PaperTrunk:
+def paper_backbone(*, stride: int = 8, weights: str | Path | None = None) -> PaperBackbone:
     """Build the paper backbone, with random weights unless others are given.
 
     Args:
         stride: 4, 8 or 16.
-        weights: None, ``"web"`` or the path of a file that `train_trunk` wrote.
+        weights: None, ``"web"`` or the path of a file that `train_backbone` wrote.
 
     Raises:
         ValueError: if the stride is another, ``weights`` is ``"imagenet"`` or the file is damaged.
         FileNotFoundError: if there is no such file.
     """
-    trunk = PaperTrunk(stride=stride)
+    backbone = PaperBackbone(stride=stride)
     if weights == "imagenet":
         raise ValueError(
             'weights is "imagenet", expected None, "web" or a file of train_trunk for '
-            "the paper trunk; ImageNet weights are for the ResNets"
+            "the paper backbone; ImageNet weights are for the ResNets"
         )
-    return trunk if weights is None else load_web_weights(trunk, weights)
+    return backbone if weights is None else load_web_weights(backbone, weights)
 
 
-def train_trunk(
+def train_backbone(
     path: str | Path,
     *,
     teacher: str | Path | None = None,
@@ -131,11 +131,11 @@ def train_trunk(
     workers: int = 1,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Path:
-    """Imitate the tiny CLIP's patch embeddings, and write the trunk with a card.
+    """Imitate the tiny CLIP's patch embeddings, and write the backbone with a card.
 
     Args:
         path: of the weights to write.
-        teacher: weights of a tiny CLIP; None for the package's. The trunk in the package had one
+        teacher: weights of a tiny CLIP; None for the package's. The backbone in the package had one
             that never saw a torn object, as ImageNet's images were not chosen to hide heads.
         steps: of AdamW; every image is seen once.
         batch: images per step.
@@ -159,20 +159,20 @@ def train_trunk(
     patches_of, teacher_card = _teacher(teacher)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        trunk = PaperTrunk(stride=8).train().to(memory_format=torch.channels_last)
-        head = nn.Conv2d(trunk.out_channels, teacher_card["architecture"]["embed_dim"], 1)
-    parameters = [*trunk.parameters(), *head.parameters()]
+        backbone = PaperBackbone(stride=8).train().to(memory_format=torch.channels_last)
+        head = nn.Conv2d(backbone.out_channels, teacher_card["architecture"]["embed_dim"], 1)
+    parameters = [*backbone.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=_LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, _LEARNING_RATE, total_steps=steps, pct_start=0.06, cycle_momentum=False
     )
     web = WebBatches(batch, 1000 + seed, 96, 0, steps, torn=0.0)
     losses = []
-    for pictures, _ in progress(DataLoader(web, batch_size=None, num_workers=workers)):
-        images = pictures.float().div(255).contiguous(memory_format=torch.channels_last)
+    for drawn, _ in progress(DataLoader(web, batch_size=None, num_workers=workers)):
+        images = drawn.float().div(255).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             wanted = patches_of(images)  # (B, E, h, w)
-            made = head(trunk(images))
+            made = head(backbone(images))
         pooled = made.float().mean((2, 3)), wanted.float().mean((2, 3))
         cells = 1 - F.cosine_similarity(made.float(), wanted.float(), dim=1).mean()
         whole = 1 - F.cosine_similarity(*pooled, dim=1).mean()
@@ -186,8 +186,8 @@ def train_trunk(
             mean, where = sum(losses[-50:]) / 50, f"step {len(losses)}"
             check_loss(mean, losses[0], where=where, learning_rate=_LEARNING_RATE)
     card: dict[str, Any] = {
-        "name": "paper trunk",
-        "objective": "the tiny CLIP's embedding of every patch and of the whole picture",
+        "name": "paper backbone",
+        "objective": "the tiny CLIP's embedding of every patch and of the whole image",
         "teacher": {
             "sha256": teacher_card["sha256"],
             "torn": teacher_card["data"].get("torn", 0.0),
@@ -207,7 +207,7 @@ def train_trunk(
         "seconds": round(time.monotonic() - started),
         "last_loss": sum(losses[-50:]) / len(losses[-50:]),
     }
-    return save_model(path, halved(trunk.state_dict()), card)
+    return save_model(path, halved(backbone.state_dict()), card)
 
 
 def _teacher(path: str | Path | None) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
