@@ -47,7 +47,7 @@ def test_confidence_at_the_border_is_kept():
     assert scores_to_masks(scores, torch.ones(1, 1), min_confidence=0.95).item() == 1
 
 
-def test_a_image_without_labels_is_background_without_confidence():
+def test_an_image_without_labels_is_background_without_confidence():
     masks = scores_to_masks(torch.full((1, 3, 2, 2), 0.3), torch.zeros(1, 2), min_confidence=0.95)
     assert (masks == 0).all()
 

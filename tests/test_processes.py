@@ -70,7 +70,7 @@ def test_the_first_process_writes_checkpoints(runs):
 
 @pytest.mark.parametrize("crop", [None, 20, 40, 90])
 @pytest.mark.parametrize("long_side", [None, (30, 60)])
-def test_skipping_a_image_takes_the_chance_of_seeing_it(crop, long_side):
+def test_skipping_an_image_takes_the_chance_of_seeing_it(crop, long_side):
     for size in ((24, 40), (64, 30), (40, 40), (5, 7)):
         seen, skipped = (torch.Generator().manual_seed(3) for _ in range(2))
         augment(torch.rand(3, *size), seen, crop=crop, long_side=long_side)

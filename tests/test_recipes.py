@@ -191,7 +191,7 @@ def test_clip_es_masks(given, power, confidence, preset):
     assert (found == 255).any() == (confidence is not None)
 
 
-def test_a_image_without_a_label_is_background(given):
+def test_an_image_without_a_label_is_background(given):
     method, images, labels = given
     method.output = MethodOutput(0 * method.output.cams, method.output.affinity)
     found = clip_es_masks(images, 0 * labels, method=method)

@@ -93,7 +93,7 @@ def test_a_small_image_is_padded_with_zeros(size):
         assert any(torch.equal(seen, window) for window in windows(image, height, width))
 
 
-def test_without_a_crop_a_image_moves_by_at_most_a_tenth():
+def test_without_a_crop_an_image_moves_by_at_most_a_tenth():
     image = numbered(20, 30)
     mirrored = torch.nn.functional.pad(image[None], (3, 3, 2, 2), mode="reflect")[0]
     possible = list(windows(mirrored, 20, 30))

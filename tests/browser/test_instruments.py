@@ -57,7 +57,7 @@ def drop(panel, name, content):
     swipe.dispatch_event("drop", {"dataTransfer": transfer})
 
 
-def a_image(colour):
+def an_image(colour):
     content = io.BytesIO()
     Image.new("RGB", (200, 100), colour).save(content, "PNG")
     return content.getvalue()
@@ -90,17 +90,17 @@ def use_explorer(page, panel, name="explorer"):
     assert kernel.value(f"{name}.view.position") == pytest.approx((start + 5) / 100)
     assert "error" in panel.locator(".wsss-swipe .after").get_attribute("alt")
     assert page.photograph(panel, f"{page.title}-explorer")
-    drop(panel, "mine.png", a_image("purple"))
+    drop(panel, "mine.png", an_image("purple"))
     panel.get_by_text("its true mask is unknown").wait_for()
-    assert kernel.value(f"{name}.image") == "own: mine.png"
+    assert kernel.value(f"{name}.picture") == "own: mine.png"
     drop(panel, "notes.txt", b"these are no pixels")
     panel.get_by_text("notes.txt does not decode as an image").wait_for()
-    file = {"name": "other.png", "mimeType": "image/png", "buffer": a_image("teal")}
+    file = {"name": "other.png", "mimeType": "image/png", "buffer": an_image("teal")}
     with page.page.expect_file_chooser() as chooser:
         panel.get_by_role("button", name="Open your own image").click()
     chooser.value.set_files(file)
     panel.locator(".wsss-swipe img[alt*='other.png']").wait_for()
-    assert kernel.value(f"{name}.image") == "own: other.png"
+    assert kernel.value(f"{name}.picture") == "own: other.png"
     assert not kernel.value(f"{name}.problem")
 
 
@@ -152,12 +152,12 @@ def use_atlas(page, panel, name="atlas"):
     chosen = third.get_attribute("data-name")
     third.click()
     panel.get_by_text(f"{chosen}, CAM, cow: IoU").wait_for()
-    assert kernel.value(f"{name}.image") == chosen
+    assert kernel.value(f"{name}.picture") == chosen
     assert third.get_attribute("aria-pressed") == "true"
     third.press("ArrowUp")
     pictures.locator("button:focus").press("Enter")
     panel.get_by_text(f"{chosen}, CAM, cow: IoU").wait_for(state="detached")
-    assert kernel.value(f"{name}.image") == pictures.locator("button").nth(1).get_attribute(
+    assert kernel.value(f"{name}.picture") == pictures.locator("button").nth(1).get_attribute(
         "data-name"
     )
     panel.get_by_role("button", name="CLIP-ES").click()

@@ -64,7 +64,7 @@ def test_autocast_of_another_type():
     ("size", "shown"),
     [((80, 96), None), ((96, 88), (88, 80)), ((400, 8), None), ((8, 2400), (8, 960))],
 )
-def test_a_image_beyond_the_limit_is_made_smaller_with_a_warning(size, shown):
+def test_an_image_beyond_the_limit_is_made_smaller_with_a_warning(size, shown):
     """At most 120 cells of 8 pixels, in the image's shape as nearly as whole cells allow."""
     clip = FrozenCLIP(small_clip(quick_gelu=True).model, max_cells=120)
     image = torch.rand(1, 3, *size, dtype=torch.float64)

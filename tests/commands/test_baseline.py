@@ -70,7 +70,7 @@ def test_heads_in_one_pass_equal_each_head_alone(crf):
         assert all(torch.equal(alone[name], masks[name]) for name in alone)
 
 
-def test_a_image_without_labels_is_background():
+def test_an_image_without_labels_is_background():
     world = PaperWorld(3, split="train")
     cams = train_heads(Colours(), world, (0,))
     bare = world[0]._replace(labels=torch.zeros(8))

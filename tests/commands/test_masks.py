@@ -107,7 +107,7 @@ def flat(self, images, labels):
     return labels[:, :, None, None] * torch.full(images.shape[2:], 0.6)
 
 
-def test_a_image_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
+def test_an_image_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
     voc = build_voc(tmp_path / "VOC2012")
     broken = voc / "JPEGImages" / "train_aug_1.jpg"
     broken.write_bytes(broken.read_bytes()[:200])

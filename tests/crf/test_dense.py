@@ -227,7 +227,7 @@ def test_thin_images(rng):
         torch.testing.assert_close(probs.sum(1), torch.ones(1, *size))
 
 
-def test_lattices_are_built_once_a_size_and_once_a_image(scene, monkeypatch):
+def test_lattices_are_built_once_a_size_and_once_an_image(scene, monkeypatch):
     built = []
 
     class Counted(permutohedral.Lattice):

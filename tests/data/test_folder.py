@@ -198,7 +198,7 @@ def test_the_case_of_a_masks_ending_does_not_matter(root, ending):
 
 
 @pytest.mark.parametrize("name", ["mask_cat1.png", "cat1.jpg", "cat1.npy", "1.png", "CAT1.png"])
-def test_masks_none_of_which_belongs_to_a_image(root, name):
+def test_masks_none_of_which_belongs_to_an_image(root, name):
     (root / "masks" / "cat1.png").rename(root / "masks" / name)
     with pytest.raises(
         ValueError, match=rf"holds 1 files, such as '{name}', .*expected .*cat1\.png"

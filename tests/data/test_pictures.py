@@ -135,7 +135,7 @@ def test_exif_rotation(tmp_path, orientation):
     assert read_mask(path).tolist() == upright.tolist()
 
 
-def test_damaged_exif_is_no_reason_to_lose_a_image(tmp_path):
+def test_damaged_exif_is_no_reason_to_lose_an_image(tmp_path):
     path = tmp_path / "a.jpg"
     Image.new("RGB", (5, 4)).save(path, exif=b"Exif\0\0notatiffatall")
     assert read_image(path).shape == (3, 4, 5) and image_size(path) == (4, 5)
@@ -162,7 +162,7 @@ def test_no_image_at_all(tmp_path, data):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF"])
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_truncated_is_an_error_and_never_half_a_image(tmp_path, kind):
+def test_truncated_is_an_error_and_never_half_an_image(tmp_path, kind):
     rng = np.random.default_rng(0)
     buffer = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(buffer, kind)
@@ -231,7 +231,7 @@ def test_masks_that_cannot_hold_ids(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, image_size])
-def test_a_image_too_large_to_trust_is_named_as_such(tmp_path, monkeypatch, read):
+def test_an_image_too_large_to_trust_is_named_as_such(tmp_path, monkeypatch, read):
     Image.new("L", (40, 30)).save(tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses twice as many
     with pytest.raises(ValueError, match=r"big\.png is a huge image .*MAX_IMAGE_PIXELS"):

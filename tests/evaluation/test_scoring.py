@@ -318,7 +318,7 @@ def test_json_without_nan():
     assert "interval" not in report.headline
 
 
-def test_a_image_of_255_only_counts_for_nothing():
+def test_an_image_of_255_only_counts_for_nothing():
     target = {"a": torch.full((4, 4), 255), "b": torch.tensor([[0, 1]])}
     predicted = {"a": torch.zeros(4, 4).long(), "b": torch.tensor([[0, 1]])}
     report = evaluate(predicted, target, classes=("cow",), protocol=PROTOCOL)

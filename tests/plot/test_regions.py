@@ -27,7 +27,7 @@ from wsss_kit.plot.regions import (
 
 
 @pytest.mark.parametrize("size", [(96, 96), (375, 500), (500, 333), (1, 900), (13, 7)])
-def test_a_image_fits_its_box_and_keeps_its_proportions(size):
+def test_an_image_fits_its_box_and_keeps_its_proportions(size):
     h, w = fitted(size, (300, 520))
     assert h <= 300 and w <= 520 and (h == 300 or w == 520)
     if min(h, w) > 10:

@@ -177,7 +177,7 @@ def test_a_dropped_image_is_shown_with_the_chosen_class(explorer, world, clip_es
     assert decoded(explorer.view.after).shape == (392, 392, 3)
 
 
-def test_the_button_opens_a_image_too(explorer):
+def test_the_button_opens_an_image_too(explorer):
     upload = {"name": "b.png", "content": memoryview(file_of(20, 20)), "type": "image/png"}
     upload |= {"size": 1, "last_modified": datetime.now(timezone.utc)}
     explorer._upload.set_trait("value", (upload,))

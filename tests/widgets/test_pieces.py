@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import re
 import weakref
 
 import pytest
@@ -20,6 +21,16 @@ from wsss_kit.widgets.stages import Images
 from wsss_kit.widgets.words import FIELDS, History, as_text, edited, templates_of, words_of
 
 SMALL = (widgets.Layout, widgets.Style)
+
+
+@pytest.mark.parametrize("widget", [Bars, Swipe])
+def test_the_script_asks_for_traits_that_are_there(widget):
+    """What JavaScript reads by name has to be a trait that travels to the page."""
+    script = widget._esm if isinstance(widget._esm, str) else widget._esm.default_value
+    asked = set(re.findall(r"""model\.(?:get|set)\("(\w+)\"""", script))
+    asked |= set(re.findall(r"""model\.on\("change:(\w+)\"""", script))
+    synced = {name for name, trait in widget.class_traits().items() if trait.metadata.get("sync")}
+    assert len(asked) > 3 and asked <= synced, asked - synced
 
 
 def test_a_bar_goes_from_zero_to_its_value():

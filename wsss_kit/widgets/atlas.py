@@ -52,7 +52,7 @@ class ErrorAtlas(Instrument):
     Attributes:
         method: whose errors are shown.
         class_name: ``"all classes"``, ``"background"`` or a class.
-        image: one of `worst`.
+        picture: one of `worst`.
         compare: what is left of the handle, one of ``COMPARES``.
         opacity: weight of the errors over the image.
         class_bars, picture_bars, screen: two `Bars` and the `Swipe`.

@@ -51,7 +51,7 @@ class CAMExplorer(Instrument):
         threshold: of the constant background rule at first.
 
     Attributes:
-        image, method, class_name, stage: what is shown; ``stage`` is one of ``STAGES``.
+        picture, method, class_name, stage: what is shown; ``stage`` is one of ``STAGES``.
         rule: ``"constant"`` with ``threshold``, or ``"power"`` with ``power``.
         crf: whether scores go through the dense CRF.
         opacity: weight of map or mask over the image.

@@ -61,7 +61,7 @@ class PromptLab(PromptEditor):
     Attributes:
         prompts: what is asked, without regard to ``off``; set it, or `edit` a part of it.
         off: background words that are switched off.
-        image, class_name: whose map is shown.
+        picture, class_name: whose map is shown.
         view: ``"map"``, or ``"competition"``: which word claims each cell.
         panel: ``"words"`` (what CLIP believes of the image), ``"IoU"`` (of each class) or
             ``"leave one out"`` (what each word is worth).

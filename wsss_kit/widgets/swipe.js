@@ -1,5 +1,5 @@
-// Two pictures on one place and a handle between them. The box never changes its size, and a new
-// picture takes the old one's place only once it is decoded, so nothing jumps or flickers.
+// Two images on one place and a handle between them. The box never changes its size, and a new
+// image takes the old one's place only once it is decoded, so nothing jumps or flickers.
 
 function picture(model, name, image) {
   let newest = 0;
@@ -105,7 +105,7 @@ function render({ model, el }) {
     move(to);
   });
 
-  if (model.get("takes_pictures")) {
+  if (model.get("takes_images")) {
     box.addEventListener("dragover", (event) => {
       event.preventDefault();
       box.classList.add("over");

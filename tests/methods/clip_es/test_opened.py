@@ -135,7 +135,7 @@ def test_what_cannot_be_meant(clip, sample):
         CLIPES(clip, prompts=Prompts.paper()).open(sample.image, torch.ones(7))
 
 
-def test_a_image_of_one_cell(clip):
+def test_an_image_of_one_cell(clip):
     method = CLIPES(clip, prompts=Prompts.paper())
     image, labels = torch.rand(3, 5, 7), torch.ones(8)  # more classes than cells
     agrees(method.open(image, labels).maps(), method, image, labels)

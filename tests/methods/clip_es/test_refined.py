@@ -138,7 +138,7 @@ def test_directions_are_derivatives(softmax):
     assert probs.sum() == pytest.approx(1)
 
 
-def test_a_image_beyond_the_limit_keeps_its_size(words):
+def test_an_image_beyond_the_limit_keeps_its_size(words):
     """The model is shown 60 cells of an image of 96; maps and masks are the image's."""
     small = load_clip("paper", device="cpu")
     small.max_cells = 60
