@@ -11,7 +11,7 @@ import numpy as np
 
 from wsss_kit.checks import check_word
 from wsss_kit.commands.runs import run_folder
-from wsss_kit.data.datasets import default_root, open_dataset
+from wsss_kit.data.datasets import FOLDERS, open_dataset
 from wsss_kit.data.fetch import Archive, fetch, unpack
 from wsss_kit.data.images import mask_png
 from wsss_kit.files import write_whole
@@ -110,7 +110,7 @@ def download(
     check_word("the data set", name, SETS)
     if aug and name != "voc":
         raise ValueError(f"aug belongs to voc, expected no such thing for {name}")
-    with run_folder(default_root(name) if out is None else out) as folder:
+    with run_folder(Path("data") / FOLDERS[name] if out is None else out) as folder:
         for part in SETS[name]:
             _place(part, folder, sources, keep=keep, shown=shown)
         if aug:
