@@ -145,3 +145,21 @@ def test_wrong_values_are_refused_at_the_door(images, labels, maps, message):
     pipeline = Pipeline(lambda images, labels: torch.full((1, 1, 2, 2), maps))
     with pytest.raises(ValueError, match=message):
         pipeline(torch.full((1, 3, 4, 4), images), torch.full((1, 1), labels))
+
+
+def test_what_functions_of_the_caller_return_is_checked(batch):
+    images, labels = batch
+    maps = labels[:, :, None, None] / 2
+
+    def pipeline(**options):
+        return Pipeline(lambda images, labels: maps.expand(-1, -1, 4, 4), **options)
+
+    def lost(scores, images, labels):
+        return scores * float("nan")
+
+    with pytest.raises(ValueError, match="scores holds NaN"):
+        pipeline(crf=lost)(images, labels)
+    with pytest.raises(ValueError, match=r"scores ranges from .* expected \[0, 1\]"):
+        pipeline(crf=lambda scores, *_: 3 * scores, min_confidence=0.9)(images, labels)
+    with pytest.raises(ValueError, match="the affinity has entries from nan on"):
+        pipeline(affinity=lambda images: torch.full((4, 16, 16), float("nan")))(images, labels)

@@ -7,6 +7,7 @@ joins. `recipes` has the chains of the papers as presets of `Pipeline`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -26,8 +27,8 @@ from wsss_kit.checks import (
 from wsss_kit.crf import crf_of_present, reference_crf_images
 from wsss_kit.masks import BackgroundRule, MapsOf, Refine, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
+from wsss_kit.methods.clip_es.views import EPS, SINKHORN
 
-EPS = 1e-7  # of CLIP-ES's released code, where maps are divided by their maximum
 AffinityOf = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) to an affinity (B, N, N): an `AffinityNet`, or any function."""
 
@@ -129,7 +130,7 @@ class Pipeline:
             return cams
         boxes = box_masks(cams, threshold=self.box_threshold, clamp=self.method.clamp_boxes)
         squarings = self.method.walk_squarings
-        cams = balanced_walk(cams * boxes, affinity, sinkhorn=3, squarings=squarings)
+        cams = balanced_walk(cams * boxes, affinity, sinkhorn=SINKHORN, squarings=squarings)
         return normalize_cams(cams, subtract_min=True, eps=EPS)
 
     def maps(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -215,6 +216,7 @@ class Pipeline:
             images: (B, 3, H, W) RGB in [0, 1].
             labels: (B, C) of 0 and 1.
         """
-        scores = self.maps_and_scores(images, labels)[1]
-        with checked():
-            return self.masks_of(scores, images, labels)
+        scores = self.scores(images, labels)
+        # the scores of a function of the caller enter here, those of the CRF are our own
+        with nullcontext() if callable(self.crf) else checked():
+            return scores_to_masks(scores, labels, min_confidence=self.min_confidence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -49,15 +49,13 @@ def train_epochs(
     step: Callable[..., dict[str, float]],
     batches: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
     network: nn.Module,
+    recipe: Mapping[str, Any],
     *,
-    seed: int,
-    learning_rate: float,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     epochs: range,
     before: int = 0,
     steps: int,
     what: str,
-    shown: bool,
     start_epoch: Callable[[], object],
     after_epoch: Callable[[int, dict[str, float]], object],
 ) -> None:
@@ -68,27 +66,27 @@ def train_epochs(
             losses of the whole batch, ``"total"`` among them.
         batches: number of an epoch to its batches of images and targets.
         network: whose batch normalisation sees the batches of all processes.
-        seed: of the run.
-        learning_rate: for the advice if the loss runs away.
+        recipe: numbers of the run: ``seed``, ``learning_rate`` (for the advice if the loss runs
+            away) and ``shown`` (whether to show bars).
         schedule: of the learning rate, stepped after every step.
         epochs: numbers of the epochs to train.
         before: epochs of earlier parts of the run, so that each has an order of its own.
         steps: batches an epoch.
         what: name of the bar.
-        shown: whether to show it.
         start_epoch: puts the network into the mode to train in.
         after_epoch: called with the number of the epoch and its mean losses, to log and to save.
 
     Raises:
         Diverged: if the loss runs away; the last epoch is then neither logged nor saved.
     """
-    began, device = None, next((p.device for p in network.parameters()), torch.device("cpu"))
+    seed, began = recipe["seed"], None
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
     for epoch in epochs:
         start_epoch()
         sums: dict[str, float] = {}
         random = torch.Generator().manual_seed(seed * 1_000_003 + before + epoch)
         named = f"{what}, epoch {epoch + 1} of {epochs.stop}"
-        bar = progress(batches(before + epoch), what=named, shown=shown, total=steps)
+        bar = progress(batches(before + epoch), what=named, shown=recipe["shown"], total=steps)
         with seeded(seed, before + epoch, device), norms_of_whole_batches(network):
             for images, targets in bar:
                 losses = step(images, targets, random)
@@ -98,7 +96,7 @@ def train_epochs(
                     sums[name] = sums.get(name, 0.0) + value / steps
                 bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
         where = f"{what}, epoch {epoch + 1}"
-        check_loss(sums["total"], began, where=where, learning_rate=learning_rate)
+        check_loss(sums["total"], began, where=where, learning_rate=recipe["learning_rate"])
         after_epoch(epoch, sums)
 
 

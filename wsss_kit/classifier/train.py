@@ -167,13 +167,11 @@ def train_classifier(
         step,
         lambda epoch: batches(samples, epoch, recipe),
         backbone,
-        seed=recipe["seed"],
-        learning_rate=recipe["learning_rate"],
+        recipe,
         schedule=schedule,
         epochs=range(first_epoch, recipe["epochs"]),
         steps=steps,
         what="CAM classifier",
-        shown=recipe["shown"],
         start_epoch=partial(
             to_training, backbone, fixes_norms=recipe["fixed_batch_norm"] and recipe["pretrained"]
         ),

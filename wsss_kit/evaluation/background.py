@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_counts, check_samples
+from wsss_kit.checks import check_count, check_counts, check_samples, checked
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.masks import BackgroundRule, MapsOf, Refine
@@ -203,7 +203,8 @@ def _masks_by_all_rules(
     pipeline: Pipeline, batch: _Batch, b: int, rules: Sequence[BackgroundRule]
 ) -> Tensor:
     """Masks of one image, (rules, H, W): a CRF sees the scores of all rules at once."""
-    scores = torch.cat([rule.scores(batch.maps[b][None]) for rule in rules])  # (R, 1 + C, H, W)
+    with checked():  # the maps were checked when they were computed
+        scores = torch.cat([rule.scores(batch.maps[b][None]) for rule in rules])  # (R, 1 + C, H, W)
     images, labels = (
         values[b].expand(len(rules), *values.shape[1:]) for values in (batch.images, batch.labels)
     )
@@ -242,7 +243,7 @@ class Chosen(NamedTuple):
 
 
 def choose_rule(
-    maps_of: MapsOf,
+    maps_of: Pipeline | MapsOf,
     val: Sequence[Sample],
     val_masks: Mapping[str, Tensor],
     test: Sequence[Sample],
@@ -255,7 +256,7 @@ def choose_rule(
     """Choose the background rule on one split and make the masks of another by it.
 
     Args:
-        maps_of: images and labels to maps.
+        maps_of: as for `sweep_background`.
         val: chooses the rule.
         val_masks: its ground truth, name to (H, W) int64.
         test: is predicted.
