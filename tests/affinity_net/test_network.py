@@ -154,7 +154,7 @@ def test_saved_and_loaded_it_is_the_same(world, seeds, tmp_path, kind):
         assert (again.radius, again.kind, again.training) == (4, kind, False)
     with pytest.raises(ValueError, match="backbone is 'TinyBackbone', expected one of"):
         AffinityNet.load(tmp_path / "net")
-    with pytest.raises(ValueError, match="has the weights of another backbone than TinyBackbone"):
+    with pytest.raises(ValueError, match="has the weights of another network than TinyBackbone"):
         AffinityNet.load(tmp_path / "net", backbone=Other())
     (tmp_path / "net.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="is not the file that its card describes"):

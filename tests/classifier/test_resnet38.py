@@ -101,7 +101,7 @@ def test_sc_cam_fits_on_it_saves_and_loads(file, tmp_path):
     class Stopped(Exception):
         pass
 
-    import wsss_kit.methods.trained as module
+    import wsss_kit.checkpoints as module
 
     real = module.save_checkpoint
 

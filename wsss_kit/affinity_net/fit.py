@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +11,13 @@ from torch import Tensor
 
 from wsss_kit.affinity_net.confident import labels_on_grid
 from wsss_kit.affinity_net.neighbours import balanced_pair_loss, pair_kinds
-from wsss_kit.checkpoints import fingerprint, fingerprint_masks, resume, save_checkpoint
+from wsss_kit.checkpoints import fingerprint, fingerprint_masks, restore_optimiser
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.classifier.pretrained import device_of, fix_batch_norm
-from wsss_kit.processes import as_first
-from wsss_kit.training import descend, polynomial_decay, train_epochs
+from wsss_kit.training import batch_norms, descend, device_of, train_epochs
 from wsss_kit.views import MaskedImages
 
 if TYPE_CHECKING:
     from wsss_kit.affinity_net.network import AffinityNet
-
-METHOD, CARD_VERSION = "AffinityNet", 1
 
 
 def train_affinity(
@@ -43,57 +39,38 @@ def train_affinity(
         shown: whether to show a bar.
         checkpoint: path, or None.
     """
-    asked = {"what": "seed", "make": "make confident labels"}
-    masked = MaskedImages(samples, seeds, crop=recipe["crop"], **asked)
+    masked = MaskedImages(samples, seeds, "seed", recipe)
     learning = net if recipe["train_backbone"] else net.project
     optimiser = torch.optim.AdamW(
         learning.parameters(), lr=recipe["learning_rate"], weight_decay=recipe["weight_decay"]
     )
-    net.losses_ = []
-    run = {}
+    net.losses_, place = [], None
     if checkpoint is not None:
-        card = {key: value for key, value in net.card().items() if key != "losses"}
-        run = {**card, **recipe, "data": fingerprint(samples), "seeds": fingerprint_masks(seeds)}
-    kind = {"method": METHOD, "version": CARD_VERSION, "classes": ()}
-    done = resume(net, optimiser, checkpoint, run=run, epochs=recipe["epochs"], **kind)
-    steps = -(-len(masked) // recipe["batch_size"])
-    schedule = polynomial_decay(optimiser, steps * recipe["epochs"], first=done * steps)
-
-    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        random = torch.Generator().manual_seed(recipe["seed"] * 1_000_003 + epoch)
-        for rows in torch.randperm(len(masked), generator=random).split(recipe["batch_size"]):
-            yield masked.batch(rows.tolist(), random)
+        run = {**net.card(), **recipe}
+        del run["losses"]
+        data = {"data": fingerprint(samples), "seeds": fingerprint_masks(seeds)}
+        place = checkpoint, {**run, **data}
+    stored, done = net._resume(place, recipe["epochs"])
+    restore_optimiser(optimiser, stored)
 
     def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
         loss = _loss(net, images, labels.to(device_of(net)), recipe)
         return descend({"total": loss}, optimiser)
 
-    def start_epoch() -> None:
-        net.train()
-        if learning is not net:
-            net.trunk.eval()
-        if recipe["fixes_norms"]:
-            fix_batch_norm(net)
-
-    def after_epoch(epoch: int, losses: Mapping[str, float]) -> None:
-        net.losses_.append(losses["total"])
-        if checkpoint is not None:
-            place, card = {"epoch": epoch + 1, "run": run}, {**net.card(), "classes": []}
-            save_checkpoint(checkpoint, net.state_dict(), optimiser, card, **place)
-
-    as_first(net.state_dict().values())
     try:
         train_epochs(
             step,
-            batches,
+            masked,
             net,
+            optimiser,
             {**recipe, "shown": shown},
-            schedule=schedule,
-            epochs=range(done, recipe["epochs"]),
-            steps=steps,
-            what=METHOD,
-            start_epoch=start_epoch,
-            after_epoch=after_epoch,
+            what=net.METHOD,
+            done=done,
+            after_epoch=net._after_epoch(place, optimiser),
+            fixed=[
+                *([] if learning is net else [net.trunk]),
+                *(batch_norms(net) if recipe["fixes_norms"] else []),
+            ],
         )
     finally:
         net.eval()

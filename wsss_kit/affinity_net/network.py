@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.affinity import random_walk, transition_matrix
-from wsss_kit.affinity_net.fit import CARD_VERSION, METHOD, train_affinity
+from wsss_kit.affinity_net.fit import train_affinity
 from wsss_kit.affinity_net.levels import KINDS, Projection, channels_of, translated
 from wsss_kit.affinity_net.neighbours import (
     boundary_affinity,
@@ -21,6 +20,7 @@ from wsss_kit.affinity_net.neighbours import (
     windowed_walk,
 )
 from wsss_kit.cam import upsample
+from wsss_kit.checkpoints import Resumable
 from wsss_kit.checks import (
     check_count,
     check_counts,
@@ -32,15 +32,14 @@ from wsss_kit.checks import (
 )
 from wsss_kit.classes import Sample
 from wsss_kit.classifier import build_backbone
-from wsss_kit.classifier.pretrained import device_of, load_all, read_state
-from wsss_kit.files import check_card, load_model, save_model
+from wsss_kit.classifier.pretrained import load_all, read_state
+from wsss_kit.training import device_of
 
-_SAVED = ("backbone", "radius", "kind", "levels", "channels", "stride", "pad_to")
 _MOST_DENSE = 1024
 """Cells up to which squaring the whole matrix is faster than walking step by step."""
 
 
-class AffinityNet(nn.Module):
+class AffinityNet(Resumable, nn.Module):
     """Ahn and Kwak's AffinityNet (CVPR 2018) on any backbone, or the boundary variant of IRN.
 
     Features pass a 1x1 convolution and an ELU; two cells nearer than ``radius`` belong together as
@@ -77,6 +76,9 @@ class AffinityNet(nn.Module):
         >>> tuple(affinity.shape), affinity.diagonal(dim1=1, dim2=2).unique().tolist()
         ((1, 144, 144), [1.0])
     """
+
+    METHOD = "AffinityNet"
+    SAVED = ("backbone", "radius", "kind", "levels", "channels", "stride", "pad_to")
 
     def __init__(
         self,
@@ -284,21 +286,6 @@ class AffinityNet(nn.Module):
         train_affinity(self, samples, seeds, recipe, shown=progress, checkpoint=checkpoint)
         return self
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first.
-
-        Raises:
-            RuntimeError: if it has learned nothing yet.
-        """
-        if not hasattr(self, "losses_"):
-            raise RuntimeError("nothing to save yet; call fit(samples, seeds) first")
-        return save_model(path, self.state_dict(), self.card())
-
-    def card(self) -> dict[str, Any]:
-        """What a file of weights says about itself."""
-        saved = {name: getattr(self, name) for name in _SAVED}
-        return {"method": METHOD, "version": CARD_VERSION, **saved, "losses": self.losses_}
-
     @classmethod
     def load(
         cls, path: str | Path, *, backbone: nn.Module | None = None, device: str = "auto"
@@ -317,22 +304,12 @@ class AffinityNet(nn.Module):
         """
         if Path(path).suffix == ".pth":
             return cls._load_released(Path(path), device)
-        tensors, card = load_model(path)
-        keys = (*_SAVED, "losses")
-        check_card(card, path, method=METHOD, version=CARD_VERSION, keys=keys)
-        saved = {name: card[name] for name in _SAVED}
-        named = saved.pop("backbone")
+        tensors, card = cls._read(path)
+        saved = {name: card[name] for name in cls.SAVED}
         if backbone is not None:
-            named, saved["stride"] = backbone, None
-        net = cls(named, device=device, **saved)
-        try:
-            net.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path} has the weights of another backbone than {card['backbone']} ({error}); "
-                "give the module it was saved with as backbone"
-            ) from error
-        net.losses_ = list(card["losses"])
+            saved |= {"backbone": backbone, "stride": None}
+        net = cls(**saved, device=device)
+        net._take(tensors, card, path)
         return net
 
     @classmethod

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checks import chosen_device
-from wsss_kit.classifier.pretrained import Normalised, device_of, load_all, read_state
+from wsss_kit.classifier.pretrained import Normalised, load_all, read_state
 from wsss_kit.classifier.resnet38 import ResNet38Backbone
 from wsss_kit.registry import find
+from wsss_kit.training import device_of
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BACKBONES = ("paper", *RESNETS, "resnet38")

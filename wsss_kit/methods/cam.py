@@ -20,8 +20,8 @@ from wsss_kit.classifier.train import (
     CLASSIFIER,
     HEAD_ALONE,
     check_recipe,
+    classifier_optimiser,
     pool_features,
-    sgd,
     train_classifier,
     train_head,
 )
@@ -117,20 +117,16 @@ class CAM(TrainedCAM):
             raise ValueError(
                 "pooled features need train_backbone=False; a backbone that learns moves"
             )
-        presets = PRESETS
-        if not train_backbone:
-            presets = {name: {**preset, **HEAD_ALONE} for name, preset in PRESETS.items()}
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        values = preset_values(presets, self.preset, given)
+        presets = {name: {**preset, **HEAD_ALONE} for name, preset in PRESETS.items()}
+        values = preset_values(PRESETS if train_backbone else presets, self.preset, given)
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
         check_recipe(values)
-        classes = classes_of(samples)
-        self._begin(classes, seed)
+        self._begin(classes_of(samples), seed)
         if train_backbone:
-            self._train_all(samples, values, checkpoint)
+            self._fit_all(samples, values, checkpoint)
         else:
-            if pooled is None:
-                pooled = self.pool(samples, progress=progress)
+            pooled = self.pool(samples, progress=progress) if pooled is None else pooled
             expected = (len(samples), 2, self.head_.shape[1])
             if pooled.shape != expected:
                 raise ValueError(
@@ -141,30 +137,17 @@ class CAM(TrainedCAM):
         self.backbone_.eval()
         return self
 
-    def _train_all(
-        self, samples: Sequence[Sample], recipe: dict[str, Any], checkpoint: str | Path | None
+    def _fit_all(
+        self, samples: Sequence[Sample], values: dict[str, Any], checkpoint: str | Path | None
     ) -> None:
-        optimiser = sgd(self.head_, recipe, self.backbone_)
-        run = self._run(samples, recipe) if checkpoint is not None else {}
-        stored, first = self._resume(checkpoint, run, recipe["epochs"]), 0
-        if stored is not None:
-            restore_optimiser(optimiser, stored[0])
-            first = stored[1]["epoch"]
-
-        def after_epoch(epoch: int, loss: float) -> None:
-            self.losses_.append(loss)
-            self._save_state(checkpoint, optimiser, epoch + 1, run)
-
-        pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
-        train_classifier(
-            self.backbone_,
-            self.head_,
-            samples,
-            {**recipe, "pretrained": pretrained},
-            optimiser=optimiser,
-            first_epoch=first,
-            after_epoch=after_epoch,
-        )
+        network = self.backbone_, self.head_
+        optimiser = classifier_optimiser(*network, values)
+        place = self._place(checkpoint, samples, values)
+        stored, done = self._resume(place, values["epochs"])
+        restore_optimiser(optimiser, stored)
+        recipe = {**values, "pretrained": self._pretrained()}
+        options = {"done": done, "after_epoch": self._after_epoch(place, optimiser)}
+        train_classifier(*network, samples, recipe, optimiser, **options)
 
     def pool(self, samples: Sequence[Sample], *, progress: bool = True) -> Tensor:
         """Pooled features of every image and of its mirror image: (M, 2, D) float32.

@@ -11,20 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.cam import upsample
+from wsss_kit.checkpoints import Resumable
 from wsss_kit.checks import check_images, check_labels, check_scales, check_word, chosen_device
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.pretrained import device_of
 from wsss_kit.crf import crf_of_present, dense_crf
-from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.segmentation.networks import build_network
+from wsss_kit.training import device_of
 from wsss_kit.training import progress as progress_bar
 
-METHOD, CARD_VERSION = "segmenter", 1
-_SAVED = ("network", "backbone", "classes", "taught_by")
 FUSIONS = ("mean", "max")
 
 
-class Segmenter(nn.Module):
+class Segmenter(Resumable, nn.Module):
     """A network with the names of its classes; calling it gives logits at the image's size.
 
     Args:
@@ -34,6 +32,9 @@ class Segmenter(nn.Module):
         backbone: how its backbone is called, None for its usual one.
         taught_by: what masks it learned from, in words, for the card.
     """
+
+    METHOD = "segmenter"
+    SAVED = ("network", "backbone", "classes", "taught_by")
 
     def __init__(
         self,
@@ -156,15 +157,6 @@ class Segmenter(nn.Module):
             for sample in progress_bar(samples, what="masks", shown=shown, total=len(samples))
         }
 
-    def card(self) -> dict[str, Any]:
-        """Return the description that is saved beside the weights."""
-        saved = {name: getattr(self, name) for name in _SAVED}
-        return {"method": METHOD, "version": CARD_VERSION, **saved, "losses": self.losses_}
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first."""
-        return save_model(path, self.state_dict(), self.card())
-
     @classmethod
     def load(
         cls, path: str | Path, *, net: nn.Module | None = None, device: str = "auto"
@@ -180,19 +172,11 @@ class Segmenter(nn.Module):
             FileNotFoundError: if a file is missing.
             ValueError: if the file is damaged, of another method or version, or of another network.
         """
-        tensors, card = load_model(path)
-        check_card(card, path, method=METHOD, version=CARD_VERSION, keys=(*_SAVED, "losses"))
-        saved = {name: card[name] for name in _SAVED}
+        tensors, card = cls._read(path)
+        saved = {name: card[name] for name in cls.SAVED}
         if net is None:
             n_values = 1 + len(saved["classes"])
             net = build_network(saved["network"], n_values, backbone=saved["backbone"])
-        segmenter = cls(net, saved.pop("classes"), **saved)
-        try:
-            segmenter.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path} has the weights of another network than {card['network']} ({error}); give "
-                "the module it was saved with as net"
-            ) from error
-        segmenter.losses_ = list(card["losses"])
+        segmenter = cls(net, **saved)
+        segmenter._take(tensors, card, path)
         return segmenter.to(chosen_device(device)).eval()

@@ -254,13 +254,13 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(world, tmp_path, monkeypatch,
         if place["epoch"] == done:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("wsss_kit.methods.trained.save_checkpoint", failing)
+    monkeypatch.setattr("wsss_kit.checkpoints.save_checkpoint", failing)
     with pytest.raises(KeyboardInterrupt):
         new().fit(world, **options, checkpoint=path)
     monkeypatch.undo()
     assert load_model(path)[1]["epoch"] == done
     monkeypatch.setattr(
-        "wsss_kit.methods.sc_cam.method.train_baseline", lambda *_: pytest.fail("trained twice")
+        "wsss_kit.methods.sc_cam.method.train_classifier", lambda *_: pytest.fail("trained twice")
     )
     again = new().fit(world, **options, checkpoint=path)
     assert again.losses_ == whole.losses_

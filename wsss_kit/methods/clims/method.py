@@ -11,21 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checkpoints import restore_optimiser
-from wsss_kit.checks import (
-    check_count,
-    check_not_negative,
-    check_probability,
-    check_samples,
-)
+from wsss_kit.checks import check_count, check_not_negative, check_probability, check_samples
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import check_recipe
+from wsss_kit.classifier.train import check_recipe, train_classifier
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.methods.clims.presets import LOSSES, PRESETS
 from wsss_kit.methods.clims.train import calibrate, make_optimiser, train
-from wsss_kit.methods.trained import TrainedCAM, baseline_recipe, train_baseline
+from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.prompts import Prompts
 from wsss_kit.training import classes_of
 
@@ -167,57 +162,46 @@ class CLIMS(TrainedCAM):
         if self.clip is None:
             raise RuntimeError("this CLIMS has no CLIP to learn from; give it one: CLIMS(clip, …)")
         check_samples(samples)
-        values = self._values({"epochs": epochs, "batch_size": batch_size})
-        values.update({} if learning_rate is None else {"learning_rate": learning_rate})
+        given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+        values = self._values(**given)
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
         check_recipe(values)
         check_count("accumulate", accumulate)
         values["accumulate"] = accumulate
-        named = getattr(samples, "classes", None) is not None
-        self._check_classes(classes_of(samples), named=named)
-        how = {"preset": self.preset, "weights": self.weights}
-        base = baseline_recipe(self.backbone, values, baseline or {}, **how)
+        self._check_classes(samples)
+        base = self._baseline(values, baseline)
         self._begin(self.prompts.classes, seed)
-        run = {}
-        if checkpoint is not None:
-            run = self._run(samples, {**values, "baseline": base})
-        stored = self._resume(checkpoint, run, values["epochs"])
-        if stored is None:
+        network = self.backbone_, self.head_, self.bias_
+        prompts = json.loads(self.prompts.to_json())
+        place = self._place(checkpoint, samples, values, base, prompts=prompts)
+        stored, done = self._resume(place, values["epochs"])
+        if not stored:
             if base is not None:
-                train_baseline(self.backbone_, self.head_, samples, base)
+                train_classifier(self.backbone_, self.head_, samples, base)
             if values["calibrated"]:
-                calibrate(self.backbone_, self.head_, self.bias_, samples)
-        optimiser = make_optimiser(self.backbone_, self.head_, self.bias_, values)
-        if stored is None:
-            self._save_state(checkpoint, optimiser, 0, run)
-        else:
-            restore_optimiser(optimiser, stored[0])
+                calibrate(*network, samples)
+        optimiser = make_optimiser(*network, values)
+        restore_optimiser(optimiser, stored)
+        if not stored:
+            self._save_state(place, optimiser, 0)
+        keep = self._after_epoch(place, optimiser)
 
         def after_epoch(epoch: int, losses: dict[str, float]) -> None:
-            self.losses_.append(losses)
-            self._save_state(checkpoint, optimiser, epoch + 1, run)
+            keep(epoch, losses)
             if on_epoch is not None:
                 self.backbone_.eval()
                 on_epoch(epoch + 1, self)
 
-        train(
-            self.backbone_,
-            self.head_,
-            self.bias_,
-            samples,
-            Judge(self.clip, self.prompts, values),
-            values,
-            optimiser=optimiser,
-            first_epoch=0 if stored is None else stored[1]["epoch"],
-            after_epoch=after_epoch,
-        )
+        judge = Judge(self.clip, self.prompts, values)
+        train(network, samples, judge, values, optimiser, after_epoch=after_epoch, done=done)
         self.backbone_.eval()
         return self
 
-    def _check_classes(self, found: Sequence[str], *, named: bool) -> None:
+    def _check_classes(self, samples: Sequence[Sample]) -> None:
         """Refuse samples of other classes than the prompts', by name or, unnamed, by number."""
-        expected = self.prompts.classes
-        if (named and tuple(found) != expected) or len(found) != len(expected):
+        found, expected = classes_of(samples), self.prompts.classes
+        named = getattr(samples, "classes", None) is not None
+        if (named and found != expected) or len(found) != len(expected):
             raise ValueError(
                 f"the samples have {len(found)} classes ({', '.join(found[:4])}, …) and the "
                 f"prompts {len(expected)} ({', '.join(expected[:4])}, …); "
@@ -230,8 +214,9 @@ class CLIMS(TrainedCAM):
 
     # -- files ------------------------------------------------------------------------------
 
-    def _card(self) -> dict[str, Any]:
-        return {**super()._card(), "prompts": json.loads(self.prompts.to_json())}
+    def card(self) -> dict[str, Any]:
+        """Return the description that is saved beside the weights."""
+        return {**super().card(), "prompts": json.loads(self.prompts.to_json())}
 
     def _tensors(self) -> dict[str, Tensor]:
         return {**super()._tensors(), "bias": self.bias_}
@@ -244,6 +229,3 @@ class CLIMS(TrainedCAM):
     @classmethod
     def _more_arguments(cls, card: Mapping[str, Any]) -> dict[str, Any]:
         return {"clip": None, "prompts": Prompts.from_json(json.dumps(card["prompts"]))}
-
-    def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super()._run(samples, recipe), "prompts": self._card()["prompts"]}

@@ -7,72 +7,38 @@ is ours, tuned on the embedded world's ``val``.
 
 from __future__ import annotations
 
-from typing import Any
+from wsss_kit.training import columns
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "reference": {
-        "otm": 10.0,
-        "btm": 24.0,
-        "cbs": 1.0,
-        "reg": 0.2,
-        "cbs_threshold": 0.26,
-        "scales": (1.0, 0.5, 1.5, 2.0),
-        "flip": True,
-        "epochs": 15,
-        "batch_size": 16,
-        "learning_rate": 2.5e-4,
-        "head_factor": 10.0,
-        "optimiser": "sgd",
-        "momentum": 1e-4,
-        "weight_decay": 1e-4,
-        "trains_stem": False,
-        "trains_batch_norm": True,
-        "calibrated": False,
-        "pixels": "imagenet",
-        "side": 224,
-        "align_corners": True,
-        "backgrounds": "sum",
-        "area": "all",
-        "heavy_classes": {},
+_SCALES = (1.0, 0.5, 1.5, 2.0)
+_HEAVY = {"chair": 3.0, "diningtable": 3.0, "sofa": 3.0}
+PRESETS = columns(
+    ("reference", "clean", "paper"),
+    {
+        "otm": (10.0, 12.0, 10.0),
+        "btm": (24.0, 6.0, 25.0),
+        "cbs": (1.0, 6.0, 29.5),
+        "reg": (0.2, 3.0, 1.15),
+        "cbs_threshold": (0.26, None, None),
+        "scales": (_SCALES, _SCALES, _SCALES),
+        "flip": (True, True, True),
+        "epochs": (15, 3, 10),
+        "batch_size": (16, 16, 16),
+        "learning_rate": (2.5e-4, 5e-4, 2.5e-4),
+        "head_factor": (10.0, 5.0, 1.0),
+        "optimiser": ("sgd", "adamw", "sgd"),
+        "momentum": (1e-4, 0.9, 1e-4),
+        "weight_decay": (1e-4, 0.01, 1e-4),
+        "trains_stem": (False, True, False),
+        "trains_batch_norm": (True, False, True),
+        "calibrated": (False, True, False),
+        "pixels": ("imagenet", "rgb", "clip"),
+        "side": (224, None, 224),
+        "align_corners": (True, False, True),
+        "backgrounds": ("sum", "pairs", "texts"),
+        "area": ("all", "present", "all"),
+        "heavy_classes": ({}, {}, _HEAVY),
     },
-    "clean": {
-        "otm": 12.0,
-        "btm": 6.0,
-        "cbs": 6.0,
-        "reg": 3.0,
-        "cbs_threshold": None,
-        "scales": (1.0, 0.5, 1.5, 2.0),
-        "flip": True,
-        "epochs": 3,
-        "batch_size": 16,
-        "learning_rate": 5e-4,
-        "head_factor": 5.0,
-        "optimiser": "adamw",
-        "momentum": 0.9,
-        "weight_decay": 0.01,
-        "trains_stem": True,
-        "trains_batch_norm": False,
-        "calibrated": True,
-        "pixels": "rgb",
-        "side": None,
-        "align_corners": False,
-        "backgrounds": "pairs",
-        "area": "present",
-        "heavy_classes": {},
-    },
-}
-PRESETS["paper"] = {
-    **PRESETS["reference"],
-    "btm": 25.0,
-    "cbs": 29.5,
-    "reg": 1.15,
-    "cbs_threshold": None,
-    "epochs": 10,
-    "head_factor": 1.0,
-    "pixels": "clip",
-    "backgrounds": "texts",
-    "heavy_classes": {"chair": 3.0, "diningtable": 3.0, "sofa": 3.0},
-}
+)
 """Preset -> choice. The loss weights are the paper's alpha, beta, gamma and delta. The others:
 
 ``momentum``: the released trainer hands weight decay to SGD's momentum, so that the real momentum

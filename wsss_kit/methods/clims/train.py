@@ -1,8 +1,8 @@
-"""Training by what a frozen CLIP says of masked images."""
+"""Train by the similarity that a frozen CLIP computes between masked images and texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,19 +11,14 @@ from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.pretrained import device_of
-from wsss_kit.classifier.train import (
-    batches,
-    groups_of,
-    state_of,
-    to_training,
-)
+from wsss_kit.classifier.train import LabelledImages, groups_of, sgd
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.methods.clims.presets import LOSSES
-from wsss_kit.processes import as_first, sum_gradients, total, totals
-from wsss_kit.training import Diverged, cosine_decay, polynomial_decay, train_epochs
+from wsss_kit.processes import sum_gradients, total, totals
+from wsss_kit.training import Diverged, batch_norms, cosine_decay, device_of, train_epochs
 
 Recipe = Mapping[str, Any]
+Network = tuple[nn.Module, Tensor, Tensor]  # backbone, head and bias
 
 _AT_MAXIMUM, _AT_ZERO = 2.0, -3.0
 """Calibrated sigmoids: the logit at a class's usual maximum, and where the map is zero."""
@@ -32,7 +27,7 @@ _SATURATED = 0.003  # mean map of present classes from which on nothing is learn
 
 
 def activation_maps(backbone: nn.Module, head: Tensor, bias: Tensor, images: Tensor) -> Tensor:
-    """The maps that are trained: the sigmoid of CAM's, (B, 3, H, W) -> (B, C, h, w)."""
+    """Compute the maps that are trained: the sigmoid of CAM's, (B, 3, H, W) -> (B, C, h, w)."""
     cams = class_activation_maps(backbone(images), head.to(images.dtype))
     return torch.sigmoid(cams.float() + bias[:, None, None])
 
@@ -66,78 +61,62 @@ def calibrate(backbone: nn.Module, head: Tensor, bias: Tensor, samples: Sequence
 def make_optimiser(
     backbone: nn.Module, head: Tensor, bias: Tensor, recipe: Recipe
 ) -> torch.optim.Optimizer:
-    """The preset's optimiser: the head learns faster, the frozen stem not at all."""
-    own = [head, bias] if recipe["calibrated"] else [head]
-    groups, rate = groups_of(backbone, own, recipe), recipe["learning_rate"]
-    if recipe["optimiser"] == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=recipe["weight_decay"])
-    return torch.optim.SGD(
-        groups, lr=rate, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"]
-    )
+    """Create the preset's optimiser: the head learns faster, the frozen stem not at all."""
+    groups = groups_of(backbone, [head, bias] if recipe["calibrated"] else [head], recipe)
+    if recipe["optimiser"] == "sgd":
+        return sgd(groups, recipe)
+    return torch.optim.AdamW(groups, recipe["learning_rate"], weight_decay=recipe["weight_decay"])
 
 
 def train(
-    backbone: nn.Module,
-    head: Tensor,
-    bias: Tensor,
+    network: Network,
     samples: Sequence[Sample],
     judge: Judge,
     recipe: Recipe,
-    *,
     optimiser: torch.optim.Optimizer,
-    first_epoch: int,
+    *,
     after_epoch: Callable[[int, dict[str, float]], None],
+    done: int,
 ) -> None:
     """Train backbone and head by the four losses.
 
     Args:
-        backbone: (B, 3, H, W) -> (B, D, h, w); changed in place.
-        head: (C, D); changed in place.
-        bias: (C,) of the sigmoid; changed in place where the preset calibrates.
+        network: backbone (B, 3, H, W) -> (B, D, h, w), head (C, D), and bias (C,) of the sigmoid;
+            changed in place, the bias where the preset calibrates.
         samples: images with labels.
         judge: CLIP with its texts.
         recipe: a preset's values with ``seed``, ``shown``, ``crop``, ``long_side`` and
             ``accumulate``.
         optimiser: from `make_optimiser`, with its moments where a run is resumed.
-        first_epoch: epochs done before.
         after_epoch: called with the epoch's number and its mean losses, to log and to save.
+        done: epochs done before.
 
     Raises:
         Diverged: if the loss runs away, or the maps are 0 or 1 everywhere.
     """
-    steps = -(-len(samples) // recipe["batch_size"])
-    how = {"first": first_epoch * steps}
-    if recipe["optimiser"] == "adamw":
-        schedule = cosine_decay(optimiser, steps * recipe["epochs"], warmup=_WARM_UP, **how)
-    else:
-        schedule = polynomial_decay(optimiser, steps * recipe["epochs"], **how)
-    where = ""
-
-    def batches_of(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        nonlocal where
-        where = f"epoch {epoch + 1}"
-        return batches(samples, epoch, recipe)
+    now = done
 
     def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
         return train_step(
-            backbone, head, bias, images, labels, judge, recipe, optimiser, where=where
+            *network, images, labels, judge, recipe, optimiser, where=f"epoch {now + 1}"
         )
 
     def checked(epoch: int, losses: dict[str, float]) -> None:
-        check_maps(losses.pop("maps"), where)
+        nonlocal now
+        now = epoch + 1
+        check_maps(losses.pop("maps"), f"epoch {now}")
         after_epoch(epoch, losses)
 
-    as_first(state_of(backbone, head, bias))
     train_epochs(
         step,
-        batches_of,
-        backbone,
+        LabelledImages(samples, recipe),
+        network[0],
+        optimiser,
         recipe,
-        schedule=schedule,
-        epochs=range(first_epoch, recipe["epochs"]),
-        steps=steps,
         what="CLIMS",
-        start_epoch=partial(to_training, backbone, fixes_norms=not recipe["trains_batch_norm"]),
+        done=done,
+        decay=partial(cosine_decay, warmup=_WARM_UP) if recipe["optimiser"] == "adamw" else None,
+        fixed=() if recipe["trains_batch_norm"] else batch_norms(network[0]),
         after_epoch=checked,
     )
 
@@ -154,7 +133,7 @@ def train_step(
     *,
     where: str = "a step",
 ) -> dict[str, float]:
-    """One step of the optimiser on one batch, in ``accumulate`` parts that add up to the whole.
+    """Take one step of the optimiser on one batch, in ``accumulate`` parts that add up.
 
     Several processes' parts of a batch add up in the same way.
 
@@ -176,12 +155,11 @@ def train_step(
         The losses of the batch, not weighted, with ``total``, weighted, and ``maps``, the mean of
         the maps of the classes present.
     """
-    device, found = device_of(backbone), dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
+    device, sums = device_of(backbone), dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
     n_images, n_pairs = total(torch.tensor([len(images), labels.sum().item()])).tolist()
     parts = min(recipe["accumulate"], int(n_images))  # the same for all processes
     optimiser.zero_grad(set_to_none=True)
-    split = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
-    for part, positive in split:
+    for part, positive in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             maps = activation_maps(backbone, head, bias, part.to(device))
             if not torch.isfinite(maps).all():
@@ -192,24 +170,25 @@ def train_step(
             losses = judge.losses(part, maps, positive)
         # means over pairs or maps, and a sum, of a part's share in the batch
         pairs, of_images = positive.sum().item() / max(1, n_pairs), len(part) / n_images
-        cbs = pairs if recipe["backgrounds"] == "pairs" else 1.0
-        reg = pairs if recipe["area"] == "present" and n_pairs else of_images
-        shares = {"otm": pairs, "btm": pairs, "cbs": cbs, "reg": reg}
+        shares = dict.fromkeys(LOSSES, pairs)
+        if recipe["backgrounds"] != "pairs":
+            shares["cbs"] = 1.0
+        if recipe["area"] != "present" or not n_pairs:
+            shares["reg"] = of_images
         losses = {name: shares[name] * losses[name] for name in LOSSES}
-        weighted = sum(recipe[name] * losses[name] for name in LOSSES)
-        weighted.backward()
-        with torch.no_grad():
-            present = positive.to(maps) > 0
-            found["maps"] += pairs * maps[present].mean().item() if present.any() else 0.0
-        for name, value in (*losses.items(), ("total", weighted)):
-            found[name] += value.item()
+        losses["total"] = sum(recipe[name] * losses[name] for name in LOSSES)
+        losses["total"].backward()
+        present = maps.detach()[positive.to(maps) > 0]
+        sums["maps"] += pairs * present.mean().item() if len(present) else 0.0
+        for name, value in losses.items():
+            sums[name] += value.item()
     sum_gradients(optimiser)
     optimiser.step()
-    return totals(found)
+    return totals(sums)
 
 
 def check_maps(mean: float, where: str) -> None:
-    """Refuse to go on with maps that say nothing: 0 or 1 all over."""
+    """Raise `Diverged` for maps that are 0 or 1 everywhere."""
     if _SATURATED <= mean <= 1 - _SATURATED:
         return
     raise Diverged(

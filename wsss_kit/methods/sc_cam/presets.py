@@ -6,60 +6,36 @@ tuned on the embedded world's ``val``.
 
 from __future__ import annotations
 
-from typing import Any
+from wsss_kit.training import columns
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "reference": {
-        "n_subcategories": 10,
-        "rounds": 3,
-        "subcategory_weight": 5.0,
-        "features": "picture",
-        "unit_length": False,
-        "read_out": "parent",
-        "restart_each_round": True,
-        "starts_from": "trunk",
-        "xavier_heads": True,
-        "scales": (1.0, 0.5, 1.5, 2.0),
-        "flip": True,
-        "epochs": (31, 41, 51),
-        "schedule": 61,
-        "batch_size": 16,
-        "learning_rate": 0.01,
-        "head_factor": 10.0,
-        "momentum": 5e-4,
-        "weight_decay": 5e-4,
-        "fixed_batch_norm": True,
-        "trains_stem": False,
-        "trains_norms": False,
-        "dropout": 0.5,
-        "jitter": (0.3, 0.3, 0.3, 0.1),
+PRESETS = columns(
+    ("reference", "clean"),
+    {
+        "n_subcategories": (10, 10),
+        "rounds": (3, 3),
+        "subcategory_weight": (5.0, 5.0),
+        "features": ("picture", "own_map"),
+        "unit_length": (False, True),
+        "read_out": ("parent", "children"),
+        "restart_each_round": (True, True),
+        "starts_from": ("trunk", "classifier"),
+        "xavier_heads": (True, False),
+        "scales": ((1.0, 0.5, 1.5, 2.0), (1.0, 0.5, 1.5, 2.0)),
+        "flip": (True, True),
+        "epochs": ((31, 41, 51), 6),
+        "schedule": (61, None),
+        "batch_size": (16, 32),
+        "learning_rate": (0.01, 0.02),
+        "head_factor": (10.0, 10.0),
+        "momentum": (5e-4, 0.9),
+        "weight_decay": (5e-4, 5e-4),
+        "fixed_batch_norm": (True, False),
+        "trains_stem": (False, True),
+        "trains_norms": (False, True),
+        "dropout": (0.5, 0.0),
+        "jitter": ((0.3, 0.3, 0.3, 0.1), None),
     },
-    "clean": {
-        "n_subcategories": 10,
-        "rounds": 3,
-        "subcategory_weight": 5.0,
-        "features": "own_map",
-        "unit_length": True,
-        "read_out": "children",
-        "restart_each_round": True,
-        "starts_from": "classifier",
-        "xavier_heads": False,
-        "scales": (1.0, 0.5, 1.5, 2.0),
-        "flip": True,
-        "epochs": 6,
-        "schedule": None,
-        "batch_size": 32,
-        "learning_rate": 0.02,
-        "head_factor": 10.0,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "fixed_batch_norm": False,
-        "trains_stem": True,
-        "trains_norms": True,
-        "dropout": 0.0,
-        "jitter": None,
-    },
-}
+)
 """Preset -> choice.
 
 ``features``: what is clustered: the whole ``"picture"``'s average, or the average under the class's
