@@ -24,6 +24,7 @@ from wsss_kit.checkpoints import Resumable
 from wsss_kit.checks import (
     check_count,
     check_counts,
+    check_given,
     check_images,
     check_not_negative,
     check_positive,
@@ -103,9 +104,7 @@ class AffinityNet(Resumable, nn.Module):
             channels = [channels] * levels
         check_count("seed", seed, least=0)
         check_word("kind", kind, KINDS)
-        for name, value in {"stride": stride, "pad_to": pad_to}.items():
-            if value is not None:
-                check_count(name, value)
+        check_given(check_count, stride=stride, pad_to=pad_to)
         if backbone is None:
             backbone, weights = "paper", weights or "web"
         self.backbone = backbone if isinstance(backbone, str) else type(backbone).__name__
@@ -120,7 +119,7 @@ class AffinityNet(Resumable, nn.Module):
         self.eval()
 
     def backbone_levels(self, images: Tensor) -> list[Tensor]:
-        """The last ``levels`` of the backbone, from fine to coarse, on the network's device.
+        """Compute the last ``levels`` of the backbone, from fine to coarse, on the own device.
 
         (B, 3, H, W) -> (B, D, h, w) of each.
         """
@@ -130,37 +129,32 @@ class AffinityNet(Resumable, nn.Module):
         return self.trunk.levels(images)[-self.levels :]
 
     def features(self, images: Tensor) -> Tensor:
-        """What is compared: (B, 3, H, W) RGB in [0, 1] -> (B, channels, h, w).
+        """Compute what is compared: (B, 3, H, W) RGB in [0, 1] -> (B, channels, h, w).
 
         Of the boundary variant one channel, before the sigmoid. On the network's own device.
         """
         H, W = images.shape[2:]
-        beyond = [max(0, (self.pad_to or 0) - side) for side in (H, W)]
-        if not any(beyond):
-            return self.project(self.backbone_levels(images))
-        mean = getattr(self.trunk, "mean", torch.zeros(3, 1, 1)).to(images)
-        images = F.pad(images - mean, (0, beyond[1], 0, beyond[0])) + mean
+        down, right = (max(0, (self.pad_to or 0) - side) for side in (H, W))
+        if down or right:
+            mean = getattr(self.trunk, "mean", torch.zeros(3, 1, 1)).to(images)
+            images = F.pad(images - mean, (0, right, 0, down)) + mean
         features = self.project(self.backbone_levels(images))
-        h, w = (
-            -(-side // round(padded / cells))
-            for side, padded, cells in zip(
-                (H, W), images.shape[2:], features.shape[2:], strict=True
-            )
-        )
-        return features[:, :, :h, :w]
+        sides = zip((H, W), images.shape[2:], features.shape[2:], strict=True)
+        h, w = (-(-side // round(padded / cells)) for side, padded, cells in sides)
+        return features[:, :, :h, :w] if down or right else features
 
     def compare(self, projected: Tensor) -> Tensor:
-        """What is between neighbours, from `features`: (B, channels, h, w) -> (B, P, h, w)."""
+        """Compare neighbours by `features`: (B, channels, h, w) -> (B, P, h, w)."""
         if self.kind == "boundary":
             return boundary_affinity(projected.sigmoid(), self.offsets)
         return feature_affinity(projected, self.offsets)
 
     def between(self, images: Tensor) -> Tensor:
-        """What is between neighbours: (B, 3, H, W) RGB in [0, 1] -> (B, P, h, w)."""
+        """Compare neighbours in images: (B, 3, H, W) RGB in [0, 1] -> (B, P, h, w)."""
         return self.compare(self._seen(images))
 
     def _seen(self, images: Tensor) -> Tensor:
-        """Features; the boundary as in IRN: the mean of the image's and its mirror image's."""
+        """Compute features; of the boundary, as in IRN, the mean of the image's and its flip's."""
         if self.kind == "features":
             return self.features(images)
         one, two = self.features(torch.cat([images, images.flip(-1)])).chunk(2)
@@ -168,21 +162,19 @@ class AffinityNet(Resumable, nn.Module):
 
     @torch.no_grad()
     def boundaries(self, images: Tensor) -> Tensor:
-        """The boundary variant's own: (B, 3, H, W) -> (B, 1, h, w) in [0, 1].
+        """Compute the boundary variant's boundaries: (B, 3, H, W) -> (B, 1, h, w) in [0, 1].
 
         Raises:
             ValueError: if the features are compared instead.
         """
         if self.kind != "boundary":
-            raise ValueError(
-                f"kind is {self.kind!r}, expected 'boundary' for boundaries to be there"
-            )
+            raise ValueError(f"kind is {self.kind!r}, expected 'boundary' to have boundaries")
         check_images(images)
         return self._seen(images).sigmoid().to(images.device)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """The whole affinity, ready for `transition_matrix`.
+        """Compute the whole affinity, ready for `transition_matrix`.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
@@ -198,7 +190,7 @@ class AffinityNet(Resumable, nn.Module):
     def walk(
         self, scores: Tensor, images: Tensor, *, power: float = 8, squarings: int = 8
     ) -> Tensor:
-        """Random walk of maps with the images' affinity, by whichever way is faster.
+        """Let maps walk with the images' affinity, by whichever way is faster.
 
         Of the boundary variant the maps are first multiplied by one minus the boundary, as in IRN:
         what lies on a boundary belongs to nobody.
@@ -228,8 +220,7 @@ class AffinityNet(Resumable, nn.Module):
             whole = dense(between, self.offsets)
             walked = random_walk(sized, transition_matrix(whole, power=power, squarings=squarings))
         else:
-            options = {"power": power, "steps": 2**squarings}
-            walked = windowed_walk(sized, between, self.offsets, **options)
+            walked = windowed_walk(sized, between, self.offsets, power=power, steps=2**squarings)
         return walked.to(scores.device)
 
     def fit(
@@ -273,13 +264,12 @@ class AffinityNet(Resumable, nn.Module):
             ValueError: if an image has no seed, the images differ in size, a number is out of
                 its range, or the checkpoint is of another run.
         """
-        for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
-            check_count(name, value)
+        check_count("epochs", epochs)
+        check_count("batch_size", batch_size)
         check_positive("learning_rate", learning_rate)
         check_not_negative("weight_decay", weight_decay)
         check_count("seed", seed, least=0)
-        if crop is not None:
-            check_count("crop", crop)
+        check_given(check_count, crop=crop)
         recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         recipe |= {"weight_decay": weight_decay, "crop": crop, "seed": seed}
         recipe |= {"train_backbone": train_backbone, "fixes_norms": fixes_norms}
@@ -290,7 +280,7 @@ class AffinityNet(Resumable, nn.Module):
     def load(
         cls, path: str | Path, *, backbone: nn.Module | None = None, device: str = "auto"
     ) -> AffinityNet:
-        """A trained AffinityNet from its files, or from a file that PSA or IRN released.
+        """Load a trained AffinityNet from its files, or from a file that PSA or IRN released.
 
         Args:
             path: as given to `save`; or ``res38_aff.pth`` of PSA, which SC-CAM's authors refine

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.checks import check_count, check_image, check_positive
+from wsss_kit.checks import check_count, check_given, check_image, check_positive
 from wsss_kit.classes import Sample
 from wsss_kit.processes import each, own, own_views, total
 from wsss_kit.training import (
@@ -73,8 +73,7 @@ def check_recipe(values: Mapping[str, Any]) -> None:
         check_count(name, values[name])
     check_positive("learning_rate", values["learning_rate"])
     check_count("seed", values["seed"], least=0)
-    if values["crop"] is not None:
-        check_count("crop", values["crop"])
+    check_given(check_count, crop=values["crop"])
     if values["long_side"] is not None:
         pair = values["long_side"]
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:

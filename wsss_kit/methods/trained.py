@@ -13,12 +13,18 @@ from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checkpoints import Place, Resumable, fingerprint
-from wsss_kit.checks import check_count, check_device, check_scales
+from wsss_kit.checks import check_count, check_device, check_given, check_scales, chosen_device
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.backbones import build_classifier, classifier_tensors, restore_classifier
+from wsss_kit.classifier.backbones import (
+    build_backbone,
+    classifier_tensors,
+    new_head,
+    restore_classifier,
+)
 from wsss_kit.classifier.train import CLASSIFIER, check_recipe
 from wsss_kit.files import check_classes
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
+from wsss_kit.training import device_of
 
 Backbone = str | nn.Module | CAMMethod
 """A name, a module, or a fitted CAM, whose backbone and head are copied."""
@@ -53,8 +59,7 @@ class TrainedCAM(Resumable, CAMMethod):
         device: str = "auto",
     ) -> None:
         preset_values(self.PRESETS, preset, {})
-        if stride is not None:
-            check_count("stride", stride)
+        check_given(check_count, stride=stride)
         if scales is not None:
             check_scales(scales)
         check_device(device)
@@ -75,8 +80,12 @@ class TrainedCAM(Resumable, CAMMethod):
         """
         start = self.backbone
         if not isinstance(start, CAMMethod):
-            options = {"stride": self.stride, "weights": self.weights, "device": self.device}
-            network = build_classifier(start, len(classes), seed=seed, **options)
+            options = {"stride": self.stride, "weights": self.weights, "seed": seed}
+            backbone = build_backbone(start, **options)
+            if isinstance(start, str):  # a module stays where it is
+                backbone = backbone.to(chosen_device(self.device))
+            head = new_head(len(classes), backbone.out_channels, seed=seed)
+            head = head.to(device_of(backbone))
         elif not hasattr(start, "head_"):
             raise RuntimeError("the CAM to start from is not fitted; call its fit(samples)")
         elif tuple(start.classes_) != tuple(classes):
@@ -85,9 +94,8 @@ class TrainedCAM(Resumable, CAMMethod):
                 f"learned is {', '.join(classes[:4])}, …; expected the same classes"
             )
         else:
-            head = start.head_.detach().clone().requires_grad_()
-            network = copy.deepcopy(start.backbone_), head
-        self.backbone_, self.head_ = network
+            backbone, head = copy.deepcopy(start.backbone_), start.head_.detach().clone()
+        self.backbone_, self.head_ = backbone, head.requires_grad_()
         self.classes_, self.losses_ = tuple(classes), []
 
     def _baseline(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wsss_kit.checkpoints import Place, fingerprint, fingerprint_masks, restore_optimiser
 from wsss_kit.checks import (
     check_count,
+    check_given,
     check_not_negative,
     check_positive,
     check_samples,
@@ -183,12 +184,12 @@ def _recipe(preset: str, given: Mapping[str, Any]) -> Recipe:
     recipe = {**PRESETS[preset], **{k: v for k, v in given.items() if v is not None}}
     if given["epochs"] is not None and given["iterations"] is not None:
         raise ValueError("give epochs or iterations, not both")
-    for length, other in (("epochs", "iterations"), ("iterations", "epochs")):
-        if given[length] is not None:
-            recipe[other] = None
-    for name in ("batch_size", "accumulate", "epochs", "iterations", "crop"):
-        if recipe[name] is not None:
-            check_count(name, recipe[name])
+    if given["epochs"] is not None:
+        recipe["iterations"] = None
+    if given["iterations"] is not None:
+        recipe["epochs"] = None
+    counts = ("batch_size", "accumulate", "epochs", "iterations", "crop")
+    check_given(check_count, **{name: recipe[name] for name in counts})
     check_positive("learning_rate", recipe["learning_rate"])
     check_not_negative("weight_decay", recipe["weight_decay"])
     check_word("loss", recipe["loss"], LOSSES)

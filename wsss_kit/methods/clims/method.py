@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checkpoints import restore_optimiser
-from wsss_kit.checks import check_count, check_not_negative, check_probability, check_samples
+from wsss_kit.checks import (
+    check_count,
+    check_given,
+    check_not_negative,
+    check_probability,
+    check_samples,
+)
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.train import check_recipe, train_classifier
 from wsss_kit.clip import FrozenCLIP
@@ -88,22 +94,12 @@ class CLIMS(TrainedCAM):
         preset: str = "reference",
         device: str = "auto",
     ) -> None:
-        super().__init__(
-            backbone,
-            weights=weights,
-            stride=stride,
-            scales=scales,
-            flip=flip,
-            preset=preset,
-            device=device,
-        )
+        shared = {"weights": weights, "stride": stride, "scales": scales, "flip": flip}
+        super().__init__(backbone, **shared, preset=preset, device=device)
         if not isinstance(prompts, Prompts):
             raise ValueError(f"prompts is {type(prompts).__name__}, expected Prompts")
-        for name, value in (("otm", otm), ("btm", btm), ("cbs", cbs), ("reg", reg)):
-            if value is not None:
-                check_not_negative(name, value)
-        if cbs_threshold is not None:
-            check_probability("cbs_threshold", cbs_threshold)
+        check_given(check_not_negative, otm=otm, btm=btm, cbs=cbs, reg=reg)
+        check_given(check_probability, cbs_threshold=cbs_threshold)
         if clip is not None and not hasattr(clip, "encode_sentences"):
             raise ValueError(f"clip is {type(clip).__name__}, expected a FrozenCLIP from load_clip")
         self.clip, self.prompts, self.cbs_threshold = clip, prompts, cbs_threshold

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_images, check_scales, check_word
+from wsss_kit.checks import check_count, check_given, check_images, check_scales, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import SIMILARITY, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
@@ -89,15 +90,12 @@ class CLIPES(CAMMethod):
                 "FrozenCLIP from load_clip and Prompts"
             )
         preset_values(PRESETS, preset, {})
-        if n_layers is not None:
-            check_count("n_layers", n_layers)
-        if squarings is not None:
-            check_count("squarings", squarings, least=0)
+        check_given(check_count, n_layers=n_layers)
+        check_given(partial(check_count, least=0), squarings=squarings)
         check_word("target", target, TARGETS)
         if scales is not None:
             check_scales(scales)
-        if similarity is not None:
-            check_word("similarity", similarity, SIMILARITY)
+        check_given(partial(check_word, known=SIMILARITY), similarity=similarity)
         self.clip, self.prompts, self.n_layers, self.preset = clip, prompts, n_layers, preset
         self.squarings, self.target, self.flip = squarings, target, flip
         self.scales = None if scales is None else tuple(scales)

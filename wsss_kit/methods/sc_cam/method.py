@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checkpoints import restore_optimiser
-from wsss_kit.checks import check_count, check_not_negative, check_samples, check_word
+from wsss_kit.checks import (
+    check_count,
+    check_given,
+    check_not_negative,
+    check_samples,
+    check_word,
+)
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import (
     build_backbone,
@@ -96,25 +103,12 @@ class SCCAM(TrainedCAM):
         preset: str = "reference",
         device: str = "auto",
     ) -> None:
-        super().__init__(
-            backbone,
-            weights=weights,
-            stride=stride,
-            scales=scales,
-            flip=flip,
-            preset=preset,
-            device=device,
-        )
-        counts = {"n_subcategories": n_subcategories, "rounds": rounds}
-        for name, count in counts.items():
-            if count is not None:
-                check_count(name, count)
-        if features is not None:
-            check_word("features", features, FEATURES)
-        if read_out is not None:
-            check_word("read_out", read_out, READ_OUTS)
-        if subcategory_weight is not None:
-            check_not_negative("subcategory_weight", subcategory_weight)
+        shared = {"weights": weights, "stride": stride, "scales": scales, "flip": flip}
+        super().__init__(backbone, **shared, preset=preset, device=device)
+        check_given(check_count, n_subcategories=n_subcategories, rounds=rounds)
+        check_given(check_not_negative, subcategory_weight=subcategory_weight)
+        check_given(partial(check_word, known=FEATURES), features=features)
+        check_given(partial(check_word, known=READ_OUTS), read_out=read_out)
         self.n_subcategories, self.rounds = n_subcategories, rounds
         self.subcategory_weight, self.features = subcategory_weight, features
         self.read_out, self.restart_each_round = read_out, restart_each_round
@@ -179,13 +173,11 @@ class SCCAM(TrainedCAM):
         base = self._baseline(values, baseline)
         if subcategories is not None:
             k = check_subcategories(subcategories, labels_of(samples))
-        from_backbone = values["starts_from"] == "trunk"
-        if from_backbone:
-            self._check_untrained()
         self._begin(classes, seed, k)
         place = self._place(checkpoint, samples, values, base, k=k, clustered=subcategories is None)
         stored, done = self._resume(place, sum(values["epochs"]))
         if not stored:
+            from_backbone = values["starts_from"] == "trunk"
             if from_backbone:
                 self.origin_ = self._untrained()
             if base is not None:
@@ -201,16 +193,12 @@ class SCCAM(TrainedCAM):
                 optimiser = self._optimiser(values)
                 if done > before:
                     restore_optimiser(optimiser, stored)
+                network = self.backbone_, self.head_, self.sub_head_
+                recipe = {**values, "epochs": length}
                 train_round(
-                    self.backbone_,
-                    self.head_,
-                    self.sub_head_,
-                    samples,
-                    self.subcategories_,
-                    {**values, "epochs": length},
-                    optimiser,
+                    *(*network, samples, self.subcategories_, recipe, optimiser),
                     what=f"SC-CAM, round {number + 1}",
-                    done=max(done, before) - before,
+                    done=max(done - before, 0),
                     before=before,
                     after_epoch=self._after_epoch(place, optimiser, before),
                 )
@@ -238,21 +226,21 @@ class SCCAM(TrainedCAM):
         head = new_head(C * self.k_, D, seed=seed, xavier=self._values()["xavier_heads"])
         return head.to(self.head_.device).requires_grad_()
 
-    def _check_untrained(self) -> None:
-        """Raise `ValueError` for a fitted CAM on a module, whose first weights are lost."""
-        if isinstance(self.backbone, CAMMethod) and not isinstance(self.backbone.backbone, str):
-            raise ValueError(
-                "preset reference begins every round with the backbone before any classifier, "
-                "which a fitted CAM on a module of your own no longer has; give the module itself, "
-                'or take preset="clean"'
-            )
-
     def _untrained(self) -> dict[str, Tensor]:
-        """Return the backbone's weights before any classifier; those of a fitted CAM built anew."""
+        """Return the backbone's weights before any classifier; those of a fitted CAM built anew.
+
+        Raises:
+            ValueError: for a fitted CAM on a module, whose first weights are lost.
+        """
         backbone, start = self.backbone_, self.backbone
         if isinstance(start, CAMMethod):
-            options = {"stride": start.stride, "weights": start.weights, "seed": 0}
-            backbone = build_backbone(start.backbone, **options)
+            if not isinstance(start.backbone, str):
+                raise ValueError(
+                    "preset reference begins every round with the backbone before any classifier, "
+                    "which a fitted CAM on a module of your own no longer has; give the module "
+                    'itself, or take preset="clean"'
+                )
+            backbone = build_backbone(start.backbone, stride=start.stride, weights=start.weights)
         return _copied({f"backbone.{name}": value for name, value in backbone.state_dict().items()})
 
     def _begin_round(
