@@ -63,7 +63,7 @@ class Segmenter(Resumable, nn.Module):
         flip: bool = False,
         fuse: str = "mean",
     ) -> Tensor:
-        """Probabilities over several sizes of an image and its mirror image.
+        """Compute probabilities over several sizes of an image and its mirror image.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
@@ -81,19 +81,17 @@ class Segmenter(Resumable, nn.Module):
         check_images(images)
         check_scales(scales)
         check_word("fuse", fuse, FUSIONS)
-        device = device_of(self)
-        found = []
+        size, found = images.shape[-2:], []
         for scale in scales:
-            size = [max(1, round(side * scale)) for side in images.shape[-2:]]
-            view = images.to(device)
-            if size != list(images.shape[-2:]):
-                view = F.interpolate(view, size=size, mode="bilinear", antialias=scale < 1)
-            for mirrored in (False, True) if flip else (False,):
-                logits = self.net(view.flip(-1) if mirrored else view)
-                logits = upsample(logits.flip(-1) if mirrored else logits, images.shape[-2:])
-                found.append(logits if fuse == "max" else logits.softmax(1))
-        found = torch.stack(found)
-        fused = found.mean(0) if fuse == "mean" else found.amax(0).softmax(1)
+            scaled = [max(1, round(side * scale)) for side in size]
+            view = images.to(device_of(self))
+            if scaled != list(size):
+                view = F.interpolate(view, size=scaled, mode="bilinear", antialias=scale < 1)
+            found.append(upsample(self.net(view), size))
+            if flip:
+                found.append(upsample(self.net(view.flip(-1)).flip(-1), size))
+        logits = torch.stack(found)
+        fused = logits.softmax(2).mean(0) if fuse == "mean" else logits.amax(0).softmax(1)
         return fused.to(images.device)
 
     def predict(
@@ -145,7 +143,7 @@ class Segmenter(Resumable, nn.Module):
     def predict_all(
         self, samples: Sequence[Sample], *, shown: bool = True, **options: Any
     ) -> dict[str, Tensor]:
-        """Masks of a whole data set, without its labels: name -> (H, W) int64.
+        """Predict masks of a whole data set, without its labels: name -> (H, W) int64.
 
         Args:
             samples: images.
@@ -161,7 +159,7 @@ class Segmenter(Resumable, nn.Module):
     def load(
         cls, path: str | Path, *, net: nn.Module | None = None, device: str = "auto"
     ) -> Segmenter:
-        """A trained segmenter from its files.
+        """Load a trained segmenter from its files.
 
         Args:
             path: as given to `save`.

@@ -21,6 +21,7 @@ from wsss_kit.checks import (
     chosen_device,
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.classifier.train import sgd
 from wsss_kit.processes import as_first, norms_of_whole_batches, sum_gradients, totals
 from wsss_kit.segmentation.networks import LOSSES, build_network, multi_scale_loss
 from wsss_kit.segmentation.segmenter import Segmenter
@@ -152,22 +153,16 @@ def train_segmenter(
     if preset is None:
         preset = "deeplab" if network in ("deeplab_v2", "deeplab_v3") else "small"
     check_word("preset", preset, PRESETS)
-    given = {
-        "epochs": epochs,
-        "iterations": iterations,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "crop": crop,
-        "scales": scales,
-        "loss": loss,
-    }
+    given = {"epochs": epochs, "iterations": iterations, "batch_size": batch_size, "loss": loss}
+    given |= {"accumulate": accumulate, "learning_rate": learning_rate, "crop": crop}
+    given |= {"weight_decay": weight_decay, "scales": scales}
     recipe = _recipe(preset, given)
     classes = classes_of(samples)
     masked = MaskedImages(samples, masks, "mask", recipe)
     net = build_network(network, 1 + len(classes), backbone=backbone, weights=weights, seed=seed)
-    names = {"network": _name_of(network), "backbone": _name_of(backbone)}
+    names = {"network": network, "backbone": backbone}
+    for part, value in names.items():
+        names[part] = type(value).__name__ if isinstance(value, nn.Module) else value
     segmenter = Segmenter(net, classes, **names, taught_by=taught_by)
     if isinstance(network, str):
         segmenter.to(chosen_device(device))
@@ -201,10 +196,6 @@ def _recipe(preset: str, given: Mapping[str, Any]) -> Recipe:
             "images of a batch are of one size"
         )
     return recipe
-
-
-def _name_of(module: str | nn.Module | None) -> str | None:
-    return type(module).__name__ if isinstance(module, nn.Module) else module
 
 
 def _train(segmenter: Segmenter, masked: MaskedImages, recipe: Recipe, place: Place | None) -> None:
@@ -269,11 +260,11 @@ def _numbers(n: int, first: int, count: int, seed: int) -> list[int]:
 
 
 def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    rate, decay = recipe["learning_rate"], recipe["weight_decay"]
+    rate = recipe["learning_rate"]
     groups = net.groups(rate) if hasattr(net, "groups") else net.parameters()
-    if recipe["optimiser"] == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
-    return torch.optim.SGD(groups, lr=rate, momentum=recipe["momentum"], weight_decay=decay)
+    if recipe["optimiser"] == "sgd":
+        return sgd(groups, recipe)
+    return torch.optim.AdamW(groups, rate, weight_decay=recipe["weight_decay"])
 
 
 def _check_values(masks: Tensor, n_classes: int) -> None:

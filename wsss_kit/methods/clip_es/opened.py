@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from wsss_kit.affinity import BalancedWalk, box_masks
 from wsss_kit.checks import check_probability
@@ -136,13 +135,12 @@ class OpenedImage:
         _, features, _ = self._texts(prompts, classes, without)
         claims = []
         for seen in self._seen:
-            patches = F.normalize(seen.view.last.patches[0].float(), dim=-1)  # (N, E)
-            probs = (seen.scale * patches @ features.to(patches).T).softmax(-1)  # (N, T)
-            claims.append(seen.view.put_back(probs.T.unflatten(1, seen.view.grid)))
+            (logits,) = seen.view.patch_logits(seen.scale, [features])  # (N, T)
+            claims.append(seen.view.put_back(logits.softmax(-1).T.unflatten(1, seen.view.grid)))
         return merged(claims)
 
     def _walk(self, keys: list[Key], features: Tensor) -> BalancedWalk:
-        """The affinity's walk: one for all prompts, or by their distributions for these."""
+        """Return the affinity's walk: one for all prompts, or by their distributions for these."""
         keys = keys if self._distribution else []
         if self._walked is None or self._walked[0] != keys:
             views, texts = [seen.view for seen in self._seen], [(features, features[:0])]
@@ -153,7 +151,7 @@ class OpenedImage:
     def _texts(
         self, prompts: Prompts | None, classes: Sequence[str] | None, without: Collection[str]
     ) -> tuple[list[Key], Tensor, int]:
-        """Keys and unit embeddings (T, E), the classes first, and the number of classes."""
+        """Return keys and unit embeddings (T, E), classes first, and the number of classes."""
         prompts = self.prompts if prompts is None else prompts
         names = list(self.classes if classes is None else classes)
         names = checked_words(names, "classes", among=prompts.classes)
@@ -178,13 +176,12 @@ class _Seen:
     def maps(
         self, keys: Sequence[Key], features: Tensor, n_classes: int, target: str
     ) -> tuple[Tensor, Tensor]:
-        """Scaled maps (C, h, w) of the first texts, and the probabilities of all (T,)."""
+        """Compute scaled maps (C, h, w) of the first texts, and probabilities of all (T,)."""
         last = self.view.last
         logits, slopes = logits_of(self.embedding, features, self.scale)
         probs = logits.softmax(0)
-        if target == "logit":
-            combine = torch.eye(n_classes, len(keys), dtype=probs.dtype, device=probs.device)
-        else:
+        combine = torch.eye(n_classes, len(keys)).to(probs)
+        if target != "logit":
             combine = probability_weights(probs, n_classes)  # (C, T)
         new = [i for i, key in enumerate(keys) if key not in self._known]
         if new and (last.prepared or len(new) <= n_classes):  # one by one, and kept
@@ -198,7 +195,6 @@ class _Seen:
         if old:
             weights = combine[:, old] @ torch.stack([self._known[keys[i]] for i in old])
         if new:
-            rest = combine[:, new] @ slopes[new]
-            weights = weights + last.mean_gradients(rest[None])[0]
+            weights = weights + last.mean_gradients((combine[:, new] @ slopes[new])[None])[0]
         raw = raw_maps(self.view, weights[None].to(last.normed))
         return self.view.put_back(scaled(raw[0])), probs.float()
