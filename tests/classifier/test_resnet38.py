@@ -10,7 +10,7 @@ from tests.classifier.resnet38_layout import released, walk
 from wsss_kit.classifier.backbones import BACKBONES, build_backbone
 from wsss_kit.classifier.train import groups_of
 from wsss_kit.methods.sc_cam import SCCAM
-from wsss_kit.methods.sc_cam.presets import PRESETS
+from wsss_kit.methods.sc_cam.train import PRESETS
 from wsss_kit.paperworld import PaperWorld
 
 

@@ -7,6 +7,7 @@ A backbone with levels has ``levels(images)``, a list of features from fine to c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -107,15 +108,20 @@ IRN["pad_to"] = 512
 """Arguments of `AffinityNet` for the two networks, as they walk: IRN learns with radius 10."""
 
 
-def translated(state: Mapping[str, Tensor]) -> tuple[dict, dict[str, Tensor]] | None:
+def translated(state: Mapping[str, Tensor], path: str | Path) -> tuple[dict, dict[str, Tensor]]:
     """Find out which network a released file is of; rename its weights to those of `AffinityNet`.
 
     Args:
         state: as the ``.pth`` holds it. Of IRN's network the displacement branch is left out: it
             tells instances apart and changes no semantic mask.
+        path: of the file, for the message.
+        path: of the file, for the message.
 
     Returns:
-        (``PSA`` or ``IRN``, weights), or None for any other file.
+        (``PSA`` or ``IRN``, weights).
+
+    Raises:
+        ValueError: for any other file.
     """
     if "f9.weight" in state:
         heads = {f"f8_{n + 3}.weight": f"project.each.{n}.weight" for n in range(3)}
@@ -133,7 +139,10 @@ def translated(state: Mapping[str, Tensor]) -> tuple[dict, dict[str, Tensor]] | 
             if old is not None and not key.startswith("resnet50.fc."):
                 weights[parts[old] + key.removeprefix(old)] = value
         return IRN, weights
-    return None
+    raise ValueError(
+        f"{path} is neither PSA's affinity (f9.weight) nor IRN's (fc_edge6.weight); give one of "
+        "these, or what AffinityNet.save wrote"
+    )
 
 
 def channels_of(backbone: nn.Module, levels: int) -> Sequence[int]:

@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.affinity import random_walk, transition_matrix
-from wsss_kit.affinity_net.fit import train_affinity
+from wsss_kit.affinity_net.confident import labels_on_grid
 from wsss_kit.affinity_net.levels import KINDS, Projection, channels_of, translated
 from wsss_kit.affinity_net.neighbours import (
+    balanced_pair_loss,
     boundary_affinity,
     dense,
     feature_affinity,
     half_plane,
+    pair_kinds,
     windowed_walk,
 )
 from wsss_kit.cam import upsample
-from wsss_kit.checkpoints import Resumable
+from wsss_kit.checkpoints import Resumable, fingerprint, fingerprint_masks, restore_optimiser
 from wsss_kit.checks import (
     check_count,
     check_counts,
@@ -31,10 +33,11 @@ from wsss_kit.checks import (
     check_word,
     chosen_device,
 )
-from wsss_kit.classes import Sample
+from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier import build_backbone
 from wsss_kit.classifier.pretrained import load_all, read_state
-from wsss_kit.training import device_of
+from wsss_kit.training import batch_norms, descend, device_of, train_epochs
+from wsss_kit.views import MaskedImages
 
 _MOST_DENSE = 1024
 """Cells up to which squaring the whole matrix is faster than walking step by step."""
@@ -273,7 +276,37 @@ class AffinityNet(Resumable, nn.Module):
         recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         recipe |= {"weight_decay": weight_decay, "crop": crop, "seed": seed}
         recipe |= {"train_backbone": train_backbone, "fixes_norms": fixes_norms}
-        train_affinity(self, samples, seeds, recipe, shown=progress, checkpoint=checkpoint)
+        masked = MaskedImages(samples, seeds, "seed", recipe)
+        learning = self if train_backbone else self.project
+        rates = {"lr": learning_rate, "weight_decay": weight_decay}
+        optimiser = torch.optim.AdamW(learning.parameters(), **rates)
+        self.losses_, place = [], None
+        if checkpoint is not None:
+            card = {key: value for key, value in self.card().items() if key != "losses"}
+            data = {"data": fingerprint(samples), "seeds": fingerprint_masks(seeds)}
+            place = checkpoint, {**card, **recipe, **data}
+        stored, done = self._resume(place, epochs)
+        restore_optimiser(optimiser, stored)
+
+        def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
+            with torch.set_grad_enabled(train_backbone):
+                levels = self.backbone_levels(images)
+            between = self.compare(self.project(levels))
+            labels = labels.to(between.device)
+            classes = labels[labels != IGNORE_INDEX]
+            n_classes = int(classes.max()) if len(classes) else 0
+            cells = labels_on_grid(labels, tuple(between.shape[2:]), n_classes)
+            loss = balanced_pair_loss(between, pair_kinds(cells, self.offsets))
+            return descend({"total": loss}, optimiser)
+
+        fixed = [] if train_backbone else [self.trunk]
+        fixed += batch_norms(self) if fixes_norms else []
+        options = {"done": done, "after_epoch": self._after_epoch(place, optimiser), "fixed": fixed}
+        try:
+            recipe["shown"] = progress
+            train_epochs(step, masked, self, optimiser, recipe, what=self.METHOD, **options)
+        finally:
+            self.eval()
         return self
 
     @classmethod
@@ -293,25 +326,15 @@ class AffinityNet(Resumable, nn.Module):
             ValueError: if the file is damaged, of another method, version or backbone.
         """
         if Path(path).suffix == ".pth":
-            return cls._load_released(Path(path), device)
+            options, state = translated(read_state(Path(path)), path)
+            net = cls(**options, device=device)
+            load_all(net, state, path, what=f"the AffinityNet of {options['backbone']}")
+            net.losses_ = []  # of its training nothing is known; it can be saved as our own
+            return net
         tensors, card = cls._read(path)
         saved = {name: card[name] for name in cls.SAVED}
         if backbone is not None:
             saved |= {"backbone": backbone, "stride": None}
         net = cls(**saved, device=device)
         net._take(tensors, card, path)
-        return net
-
-    @classmethod
-    def _load_released(cls, path: Path, device: str) -> AffinityNet:
-        found = translated(read_state(path))
-        if found is None:
-            raise ValueError(
-                f"{path} is neither PSA's affinity (f9.weight) nor IRN's (fc_edge6.weight); give "
-                "one of these, or what AffinityNet.save wrote"
-            )
-        options, state = found
-        net = cls(**options, device=device)
-        load_all(net, state, path, what=f"the AffinityNet of {options['backbone']}")
-        net.losses_ = []  # of its training nothing is known; it can be saved as our own
         return net

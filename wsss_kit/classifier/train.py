@@ -49,14 +49,8 @@ CLASSIFIER = columns(
 """Training by default. Reference: the released trainers pass weight decay as SGD's momentum, so
 that the real momentum is 1e-4, and keep batch normalisation fixed."""
 
-HEAD_ALONE: dict[str, Any] = {
-    "epochs": 60,
-    "batch_size": 32,
-    "learning_rate": 1.0,
-    "head_factor": 1.0,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-}
+HEAD_ALONE = {"epochs": 60, "batch_size": 32, "learning_rate": 1.0, "head_factor": 1.0}
+HEAD_ALONE |= {"momentum": 0.9, "weight_decay": 1e-4}
 """Training of a head on a fixed backbone, in every preset."""
 
 

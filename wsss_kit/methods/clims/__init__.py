@@ -12,7 +12,7 @@ from wsss_kit.methods.clims.losses import (
     object_text_loss,
 )
 from wsss_kit.methods.clims.method import CLIMS
-from wsss_kit.methods.clims.presets import PRESETS
+from wsss_kit.methods.clims.train import PRESETS
 
 __all__ = [
     "CLIMS",

@@ -26,7 +26,7 @@ class Judge:
     Args:
         clip: the evaluator.
         prompts: classes, backgrounds and which of these belong to which class.
-        choices: a preset's values, see ``presets.PRESETS``.
+        choices: a preset's values, see ``train.PRESETS``.
 
     Attributes:
         texts: (C, D) unit; several templates are averaged.

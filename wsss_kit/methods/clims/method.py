@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,23 @@ from wsss_kit.checks import (
     check_samples,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import check_recipe, train_classifier
+from wsss_kit.classifier.train import LabelledImages, check_recipe, train_classifier
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clims.judge import Judge
-from wsss_kit.methods.clims.presets import LOSSES, PRESETS
-from wsss_kit.methods.clims.train import calibrate, make_optimiser, train
+from wsss_kit.methods.clims.train import (
+    LOSSES,
+    PRESETS,
+    WARM_UP,
+    calibrate,
+    check_maps,
+    make_optimiser,
+    train_step,
+)
 from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.prompts import Prompts
-from wsss_kit.training import classes_of
+from wsss_kit.training import batch_norms, classes_of, cosine_decay, train_epochs
 
 
 class CLIMS(TrainedCAM):
@@ -50,7 +58,7 @@ class CLIMS(TrainedCAM):
         cbs_threshold: cosines up to this are no background; None takes the preset's.
         scales: factors on the image's sides whose maps are summed.
         flip: whether mirror images join the sum.
-        preset: ``"reference"``, ``"paper"`` or ``"clean"``, see ``presets.PRESETS``; an argument
+        preset: ``"reference"``, ``"paper"`` or ``"clean"``, see ``train.PRESETS``; an argument
             that is None takes its value.
         device: where a named backbone goes.
 
@@ -180,16 +188,27 @@ class CLIMS(TrainedCAM):
         restore_optimiser(optimiser, stored)
         if not stored:
             self._save_state(place, optimiser, 0)
-        keep = self._after_epoch(place, optimiser)
+        keep, judge = self._after_epoch(place, optimiser), Judge(self.clip, self.prompts, values)
+
+        def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
+            where = f"epoch {len(self.losses_) + 1}"
+            return train_step(*network, images, labels, judge, values, optimiser, where=where)
 
         def after_epoch(epoch: int, losses: dict[str, float]) -> None:
+            check_maps(losses.pop("maps"), f"epoch {epoch + 1}")
             keep(epoch, losses)
             if on_epoch is not None:
                 self.backbone_.eval()
                 on_epoch(epoch + 1, self)
 
-        judge = Judge(self.clip, self.prompts, values)
-        train(network, samples, judge, values, optimiser, after_epoch=after_epoch, done=done)
+        train_epochs(
+            *(step, LabelledImages(samples, values), self.backbone_, optimiser, values),
+            what="CLIMS",
+            done=done,
+            decay=partial(cosine_decay, warmup=WARM_UP) if values["optimiser"] == "adamw" else None,
+            fixed=() if values["trains_batch_norm"] else batch_norms(self.backbone_),
+            after_epoch=after_epoch,
+        )
         self.backbone_.eval()
         return self
 

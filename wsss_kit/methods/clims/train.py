@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,18 +10,65 @@ from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import LabelledImages, groups_of, sgd
+from wsss_kit.classifier.train import groups_of, sgd
 from wsss_kit.methods.clims.judge import Judge
-from wsss_kit.methods.clims.presets import LOSSES
 from wsss_kit.processes import sum_gradients, total, totals
-from wsss_kit.training import Diverged, batch_norms, cosine_decay, device_of, train_epochs
+from wsss_kit.training import Diverged, columns, device_of
 
 Recipe = Mapping[str, Any]
-Network = tuple[nn.Module, Tensor, Tensor]  # backbone, head and bias
+
+_SCALES = (1.0, 0.5, 1.5, 2.0)
+_HEAVY = {"chair": 3.0, "diningtable": 3.0, "sofa": 3.0}
+PRESETS = columns(
+    ("reference", "clean", "paper"),
+    {
+        "otm": (10.0, 12.0, 10.0),
+        "btm": (24.0, 6.0, 25.0),
+        "cbs": (1.0, 6.0, 29.5),
+        "reg": (0.2, 3.0, 1.15),
+        "cbs_threshold": (0.26, None, None),
+        "scales": (_SCALES, _SCALES, _SCALES),
+        "flip": (True, True, True),
+        "epochs": (15, 3, 10),
+        "batch_size": (16, 16, 16),
+        "learning_rate": (2.5e-4, 5e-4, 2.5e-4),
+        "head_factor": (10.0, 5.0, 1.0),
+        "optimiser": ("sgd", "adamw", "sgd"),
+        "momentum": (1e-4, 0.9, 1e-4),
+        "weight_decay": (1e-4, 0.01, 1e-4),
+        "trains_stem": (False, True, False),
+        "trains_batch_norm": (True, False, True),
+        "calibrated": (False, True, False),
+        "pixels": ("imagenet", "rgb", "clip"),
+        "side": (224, None, 224),
+        "align_corners": (True, False, True),
+        "backgrounds": ("sum", "pairs", "texts"),
+        "area": ("all", "present", "all"),
+        "heavy_classes": ({}, {}, _HEAVY),
+    },
+)
+"""Preset -> choice. The loss weights are the paper's alpha, beta, gamma and delta. The others:
+
+``momentum``: the released trainer hands weight decay to SGD's momentum, so that the real momentum
+is 1e-4. ``trains_stem``: whether the first convolution learns. ``trains_batch_norm``: by batch
+statistics, or as it was. ``calibrated``: whether the sigmoid is shifted so that a class's usual
+maximum gives 0.88 at the start. ``pixels``: what CLIP is shown: ``"imagenet"``, images masked
+and normalised by ImageNet's statistics, as released; ``"clip"``, the same by CLIP's own; ``"rgb"``,
+RGB masked to black, which CLIP normalises itself. ``side``: the square that images and maps are
+resized to for CLIP, None for none; ``align_corners``: how. ``backgrounds``: CBS is summed over
+pairs and texts, divided by the number of ``"pairs"``, or a mean over ``"texts"`` summed over pairs.
+``area``: of ``"all"`` maps or of those of classes ``"present"``. ``heavy_classes``: factor on OTM
+and BTM of some classes.
+
+Reference: the camera-ready code also puts a bottleneck between backbone and head, fine-tunes CLIP,
+and does not cut cosines off; these three are not rebuilt.
+"""
+
+LOSSES = ("otm", "btm", "cbs", "reg")
 
 _AT_MAXIMUM, _AT_ZERO = 2.0, -3.0
 """Calibrated sigmoids: the logit at a class's usual maximum, and where the map is zero."""
-_WARM_UP = 20  # steps of AdamW
+WARM_UP = 20  # steps of AdamW
 _SATURATED = 0.003  # mean map of present classes from which on nothing is learned
 
 
@@ -68,59 +114,6 @@ def make_optimiser(
     return torch.optim.AdamW(groups, recipe["learning_rate"], weight_decay=recipe["weight_decay"])
 
 
-def train(
-    network: Network,
-    samples: Sequence[Sample],
-    judge: Judge,
-    recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
-    *,
-    after_epoch: Callable[[int, dict[str, float]], None],
-    done: int,
-) -> None:
-    """Train backbone and head by the four losses.
-
-    Args:
-        network: backbone (B, 3, H, W) -> (B, D, h, w), head (C, D), and bias (C,) of the sigmoid;
-            changed in place, the bias where the preset calibrates.
-        samples: images with labels.
-        judge: CLIP with its texts.
-        recipe: a preset's values with ``seed``, ``shown``, ``crop``, ``long_side`` and
-            ``accumulate``.
-        optimiser: from `make_optimiser`, with its moments where a run is resumed.
-        after_epoch: called with the epoch's number and its mean losses, to log and to save.
-        done: epochs done before.
-
-    Raises:
-        Diverged: if the loss runs away, or the maps are 0 or 1 everywhere.
-    """
-    now = done
-
-    def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
-        return train_step(
-            *network, images, labels, judge, recipe, optimiser, where=f"epoch {now + 1}"
-        )
-
-    def checked(epoch: int, losses: dict[str, float]) -> None:
-        nonlocal now
-        now = epoch + 1
-        check_maps(losses.pop("maps"), f"epoch {now}")
-        after_epoch(epoch, losses)
-
-    train_epochs(
-        step,
-        LabelledImages(samples, recipe),
-        network[0],
-        optimiser,
-        recipe,
-        what="CLIMS",
-        done=done,
-        decay=partial(cosine_decay, warmup=_WARM_UP) if recipe["optimiser"] == "adamw" else None,
-        fixed=() if recipe["trains_batch_norm"] else batch_norms(network[0]),
-        after_epoch=checked,
-    )
-
-
 def train_step(
     backbone: nn.Module,
     head: Tensor,
@@ -144,7 +137,7 @@ def train_step(
         images: (B, 3, H, W) RGB in [0, 1].
         labels: (B, C).
         judge: CLIP with its texts.
-        recipe: as for `train`.
+        recipe: a preset's values with ``accumulate``.
         optimiser: of the network.
         where: of the training, for an error.
 

@@ -23,7 +23,7 @@ from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.methods.clip_es.opened import OpenedImage
 from wsss_kit.methods.clip_es.refined import PRESETS, as_images
-from wsss_kit.methods.clip_es.views import batch_maps, run_views
+from wsss_kit.methods.clip_es.views import batch_maps
 from wsss_kit.prompts import Prompts
 
 TARGETS = ("softmax", "classes", "logit")
@@ -186,10 +186,7 @@ class CLIPES(CAMMethod):
         if isinstance(classes, Tensor):
             check_batch(images, classes[None], len(self.prompts.classes))
             classes = [self.prompts.classes[c] for c in classes.nonzero().flatten().tolist()]
-        options = self._options()
-        distribution, size = options.pop("distribution"), tuple(images.shape[2:])
-        views = list(run_views(self.clip, images, **options))
-        return OpenedImage(self, views, classes=classes, distribution=distribution, size=size)
+        return OpenedImage(self, images, classes)
 
     def _options(self) -> dict[str, Any]:
         """Options of `batch_maps`: the preset's, unless an argument was given."""

@@ -25,6 +25,7 @@ from wsss_kit.methods.clip_es.views import (
     merged,
     probability_weights,
     raw_maps,
+    run_views,
     scaled,
     wide,
 )
@@ -42,27 +43,19 @@ class OpenedImage:
     """An image whose backbone has run, and what is known of it; `CLIPES.open` makes it.
 
     Args:
-        method: the model, the prompts to begin with and the options.
-        views: the views of the image, backbone already run.
+        method: the model, the prompts to begin with and the options; where the affinity is weighed
+            by class distributions, it depends on the prompts as well, and an edit costs more.
+        images: (1, 3, H, W) RGB in [0, 1].
         classes: names of the classes present.
-        distribution: whether the affinity is weighed by class distributions; it then depends on
-            the prompts as well, and an edit costs more.
-        size: (H, W) of the image.
     """
 
-    def __init__(
-        self,
-        method: CLIPES,
-        views: Sequence[View],
-        *,
-        classes: Sequence[str],
-        distribution: bool,
-        size: tuple[int, int],
-    ) -> None:
-        self.clip, self.prompts, self.size = method.clip, method.prompts, size
+    def __init__(self, method: CLIPES, images: Tensor, classes: Sequence[str]) -> None:
+        self.clip, self.prompts, self.size = method.clip, method.prompts, tuple(images.shape[2:])
         self.classes = checked_words(list(classes), "classes", among=self.prompts.classes)
-        self._target, self._distribution = method.target, distribution
+        options = method._options()
+        self._target, self._distribution = method.target, options.pop("distribution")
         self._squarings, self._clamp = method.walk_squarings, method.clamp_boxes
+        views = list(run_views(self.clip, images, **options))
         self._seen = [_Seen(view, float(self.clip.logit_scale)) for view in views]
         self._walked: tuple[list[Key], BalancedWalk] | None = None
 

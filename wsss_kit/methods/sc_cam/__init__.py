@@ -16,7 +16,7 @@ from wsss_kit.methods.sc_cam.look import (
 )
 from wsss_kit.methods.sc_cam.method import SCCAM
 from wsss_kit.methods.sc_cam.names import name_subcategories
-from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
+from wsss_kit.methods.sc_cam.train import FEATURES, PRESETS, READ_OUTS
 
 __all__ = [
     "FEATURES",

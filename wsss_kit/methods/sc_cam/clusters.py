@@ -26,7 +26,7 @@ from wsss_kit.checks import (
     check_word,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.methods.sc_cam.presets import FEATURES
+from wsss_kit.methods.sc_cam.train import FEATURES
 from wsss_kit.processes import each
 from wsss_kit.training import progress
 

@@ -28,8 +28,10 @@ from wsss_kit.classifier.backbones import (
 from wsss_kit.classifier.train import check_recipe, train_classifier
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.sc_cam.clusters import class_features, subcategory_labels
-from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
 from wsss_kit.methods.sc_cam.train import (
+    FEATURES,
+    PRESETS,
+    READ_OUTS,
     check_subcategories,
     epochs_of_rounds,
     make_optimiser,
@@ -59,7 +61,7 @@ class SCCAM(TrainedCAM):
             sub-categories carry over (published), or where the last ended.
         scales: factors on the image's sides whose maps are summed.
         flip: whether mirror images join the sum.
-        preset: ``"reference"`` or ``"clean"``, see ``presets.PRESETS``; an argument that is None
+        preset: ``"reference"`` or ``"clean"``, see ``train.PRESETS``; an argument that is None
             takes its value.
         device: where a named backbone goes.
 
