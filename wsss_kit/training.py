@@ -180,10 +180,7 @@ def cosine_decay(
 
 
 def _scheduled(
-    optimiser: torch.optim.Optimizer,
-    fall: Callable[[int], float],
-    warmup: int = 0,
-    first: int = 0,
+    optimiser: torch.optim.Optimizer, fall: Callable[[int], float], warmup: int = 0, first: int = 0
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Schedule rates that rise for ``warmup`` steps and fall by a factor on the first ones."""
     for group in optimiser.param_groups:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from wsss_kit.affinity import random_walk, transition_matrix
-from wsss_kit.affinity_net import AffinityNet, dense, network
+from wsss_kit.affinity_net import AffinityNet, network
+from wsss_kit.affinity_net.neighbours import dense
 from wsss_kit.cam import upsample
 from wsss_kit.paperworld import PaperWorld
 

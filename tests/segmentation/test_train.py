@@ -10,7 +10,8 @@ from wsss_kit import checkpoints
 from wsss_kit.crf import crf_of_present
 from wsss_kit.evaluation import ConfusionMatrix
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.segmentation import PRESETS, Segmenter, build_network, train, train_segmenter
+from wsss_kit.segmentation import PRESETS, Segmenter, train, train_segmenter
+from wsss_kit.segmentation.networks import build_network
 from wsss_kit.training import Diverged
 
 

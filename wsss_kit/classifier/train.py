@@ -29,7 +29,6 @@ from wsss_kit.training import (
     polynomial_decay,
     progress,
     skip_augment,
-    train_epochs,
 )
 
 Recipe = Mapping[str, Any]
@@ -104,55 +103,6 @@ def groups_of(
     kept = {id(p) for layer in fixed for p in layer.parameters()}
     learning = [p for p in backbone.parameters() if id(p) not in kept]
     return [{"params": learning, "lr": recipe["learning_rate"]}, head_group(heads, recipe)]
-
-
-def classifier_optimiser(backbone: nn.Module, head: Tensor, recipe: Recipe) -> torch.optim.SGD:
-    """Create the optimiser of `train_classifier`: everything learns."""
-    learning = {"params": list(backbone.parameters()), "lr": recipe["learning_rate"]}
-    return sgd([head_group([head], recipe), learning], recipe)
-
-
-def train_classifier(
-    backbone: nn.Module,
-    head: Tensor,
-    samples: Sequence[Sample],
-    recipe: Recipe,
-    optimiser: torch.optim.SGD | None = None,
-    **options: Any,
-) -> None:
-    """Train backbone and head with a multi-label soft-margin loss.
-
-    Args:
-        backbone: (B, 3, H, W) -> (B, D, h, w); changed in place.
-        head: (C, D); changed in place.
-        samples: images with labels.
-        recipe: see the module.
-        optimiser: with its moments where a run is resumed; None for a new one.
-        **options: ``done`` and ``after_epoch`` of `train_epochs`.
-
-    Raises:
-        Diverged: if the loss diverges; the last epoch is then neither logged nor saved.
-    """
-    optimiser = optimiser or classifier_optimiser(backbone, head, recipe)
-    steps = -(-len(samples) // recipe["batch_size"])
-    fixes = recipe["fixed_batch_norm"] and recipe["pretrained"]
-
-    def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
-        pooled = backbone(images.to(head.device)).mean((2, 3))  # (B, D)
-        loss = own_soft_margin_loss(pooled @ head.T, labels.to(head.device))
-        return descend({"total": loss}, optimiser)
-
-    train_epochs(
-        step,
-        LabelledImages(samples, recipe),
-        backbone,
-        optimiser,
-        recipe,
-        what="CAM classifier",
-        decay=partial(polynomial_decay, warmup=0 if recipe["pretrained"] else min(30, steps)),
-        fixed=batch_norms(backbone) if fixes else (),
-        **options,
-    )
 
 
 @torch.no_grad()

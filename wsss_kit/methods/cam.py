@@ -20,12 +20,9 @@ from wsss_kit.classifier.train import (
     CLASSIFIER,
     HEAD_ALONE,
     check_recipe,
-    classifier_optimiser,
     pool_features,
-    train_classifier,
     train_head,
 )
-from wsss_kit.methods.base import preset_values
 from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.training import classes_of, labels_of
 
@@ -118,13 +115,18 @@ class CAM(TrainedCAM):
                 "pooled features need train_backbone=False; a backbone that learns moves"
             )
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        presets = {name: {**preset, **HEAD_ALONE} for name, preset in PRESETS.items()}
-        values = preset_values(PRESETS if train_backbone else presets, self.preset, given)
+        usual = {} if train_backbone else HEAD_ALONE
+        values = self._values(**{**usual, **{k: v for k, v in given.items() if v is not None}})
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
         check_recipe(values)
         self._begin(classes_of(samples), seed)
         if train_backbone:
-            self._fit_all(samples, values, checkpoint)
+            optimiser = self._classifier_optimiser(values)
+            place = self._place(checkpoint, samples, values)
+            stored, done = self._resume(place, values["epochs"])
+            restore_optimiser(optimiser, stored)
+            options = {"done": done, "after_epoch": self._after_epoch(place, optimiser)}
+            self._train_classifier(samples, values, optimiser, **options)
         else:
             pooled = self.pool(samples, progress=progress) if pooled is None else pooled
             expected = (len(samples), 2, self.head_.shape[1])
@@ -137,20 +139,8 @@ class CAM(TrainedCAM):
         self.backbone_.eval()
         return self
 
-    def _fit_all(
-        self, samples: Sequence[Sample], values: dict[str, Any], checkpoint: str | Path | None
-    ) -> None:
-        network = self.backbone_, self.head_
-        optimiser = classifier_optimiser(*network, values)
-        place = self._place(checkpoint, samples, values)
-        stored, done = self._resume(place, values["epochs"])
-        restore_optimiser(optimiser, stored)
-        recipe = {**values, "pretrained": self._pretrained()}
-        options = {"done": done, "after_epoch": self._after_epoch(place, optimiser)}
-        train_classifier(*network, samples, recipe, optimiser, **options)
-
     def pool(self, samples: Sequence[Sample], *, progress: bool = True) -> Tensor:
-        """Pooled features of every image and of its mirror image: (M, 2, D) float32.
+        """Compute pooled features of every image and of its mirror image: (M, 2, D) float32.
 
         Raises:
             RuntimeError: if there is no backbone yet; `fit` builds it, a module of your own is one.
@@ -162,7 +152,7 @@ class CAM(TrainedCAM):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Logits of the classifier itself: (B, 3, H, W) RGB in [0, 1] -> (B, C)."""
+        """Compute the classifier's own logits: (B, 3, H, W) RGB in [0, 1] -> (B, C)."""
         self._check_fitted()
         check_images(images)
         pooled = self.backbone_(images.to(self.head_.device)).mean((2, 3))

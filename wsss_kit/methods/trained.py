@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,10 +22,17 @@ from wsss_kit.classifier.backbones import (
     new_head,
     restore_classifier,
 )
-from wsss_kit.classifier.train import CLASSIFIER, check_recipe
+from wsss_kit.classifier.train import (
+    CLASSIFIER,
+    LabelledImages,
+    check_recipe,
+    head_group,
+    own_soft_margin_loss,
+    sgd,
+)
 from wsss_kit.files import check_classes
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
-from wsss_kit.training import device_of
+from wsss_kit.training import batch_norms, descend, device_of, polynomial_decay, train_epochs
 
 Backbone = str | nn.Module | CAMMethod
 """A name, a module, or a fitted CAM, whose backbone and head are copied."""
@@ -69,7 +77,10 @@ class TrainedCAM(Resumable, CAMMethod):
     def _values(self, **given: Any) -> dict[str, Any]:
         """Return the preset's values, replaced by the constructor's and the given arguments."""
         options = {name: getattr(self, name) for name in self.OPTIONS}
-        return preset_values(self.PRESETS, self.preset, {**options, **given})
+        values = preset_values(self.PRESETS, self.preset, {**options, **given})
+        # whether the training begins with weights that were trained before
+        pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
+        return {**values, "pretrained": pretrained}
 
     def _begin(self, classes: Sequence[str], seed: int) -> None:
         """Build a backbone and a head (C, D), or copy those of a fitted CAM.
@@ -125,14 +136,49 @@ class TrainedCAM(Resumable, CAMMethod):
                 "learning_rate"
             )
         usual = CLASSIFIER["clean" if self.preset == "clean" else "reference"]
-        shared = {key: values[key] for key in ("crop", "long_side", "seed", "shown")}
+        keys = ("crop", "long_side", "seed", "shown", "pretrained")
+        shared = {key: values[key] for key in keys}
         recipe = {**usual, **shared, **given}
         check_recipe(recipe)
-        return {**recipe, "pretrained": self._pretrained()}
+        return recipe
 
-    def _pretrained(self) -> bool:
-        """Whether the training begins with weights that were trained before."""
-        return self.weights is not None or isinstance(self.backbone, nn.Module)
+    def _classifier_optimiser(self, recipe: Mapping[str, Any]) -> torch.optim.SGD:
+        """Create the optimiser of `_train_classifier`: everything learns."""
+        learning = {"params": list(self.backbone_.parameters()), "lr": recipe["learning_rate"]}
+        return sgd([head_group([self.head_], recipe), learning], recipe)
+
+    def _train_classifier(
+        self,
+        samples: Sequence[Sample],
+        recipe: Mapping[str, Any],
+        optimiser: torch.optim.Optimizer | None = None,
+        **options: Any,
+    ) -> None:
+        """Train backbone and head with a multi-label soft-margin loss.
+
+        Args:
+            samples: images with labels.
+            recipe: see `classifier.train`.
+            optimiser: with its moments where a run is resumed; None for a new one.
+            **options: of `train_epochs`.
+        """
+        backbone, head = self.backbone_, self.head_
+        optimiser = optimiser or self._classifier_optimiser(recipe)
+        pretrained, steps = recipe["pretrained"], -(-len(samples) // recipe["batch_size"])
+        fixes = recipe["fixed_batch_norm"] and pretrained
+
+        def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
+            pooled = backbone(images.to(head.device)).mean((2, 3))  # (B, D)
+            loss = own_soft_margin_loss(pooled @ head.T, labels.to(head.device))
+            return descend({"total": loss}, optimiser)
+
+        train_epochs(
+            *(step, LabelledImages(samples, recipe), backbone, optimiser, recipe),
+            what="CAM classifier",
+            decay=partial(polynomial_decay, warmup=0 if pretrained else min(30, steps)),
+            fixed=batch_norms(backbone) if fixes else (),
+            **options,
+        )
 
     # -- maps -------------------------------------------------------------------------------
 

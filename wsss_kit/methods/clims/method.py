@@ -20,7 +20,7 @@ from wsss_kit.checks import (
     check_samples,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import LabelledImages, check_recipe, train_classifier
+from wsss_kit.classifier.train import LabelledImages, check_recipe
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
@@ -181,7 +181,7 @@ class CLIMS(TrainedCAM):
         stored, done = self._resume(place, values["epochs"])
         if not stored:
             if base is not None:
-                train_classifier(self.backbone_, self.head_, samples, base)
+                self._train_classifier(samples, base)
             if values["calibrated"]:
                 calibrate(*network, samples)
         optimiser = make_optimiser(*network, values)

@@ -11,13 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checkpoints import restore_optimiser
-from wsss_kit.checks import (
-    check_count,
-    check_given,
-    check_not_negative,
-    check_samples,
-    check_word,
-)
+from wsss_kit.checks import check_count, check_given, check_not_negative, check_samples, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import (
     build_backbone,
@@ -25,7 +19,7 @@ from wsss_kit.classifier.backbones import (
     new_head,
     restore_classifier,
 )
-from wsss_kit.classifier.train import check_recipe, train_classifier
+from wsss_kit.classifier.train import LabelledImages, check_recipe
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.sc_cam.clusters import class_features, subcategory_labels
 from wsss_kit.methods.sc_cam.train import (
@@ -33,13 +27,15 @@ from wsss_kit.methods.sc_cam.train import (
     PRESETS,
     READ_OUTS,
     check_subcategories,
+    drop,
     epochs_of_rounds,
+    jitter,
+    joint_loss,
     make_optimiser,
-    train_round,
 )
 from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.processes import as_first
-from wsss_kit.training import classes_of, labels_of
+from wsss_kit.training import batch_norms, classes_of, descend, labels_of, train_epochs
 
 
 class SCCAM(TrainedCAM):
@@ -183,7 +179,7 @@ class SCCAM(TrainedCAM):
             if from_backbone:
                 self.origin_ = self._untrained()
             if base is not None:
-                train_classifier(self.backbone_, self.head_, samples, base)
+                self._train_classifier(samples, base)
             if not from_backbone:
                 self.origin_ = _copied(classifier_tensors(self.backbone_, self.head_))
             self._save_state(place, self._optimiser(values), 0)
@@ -195,10 +191,10 @@ class SCCAM(TrainedCAM):
                 optimiser = self._optimiser(values)
                 if done > before:
                     restore_optimiser(optimiser, stored)
-                network = self.backbone_, self.head_, self.sub_head_
-                recipe = {**values, "epochs": length}
-                train_round(
-                    *(*network, samples, self.subcategories_, recipe, optimiser),
+                self._train_round(
+                    samples,
+                    {**values, "epochs": length},
+                    optimiser,
                     what=f"SC-CAM, round {number + 1}",
                     done=max(done - before, 0),
                     before=before,
@@ -210,6 +206,29 @@ class SCCAM(TrainedCAM):
             before += length
         self.backbone_.eval()
         return self
+
+    def _train_round(
+        self,
+        samples: Sequence[Sample],
+        recipe: Mapping[str, Any],
+        optimiser: torch.optim.Optimizer,
+        **options: Any,
+    ) -> None:
+        """Train backbone and both heads on one set of sub-categories; options of `train_epochs`."""
+        backbone, heads = self.backbone_, (self.head_, self.sub_head_)
+        device, weight = self.head_.device, recipe["subcategory_weight"]
+
+        def step(images: Tensor, targets: Tensor, random: torch.Generator) -> dict[str, float]:
+            if recipe["jitter"] is not None:
+                images = jitter(images, recipe["jitter"], random)
+            pooled = backbone(images.to(device)).mean((2, 3)).float()  # (B, D)
+            pooled = drop(pooled, recipe["dropout"], random)
+            both = targets.to(device).tensor_split([len(self.head_)], 1)  # (B, C) and (B, C * k)
+            return descend(joint_loss(pooled, *heads, *both, weight=weight), optimiser)
+
+        data = LabelledImages(samples, recipe, self.subcategories_.cpu())
+        fixed = batch_norms(backbone) if recipe["fixed_batch_norm"] else ()
+        train_epochs(step, data, backbone, optimiser, recipe, fixed=fixed, **options)
 
     def _optimiser(self, values: Mapping[str, Any]) -> torch.optim.Optimizer:
         return make_optimiser(self.backbone_, [self.head_, self.sub_head_], values)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checks import check_count
-from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import LabelledImages, groups_of, own_soft_margin_loss, sgd
+from wsss_kit.classifier.train import groups_of, own_soft_margin_loss, sgd
 from wsss_kit.processes import own, total
-from wsss_kit.training import batch_norms, columns, descend, train_epochs
+from wsss_kit.training import columns
 
 Recipe = Mapping[str, Any]
 
@@ -99,47 +98,6 @@ def joint_loss(
     return {"parent": parent, "sub": sub, "total": parent + weight * sub}
 
 
-def train_round(
-    backbone: nn.Module,
-    head: Tensor,
-    sub_head: Tensor,
-    samples: Sequence[Sample],
-    subcategories: Tensor,
-    recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
-    **options: Any,
-) -> None:
-    """Train backbone and both heads on one set of sub-categories, in place.
-
-    Args:
-        backbone: (B, 3, H, W) -> (B, D, h, w).
-        head: (C, D).
-        sub_head: (C * k, D).
-        samples: M images with labels.
-        subcategories: (M, C * k) of 0 and 1.
-        recipe: a preset's values with ``seed``, ``shown``, ``crop`` and ``long_side``; ``epochs``
-            are the round's.
-        optimiser: from `make_optimiser`, with its moments where a run is resumed.
-        **options: of `train_epochs`.
-
-    Raises:
-        Diverged: if the loss runs away.
-    """
-
-    def step(images: Tensor, targets: Tensor, random: torch.Generator) -> dict[str, float]:
-        if recipe["jitter"] is not None:
-            images = jitter(images, recipe["jitter"], random)
-        pooled = backbone(images.to(head.device)).mean((2, 3)).float()  # (B, D)
-        pooled = drop(pooled, recipe["dropout"], random)
-        both = targets.to(head.device).tensor_split([len(head)], 1)  # (B, C) and (B, C * k)
-        weight = recipe["subcategory_weight"]
-        return descend(joint_loss(pooled, head, sub_head, *both, weight=weight), optimiser)
-
-    data = LabelledImages(samples, recipe, subcategories.cpu())
-    fixed = batch_norms(backbone) if recipe["fixed_batch_norm"] else ()
-    train_epochs(step, data, backbone, optimiser, recipe, fixed=fixed, **options)
-
-
 def drop(pooled: Tensor, share: float, random: torch.Generator) -> Tensor:
     """Apply dropout with random numbers from a generator: (B, D) -> (B, D)."""
     if share == 0:
@@ -157,19 +115,15 @@ def jitter(images: Tensor, amounts: Sequence[float], random: torch.Generator) ->
         amounts: how far the first three factors may be from 1, and the hue, in turns, from 0.
         random: source of the choices.
     """
-    from torchvision.transforms import functional as colour
+    from torchvision.transforms import functional
 
-    changes = (
-        *(colour.adjust_brightness, colour.adjust_contrast),
-        *(colour.adjust_saturation, colour.adjust_hue),
-    )
+    names, middles = ("brightness", "contrast", "saturation", "hue"), (1.0, 1.0, 1.0, 0.0)
     whole = int(total(torch.tensor(len(images))))
     drawn = [2 * torch.rand(4, generator=random) - 1 for _ in range(whole)]
     changed = images.clone()
     for n, ways in enumerate(own(drawn)):
-        for adjust, middle, amount, way in zip(
-            changes, (1.0, 1.0, 1.0, 0.0), amounts, ways.tolist(), strict=True
-        ):
+        for name, middle, amount, way in zip(names, middles, amounts, ways.tolist(), strict=True):
+            adjust = getattr(functional, f"adjust_{name}")
             changed[n] = adjust(changed[n], middle + amount * way)
     return changed
 
@@ -183,11 +137,11 @@ def epochs_of_rounds(
         ValueError: if a number is no count, or there is not one for each round.
     """
     if given is None:
-        usual = [usual] if isinstance(usual, int) else list(usual)
-        return [usual[min(number, len(usual) - 1)] for number in range(rounds)]
-    if isinstance(given, str) or not isinstance(given, Sequence):
+        given = [usual] if isinstance(usual, int) else usual
+        given = [*given, *given[-1:] * rounds][:rounds]
+    elif isinstance(given, str) or not isinstance(given, Sequence):
         check_count("epochs", given)
-        return [given] * rounds
+        given = [given] * rounds
     for count in given:
         check_count("epochs of a round", count)
     if len(given) != rounds:
