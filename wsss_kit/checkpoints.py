@@ -154,13 +154,9 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     Args:
         samples: M images with labels, at least one.
     """
-    found = hashlib.sha256()
-    names = getattr(samples, "names", None)
-    if names is None:
-        names = [sample.name for sample in samples]
-    found.update("\n".join(names).encode())
-    first = samples[0]
-    found.update(first.image.detach().cpu().contiguous().numpy().tobytes())
+    names = getattr(samples, "names", None) or [sample.name for sample in samples]
+    found = hashlib.sha256("\n".join(names).encode())
+    found.update(samples[0].image.detach().cpu().contiguous().numpy().tobytes())
     if hasattr(samples, "image_labels") or isinstance(samples, (list, tuple)):
         found.update(labels_of(samples).numpy().tobytes())
     return found.hexdigest()[:16]

@@ -7,7 +7,7 @@ backbone is trained, ``crop``, ``long_side``, ``fixed_batch_norm`` and ``pretrai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -76,10 +76,12 @@ def check_recipe(values: Mapping[str, Any]) -> None:
         check_count("the longest long_side", longest, least=shortest)
 
 
-def sgd(groups: Sequence[dict[str, Any]], recipe: Recipe) -> torch.optim.SGD:
-    """Create SGD for parameter groups with a recipe's rate, momentum and decay."""
-    names = {"lr": "learning_rate", "momentum": "momentum", "weight_decay": "weight_decay"}
-    return torch.optim.SGD(groups, **{option: recipe[name] for option, name in names.items()})
+def optimiser_of(groups: Iterable[Any], recipe: Recipe) -> torch.optim.Optimizer:
+    """Create SGD, or AdamW where the recipe says ``"adamw"``, for parameters or their groups."""
+    options = {"lr": recipe["learning_rate"], "weight_decay": recipe["weight_decay"]}
+    if recipe.get("optimiser") == "adamw":
+        return torch.optim.AdamW(groups, **options)
+    return torch.optim.SGD(groups, momentum=recipe["momentum"], **options)
 
 
 def head_group(heads: Sequence[Tensor], recipe: Recipe) -> dict[str, Any]:
@@ -140,12 +142,11 @@ def train_head(head: Tensor, features: Tensor, labels: Tensor, recipe: Recipe) -
         Diverged: if the loss runs away.
     """
     M, labels = len(features), labels.to(features.device)
-    optimiser = sgd([head_group([head], recipe)], recipe)
+    optimiser = optimiser_of([head_group([head], recipe)], recipe)
     steps = -(-M // recipe["batch_size"])
     schedule = polynomial_decay(optimiser, steps * recipe["epochs"])
     random = torch.Generator().manual_seed(recipe["seed"])
-    losses: list[float] = []
-    began = None
+    losses, began, rate = [], None, recipe["learning_rate"]
     for epoch in progress(range(recipe["epochs"]), what="CAM head", shown=recipe["shown"]):
         summed = 0.0
         for rows in torch.randperm(M, generator=random).split(recipe["batch_size"]):
@@ -156,9 +157,7 @@ def train_head(head: Tensor, features: Tensor, labels: Tensor, recipe: Recipe) -
             began = loss if began is None else began
             summed += loss
         losses.append(summed / steps)
-        check_loss(
-            losses[-1], began, where=f"epoch {epoch + 1}", learning_rate=recipe["learning_rate"]
-        )
+        check_loss(losses[-1], began, where=f"epoch {epoch + 1}", learning_rate=rate)
     return losses
 
 

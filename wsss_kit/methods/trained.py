@@ -27,15 +27,12 @@ from wsss_kit.classifier.train import (
     LabelledImages,
     check_recipe,
     head_group,
+    optimiser_of,
     own_soft_margin_loss,
-    sgd,
 )
 from wsss_kit.files import check_classes
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.training import batch_norms, descend, device_of, polynomial_decay, train_epochs
-
-Backbone = str | nn.Module | CAMMethod
-"""A name, a module, or a fitted CAM, whose backbone and head are copied."""
 
 
 class TrainedCAM(Resumable, CAMMethod):
@@ -57,7 +54,7 @@ class TrainedCAM(Resumable, CAMMethod):
 
     def __init__(
         self,
-        backbone: Backbone = "resnet50",
+        backbone: str | nn.Module | CAMMethod = "resnet50",
         *,
         weights: str | Path | None = None,
         stride: int | None = None,
@@ -91,12 +88,10 @@ class TrainedCAM(Resumable, CAMMethod):
         """
         start = self.backbone
         if not isinstance(start, CAMMethod):
-            options = {"stride": self.stride, "weights": self.weights, "seed": seed}
-            backbone = build_backbone(start, **options)
+            backbone = build_backbone(start, stride=self.stride, weights=self.weights, seed=seed)
             if isinstance(start, str):  # a module stays where it is
                 backbone = backbone.to(chosen_device(self.device))
-            head = new_head(len(classes), backbone.out_channels, seed=seed)
-            head = head.to(device_of(backbone))
+            head = new_head(len(classes), backbone.out_channels, seed=seed).to(device_of(backbone))
         elif not hasattr(start, "head_"):
             raise RuntimeError("the CAM to start from is not fitted; call its fit(samples)")
         elif tuple(start.classes_) != tuple(classes):
@@ -136,16 +131,15 @@ class TrainedCAM(Resumable, CAMMethod):
                 "learning_rate"
             )
         usual = CLASSIFIER["clean" if self.preset == "clean" else "reference"]
-        keys = ("crop", "long_side", "seed", "shown", "pretrained")
-        shared = {key: values[key] for key in keys}
-        recipe = {**usual, **shared, **given}
+        shared = ("crop", "long_side", "seed", "shown", "pretrained")
+        recipe = {**usual, **{key: values[key] for key in shared}, **given}
         check_recipe(recipe)
         return recipe
 
-    def _classifier_optimiser(self, recipe: Mapping[str, Any]) -> torch.optim.SGD:
+    def _classifier_optimiser(self, recipe: Mapping[str, Any]) -> torch.optim.Optimizer:
         """Create the optimiser of `_train_classifier`: everything learns."""
         learning = {"params": list(self.backbone_.parameters()), "lr": recipe["learning_rate"]}
-        return sgd([head_group([self.head_], recipe), learning], recipe)
+        return optimiser_of([head_group([self.head_], recipe), learning], recipe)
 
     def _train_classifier(
         self,
@@ -283,9 +277,8 @@ class TrainedCAM(Resumable, CAMMethod):
         tensors, card = cls._read(path)
         if classes is not None:
             check_classes(card, classes, path)
-        saved = {name: card[name] for name in (*cls.OPTIONS, "stride", "preset")}
+        saved = {name: card[name] for name in (*cls.OPTIONS, "backbone", "stride", "preset")}
         saved["scales"] = None if saved["scales"] is None else tuple(saved["scales"])
-        saved["backbone"] = card["backbone"]
         if backbone is not None:  # a module has its stride already
             saved |= {"backbone": backbone, "stride": None}
         method = cls(**{**saved, **cls._more_arguments(card), **options})

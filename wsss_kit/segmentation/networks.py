@@ -24,7 +24,6 @@ from wsss_kit.processes import total
 NETWORKS = ("small", "deeplab_v2", "deeplab_v3")
 ASPP_RATES = (6, 12, 18, 24)
 """Dilations of DeepLabV2's four branches at stride 8."""
-_V3 = "COCO_WITH_VOC_LABELS_V1"
 
 
 class Small(nn.Module):
@@ -57,17 +56,14 @@ class DeepLabV2(nn.Module):
     Args:
         backbone: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
         n_values: K.
-        rates: dilation of every branch.
     """
 
-    def __init__(
-        self, backbone: nn.Module, n_values: int, *, rates: Sequence[int] = ASPP_RATES
-    ) -> None:
+    def __init__(self, backbone: nn.Module, n_values: int) -> None:
         super().__init__()
         self.trunk = backbone
         self.branches = nn.ModuleList(
             nn.Conv2d(backbone.out_channels, n_values, 3, padding=rate, dilation=rate)
-            for rate in rates
+            for rate in ASPP_RATES
         )
         for branch in self.branches:
             nn.init.normal_(branch.weight, std=0.01)
@@ -115,7 +111,7 @@ class DeepLabV3(Normalised):
         if weights == "imagenet":
             options["weights_backbone"] = "IMAGENET1K_V1"
         elif weights is not None:
-            options |= {"weights": _V3, "num_classes": 21, "aux_loss": True}
+            options |= {"weights": "COCO_WITH_VOC_LABELS_V1", "num_classes": 21, "aux_loss": True}
         try:
             self.net = getattr(segmentation, f"deeplabv3_{backbone}")(**options)
         except OSError as error:
@@ -182,18 +178,17 @@ def build_network(
             "it (the papers call it COCO-pretrained), or start from ImageNet",
             stacklevel=2,
         )
+    if backbone is None and network == "small":
+        backbone, weights = "paper", weights or "web"
+    backbone = "resnet101" if backbone is None else backbone
+    stride = 4 if (network, backbone) == ("small", "paper") else 8
+    stride = stride if isinstance(backbone, str) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if network == "deeplab_v3":
-            backbone = "resnet101" if backbone is None else backbone
             if not isinstance(backbone, str):
                 raise ValueError("deeplab_v3 takes the name of a ResNet as backbone")
             return DeepLabV3(n_values, backbone=backbone, weights=weights)
-        if backbone is None and network == "small":
-            backbone, weights = "paper", weights or "web"
-        backbone = "resnet101" if backbone is None else backbone
-        stride = 4 if (network, backbone) == ("small", "paper") else 8
-        stride = stride if isinstance(backbone, str) else None
         trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
         return (Small if network == "small" else DeepLabV2)(trunk, n_values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from wsss_kit.crf import crf_of_present, dense_crf
 from wsss_kit.segmentation.networks import build_network
 from wsss_kit.training import device_of
 from wsss_kit.training import progress as progress_bar
-
-FUSIONS = ("mean", "max")
 
 
 class Segmenter(Resumable, nn.Module):
@@ -80,7 +79,7 @@ class Segmenter(Resumable, nn.Module):
         """
         check_images(images)
         check_scales(scales)
-        check_word("fuse", fuse, FUSIONS)
+        check_word("fuse", fuse, ("mean", "max"))
         size, found = images.shape[-2:], []
         for scale in scales:
             scaled = [max(1, round(side * scale)) for side in size]
@@ -134,10 +133,9 @@ class Segmenter(Resumable, nn.Module):
             scores = scores * known[:, :, None, None].to(scores.device)
         if crf is not False:
             parameters = {} if crf is True else crf
-            if labels is None:
-                scores = dense_crf(scores, images, **parameters)
-            else:  # absent classes take no part
-                scores = crf_of_present(scores, images, labels, **parameters)
+            # with labels, absent classes take no part
+            refine = dense_crf if labels is None else partial(crf_of_present, labels=labels)
+            scores = refine(scores, images, **parameters)
         return scores.argmax(1)
 
     def predict_all(

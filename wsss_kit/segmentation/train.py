@@ -21,7 +21,7 @@ from wsss_kit.checks import (
     chosen_device,
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.classifier.train import sgd
+from wsss_kit.classifier.train import optimiser_of
 from wsss_kit.processes import as_first, norms_of_whole_batches, sum_gradients, totals
 from wsss_kit.segmentation.networks import LOSSES, build_network, multi_scale_loss
 from wsss_kit.segmentation.segmenter import Segmenter
@@ -206,7 +206,10 @@ def _train(segmenter: Segmenter, masked: MaskedImages, recipe: Recipe, place: Pl
     iterations = recipe["iterations"] or recipe["epochs"] * steps_a_pass
     net, device = segmenter if recipe["full_size"] else segmenter.net, device_of(segmenter)
     options = {"loss": LOSSES[recipe["loss"]], "scales": recipe["loss_scales"]}
-    optimiser = _optimiser(segmenter.net, recipe)
+    rate, groups = recipe["learning_rate"], segmenter.net.parameters()
+    if hasattr(segmenter.net, "groups"):
+        groups = segmenter.net.groups(rate)
+    optimiser = optimiser_of(groups, recipe)
     stored, done = segmenter._resume(place, iterations)
     restore_optimiser(optimiser, stored)
     schedule = polynomial_decay(optimiser, iterations, first=done, every=recipe["decay_every"])
@@ -241,7 +244,7 @@ def _train(segmenter: Segmenter, masked: MaskedImages, recipe: Recipe, place: Pl
             began = losses[0] if began is None else began
             if (step + 1) % steps_a_pass == 0 or step + 1 == iterations:
                 mean, where = sum(losses) / len(losses), f"step {step + 1}"
-                check_loss(mean, began, where=where, learning_rate=recipe["learning_rate"])
+                check_loss(mean, began, where=where, learning_rate=rate)
                 losses = []
                 keep(step, {"total": mean})
     finally:
@@ -257,14 +260,6 @@ def _numbers(n: int, first: int, count: int, seed: int) -> list[int]:
         order = torch.randperm(n, generator=random).tolist()
         found += order[place : place + count - len(found)]
     return found
-
-
-def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    rate = recipe["learning_rate"]
-    groups = net.groups(rate) if hasattr(net, "groups") else net.parameters()
-    if recipe["optimiser"] == "sgd":
-        return sgd(groups, recipe)
-    return torch.optim.AdamW(groups, rate, weight_decay=recipe["weight_decay"])
 
 
 def _check_values(masks: Tensor, n_classes: int) -> None:

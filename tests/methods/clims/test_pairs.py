@@ -62,16 +62,16 @@ def test_cosines_equal_a_loop_and_leave_clip_alone(clip, rng, which):
     backgrounds = clip.encode_text(["a photo of a road", "a photo of a sky"])
     pairs = pairs_of(maps, labels)
     masked = masked_images(images, pairs, size=images.shape[-2:], align_corners=False)
-    found = cosines(clip, masked, pairs.classes, texts, backgrounds)
-    assert found.cooccurrence.shape == (int(labels.sum()), 2)
+    own, rest, others = cosines(clip, masked, pairs.classes, texts, backgrounds)
+    assert others.shape == (int(labels.sum()), 2)
     for i, (n, c) in enumerate(labels.nonzero().tolist()):
         p = F.interpolate(maps[n : n + 1, c : c + 1], (96, 96), mode="bilinear")
         shown = F.normalize(clip.encode_image(images[n : n + 1] * p), dim=-1)[0]
         left = F.normalize(clip.encode_image(images[n : n + 1] * (1 - p)), dim=-1)[0]
-        torch.testing.assert_close(found.object_text[i], shown @ texts[c], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found.background_text[i], left @ texts[c], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found.cooccurrence[i], backgrounds @ shown, atol=1e-5, rtol=1e-4)
-    total = found.object_text.sum() + found.background_text.sum() + found.cooccurrence.sum()
+        torch.testing.assert_close(own[i], shown @ texts[c], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(rest[i], left @ texts[c], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(others[i], backgrounds @ shown, atol=1e-5, rtol=1e-4)
+    total = own.sum() + rest.sum() + others.sum()
     if labels.any():
         total.backward()
         moved = maps.grad.abs().sum((2, 3)) > 0

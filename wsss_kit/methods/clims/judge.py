@@ -62,29 +62,25 @@ class Judge:
         """
         choices, clip = self.choices, self.clip
         maps, labels, pixels = (x.to(clip.device) for x in (maps.float(), labels, images))
-        if choices["pixels"] != "rgb":
-            mean, std = clip.mean, clip.std
-            if choices["pixels"] == "imagenet":
-                mean, std = (
-                    pixels.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)
-                )
-            pixels = (pixels - mean) / std
-        side = choices["side"]
-        size = clip.whole_patches(pixels) if side is None else (side, side)
-        pairs = pairs_of(maps, labels)
-        masked = masked_images(pixels, pairs, size=size, align_corners=choices["align_corners"])
         normalised = choices["pixels"] != "rgb"
+        if normalised:
+            of_clip = choices["pixels"] == "clip"
+            statistics = (clip.mean, clip.std) if of_clip else (IMAGENET_MEAN, IMAGENET_STD)
+            mean, std = (torch.as_tensor(v).to(pixels).view(3, 1, 1) for v in statistics)
+            pixels = (pixels - mean) / std
+        side, pairs = choices["side"], pairs_of(maps, labels)
+        size = clip.whole_patches(pixels) if side is None else (side, side)
+        masked = masked_images(pixels, pairs, size=size, align_corners=choices["align_corners"])
         texts = self.texts, self.backgrounds
-        seen = cosines(clip, masked, pairs.classes, *texts, normalised=normalised)
+        shown, left, other = cosines(clip, masked, pairs.classes, *texts, normalised=normalised)
         heavy, related = self.factors[pairs.classes], self.related[pairs.classes]
-        threshold = choices["cbs_threshold"]
-        cbs = cooccurrence_loss(seen.cooccurrence, threshold=threshold, related=related)
+        cbs = cooccurrence_loss(other, threshold=choices["cbs_threshold"], related=related)
         if choices["backgrounds"] == "pairs":
             cbs = cbs / max(1, len(pairs.classes))
         counted = maps if choices["area"] == "all" or not len(pairs.classes) else pairs.maps
         return {
-            "otm": object_text_loss(seen.object_text, weights=heavy),
-            "btm": background_text_loss(seen.background_text, weights=heavy),
+            "otm": object_text_loss(shown, weights=heavy),
+            "btm": background_text_loss(left, weights=heavy),
             "cbs": cbs,
             "reg": area_loss(counted),
         }
@@ -134,28 +130,13 @@ def masked_images(
     Returns:
         (2 * pairs, 3, H', W'): first what all maps show, then all remainders.
     """
+    options = {"size": size, "mode": "bilinear", "align_corners": align_corners}
     maps, pixels = (
-        x
-        if tuple(x.shape[-2:]) == size
-        else F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+        x if tuple(x.shape[-2:]) == size else F.interpolate(x, **options)
         for x in (pairs.maps[:, None], pixels)
     )
     shown = pixels[pairs.images]  # (pairs, 3, H', W')
     return torch.cat([shown * maps, shown * (1 - maps)])
-
-
-class Cosines(NamedTuple):
-    """How the masked images of all pairs look to CLIP.
-
-    Args:
-        object_text: (pairs,) what the map shows against its class.
-        background_text: (pairs,) what it leaves against its class.
-        cooccurrence: (pairs, P) what it shows against all background texts.
-    """
-
-    object_text: Tensor
-    background_text: Tensor
-    cooccurrence: Tensor
 
 
 def cosines(
@@ -166,7 +147,7 @@ def cosines(
     backgrounds: Tensor,
     *,
     normalised: bool = False,
-) -> Cosines:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute cosines of masked images with texts; gradients reach the images, never CLIP.
 
     Args:
@@ -176,11 +157,15 @@ def cosines(
         texts: (C, D) unit embeddings of the classes.
         backgrounds: (P, D) unit embeddings of the backgrounds; P may be 0.
         normalised: whether the images are normalised already; CLIP then does not.
+
+    Returns:
+        (pairs,) what the map shows against its class, (pairs,) what it leaves against its class,
+        and (pairs, P) what it shows against all background texts.
     """
     if not len(masked):
         none = masked.new_zeros(0)
-        return Cosines(none, none, none[:, None].expand(0, len(backgrounds)))
+        return none, none, none[:, None].expand(0, len(backgrounds))
     seen = F.normalize(clip.encode_image(masked, normalised=normalised), dim=-1)  # (2 * pairs, D)
     shown, left = seen.chunk(2)
     own = texts[classes]  # (pairs, D)
-    return Cosines((shown * own).sum(1), (left * own).sum(1), shown @ backgrounds.T)
+    return (shown * own).sum(1), (left * own).sum(1), shown @ backgrounds.T

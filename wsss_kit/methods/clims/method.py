@@ -172,7 +172,14 @@ class CLIMS(TrainedCAM):
         check_recipe(values)
         check_count("accumulate", accumulate)
         values["accumulate"] = accumulate
-        self._check_classes(samples)
+        found, expected = classes_of(samples), self.prompts.classes
+        named = getattr(samples, "classes", None) is not None
+        if (named and found != expected) or len(found) != len(expected):
+            raise ValueError(
+                f"the samples have {len(found)} classes ({', '.join(found[:4])}, …) and the "
+                f"prompts {len(expected)} ({', '.join(expected[:4])}, …); "
+                "expected the same in the same order"
+            )
         base = self._baseline(values, baseline)
         self._begin(self.prompts.classes, seed)
         network = self.backbone_, self.head_, self.bias_
@@ -211,17 +218,6 @@ class CLIMS(TrainedCAM):
         )
         self.backbone_.eval()
         return self
-
-    def _check_classes(self, samples: Sequence[Sample]) -> None:
-        """Refuse samples of other classes than the prompts', by name or, unnamed, by number."""
-        found, expected = classes_of(samples), self.prompts.classes
-        named = getattr(samples, "classes", None) is not None
-        if (named and found != expected) or len(found) != len(expected):
-            raise ValueError(
-                f"the samples have {len(found)} classes ({', '.join(found[:4])}, …) and the "
-                f"prompts {len(expected)} ({', '.join(expected[:4])}, …); "
-                "expected the same in the same order"
-            )
 
     def _begin(self, classes: Sequence[str], seed: int) -> None:
         super()._begin(classes, seed)

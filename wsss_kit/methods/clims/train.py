@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import groups_of, sgd
+from wsss_kit.classifier.train import groups_of, optimiser_of
 from wsss_kit.methods.clims.judge import Judge
 from wsss_kit.processes import sum_gradients, total, totals
 from wsss_kit.training import Diverged, columns, device_of
@@ -108,10 +108,8 @@ def make_optimiser(
     backbone: nn.Module, head: Tensor, bias: Tensor, recipe: Recipe
 ) -> torch.optim.Optimizer:
     """Create the preset's optimiser: the head learns faster, the frozen stem not at all."""
-    groups = groups_of(backbone, [head, bias] if recipe["calibrated"] else [head], recipe)
-    if recipe["optimiser"] == "sgd":
-        return sgd(groups, recipe)
-    return torch.optim.AdamW(groups, recipe["learning_rate"], weight_decay=recipe["weight_decay"])
+    heads = [head, bias] if recipe["calibrated"] else [head]
+    return optimiser_of(groups_of(backbone, heads, recipe), recipe)
 
 
 def train_step(

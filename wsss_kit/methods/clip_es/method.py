@@ -198,13 +198,9 @@ class CLIPES(CAMMethod):
     def save(self, path: str | Path) -> Path:
         """Write prompts and arguments as JSON: everything but CLIP itself."""
         path = weights_path(path).with_suffix(".json")
-        arguments = {name: getattr(self, name) for name in _SAVED}
-        card = {
-            "method": "CLIP-ES",
-            "version": _CARD_VERSION,
-            **arguments,
-            "prompts": json.loads(self.prompts.to_json()),
-        }
+        card = {"method": "CLIP-ES", "version": _CARD_VERSION}
+        card |= {name: getattr(self, name) for name in _SAVED}
+        card["prompts"] = json.loads(self.prompts.to_json())
         return write_whole(path, json.dumps(card, indent=1) + "\n")
 
     @classmethod
@@ -226,7 +222,5 @@ class CLIPES(CAMMethod):
             card["similarity"] = card.pop("likeness")
         check_card(card, path, method="CLIP-ES", version=_CARD_VERSION, keys=_SAVED)
         saved = {key: card[key] for key in _SAVED}
-        if saved["scales"] is not None:
-            saved["scales"] = tuple(saved["scales"])
         saved["prompts"] = Prompts.from_json(json.dumps(card["prompts"]))
         return cls(clip if clip is not None else load_clip("paper"), **{**saved, **options}).fit()

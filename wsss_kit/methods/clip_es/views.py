@@ -84,13 +84,10 @@ def run_views(
         similarity: see `FrozenCLIP.last_block`.
         **options: ``n_layers``, ``round_positions``, see `FrozenCLIP.encode_dense`.
     """
-    H, W = images.shape[-2:]
-    home = None
+    (H, W), home = images.shape[-2:], None
     for scale in dict.fromkeys((1.0, *map(float, scales))):
-        sized, wanted = images, similarity
-        if scale != 1:
-            sized = upsample(images, (max(1, round(H * scale)), max(1, round(W * scale))))
-            wanted = None
+        size = max(1, round(H * scale)), max(1, round(W * scale))
+        sized, wanted = (images, similarity) if scale == 1 else (upsample(images, size), None)
         for mirrored in (False, True)[: 1 + flip]:
             shown = sized.flip(-1) if mirrored else sized
             last, attention, grid = clip.last_block(shown, similarity=wanted, **options)

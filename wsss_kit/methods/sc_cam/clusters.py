@@ -30,8 +30,6 @@ from wsss_kit.methods.sc_cam.train import FEATURES
 from wsss_kit.processes import each
 from wsss_kit.training import progress
 
-ENGINES = ("auto", "sklearn", "torch")
-
 
 class Clusters(NamedTuple):
     """What k-means found.
@@ -128,9 +126,8 @@ def _first_rows(points: Tensor, squares: Tensor, k: int, restarts: int, seed: in
     nearest, every = distances(chosen[:, 0]), torch.arange(restarts, **where)
     for _ in range(1, k):
         drawn = torch.multinomial(nearest + 1e-12, trials, replacement=True, generator=random)
-        closer = torch.minimum(
-            distances(drawn.flatten()).unflatten(0, (-1, trials)), nearest[:, None]
-        )
+        closer = distances(drawn.flatten()).unflatten(0, (-1, trials))
+        closer = torch.minimum(closer, nearest[:, None])
         best = closer.sum(2).argmin(1)  # (R,)
         nearest = closer[every, best]
         chosen = torch.cat([chosen, drawn[every, best][:, None]], 1)
@@ -188,7 +185,7 @@ def subcategory_labels(
     check_labels(labels)
     check_count("k", k)
     check_count("seed", seed, least=0)
-    check_word("engine", engine, ENGINES)
+    check_word("engine", engine, ("auto", "sklearn", "torch"))
     expected = features.shape[:2] if features.ndim == 3 else (len(features), labels.shape[1])
     if labels.shape != expected:
         raise ValueError(

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from wsss_kit.checks import check_count, check_labels, check_word
 from wsss_kit.methods.sc_cam.clusters import check_features
 
-VIEWS = ("pca", "tsne")
-
 
 def exemplars(
     features: Tensor, subcategories: Tensor, *, n_classes: int, n: int = 4
@@ -88,7 +86,7 @@ def plane(features: Tensor, *, how: str = "pca", seed: int = 0) -> Tensor:
 
     check_features(features, 2)
     check_count("seed", seed, least=0)
-    check_word("how", how, VIEWS)
+    check_word("how", how, ("pca", "tsne"))
     N, D = features.shape
     if N < 2:
         raise ValueError(f"features have shape {(N, D)}, expected two rows at least")

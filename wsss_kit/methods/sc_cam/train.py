@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.checks import check_count
-from wsss_kit.classifier.train import groups_of, own_soft_margin_loss, sgd
+from wsss_kit.classifier.train import groups_of, optimiser_of, own_soft_margin_loss
 from wsss_kit.processes import own, total
 from wsss_kit.training import columns
 
@@ -66,9 +66,11 @@ FEATURES = ("picture", "own_map")
 READ_OUTS = ("parent", "children")
 
 
-def make_optimiser(backbone: nn.Module, heads: Sequence[Tensor], recipe: Recipe) -> torch.optim.SGD:
+def make_optimiser(
+    backbone: nn.Module, heads: Sequence[Tensor], recipe: Recipe
+) -> torch.optim.Optimizer:
     """Create SGD; heads learn ``head_factor`` times faster, stem and norms as the recipe says."""
-    return sgd(groups_of(backbone, heads, recipe, norms=recipe["trains_norms"]), recipe)
+    return optimiser_of(groups_of(backbone, heads, recipe, norms=recipe["trains_norms"]), recipe)
 
 
 def joint_loss(
