@@ -65,7 +65,7 @@ class Projection(nn.Module):
             nn.init.xavier_uniform_(self.joined.weight, gain=4)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """(B, D, h, w) of every level -> (B, channels, h, w) on the grid of the first."""
+        """Project (B, D, h, w) of every level to (B, channels, h, w) on the grid of the first."""
         size = levels[0].shape[2:]
         active = F.elu if self.kind == "features" else F.relu
         x = levels[0]

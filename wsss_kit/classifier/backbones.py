@@ -66,7 +66,7 @@ class ResNetBackbone(Normalised):
         self.level_channels = (64, wide, 2 * wide, 4 * wide, 8 * wide)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] -> (B, D, H / stride, W / stride)."""
+        """Compute features: (B, 3, H, W) RGB in [0, 1] -> (B, D, H / stride, W / stride)."""
         return self.levels(images)[-1]
 
     def levels(self, images: Tensor) -> list[Tensor]:

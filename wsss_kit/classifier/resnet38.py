@@ -110,7 +110,7 @@ class ResNet38Backbone(Normalised):
             load_all(self, from_released(read_state(path)), path, what="ResNet-38")
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] -> (B, 4096, ceil(H / 8), ceil(W / 8))."""
+        """Compute features: (B, 3, H, W) RGB in [0, 1] -> (B, 4096, ceil(H / 8), ceil(W / 8))."""
         return self.levels(images)[-1]
 
     def levels(self, images: Tensor) -> list[Tensor]:

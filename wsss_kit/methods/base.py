@@ -56,7 +56,7 @@ class CAMMethod(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
-        """Maps of the classes present: (B, 3, H, W) in [0, 1] and (B, C) -> `MethodOutput`."""
+        """Compute maps of the classes present: (B, 3, H, W) and (B, C) -> `MethodOutput`."""
 
     @abstractmethod
     def save(self, path: str | Path) -> Path:
@@ -65,13 +65,13 @@ class CAMMethod(ABC):
     @classmethod
     @abstractmethod
     def load(cls, path: str | Path, **options: Any) -> CAMMethod:
-        """A fitted method from the files that `save` wrote."""
+        """Load a fitted method from the files that `save` wrote."""
 
 
 def preset_values(
     presets: Mapping[str, Mapping[str, Any]], preset: str, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A preset's values with every given argument that is not None put over them.
+    """Return a preset's values, replaced by every given argument that is not None.
 
     Raises:
         ValueError: if there is no such preset.
@@ -85,7 +85,7 @@ def preset_values(
 
 
 def check_batch(images: Tensor, labels: Tensor, n_classes: int) -> None:
-    """Refuse images and labels that are not what they should be or do not belong together.
+    """Raise `ValueError` if images or labels are malformed or their sizes disagree.
 
     Raises:
         ValueError: saying what arrived and what was expected.

@@ -42,7 +42,7 @@ class Small(nn.Module):
         self.decide = nn.Conv2d(channels, n_values, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, h, w)."""
+        """Compute logits: (B, 3, H, W) -> (B, K, h, w)."""
         return self.decide(F.relu(self.around(self.trunk(images))))
 
 
@@ -70,7 +70,7 @@ class DeepLabV2(nn.Module):
             nn.init.zeros_(branch.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, h, w)."""
+        """Compute logits: (B, 3, H, W) -> (B, K, h, w)."""
         features = self.trunk(images)
         return torch.stack([branch(features) for branch in self.branches]).sum(0)
 
@@ -125,7 +125,7 @@ class DeepLabV3(Normalised):
             self.net.classifier[-1] = nn.Conv2d(last.in_channels, n_values, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, h, w)."""
+        """Compute logits: (B, 3, H, W) -> (B, K, h, w)."""
         features = self.net.backbone(self.normalise(images))["out"]
         return self.net.classifier(features)
 
@@ -279,12 +279,10 @@ def multi_scale_loss(
         size = every[0].shape[2:]
         sized = [F.interpolate(each, size=size, mode="bilinear") for each in every[1:]]
         every.append(torch.stack([every[0], *sized]).amax(0))
-    return torch.stack([loss(each, nearest(masks, each.shape[2:])) for each in every]).sum()
 
+    def part(logits: Tensor) -> Tensor:  # with the mask's value under the centre of each cell
+        size = tuple(logits.shape[2:])
+        sized = F.interpolate(masks[:, None].float(), size=size, mode="nearest-exact")
+        return loss(logits, sized[:, 0].long())
 
-def nearest(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize masks (B, H, W) int64 to a grid (B, h, w) by the value under each cell's centre."""
-    if masks.shape[1:] == tuple(size):
-        return masks
-    resized = F.interpolate(masks[:, None].float(), size=tuple(size), mode="nearest-exact")
-    return resized[:, 0].long()
+    return torch.stack([part(logits) for logits in every]).sum()

@@ -72,12 +72,6 @@ WARM_UP = 20  # steps of AdamW
 _SATURATED = 0.003  # mean map of present classes from which on nothing is learned
 
 
-def activation_maps(backbone: nn.Module, head: Tensor, bias: Tensor, images: Tensor) -> Tensor:
-    """Compute the maps that are trained: the sigmoid of CAM's, (B, 3, H, W) -> (B, C, h, w)."""
-    cams = class_activation_maps(backbone(images), head.to(images.dtype))
-    return torch.sigmoid(cams.float() + bias[:, None, None])
-
-
 @torch.no_grad()
 def calibrate(backbone: nn.Module, head: Tensor, bias: Tensor, samples: Sequence[Sample]) -> None:
     """Scale and shift the head so that maps begin where the sigmoid has a slope.
@@ -152,7 +146,8 @@ def train_step(
     optimiser.zero_grad(set_to_none=True)
     for part, positive in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            maps = activation_maps(backbone, head, bias, part.to(device))
+            cams = class_activation_maps(backbone(part.to(device)), head)
+            maps = torch.sigmoid(cams.float() + bias[:, None, None])  # those that are trained
             if not torch.isfinite(maps).all():
                 check_maps(float("nan"), where)
             if not len(part):  # other processes have the batch's last images

@@ -49,7 +49,7 @@ class CLIPES(CAMMethod):
         flip: whether to average maps and affinity with those of the flipped image. None takes the
             preset's, as for the next three.
         scales: factors on the image's sides; the maps of all scales are averaged.
-        similarity: whose similarity is the affinity, one of ``LIKENESS``.
+        similarity: whose similarity is the affinity, one of ``SIMILARITY``.
         distribution: whether it is weighed by the similarity of the cells' classes, see
             `views.similarity_of_classes`.
 
@@ -189,7 +189,7 @@ class CLIPES(CAMMethod):
         return OpenedImage(self, images, classes)
 
     def _options(self) -> dict[str, Any]:
-        """Options of `batch_maps`: the preset's, unless an argument was given."""
+        """Return options of `batch_maps`: the preset's, unless an argument was given."""
         own = {name: getattr(self, name) for name in _OPTIONS}
         values = {"n_layers": self.n_layers, **preset_values(PRESETS, self.preset, own)}
         del values["clamp_boxes"]  # the boxes come after the maps

@@ -55,7 +55,7 @@ def kmeans(
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> Clusters:
-    """Lloyd's algorithm from greedy k-means++ starts, all restarts at once; the best of them.
+    """Run Lloyd's algorithm from greedy k-means++ starts, all at once; return the best.
 
     Args:
         features: (N, D) with N at least k; where they are, the work is done.
