@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
 from torch import Tensor, nn
 
 from wsss_kit.checks import check_count, check_word
@@ -180,6 +179,8 @@ def _open(
 
 def _table(reports: Sequence[Report], seeds: Sequence[int]) -> str:
     """IoU in percent, one column a seed and their mean, with intervals and protocol below."""
+    import pandas as pd
+
     columns = {f"seed {seed}": [*r.iou, r.mean_iou] for seed, r in zip(seeds, reports, strict=True)}
     frame = 100 * pd.DataFrame(columns, index=[*reports[0].classes, "mean"])
     frame["mean"] = frame.mean(axis="columns", skipna=False)
