@@ -12,7 +12,7 @@ from torch import nn
 
 from wsss_kit import CAM, PaperWorld
 from wsss_kit.commands.baseline import run_baseline, train_heads
-from wsss_kit.commands.common import load_function
+from wsss_kit.commands.resources import load_function
 
 
 class Colours(nn.Module):

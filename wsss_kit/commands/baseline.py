@@ -14,7 +14,7 @@ from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import pool_features
-from wsss_kit.commands.common import load_function, run_folder
+from wsss_kit.commands.resources import load_function, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import default_root
 from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate, predict_masks

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count, check_device, check_size
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.commands.common import run_folder
+from wsss_kit.commands.resources import run_folder
 from wsss_kit.files import write_whole
 from wsss_kit.methods.clip_es import CLIPES, literal_maps, refined_maps
 from wsss_kit.paperworld import PaperWorld

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.common import openai_clip, run_folder
+from wsss_kit.commands.resources import openai_clip, run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.images import read_image
 from wsss_kit.evaluation import Protocol, evaluate

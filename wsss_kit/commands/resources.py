@@ -1,4 +1,4 @@
-"""Shared by the commands: the folder of a run, and the CLIP or backbone that an option names."""
+"""Resources of a command: the folder of its run, and the CLIP or backbone that an option names."""
 
 from __future__ import annotations
 
