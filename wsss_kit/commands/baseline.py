@@ -27,7 +27,7 @@ SCALES = (0.5, 1.0, 1.5)
 
 
 def train_heads(backbone: nn.Module, samples: Sequence[Sample], seeds: Sequence[int]) -> list[CAM]:
-    """One CAM a seed on the same frozen backbone; the features are computed once.
+    """Train one CAM a seed on the same frozen backbone; the features are computed once.
 
     Args:
         backbone: the module.
@@ -133,7 +133,7 @@ def run_baseline(
 
 
 def _backbone(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module, str]:
-    """The backbone and how protocol and cards call it."""
+    """Build the backbone; return it and its name for protocol and cards."""
     if not isinstance(backbone, str):
         return build_backbone(backbone, weights=weights), type(backbone).__name__
     if ":" in backbone:
@@ -149,7 +149,7 @@ def _backbone(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module
 
 
 def _refuse_other_heads(folder: Path, seeds: Sequence[int]) -> None:
-    """Heads of an earlier run that this one would not replace would look like its own."""
+    """Refuse a folder with heads of an earlier run, which would look like those of this one."""
     own = {f"head-seed-{seed}.safetensors" for seed in seeds}
     others = sorted(p.name for p in folder.glob("head-seed-*.safetensors") if p.name not in own)
     if others:
@@ -178,7 +178,7 @@ def _open(
 
 
 def _table(reports: Sequence[Report], seeds: Sequence[int]) -> str:
-    """IoU in percent, one column a seed and their mean, with intervals and protocol below."""
+    """Tabulate IoU in percent, one column a seed and their mean, intervals and protocol below."""
     import pandas as pd
 
     columns = {f"seed {seed}": [*r.iou, r.mean_iou] for seed, r in zip(seeds, reports, strict=True)}

@@ -40,7 +40,7 @@ class Findings:
     remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def __str__(self) -> str:
-        """Counts, then every kind with its first images."""
+        """Return counts, then every kind of problem with its first images."""
         lines = [f"{self.n_images} images, {self.n_masks} masks"]
         for title, kinds in (("wrong", self.errors), ("to look at", self.remarks)):
             for kind, found in kinds.items():
@@ -154,7 +154,7 @@ def _looked(
 
 
 def _compare(one: _Looked, classes: Sequence[str], found: Findings) -> None:
-    """Labels and mask of one image against each other."""
+    """Compare the labels and the mask of one image."""
     drawn = {value - 1 for value in one.values - {0, IGNORE_INDEX}}
     for kind, those in (
         ("classes drawn but not labelled", drawn - one.labels),

@@ -219,7 +219,7 @@ def _score(
     *,
     shown: bool = True,
 ) -> tuple[CAMMethod, dict[str, tuple[dict[str, Tensor], Report]]]:
-    """A method and its two rows, without and with the CRF: masks of ``test``, their report."""
+    """Return a method and its rows without and with the CRF: masks of ``test``, their report."""
     method, scored = make(), {}
     maps_of = _Remembered(Pipeline(method).maps, stopped)
     for row, crf, rules in (
