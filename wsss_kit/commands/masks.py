@@ -12,8 +12,7 @@ from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_device, check_probability, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.generate import MANIFEST, Written, write_masks
-from wsss_kit.commands.named import backbone_named, clip_named
-from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.resources import backbone_named, clip_named, run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.files import load_model, weights_path
 from wsss_kit.masks import BackgroundRule
@@ -168,7 +167,7 @@ def _open(
     own: nn.Module | None,
     device: str,
 ) -> tuple[CAMMethod | Segmenter, str]:
-    """The method ready to use, and what the protocol calls it."""
+    """Load the method; return also its name for the protocol."""
     if method == "clip-es":
         which = {"usual": "ViT-B-16-quickgelu", "device": device}
         loaded, called = clip_named(data, clip, clip_weights, **which)
@@ -194,7 +193,7 @@ def _open(
 
 
 def _affinity(fitted: CAMMethod, path: str | Path | None, device: str) -> AffinityNet | str | None:
-    """The affinity of the pipeline."""
+    """Load the affinity of the pipeline."""
     if path is None:
         return "own"
     if not fitted.brings_affinity:
