@@ -95,8 +95,7 @@ def confident_seeds(
     strong, weak = thresholds if powers is None else powers
     if not (strong > weak if powers is None else strong < weak):
         raise ValueError(
-            f"{name}s are {strong:g} and {weak:g}, expected the strong background first: the "
-            f"{more} number"
+            f"{name}s are {strong:g} and {weak:g}, expected the strong background first ({more})"
         )
     options, seeds = {"refine": refine, "background_first": powers is not None}, {}
     for sample in progress(samples, what="confident labels", shown=shown, total=len(samples)):

@@ -121,9 +121,7 @@ def build_backbone(
                 "of channels D that the module returns as (B, D, h, w)"
             )
         if stride is not None or weights is not None:
-            raise ValueError(
-                "stride and weights belong to named backbones; your module has its own"
-            )
+            raise ValueError("stride and weights belong to named backbones, not to your module")
         return backbone
     if backbone not in BACKBONES:
         raise ValueError(

@@ -32,9 +32,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ValueError: if it is damaged or of another format.
     """
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing; give None, 'imagenet' or a file with a state dict"
-        )
+        raise FileNotFoundError(f"{path} is missing; give None, 'imagenet' or a state dict")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -111,9 +111,7 @@ class CAM(TrainedCAM):
         if checkpoint is not None and not train_backbone:
             raise ValueError("a checkpoint needs train_backbone=True; a head alone takes seconds")
         if pooled is not None and train_backbone:
-            raise ValueError(
-                "pooled features need train_backbone=False; a backbone that learns moves"
-            )
+            raise ValueError("pooled features need train_backbone=False; a learning backbone moves")
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         usual = {} if train_backbone else HEAD_ALONE
         values = self._values(**{**usual, **{k: v for k, v in given.items() if v is not None}})

@@ -120,9 +120,7 @@ class TrainedCAM(Resumable, CAMMethod):
         given = given or {}
         if isinstance(self.backbone, CAMMethod):
             if given:
-                raise ValueError(
-                    f"baseline is {dict(given)} and backbone a fitted CAM; give one of the two"
-                )
+                raise ValueError(f"a fitted CAM and baseline {dict(given)}: give one of the two")
             return None
         unknown = set(given) - {"epochs", "batch_size", "learning_rate"}
         if unknown:
@@ -214,9 +212,7 @@ class TrainedCAM(Resumable, CAMMethod):
     def _check_fitted(self) -> None:
         if not hasattr(self, "head_"):
             name = type(self).__name__
-            raise RuntimeError(
-                f"this {name} has no classifier yet; call fit(samples) or {name}.load(path)"
-            )
+            raise RuntimeError(f"this {name} has no classifier yet; call fit(samples) or load")
 
     # -- files ------------------------------------------------------------------------------
 

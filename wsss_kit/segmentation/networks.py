@@ -166,9 +166,7 @@ def build_network(
     """
     if isinstance(network, nn.Module):
         if backbone is not None or weights is not None:
-            raise ValueError(
-                "backbone and weights belong to named networks; your module has its own"
-            )
+            raise ValueError("backbone and weights belong to named networks, not to your module")
         return network
     check_word("network", network, NETWORKS)
     if weights is not None and "coco" in Path(weights).name.lower():

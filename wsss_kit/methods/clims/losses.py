@@ -87,14 +87,7 @@ def cooccurrence_loss(
     if threshold is not None:
         check_probability("threshold", threshold)
         costs = torch.where(similarity > threshold, costs, 0.0)
-    if related is not None:
-        if related.shape != similarity.shape:
-            raise ValueError(
-                f"related has shape {tuple(related.shape)}, expected {tuple(similarity.shape)} as "
-                "the cosines"
-            )
-        costs = costs * related.to(costs)
-    return costs.sum()
+    return _weighted(costs, related, "related").sum()
 
 
 def area_loss(maps: Tensor) -> Tensor:
@@ -127,14 +120,17 @@ def area_loss(maps: Tensor) -> Tensor:
 def _mean(similarity: Tensor, weights: Tensor | None, cost: Callable[[Tensor], Tensor]) -> Tensor:
     """Compute the mean cost over the pairs; without a pair 0, and still part of the graph."""
     _check_cosines(similarity, 1)
-    costs = cost(similarity.clamp(SMALLEST, LARGEST))
-    if weights is not None:
-        if weights.shape != costs.shape:
-            raise ValueError(
-                f"weights has shape {tuple(weights.shape)}, expected {tuple(costs.shape)}"
-            )
-        costs = costs * weights.to(costs)
+    costs = _weighted(cost(similarity.clamp(SMALLEST, LARGEST)), weights, "weights")
     return costs.mean() if costs.numel() else costs.sum()
+
+
+def _weighted(costs: Tensor, weights: Tensor | None, name: str) -> Tensor:
+    """Multiply costs by weights of the same shape, if there are some."""
+    if weights is None:
+        return costs
+    if weights.shape != costs.shape:
+        raise ValueError(f"{name} has shape {tuple(weights.shape)}, expected {tuple(costs.shape)}")
+    return costs * weights.to(costs)
 
 
 def _check_cosines(similarity: Tensor, ndim: int) -> None:

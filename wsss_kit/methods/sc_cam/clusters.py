@@ -87,9 +87,7 @@ def kmeans(
     check_count("seed", seed, least=0)
     N = len(features)
     if k > N:
-        raise ValueError(
-            f"k is {k} and there are {N} points, expected at least as many as clusters"
-        )
+        raise ValueError(f"k is {k} and there are {N} points, expected at least k points")
     points = features.float()
     middle = points.mean(0)
     points = points - middle  # small numbers lose fewer digits in the products below
@@ -231,9 +229,7 @@ def check_features(features: Tensor, *dimensions: int) -> None:
         expected = "(M, D) or (M, C, D)" if 3 in dimensions else "(N, D)"
         raise ValueError(f"features have shape {tuple(features.shape)}, expected {expected}")
     if not torch.isfinite(features).all():
-        raise ValueError(
-            "features hold NaN or infinity, expected finite numbers; look at the backbone"
-        )
+        raise ValueError("features hold NaN or infinity, expected numbers; look at the backbone")
 
 
 @torch.no_grad()

@@ -116,9 +116,7 @@ def listed(names: Sequence[Mapping[str, float]], classes: Sequence[str], k: int)
         ['red boat', 'boat 2', 'red boat 3']
     """
     if len(names) != len(classes) * k:
-        raise ValueError(
-            f"{len(names)} names for {len(classes)} classes of {k}, expected one for each"
-        )
+        raise ValueError(f"{len(names)} names for {len(classes)} classes of {k}, expected as many")
     found: list[str] = []
     for i, lifts in enumerate(names):
         best = max(lifts, key=lifts.__getitem__, default=None)
@@ -246,7 +244,5 @@ def divided(labels: Tensor, n_classes: int) -> Tensor:
     check_count("n_classes", n_classes)
     check_labels(labels)
     if not labels.shape[1] or labels.shape[1] % n_classes:
-        raise ValueError(
-            f"sub-categories have shape {tuple(labels.shape)}, expected (M, {n_classes} * k)"
-        )
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, expected (M, {n_classes} * k)")
     return labels.detach().cpu().float().unflatten(1, (n_classes, -1))

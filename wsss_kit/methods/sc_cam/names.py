@@ -68,8 +68,7 @@ def name_subcategories(
     parts = divided(subcategories, len(classes))  # (M, C, k)
     if len(parts) != len(samples):
         raise ValueError(
-            f"{len(samples)} samples and {len(parts)} rows of sub-categories, expected one row a "
-            "sample"
+            f"{len(samples)} samples and {len(parts)} rows of sub-categories, expected as many rows"
         )
     if (parts.amax(2) > labels_of(samples)).any():
         raise ValueError(

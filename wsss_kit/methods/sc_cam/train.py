@@ -148,8 +148,7 @@ def epochs_of_rounds(
         check_count("epochs of a round", count)
     if len(given) != rounds:
         raise ValueError(
-            f"epochs has {len(given)} numbers for {rounds} rounds, expected one for all, or one a "
-            "round"
+            f"epochs has {len(given)} numbers for {rounds} rounds, expected one, or one a round"
         )
     return list(given)
 
@@ -163,8 +162,7 @@ def check_subcategories(given: Tensor, labels: Tensor) -> int:
     (M, C), shape = labels.shape, tuple(given.shape)
     if len(shape) != 2 or shape[0] != M or not shape[1] or shape[1] % C:
         raise ValueError(
-            f"subcategories have shape {shape}, expected ({M}, {C} * k): one row an image, k "
-            "columns a class"
+            f"subcategories have shape {shape}, expected ({M}, {C} * k): k columns a class"
         )
     k = shape[1] // C
     parents = given.view(M, C, k).amax(2)
