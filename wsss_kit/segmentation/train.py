@@ -192,7 +192,7 @@ def _recipe(preset: str, given: Mapping[str, Any]) -> Recipe:
         check_scales(recipe["scales"])
     if len(recipe["scales"]) and recipe["crop"] is None:
         raise ValueError(
-            f"crop is None and scales are {recipe['scales']}, expected a crop that makes sizes equal"
+            f"crop is None and scales are {recipe['scales']}, expected a crop to make sizes equal"
         )
     return recipe
 

@@ -166,8 +166,7 @@ class CLIMS(TrainedCAM):
         if self.clip is None:
             raise RuntimeError("this CLIMS has no CLIP to learn from; give it one: CLIMS(clip, …)")
         check_samples(samples)
-        given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        values = self._values(**given)
+        values = self._values(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
         check_recipe(values)
         check_count("accumulate", accumulate)
