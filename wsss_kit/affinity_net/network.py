@@ -152,6 +152,10 @@ class AffinityNet(Resumable, nn.Module):
             return boundary_affinity(projected.sigmoid(), self.offsets)
         return feature_affinity(projected, self.offsets)
 
+    def between(self, images: Tensor) -> Tensor:
+        """Compare neighbours in images: (B, 3, H, W) RGB in [0, 1] -> (B, P, h, w)."""
+        return self.compare(self._seen(images))
+
     def _seen(self, images: Tensor) -> Tensor:
         """Compute features; of the boundary, as in IRN, the mean of the image's and its flip's."""
         if self.kind == "features":
@@ -183,7 +187,7 @@ class AffinityNet(Resumable, nn.Module):
             are no neighbours. See `dense` for its size; `walk` does without it.
         """
         check_images(images)
-        return dense(self.compare(self._seen(images)), self.offsets).to(images.device)
+        return dense(self.between(images), self.offsets).to(images.device)
 
     @torch.no_grad()
     def walk(
