@@ -536,9 +536,7 @@ assert torch.allclose((balanced + balanced.T) / 2, expected, atol=1e-6)
 # %%
 def strongest_rival(method, samples, c):
     """The background word with the largest mean probability over the images with class c."""
-    raise NotImplementedError(
-        "a softmax over the classes present and all words, image by image"
-    )
+    raise NotImplementedError("a softmax over the classes present and all words, image by image")
 
 
 # %% tags=["solution"]
