@@ -97,19 +97,16 @@ class _COCO(ImageFiles):
         self.folder, self.masks = folders[0], root / "masks" / f"{split}2014"
         found = _read(file)
         self.value_of = _values(found["categories"], file)
-        self.sizes, self.files, number_of = {}, {}, {}
+        self.sizes, self.files, name_of = {}, {}, {}
         for image in found["images"]:
-            name = Path(str(image["file_name"])).stem
-            if "/" in str(image["file_name"]) or "\\" in str(image["file_name"]):
-                raise ValueError(
-                    f"{file} names an image {image['file_name']!r}, expected a name alone"
-                )
-            number_of[image["id"]] = name
-            self.files[name] = image["file_name"]
-            self.sizes[name] = (int(image["height"]), int(image["width"]))
+            path = str(image["file_name"])
+            if "/" in path or "\\" in path:
+                raise ValueError(f"{file} names an image {path!r}, expected a name alone")
+            name_of[image["id"]] = name = Path(path).stem
+            self.files[name], self.sizes[name] = path, (int(image["height"]), int(image["width"]))
         self.annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for annotation in found["annotations"]:
-            name = number_of.get(annotation["image_id"])
+            name = name_of.get(annotation["image_id"])
             if name is None or annotation["category_id"] not in self.value_of:
                 raise ValueError(
                     f"{file} has an annotation of image {annotation['image_id']} and category "
@@ -127,11 +124,11 @@ class _COCO(ImageFiles):
     def mask(self, name: str) -> Tensor:
         path = self.masks / f"{name}.png"
         if not path.exists():
-            write_whole(path, self._rendered(name))
+            write_whole(path, mask_png(self._rendered(name)))
         return self.read_mask(name, path)
 
-    def _rendered(self, name: str) -> bytes:
-        """A palette PNG, the largest objects first."""
+    def _rendered(self, name: str) -> np.ndarray:
+        """Draw the mask, (H, W) uint8, the largest objects first."""
         height, width = self.sizes[name]
         drawn = np.zeros((height, width), np.uint8)
         for annotation in sorted(self.annotations[name], key=lambda each: -each["area"]):
@@ -148,7 +145,7 @@ class _COCO(ImageFiles):
                     f"annotation {annotation.get('id')} of {name} has no outline that can be read "
                     f"({error}); expected polygons or run lengths"
                 ) from error
-        return mask_png(drawn)
+        return drawn
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -163,7 +160,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _values(categories: list[dict[str, Any]], file: Path) -> dict[int, int]:
-    """COCO's category ids, which leave gaps up to 90, to mask values 1 to 80."""
+    """Map COCO's category ids, which leave gaps up to 90, to mask values 1 to 80."""
     values = {}
     for category in categories:
         if category["name"] not in COCO_CLASSES:

@@ -131,9 +131,7 @@ class LazySamples(Sequence[Sample]):
         size: Callable[[str], tuple[int, int]] | None = None,
         masks: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
-        self.names = tuple(names)
-        self.classes = tuple(classes)
-        self.split = split
+        self.names, self.classes, self.split = tuple(names), tuple(classes), split
         self._image, self._labels, self._size, self._masks = image, labels, size, masks
 
     def __len__(self) -> int:
@@ -144,7 +142,7 @@ class LazySamples(Sequence[Sample]):
     @overload
     def __getitem__(self, index: slice) -> LazySamples: ...
     def __getitem__(self, index: int | slice) -> Sample | LazySamples:
-        """One sample, or a lazy sequence of those in a slice."""
+        """Read one sample, or return a lazy sequence of those in a slice."""
         if isinstance(index, slice):
             return self.pick(self.names[index])
         index = operator.index(index)
@@ -240,12 +238,10 @@ class LazyMasks(Mapping[str, Tensor]):
     def __init__(
         self, names: Iterable[str], *, read: Callable[[str], Tensor], folder: str | Path
     ) -> None:
-        self._names = dict.fromkeys(names)
-        self._read = read
-        self._folder = Path(folder)
+        self._names, self._read, self._folder = dict.fromkeys(names), read, Path(folder)
 
     def __getitem__(self, name: str) -> Tensor:
-        """The (H, W) int64 mask of one image."""
+        """Read the (H, W) int64 mask of one image."""
         if name not in self._names:
             raise KeyError(
                 f"no mask for {name!r}: expected it at {self._folder / str(name)}.png; "
@@ -275,11 +271,9 @@ class ImageFiles:
 
     def path(self, name: str) -> Path:
         """Return the file of an image."""
-        raise NotImplementedError
 
     def present(self, name: str) -> Iterable[int]:
         """Return the indices of the classes in an image."""
-        raise NotImplementedError
 
     def image(self, name: str) -> Tensor:
         """Read an image: (3, H, W) float32 in [0, 1]."""

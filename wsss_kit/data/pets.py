@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,14 +86,6 @@ def load_pets_masks(
     return LazyMasks(pets.names(), read=pets.mask, folder=pets.trimaps)
 
 
-class _Row(NamedTuple):
-    """One line of a list."""
-
-    name: str
-    breed: str
-    species: str
-
-
 class _Pets(ImageFiles):
     """The files of one folder by image name."""
 
@@ -108,23 +100,21 @@ class _Pets(ImageFiles):
         if not (self.root / "images").is_dir() or not all(file.is_file() for file in lists):
             raise self.not_found(f"no pets in {root}", root)
         both = [_read_list(file) for file in lists]  # every split has the classes of both
-        breeds = sorted({row.breed for rows in both for row in rows})
-        self.kind, self.rows = kind, {row.name: row for row in both[SPLITS.index(split)]}
-        self.classes = SPECIES if kind == "species" else tuple(breeds)
+        self.kind, self.rows = kind, both[SPLITS.index(split)]
+        self.classes = tuple(sorted({row[kind] for rows in both for row in rows.values()}))
 
     def names(self) -> list[str]:
-        """The first of every breed, the second of every breed, and so on."""
+        """List the first of every breed, the second of every breed, and so on."""
         by_breed: dict[str, list[str]] = {}
-        for row in self.rows.values():
-            by_breed.setdefault(row.breed, []).append(row.name)
-        longest = max(map(len, by_breed.values()))
-        return [names[i] for i in range(longest) for names in by_breed.values() if i < len(names)]
+        for name, row in self.rows.items():
+            by_breed.setdefault(row["breed"], []).append(name)
+        return [name for rank in zip_longest(*by_breed.values()) for name in rank if name]
 
     def path(self, name: str) -> Path:
         return self.root / "images" / f"{name}.jpg"
 
     def present(self, name: str) -> list[int]:
-        return [self.classes.index(getattr(self.rows[name], self.kind))]
+        return [self.classes.index(self.rows[name][self.kind])]
 
     def mask(self, name: str) -> Tensor:
         path = self.trimaps / f"{name}.png"
@@ -138,9 +128,13 @@ class _Pets(ImageFiles):
         return mask.masked_fill(trimap == _BORDER, IGNORE_INDEX)
 
 
-def _read_list(file: Path) -> list[_Row]:
-    """Lines such as ``Abyssinian_100 1 1 1``: name, breed, species (1 cat, 2 dog), breed in it."""
-    rows = []
+def _read_list(file: Path) -> dict[str, dict[str, str]]:
+    """Read lines such as ``Abyssinian_100 1 1 1``: name, breed, species, breed within it.
+
+    Returns:
+        Name -> its ``"breed"`` and its ``"species"``.
+    """
+    rows = {}
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
         cells = line.split()
         if not cells or line.startswith("#"):
@@ -148,10 +142,10 @@ def _read_list(file: Path) -> list[_Row]:
         if len(cells) < 3 or cells[2] not in ("1", "2") or "/" in cells[0] or "_" not in cells[0]:
             raise ValueError(
                 f"{file} line {number} is {line!r}, expected such as 'Abyssinian_100 1 1 1': name, "
-                f"breed, species (1 cat, 2 dog), breed within it"
+                "breed, species (1 cat, 2 dog), breed within it"
             )
         breed = cells[0].rpartition("_")[0].replace("_", " ")
-        rows.append(_Row(cells[0], breed, SPECIES[int(cells[2]) - 1]))
+        rows[cells[0]] = {"breed": breed, "species": SPECIES[int(cells[2]) - 1]}
     if not rows:
         raise ValueError(f"{file} is empty, expected one image a line")
     return rows

@@ -6,10 +6,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-import numpy as np
 from torch import Tensor
 
-from wsss_kit.classes import VOC_CLASSES
+from wsss_kit.classes import IGNORE_INDEX, VOC_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
 
 LAYOUT = """
@@ -27,7 +26,7 @@ def load_voc(
     """Open the images of PASCAL VOC 2012 with image-level labels.
 
     The labels are every ``<object>`` of ``Annotations/``, difficult ones included, as published
-    work does. Where there is no ``Annotations/``, they are the classes present in the masks. A
+    work does. Where there is no ``Annotations/``, they are the classes present in the masks. An
     image with no object stays in, with labels all zero.
 
     Args:
@@ -117,7 +116,7 @@ class _VOC(ImageFiles):
         self._present: dict[str, set[int]] = {}
 
     def names(self, split: str) -> list[str]:
-        """Ids of a split file: bare, or as paths with a mask path behind."""
+        """Read the ids of a split file: bare, or as paths with a mask path behind."""
         folder = self.root / "ImageSets" / "Segmentation"
         if not isinstance(split, str):
             raise ValueError(f"split is {split!r}, expected a name such as 'train'")
@@ -158,9 +157,7 @@ class _VOC(ImageFiles):
         return self._present[name]
 
     def _of_mask(self, name: str) -> set[int]:
-        C = len(VOC_CLASSES)
-        counts = np.bincount(self.mask(name).numpy().ravel(), minlength=C + 1)
-        return set(np.flatnonzero(counts[1 : C + 1]).tolist())
+        return {v - 1 for v in self.mask(name).unique().tolist() if v not in (0, IGNORE_INDEX)}
 
     def _of_xml(self, name: str) -> set[int]:
         file = self.annotations / f"{name}.xml"
