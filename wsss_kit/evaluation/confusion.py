@@ -51,8 +51,7 @@ class ConfusionMatrix:
                 f"ignore_index is {ignore_index}, one of the {n_classes} classes; "
                 f"choose a value outside 0 to {n_classes - 1}"
             )
-        self.n_classes = n_classes
-        self.ignore_index = ignore_index
+        self.n_classes, self.ignore_index = n_classes, ignore_index
         self.matrix = torch.zeros(n_classes, n_classes, dtype=torch.int64)
 
     def update(
@@ -83,8 +82,8 @@ class ConfusionMatrix:
                 "expected (H, W) or (B, H, W) for both; resize predictions to the size of the "
                 "target, never the target"
             )
-        self._check_values(predicted, "predicted")
-        self._check_values(target, "target")
+        check_values(predicted, "predicted", self.n_classes, self.ignore_index)
+        check_values(target, "target", self.n_classes, self.ignore_index)
         predicted = predicted.to(target.device)
         predicted = predicted.masked_fill(predicted == self.ignore_index, 0)
         pair = target * self.n_classes + predicted  # row and column in one number
@@ -133,17 +132,16 @@ class ConfusionMatrix:
             >>> ConfusionMatrix(2).merge(ConfusionMatrix(2).update(one, one)).matrix.sum().item()
             3
         """
-        mine, theirs = (self.n_classes, self.ignore_index), (other.n_classes, other.ignore_index)
+        mine, theirs = (
+            f"{each.n_classes} classes and ignores {each.ignore_index}" for each in (self, other)
+        )
         if mine != theirs:
-            raise ValueError(
-                f"one matrix has {mine[0]} classes and ignores {mine[1]}, the other has "
-                f"{theirs[0]} and ignores {theirs[1]}; count both with the same settings"
-            )
+            raise ValueError(f"one matrix has {mine}, the other {theirs}; count both alike")
         self.matrix += other.matrix
         return self
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        """A new matrix with the counts of both."""
+        """Return a new matrix with the counts of both."""
         empty = ConfusionMatrix(self.n_classes, ignore_index=self.ignore_index)
         return empty.merge(self).merge(other)
 
@@ -151,18 +149,19 @@ class ConfusionMatrix:
         pixels = int(self.matrix.sum())
         return f"ConfusionMatrix({self.n_classes} classes, {pixels} pixels counted)"
 
-    def _check_values(self, mask: Tensor, name: str) -> None:
-        """Raise if ``mask`` holds a value that is neither a class nor ``ignore_index``."""
-        outside = ((mask < 0) | (mask >= self.n_classes)) & (mask != self.ignore_index)
-        if outside.any():
-            place = outside.nonzero()[0].tolist()
-            axes = ("image", "row", "column")[-mask.ndim :]
-            where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
-            raise ValueError(
-                f"{name} holds {mask[tuple(place)].item()} at {where}, expected 0 to "
-                f"{self.n_classes - 1} or {self.ignore_index}; check the class list (n_classes "
-                "counts background) and that masks are read as indices, not as colours"
-            )
+
+def check_values(mask: Tensor, name: str, n_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
+    """Raise if a mask holds a value that is neither a class nor ``ignore_index``."""
+    outside = ((mask < 0) | (mask >= n_classes)) & (mask != ignore_index)
+    if outside.any():
+        place = outside.nonzero()[0].tolist()
+        axes = ("image", "row", "column")[-mask.ndim :]
+        where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
+        raise ValueError(
+            f"{name} holds {mask[tuple(place)].item()} at {where}, expected 0 to {n_classes - 1} "
+            f"or {ignore_index}; check the class list (n_classes counts background) and that masks "
+            "are read as indices, not as colours"
+        )
 
 
 def as_mask(mask: Tensor | np.ndarray, name: str) -> Tensor:
@@ -235,20 +234,16 @@ def resampled(counts: np.ndarray, *, n_bootstrap: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     N, M = counts.shape
     totals = np.zeros((n_bootstrap, M))
-    for start in range(0, n_bootstrap, 100):  # in portions, so that weights stay small
-        n_rows = min(100, n_bootstrap - start)
-        draws = [np.bincount(rng.integers(N, size=N), minlength=N) for _ in range(n_rows)]
-        totals[start : start + n_rows] = np.array(draws, dtype=float) @ counts.astype(float)
+    for portion in np.split(totals, range(100, n_bootstrap, 100)):  # so that weights stay small
+        draws = [np.bincount(rng.integers(N, size=N), minlength=N) for _ in portion]
+        portion[:] = np.array(draws, dtype=float).reshape(-1, N) @ counts.astype(float)
     return totals
 
 
 def interval_of(means: np.ndarray) -> tuple[float, float]:
     """Return the percentile bounds that hold 95 % of the resampled means; NaN if there are none."""
     means = means[np.isfinite(means)]
-    if not len(means):
-        return float("nan"), float("nan")
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return tuple(np.percentile(means, [2.5, 97.5]).tolist()) if len(means) else (np.nan, np.nan)
 
 
 def divide(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:

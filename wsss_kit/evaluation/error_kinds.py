@@ -154,16 +154,20 @@ OTHER_STUFF = "other"
 
 
 def stuff_counts(
-    predicted: Tensor, target: Tensor, stuff: Tensor | np.ndarray, n_kinds: int, n_values: int
+    predicted: Tensor,
+    target: Tensor,
+    stuff: Tensor | np.ndarray,
+    shape: tuple[int, int],
+    boundary: int | None,
 ) -> np.ndarray:
-    """Count what was predicted on each kind of background.
+    """Count what was predicted on each kind of background outside the boundary band.
 
     Args:
         predicted: (H, W) int64; 255 counts as background.
         target: (H, W) int64; pixels that are not 0 do not count.
         stuff: (H, W) integers, kind j as j, 255 for no kind.
-        n_kinds: J.
-        n_values: K, background included.
+        shape: (J + 1, K) of J kinds and K values, background included.
+        boundary: width of the band, see `boundary_band`.
 
     Returns:
         (J + 1, K) int64 pixels, the last row without a kind.
@@ -177,14 +181,15 @@ def stuff_counts(
             f"stuff has shape {tuple(stuff.shape)} and target {tuple(target.shape)}, expected the "
             "same size"
         )
-    wrong = sorted(set(stuff.unique().tolist()) - {*range(n_kinds), IGNORE_INDEX})
+    J, K = shape[0] - 1, shape[1]
+    wrong = sorted(set(stuff.unique().tolist()) - {*range(J), IGNORE_INDEX})
     if wrong:
-        raise ValueError(f"stuff holds {wrong[:5]}, expected 0 to {n_kinds - 1}, or 255 for none")
-    kinds = stuff.masked_fill(stuff == IGNORE_INDEX, n_kinds)
-    found = predicted.masked_fill(predicted == IGNORE_INDEX, 0)
-    cells = (kinds * n_values + found)[target == 0].cpu().numpy()
-    counts = np.bincount(cells, minlength=(n_kinds + 1) * n_values)
-    return counts.reshape(n_kinds + 1, n_values)
+        raise ValueError(f"stuff holds {wrong[:5]}, expected 0 to {J - 1}, or 255 for none")
+    kinds = stuff.masked_fill(stuff == IGNORE_INDEX, J)
+    predicted = predicted.masked_fill(predicted == IGNORE_INDEX, 0).to(target.device)
+    counted = (target == 0) & ~boundary_band(target, boundary)
+    cells = (kinds * K + predicted)[counted].cpu().numpy()
+    return np.bincount(cells, minlength=(J + 1) * K).reshape(shape)
 
 
 def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
@@ -235,10 +240,10 @@ def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
             for kind, other, pixels in _of_class(report, value)
             if pixels
         ]
-        large = (row for row in of_class if row[-1] >= least)
-        rows += sorted(large, key=lambda row: -row[-1])
+        rows += sorted(of_class, key=lambda row: -row[-1])
     frame = pd.DataFrame(rows, columns=["class", "kind", "with", "points"])
     frame = frame.astype({"points": float})  # an empty one too
+    frame = frame[frame["points"] >= least].reset_index(drop=True)
     frame.attrs.update(protocol=str(report.protocol), headline=report.headline)
     return frame
 

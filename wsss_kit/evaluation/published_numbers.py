@@ -66,15 +66,15 @@ class Published:
         return {"mIoU, percent": self.value, "mIoU, fraction": 100 * self.value}.get(self.unit)
 
     def __str__(self) -> str:
-        """The row on one line."""
+        """Write the row on one line."""
         images = "" if self.n_images is None else f", {self.n_images} images"
-        line = (
-            f"{self.name}: {self.method} {self.what} {self.value:g} ({self.unit}), {self.data} "
-            f"{self.split}{images}, background: {self.background}, refinement: {self.refinement}"
-        )
         start = f", starts from {self.start}" if self.start else ""
         note = f" ({self.note})" if self.note else ""
-        return f"{line}{start}{note}; {self.source}"
+        return (
+            f"{self.name}: {self.method} {self.what} {self.value:g} ({self.unit}), {self.data} "
+            f"{self.split}{images}, background: {self.background}, refinement: {self.refinement}"
+            f"{start}{note}; {self.source}"
+        )
 
 
 @cache
@@ -194,30 +194,20 @@ def beside_published(report: Report, *, method: str, what: str | None = None) ->
     """
     import pandas as pd
 
-    rows = [
-        row
-        for row in published_rows()
-        if row.method == method and what in (None, row.what) and row.percent is not None
-    ]
+    rows = []
+    for row in published_rows():
+        if row.method == method and what in (None, row.what) and row.percent is not None:
+            apart = differences(report, row).items()
+            parts = "; ".join(f"{name}: {ours}, there {theirs}" for name, (ours, theirs) in apart)
+            ours = 100 * report.mean_iou
+            rows.append((row.name, row.percent, ours, ours - row.percent, parts or "yes"))
     if not rows:
         methods = sorted({row.method for row in published_rows()})
         raise ValueError(
             f"nothing is published of method {method!r} and what {what!r}; methods are "
             f"{', '.join(methods)}, kinds maps, masks and segmenter"
         )
-    apart = [differences(report, row).items() for row in rows]
-    frame = pd.DataFrame(
-        {
-            "published": [row.percent for row in rows],
-            "ours": 100 * report.mean_iou,
-            "difference": [100 * report.mean_iou - row.percent for row in rows],
-            "same protocol?": [
-                "; ".join(f"{name}: {ours}, there {theirs}" for name, (ours, theirs) in parts)
-                or "yes"
-                for parts in apart
-            ],
-        },
-        index=pd.Index([row.name for row in rows], name="row"),
-    )
+    columns = ["row", "published", "ours", "difference", "same protocol?"]
+    frame = pd.DataFrame(rows, columns=columns).set_index("row")
     frame.attrs["ours"] = f"{percent(report.mean_iou)} % ({report.protocol})"
     return frame
