@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.plot.canvas import class_colours
 
@@ -36,11 +37,8 @@ ERROR_STYLES = {
     "confused": Style("#882255", "xx"),
 }
 """Style of each of `ERROR_KINDS`, in figures and in widgets; the hatches alone tell them apart."""
-_IGNORED = Style("#D0D0D0", "//")
 _STEP = 8
 """Pixels from one line of a hatch to the next."""
-_SMALL = 2
-"""Images shown this many times larger, or more, keep their pixels' edges."""
 SIDE = 288
 """Pixels of the longer side at which figures paint regions, so that hatches stay visible."""
 
@@ -74,13 +72,14 @@ def fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
 def enlarged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an image: (H, W, 3) in [0, 1] to (h, w, 3).
 
-    Small images keep their pixels, so that the figure shows the input of the network.
+    Images shown twice as large or more keep their pixels' edges, so that the figure shows the
+    input of the network.
 
     Example:
         >>> enlarged(np.array([[[0.0] * 3, [1.0] * 3]]), (2, 4))[0, :, 0].tolist()
         [0.0, 0.0, 1.0, 1.0]
     """
-    is_small = size[0] >= _SMALL * image.shape[0]
+    is_small = size[0] >= 2 * image.shape[0]
     method = Image.Resampling.NEAREST if is_small else Image.Resampling.BILINEAR
     return np.asarray(_to_pil(image).resize(size[::-1], method)) / np.float32(255)
 
@@ -123,10 +122,9 @@ def hatching(hatch: str, size: tuple[int, int]) -> np.ndarray:
     """
     y, x = np.ogrid[: size[0], : size[1]]
     rising, falling = (x + y) % _STEP < 2, (x - y) % _STEP < 2
-    drawn = {"": np.zeros((1, 1), bool), "//": rising, "\\\\": falling, "xx": rising | falling}
+    drawn = {"": np.False_, "//": rising, "\\\\": falling, "xx": rising | falling}
     drawn[".."] = (x % _STEP < 2) & (y % _STEP < 2)
-    if hatch not in drawn:
-        raise ValueError(f"hatch is {hatch!r}, expected one of {', '.join(map(repr, drawn))}")
+    check_word("hatch", hatch, drawn)
     return np.broadcast_to(drawn[hatch], size)
 
 
@@ -161,16 +159,13 @@ def paint_regions(
     values = enlarged_mask(small, size)
     for value in styles.keys() & set(np.unique(small).tolist()):
         inside, style = values == value, styles[value]
-        colour = np.array(to_rgb(style.colour), np.float32)
+        colour = np.float32(to_rgb(style.colour))
         shown[inside] = (1 - alpha) * shown[inside] + alpha * colour
         lines = inside & hatching(style.hatch, size)
         shown[lines] = (1 - alpha) * shown[lines]
-    edges = np.zeros(size, bool)
-    edges[:, 1:] |= values[:, 1:] != values[:, :-1]
-    edges[1:] |= values[1:] != values[:-1]
-    around = edges.copy()
-    around[:, :-1] |= edges[:, 1:]
-    around[:-1] |= edges[1:]
+    right, below = np.diff(values, axis=1) != 0, np.diff(values, axis=0) != 0
+    edges = np.pad(right, ((0, 0), (1, 0))) | np.pad(below, ((1, 0), (0, 0)))
+    around = np.pad(edges[:, 1:], ((0, 0), (0, 1))) | np.pad(edges[1:], ((0, 1), (0, 0)))
     shown[around] = 1
     shown[edges] = 0
     return write_names(shown, small, names) if names else shown
@@ -194,21 +189,18 @@ def mask_styles(
 
     colours = class_colours(n_classes) if colours is None else colours
     styles = {v: Style(to_hex(colours[v])) for v in values if 0 < v <= n_classes}
-    return styles | {v: _IGNORED for v in values if v == IGNORE_INDEX}
+    return styles | {v: Style("#D0D0D0", "//") for v in values if v == IGNORE_INDEX}
 
 
 def style_legend(figure: Figure, styles: Mapping[str, Style]) -> None:
     """Add a legend below the figure: label to the style of its regions."""
     from matplotlib.patches import Patch
 
-    patches = [
-        Patch(facecolor=style.colour, hatch=style.hatch, edgecolor="black", label=label)
-        for label, style in styles.items()
-    ]
+    patches = [Patch(facecolor=c, hatch=hatch, edgecolor="black") for c, hatch in styles.values()]
     if patches:
         columns = min(len(patches), max(2, int(figure.get_figwidth() / 1.5)))
         options = {"ncols": columns, "fontsize": 9, "frameon": False}
-        figure.legend(handles=patches, loc="outside lower center", **options)
+        figure.legend(patches, styles, loc="outside lower center", **options)
 
 
 def write_names(
@@ -323,6 +315,4 @@ def _to_pil(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray((255 * np.clip(pixels, 0, 1)).round().astype(np.uint8))
 
 
-@functools.cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(13)
+_font = functools.cache(lambda: ImageFont.load_default(13))
