@@ -245,10 +245,8 @@ def show_clusters(rows: Mapping[str, Sequence[Sample] | Sequence[Tensor]]) -> Fi
         raise ValueError(f"rows has {len(rows)} clusters and no image, expected at least one")
     counts = (f"{name}, {_count(images)}" for name, images in rows.items())
     alt = f"Images of clusters, a row each: {'; '.join(counts)}."
-    images_of = (
-        canvas.names_and_images(images)[1] if len(images) else [] for images in rows.values()
-    )
-    figure, axes = canvas.draw_grid([[*map(canvas.Panel, each)] for each in images_of], alt=alt)
+    arrays = (canvas.names_and_images(each)[1] if len(each) else [] for each in rows.values())
+    figure, axes = canvas.draw_grid([[*map(canvas.Panel, each)] for each in arrays], alt=alt)
     for ax, name in zip(axes[:, 0], rows, strict=True):
         style = {"rotation": 0, "ha": "right", "va": "center"}
         ax.set_ylabel(textwrap.fill(name, 14), fontsize=canvas.TITLE_SIZE, **style)
