@@ -29,7 +29,6 @@ BOX = (320, 320)
 ALL = "all classes"
 COMPARES = ("picture", "ground truth", "prediction")
 N_WORST = 12
-_BARS = (255, 289)  # widths of the two lists
 
 
 class Loss(NamedTuple):
@@ -55,7 +54,7 @@ class ErrorAtlas(Instrument):
         picture: one of `worst`.
         compare: what is left of the handle, one of ``COMPARES``.
         opacity: weight of the errors over the image.
-        class_bars, picture_bars, screen: two `Bars` and the `Swipe`.
+        class_bars, image_bars, screen: two `Bars` and the `Swipe`.
         words, problem: what is shown and what went wrong, in words.
 
     Raises:
@@ -78,8 +77,6 @@ class ErrorAtlas(Instrument):
 
     method = traitlets.Unicode()
     class_name = traitlets.Unicode(ALL)
-    picture = traitlets.Unicode()
-    compare = traitlets.Unicode("picture")
     opacity = traitlets.Float(0.7)
     _KIND = "atlas"
     _STATE = ("method", "class_name", "picture", "compare", "opacity")
@@ -94,10 +91,8 @@ class ErrorAtlas(Instrument):
     ) -> None:
         check_samples(samples)
         if not masks or list(masks) != list(reports):
-            raise ValueError(
-                f"there are masks of {', '.join(masks) or 'no method'} and reports of "
-                f"{', '.join(reports) or 'none'}, expected the same methods in the same order"
-            )
+            there = f"masks of {', '.join(masks) or 'none'} and reports of {', '.join(reports)}"
+            raise ValueError(f"there are {there}, expected the same methods in the same order")
         names = getattr(samples, "names", None) or [sample.name for sample in samples]
         self._places = {name: i for i, name in enumerate(names) if name in truth}
         self._samples, self._masks, self._truth = samples, dict(masks), truth
@@ -112,7 +107,7 @@ class ErrorAtlas(Instrument):
         super().__init__(method=next(iter(masks)), picture=next(iter(self._places)))
         self.class_bars, self.image_bars = (
             Bars(width, BOX[0], partial(setattr, self, trait), styles=ERROR_STYLES)
-            for width, trait in zip(_BARS, ("class_name", "picture"), strict=True)
+            for trait, width in {"class_name": 255, "picture": 289}.items()
         )
         self.screen = Swipe(BOX[1], BOX[0])
         compare = self._dropdown("compare", width="250px")
@@ -120,6 +115,11 @@ class ErrorAtlas(Instrument):
         panels = [column([bars], bars.width) for bars in (self.class_bars, self.image_bars)]
         controls = row([self._buttons("method"), compare, opacity])
         self._begin([controls, row([*panels, self.screen])])
+
+    @property
+    def _boundary(self) -> int | None:
+        """Width of the boundary band, as in the report."""
+        return self._reports[self.method].settings.get("boundary")
 
     def _choices(self) -> dict[str, Sequence[str]]:
         return {
@@ -140,24 +140,20 @@ class ErrorAtlas(Instrument):
     def _show_classes(self) -> None:
         """Show stacked bars of the report, all classes first."""
         report = self._reports[self.method]
-        mean = np.nanmean(report.error_shares, 0)
-        rows = [_loss_bar(ALL, Loss(report.mean_iou, mean), "mIoU")]
-        for name, iou, shares in zip(report.classes, report.iou, report.error_shares, strict=True):
-            rows.append(_loss_bar(name, Loss(float(iou), shares), "IoU"))
+        rows = [_loss_bar(ALL, Loss(report.mean_iou, np.nanmean(report.error_shares, 0)), "mIoU")]
+        for name, *loss in zip(report.classes, report.iou, report.error_shares, strict=True):
+            rows.append(_loss_bar(name, Loss(*loss), "IoU"))
         self.class_bars.show("lost of 100 % IoU, and IoU", rows, legend=ERROR_KINDS)
         self.class_bars.chosen = self.class_name
 
     def _find_worst(self) -> Iterator[None]:
         """Count the images of the method one by one, then list and show the worst."""
-        counts = self._counts.setdefault(self.method, {})
-        boundary = self._reports[self.method].settings.get("boundary")
-        own, n = self._masks[self.method], len(self._places)
+        counts, masks = self._counts.setdefault(self.method, {}), self._masks[self.method]
+        options = {"n_values": 1 + len(self._names), "boundary": self._boundary}
         for i, name in enumerate(self._places, 1):
             if name not in counts:
-                (counts[name],) = image_counts(
-                    [own[name]], self._truth[name], 1 + len(self._names), boundary=boundary
-                )
-                self.image_bars.title = f"{i} of {n} images counted"
+                (counts[name],) = image_counts([masks[name]], self._truth[name], **options)
+                self.image_bars.title = f"{i} of {len(self._places)} images counted"
                 yield
         self._show_worst()
 
@@ -185,9 +181,8 @@ class ErrorAtlas(Instrument):
 
     def _show_worst(self) -> None:
         losses = self.worst()
-        title = f"worst images, {self.class_name}: {min(len(losses), N_WORST)}"
         rows = [_loss_bar(name, loss, "IoU") for name, loss in losses.items()]
-        self.image_bars.show(title, rows)
+        self.image_bars.show(f"worst images, {self.class_name}: {len(losses)}", rows)
         with self._answering():
             if losses and not (self._keeps and self.picture in losses):  # to compare methods on it
                 self.picture = next(iter(losses))
@@ -196,10 +191,9 @@ class ErrorAtlas(Instrument):
     def _show(self) -> None:
         image = self._samples[self._places[self.picture]].image
         large = fitted_image(image_array(image), BOX)
-        found, truth = self._masks[self.method][self.picture], self._truth[self.picture]
-        boundary = self._reports[self.method].settings.get("boundary")
-        errors = error_map(found, truth, boundary=boundary)
-        before, masks = large, {"ground truth": truth, "prediction": found}
+        predicted, truth = self._masks[self.method][self.picture], self._truth[self.picture]
+        errors = error_map(predicted, truth, boundary=self._boundary)
+        before, masks = large, {"ground truth": truth, "prediction": predicted}
         if self.compare in masks:
             before = paint_mask_named(large, masks[self.compare], self._names, self.opacity)
         after = paint_errors(large, errors, self.opacity)
@@ -244,14 +238,14 @@ def _kinds_in_words(shares: np.ndarray) -> str:
 
 
 def _class_names(reports: Mapping[str, Report], classes: Sequence[str] | None) -> tuple[str, ...]:
-    """The C class names, by which mask values are known."""
+    """Return the C class names, by which mask values are known."""
     report = next(iter(reports.values()))
     names = report.classes[1:] if classes is None else tuple(classes)
     for method, each in reports.items():
-        if len(each.matrix) != 1 + len(names) or not set(each.classes) <= {"background", *names}:
+        n = len(each.matrix) - 1
+        if n != len(names) or not set(each.classes) <= {"background", *names}:
             raise ValueError(
-                f"{len(names)} class names, but the report of {method!r} counts "
-                f"{len(each.matrix) - 1} classes and scores {', '.join(each.classes)}; give "
-                "classes, the names of all mask values from 1"
+                f"{len(names)} class names, but the report of {method!r} counts {n} classes and "
+                f"scores {', '.join(each.classes)}; give classes, the names of all mask values"
             )
     return names

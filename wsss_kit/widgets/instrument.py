@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 import traitlets
@@ -16,13 +16,9 @@ import traitlets
 from wsss_kit.plot.canvas import alt_text, jpeg_bytes
 from wsss_kit.prompts.checks import expected_one_of
 
-if TYPE_CHECKING:
-    pass
-
 WIDTH = 880
 """Pixels of an instrument: fits JupyterLab with its file list on a screen of 1366x768."""
 NARROW = {"description_width": "80px"}
-_GAP = 8  # pixels between columns
 _TEXT = "line-height:1.35;padding:2px 0"
 _CHOSEN = ("picture", "method", "class_name", "stage", "rule", "compare", "view", "panel")
 """Traits of any instrument that have one of several values."""
@@ -68,7 +64,6 @@ class Debounced:
         """Forget a call that is still waiting."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
 
 
 class Slices:
@@ -130,6 +125,9 @@ class Instrument(widgets.VBox):
     ``still()``, a figure for paper and pages without a kernel.
     """
 
+    picture = traitlets.Unicode(help="name of the image that is shown")
+    class_name = traitlets.Unicode()
+    compare = traitlets.Unicode("picture", help="what is left of the handle")
     words = traitlets.Unicode(help="what is shown, in words")
     problem = traitlets.Unicode(help="why the last wish could not be met; empty if it could")
     opacity = traitlets.Float(0.6, help="weight of maps and masks over the image")
@@ -189,21 +187,18 @@ class Instrument(widgets.VBox):
     def _answering(self) -> Iterator[None]:
         """Collect what goes wrong and bring the controls in line at the end."""
         with self._lock:
-            outermost, problem = not self._busy, ""
-            if outermost:
-                self._answers_in, self._trouble = threading.get_ident(), ""
+            if self._busy:  # inside of another answer, which shows what goes wrong
+                yield
+                return
+            self._answers_in, self._trouble, problem = threading.get_ident(), "", ""
             try:
                 yield
             except Exception as error:  # whatever it is, the reader is to see it
-                if not outermost:
-                    raise
                 problem = in_words(error)
             finally:
-                if outermost:
-                    self._follow()
-                    self._answers_in = None
-            if outermost:
-                self._say(problem or self._trouble)
+                self._follow()
+                self._answers_in = None
+            self._say(problem or self._trouble)
 
     def _start(self, work: Iterator[Any]) -> None:
         """Begin with long work, whose errors are shown."""
@@ -271,15 +266,13 @@ class Instrument(widgets.VBox):
                 control.value = value
 
     def _dropdown(self, trait: str, label: str = "", width: str = "auto") -> widgets.Dropdown:
-        look = {"style": NARROW, "layout": {"width": width, "max_width": "100%"}}
-        return self._bind(trait, widgets.Dropdown(description=label or trait, **look))
+        return self._bind(trait, widgets.Dropdown(**look(label or trait, width)))
 
-    def _slider(self, trait: str, *limits: float, width: str = "auto") -> widgets.FloatSlider:
-        """Add a slider from a minimum to a maximum, in steps."""
-        look = {"style": NARROW, "layout": {"width": width, "max_width": "100%"}}
-        look |= zip(("min", "max", "step"), limits, strict=True)
-        slider = widgets.FloatSlider(getattr(self, trait), description=trait, **look)
-        return self._bind(trait, slider)
+    def _slider(
+        self, trait: str, low: float, high: float, step: float, width: str = "auto"
+    ) -> widgets.FloatSlider:
+        value, limits = getattr(self, trait), {"min": low, "max": high, "step": step}
+        return self._bind(trait, widgets.FloatSlider(value, **limits, **look(trait, width)))
 
     def _buttons(self, trait: str, label: str | None = None) -> widgets.ToggleButtons:
         """Add labelled buttons of which one is down."""
@@ -340,6 +333,10 @@ def column(children: Sequence[widgets.Widget], width: int) -> widgets.VBox:
 
 def row(children: Sequence[widgets.Widget]) -> widgets.HBox:
     """Place columns beside each other."""
-    return widgets.HBox(
-        list(children), layout={"align_items": "flex-start", "grid_gap": f"{_GAP}px"}
-    )
+    return widgets.HBox(list(children), layout={"align_items": "flex-start", "grid_gap": "8px"})
+
+
+def look(label: str, width: str = "auto") -> dict[str, Any]:
+    """Return how controls with a label look, as arguments of a widget."""
+    layout = {"width": width, "max_width": "100%"}
+    return {"description": label, "style": NARROW, "layout": layout}

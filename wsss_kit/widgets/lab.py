@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -20,16 +21,9 @@ from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import fitted_image, painted_claims
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.ranking import WordTally
+from wsss_kit.widgets import screens
 from wsss_kit.widgets.instrument import WIDTH, column, row
-from wsss_kit.widgets.screens import (
-    STYLES,
-    Bars,
-    Swipe,
-    probability_bars,
-    score_bars,
-    scores_in_words,
-    worth_bars,
-)
+from wsss_kit.widgets.screens import STYLES, Bars, Swipe
 from wsss_kit.widgets.stages import Images
 from wsss_kit.widgets.words import PromptEditor
 
@@ -42,6 +36,14 @@ BOX = (300, 300)
 VIEWS = ("map", "competition")
 PANELS = ("words", "IoU", "leave one out")
 COMPARES = ("picture", "start words", "last words")
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Leave out warnings of unknown words, which stand on the panel."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 class PromptLab(PromptEditor):
@@ -87,11 +89,8 @@ class PromptLab(PromptEditor):
         True
     """
 
-    picture = traitlets.Unicode()
-    class_name = traitlets.Unicode()
     view = traitlets.Unicode("map")
     panel = traitlets.Unicode("words")
-    compare = traitlets.Unicode("picture")
     unknown = traitlets.Tuple()
     _KIND = "lab"
     _STATE = ("prompts", "off", "picture", "class_name", "view", "panel", "compare", "opacity")
@@ -132,7 +131,8 @@ class PromptLab(PromptEditor):
             *self._file_controls(),
         ]
         left = column(controls, WIDTH - BOX[1] - 290 - 16)
-        self._begin([row([left, self.screen, right]), *self._boxes.rows])
+        *line, backgrounds = self._boxes.values()
+        self._begin([row([left, self.screen, right]), row(line), backgrounds])
 
     def _choices(self) -> dict[str, Sequence[str]]:
         choices = {"picture": list(self._samples), "class_name": self._present(self.prompts)}
@@ -185,8 +185,7 @@ class PromptLab(PromptEditor):
     def _show(self) -> None:
         self._slices.stop()
         asked = self.asked
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # unknown words are said on the panel
+        with _no_warnings():
             after, probs = self._painted(asked)
             before = self._compared()
         self.screen.show(*before, after, f"{self.view}, {self.class_name}, these words")
@@ -195,7 +194,7 @@ class PromptLab(PromptEditor):
         self.bars.chosen = self.class_name
         if self.panel == "words":
             names, words = self._present(asked), self.prompts.backgrounds
-            self.bars.show(**probability_bars(names, words, asked.backgrounds, probs))
+            self.bars.show(**screens.probability_bars(names, words, asked.backgrounds, probs))
         else:
             self._start(self._score(asked, self.panel))
 
@@ -224,12 +223,10 @@ class PromptLab(PromptEditor):
 
     def _in_words(self, asked: Prompts, probs: Tensor) -> str:
         names = self._present(asked)
-        p = 100 * float(probs[names.index(self.class_name)])
-        rival = int(probs[len(names) :].argmax())
-        believed = 100 * float(probs[len(names) + rival])
+        p, rivals = probs[names.index(self.class_name)], probs[len(names) :]
         return (
-            f"{self.picture}: {self.class_name} {p:.1f} %; of the background words "
-            f"{asked.backgrounds[rival]} is strongest, {believed:.1f} %."
+            f"{self.picture}: {self.class_name} {100 * p:.1f} %; of the background words "
+            f"{asked.backgrounds[rivals.argmax()]} is strongest, {100 * rivals.max():.1f} %."
         )
 
     def _unknown_words(self, asked: Prompts) -> tuple[str, ...]:
@@ -252,7 +249,7 @@ class PromptLab(PromptEditor):
         """Compute the numbers of a panel, image by image; show them at the end."""
         if panel == "leave one out":
             tally = yield from self._tallied(panel, asked, asked.backgrounds)
-            self.bars.show(**worth_bars(tally.changes(), self.prompts))
+            self.bars.show(**screens.worth_bars(tally.changes(), self.prompts))
         else:
             if self._at_start is None:
                 tally = yield from self._tallied("start words", self.start)
@@ -260,9 +257,9 @@ class PromptLab(PromptEditor):
             tally = yield from self._tallied(panel, asked)
             names = dict(zip(self.start.classes, self.prompts.classes, strict=True))
             tables = tally.per_class(), self._at_start.rename(index=names)
-            means = scores_in_words(*tables)
+            means = screens.scores_in_words(*tables)
             self.words = f"{self.words} {len(self._samples)} images, {self.rule}: {means}"
-            self.bars.show(**score_bars(*tables))
+            self.bars.show(**screens.score_bars(*tables))
         self._say()
 
     def _tallied(
@@ -271,8 +268,7 @@ class PromptLab(PromptEditor):
         """Score prompts on all images, one by one."""
         tally, n = WordTally(prompts, words, rule=self.rule), len(self._samples)
         for i, (name, sample) in enumerate(self._samples.items(), 1):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
+            with _no_warnings():
                 tally.add(sample, self._open(name), self._masks.get(name))
             self.bars.title = f"{what}: {i} of {n} images"
             yield

@@ -224,13 +224,12 @@ def probability_bars(
     """
     percents = dict(zip([*names, *asked], (100 * probs).tolist(), strict=True))
     rows = []
-    for name in names:
-        text = f"{name}: probability {percents[name]:.1f} %"
-        rows.append(bar(name, percents[name], 0, 100, style="class", said=text))
-    for word in words:
-        p, is_off = percents.get(word, math.nan), word not in percents
-        text = f"{word}: {'off' if is_off else f'probability {p:.1f} %'}, press to switch"
-        rows.append(bar(word, p, 0, 100, style="word", said=text, off=is_off))
+    for name in (*names, *words):
+        p, is_class = percents.get(name, math.nan), name in names
+        said = f"{name}: probability {p:.1f} %" if name in percents else f"{name}: off"
+        look = {"style": "class" if is_class else "word", "off": name not in percents}
+        said += "" if is_class else ", press to switch"
+        rows.append(bar(name, p, 0, 100, said=said, **look))
     return {"title": "what CLIP takes the image for, percent", "rows": rows}
 
 

@@ -102,9 +102,8 @@ class Stages:
         scores = rule.scores(self.refined(method, sample)[None])
         if not crf:
             return scores[0]
-        pipeline = Pipeline(self.methods[method], crf=True)
+        refine = partial(Pipeline(self.methods[method], crf=True).refine, scores)
         present = torch.cat([torch.ones(1), sample.labels]) > 0
-        refine = partial(pipeline.refine, scores)
         return self._remembered((method, rule), present, refine, sample)
 
     def mask(self, method: str, sample: Sample, rule: BackgroundRule, *, crf: bool) -> Tensor:
