@@ -83,10 +83,8 @@ def check_images(images: Tensor, name: str = "images") -> None:
     """
     check_tensor(images, name)
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise ValueError(
-            f"{name} have shape {tuple(images.shape)}, expected (B, 3, H, W) RGB in [0, 1]; "
-            "add a batch axis with image[None]"
-        )
+        expected = "(B, 3, H, W) RGB in [0, 1]; add a batch axis with image[None]"
+        raise ValueError(f"{name} have shape {tuple(images.shape)}, expected {expected}")
     _check_colours(images, name)
 
 
@@ -101,10 +99,8 @@ def check_image(image: Tensor, name: str) -> None:
 def _check_colours(values: Tensor, name: str) -> None:
     advice = "divide 8-bit images by 255; a network's own normalisation is its own affair"
     if not values.is_floating_point():
-        raise ValueError(
-            f"{name} hold {str(values.dtype).removeprefix('torch.')}, expected floating-point RGB "
-            f"in [0, 1]; {advice}"
-        )
+        kind = str(values.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} hold {kind}, expected floating-point RGB in [0, 1]; {advice}")
     check_range(name, values, advice)
 
 
@@ -151,10 +147,8 @@ def check_maps(maps: Tensor, name: str = "maps") -> None:
     """
     check_floating(maps, name)
     if maps.ndim != 4:
-        raise ValueError(
-            f"{name} has shape {tuple(maps.shape)}, expected (B, C, h, w); "
-            f"add the batch axis of one image with {name}[None]"
-        )
+        expected = f"(B, C, h, w); add the batch axis of one image with {name}[None]"
+        raise ValueError(f"{name} has shape {tuple(maps.shape)}, expected {expected}")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
@@ -296,7 +290,4 @@ def check_samples(samples: Sequence[Any]) -> None:
     first = next(iter(samples))
     if not all(hasattr(first, part) for part in ("name", "image", "labels")):
         kind = type(first).__name__
-        raise ValueError(
-            f"samples holds a {kind} first, expected Sample(name, image, labels) from "
-            "wsss_kit.classes"
-        )
+        raise ValueError(f"samples holds a {kind} first, expected Sample(name, image, labels)")

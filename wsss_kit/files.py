@@ -99,21 +99,16 @@ def check_card(
         ValueError: saying what arrived and what was expected.
     """
     if card.get("method") != method:
-        raise ValueError(
-            f"{path} is a card of {card.get('method', 'no method')}, expected one of {method}; "
-            "load it by the class that saved it"
-        )
+        there = f"{path} is a card of {card.get('method', 'no method')}, expected one of {method}"
+        raise ValueError(f"{there}; load it by the class that saved it")
     if card.get("version") != version:
-        raise ValueError(
-            f"{path} has a card of version {card.get('version', 'none')}, expected {version}: it "
-            "was saved by another version of the kit; fit and save it again"
-        )
-    missing = [key for key in keys if key not in card]
+        there = f"{path} has a card of version {card.get('version', 'none')}"
+        advice = "another version of the kit saved it; fit and save it again"
+        raise ValueError(f"{there}, expected {version}: {advice}")
+    missing = ", ".join(key for key in keys if key not in card)
     if missing:
-        raise ValueError(
-            f"the card of {path} lacks {', '.join(missing)}; it was changed or cut off, so copy it "
-            "again or fit and save it again"
-        )
+        advice = "it was changed or cut off, so copy it again or fit and save it again"
+        raise ValueError(f"the card of {path} lacks {missing}; {advice}")
 
 
 def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -130,10 +125,8 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors.torch import load
 
     if Path(path).suffix in _PICKLED:
-        raise ValueError(
-            f"{path} is of a kind that can run code when it is read (pickle), expected what a "
-            "method of the kit saved: NAME.safetensors and NAME.json"
-        )
+        expected = "what a method of the kit saved: NAME.safetensors and NAME.json"
+        raise ValueError(f"{path} is a pickle, which can run code when read; expected {expected}")
     path = weights_path(path)
     card_path = path.with_suffix(".json")
     old = path.with_name(path.name + ".old")
@@ -143,24 +136,20 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             os.replace(old, path)
     for needed in (path, card_path):
         if not needed.exists():
-            raise FileNotFoundError(
-                f"{needed} is missing; a saved model is a pair of files, {path.name} and "
-                f"{card_path.name}: copy both, or train and save it again"
-            )
+            pair = f"a saved model is a pair of files, {path.name} and {card_path.name}"
+            raise FileNotFoundError(f"{needed} is missing; {pair}: copy both, or save it again")
     card, data = read_card(card_path), path.read_bytes()
     for key in ("sha256", "bytes"):
         if key not in card:
-            raise ValueError(
-                f"{card_path} does not say the {key} of its weights; it is no card of a saved "
-                "model, so copy the pair again or train and save it again"
-            )
+            advice = "it is no card of a saved model, so copy the pair or save it again"
+            raise ValueError(f"{card_path} does not say the {key} of its weights; {advice}")
     found = hashlib.sha256(data).hexdigest()
     if found != card["sha256"]:
-        raise ValueError(
-            f"{path} is not the file that its card describes: {len(data)} bytes with sha256 "
-            f"{found[:12]}, expected {card['bytes']} bytes with {card['sha256'][:12]}; it is "
-            "truncated or changed, so copy it again or train and save it again"
-        )
+        there = f"{len(data)} bytes with sha256 {found[:12]}"
+        expected = f"{card['bytes']} bytes with {card['sha256'][:12]}"
+        advice = "it is truncated or changed, so copy it again or train and save it again"
+        what = f"{path} is not the file that its card describes: {there}, expected {expected}"
+        raise ValueError(f"{what}; {advice}")
     return load(data), card
 
 
@@ -174,9 +163,7 @@ def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | 
     if stored == wanted:
         return
     equal = [one == other for one, other in zip(stored, wanted, strict=False)]
+    there = f"{where} was trained for {len(stored)} classes but {len(wanted)} are asked for"
     place = [*equal, False].index(False)
-    raise ValueError(
-        f"{where} was trained for {len(stored)} classes ({', '.join(stored[:8])}"
-        f"{', ...' if len(stored) > 8 else ''}) but {len(wanted)} are asked for; they differ from "
-        f"class {place} on. Use samples with the same class list, or another checkpoint path"
-    )
+    advice = "use samples with the same class list, or another checkpoint path"
+    raise ValueError(f"{there}, which differ from class {place} on: {stored[place:][:8]}; {advice}")

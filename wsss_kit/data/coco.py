@@ -106,13 +106,11 @@ class _COCO(ImageFiles):
             self.files[name], self.sizes[name] = path, (int(image["height"]), int(image["width"]))
         self.annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for annotation in found["annotations"]:
-            name = name_of.get(annotation["image_id"])
-            if name is None or annotation["category_id"] not in self.value_of:
-                raise ValueError(
-                    f"{file} has an annotation of image {annotation['image_id']} and category "
-                    f"{annotation['category_id']}, expected those that it lists"
-                )
-            self.annotations[name].append(annotation)
+            image, category = annotation["image_id"], annotation["category_id"]
+            if image not in name_of or category not in self.value_of:
+                there = f"{file} has an annotation of image {image} and category {category}"
+                raise ValueError(f"{there}, expected those that it lists")
+            self.annotations[name_of[image]].append(annotation)
         self.names = sorted(self.annotations)
 
     def path(self, name: str) -> Path:
@@ -141,10 +139,10 @@ class _COCO(ImageFiles):
                 inside = outlines.decode(outline).astype(bool)
                 drawn[inside] = self.value_of[annotation["category_id"]]
             except Exception as error:  # pycocotools raises many kinds, and plain ones
-                raise ValueError(
-                    f"annotation {annotation.get('id')} of {name} has no outline that can be read "
-                    f"({error}); expected polygons or run lengths"
-                ) from error
+                there = (
+                    f"annotation {annotation.get('id')} of {name} has no outline that can be read"
+                )
+                raise ValueError(f"{there} ({error}); expected polygons or run lengths") from error
         return drawn
 
 
@@ -163,10 +161,9 @@ def _values(categories: list[dict[str, Any]], file: Path) -> dict[int, int]:
     """Map COCO's category ids, which leave gaps up to 90, to mask values 1 to 80."""
     values = {}
     for category in categories:
-        if category["name"] not in COCO_CLASSES:
-            hint = closest(category["name"], COCO_CLASSES)
-            raise ValueError(
-                f"{file} has a category {category['name']!r}, expected one of COCO's 80{hint}"
-            )
-        values[category["id"]] = 1 + COCO_CLASSES.index(category["name"])
+        name = category["name"]
+        if name not in COCO_CLASSES:
+            hint = closest(name, COCO_CLASSES)
+            raise ValueError(f"{file} has a category {name!r}, expected one of COCO's 80{hint}")
+        values[category["id"]] = 1 + COCO_CLASSES.index(name)
     return values

@@ -169,9 +169,8 @@ class LazySamples(Sequence[Sample]):
         names = tuple(names)
         unknown = sorted(set(names) - set(self.names))
         if unknown:
-            raise ValueError(
-                f"{', '.join(unknown[:5])}: not among the {len(self)} images; `names` lists them"
-            )
+            there = ", ".join(unknown[:5])
+            raise ValueError(f"{there}: not among the {len(self)} images; `names` lists them")
         samples = copy(self)
         samples.names = names
         return samples
@@ -243,10 +242,9 @@ class LazyMasks(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         """Read the (H, W) int64 mask of one image."""
         if name not in self._names:
-            raise KeyError(
-                f"no mask for {name!r}: expected it at {self._folder / str(name)}.png; "
-                f"masks known here: {len(self)}{closest(str(name), self._names)}"
-            )
+            there = f"masks known here: {len(self)}{closest(str(name), self._names)}"
+            expected = f"{self._folder / str(name)}.png"
+            raise KeyError(f"no mask for {name!r}: expected it at {expected}; {there}")
         return self._read(name)
 
     def __contains__(self, name: object) -> bool:

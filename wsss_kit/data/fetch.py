@@ -73,11 +73,9 @@ def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: 
             if error.errno in _LOCAL_ERRORS:
                 raise
             failures.append(f"{source}: {error}")
-    reasons = "\n  ".join(failures)
-    raise ConnectionError(
-        f"{archive.name} could not be downloaded:\n  {reasons}\nDownload it by hand, put it into "
-        f"{folder}, and run the same command again"
-    )
+    reasons = "\n  ".join([f"{archive.name} could not be downloaded:", *failures])
+    advice = f"Download it by hand, put it into {folder}, and run the same command again"
+    raise ConnectionError(f"{reasons}\n{advice}")
 
 
 def _copy(source: str, target: str, _: Pooch) -> None:

@@ -203,10 +203,9 @@ class _Folder(ImageFiles):
         example = next(iter(self.rows))
         expected = f"expected {folder / example}.png for the image {example!r}"
         if not masks:
-            first = f", such as {foreign[0].name!r}" if foreign else ""
+            there = f"{len(foreign)} files" + "".join(f", such as {p.name!r}" for p in foreign[:1])
             raise ValueError(
-                f"{folder} holds {len(foreign)} files{first}, and none is the PNG mask of an "
-                f"image; {expected}"
+                f"{folder} holds {there}, and none is the PNG mask of an image; {expected}"
             )
         images = {path.stem for path in self.root.rglob("*") if folder not in path.parents}
         lost = [path.name for path in foreign if path.stem not in images]
@@ -273,18 +272,14 @@ def _checked(classes: Sequence[str]) -> tuple[str, ...]:
     names = tuple(classes)
     most = IGNORE_INDEX - 1
     if isinstance(classes, str) or len(set(names)) != len(names) or not 1 <= len(names) <= most:
-        raise ValueError(
-            f"classes is {classes!r}, expected a list of 1 to {most} different names, "
-            'such as ["cat", "dog"]'
-        )
+        expected = f'a list of 1 to {most} different names, such as ["cat", "dog"]'
+        raise ValueError(f"classes is {classes!r}, expected {expected}")
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"a class is {name!r}, expected a name")
         if name.lower() == "background":
-            raise ValueError(
-                f"{name!r} is among the classes, expected things alone: background is value 0 of "
-                "every mask; leave the label of an image without a thing empty"
-            )
+            advice = "leave the label of an image without a thing empty"
+            raise ValueError(f"{name!r} is among the classes, expected things alone; {advice}")
     return names
 
 
@@ -309,8 +304,7 @@ def _classes_of(rows: list[_Row], table: Path) -> tuple[str, ...]:
     for name in names:
         twin = by_lower.setdefault(name.lower(), name)
         if twin != name:
-            raise ValueError(
-                f"{table} has the classes {twin!r} and {name!r}, which differ only in upper and "
-                "lower case; write them alike, or pass classes="
-            )
+            there = f"{table} has the classes {twin!r} and {name!r}"
+            advice = "write them alike, or pass classes="
+            raise ValueError(f"{there}, which differ only in upper and lower case; {advice}")
     return _checked(names) if names else ()

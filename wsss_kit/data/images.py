@@ -125,10 +125,8 @@ def read_mask(path: str | Path) -> Tensor:
         return torch.from_numpy(np.asarray(image).astype(np.int64) // step)
     if image.mode in ("RGB", "RGBA"):
         return torch.from_numpy(_ids_of_colours(np.asarray(image.convert("RGB")), path))
-    raise ValueError(
-        f"mask {path} has mode {image.mode}, expected a palette or grey image of class ids; "
-        "save it as an 8-bit PNG"
-    )
+    expected = "a palette or grey image of class ids; save it as an 8-bit PNG"
+    raise ValueError(f"mask {path} has mode {image.mode}, expected {expected}")
 
 
 def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tensor:
@@ -160,19 +158,16 @@ def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tens
     mask = read_mask(path)
     size = image_size(image)
     if tuple(mask.shape) != size:
-        raise ValueError(
-            f"mask {path} is {mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its image "
-            f"{image} is {size[0]}x{size[1]}; expected equal sizes (EXIF rotation counts); "
-            "draw the mask on the image as a viewer shows it, or resize it without smoothing"
-        )
+        there = f"{mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its image {image}"
+        advice = "draw the mask on the image as a viewer shows it (EXIF rotation counts)"
+        raise ValueError(f"mask {path} is {there} is {size[0]}x{size[1]}; {advice}")
     ids = mask.numpy()
     outside = np.unique(ids[((ids < 0) | (ids > n_classes)) & (ids != IGNORE_INDEX)])
     if len(outside):
-        raise ValueError(
-            f"mask {path} has values {outside[:5].tolist()}, expected 0 (background), "
-            f"1 to {n_classes} (class c is value c + 1) or {IGNORE_INDEX} (ignored); "
-            "check the class list and that the mask was saved without smoothing"
-        )
+        there = f"mask {path} has values {outside[:5].tolist()}"
+        expected = f"0 (background), 1 to {n_classes} (class c is value c + 1) or {IGNORE_INDEX}"
+        advice = "check the class list and that the mask was saved without smoothing"
+        raise ValueError(f"{there}, expected {expected} (ignored); {advice}")
     return mask
 
 
@@ -194,10 +189,9 @@ def mask_png(mask: Tensor | np.ndarray) -> bytes:
     """
     values = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
     if values.ndim != 2 or not values.size or values.min() < 0 or values.max() > 255:
-        found = f"{values.min()} to {values.max()}" if values.size else "none"
-        raise ValueError(
-            f"a mask has values from {found} and shape {values.shape}, expected (H, W) of 0 to 255"
-        )
+        span = f"{values.min()} to {values.max()}" if values.size else "none"
+        there = f"a mask has values from {span} and shape {values.shape}"
+        raise ValueError(f"{there}, expected (H, W) of 0 to 255")
     image = Image.fromarray(values.astype(np.uint8))
     image.putpalette(palette().ravel().tolist())
     written = io.BytesIO()
@@ -245,24 +239,19 @@ def _open(path: Path, content: bytes | None = None) -> Image.Image:
     try:
         data = path.read_bytes() if content is None else content
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"there is no image {path}; check the name, its upper and lower case and its suffix"
-        ) from None
+        advice = "check the name, its upper and lower case and its suffix"
+        raise FileNotFoundError(f"there is no image {path}; {advice}") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder, expected an image file") from None
     try:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path} is a huge image ({error}); make it smaller, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it and have the memory"
-        ) from error
+        advice = "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        raise ValueError(f"{path} is a huge image ({error}); {advice}") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise ValueError(
-            f"{path} does not decode as an image: {len(data)} bytes arrived, beginning "
-            f"{data[:12]!r}; expected a whole PNG, JPEG, TIFF, BMP, GIF or WebP file; "
-            "copy or export it again"
-        ) from error
+        there = f"{len(data)} bytes arrived, beginning {data[:12]!r}"
+        advice = "expected a whole PNG, JPEG, TIFF, BMP, GIF or WebP file; copy or export it again"
+        raise ValueError(f"{path} does not decode as an image: {there}; {advice}") from error
 
 
 def _decode(opened: Image.Image, path: Path) -> Image.Image:
@@ -291,10 +280,9 @@ def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray
         ranges = (65535,)
     scale = next((top for top in ranges if high <= top * (1 + ROUNDING)), None)
     if not np.isfinite(values).all() or low < 0 or scale is None:
-        raise ValueError(
-            f"{path} (mode {image.mode}) has values from {low:g} to {high:g}, expected finite "
-            f"ones from 0 to one of {ranges}; rescale it to 0..1 or save it as an 8-bit PNG"
-        )
+        there = f"{path} (mode {image.mode}) has values from {low:g} to {high:g}"
+        expected = f"finite ones from 0 to one of {ranges}; save it as an 8-bit PNG"
+        raise ValueError(f"{there}, expected {expected}")
     return (values / scale).clip(max=1).astype(np.float32)
 
 
@@ -309,9 +297,7 @@ def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
     strange = np.unique(codes[known[ids] != codes])
     if len(strange):
         red, green, blue = (int(strange[0]) >> shift & 255 for shift in (16, 8, 0))
-        raise ValueError(
-            f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette, the "
-            f"first is RGB ({red}, {green}, {blue}); expected only colours of "
-            "wsss_kit.classes.palette(); save the mask as a palette or grey PNG of class ids"
-        )
+        there = f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette"
+        advice = "save the mask as a palette or grey PNG of class ids"
+        raise ValueError(f"{there}, the first is RGB ({red}, {green}, {blue}); {advice}")
     return ids

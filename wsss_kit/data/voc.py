@@ -123,10 +123,9 @@ class _VOC(ImageFiles):
         file = folder / f"{split}.txt"
         if not file.is_file():
             splits = sorted(path.stem for path in folder.glob("*.txt"))
-            raise FileNotFoundError(
-                f"there is no split {split!r} in {folder}; the splits there are: "
-                f"{', '.join(splits) or 'none'}{closest(split, splits)}"
-            )
+            known = f"{', '.join(splits) or 'none'}{closest(split, splits)}"
+            there = f"there is no split {split!r} in {folder}"
+            raise FileNotFoundError(f"{there}; the splits there are: {known}")
         lines = file.read_text(encoding="utf-8-sig").splitlines()
         words = (line.split()[0] for line in lines if line.strip())
         paths = (PurePosixPath(word) for word in words)
@@ -145,10 +144,9 @@ class _VOC(ImageFiles):
         for file in files:
             if file.is_file():
                 return self.read_mask(name, file)
-        raise FileNotFoundError(
-            f"image {name} has no mask, expected {' or '.join(map(str, files))}; most of "
-            "train_aug has masks in SegmentationClassAug/ only, and VOC keeps those of test"
-        )
+        expected = f"image {name} has no mask, expected {' or '.join(map(str, files))}"
+        advice = "train_aug has masks in SegmentationClassAug/ only, and VOC keeps those of test"
+        raise FileNotFoundError(f"{expected}; most of {advice}")
 
     def present(self, name: str) -> set[int]:
         if name not in self._present:
@@ -162,10 +160,8 @@ class _VOC(ImageFiles):
     def _of_xml(self, name: str) -> set[int]:
         file = self.annotations / f"{name}.xml"
         if not file.is_file():
-            raise FileNotFoundError(
-                f"image {name} has no annotation, expected {file}; unpack Annotations/ whole, "
-                "or take it away to have labels from the masks"
-            )
+            advice = "unpack Annotations/ whole, or take it away to have labels from the masks"
+            raise FileNotFoundError(f"image {name} has no annotation, expected {file}; {advice}")
         try:
             tree = ElementTree.parse(file)
         except ElementTree.ParseError as error:
@@ -174,10 +170,8 @@ class _VOC(ImageFiles):
         for item in tree.iterfind("object"):  # not the parts inside a person
             found = (item.findtext("name") or "").strip()
             if found not in VOC_CLASSES:
-                raise ValueError(
-                    f"{file} names an object {found!r}, expected one of "
-                    f"{', '.join(VOC_CLASSES)}{closest(found, VOC_CLASSES)}; for classes of your "
-                    "own use load_folder"
-                )
+                known = f"one of {', '.join(VOC_CLASSES)}{closest(found, VOC_CLASSES)}"
+                advice = f"expected {known}; for classes of your own use load_folder"
+                raise ValueError(f"{file} names an object {found!r}, {advice}")
             present.add(VOC_CLASSES.index(found))
         return present

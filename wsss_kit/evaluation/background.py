@@ -48,10 +48,8 @@ def _batches(
             labels = torch.stack([sample.labels for sample in batch])
             maps = pipeline.maps(images, labels)
             if maps.shape[:2] != labels.shape:
-                raise ValueError(
-                    f"the maps have shape {tuple(maps.shape)}, expected one map for each of the "
-                    f"{len(labels)} images and {labels.shape[1]} classes, as recipes.cam_maps makes"
-                )
+                expected = f"({len(labels)}, {labels.shape[1]}, H, W), as recipes.cam_maps makes"
+                raise ValueError(f"the maps have shape {tuple(maps.shape)}, expected {expected}")
             yield [sample.name for sample in batch], images, labels, maps
 
 
@@ -183,11 +181,10 @@ def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> N
         names = [s.name for s in samples] if isinstance(samples, (list, tuple)) else []
     missing = [name for name in names if name not in target]
     if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(names)} images have no ground truth, the first is "
-            f"{missing[0]!r}; score those that have one: "
-            "samples.pick(name for name in samples.names if name in target)"
+        there = (
+            f"{len(missing)} of {len(names)} images have no ground truth, such as {missing[0]!r}"
         )
+        raise ValueError(f"{there}; score those that have one: samples.pick(names)")
 
 
 def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
@@ -198,10 +195,8 @@ def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
     """
     scored = {rule: score for rule, score in swept.items() if not math.isnan(score)}
     if not scored:
-        raise ValueError(
-            f"none of {len(swept)} rules has an mIoU that is a number, expected what "
-            "sweep_background returns for images with ground truth"
-        )
+        there = f"none of {len(swept)} rules has an mIoU that is a number"
+        raise ValueError(f"{there}, expected what sweep_background returns")
     return max(scored, key=lambda rule: scored[rule])
 
 

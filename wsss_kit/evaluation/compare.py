@@ -115,15 +115,12 @@ def compare_reports(
     check_count("n_bootstrap", n_bootstrap, least=0)
     check_count("seed", seed, least=0)
     if first.classes != second.classes:
-        raise ValueError(
-            f"the reports score {first.classes} and {second.classes}, expected the same classes"
-        )
+        there = f"the reports score {first.classes} and {second.classes}"
+        raise ValueError(f"{there}, expected the same classes")
     other = set(first.names) ^ set(second.names)
     if other:
-        raise ValueError(
-            f"{len(other)} images are in one report alone, such as {sorted(other)[0]!r}; score "
-            "both on the same images"
-        )
+        there = f"{len(other)} images are in one report alone, such as {min(other)!r}"
+        raise ValueError(f"{there}; score both on the same images")
     place = {name: i for i, name in enumerate(second.names)}
     rows = [place[name] for name in first.names]
     counts = [first.intersections, first.unions, second.intersections[rows], second.unions[rows]]

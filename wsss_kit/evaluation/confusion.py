@@ -47,10 +47,8 @@ class ConfusionMatrix:
     def __init__(self, n_classes: int = 21, *, ignore_index: int = IGNORE_INDEX) -> None:
         check_count("n_classes", n_classes)
         if 0 <= ignore_index < n_classes:
-            raise ValueError(
-                f"ignore_index is {ignore_index}, one of the {n_classes} classes; "
-                f"choose a value outside 0 to {n_classes - 1}"
-            )
+            expected = f"a value outside 0 to {n_classes - 1}, the classes"
+            raise ValueError(f"ignore_index is {ignore_index}, expected {expected}")
         self.n_classes, self.ignore_index = n_classes, ignore_index
         self.matrix = torch.zeros(n_classes, n_classes, dtype=torch.int64)
 
@@ -77,11 +75,9 @@ class ConfusionMatrix:
         """
         predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
         if predicted.shape != target.shape or predicted.ndim not in (2, 3):
-            raise ValueError(
-                f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}, "
-                "expected (H, W) or (B, H, W) for both; resize predictions to the size of the "
-                "target, never the target"
-            )
+            there = f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}"
+            expected = "(H, W) or (B, H, W) for both; resize predictions, never the target"
+            raise ValueError(f"{there}, expected {expected}")
         check_values(predicted, "predicted", self.n_classes, self.ignore_index)
         check_values(target, "target", self.n_classes, self.ignore_index)
         predicted = predicted.to(target.device)
@@ -157,11 +153,9 @@ def check_values(mask: Tensor, name: str, n_classes: int, ignore_index: int = IG
         place = outside.nonzero()[0].tolist()
         axes = ("image", "row", "column")[-mask.ndim :]
         where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
-        raise ValueError(
-            f"{name} holds {mask[tuple(place)].item()} at {where}, expected 0 to {n_classes - 1} "
-            f"or {ignore_index}; check the class list (n_classes counts background) and that masks "
-            "are read as indices, not as colours"
-        )
+        there = f"{name} holds {mask[tuple(place)].item()} at {where}"
+        expected = f"0 to {n_classes - 1} or {ignore_index}; check the class list"
+        raise ValueError(f"{there}, expected {expected}, and read masks as indices, not colours")
 
 
 def as_mask(mask: Tensor | np.ndarray, name: str) -> Tensor:
@@ -185,10 +179,8 @@ def as_mask(mask: Tensor | np.ndarray, name: str) -> Tensor:
         mask = torch.from_numpy(mask.astype(np.int64))
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
         kind = getattr(mask, "dtype", type(mask).__name__)
-        raise ValueError(
-            f"{name} is {kind}, expected a tensor or array of integers; turn scores into a mask "
-            "with masks.scores_to_masks or argmax over the classes"
-        )
+        advice = "turn scores into a mask with masks.scores_to_masks or argmax over the classes"
+        raise ValueError(f"{name} is {kind}, expected a tensor or array of integers; {advice}")
     return mask.detach().long()
 
 

@@ -89,10 +89,8 @@ def error_map(predicted: Tensor, target: Tensor, *, boundary: int | None = None)
     """
     predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
     if predicted.shape != target.shape:
-        raise ValueError(
-            f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}, "
-            "expected (H, W) for both; resize the prediction to the size of the target"
-        )
+        there = f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}"
+        raise ValueError(f"{there}, expected (H, W) for both; resize the prediction")
     predicted = predicted.masked_fill(predicted == IGNORE_INDEX, 0)
     kinds = torch.full_like(target, 1 + ERROR_KINDS.index("confused"))
     kinds[target == 0] = 1 + ERROR_KINDS.index("spilled")
@@ -128,9 +126,8 @@ def error_shares(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """
     shapes = np.shape(inside), np.shape(outside)
     if len(shapes[0]) != 2 or len(set(shapes[0])) != 1 or shapes[0] != shapes[1]:
-        raise ValueError(
-            f"inside has shape {shapes[0]} and outside {shapes[1]}, expected (K, K) for both"
-        )
+        there = f"inside has shape {shapes[0]} and outside {shapes[1]}"
+        raise ValueError(f"{there}, expected (K, K) for both")
     whole = inside + outside
     union = whole.sum(0) + whole.sum(1) - whole.diagonal()
     boundary = inside.sum(0) + inside.sum(1) - 2 * inside.diagonal()
@@ -177,10 +174,8 @@ def stuff_counts(
     """
     stuff = as_mask(stuff, "stuff").to(target.device)
     if stuff.shape != target.shape:
-        raise ValueError(
-            f"stuff has shape {tuple(stuff.shape)} and target {tuple(target.shape)}, expected the "
-            "same size"
-        )
+        there = f"stuff has shape {tuple(stuff.shape)} and target {tuple(target.shape)}"
+        raise ValueError(f"{there}, expected the same size")
     J, K = shape[0] - 1, shape[1]
     wrong = sorted(set(stuff.unique().tolist()) - {*range(J), IGNORE_INDEX})
     if wrong:
@@ -262,10 +257,8 @@ def spills(report: Report) -> tuple[tuple[str, ...], np.ndarray]:
         ValueError: if the report knows no kinds of background.
     """
     if report.stuff is None:
-        raise ValueError(
-            "the report knows no kinds of background; give evaluate stuff=, such as "
-            "PaperWorld(...).stuff, and stuff_names="
-        )
+        advice = "give evaluate stuff=, such as PaperWorld(...).stuff, and stuff_names="
+        raise ValueError(f"the report knows no kinds of background; {advice}")
     names = (*report.stuff_names, OTHER_STUFF)
     columns = [report.values.index(name) for name in report.classes]
     counts = report.stuff[:, columns].T.astype(float)  # (S, J)

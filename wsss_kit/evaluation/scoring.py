@@ -190,10 +190,8 @@ def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.n
         if isinstance(names, str) or not isinstance(names, Collection) or not len(names):
             raise ValueError(f"{what} is {names!r}, expected a sequence of at least one class name")
     if len(set(classes)) < len(classes) or "background" in classes:
-        raise ValueError(
-            f"classes is {list(classes)}, expected different names without 'background'; leave it "
-            "out, it is value 0"
-        )
+        expected = "different names without 'background'; leave it out, it is value 0"
+        raise ValueError(f"classes is {list(classes)}, expected {expected}")
     unknown = [name for name in scored if name not in classes]
     if unknown:
         raise ValueError(f"scored names {unknown}, expected names among {list(classes)}")
@@ -210,10 +208,8 @@ def _check_arguments(
 ) -> None:
     """Raise the errors of ``evaluate`` that need no mask."""
     if not isinstance(protocol, Protocol):
-        raise ValueError(
-            f"protocol is {protocol!r}, expected evaluation.Protocol(data=..., split=...); "
-            "a number never travels alone"
-        )
+        expected = "Protocol(data=..., split=...); a number never travels alone"
+        raise ValueError(f"protocol is {protocol!r}, expected evaluation.{expected}")
     for what, masks in (("predicted", predicted), ("target", target)):
         if not isinstance(masks, Mapping):
             kind = type(masks).__name__
@@ -225,16 +221,13 @@ def _check_arguments(
         raise ValueError("target holds no images, expected at least one mask")
     missing = [str(name) for name in target if name not in predicted]
     if missing:
-        more = f" and {len(missing) - N_NAMED} more" if len(missing) > N_NAMED else ""
-        raise ValueError(
-            f"{len(missing)} of {len(target)} images have no predicted mask: "
-            f"{', '.join(missing[:N_NAMED])}{more}; predict them too, or leave them out of target"
-        )
+        listed = ", ".join(missing[:N_NAMED])
+        listed += f" and {len(missing) - N_NAMED} more" if len(missing) > N_NAMED else ""
+        there = f"{len(missing)} of {len(target)} images have no predicted mask: {listed}"
+        raise ValueError(f"{there}; predict them too, or leave them out of target")
     if protocol.n_images not in (None, len(target)):
-        raise ValueError(
-            f"the protocol says {protocol.n_images} images but target holds {len(target)}; "
-            "leave n_images out, it is filled in"
-        )
+        there = f"the protocol says {protocol.n_images} images but target holds {len(target)}"
+        raise ValueError(f"{there}; leave n_images out, it is filled in")
 
 
 def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[str]) -> None:
@@ -245,6 +238,5 @@ def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[s
         raise ValueError("expected stuff and stuff_names together, or neither")
     missing = [] if stuff is None else [name for name in target if name not in stuff]
     if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(target)} images have no stuff, the first is {missing[0]!r}"
-        )
+        there = f"{len(missing)} of {len(target)} images have no stuff"
+        raise ValueError(f"{there}, the first is {missing[0]!r}")

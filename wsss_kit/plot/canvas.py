@@ -248,10 +248,8 @@ def image_array(image: Tensor | np.ndarray) -> np.ndarray:
         image = image.detach().cpu().movedim(0, -1).numpy()
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-        raise ValueError(
-            f"an image has shape {image.shape}, channels last, expected a (3, H, W) tensor or "
-            "(H, W, 3) array in RGB; take one image of a batch with images[0]"
-        )
+        expected = "a (3, H, W) tensor or (H, W, 3) array; take one image of a batch: images[0]"
+        raise ValueError(f"an image has shape {image.shape}, channels last, expected {expected}")
     check_range("an image", torch.from_numpy(image), "divide 8-bit values by 255")
     return image.astype(np.float32).clip(0, 1)
 
@@ -324,15 +322,11 @@ def mask_values(mask: Tensor | np.ndarray, image: np.ndarray, n_classes: int) ->
         True
     """
     if tuple(mask.shape) != image.shape[:2]:
-        raise ValueError(
-            f"a mask has shape {tuple(mask.shape)} but its image {image.shape[:2]}; "
-            "make masks at the size of the image"
-        )
+        there = f"a mask has shape {tuple(mask.shape)} but its image {image.shape[:2]}"
+        raise ValueError(f"{there}; make masks at the size of the image")
     values = set(np.unique(torch.as_tensor(mask).cpu()).tolist()) - {0}
     outside = values - {*range(1, n_classes + 1), IGNORE_INDEX}
     if outside:
-        raise ValueError(
-            f"a mask holds {min(outside)}, expected 0 to {n_classes} or {IGNORE_INDEX}; "
-            "check the class list"
-        )
+        expected = f"0 to {n_classes} or {IGNORE_INDEX}; check the class list"
+        raise ValueError(f"a mask holds {min(outside)}, expected {expected}")
     return values

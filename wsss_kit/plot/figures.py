@@ -200,10 +200,9 @@ def show_masks(
         if len(classes) > len(canvas.DISTINCT_COLOURS) >= len(occurring):
             colours[occurring] = canvas.class_colours(len(occurring))[1:]
     colours = np.asarray(colours)
-    if colours.shape != (1 + len(classes), 3):
-        raise ValueError(
-            f"colours has shape {colours.shape}, expected {(1 + len(classes), 3)}: RGB in [0, 1]"
-        )
+    expected = (1 + len(classes), 3)
+    if colours.shape != expected:
+        raise ValueError(f"colours has shape {colours.shape}, expected {expected}: RGB in [0, 1]")
     check_probability("alpha", alpha)
     styles = regions.mask_styles(sorted(seen), len(classes), colours)
     alt = f"Masks over {_count(arrays)} in the columns {', '.join(table)}."

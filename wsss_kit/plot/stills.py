@@ -97,10 +97,8 @@ a 50 %, b 50 %.'
     """
     (name,), (array,) = canvas.names_and_images([image])
     if len(probs) != len(words) or int(claims.max()) >= len(words):
-        raise ValueError(
-            f"there are {len(words)} words, {len(probs)} probabilities and claims up to "
-            f"{int(claims.max())}, expected one probability a word and claims below their number"
-        )
+        counts = f"{len(words)} words, {len(probs)} probabilities and claims up to {claims.max()}"
+        raise ValueError(f"there are {counts}, expected T, T and at most T - 1")
     counts = torch.bincount(claims.flatten(), minlength=len(words)) / claims.numel()
     claimed = ", ".join(f"{w} {100 * s:.0f} %" for w, s in zip(words, counts, strict=True) if s > 0)
     order = probs.argsort(descending=True).tolist()[:_MOST_BARS]

@@ -95,17 +95,13 @@ class CAMExplorer(Instrument):
         self._samples = Images(samples)
         check_probability("threshold", threshold)
         if not methods or not self._samples:
-            raise ValueError(
-                f"there are {len(methods)} methods and {len(self._samples)} images with a class, "
-                "expected at least one of each"
-            )
+            counts = f"{len(methods)} methods and {len(self._samples)} images with a class"
+            raise ValueError(f"there are {counts}, expected at least one of each")
         self._masks, self._names = {} if masks is None else masks, tuple(classes)
         first = next(iter(self._samples.values()))
         if len(first.labels) != len(self._names):
-            raise ValueError(
-                f"{first.name!r} has {len(first.labels)} labels but there are {len(self._names)} "
-                "classes; give the names that the labels stand for"
-            )
+            there = f"{len(first.labels)} labels but there are {len(self._names)} classes"
+            raise ValueError(f"{first.name!r} has {there}; give one name for each label")
         self._longest = max(first.image.shape[1:])
         self._stages, self._own = Stages(methods), {}
         self._made: dict[Any, Tensor] = {}  # for what is on the screen now

@@ -106,10 +106,8 @@ class PromptLab(PromptEditor):
         self._samples = Images(samples)
         n = len(method.prompts.classes)
         if not self._samples or any(len(own) != n for own in self._samples.labels.values()):
-            raise ValueError(
-                f"{len(self._samples)} of {len(samples)} images have a label, for {n} classes of "
-                "the prompts; expected at least one, with a label for every class"
-            )
+            counts = f"{len(self._samples)} of {len(samples)} images have a label, for {n} classes"
+            raise ValueError(f"{counts} of the prompts; expected some, a label for every class")
         self.method = method
         self.rule = BackgroundRule(threshold=0.4) if rule is None else rule
         self._masks = {} if masks is None else masks
