@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,6 @@ from torch import Tensor
 from wsss_kit.classes import IGNORE_INDEX, palette
 
 EXIF_ORIENTATION = 0x0112
-INTEGER_RANGES = (255, 65535, 2**31 - 1)
-FLOAT_RANGES = (1, 255, 65535)
 ROUNDING = 1e-3
 """By how much of its range an image may pass the range's end, as after resizing."""
 GREY_STEPS = {"L;2": 85, "L;4": 17}
@@ -65,8 +65,7 @@ def read_image(path: str | Path | bytes, *, called: str = "the image") -> Tensor
         >>> image.shape, [round(value, 3) for value in image[0, 0].tolist()]
         (torch.Size([3, 1, 3]), [0.0, 0.502, 1.0])
     """
-    content = path if isinstance(path, bytes) else None
-    path = Path(called if isinstance(path, bytes) else path)
+    content, path = (path, Path(called)) if isinstance(path, bytes) else (None, Path(path))
     opened = _open(path, content)
     is_16_bit = opened.mode.startswith("I;16") or opened.format == "PNG"
     image = _decode(opened, path)
@@ -159,7 +158,7 @@ def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tens
     size = image_size(image)
     if tuple(mask.shape) != size:
         there = f"{mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its image {image}"
-        advice = "draw the mask on the image as a viewer shows it (EXIF rotation counts)"
+        advice = "expected equal sizes (EXIF rotation counts); draw the mask on the image again"
         raise ValueError(f"mask {path} is {there} is {size[0]}x{size[1]}; {advice}")
     ids = mask.numpy()
     outside = np.unique(ids[((ids < 0) | (ids > n_classes)) & (ids != IGNORE_INDEX)])
@@ -172,7 +171,7 @@ def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tens
 
 
 def mask_png(mask: Tensor | np.ndarray) -> bytes:
-    """A mask as the bytes of a palette PNG with PASCAL VOC's colours; `read_mask` reads it.
+    """Encode a mask as a palette PNG with PASCAL VOC's colours; `read_mask` reads it.
 
     Args:
         mask: (H, W) integers from 0 to 255.
@@ -226,16 +225,13 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """
     path = Path(path)
     image = _open(path)
-    width, height = image.size
-    try:
+    with _whole(image, path):  # a PNG may keep its EXIF behind the pixels
         is_turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception as error:  # a PNG may keep its EXIF behind the pixels
-        raise _damaged(image, path, error) from error
-    return (width, height) if is_turned else (height, width)
+    return image.size if is_turned else image.size[::-1]
 
 
 def _open(path: Path, content: bytes | None = None) -> Image.Image:
-    """The image with its header read and its pixels not yet decoded."""
+    """Open an image: its header is read and its pixels are not yet decoded."""
     try:
         data = path.read_bytes() if content is None else content
     except FileNotFoundError:
@@ -254,40 +250,41 @@ def _open(path: Path, content: bytes | None = None) -> Image.Image:
         raise ValueError(f"{path} does not decode as an image: {there}; {advice}") from error
 
 
-def _decode(opened: Image.Image, path: Path) -> Image.Image:
-    """Its pixels, upright."""
+@contextmanager
+def _whole(opened: Image.Image, path: Path) -> Iterator[None]:
+    """Raise one error for whatever a decoder raises on a damaged file."""
     try:
+        yield
+    except Exception as error:
+        promised = "{1}x{0} pixels (H x W)".format(*opened.size)
+        there = f"its header promises a {opened.format} of {promised} that the file does not hold"
+        advice = f"{there}; copy or export it again"
+        raise ValueError(f"{path} is damaged or cut short ({error}): {advice}") from error
+
+
+def _decode(opened: Image.Image, path: Path) -> Image.Image:
+    """Decode the pixels, upright."""
+    with _whole(opened, path):
         opened.load()
         return ImageOps.exif_transpose(opened)
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        raise _damaged(opened, path, error) from error
-
-
-def _damaged(opened: Image.Image, path: Path, error: Exception) -> ValueError:
-    width, height = opened.size
-    return ValueError(
-        f"{path} is damaged or cut short ({error}): its header promises a {opened.format} of "
-        f"{height}x{width} pixels (H x W) that the file does not hold; copy or export it again"
-    )
 
 
 def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray:
-    """(H, W) float32 in [0, 1] from 16-bit, 32-bit integer or float grey."""
+    """Scale 16-bit, 32-bit integer or float grey to (H, W) float32 in [0, 1]."""
     values = np.asarray(image).astype(np.float64)
     low, high = values.min(), values.max()
-    ranges = FLOAT_RANGES if image.mode == "F" else INTEGER_RANGES
-    if is_16_bit:
-        ranges = (65535,)
+    ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535, 2**31 - 1)
+    ranges = (65535,) if is_16_bit else ranges
     scale = next((top for top in ranges if high <= top * (1 + ROUNDING)), None)
     if not np.isfinite(values).all() or low < 0 or scale is None:
         there = f"{path} (mode {image.mode}) has values from {low:g} to {high:g}"
-        expected = f"finite ones from 0 to one of {ranges}; save it as an 8-bit PNG"
+        expected = f"finite ones from 0 to one of {ranges}; rescale it or save it as an 8-bit PNG"
         raise ValueError(f"{there}, expected {expected}")
     return (values / scale).clip(max=1).astype(np.float32)
 
 
 def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
-    """(H, W) int64 ids of a (H, W, 3) uint8 image in VOC's colours."""
+    """Return (H, W) int64 ids of a (H, W, 3) uint8 image in VOC's colours."""
     weights = np.array([1 << 16, 1 << 8, 1])
     known = palette().astype(np.int64) @ weights  # (256,)
     order = np.argsort(known)

@@ -139,8 +139,8 @@ def _read_list(file: Path) -> dict[str, dict[str, str]]:
         if not cells or line.startswith("#"):
             continue
         if len(cells) < 3 or cells[2] not in ("1", "2") or "/" in cells[0] or "_" not in cells[0]:
-            expected = "name, breed, species (1 cat, 2 dog), such as 'Abyssinian_100 1 1 1'"
-            raise ValueError(f"{file} line {number} is {line!r}, expected {expected}")
+            expected = "'Abyssinian_100 1 1 1': name, breed, species (1 cat, 2 dog)"
+            raise ValueError(f"{file} line {number} is {line!r}, expected such as {expected}")
         breed = cells[0].rpartition("_")[0].replace("_", " ")
         rows[cells[0]] = {"breed": breed, "species": SPECIES[int(cells[2]) - 1]}
     if not rows:

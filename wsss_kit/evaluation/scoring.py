@@ -11,15 +11,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.evaluation.confusion import (
-    ConfusionMatrix,
-    as_mask,
-    bootstrap_mean_iou,
-    check_values,
-    divide,
-    interval_of,
-    mean_of,
-)
+from wsss_kit.evaluation import confusion
 from wsss_kit.evaluation.error_kinds import boundary_band, error_shares, stuff_counts
 from wsss_kit.evaluation.report import Protocol, Report
 
@@ -97,7 +89,8 @@ def evaluate(
     on_stuff = np.zeros((len(stuff_names) + 1, n_values), np.int64)
     for name in target:
         try:  # each mask is read once, for it may lie on a disk
-            mask, truth = as_mask(predicted[name], "predicted"), as_mask(target[name], "target")
+            mask = confusion.as_mask(predicted[name], "predicted")
+            truth = confusion.as_mask(target[name], "target")
             (both,) = image_counts([mask], truth, n_values, keep=keep, boundary=boundary)
             if stuff is not None:
                 on_stuff += stuff_counts(mask, truth, stuff[name], on_stuff.shape, boundary)
@@ -114,16 +107,16 @@ def evaluate(
         if present.any():
             image_iou[name] = float(np.mean(hits[present] / union[present]))
     intersections, unions = np.array(counts).swapaxes(0, 1)  # (N, S) each
-    iou = divide(intersections.sum(0), unions.sum(0))
-    means = bootstrap_mean_iou(intersections, unions, n_bootstrap=n_bootstrap, seed=seed)
+    iou = confusion.divide(intersections.sum(0), unions.sum(0))
+    means = confusion.bootstrap_mean_iou(intersections, unions, n_bootstrap=n_bootstrap, seed=seed)
     whole, kept = matrix.sum(0), tuple(names[value] for value in keep)
     note = "all classes" if kept == names else f"{', '.join(kept)}; other classes ignored"
     return Report(
         protocol=replace(protocol, n_images=len(counts), scored=note),
         classes=kept,
         iou=iou,
-        mean_iou=float(mean_of(iou)),
-        interval=interval_of(means),
+        mean_iou=float(confusion.mean_of(iou)),
+        interval=confusion.interval_of(means),
         error_shares=error_shares(inside=matrix[1], outside=matrix[0])[keep],
         pixels=matrix.sum((0, 2))[keep],
         image_iou=image_iou,
@@ -133,7 +126,7 @@ def evaluate(
         names=tuple(target),
         intersections=intersections,
         unions=unions,
-        precision=divide(whole.diagonal(), whole.sum(0))[keep],
+        precision=confusion.divide(whole.diagonal(), whole.sum(0))[keep],
         settings={
             "n_bootstrap": n_bootstrap,
             "seed": seed,
@@ -166,7 +159,7 @@ def image_counts(
     Returns:
         (V, 2, K, K) int64, outside first; rows are targets, columns predictions.
     """
-    target = as_mask(target, "target")
+    target = confusion.as_mask(target, "target")
     band = boundary_band(target, boundary)
     counted = target
     if keep is not None:
@@ -175,11 +168,11 @@ def image_counts(
     counts = []
     for predicted in predictions:
         whole, inside = (
-            ConfusionMatrix(n_values).update(predicted, truth).matrix.numpy()
+            confusion.ConfusionMatrix(n_values).update(predicted, truth).matrix.numpy()
             for truth in (counted, counted.masked_fill(~band, IGNORE_INDEX))
         )
         counts.append(np.stack([whole - inside, inside]))
-    check_values(target, "target", n_values)  # those that do not count as well
+    confusion.check_values(target, "target", n_values)  # those that do not count as well
     return np.stack(counts)
 
 

@@ -23,7 +23,6 @@ from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.ranking import WordTally
 from wsss_kit.widgets import screens
 from wsss_kit.widgets.instrument import WIDTH, column, row
-from wsss_kit.widgets.screens import STYLES, Bars, Swipe
 from wsss_kit.widgets.stages import Images
 from wsss_kit.widgets.words import PromptEditor
 
@@ -116,9 +115,9 @@ class PromptLab(PromptEditor):
         first = next(iter(self._samples.values()))
         index = int(first.labels.nonzero()[0])
         super().__init__(method.prompts, index, picture=first.name)
-        self.screen = Swipe(BOX[1], BOX[0])
+        self.screen = screens.Swipe(BOX[1], BOX[0])
         press = partial(self._answer, self._pressed)
-        self.bars = Bars(290, BOX[0] - 34, press, styles=STYLES)
+        self.bars = screens.Bars(290, BOX[0] - 34, press, styles=screens.STYLES)
         right = column([self._buttons("panel", ""), self.bars], 290)
         controls = [
             self._dropdown("picture"),
