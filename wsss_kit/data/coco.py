@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ from wsss_kit.data.images import mask_png
 from wsss_kit.files import write_whole
 
 SPLITS = ("train", "val")
-LAYOUT = """
-  {root}/
-    annotations/instances_train2014.json   from annotations_trainval2014.zip
-    train2014/COCO_train2014_000000000009.jpg
-    val2014/ and instances_val2014.json the same
-data/README.md says where to get COCO 2014."""
 
 
 def load_coco(
@@ -54,8 +47,7 @@ def load_coco(
           nowhere/
         ...
     """
-    coco, masks = _COCO(root, split), partial(load_coco_masks, root, split)
-    return coco.samples(coco.names, masks, split=split, limit=limit)
+    return _COCO(root, split).open_samples(limit)
 
 
 def load_coco_masks(root: str | Path = "data/COCO2014", split: str = "train") -> LazyMasks:
@@ -77,14 +69,19 @@ def load_coco_masks(root: str | Path = "data/COCO2014", split: str = "train") ->
         FileNotFoundError: as for `load_coco`.
         ValueError: as for `load_coco`; on reading an item, if a polygon is none.
     """
-    coco = _COCO(root, split)
-    return LazyMasks(coco.names, read=coco.mask, folder=coco.masks)
+    return _COCO(root, split).open_masks()
 
 
 class _COCO(ImageFiles):
     """One annotation file and its images, by image name."""
 
-    LAYOUT, classes = LAYOUT, COCO_CLASSES
+    LAYOUT = """
+  {root}/
+    annotations/instances_train2014.json   from annotations_trainval2014.zip
+    train2014/COCO_train2014_000000000009.jpg
+    val2014/ and instances_val2014.json the same
+data/README.md says where to get COCO 2014."""
+    classes = COCO_CLASSES
 
     def __init__(self, root: str | Path, split: str) -> None:
         check_word("split", split, SPLITS)
@@ -94,7 +91,8 @@ class _COCO(ImageFiles):
         folders = [folder for folder in folders if folder.is_dir()]
         if not file.is_file() or not folders:
             raise self.not_found(f"no COCO 2014 in {root}", root)
-        self.folder, self.masks = folders[0], root / "masks" / f"{split}2014"
+        self.split, self.folder = split, folders[0]
+        self.mask_folder = root / "masks" / f"{split}2014"
         found = _read(file)
         self.value_of = _values(found["categories"], file)
         self.sizes, self.files, name_of = {}, {}, {}
@@ -120,7 +118,7 @@ class _COCO(ImageFiles):
         return {self.value_of[each["category_id"]] - 1 for each in self.annotations[name]}
 
     def mask(self, name: str) -> Tensor:
-        path = self.masks / f"{name}.png"
+        path = self.mask_folder / f"{name}.png"
         if not path.exists():
             write_whole(path, mask_png(self._rendered(name)))
         return self.read_mask(name, path)

@@ -261,17 +261,23 @@ class LazyMasks(Mapping[str, Tensor]):
 
 
 class ImageFiles:
-    """Base of the readers: finds the files and labels of a data set by image name."""
+    """Base of the readers: the files and labels of a data set by image name."""
 
     LAYOUT: str
     """The layout that is expected, for messages; holds ``{root}``."""
+    names: Sequence[str]
     classes: Sequence[str]
+    split: str | None = None
+    mask_folder: Path
 
     def path(self, name: str) -> Path:
         """Return the file of an image."""
 
     def present(self, name: str) -> Iterable[int]:
         """Return the indices of the classes in an image."""
+
+    def mask(self, name: str) -> Tensor:
+        """Read the mask of an image: (H, W) int64."""
 
     def image(self, name: str) -> Tensor:
         """Read an image: (3, H, W) float32 in [0, 1]."""
@@ -291,19 +297,17 @@ class ImageFiles:
         """Read the mask of an image from a file, checked: (H, W) int64."""
         return read_mask_of(self.path(name), file, n_classes=len(self.classes))
 
-    def samples(
-        self,
-        names: Sequence[str],
-        masks: Callable[[], Mapping[str, Tensor]],
-        *,
-        split: str | None = None,
-        limit: int | None = None,
-    ) -> LazySamples:
-        """Return the first ``limit`` of these images as lazy samples."""
+    def open_samples(self, limit: int | None = None) -> LazySamples:
+        """Return the first ``limit`` images as lazy samples."""
         if limit is not None:
             check_count("limit", limit)
-        read = {"image": self.image, "labels": self.labels, "size": self.size, "masks": masks}
-        return LazySamples(names[:limit], **read, classes=self.classes, split=split)
+        read = {"image": self.image, "labels": self.labels, "size": self.size}
+        known = {"classes": self.classes, "split": self.split, "masks": self.open_masks}
+        return LazySamples(self.names[:limit], **read, **known)
+
+    def open_masks(self) -> LazyMasks:
+        """Return the masks of all images, which are read when asked for."""
+        return LazyMasks(self.names, read=self.mask, folder=self.mask_folder)
 
     def not_found(self, problem: str, root: str | Path) -> FileNotFoundError:
         """Return the error for a missing part of the layout."""

@@ -8,7 +8,6 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -16,11 +15,6 @@ from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
 
 PROBLEMS_SHOWN = 5
-LAYOUT = """
-  {root}/
-    labels.csv        first line: file,labels    then: cat1.jpg,cat;sofa    or: wall.jpg,
-    cat1.jpg          the images, named in labels.csv relative to this folder
-    masks/cat1.png    optional, for evaluation: 0 background, 1 first class, 255 ignored"""
 
 
 def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> LazySamples:
@@ -58,8 +52,7 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
         ...     [(sample.name, sample.labels.tolist()) for sample in samples], samples.classes
         ([('a', [1.0, 1.0]), ('b', [0.0, 0.0])], ('cat', 'dog'))
     """
-    folder = _Folder(root, classes)
-    return folder.samples(list(folder.rows), partial(load_folder_masks, root, classes=classes))
+    return _Folder(root, classes).open_samples()
 
 
 def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None) -> LazyMasks:
@@ -93,12 +86,7 @@ def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None)
         ...     load_folder_masks(folder)["a"].tolist()
         [[255, 255]]
     """
-    folder = _Folder(root, classes)
-    place = folder.root / "masks"
-    if not place.is_dir():
-        raise folder.not_found(f"{folder.root} has no folder masks/", folder.root)
-    masks = folder.find_masks(place)
-    return LazyMasks(masks, read=lambda name: folder.read_mask(name, masks[name]), folder=place)
+    return _Folder(root, classes).open_masks()
 
 
 class _Row(NamedTuple):
@@ -140,7 +128,11 @@ def _report(problems: list[_Problem], table: Path, classes: Sequence[str]) -> No
 class _Folder(ImageFiles):
     """The checked table of one folder, and its files by image name."""
 
-    LAYOUT = LAYOUT
+    LAYOUT = """
+  {root}/
+    labels.csv        first line: file,labels    then: cat1.jpg,cat;sofa    or: wall.jpg,
+    cat1.jpg          the images, named in labels.csv relative to this folder
+    masks/cat1.png    optional, for evaluation: 0 background, 1 first class, 255 ignored"""
 
     def __init__(self, root: str | Path, classes: Sequence[str] | None) -> None:
         self.root = Path(root).expanduser()
@@ -160,6 +152,7 @@ class _Folder(ImageFiles):
             raise ValueError(f"{table} names no image; add a line such as: cat1.jpg,cat")
         if not self.classes:
             raise ValueError(f"{table} names no class; label an image, or pass classes=")
+        self.names = list(self.rows)
 
     def _add(self, row: _Row, mixed: set[str]) -> Iterator[_Problem]:
         """Keep a row by the name of its image; yield what is wrong with it."""
@@ -181,11 +174,14 @@ class _Folder(ImageFiles):
             elif label not in self.classes:
                 yield _Problem(row.line, f"unknown class {label!r}", label, self.classes)
 
-    def find_masks(self, folder: Path) -> dict[str, Path]:
-        """Return mask files by image name.
+    def open_masks(self) -> LazyMasks:
+        """Return the masks of the images that have one.
 
         No mask at all is an error. A mask without its image is probably misnamed: a warning.
         """
+        folder = self.root / "masks"
+        if not folder.is_dir():
+            raise self.not_found(f"{self.root} has no folder masks/", self.root)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         there = {
             path.relative_to(folder).with_suffix("").as_posix(): path
@@ -215,7 +211,7 @@ class _Folder(ImageFiles):
                 f"{lost[0]!r}; {expected}",
                 stacklevel=3,
             )
-        return masks
+        return LazyMasks(masks, read=lambda name: self.read_mask(name, masks[name]), folder=folder)
 
     def path(self, name: str) -> Path:
         return self.root / self.rows[name].file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -18,12 +17,6 @@ SPECIES = ("cat", "dog")
 SPLITS = ("trainval", "test")
 KINDS = ("species", "breed")
 _PET, _BACKGROUND, _BORDER = 1, 2, 3  # values of a trimap
-LAYOUT = """
-  {root}/
-    images/Abyssinian_1.jpg
-    annotations/trainval.txt           lines: Abyssinian_100 1 1 1
-    annotations/trimaps/Abyssinian_1.png   1 pet, 2 background, 3 border; for evaluation
-data/README.md says where to get it."""
 
 
 def load_pets(
@@ -58,8 +51,7 @@ def load_pets(
             images/Abyssinian_1.jpg
         ...
     """
-    pets, masks = _Pets(root, split, kind), partial(load_pets_masks, root, split, kind=kind)
-    return pets.samples(pets.names(), masks, split=split, limit=limit)
+    return _Pets(root, split, kind).open_samples(limit)
 
 
 def load_pets_masks(
@@ -80,35 +72,40 @@ def load_pets_masks(
         ValueError: as for `load_pets`; on reading an item, if its trimap does not decode, is of
             another size than its image or holds another value.
     """
-    pets = _Pets(root, split, kind)
-    if not pets.trimaps.is_dir():
-        raise pets.not_found(f"{pets.root} has no annotations/trimaps/", root)
-    return LazyMasks(pets.names(), read=pets.mask, folder=pets.trimaps)
+    return _Pets(root, split, kind).open_masks()
 
 
 class _Pets(ImageFiles):
     """The files of one folder by image name."""
 
-    LAYOUT = LAYOUT
+    LAYOUT = """
+  {root}/
+    images/Abyssinian_1.jpg
+    annotations/trainval.txt           lines: Abyssinian_100 1 1 1
+    annotations/trimaps/Abyssinian_1.png   1 pet, 2 background, 3 border; for evaluation
+data/README.md says where to get it."""
 
     def __init__(self, root: str | Path, split: str, kind: str) -> None:
         check_word("split", split, SPLITS)
         check_word("kind", kind, KINDS)
         self.root = Path(root).expanduser()
-        self.trimaps = self.root / "annotations" / "trimaps"
+        self.mask_folder = self.root / "annotations" / "trimaps"
         lists = [self.root / "annotations" / f"{each}.txt" for each in SPLITS]
         if not (self.root / "images").is_dir() or not all(file.is_file() for file in lists):
             raise self.not_found(f"no pets in {root}", root)
         both = [_read_list(file) for file in lists]  # every split has the classes of both
         self.kind, self.rows = kind, both[SPLITS.index(split)]
         self.classes = tuple(sorted({row[kind] for rows in both for row in rows.values()}))
-
-    def names(self) -> list[str]:
-        """List the first of every breed, the second of every breed, and so on."""
         by_breed: dict[str, list[str]] = {}
         for name, row in self.rows.items():
             by_breed.setdefault(row["breed"], []).append(name)
-        return [name for rank in zip_longest(*by_breed.values()) for name in rank if name]
+        ranks = zip_longest(*by_breed.values())  # the first of every breed, the second, and so on
+        self.split, self.names = split, [name for rank in ranks for name in rank if name]
+
+    def open_masks(self) -> LazyMasks:
+        if not self.mask_folder.is_dir():
+            raise self.not_found(f"{self.root} has no annotations/trimaps/", self.root)
+        return super().open_masks()
 
     def path(self, name: str) -> Path:
         return self.root / "images" / f"{name}.jpg"
@@ -117,7 +114,7 @@ class _Pets(ImageFiles):
         return [self.classes.index(self.rows[name][self.kind])]
 
     def mask(self, name: str) -> Tensor:
-        path = self.trimaps / f"{name}.png"
+        path = self.mask_folder / f"{name}.png"
         trimap = read_mask_of(self.path(name), path, n_classes=IGNORE_INDEX)  # any value
         wrong = sorted(set(trimap.unique().tolist()) - {_PET, _BACKGROUND, _BORDER})
         if wrong:

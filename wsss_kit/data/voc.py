@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
@@ -10,14 +9,6 @@ from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX, VOC_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
-
-LAYOUT = """
-  {root}/
-    JPEGImages/2007_000032.jpg
-    ImageSets/Segmentation/train.txt     one image id a line
-    Annotations/2007_000032.xml          labels; without it they come from the masks
-    SegmentationClassAug/2007_000032.png or SegmentationClass/: masks
-data/README.md says where to get VOC 2012 and how to unpack it."""
 
 
 def load_voc(
@@ -56,12 +47,11 @@ def load_voc(
             JPEGImages/2007_000032.jpg
         ...
     """
-    voc = _VOC(root)
-    names = voc.names(split)
+    voc = _VOC(root, split)
     if voc.annotations is None and not voc.mask_folders:
         problem = f"{voc.root} has neither Annotations/ nor masks to take labels from"
         raise voc.not_found(problem, voc.root)
-    return voc.samples(names, partial(load_voc_masks, root, split), split=split, limit=limit)
+    return voc.open_samples(limit)
 
 
 def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> LazyMasks:
@@ -88,20 +78,22 @@ def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> L
         FileNotFoundError: no VOC layout in nowhere; expected
         ...
     """
-    voc = _VOC(root)
-    names = voc.names(split)
-    if not voc.mask_folders:
-        problem = f"{voc.root} has no masks: neither SegmentationClassAug/ nor SegmentationClass/"
-        raise voc.not_found(problem, voc.root)
-    return LazyMasks(names, read=voc.mask, folder=voc.mask_folders[0])
+    return _VOC(root, split).open_masks()
 
 
 class _VOC(ImageFiles):
     """The files of one VOC folder by image id; labels are read once and kept."""
 
-    LAYOUT, classes = LAYOUT, VOC_CLASSES
+    LAYOUT = """
+  {root}/
+    JPEGImages/2007_000032.jpg
+    ImageSets/Segmentation/train.txt     one image id a line
+    Annotations/2007_000032.xml          labels; without it they come from the masks
+    SegmentationClassAug/2007_000032.png or SegmentationClass/: masks
+data/README.md says where to get VOC 2012 and how to unpack it."""
+    classes = VOC_CLASSES
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, split: str) -> None:
         root = Path(root).expanduser()
         places = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
         needed = ("JPEGImages", "ImageSets/Segmentation")
@@ -113,9 +105,10 @@ class _VOC(ImageFiles):
         self.annotations = xml if next(xml.glob("*.xml"), None) else None
         masks = (self.root / part for part in ("SegmentationClassAug", "SegmentationClass"))
         self.mask_folders = [folder for folder in masks if folder.is_dir()]
+        self.split, self.names = split, self._read_split(split)
         self._present: dict[str, set[int]] = {}
 
-    def names(self, split: str) -> list[str]:
+    def _read_split(self, split: str) -> list[str]:
         """Read the ids of a split file: bare, or as paths with a mask path behind."""
         folder = self.root / "ImageSets" / "Segmentation"
         if not isinstance(split, str):
@@ -138,6 +131,12 @@ class _VOC(ImageFiles):
 
     def path(self, name: str) -> Path:
         return self.root / "JPEGImages" / f"{name}.jpg"
+
+    def open_masks(self) -> LazyMasks:
+        if not self.mask_folders:
+            there = "neither SegmentationClassAug/ nor SegmentationClass/"
+            raise self.not_found(f"{self.root} has no masks: {there}", self.root)
+        return LazyMasks(self.names, read=self.mask, folder=self.mask_folders[0])
 
     def mask(self, name: str) -> Tensor:
         files = [folder / f"{name}.png" for folder in self.mask_folders]
