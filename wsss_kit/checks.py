@@ -157,8 +157,12 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    right = _is_number(value, Integral) and value >= least
-    _expect(right, name, value, f"a whole number of at least {least}")
+    _expect(
+        _is_number(value, Integral) and value >= least,
+        name,
+        value,
+        f"a whole number of at least {least}",
+    )
 
 
 def check_word(name: str, word: str, known: Iterable[str]) -> None:
@@ -167,8 +171,7 @@ def check_word(name: str, word: str, known: Iterable[str]) -> None:
     Raises:
         ValueError: with what arrived, and the list.
     """
-    right = isinstance(word, str) and word in known
-    _expect(right, name, word, f"one of {', '.join(known)}")
+    _expect(isinstance(word, str) and word in known, name, word, f"one of {', '.join(known)}")
 
 
 def check_counts(name: str, values: Sequence[int], unit: str) -> None:
@@ -282,8 +285,8 @@ def check_samples(samples: Sequence[Any]) -> None:
     Raises:
         ValueError: with what arrived.
     """
+    kind = type(samples).__name__
     if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
-        kind = type(samples).__name__
         raise ValueError(f"samples is a {kind}, expected a sequence; give list(samples)")
     if len(samples) == 0:
         raise ValueError("samples is empty, expected at least one labelled image")

@@ -131,8 +131,7 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     card_path = path.with_suffix(".json")
     old = path.with_name(path.name + ".old")
     if card_path.exists() and old.exists():  # a crash between the files of a pair
-        wanted = read_card(card_path).get("sha256")
-        if hashlib.sha256(old.read_bytes()).hexdigest() == wanted:
+        if hashlib.sha256(old.read_bytes()).hexdigest() == read_card(card_path).get("sha256"):
             os.replace(old, path)
     for needed in (path, card_path):
         if not needed.exists():

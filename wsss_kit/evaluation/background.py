@@ -150,8 +150,7 @@ def sweep_background(
             raise ValueError(f"scored holds {max(values)}, expected mask values from 1 to {C}")
         truth = torch.stack([target[name] for name in names])  # (B, H, W)
         if scored is not None:
-            counted = torch.isin(truth, torch.tensor(values))
-            truth = truth.masked_fill(~counted, IGNORE_INDEX)
+            truth = truth.masked_fill(~torch.isin(truth, torch.tensor(values)), IGNORE_INDEX)
         masks = []  # of each image, (R, H, W): a CRF sees the scores of all rules at once
         for image, present, of_image in zip(images, labels, maps, strict=True):
             with checked():  # the maps were checked when they were computed

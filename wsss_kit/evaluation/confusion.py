@@ -142,8 +142,7 @@ class ConfusionMatrix:
         return empty.merge(self).merge(other)
 
     def __repr__(self) -> str:
-        pixels = int(self.matrix.sum())
-        return f"ConfusionMatrix({self.n_classes} classes, {pixels} pixels counted)"
+        return f"ConfusionMatrix({self.n_classes} classes, {self.matrix.sum()} pixels counted)"
 
 
 def check_values(mask: Tensor, name: str, n_classes: int, ignore_index: int = IGNORE_INDEX) -> None:

@@ -182,8 +182,7 @@ def stuff_counts(
         raise ValueError(f"stuff holds {wrong[:5]}, expected 0 to {J - 1}, or 255 for none")
     kinds = stuff.masked_fill(stuff == IGNORE_INDEX, J)
     predicted = predicted.masked_fill(predicted == IGNORE_INDEX, 0).to(target.device)
-    counted = (target == 0) & ~boundary_band(target, boundary)
-    cells = (kinds * K + predicted)[counted].cpu().numpy()
+    cells = (kinds * K + predicted)[(target == 0) & ~boundary_band(target, boundary)].cpu().numpy()
     return np.bincount(cells, minlength=(J + 1) * K).reshape(shape)
 
 
@@ -259,12 +258,11 @@ def spills(report: Report) -> tuple[tuple[str, ...], np.ndarray]:
     if report.stuff is None:
         advice = "give evaluate stuff=, such as PaperWorld(...).stuff, and stuff_names="
         raise ValueError(f"the report knows no kinds of background; {advice}")
-    names = (*report.stuff_names, OTHER_STUFF)
     columns = [report.values.index(name) for name in report.classes]
     counts = report.stuff[:, columns].T.astype(float)  # (S, J)
     counts[[column == 0 for column in columns]] = 0
     with np.errstate(invalid="ignore"):
-        return names, 100 * counts / _unions(report)[columns][:, None]
+        return (*report.stuff_names, OTHER_STUFF), 100 * counts / _unions(report)[columns][:, None]
 
 
 def _of_class(report: Report, value: int) -> Iterator[tuple[str, str, int]]:

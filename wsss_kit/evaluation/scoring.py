@@ -98,8 +98,7 @@ def evaluate(
             raise ValueError(f"image {name!r}: {error}") from error
         matrix += both
         sizes.add(tuple(truth.shape))
-        counted = (truth != IGNORE_INDEX).to(mask.device)
-        unsure += int(((mask == IGNORE_INDEX) & counted).sum())
+        unsure += int(((mask == IGNORE_INDEX) & (truth != IGNORE_INDEX).to(mask.device)).sum())
         whole = both.sum(0)  # (K, K)
         hits, union = whole.diagonal(), whole.sum(0) + whole.sum(1) - whole.diagonal()
         counts.append((hits[keep], union[keep]))

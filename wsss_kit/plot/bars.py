@@ -59,8 +59,7 @@ def iou_bars(reports: Mapping[str, Report]) -> Figure:
         alt += f" {label} ({listed})."
     width = min(MAX_WIDTH, max(7.0, 1.5 + len(ticks) * (0.3 + 0.15 * len(table))))
     columns = max(1, int(width / (0.5 + 0.06 * max(map(len, table)))))
-    height = 3.8 + 0.2 * math.ceil(len(table) / columns)
-    figure = new_figure(width, height, alt=alt)
+    figure = new_figure(width, 3.8 + 0.2 * math.ceil(len(table) / columns), alt=alt)
     ax, middles, values = _draw_bars(figure, table, columns)
     for k, i in np.argwhere(np.isnan(values[..., 0])):
         style = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": NOTE_SIZE}
@@ -108,8 +107,7 @@ def step_bars(series: Mapping[str, Mapping[str, Report]]) -> Figure:
         table[name] = [(r.mean_iou, *r.interval) for r in reports.values()]
         listed = ", ".join(f"{step} {percent(r.mean_iou)}" for step, r in reports.items())
         alt += f" {name}: {listed}."
-    width = max(6.0, 1.0 + len(steps) * (0.5 + 0.45 * len(series)))
-    figure = new_figure(width, 4.0, alt=alt)
+    figure = new_figure(max(6.0, 1.0 + len(steps) * (0.5 + 0.45 * len(series))), 4.0, alt=alt)
     ax, middles, values = _draw_bars(figure, table, len(series))
     tops = np.fmax(values[..., 0], values[..., 2])
     for middle, top, mean in zip(middles.flat, tops.flat, values[..., 0].flat, strict=True):

@@ -245,6 +245,5 @@ def show_plane(panels: Mapping[str, tuple[Tensor, Sequence[str]]]) -> Figure:
         ax.set_title(title, fontsize=TITLE_SIZE)
         ax.set(xticks=[], yticks=[])
     options = {"ncols": min(6, len(names)), "frameon": False, "fontsize": NOTE_SIZE}
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", **options)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", **options)
     return figure

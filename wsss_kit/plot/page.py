@@ -97,15 +97,18 @@ def write_report(
     for name, report in reports.items():
         methods.setdefault(str(report.protocol), []).append(name)
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    template = Environment(**options).from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    page = template.render(
-        title=title,
-        figures=shown,
-        scores=_table(rows_of(reports)) if reports else "",
-        protocols={", ".join(names): protocol for protocol, names in methods.items()},
-        notes=notes,
-        tables={caption: _table(rows) for caption, rows in (tables or {}).items()},
-        versions=f"Python {platform.python_version()}, torch {torch.__version__}",
+    page = (
+        Environment(**options)
+        .from_string(_TEMPLATE.read_text(encoding="utf-8"))
+        .render(
+            title=title,
+            figures=shown,
+            scores=_table(rows_of(reports)) if reports else "",
+            protocols={", ".join(names): protocol for protocol, names in methods.items()},
+            notes=notes,
+            tables={caption: _table(rows) for caption, rows in (tables or {}).items()},
+            versions=f"Python {platform.python_version()}, torch {torch.__version__}",
+        )
     )
     return write_whole(path, page)
 

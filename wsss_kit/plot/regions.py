@@ -159,8 +159,7 @@ def paint_regions(
     values = enlarged_mask(small, size)
     for value in styles.keys() & set(np.unique(small).tolist()):
         inside, style = values == value, styles[value]
-        colour = np.float32(to_rgb(style.colour))
-        shown[inside] = (1 - alpha) * shown[inside] + alpha * colour
+        shown[inside] = (1 - alpha) * shown[inside] + alpha * np.float32(to_rgb(style.colour))
         lines = inside & hatching(style.hatch, size)
         shown[lines] = (1 - alpha) * shown[lines]
     right, below = np.diff(values, axis=1) != 0, np.diff(values, axis=0) != 0

@@ -104,8 +104,7 @@ a 50 %, b 50 %.'
     order = probs.argsort(descending=True).tolist()[:_MOST_BARS]
     believed = ", ".join(f"{words[t]} {100 * probs[t]:.0f} %" for t in order[:3])
     alt = f"{name}: map, cells by the word that claims them ({claimed}), probabilities: {believed}."
-    height = 0.9 + max(2.4, 0.2 * len(order))
-    figure = canvas.new_figure(canvas.MAX_WIDTH, height, alt=alt)
+    figure = canvas.new_figure(canvas.MAX_WIDTH, 0.9 + max(2.4, 0.2 * len(order)), alt=alt)
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.2])
     canvas.draw_panel(axes[0], overlay(array, cam), "map")
     canvas.draw_panel(axes[1], regions.painted_claims(array, claims, words), "claims")

@@ -189,16 +189,14 @@ class ErrorAtlas(Instrument):
             self._show()
 
     def _show(self) -> None:
-        image = self._samples[self._places[self.picture]].image
-        large = fitted_image(image_array(image), BOX)
+        large = fitted_image(image_array(self._samples[self._places[self.picture]].image), BOX)
         predicted, truth = self._masks[self.method][self.picture], self._truth[self.picture]
         errors = error_map(predicted, truth, boundary=self._boundary)
         before, masks = large, {"ground truth": truth, "prediction": predicted}
         if self.compare in masks:
             before = paint_mask_named(large, masks[self.compare], self._names, self.opacity)
-        after = paint_errors(large, errors, self.opacity)
         names = [f"{side}, {self.picture}" for side in (self.compare, f"errors of {self.method}")]
-        self.screen.show(before, names[0], after, names[1])
+        self.screen.show(before, names[0], paint_errors(large, errors, self.opacity), names[1])
         self.class_bars.chosen, self.image_bars.chosen = self.class_name, self.picture
         self.words = self._in_words()
 
@@ -225,10 +223,9 @@ class ErrorAtlas(Instrument):
 
 
 def _loss_bar(name: str, loss: Loss, what: str) -> dict[str, Any]:
-    shares = 100 * np.nan_to_num(loss.shares)
     iou = "-" if np.isnan(loss.iou) else f"{100 * loss.iou:.0f}"
     said = f"{name}: {what} {iou} %, {_kinds_in_words(loss.shares)}"
-    values = dict(zip(ERROR_KINDS, shares.tolist(), strict=True))
+    values = dict(zip(ERROR_KINDS, (100 * np.nan_to_num(loss.shares)).tolist(), strict=True))
     return stacked_bar(name, values, 100, text=iou, said=said)
 
 
@@ -239,8 +236,7 @@ def _kinds_in_words(shares: np.ndarray) -> str:
 
 def _class_names(reports: Mapping[str, Report], classes: Sequence[str] | None) -> tuple[str, ...]:
     """Return the C class names, by which mask values are known."""
-    report = next(iter(reports.values()))
-    names = report.classes[1:] if classes is None else tuple(classes)
+    names = next(iter(reports.values())).classes[1:] if classes is None else tuple(classes)
     for method, each in reports.items():
         n = len(each.matrix) - 1
         if n != len(names) or not set(each.classes) <= {"background", *names}:

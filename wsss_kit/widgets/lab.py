@@ -113,8 +113,7 @@ class PromptLab(PromptEditor):
         self._opened: dict[str, OpenedImage] = {}
         self._at_start: pd.DataFrame | None = None
         first = next(iter(self._samples.values()))
-        index = int(first.labels.nonzero()[0])
-        super().__init__(method.prompts, index, picture=first.name)
+        super().__init__(method.prompts, int(first.labels.nonzero()[0]), picture=first.name)
         self.screen = screens.Swipe(BOX[1], BOX[0])
         press = partial(self._answer, self._pressed)
         self.bars = screens.Bars(290, BOX[0] - 34, press, styles=screens.STYLES)

@@ -83,13 +83,12 @@ def edited(prompts: Prompts, field: str, text: str, *, index: int) -> Prompts:
             synonyms[old] = words_of(text)
         return prompts.replace(synonyms=synonyms)
     new = text.strip()
-    names = [new if i == index else name for i, name in enumerate(prompts.classes)]
 
     def renamed(mapping: Mapping[str, Any]) -> dict[str, Any]:
         return {new if name == old else name: value for name, value in mapping.items()}
 
     return prompts.replace(
-        classes=names,
+        classes=[new if i == index else name for i, name in enumerate(prompts.classes)],
         synonyms=renamed(prompts.synonyms),
         class_backgrounds=renamed(prompts.class_backgrounds),
     )
