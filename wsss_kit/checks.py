@@ -157,12 +157,8 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    _expect(
-        _is_number(value, Integral) and value >= least,
-        name,
-        value,
-        f"a whole number of at least {least}",
-    )
+    right = _is_number(value, Integral) and value >= least
+    _expect(right, name, value, f"a whole number of at least {least}")
 
 
 def check_word(name: str, word: str, known: Iterable[str]) -> None:

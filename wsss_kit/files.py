@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-_PICKLED = (".pth", ".pt", ".ckpt", ".pkl", ".bin")
-
 
 def write_whole(path: str | Path, content: bytes | str) -> Path:
     """Write a file beside its place and rename it there: a reader sees all of it or the old one.
@@ -124,7 +122,7 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     from safetensors.torch import load
 
-    if Path(path).suffix in _PICKLED:
+    if Path(path).suffix in (".pth", ".pt", ".ckpt", ".pkl", ".bin"):
         expected = "what a method of the kit saved: NAME.safetensors and NAME.json"
         raise ValueError(f"{path} is a pickle, which can run code when read; expected {expected}")
     path = weights_path(path)

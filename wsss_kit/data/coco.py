@@ -17,8 +17,6 @@ from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
 from wsss_kit.data.images import mask_png
 from wsss_kit.files import write_whole
 
-SPLITS = ("train", "val")
-
 
 def load_coco(
     root: str | Path = "data/COCO2014", split: str = "train", *, limit: int | None = None
@@ -84,7 +82,7 @@ data/README.md says where to get COCO 2014."""
     classes = COCO_CLASSES
 
     def __init__(self, root: str | Path, split: str) -> None:
-        check_word("split", split, SPLITS)
+        check_word("split", split, ("train", "val"))
         root = Path(root).expanduser()
         file = root / "annotations" / f"instances_{split}2014.json"
         folders = [place / f"{split}2014" for place in (root, root / "images")]

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,8 +81,7 @@ def open_dataset(
         (96, 96)
     """
     check_word("the data set", name, (*FOLDERS, "paper"))
-    if limit is not None:
-        check_count("limit", limit)
+    check_count("limit", 1 if limit is None else limit)
     split = SPLITS.get(name) if split is None else split
     load = find("dataset", name)
     if name == "paper":
@@ -137,10 +136,6 @@ class LazySamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.names)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> LazySamples: ...
     def __getitem__(self, index: int | slice) -> Sample | LazySamples:
         """Read one sample, or return a lazy sequence of those in a slice."""
         if isinstance(index, slice):
@@ -217,7 +212,20 @@ class LazySamples(Sequence[Sample]):
         return f"LazySamples({len(self)} images, {len(self.classes)} classes{split})"
 
 
-class LazyMasks(Mapping[str, Tensor]):
+class ByName(Mapping[str, Any]):
+    """Base of mappings by image name whose values are read when asked for; knows ``_names``."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class LazyMasks(ByName):
     """Ground-truth masks by image name, read from disk when asked for.
 
     Args:
@@ -246,15 +254,6 @@ class LazyMasks(Mapping[str, Tensor]):
             expected = f"{self._folder / str(name)}.png"
             raise KeyError(f"no mask for {name!r}: expected it at {expected}; {there}")
         return self._read(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
     def __repr__(self) -> str:
         return f"LazyMasks({len(self)} masks in {self._folder})"
@@ -299,8 +298,7 @@ class ImageFiles:
 
     def open_samples(self, limit: int | None = None) -> LazySamples:
         """Return the first ``limit`` images as lazy samples."""
-        if limit is not None:
-            check_count("limit", limit)
+        check_count("limit", 1 if limit is None else limit)
         read = {"image": self.image, "labels": self.labels, "size": self.size}
         known = {"classes": self.classes, "split": self.split, "masks": self.open_masks}
         return LazySamples(self.names[:limit], **read, **known)

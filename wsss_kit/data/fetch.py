@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from requests import Response
 
 _BLOCK = 1 << 16
-_LOCAL_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES)  # another source would not help
 
 
 class Archive(NamedTuple):
@@ -70,8 +69,8 @@ def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: 
         try:
             return Path(store.fetch(archive.name, downloader=download))
         except OSError as error:
-            if error.errno in _LOCAL_ERRORS:
-                raise
+            if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+                raise  # another source would not help
             failures.append(f"{source}: {error}")
     reasons = "\n  ".join([f"{archive.name} could not be downloaded:", *failures])
     advice = f"Download it by hand, put it into {folder}, and run the same command again"

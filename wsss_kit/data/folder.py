@@ -183,34 +183,27 @@ class _Folder(ImageFiles):
         if not folder.is_dir():
             raise self.not_found(f"{self.root} has no folder masks/", self.root)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        there = {
-            path.relative_to(folder).with_suffix("").as_posix(): path
-            for path in files
-            if path.suffix.lower() == ".png"
-        }
+        png = [path for path in files if path.suffix.lower() == ".png"]
+        there = {path.relative_to(folder).with_suffix("").as_posix(): path for path in png}
         stems = Counter(row.file.stem for row in self.rows.values())
         masks = {}
         for name, row in self.rows.items():
             key = row.file.stem if name not in there and stems[row.file.stem] == 1 else name
             if key in there:
                 masks[name] = there[key]
-        rest = [path for path in files if path not in set(masks.values())]
+        rest = sorted({*files} - {*masks.values()})
         foreign = [path for path in rest if path.name[0] != "." and path.name != "Thumbs.db"]
         example = next(iter(self.rows))
         expected = f"expected {folder / example}.png for the image {example!r}"
         if not masks:
-            there = f"{len(foreign)} files" + "".join(f", such as {p.name!r}" for p in foreign[:1])
-            raise ValueError(
-                f"{folder} holds {there}, and none is the PNG mask of an image; {expected}"
-            )
+            names = "".join(f", such as {path.name!r}" for path in foreign[:1])
+            there = f"{folder} holds {len(foreign)} files{names}"
+            raise ValueError(f"{there}, and none is the PNG mask of an image; {expected}")
         images = {path.stem for path in self.root.rglob("*") if folder not in path.parents}
         lost = [path.name for path in foreign if path.stem not in images]
         if lost:
-            warnings.warn(
-                f"{len(lost)} of {len(files)} files in {folder} belong to no image, the first is "
-                f"{lost[0]!r}; {expected}",
-                stacklevel=3,
-            )
+            there = f"{len(lost)} of {len(files)} files in {folder} belong to no image"
+            warnings.warn(f"{there}, the first is {lost[0]!r}; {expected}", stacklevel=3)
         return LazyMasks(masks, read=lambda name: self.read_mask(name, masks[name]), folder=folder)
 
     def path(self, name: str) -> Path:

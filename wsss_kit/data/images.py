@@ -15,10 +15,6 @@ from torch import Tensor
 from wsss_kit.classes import IGNORE_INDEX, palette
 
 EXIF_ORIENTATION = 0x0112
-ROUNDING = 1e-3
-"""By how much of its range an image may pass the range's end, as after resizing."""
-GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""Pillow stretches 2-bit and 4-bit grey to 0..255 by these factors; ids want the factor undone."""
 
 
 def import_decoders() -> None:
@@ -115,8 +111,9 @@ def read_mask(path: str | Path) -> Tensor:
     opened = _open(path)
     if opened.format in ("JPEG", "MPO"):
         raise ValueError(f"mask {path} is a JPEG, which alters class ids; save masks as PNG")
-    raw_mode = opened.tile[0][3] if opened.tile else None
-    step = GREY_STEPS.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
+    # Pillow stretches 2-bit and 4-bit grey to 0..255 by a factor, which is undone for ids
+    steps, raw_mode = {"L;2": 85, "L;4": 17}, opened.tile[0][3] if opened.tile else None
+    step = steps.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
     image = _decode(opened, path)
     if image.mode in ("LA", "PA"):
         image = image.getchannel(0)
@@ -275,7 +272,8 @@ def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray
     low, high = values.min(), values.max()
     ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535, 2**31 - 1)
     ranges = (65535,) if is_16_bit else ranges
-    scale = next((top for top in ranges if high <= top * (1 + ROUNDING)), None)
+    # an image may pass the end of its range a little, as after resizing
+    scale = next((top for top in ranges if high <= top * 1.001), None)
     if not np.isfinite(values).all() or low < 0 or scale is None:
         there = f"{path} (mode {image.mode}) has values from {low:g} to {high:g}"
         expected = f"finite ones from 0 to one of {ranges}; rescale it or save it as an 8-bit PNG"

@@ -15,7 +15,6 @@ from wsss_kit.data.images import read_mask_of
 
 SPECIES = ("cat", "dog")
 SPLITS = ("trainval", "test")
-KINDS = ("species", "breed")
 _PET, _BACKGROUND, _BORDER = 1, 2, 3  # values of a trimap
 
 
@@ -87,7 +86,7 @@ data/README.md says where to get it."""
 
     def __init__(self, root: str | Path, split: str, kind: str) -> None:
         check_word("split", split, SPLITS)
-        check_word("kind", kind, KINDS)
+        check_word("kind", kind, ("species", "breed"))
         self.root = Path(root).expanduser()
         self.mask_folder = self.root / "annotations" / "trimaps"
         lists = [self.root / "annotations" / f"{each}.txt" for each in SPLITS]

@@ -149,12 +149,12 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
 
     def present(self, name: str) -> set[int]:
         if name not in self._present:
-            of_masks = self.annotations is None
-            self._present[name] = self._of_mask(name) if of_masks else self._of_xml(name)
+            if self.annotations is None:
+                values = set(self.mask(name).unique().tolist()) - {0, IGNORE_INDEX}
+                self._present[name] = {value - 1 for value in values}
+            else:
+                self._present[name] = self._of_xml(name)
         return self._present[name]
-
-    def _of_mask(self, name: str) -> set[int]:
-        return {v - 1 for v in self.mask(name).unique().tolist() if v not in (0, IGNORE_INDEX)}
 
     def _of_xml(self, name: str) -> set[int]:
         file = self.annotations / f"{name}.xml"

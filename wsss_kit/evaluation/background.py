@@ -31,14 +31,14 @@ CRF_RULES = (
 """Fewer rules for scores that go through a CRF, once an image and rule."""
 
 
-_Batch = tuple[list[str], Tensor, Tensor, Tensor]
-"""Images of equal size with their maps: B names, (B, 3, H, W), (B, C) and (B, C, H, W)."""
-
-
 def _batches(
     pipeline: Pipeline, samples: Sequence[Sample], *, batch_size: int, what: str, shown: bool
-) -> Iterator[_Batch]:
-    """Compute maps of all samples in order, up to ``batch_size`` images of equal size together."""
+) -> Iterator[tuple[list[str], Tensor, Tensor, Tensor]]:
+    """Compute maps of all samples in order, up to ``batch_size`` images of equal size together.
+
+    Yields:
+        B names, images (B, 3, H, W), labels (B, C) and maps (B, C, H, W).
+    """
     check_count("batch_size", batch_size)
     check_samples(samples)
     read = progress(samples, what=what, shown=shown, total=len(samples))
@@ -175,15 +175,12 @@ def _check_rules(rules: Sequence[BackgroundRule]) -> None:
 
 def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> None:
     """Raise an error for images without ground truth before any map is computed."""
-    names = getattr(samples, "names", None)
-    if names is None:
-        names = [s.name for s in samples] if isinstance(samples, (list, tuple)) else []
+    listed = samples if isinstance(samples, (list, tuple)) else []
+    names = getattr(samples, "names", None) or [sample.name for sample in listed]
     missing = [name for name in names if name not in target]
     if missing:
-        there = (
-            f"{len(missing)} of {len(names)} images have no ground truth, such as {missing[0]!r}"
-        )
-        raise ValueError(f"{there}; score those that have one: samples.pick(names)")
+        there = f"{len(missing)} of {len(names)} images have no ground truth"
+        raise ValueError(f"{there}, such as {missing[0]!r}; samples.pick those that have one")
 
 
 def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:

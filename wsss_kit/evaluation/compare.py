@@ -58,13 +58,9 @@ class Comparison:
         """Return a row for each class: ``first``, ``second``, ``difference``, ``low``, ``high``."""
         import pandas as pd
 
-        frame = pd.DataFrame(
-            np.column_stack(
-                [self.first.iou, self.second.iou, self.by_class, self.by_class_interval]
-            ),
-            index=pd.Index(self.first.classes, name="class"),
-            columns=["first", "second", "difference", "low", "high"],
-        )
+        numbers = (self.first.iou, self.second.iou, self.by_class, *self.by_class_interval.T)
+        columns = zip(("first", "second", "difference", "low", "high"), numbers, strict=True)
+        frame = pd.DataFrame(dict(columns), index=pd.Index(self.first.classes, name="class"))
         frame.attrs["headline"] = self.headline
         return frame
 

@@ -121,7 +121,9 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
             "before they become masks (58.6 became 50 in one report of CLIP-ES)"
         )
     sizes = report.settings.get("sizes", ())
-    if row.data.startswith("VOC") and sizes and not _are_sizes_of_voc(sizes):
+    longest = max((max(size) for size in sizes), default=VOC_LONGEST_SIDE)
+    is_usual = longest <= VOC_LONGEST_SIDE and (len(sizes) != 1 or longest > 400)
+    if row.data.startswith("VOC") and not is_usual:
         shown = ", ".join("x".join(map(str, size)) for size in sizes[:3])
         found["resized ground truth"] = (
             f"the ground truth has {len(sizes)} size{'s' * (len(sizes) != 1)} ({shown}), and VOC's "
@@ -173,9 +175,3 @@ def _background_prompts(row: Published) -> tuple[str, ...]:
     method = {"CLIP-ES": "clip_es", "CLIMS": "clims"}.get(row.method)
     make = {"VOC": Prompts.voc, "COCO": Prompts.coco}.get(row.data.split()[0])
     return make(method=method).backgrounds if method and make else ()
-
-
-def _are_sizes_of_voc(sizes: list[tuple[int, int]]) -> bool:
-    """Return whether targets (H, W) may be VOC's own: several sizes, or one that is usual."""
-    longest = max(max(size) for size in sizes)
-    return longest <= VOC_LONGEST_SIDE and (len(sizes) > 1 or longest > 400)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOT_STATED = "not stated"
-_STATED = ("data", "split", "n_images", "background", "refinement")
-_FILE = Path(__file__).with_name("published.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +104,7 @@ def published_table() -> dict[str, Any]:
         an earlier one says only what differs. Its ``"recipe"`` lists recipes by name; ``"with"``
         fills in what their lines leave open, and the last value given counts.
     """
-    return json.loads(_FILE.read_text(encoding="utf-8"))
+    return json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 
 
 def _published(row: Mapping[str, Any], table: Mapping[str, Any]) -> Published:
@@ -161,20 +159,17 @@ def differences(report: Report, row: Published) -> dict[str, tuple[str, str]]:
         {'n_images': ('1', '1464'), 'refinement': ('dense CRF', 'none')}
     """
     found = {}
-    for name in _STATED:
-        ours, theirs = getattr(report.protocol, name), getattr(row, name)
-        if NOT_STATED in (ours, theirs) or theirs is None or _same(str(ours), str(theirs)):
+    for name in ("data", "split", "n_images", "background", "refinement"):
+        if getattr(row, name) is None:
             continue
-        found[name] = str(ours), str(theirs)
+        ours, theirs = str(getattr(report.protocol, name)), str(getattr(row, name))
+        mine, other = ours.lower().replace("(1 - max)^", "power "), theirs.lower()
+        is_same = mine == other or mine.startswith(f"{other}, chosen")  # how a rule was chosen
+        if NOT_STATED not in (ours, theirs) and not is_same:
+            found[name] = ours, theirs
     if report.protocol.scored != "all classes":
         found["scored"] = report.protocol.scored, "all classes"
     return found
-
-
-def _same(ours: str, theirs: str) -> bool:
-    """Return whether two fields agree; ours may add how a rule was chosen."""
-    ours, theirs = ours.lower().replace("(1 - max)^", "power "), theirs.lower()
-    return ours == theirs or ours.startswith(f"{theirs}, chosen")
 
 
 def beside_published(report: Report, *, method: str, what: str | None = None) -> pd.DataFrame:

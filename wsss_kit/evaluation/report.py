@@ -16,7 +16,6 @@ from wsss_kit.evaluation.error_kinds import ERROR_KINDS
 if TYPE_CHECKING:
     import pandas as pd
 
-N_WORST = 10
 _STATED = ("resolution", "background", "refinement", "preset", "scored")
 
 
@@ -158,7 +157,7 @@ refinement: not stated, preset: not stated, scored: all classes
     @property
     def worst(self) -> list[tuple[str, float]]:
         """Up to ten (image name, its mean IoU), the lowest first; ``image_iou`` has them all."""
-        return sorted(self.image_iou.items(), key=lambda item: (item[1], item[0]))[:N_WORST]
+        return sorted(self.image_iou.items(), key=lambda item: (item[1], item[0]))[:10]
 
     @property
     def headline(self) -> str:

@@ -16,7 +16,6 @@ from wsss_kit.evaluation.error_kinds import boundary_band, error_shares, stuff_c
 from wsss_kit.evaluation.report import Protocol, Report
 
 N_NAMED = 5  # images an error message names
-N_SIZES = 20  # sizes of targets that a report keeps
 
 
 def evaluate(
@@ -79,8 +78,11 @@ def evaluate(
         ('b', 0.5)
     """
     keep = _scored_values(classes, scored)
-    _check_arguments(predicted, target, protocol, n_bootstrap, seed, boundary)
+    _check_arguments(predicted, target, protocol)
     _check_stuff(target, stuff, stuff_names)
+    check_count("n_bootstrap", n_bootstrap, least=0)
+    check_count("seed", seed, least=0)
+    check_count("boundary", 0 if boundary is None else boundary, least=0)
     names = ("background", *classes)
     n_values = len(names)
     counts, image_iou, sizes = [], {}, set()
@@ -131,7 +133,7 @@ def evaluate(
             "seed": seed,
             "boundary": boundary,
             "predicted_255": unsure / max(1, int(whole.sum())),
-            "sizes": sorted(sizes)[:N_SIZES],
+            "sizes": sorted(sizes)[:20],
         },
         stuff=None if stuff is None else on_stuff,
         stuff_names=tuple(stuff_names),
@@ -190,14 +192,7 @@ def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.n
     return np.array([0, *(c for c, name in enumerate(classes, 1) if name in scored)])
 
 
-def _check_arguments(
-    predicted: Mapping,
-    target: Mapping,
-    protocol: Protocol,
-    n_bootstrap: int,
-    seed: int,
-    boundary: int | None,
-) -> None:
+def _check_arguments(predicted: Mapping, target: Mapping, protocol: Protocol) -> None:
     """Raise the errors of ``evaluate`` that need no mask."""
     if not isinstance(protocol, Protocol):
         expected = "Protocol(data=..., split=...); a number never travels alone"
@@ -206,9 +201,6 @@ def _check_arguments(
         if not isinstance(masks, Mapping):
             kind = type(masks).__name__
             raise ValueError(f"{what} is {kind}, expected a mapping from image names to masks")
-    check_count("n_bootstrap", n_bootstrap, least=0)
-    check_count("seed", seed, least=0)
-    check_count("boundary", 0 if boundary is None else boundary, least=0)
     if not len(target):
         raise ValueError("target holds no images, expected at least one mask")
     missing = [str(name) for name in target if name not in predicted]

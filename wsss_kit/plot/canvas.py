@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 DPI = 100
 NOTE_SIZE, TITLE_SIZE = 8, 10  # points
 MAX_WIDTH = 11.0  # inches; fits a 13-inch screen
-PANEL_WIDTH = 2.2  # inches, less where many columns share the width
 
 # Okabe and Ito's colours without black, and a dark wine from Paul Tol's muted set.
 DISTINCT_COLOURS = (
@@ -176,8 +175,8 @@ class Panel(NamedTuple):
 
 
 def panel_width(columns: int, reserved: float = 0.0) -> float:
-    """Return the width of one of several panels in a row, in inches."""
-    return min(PANEL_WIDTH, (MAX_WIDTH - reserved) / columns)
+    """Return the width of one of several panels in a row, in inches; less where there are many."""
+    return min(2.2, (MAX_WIDTH - reserved) / columns)
 
 
 def draw_grid(

@@ -25,7 +25,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 Curve = Mapping[float, float]
 """From the parameter to the number, in any order."""
-_MAX_NAMED = 12  # classes whose cells are wide enough for a number
 
 
 def show_confusion(report: Report) -> Figure:
@@ -112,7 +111,7 @@ def _heat_map(
     alt = f"Heat map of {what}. {'; '.join(words) or nothing}."
     figure = new_figure(width + 1.0, height, alt=alt)
     style = {"cmap": "cividis", "fmt": ".0f", "annot_kws": {"size": NOTE_SIZE}}
-    is_named = max(cells.shape) <= _MAX_NAMED + 1
+    is_named = max(cells.shape) <= 13  # then a cell is wide enough for a number
     options = {"annot": is_named, "xticklabels": True, "yticklabels": True}
     ax = figure.subplots()
     sns.heatmap(cells, vmin=0, vmax=most, ax=ax, cbar_kws={"label": label}, **style, **options)

@@ -220,19 +220,16 @@ def write_names(
 
     image = _to_pil(pixels)
     draw, font = ImageDraw.Draw(image), _font()
-    H, W = values.shape
     for value, name in names.items():
         inside = values == value
         if inside.mean() < least:
             continue
         depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
-        x0, y0, x1, y1 = draw.textbbox((0, 0), name, font=font, stroke_width=2)
-        w, h = x1 - x0, y1 - y0
-        left = np.clip((x + 0.5) * image.width / W - w / 2, 1, max(1, image.width - w - 1))
-        top = np.clip((y + 0.5) * image.height / H - h / 2, 1, max(1, image.height - h - 1))
-        corner = float(left - x0), float(top - y0)
-        draw.text(corner, name, fill="black", font=font, stroke_width=2, stroke_fill="white")
+        cell = np.array(np.unravel_index(depth.argmax(), depth.shape))[::-1]  # (x, y)
+        low, high = np.reshape(draw.textbbox((0, 0), name, font=font, stroke_width=2), (2, 2))
+        size, middle = high - low, (cell + 0.5) * image.size / values.shape[::-1]
+        corner = np.clip(middle - size / 2, 1, np.maximum(1, image.size - size - 1)) - low
+        draw.text(corner.tolist(), name, "black", font, stroke_width=2, stroke_fill="white")
     return np.asarray(image) / np.float32(255)
 
 

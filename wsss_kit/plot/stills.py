@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_BARS = 16
-
 
 def show_stages(
     image: Sample | Tensor,
@@ -101,7 +99,7 @@ a 50 %, b 50 %.'
         raise ValueError(f"there are {counts}, expected T, T and at most T - 1")
     counts = torch.bincount(claims.flatten(), minlength=len(words)) / claims.numel()
     claimed = ", ".join(f"{w} {100 * s:.0f} %" for w, s in zip(words, counts, strict=True) if s > 0)
-    order = probs.argsort(descending=True).tolist()[:_MOST_BARS]
+    order = probs.argsort(descending=True).tolist()[:16]
     believed = ", ".join(f"{words[t]} {100 * probs[t]:.0f} %" for t in order[:3])
     alt = f"{name}: map, cells by the word that claims them ({claimed}), probabilities: {believed}."
     figure = canvas.new_figure(canvas.MAX_WIDTH, 0.9 + max(2.4, 0.2 * len(order)), alt=alt)
@@ -151,10 +149,8 @@ missed 100. Error maps of a.'
     """
     check_count("columns", columns)
     names, arrays = canvas.names_and_images(images)
-    masks = [
-        canvas.in_order(repr(title), values, images, "mask")
-        for title, values in (("predicted", predicted), ("target", target))
-    ]
+    masks = canvas.in_order("'predicted'", predicted, images, "mask")
+    targets = canvas.in_order("'target'", target, images, "mask")
     shares = 100 * np.nan_to_num(report.error_shares)  # (S, 4)
     losses = []
     for name, row in zip(report.classes, shares, strict=True):
@@ -172,7 +168,7 @@ missed 100. Error maps of a.'
         ax.barh(range(len(lengths)), lengths, left=left, linewidth=0.6, **look)
     ax.set(xlim=(0, 100))
     _name_bars(ax, report.classes, "lost of 100 % IoU")
-    for i, (name, array, mask, truth) in enumerate(zip(names, arrays, *masks, strict=True)):
+    for i, (name, array, mask, truth) in enumerate(zip(names, arrays, masks, targets, strict=True)):
         ax = figure.add_subplot(grid[i // columns, 1 + i % columns])
         painted = regions.paint_errors(regions.fitted_image(array), error_map(mask, truth))
         iou = report.image_iou.get(name)

@@ -28,7 +28,6 @@ BOX = (320, 320)
 """Height and width of the image on the screen."""
 ALL = "all classes"
 COMPARES = ("picture", "ground truth", "prediction")
-N_WORST = 12
 
 
 class Loss(NamedTuple):
@@ -135,7 +134,7 @@ class ErrorAtlas(Instrument):
         if change is None or change.name in ("method", "class_name"):
             self._keeps = change is not None and change.name == "method"
             self._show_classes()
-            self._start(self._find_worst())
+            self._slices.start(self._find_worst())
 
     def _show_classes(self) -> None:
         """Show stacked bars of the report, all classes first."""
@@ -161,23 +160,20 @@ class ErrorAtlas(Instrument):
         """Return up to twelve images with the chosen class, the lowest IoU first."""
         losses = {name: self._loss_of(name) for name in self._counts.get(self.method, {})}
         losses = {name: loss for name, loss in losses.items() if loss is not None}
-        return dict(sorted(losses.items(), key=lambda item: (item[1].iou, item[0]))[:N_WORST])
+        return dict(sorted(losses.items(), key=lambda item: (item[1].iou, item[0]))[:12])
 
     def _loss_of(self, name: str) -> Loss | None:
         """Return the loss of the chosen class, None where it is in neither mask or not counted."""
         counts = self._counts.get(self.method, {}).get(name)
         if counts is None:
             return None
-        outside, inside = counts
-        shares = error_shares(inside=inside, outside=outside)  # (K, 4)
+        chosen = counts.sum((0, 2)) > 0  # in the target, as the report's image_iou
         if self.class_name != ALL:
-            k = ["background", *self._names].index(self.class_name)
-            return None if np.isnan(shares[k, 0]) else Loss(1 - float(shares[k].sum()), shares[k])
-        present = counts.sum((0, 2)) > 0  # in the target, as the report's image_iou
-        if not present.any():
+            chosen = np.array(["background", *self._names]) == self.class_name
+        shares = error_shares(inside=counts[1], outside=counts[0])[chosen]  # (chosen, 4)
+        if not len(shares) or np.isnan(shares).any():
             return None
-        mean = shares[present].mean(0)
-        return Loss(1 - float(mean.sum()), mean)
+        return Loss(1 - float(shares.mean(0).sum()), shares.mean(0))
 
     def _show_worst(self) -> None:
         losses = self.worst()

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 BOX = (392, 520)
 """Height and width of the image on the screen."""
 RULES = ("constant", "power")
-_MOST_OWN = 5
-"""Images of the reader's that are kept."""
 
 
 class CAMExplorer(Instrument):
@@ -277,7 +275,7 @@ class CAMExplorer(Instrument):
             image = interpolate(image[None], smaller, mode="bilinear", antialias=True)[0]
         key = f"own: {name}"
         self._own.pop(key, None)
-        while len(self._own) >= _MOST_OWN:
+        while len(self._own) >= 5:  # images of the reader's that are kept
             self._own.pop(next(key for key in self._own if key != self.picture))
         self._own[key] = image.clamp(0, 1)
         self._stages.forget(key)

@@ -13,7 +13,6 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets
 
-from wsss_kit.plot.canvas import alt_text, jpeg_bytes
 from wsss_kit.prompts.checks import expected_one_of
 
 WIDTH = 880
@@ -71,11 +70,15 @@ class Slices:
 
     Starting other work drops what is left of the old. Where no event loop runs, all of it is done
     at once.
+
+    Args:
+        failed: called with the error that ends a work; None to raise it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[Exception], Any] | None = None) -> None:
         self._work: Iterator[Any] | None = None
-        self._turn = threading.RLock()  # a cell may finish what a control began
+        self._failed = failed
+        self.lock = threading.RLock()  # a cell may finish what a control began
 
     def start(self, work: Iterator[Any]) -> None:
         """Begin with this work, and finish it where no event loop runs."""
@@ -101,12 +104,16 @@ class Slices:
         self._work = None
 
     def _step(self) -> None:
-        with self._turn:
+        with self.lock:
             work, ended = self._work, True
             if work is None:
                 return
             try:
                 ended = next(work, self) is self
+            except Exception as error:
+                if self._failed is None:
+                    raise
+                self._failed(error)
             finally:
                 if ended and self._work is work:
                     self._work = None
@@ -137,14 +144,13 @@ class Instrument(widgets.VBox):
     def __init__(self, **state: Any) -> None:
         self._controls: dict[str, widgets.Widget] = {}  # trait to the control that shows it
         # a kernel may answer controls in a thread of their own while a cell runs
-        self._lock, self._answers_in, self._trouble = threading.RLock(), None, ""
-        self._slices = Slices()
+        self._slices, self._answers_in, self._trouble = Slices(self._failed), None, ""
         super().__init__(**state)
 
     def _begin(self, children: Sequence[widgets.Widget]) -> None:
         """Show the first state below the given rows, and listen from now on."""
-        self._said = widgets.HTML(layout={"margin": "0 4px", "width": "auto"})
-        self._warned = widgets.HTML(layout={"margin": "0 4px", "width": "auto"})
+        layout = {"margin": "0 4px", "width": "auto"}
+        self._said, self._warned = widgets.HTML(layout=layout), widgets.HTML(layout=layout)
         self.children = [*children, self._said, self._warned]
         self.layout.width = f"{WIDTH}px"
         self.add_class("wsss-instrument").add_class(f"wsss-{self._KIND}")
@@ -186,7 +192,7 @@ class Instrument(widgets.VBox):
     @contextmanager
     def _answering(self) -> Iterator[None]:
         """Collect what goes wrong and bring the controls in line at the end."""
-        with self._lock:
+        with self._slices.lock:
             if self._busy:  # inside of another answer, which shows what goes wrong
                 yield
                 return
@@ -200,9 +206,10 @@ class Instrument(widgets.VBox):
                 self._answers_in = None
             self._say(problem or self._trouble)
 
-    def _start(self, work: Iterator[Any]) -> None:
-        """Begin with long work, whose errors are shown."""
-        self._slices.start(self._watched(work))
+    def _failed(self, error: Exception) -> None:
+        """Show the error of long work: it has no caller who could see it."""
+        self._trouble = in_words(error)
+        self._say(self._trouble)
 
     def finish(self) -> Instrument:
         """Compute the rest of the numbers now, instead of piece by piece.
@@ -212,20 +219,6 @@ class Instrument(widgets.VBox):
         """
         self._slices.finish()
         return self
-
-    def _watched(self, work: Iterator[Any]) -> Iterator[None]:
-        """Do long work whose errors are shown: it has no caller who could see them."""
-        while True:
-            with self._lock:
-                try:
-                    next(work)
-                except StopIteration:
-                    return
-                except Exception as error:
-                    self._trouble = in_words(error)
-                    self._say(self._trouble)
-                    return
-            yield
 
     def _say(self, problem: str = "") -> None:
         """Put the words on the panel, and a problem if there is one."""
@@ -314,10 +307,9 @@ class Instrument(widgets.VBox):
         """Return the live panel, and the still for saved notebooks and pages without a kernel."""
         bundle = super()._repr_mimebundle_(**options)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        figure = self.still()
-        picture = base64.b64encode(jpeg_bytes(figure)).decode()
-        kept = {**data, "image/jpeg": picture, "text/plain": alt_text(figure)}
-        return kept, {**metadata, "image/jpeg": {"alt": alt_text(figure)}}
+        still, alt = self.still()._repr_mimebundle_()
+        still["image/jpeg"] = base64.b64encode(still["image/jpeg"]).decode()
+        return {**data, **still}, {**metadata, **alt}
 
 
 def in_words(error: Exception) -> str:

@@ -192,7 +192,7 @@ class PromptLab(PromptEditor):
             names, words = self._present(asked), self.prompts.backgrounds
             self.bars.show(**screens.probability_bars(names, words, asked.backgrounds, probs))
         else:
-            self._start(self._score(asked, self.panel))
+            self._slices.start(self._score(asked, self.panel))
 
     def _painted(self, prompts: Prompts) -> tuple[np.ndarray, Tensor]:
         """Paint the view of the image with some prompts, (h, w, 3); probabilities (T,)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
+from wsss_kit.data.datasets import ByName
 from wsss_kit.masks import BackgroundRule, MapsOf, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.pipeline import Pipeline
@@ -21,10 +22,9 @@ STAGES = ("map", "refined", "scores", "mask", "error")
 and perhaps CRF, the mask, and where the mask is wrong."""
 MOST_KEPT = 2**25
 """Bytes of results that are kept: enough to go back and forth."""
-_IMAGES_KEPT = 16
 
 
-class Images(Mapping[str, Sample]):
+class Images(ByName):
     """Samples by their names, those without any label left out; the last few read are kept.
 
     Args:
@@ -47,21 +47,12 @@ class Images(Mapping[str, Sample]):
             known = list(zip(samples.names, samples.image_labels(), strict=True))
         else:
             known = [(sample.name, sample.labels) for sample in samples]
-        self.labels = {name: labels for name, labels in known if labels.any()}
+        self._names = self.labels = {name: labels for name, labels in known if labels.any()}
         places = {name: place for place, (name, _) in enumerate(known)}
-        self._read = lru_cache(_IMAGES_KEPT)(lambda name: samples[places[name]])
+        self._read = lru_cache(16)(lambda name: samples[places[name]])
 
     def __getitem__(self, name: str) -> Sample:
         return self._read(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.labels
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 class Stages:

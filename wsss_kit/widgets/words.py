@@ -27,7 +27,6 @@ _BOXES = {  # kind of box, label, width, hint
 }
 FIELDS = tuple(_BOXES)
 """The text boxes: name and synonyms of one class, template, background words."""
-_MOST_STEPS = 200
 
 
 def words_of(text: str) -> list[str]:
@@ -135,7 +134,7 @@ class History:
 
     def remember(self, before: Prompts) -> None:
         """Keep what an edit is about to replace."""
-        self.past = [*self.past, before][-_MOST_STEPS:]
+        self.past = [*self.past, before][-200:]  # more would only fill the memory
         self._future = []
 
     def step(self, what: str, now: Prompts) -> Prompts:
