@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsss_kit import CAM, BackgroundRule, PaperWorld, cam_maps, predict_masks
-from wsss_kit.commands.baseline import predict_all, run_baseline, train_heads
-from wsss_kit.commands.named import load_function
-from wsss_kit.crf import crf_of_present
+from wsss_kit import CAM, PaperWorld
+from wsss_kit.commands.baseline import run_baseline, train_heads
+from wsss_kit.commands.resources import load_function
 
 
 class Colours(nn.Module):
@@ -52,30 +51,6 @@ def test_a_folder_of_images_from_labels_to_a_table(folder, tmp_path, capsys):
     assert "blue" in printed and "constant 0.25" in printed and "seed 1" in printed
     assert (out / "masks.png").exists() and (out / "head-seed-1.safetensors").exists()
     assert min(r.mean_iou for r in reports) > 0.5  # squares of one colour are easy
-
-
-@pytest.mark.parametrize("crf", [False, True])
-def test_heads_in_one_pass_equal_each_head_alone(crf):
-    world = PaperWorld(6, split="train")
-    cams = train_heads(Colours(), world, (0, 1))
-    rule = BackgroundRule(threshold=0.3)
-    together = predict_all(cams, world, rule, crf=crf)
-    for cam, masks in zip(cams, together, strict=True):
-        alone = predict_masks(
-            lambda images, labels, cam=cam: cam_maps(images, labels, method=cam),
-            world,
-            rule,
-            refine=crf_of_present if crf else None,
-        )
-        assert all(torch.equal(alone[name], masks[name]) for name in alone)
-
-
-def test_an_image_without_labels_is_background():
-    world = PaperWorld(3, split="train")
-    cams = train_heads(Colours(), world, (0,))
-    bare = world[0]._replace(labels=torch.zeros(8))
-    (masks,) = predict_all(cams, [bare], BackgroundRule(threshold=0.3), crf=True)
-    assert torch.equal(masks[bare.name], torch.zeros(96, 96, dtype=torch.long))
 
 
 def test_the_crf_is_in_the_protocol_and_in_the_masks(folder, tmp_path):

@@ -17,9 +17,8 @@ import torch
 
 from wsss_kit.__main__ import main
 from wsss_kit.commands import train_method
-from wsss_kit.commands.arguments import _NAMES
-from wsss_kit.commands.line import _COMMANDS, _SHIPPED, _load, parse
-from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.line import _COMMANDS, _NAMES, _SHIPPED, _load, parse
+from wsss_kit.commands.resources import run_folder
 from wsss_kit.commands.train_method import METHODS, options_of
 
 COMMANDS = {
@@ -263,7 +262,7 @@ def test_a_second_run_in_the_same_folder_is_refused(command, tmp_path, capsys):
 
 def test_a_run_that_was_killed_leaves_no_lock(tmp_path):
     code = (
-        "import sys, time; from wsss_kit.commands.runs import run_folder\n"
+        "import sys, time; from wsss_kit.commands.resources import run_folder\n"
         "with run_folder(sys.argv[1]): print('in', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(

@@ -15,7 +15,7 @@ from tests.commands.test_generate import files
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.clip import load_clip
-from wsss_kit.commands import named
+from wsss_kit.commands import resources
 from wsss_kit.commands.generate import read_maps, read_masks
 from wsss_kit.commands.masks import run_masks
 from wsss_kit.data import open_dataset
@@ -112,7 +112,7 @@ def test_an_image_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
     broken = voc / "JPEGImages" / "train_aug_1.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
     (voc / "JPEGImages" / "train_aug_2.jpg").unlink()
-    monkeypatch.setattr(named, "load_clip", lambda *_, **__: load_clip("paper", device="cpu"))
+    monkeypatch.setattr(resources, "load_clip", lambda *_, **__: load_clip("paper", device="cpu"))
     monkeypatch.setattr(CLIPES, "fit", lambda self: self)
     monkeypatch.setattr(Pipeline, "own_maps", flat)
     out = tmp_path / "out"

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.commands import masks, named, train_method
+from wsss_kit.commands import masks, resources, train_method
 from wsss_kit.commands.evaluate import run_evaluate
 from wsss_kit.commands.generate import read_masks
 from wsss_kit.commands.line import parse
@@ -62,7 +62,7 @@ def random_clip(monkeypatch):
         model = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text, quick_gelu=True)
         return FrozenCLIP(model, open_clip.get_tokenizer("ViT-B-16-quickgelu"))
 
-    monkeypatch.setattr(named, "load_clip", load)
+    monkeypatch.setattr(resources, "load_clip", load)
     return asked
 
 
@@ -223,7 +223,7 @@ def test_clip_es_on_a_small_voc(places, random_clip, capsys):
     assert run_reproduce("clip-es/train/crf", **places, device="cpu", run=True) == 0
     assert random_clip == [("ViT-B-16-quickgelu", str(places["weights"] / "ViT-B-16.pt"))]
     written = read_masks(places["out"] / "masks").masks
-    clip = named.load_clip("ViT-B-16-quickgelu", weights="x", device="cpu")
+    clip = resources.load_clip("ViT-B-16-quickgelu", weights="x", device="cpu")
     method = CLIPES(clip, prompts=Prompts.voc(method="clip_es")).fit()
     for sample in load_voc(places["root"], "train"):
         images, labels = sample.image[None], sample.labels[None]

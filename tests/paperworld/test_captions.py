@@ -10,7 +10,6 @@ from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.drawing import draw
 from wsss_kit.paperworld.scenes import KINDS, Band, Dice, Scene, Thing, describe, weather
-from wsss_kit.paperworld.tokenizer import vocabulary
 from wsss_kit.paperworld.words import (
     ANIMAL_STYLES,
     HOME,
@@ -22,6 +21,7 @@ from wsss_kit.paperworld.words import (
     VEHICLE_STYLES,
     caption,
     plural,
+    vocabulary,
 )
 
 

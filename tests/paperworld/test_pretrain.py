@@ -21,7 +21,7 @@ from wsss_kit.paperworld.tiny_clip import (
     tie_keys,
     train_image_features,
 )
-from wsss_kit.paperworld.tokenizer import WordTokenizer
+from wsss_kit.paperworld.words import _OPENINGS, WordTokenizer
 from wsss_kit.paperworld.world import TORN, PaperWorld
 from wsss_kit.training import Diverged
 
@@ -133,6 +133,16 @@ def test_equal_pairs_with_a_large_scale_cost_nothing():
     assert contrastive_loss(eye, eye, torch.tensor(50.0), captions) < 1e-6
     repeated = contrastive_loss(eye, eye, torch.tensor(0.0), ["one"] * 4)
     assert repeated.item() == pytest.approx(math.log(4))
+
+
+def test_the_opening_of_a_caption_does_not_count():
+    """Captions of one content are positives of each other, with every opening that is drawn."""
+    openings = [f"{words} " if words else "" for words in {*_OPENINGS, "a clean cutout of"}]
+    captions = [f"{opening}two boats" for opening in openings]
+    assert len(captions) == 5
+    eye, scale = torch.eye(5), torch.tensor(20.0)
+    same = contrastive_loss(eye, eye, scale, ["two boats"] * 5)
+    assert contrastive_loss(eye, eye, scale, captions) == same
 
 
 def test_the_learning_rate_rises_stays_and_falls(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from wsss_kit.paperworld.tokenizer import PAD, UNKNOWN, WordTokenizer, vocabulary
+from wsss_kit.paperworld.words import PAD, UNKNOWN, WordTokenizer, vocabulary
 
 
 def test_ids_by_hand():

@@ -10,7 +10,7 @@ import pytest
 
 from wsss_kit.classes import COCO_CLASSES, PAPER_CLASSES, VOC_CLASSES
 from wsss_kit.paperworld import HOME, STUFF
-from wsss_kit.paperworld.tokenizer import WordTokenizer
+from wsss_kit.paperworld.words import WordTokenizer
 from wsss_kit.prompts import Prompts
 
 CAT_AND_DOG = {"classes": ["cat", "dog"], "backgrounds": ["sea", "sky"], "template": "a {}"}

@@ -100,8 +100,8 @@ class Backbone:
         mask: (T, T) to add to attention logits; None for no limits.
         dtype: dtype of the products; None for that of the weights. Residual stream, layer
             norms and the sum of the attention stay as precise as ``x``.
-        similarity: whose similarity the summed attention is, one of ``LIKENESS``; None for no sum.
-            The blocks themselves always use queries and keys.
+        similarity: whose similarity the summed attention is, one of ``SIMILARITY``; None for
+            no sum. The blocks themselves always use queries and keys.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Plain CAM on real photographs: one command from a folder of images to a table with protocol.
 
-The backbone stays as it is; a linear head is trained on image-level labels alone, once a seed.
+The backbone is frozen. A linear head is trained on image-level labels alone, once a seed.
 """
 
 from __future__ import annotations
@@ -8,24 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import pool_features
-from wsss_kit.commands.named import load_function
-from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.resources import load_function, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import default_root
-from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
+from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate, predict_masks
 from wsss_kit.files import save_model, write_whole
 from wsss_kit.methods.cam import CAM
 from wsss_kit.pipeline import Pipeline
-from wsss_kit.training import progress
+from wsss_kit.plot import save_figure, show_masks
 
 SCALES = (0.5, 1.0, 1.5)
 
@@ -48,44 +44,6 @@ def train_heads(backbone: nn.Module, samples: Sequence[Sample], seeds: Sequence[
         )
         for seed in seeds
     ]
-
-
-@torch.no_grad()
-def predict_all(
-    cams: Sequence[CAM], samples: Sequence[Sample], rule: BackgroundRule, *, crf: bool = False
-) -> list[dict[str, Tensor]]:
-    """Masks of every CAM in one pass over the images: the backbone runs once for all heads.
-
-    Args:
-        cams: fitted on one backbone.
-        samples: the images.
-        rule: puts a background before the maps.
-        crf: whether scores go through `dense_crf` with its defaults.
-
-    Returns:
-        One mapping a CAM: name -> (H, W) int64.
-    """
-    backbone, heads = cams[0].backbone_, torch.cat([cam.head_ for cam in cams])  # (S * C, D)
-
-    def maps_of_all_heads(images: Tensor, labels: Tensor) -> Tensor:
-        """One image, repeated for each of the S heads: (S, 3, H, W), (S, C) -> (S, C, h, w)."""
-        maps = multi_scale(
-            lambda view: class_activation_maps(backbone(view), heads),
-            images[:1].to(heads.device),
-            scales=SCALES,
-            flip=True,
-        )
-        maps = maps.cpu()[0].unflatten(0, (len(cams), -1))
-        return normalize_cams(maps * labels[..., None, None])
-
-    pipeline = Pipeline(maps_of_all_heads, background=rule, crf=crf)
-    predicted: list[dict[str, Tensor]] = [{} for _ in cams]
-    for sample in progress(samples, what="masks on val"):
-        images = sample.image.expand(len(cams), -1, -1, -1)
-        found = pipeline(images, sample.labels.expand(len(cams), -1))  # (S, H, W)
-        for masks, mask in zip(predicted, found, strict=True):
-            masks[sample.name] = mask
-    return predicted
 
 
 def run_baseline(
@@ -156,15 +114,20 @@ def run_baseline(
             refinement="dense CRF" if crf else "none",
             preset=f"frozen {name}, linear head, scales {SCALES} with flip",
         )
-        predicted = predict_all(cams, val, rule, crf=crf)
-        truth = {sample.name: target[sample.name] for sample in val}
+        predicted = [
+            predict_masks(Pipeline(cam, crf=crf), val, rule, batch_size=1, what=f"seed {seed}")
+            for seed, cam in zip(seeds, cams, strict=True)
+        ]
+        truth = {name: target[name] for name in val.names}
         reports = [
             evaluate(masks, truth, classes=val.classes, protocol=protocol, scored=scored)
             for masks in predicted
         ]
         text = _table(reports, seeds)
         write_whole(folder / "table.txt", text + "\n")
-        _figures(folder, val, predicted[0], truth)
+        shown = [val[i] for i in range(0, len(val), max(1, len(val) // 8))][:8]
+        columns = {"CAM": predicted[0], "ground truth": truth}
+        save_figure(show_masks(shown, columns, val.classes), folder / "masks.png")
         print(f"\n{text}\n\n{folder} holds the heads, this table and the figures.")
         return reports
 
@@ -215,34 +178,14 @@ def _open(
 
 
 def _table(reports: Sequence[Report], seeds: Sequence[int]) -> str:
-    """IoU in percent, one column a seed and their mean."""
-    columns = [[100 * value for value in r.iou] + [100 * r.mean_iou] for r in reports]
-    values = np.array(columns)
-    names = [*reports[0].classes, "mean"]
-    lines = [" ".join(["class".ljust(14), *(f"seed {s}".rjust(8) for s in seeds), "    mean"])]
-    for i, name in enumerate(names):
-        if np.isnan(values[:, i]).all():
-            lines.append(
-                f"{name.ljust(14)} {'neither in val nor predicted':>{9 * len(reports) + 8}}"
-            )
-            continue
-        cells = [f"{value:8.1f}" for value in [*values[:, i], values[:, i].mean()]]
-        lines.append(" ".join([name.ljust(14), *cells]))
-    intervals = ", ".join(
-        f"[{100 * r.interval[0]:.1f}, {100 * r.interval[1]:.1f}]" for r in reports
-    )
-    lines += [f"95 % intervals over images, by seed: {intervals}", str(reports[0].protocol)]
-    return "\n".join(lines)
+    """IoU in percent, one column a seed and their mean, with intervals and protocol below."""
+    import pandas as pd
 
-
-def _figures(
-    out: Path, val: Sequence[Sample], masks: Mapping[str, Tensor], truth: Mapping[str, Tensor]
-) -> None:
-    from wsss_kit.plot import save_figure, show_masks
-
-    shown = [val[i] for i in range(0, len(val), max(1, len(val) // 8))][:8]
-    panels = {
-        name: {s.name: source[s.name] for s in shown}
-        for name, source in (("CAM", masks), ("ground truth", truth))
-    }
-    save_figure(show_masks(shown, panels, val.classes), out / "masks.png")
+    columns = {f"seed {seed}": [*r.iou, r.mean_iou] for seed, r in zip(seeds, reports, strict=True)}
+    frame = 100 * pd.DataFrame(columns, index=[*reports[0].classes, "mean"])
+    frame["mean"] = frame.mean(axis="columns", skipna=False)
+    text = frame.to_string(float_format="{:.1f}".format, na_rep="-")
+    ranges = ", ".join("[{:.1f}, {:.1f}]".format(*(100 * x for x in r.interval)) for r in reports)
+    notes = ["-: neither in val nor predicted"] * bool(frame.isna().any(axis=None))
+    notes += [f"95 % intervals over images, by seed: {ranges}", str(reports[0].protocol)]
+    return "\n".join([text, *notes])

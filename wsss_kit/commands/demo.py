@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.resources import run_folder
 from wsss_kit.evaluation import (
     CONSTANTS,
     CRF_RULES,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wsss_kit.checks import check_word
-from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.resources import run_folder
 from wsss_kit.data.datasets import FOLDERS, open_dataset
 from wsss_kit.data.fetch import Archive, fetch, unpack
 from wsss_kit.data.images import mask_png

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.named import openai_clip
-from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.resources import openai_clip, run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.images import read_image
-from wsss_kit.evaluation import Protocol, Report, evaluate
+from wsss_kit.evaluation import Protocol, evaluate
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_cams, show_masks, show_samples
@@ -39,7 +38,7 @@ def run_own_images(
     limit: int = 12,
     device: str = "auto",
 ) -> Path:
-    """CLIP-ES on a folder of images: maps, masks and what CLIP says, on a page.
+    """Write a page with the maps and masks of CLIP-ES for a folder of images.
 
     With ``labels.csv`` in the folder (`load_folder`) each image is asked about its own classes,
     and where there is ``masks/`` as well the masks are scored. Without it each is asked about all
@@ -71,16 +70,16 @@ def run_own_images(
         model = openai_clip("ViT-B-16", Path(weights), device)
     method = CLIPES(model, prompts=_prompts(samples.classes, clip)).fit()
     with run_folder(out) as written:
-        return _write(written, samples, method, _truth(samples))
+        return _write(written, samples, method)
 
 
 def _open(folder: Path, classes: Sequence[str] | None) -> LazySamples:
-    """Images with the classes that each is asked about."""
+    """Open the images with the classes that each is asked about."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}, expected one of images")
     if (folder / "labels.csv").is_file():
         return open_dataset("folder", folder, classes=classes)
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in ENDINGS}
     if not files:
         raise ValueError(
             f"{folder} holds no image ({', '.join(ENDINGS)}), expected some, beside a labels.csv "
@@ -91,10 +90,9 @@ def _open(folder: Path, classes: Sequence[str] | None) -> LazySamples:
             f"{folder} has no labels.csv, so say which classes to look for: --classes cat,dog; "
             "or write one: file,labels, several names with ; between"
         )
-    by_name = {path.stem: path for path in files}
     return LazySamples(
-        list(by_name),
-        image=lambda name: read_image(by_name[name]),
+        list(files),
+        image=lambda name: read_image(files[name]),
         labels=lambda name: torch.ones(len(classes)),
         classes=tuple(classes),
         split=None,
@@ -110,13 +108,6 @@ def _prompts(classes: Sequence[str], clip: str | None) -> Prompts:
     return Prompts(tuple(classes), backgrounds, template=paper.templates[0])
 
 
-def _truth(samples: LazySamples) -> Mapping[str, Tensor]:
-    try:
-        return samples.open_masks()
-    except FileNotFoundError:
-        return {}
-
-
 def shrunk(image: Tensor, longest: int = LONGEST) -> Tensor:
     """An image (3, H, W) whose longer side has at most so many pixels."""
     factor = longest / max(image.shape[1:])
@@ -126,37 +117,50 @@ def shrunk(image: Tensor, longest: int = LONGEST) -> Tensor:
     return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 
-def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[str, Tensor]) -> Path:
-    shown: list[Sample] = []
-    maps: list[Tensor] = []
-    said = [["image", "asked about", "what CLIP says of it"]]
+def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
+    try:
+        truth = samples.open_masks()
+    except FileNotFoundError:
+        truth = {}
+    target = {name: truth[name] for name in samples.names if name in truth}
     pipelines = {"CLIP-ES": Pipeline(method), "CLIP-ES, CRF": Pipeline(method, crf=True)}
     masks: dict[str, dict[str, Tensor]] = {row: {} for row in pipelines}
+    scored: dict[str, dict[str, Tensor]] = {row: {} for row in pipelines}
+    shown, cams, said = [], [], [["image", "asked about", "what CLIP says of it"]]
     for sample in progress(samples, what="CLIP-ES", total=len(samples)):
         small = sample._replace(image=shrunk(sample.image))
-        images, labels = small.image[None], small.labels[None]
-        found, words = _looked_at(method, small, samples.classes)
-        scores = method.background.scores(found[None])
+        maps, words = _maps_and_words(method, small, samples.classes)
+        scores = method.background.scores(maps[None])
         for row, pipeline in pipelines.items():
-            masks[row][sample.name] = pipeline.masks_of(scores, images, labels)[0]
+            (mask,) = pipeline.masks_of(scores, small.image[None], small.labels[None])
+            masks[row][sample.name] = mask
+            if sample.name in target:  # the ground truth is scored at its own size
+                size = tuple(target[sample.name].shape)
+                resized = F.interpolate(mask[None, None].float(), size=size)
+                scored[row][sample.name] = resized[0, 0].long()
         shown.append(small)
-        maps.append(found)
+        cams.append(maps)
         said.append([sample.name, *words])
     figures = {  # the first one leads the page
         "Masks without and with the dense CRF.": show_masks(shown, masks, samples.classes),
         "The images and the classes they are asked about.": show_samples(shown, samples.classes),
         "CLIP-ES: one map for every class that is asked about.": show_cams(
-            shown, maps, samples.classes, [sample.labels for sample in shown]
+            shown, cams, samples.classes, [sample.labels for sample in shown]
         ),
     }
-    reports = _reports(samples, masks, truth, pipelines)
+    reports = {}
+    for row, pipeline in pipelines.items() if target else ():
+        refinement, preset = pipeline.refinement, method.preset
+        stated = {"background": str(pipeline.rule), "refinement": refinement, "preset": preset}
+        protocol = Protocol("own images", "all", resolution="image", **stated)
+        reports[row] = evaluate(scored[row], target, classes=samples.classes, protocol=protocol)
     page = write_report(
         folder / "report.html",
         title="CLIP-ES on images of your own",
         reports=reports,
         figures=figures,
         tables={"What CLIP says, a softmax over the classes and background words": said},
-        notes=_notes(method, samples),
+        notes=_notes(method),
         beside="figure",
     )
     if reports:
@@ -165,7 +169,7 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES, truth: Mapping[st
     return page
 
 
-def _looked_at(
+def _maps_and_words(
     method: CLIPES, sample: Sample, classes: Sequence[str]
 ) -> tuple[Tensor, tuple[str, str]]:
     """Maps (C, H, W), zero for classes not asked about; these classes, and the likeliest words."""
@@ -174,46 +178,14 @@ def _looked_at(
     asked = [name for name, on in zip(classes, present.tolist(), strict=True) if on]
     if not asked:
         return maps, ("nothing", "-")
-    found = method.open(sample.image, asked).maps()
-    maps[present] = found.full_size(tuple(sample.image.shape[1:])).float().cpu()
+    refined = method.open(sample.image, asked).maps()
+    maps[present] = refined.full_size(tuple(sample.image.shape[1:])).float().cpu()
     words = [*asked, *method.prompts.backgrounds]
-    best = found.probs.topk(min(3, len(words)))
-    said = [f"{words[i]} {100 * p:.0f} %" for p, i in zip(*map(Tensor.tolist, best), strict=True)]
-    return maps, (", ".join(asked), ", ".join(said))
+    best = zip(*map(Tensor.tolist, refined.probs.topk(min(3, len(words)))), strict=True)
+    return maps, (", ".join(asked), ", ".join(f"{words[i]} {100 * p:.0f} %" for p, i in best))
 
 
-def _reports(
-    samples: LazySamples,
-    masks: Mapping[str, Mapping[str, Tensor]],
-    truth: Mapping[str, Tensor],
-    pipelines: Mapping[str, Pipeline],
-) -> dict[str, Report]:
-    """Scores where there is ground truth, at its own size."""
-    target = {name: truth[name] for name in samples.names if name in truth}
-    if not target:
-        return {}
-    reports = {}
-    for row, found in masks.items():
-        sized = {
-            name: F.interpolate(found[name][None, None].float(), size=tuple(mask.shape))[
-                0, 0
-            ].long()
-            for name, mask in target.items()
-        }
-        pipeline = pipelines[row]
-        protocol = Protocol(
-            "own images",
-            "all",
-            resolution="image",
-            background=str(pipeline.rule),
-            refinement=pipeline.refinement,
-            preset=pipeline.method.preset,
-        )
-        reports[row] = evaluate(sized, target, classes=samples.classes, protocol=protocol)
-    return reports
-
-
-def _notes(method: CLIPES, samples: LazySamples) -> list[str]:
+def _notes(method: CLIPES) -> list[str]:
     words = ", ".join(method.prompts.backgrounds)
     return [
         f"No training: a CLIP compares each class with background words ({words}). Class names are "

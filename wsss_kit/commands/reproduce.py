@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wsss_kit.checks import check_count, check_device
 from wsss_kit.commands.generate import MANIFEST
-from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.resources import run_folder
 from wsss_kit.commands.train_method import CONFIG
 from wsss_kit.evaluation import Published, published, published_rows
 from wsss_kit.evaluation.published_numbers import published_table

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from wsss_kit.checks import chosen_device
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.resources import run_folder
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES, POWERS, best_rule, sweep_background
 from wsss_kit.files import load_model, save_model
 from wsss_kit.methods.base import CAMMethod

@@ -20,8 +20,7 @@ from wsss_kit.checkpoints import CHECKPOINT
 from wsss_kit.checks import check_device, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.generate import masks_in
-from wsss_kit.commands.named import backbone_named, clip_named
-from wsss_kit.commands.runs import run_folder
+from wsss_kit.commands.resources import backbone_named, clip_named, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import SPLITS
 from wsss_kit.files import read_card, weights_path, write_whole
@@ -147,7 +146,7 @@ def train_method(
 
 def training_of(what: str) -> Callable[..., Path]:
     """Return `train_method` of one method for the command line, with all of its options."""
-    from wsss_kit.commands.arguments import as_command
+    from wsss_kit.commands.line import as_command
 
     names, called = ("out", "resume", "device", *options_of(what)), _called(what)
     command = as_command(partial(train_method, what), train_method, *called, only=names)

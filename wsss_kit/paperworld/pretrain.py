@@ -44,11 +44,11 @@ from wsss_kit.paperworld.tiny_clip import (
     train_image_features,
     trained_grid,
 )
-from wsss_kit.paperworld.tokenizer import UNKNOWN, WordTokenizer
+from wsss_kit.paperworld.words import UNKNOWN, WordTokenizer
 from wsss_kit.paperworld.world import COOCCURRENCE, TORN, WEB_KINDS, page
 from wsss_kit.training import check_loss
 
-_OPENING = re.compile(r"^(a photo of|an image of|an image of|a clean cutout of)\s+")
+_OPENING = re.compile(r"^(a photo of|a picture of|an image of|a clean cutout of)\s+")
 _HIGHEST_SCALE = math.log(60.0)
 _PATCHES_KEPT = 0.5
 """Share of the patches that a step sees."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.files import load_model
-from wsss_kit.paperworld.tokenizer import WordTokenizer, vocabulary
+from wsss_kit.paperworld.words import WordTokenizer, vocabulary
 
 TINY_CLIP = Path(__file__).parent / "tiny_clip.safetensors"
 """Weights of the tiny CLIP; its card lies beside them."""

@@ -48,7 +48,7 @@ class CLIPES(CAMMethod):
         flip: whether to average maps and affinity with those of the flipped image. None takes the
             preset's, as for the next three.
         scales: factors on the image's sides; the maps of all scales are averaged.
-        similarity: whose similarity is the affinity, one of ``LIKENESS``.
+        similarity: whose similarity is the affinity, one of ``SIMILARITY``.
         distribution: whether it is weighed by the similarity of the cells' classes, see
             `views.similarity_of_classes`.
 

@@ -1,13 +1,16 @@
-"""Load what a command line names: OpenAI's CLIP, or a backbone as ``FILE.py:FUNCTION``."""
+"""Resources of a command: the folder of its run, and the CLIP or backbone that an option names."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
 
 from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.processes import place_in_run
 
 URL = "https://openaipublic.azureedge.net/clip/models/"
 FILES = {
@@ -15,6 +18,49 @@ FILES = {
     "ViT-B-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
 }
 """Where OpenAI keeps them; the folder's name is the file's sha256."""
+
+
+@contextmanager
+def run_folder(path: str | Path) -> Iterator[Path]:
+    """Make a run's folder, see that it can be written to, and keep other runs out meanwhile.
+
+    The lock belongs to the process and ends with it, however it ends. Of several processes of one
+    run the first holds it.
+
+    Args:
+        path: of the folder; made where there is none.
+
+    Yields:
+        The folder.
+
+    Raises:
+        ValueError: if it is a file, cannot be written to, or another run is at work in it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(path)
+    if place_in_run()[0]:
+        yield folder
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out is {folder}, a file; expected a folder, which is made if need be")
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another run is writing into {folder}, and the two would mix; wait for it, or give "
+            "--out another folder"
+        ) from None
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be written to ({error.strerror or error}); give --out another folder"
+        ) from error
+    try:
+        yield folder
+    finally:
+        lock.release()
 
 
 def openai_clip(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
