@@ -1,6 +1,7 @@
 """What images, labels and numbers have to be: one check for each kind of thing.
 
-Every public door asks these before its work begins. A check costs one pass over the values.
+Every public function checks its arguments before its work begins. A check costs one pass over
+the values.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def checked() -> Iterator[None]:
 
 
 def check_tensor(values: Tensor, name: str) -> None:
-    """Refuse what is no tensor: arrays, lists, None.
+    """Raise an error for what is no tensor: arrays, lists, None.
 
     Raises:
         ValueError: with the type that arrived.
@@ -52,7 +53,7 @@ def check_tensor(values: Tensor, name: str) -> None:
 
 
 def check_range(name: str, values: Tensor, advice: str) -> None:
-    """Refuse values outside [0, 1], but for rounding, and NaN.
+    """Raise an error for values outside [0, 1], but for rounding, and for NaN.
 
     Args:
         name: what the values are, for the message.
@@ -72,7 +73,7 @@ def check_range(name: str, values: Tensor, advice: str) -> None:
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
-    """Refuse what is no batch of images.
+    """Raise an error for what is no batch of images.
 
     Args:
         images: (B, 3, H, W) RGB in [0, 1], of a floating-point type.
@@ -89,7 +90,7 @@ def check_images(images: Tensor, name: str = "images") -> None:
 
 
 def check_image(image: Tensor, name: str) -> None:
-    """Refuse what is no single image (3, H, W), as `check_images` does for a batch."""
+    """Raise an error for what is no single image (3, H, W), as `check_images` does."""
     check_tensor(image, name)
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape[1:]:
         raise ValueError(f"{name} has shape {tuple(image.shape)}, expected (3, H, W) RGB in [0, 1]")
@@ -105,7 +106,7 @@ def _check_colours(values: Tensor, name: str) -> None:
 
 
 def check_labels(labels: Tensor, name: str = "labels") -> None:
-    """Refuse labels that are anything but 0 and 1, of any dtype.
+    """Raise an error for labels that are anything but 0 and 1, of any dtype.
 
     Raises:
         ValueError: with the first value that is neither.
@@ -119,7 +120,7 @@ def check_labels(labels: Tensor, name: str = "labels") -> None:
 
 
 def check_not_nan(name: str, values: Tensor) -> None:
-    """Refuse NaN.
+    """Raise an error for NaN.
 
     Raises:
         ValueError: if there is one.
@@ -129,7 +130,7 @@ def check_not_nan(name: str, values: Tensor) -> None:
 
 
 def check_floating(values: Tensor, name: str) -> None:
-    """Refuse what is no tensor of a floating-point type: arrays, lists, integers.
+    """Raise an error for what is no floating-point tensor: arrays, lists, integers.
 
     Raises:
         ValueError: with what arrived.
@@ -140,7 +141,7 @@ def check_floating(values: Tensor, name: str) -> None:
 
 
 def check_maps(maps: Tensor, name: str = "maps") -> None:
-    """Refuse what is no batch of maps (B, C, h, w) of a floating-point type.
+    """Raise an error for what is no batch of maps (B, C, h, w) of a floating-point type.
 
     Raises:
         ValueError: saying what arrived and what was expected.
@@ -152,7 +153,7 @@ def check_maps(maps: Tensor, name: str = "maps") -> None:
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Refuse what is no whole number of at least ``least``.
+    """Raise an error for what is no whole number of at least ``least``.
 
     Raises:
         ValueError: with what arrived.
@@ -162,7 +163,7 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 
 def check_word(name: str, word: str, known: Iterable[str]) -> None:
-    """Refuse a word that is not in a list.
+    """Raise an error for a word that is not in a list.
 
     Raises:
         ValueError: with what arrived, and the list.
@@ -171,7 +172,7 @@ def check_word(name: str, word: str, known: Iterable[str]) -> None:
 
 
 def check_counts(name: str, values: Sequence[int], unit: str) -> None:
-    """Refuse anything but a sequence of whole numbers of at least 1, at least one of them.
+    """Raise an error unless these are whole numbers of at least 1, at least one of them.
 
     Raises:
         ValueError: with what arrived.
@@ -187,18 +188,18 @@ def _expect(right: bool, name: str, value: Any, expected: str) -> None:
 
 
 def _is_number(value: Any, kind: type = Real) -> bool:
-    """Whether a value is a number of a kind; bools are none."""
+    """Return whether a value is a number of a kind; bools are none."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _are_numbers(values: Any, kind: type = Real) -> bool:
-    """Whether this is a sequence of numbers of a kind that is not empty."""
+    """Return whether this is a sequence of numbers of a kind that is not empty."""
     listed = isinstance(values, Sequence) and len(values) > 0
     return listed and all(_is_number(value, kind) for value in values)
 
 
 def check_positive(name: str, value: float) -> None:
-    """Refuse what is no finite number above 0.
+    """Raise an error for what is no finite number above 0.
 
     Raises:
         ValueError: with what arrived.
@@ -207,7 +208,7 @@ def check_positive(name: str, value: float) -> None:
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Refuse what is no finite number of at least 0.
+    """Raise an error for what is no finite number of at least 0.
 
     Raises:
         ValueError: with what arrived.
@@ -216,7 +217,7 @@ def check_not_negative(name: str, value: float) -> None:
 
 
 def check_probability(name: str, value: float) -> None:
-    """Refuse what is no number in [0, 1].
+    """Raise an error for what is no number in [0, 1].
 
     Raises:
         ValueError: with what arrived.
@@ -225,7 +226,7 @@ def check_probability(name: str, value: float) -> None:
 
 
 def check_scales(scales: Sequence[float]) -> None:
-    """Refuse anything but a sequence of at least one finite factor above 0 on an image's sides.
+    """Raise an error unless these are finite factors above 0 on an image's sides, at least one.
 
     Raises:
         ValueError: with what arrived.
@@ -235,7 +236,7 @@ def check_scales(scales: Sequence[float]) -> None:
 
 
 def check_size(name: str, size: Sequence[int]) -> None:
-    """Refuse anything but two whole numbers of pixels (H, W), each at least 1.
+    """Raise an error unless these are two whole numbers of pixels (H, W), each at least 1.
 
     Raises:
         ValueError: with what arrived.
@@ -245,7 +246,7 @@ def check_size(name: str, size: Sequence[int]) -> None:
 
 
 def check_device(device: str | torch.device) -> None:
-    """Refuse what is neither ``"auto"`` nor a device that is there.
+    """Raise an error for what is neither ``"auto"`` nor a device that is there.
 
     Raises:
         ValueError: with what arrived and what is there.
@@ -264,7 +265,7 @@ def check_device(device: str | torch.device) -> None:
 
 
 def chosen_device(device: str | torch.device) -> torch.device:
-    """A device by name; ``"auto"`` is CUDA where there is one.
+    """Return a device by name; ``"auto"`` is CUDA where there is one.
 
     Raises:
         ValueError: with what arrived and what is there.
@@ -276,7 +277,7 @@ def chosen_device(device: str | torch.device) -> torch.device:
 
 
 def check_samples(samples: Sequence[Any]) -> None:
-    """Refuse what is no sequence of labelled images, or holds none; looks at the first alone.
+    """Raise an error for what is no sequence of labelled images; only the first is looked at.
 
     Raises:
         ValueError: with what arrived.

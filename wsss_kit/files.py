@@ -30,7 +30,7 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
 
 
 def weights_path(path: str | Path) -> Path:
-    """``NAME.safetensors`` for a path with or without its ending; other full stops stay."""
+    """Return ``NAME.safetensors`` for a path with or without its ending; other dots stay."""
     path = Path(path)
     stem = path.stem if path.suffix in (".safetensors", ".json") else path.name
     return path.with_name(stem + ".safetensors")
@@ -84,7 +84,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
 def check_card(
     card: Mapping[str, Any], path: str | Path, *, method: str, version: int, keys: Sequence[str]
 ) -> None:
-    """Refuse a card of another method, another version, or with a part missing.
+    """Raise an error for a card of another method, another version, or with a part missing.
 
     Args:
         card: as `read_card` or `load_model` gave it.
@@ -97,12 +97,12 @@ def check_card(
         ValueError: saying what arrived and what was expected.
     """
     if card.get("method") != method:
-        there = f"{path} is a card of {card.get('method', 'no method')}, expected one of {method}"
-        raise ValueError(f"{there}; load it by the class that saved it")
+        problem = f"{path} is a card of {card.get('method', 'no method')}, expected one of {method}"
+        raise ValueError(f"{problem}; load it by the class that saved it")
     if card.get("version") != version:
-        there = f"{path} has a card of version {card.get('version', 'none')}"
+        problem = f"{path} has a card of version {card.get('version', 'none')}"
         advice = "another version of the kit saved it; fit and save it again"
-        raise ValueError(f"{there}, expected {version}: {advice}")
+        raise ValueError(f"{problem}, expected {version}: {advice}")
     missing = ", ".join(key for key in keys if key not in card)
     if missing:
         advice = "it was changed or cut off, so copy it again or fit and save it again"
@@ -142,16 +142,16 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError(f"{card_path} does not say the {key} of its weights; {advice}")
     found = hashlib.sha256(data).hexdigest()
     if found != card["sha256"]:
-        there = f"{len(data)} bytes with sha256 {found[:12]}"
+        problem = f"{len(data)} bytes with sha256 {found[:12]}"
         expected = f"{card['bytes']} bytes with {card['sha256'][:12]}"
         advice = "it is truncated or changed, so copy it again or train and save it again"
-        what = f"{path} is not the file that its card describes: {there}, expected {expected}"
+        what = f"{path} is not the file that its card describes: {problem}, expected {expected}"
         raise ValueError(f"{what}; {advice}")
     return load(data), card
 
 
 def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | Path) -> None:
-    """Refuse a checkpoint of another class list.
+    """Raise an error for a checkpoint of another class list.
 
     Raises:
         ValueError: naming the first difference.
@@ -160,7 +160,7 @@ def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | 
     if stored == wanted:
         return
     equal = [one == other for one, other in zip(stored, wanted, strict=False)]
-    there = f"{where} was trained for {len(stored)} classes but {len(wanted)} are asked for"
-    place = [*equal, False].index(False)
+    place, names = [*equal, False].index(False), ", ".join(stored[:8])
+    problem = f"{where} was trained for {len(stored)} classes ({names}), not for {len(wanted)}"
     advice = "use samples with the same class list, or another checkpoint path"
-    raise ValueError(f"{there}, which differ from class {place} on: {stored[place:][:8]}; {advice}")
+    raise ValueError(f"{problem}; they differ from class {place} on; {advice}")

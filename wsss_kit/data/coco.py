@@ -104,8 +104,8 @@ data/README.md says where to get COCO 2014."""
         for annotation in found["annotations"]:
             image, category = annotation["image_id"], annotation["category_id"]
             if image not in name_of or category not in self.value_of:
-                there = f"{file} has an annotation of image {image} and category {category}"
-                raise ValueError(f"{there}, expected those that it lists")
+                problem = f"{file} has an annotation of image {image} and category {category}"
+                raise ValueError(f"{problem}, expected those that it lists")
             self.annotations[name_of[image]].append(annotation)
         self.names = sorted(self.annotations)
 
@@ -135,10 +135,9 @@ data/README.md says where to get COCO 2014."""
                 inside = outlines.decode(outline).astype(bool)
                 drawn[inside] = self.value_of[annotation["category_id"]]
             except Exception as error:  # pycocotools raises many kinds, and plain ones
-                there = (
-                    f"annotation {annotation.get('id')} of {name} has no outline that can be read"
-                )
-                raise ValueError(f"{there} ({error}); expected polygons or run lengths") from error
+                problem = f"annotation {annotation.get('id')} of {name} has no outline"
+                advice = f"that can be read ({error}); expected polygons or run lengths"
+                raise ValueError(f"{problem} {advice}") from error
         return drawn
 
 

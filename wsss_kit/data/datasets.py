@@ -164,8 +164,8 @@ class LazySamples(Sequence[Sample]):
         names = tuple(names)
         unknown = sorted(set(names) - set(self.names))
         if unknown:
-            there = ", ".join(unknown[:5])
-            raise ValueError(f"{there}: not among the {len(self)} images; `names` lists them")
+            listed = ", ".join(unknown[:5])
+            raise ValueError(f"{listed}: not among the {len(self)} images; `names` lists them")
         samples = copy(self)
         samples.names = names
         return samples
@@ -250,9 +250,9 @@ class LazyMasks(ByName):
     def __getitem__(self, name: str) -> Tensor:
         """Read the (H, W) int64 mask of one image."""
         if name not in self._names:
-            there = f"masks known here: {len(self)}{closest(str(name), self._names)}"
-            expected = f"{self._folder / str(name)}.png"
-            raise KeyError(f"no mask for {name!r}: expected it at {expected}; {there}")
+            problem = f"no mask for {name!r}: expected it at {self._folder / str(name)}.png"
+            hint = closest(str(name), self._names)
+            raise KeyError(f"{problem}; masks known here: {len(self)}{hint}")
         return self._read(name)
 
     def __repr__(self) -> str:

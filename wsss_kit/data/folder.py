@@ -184,26 +184,26 @@ class _Folder(ImageFiles):
             raise self.not_found(f"{self.root} has no folder masks/", self.root)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         png = [path for path in files if path.suffix.lower() == ".png"]
-        there = {path.relative_to(folder).with_suffix("").as_posix(): path for path in png}
+        mask_of = {path.relative_to(folder).with_suffix("").as_posix(): path for path in png}
         stems = Counter(row.file.stem for row in self.rows.values())
         masks = {}
         for name, row in self.rows.items():
-            key = row.file.stem if name not in there and stems[row.file.stem] == 1 else name
-            if key in there:
-                masks[name] = there[key]
+            key = row.file.stem if name not in mask_of and stems[row.file.stem] == 1 else name
+            if key in mask_of:
+                masks[name] = mask_of[key]
         rest = sorted({*files} - {*masks.values()})
         foreign = [path for path in rest if path.name[0] != "." and path.name != "Thumbs.db"]
         example = next(iter(self.rows))
         expected = f"expected {folder / example}.png for the image {example!r}"
         if not masks:
             names = "".join(f", such as {path.name!r}" for path in foreign[:1])
-            there = f"{folder} holds {len(foreign)} files{names}"
-            raise ValueError(f"{there}, and none is the PNG mask of an image; {expected}")
+            problem = f"{folder} holds {len(foreign)} files{names}"
+            raise ValueError(f"{problem}, and none is the PNG mask of an image; {expected}")
         images = {path.stem for path in self.root.rglob("*") if folder not in path.parents}
         lost = [path.name for path in foreign if path.stem not in images]
         if lost:
-            there = f"{len(lost)} of {len(files)} files in {folder} belong to no image"
-            warnings.warn(f"{there}, the first is {lost[0]!r}; {expected}", stacklevel=3)
+            problem = f"{len(lost)} of {len(files)} files in {folder} belong to no image"
+            warnings.warn(f"{problem}, the first is {lost[0]!r}; {expected}", stacklevel=3)
         return LazyMasks(masks, read=lambda name: self.read_mask(name, masks[name]), folder=folder)
 
     def path(self, name: str) -> Path:
@@ -293,7 +293,7 @@ def _classes_of(rows: list[_Row], table: Path) -> tuple[str, ...]:
     for name in names:
         twin = by_lower.setdefault(name.lower(), name)
         if twin != name:
-            there = f"{table} has the classes {twin!r} and {name!r}"
+            problem = f"{table} has the classes {twin!r} and {name!r}"
             advice = "write them alike, or pass classes="
-            raise ValueError(f"{there}, which differ only in upper and lower case; {advice}")
+            raise ValueError(f"{problem}, which differ only in upper and lower case; {advice}")
     return _checked(names) if names else ()

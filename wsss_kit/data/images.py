@@ -154,16 +154,16 @@ def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tens
     mask = read_mask(path)
     size = image_size(image)
     if tuple(mask.shape) != size:
-        there = f"{mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its image {image}"
+        problem = f"{mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its image {image}"
         advice = "expected equal sizes (EXIF rotation counts); draw the mask on the image again"
-        raise ValueError(f"mask {path} is {there} is {size[0]}x{size[1]}; {advice}")
+        raise ValueError(f"mask {path} is {problem} is {size[0]}x{size[1]}; {advice}")
     ids = mask.numpy()
     outside = np.unique(ids[((ids < 0) | (ids > n_classes)) & (ids != IGNORE_INDEX)])
     if len(outside):
-        there = f"mask {path} has values {outside[:5].tolist()}"
+        problem = f"mask {path} has values {outside[:5].tolist()}"
         expected = f"0 (background), 1 to {n_classes} (class c is value c + 1) or {IGNORE_INDEX}"
         advice = "check the class list and that the mask was saved without smoothing"
-        raise ValueError(f"{there}, expected {expected} (ignored); {advice}")
+        raise ValueError(f"{problem}, expected {expected} (ignored); {advice}")
     return mask
 
 
@@ -186,8 +186,8 @@ def mask_png(mask: Tensor | np.ndarray) -> bytes:
     values = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
     if values.ndim != 2 or not values.size or values.min() < 0 or values.max() > 255:
         span = f"{values.min()} to {values.max()}" if values.size else "none"
-        there = f"a mask has values from {span} and shape {values.shape}"
-        raise ValueError(f"{there}, expected (H, W) of 0 to 255")
+        problem = f"a mask has values from {span} and shape {values.shape}"
+        raise ValueError(f"{problem}, expected (H, W) of 0 to 255")
     image = Image.fromarray(values.astype(np.uint8))
     image.putpalette(palette().ravel().tolist())
     written = io.BytesIO()
@@ -242,9 +242,9 @@ def _open(path: Path, content: bytes | None = None) -> Image.Image:
         advice = "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         raise ValueError(f"{path} is a huge image ({error}); {advice}") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
-        there = f"{len(data)} bytes arrived, beginning {data[:12]!r}"
+        problem = f"{len(data)} bytes arrived, beginning {data[:12]!r}"
         advice = "expected a whole PNG, JPEG, TIFF, BMP, GIF or WebP file; copy or export it again"
-        raise ValueError(f"{path} does not decode as an image: {there}; {advice}") from error
+        raise ValueError(f"{path} does not decode as an image: {problem}; {advice}") from error
 
 
 @contextmanager
@@ -254,8 +254,8 @@ def _whole(opened: Image.Image, path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         promised = "{1}x{0} pixels (H x W)".format(*opened.size)
-        there = f"its header promises a {opened.format} of {promised} that the file does not hold"
-        advice = f"{there}; copy or export it again"
+        problem = f"its header promises a {opened.format} of {promised} that the file does not hold"
+        advice = f"{problem}; copy or export it again"
         raise ValueError(f"{path} is damaged or cut short ({error}): {advice}") from error
 
 
@@ -275,9 +275,9 @@ def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray
     # an image may pass the end of its range a little, as after resizing
     scale = next((top for top in ranges if high <= top * 1.001), None)
     if not np.isfinite(values).all() or low < 0 or scale is None:
-        there = f"{path} (mode {image.mode}) has values from {low:g} to {high:g}"
+        problem = f"{path} (mode {image.mode}) has values from {low:g} to {high:g}"
         expected = f"finite ones from 0 to one of {ranges}; rescale it or save it as an 8-bit PNG"
-        raise ValueError(f"{there}, expected {expected}")
+        raise ValueError(f"{problem}, expected {expected}")
     return (values / scale).clip(max=1).astype(np.float32)
 
 
@@ -292,7 +292,7 @@ def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
     strange = np.unique(codes[known[ids] != codes])
     if len(strange):
         red, green, blue = (int(strange[0]) >> shift & 255 for shift in (16, 8, 0))
-        there = f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette"
+        problem = f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette"
         advice = "save the mask as a palette or grey PNG of class ids"
-        raise ValueError(f"{there}, the first is RGB ({red}, {green}, {blue}); {advice}")
+        raise ValueError(f"{problem}, the first is RGB ({red}, {green}, {blue}); {advice}")
     return ids

@@ -117,8 +117,8 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
         if not file.is_file():
             splits = sorted(path.stem for path in folder.glob("*.txt"))
             known = f"{', '.join(splits) or 'none'}{closest(split, splits)}"
-            there = f"there is no split {split!r} in {folder}"
-            raise FileNotFoundError(f"{there}; the splits there are: {known}")
+            problem = f"there is no split {split!r} in {folder}"
+            raise FileNotFoundError(f"{problem}; the splits there are: {known}")
         lines = file.read_text(encoding="utf-8-sig").splitlines()
         words = (line.split()[0] for line in lines if line.strip())
         paths = (PurePosixPath(word) for word in words)
@@ -134,8 +134,8 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
 
     def open_masks(self) -> LazyMasks:
         if not self.mask_folders:
-            there = "neither SegmentationClassAug/ nor SegmentationClass/"
-            raise self.not_found(f"{self.root} has no masks: {there}", self.root)
+            needed = "neither SegmentationClassAug/ nor SegmentationClass/"
+            raise self.not_found(f"{self.root} has no masks: {needed}", self.root)
         return LazyMasks(self.names, read=self.mask, folder=self.mask_folders[0])
 
     def mask(self, name: str) -> Tensor:

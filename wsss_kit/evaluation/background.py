@@ -179,8 +179,8 @@ def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> N
     names = getattr(samples, "names", None) or [sample.name for sample in listed]
     missing = [name for name in names if name not in target]
     if missing:
-        there = f"{len(missing)} of {len(names)} images have no ground truth"
-        raise ValueError(f"{there}, such as {missing[0]!r}; samples.pick those that have one")
+        problem = f"{len(missing)} of {len(names)} images have no ground truth"
+        raise ValueError(f"{problem}, such as {missing[0]!r}; samples.pick those that have one")
 
 
 def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
@@ -191,8 +191,8 @@ def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
     """
     scored = {rule: score for rule, score in swept.items() if not math.isnan(score)}
     if not scored:
-        there = f"none of {len(swept)} rules has an mIoU that is a number"
-        raise ValueError(f"{there}, expected what sweep_background returns")
+        problem = f"none of {len(swept)} rules has an mIoU that is a number"
+        raise ValueError(f"{problem}, expected what sweep_background returns")
     return max(scored, key=lambda rule: scored[rule])
 
 

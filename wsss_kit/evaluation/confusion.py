@@ -74,10 +74,10 @@ class ConfusionMatrix:
                     [0, 4]])
         """
         predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
-        if predicted.shape != target.shape or predicted.ndim not in (2, 3):
-            there = f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}"
+        shape, other = tuple(predicted.shape), tuple(target.shape)
+        if shape != other or len(shape) not in (2, 3):
             expected = "(H, W) or (B, H, W) for both; resize predictions, never the target"
-            raise ValueError(f"{there}, expected {expected}")
+            raise ValueError(f"predicted has shape {shape} and target {other}, expected {expected}")
         check_values(predicted, "predicted", self.n_classes, self.ignore_index)
         check_values(target, "target", self.n_classes, self.ignore_index)
         predicted = predicted.to(target.device)
@@ -152,9 +152,9 @@ def check_values(mask: Tensor, name: str, n_classes: int, ignore_index: int = IG
         place = outside.nonzero()[0].tolist()
         axes = ("image", "row", "column")[-mask.ndim :]
         where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
-        there = f"{name} holds {mask[tuple(place)].item()} at {where}"
+        problem = f"{name} holds {mask[tuple(place)].item()} at {where}"
         expected = f"0 to {n_classes - 1} or {ignore_index}; check the class list"
-        raise ValueError(f"{there}, expected {expected}, and read masks as indices, not colours")
+        raise ValueError(f"{problem}, expected {expected}, and read masks as indices, not colours")
 
 
 def as_mask(mask: Tensor | np.ndarray, name: str) -> Tensor:

@@ -19,6 +19,11 @@ from wsss_kit.checks import check_count, check_not_negative
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.evaluation.confusion import as_mask
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wsss_kit.evaluation.report import Report
+
 ERROR_KINDS = ("boundary", "missed", "spilled", "confused")
 """The kinds in the order they are asked; value k + 1 of an error map is ``ERROR_KINDS[k]``."""
 
@@ -89,8 +94,8 @@ def error_map(predicted: Tensor, target: Tensor, *, boundary: int | None = None)
     """
     predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
     if predicted.shape != target.shape:
-        there = f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}"
-        raise ValueError(f"{there}, expected (H, W) for both; resize the prediction")
+        problem = f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}"
+        raise ValueError(f"{problem}, expected (H, W) for both; resize the prediction")
     predicted = predicted.masked_fill(predicted == IGNORE_INDEX, 0)
     kinds = torch.full_like(target, 1 + ERROR_KINDS.index("confused"))
     kinds[target == 0] = 1 + ERROR_KINDS.index("spilled")
@@ -126,8 +131,8 @@ def error_shares(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """
     shapes = np.shape(inside), np.shape(outside)
     if len(shapes[0]) != 2 or len(set(shapes[0])) != 1 or shapes[0] != shapes[1]:
-        there = f"inside has shape {shapes[0]} and outside {shapes[1]}"
-        raise ValueError(f"{there}, expected (K, K) for both")
+        problem = f"inside has shape {shapes[0]} and outside {shapes[1]}"
+        raise ValueError(f"{problem}, expected (K, K) for both")
     whole = inside + outside
     union = whole.sum(0) + whole.sum(1) - whole.diagonal()
     boundary = inside.sum(0) + inside.sum(1) - 2 * inside.diagonal()
@@ -140,11 +145,6 @@ def error_shares(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
         return counts / union[:, None]
 
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from wsss_kit.evaluation.report import Report
 
 OTHER_STUFF = "other"
 """Background of no kind that has a name."""
@@ -174,8 +174,8 @@ def stuff_counts(
     """
     stuff = as_mask(stuff, "stuff").to(target.device)
     if stuff.shape != target.shape:
-        there = f"stuff has shape {tuple(stuff.shape)} and target {tuple(target.shape)}"
-        raise ValueError(f"{there}, expected the same size")
+        problem = f"stuff has shape {tuple(stuff.shape)} and target {tuple(target.shape)}"
+        raise ValueError(f"{problem}, expected the same size")
     J, K = shape[0] - 1, shape[1]
     wrong = sorted(set(stuff.unique().tolist()) - {*range(J), IGNORE_INDEX})
     if wrong:

@@ -1,4 +1,4 @@
-"""The one door through which ground-truth masks enter: ``evaluate`` compares and reports."""
+"""Where ground-truth masks enter: ``evaluate`` compares predictions with them and reports."""
 
 from __future__ import annotations
 
@@ -207,11 +207,11 @@ def _check_arguments(predicted: Mapping, target: Mapping, protocol: Protocol) ->
     if missing:
         listed = ", ".join(missing[:N_NAMED])
         listed += f" and {len(missing) - N_NAMED} more" if len(missing) > N_NAMED else ""
-        there = f"{len(missing)} of {len(target)} images have no predicted mask: {listed}"
-        raise ValueError(f"{there}; predict them too, or leave them out of target")
+        problem = f"{len(missing)} of {len(target)} images have no predicted mask: {listed}"
+        raise ValueError(f"{problem}; predict them too, or leave them out of target")
     if protocol.n_images not in (None, len(target)):
-        there = f"the protocol says {protocol.n_images} images but target holds {len(target)}"
-        raise ValueError(f"{there}; leave n_images out, it is filled in")
+        problem = f"the protocol says {protocol.n_images} images but target holds {len(target)}"
+        raise ValueError(f"{problem}; leave n_images out, it is filled in")
 
 
 def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[str]) -> None:
@@ -222,5 +222,5 @@ def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[s
         raise ValueError("expected stuff and stuff_names together, or neither")
     missing = [] if stuff is None else [name for name in target if name not in stuff]
     if missing:
-        there = f"{len(missing)} of {len(target)} images have no stuff"
-        raise ValueError(f"{there}, the first is {missing[0]!r}")
+        problem = f"{len(missing)} of {len(target)} images have no stuff"
+        raise ValueError(f"{problem}, the first is {missing[0]!r}")

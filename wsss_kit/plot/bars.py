@@ -48,8 +48,8 @@ def iou_bars(reports: Mapping[str, Report]) -> Figure:
     (first_name, first), *others = reports.items()
     for name, report in others:
         if report.classes != first.classes:
-            there = f"{first_name!r} scores {first.classes} but {name!r} {report.classes}"
-            raise ValueError(f"{there}; evaluate both with the same classes")
+            problem = f"{first_name!r} scores {first.classes} but {name!r} {report.classes}"
+            raise ValueError(f"{problem}; evaluate both with the same classes")
     ticks, table, alt = [*first.classes, "mean"], {}, "Bars of IoU in percent by class."
     for name, report in reports.items():
         of_classes = [(iou, math.nan, math.nan) for iou in report.iou]
@@ -100,8 +100,8 @@ def step_bars(series: Mapping[str, Mapping[str, Report]]) -> Figure:
         raise ValueError("series is empty, expected at least one with a step and its report")
     for name, reports in series.items():
         if list(reports) != steps:
-            there, expected = ", ".join(reports), ", ".join(steps)
-            raise ValueError(f"{name!r} has the steps {there}, expected {expected}, as the first")
+            found, expected = ", ".join(reports), ", ".join(steps)
+            raise ValueError(f"{name!r} has the steps {found}, expected {expected}, as the first")
     table, alt = {}, "Bars of mIoU in percent by step."
     for name, reports in series.items():
         table[name] = [(r.mean_iou, *r.interval) for r in reports.values()]

@@ -321,8 +321,8 @@ def mask_values(mask: Tensor | np.ndarray, image: np.ndarray, n_classes: int) ->
         True
     """
     if tuple(mask.shape) != image.shape[:2]:
-        there = f"a mask has shape {tuple(mask.shape)} but its image {image.shape[:2]}"
-        raise ValueError(f"{there}; make masks at the size of the image")
+        problem = f"a mask has shape {tuple(mask.shape)} but its image {image.shape[:2]}"
+        raise ValueError(f"{problem}; make masks at the size of the image")
     values = set(np.unique(torch.as_tensor(mask).cpu()).tolist()) - {0}
     outside = values - {*range(1, n_classes + 1), IGNORE_INDEX}
     if outside:

@@ -226,8 +226,8 @@ def show_plane(panels: Mapping[str, tuple[Tensor, Sequence[str]]]) -> Figure:
     for title, (points, groups) in panels.items():
         shape = tuple(points.shape)
         if shape != (len(groups), 2) or not len(groups) or not torch.isfinite(points).all():
-            there = f"{title!r} has points of shape {shape} and {len(groups)} names"
-            raise ValueError(f"{there}, expected finite (N, 2) and N")
+            problem = f"{title!r} has points of shape {shape} and {len(groups)} names"
+            raise ValueError(f"{problem}, expected finite (N, 2) and N")
     names = list(dict.fromkeys(name for _, groups in panels.values() for name in groups))
     alt = "Points on a plane."
     for title, (_, groups) in panels.items():

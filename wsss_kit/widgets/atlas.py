@@ -90,8 +90,8 @@ class ErrorAtlas(Instrument):
     ) -> None:
         check_samples(samples)
         if not masks or list(masks) != list(reports):
-            there = f"masks of {', '.join(masks) or 'none'} and reports of {', '.join(reports)}"
-            raise ValueError(f"there are {there}, expected the same methods in the same order")
+            problem = f"masks of {', '.join(masks) or 'none'} and reports of {', '.join(reports)}"
+            raise ValueError(f"there are {problem}, expected the same methods in the same order")
         names = getattr(samples, "names", None) or [sample.name for sample in samples]
         self._places = {name: i for i, name in enumerate(names) if name in truth}
         self._samples, self._masks, self._truth = samples, dict(masks), truth
@@ -236,8 +236,7 @@ def _class_names(reports: Mapping[str, Report], classes: Sequence[str] | None) -
     for method, each in reports.items():
         n = len(each.matrix) - 1
         if n != len(names) or not set(each.classes) <= {"background", *names}:
-            raise ValueError(
-                f"{len(names)} class names, but the report of {method!r} counts {n} classes and "
-                f"scores {', '.join(each.classes)}; give classes, the names of all mask values"
-            )
+            problem = f"{len(names)} class names, but the report of {method!r} counts {n} classes"
+            advice = "give classes, the names of all mask values"
+            raise ValueError(f"{problem} and scores {', '.join(each.classes)}; {advice}")
     return names

@@ -98,8 +98,8 @@ class CAMExplorer(Instrument):
         self._masks, self._names = {} if masks is None else masks, tuple(classes)
         first = next(iter(self._samples.values()))
         if len(first.labels) != len(self._names):
-            there = f"{len(first.labels)} labels but there are {len(self._names)} classes"
-            raise ValueError(f"{first.name!r} has {there}; give one name for each label")
+            problem = f"{len(first.labels)} labels but there are {len(self._names)} classes"
+            raise ValueError(f"{first.name!r} has {problem}; give one name for each label")
         self._longest = max(first.image.shape[1:])
         self._stages, self._own = Stages(methods), {}
         self._made: dict[Any, Tensor] = {}  # for what is on the screen now

@@ -116,7 +116,7 @@ class Swipe(_Box):
     Args:
         width: of the box in pixels.
         height: of the box in pixels.
-        on_picture: called with the name and the content of every file that is dropped on the box;
+        on_image: called with the name and the content of every file that is dropped on the box;
             None where none may be.
 
     Example:

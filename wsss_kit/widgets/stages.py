@@ -36,8 +36,8 @@ class Images(ByName):
 
     Example:
         >>> from wsss_kit.paperworld import PaperWorld
-        >>> pictures = Images(PaperWorld(2))
-        >>> list(pictures), pictures["val_0_000001"].name
+        >>> images = Images(PaperWorld(2))
+        >>> list(images), images["val_0_000001"].name
         (['val_0_000000', 'val_0_000001'], 'val_0_000001')
     """
 

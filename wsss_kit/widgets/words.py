@@ -219,16 +219,16 @@ class PromptEditor(Instrument):
     def _checked_prompts(self, prompts: Prompts) -> Prompts:
         n = len(self.start.classes)
         if len(prompts.classes) != n:
-            there = f"the prompts have {len(prompts.classes)} classes, expected {n}"
-            raise ValueError(f"{there}, one for each label of the images; rename classes instead")
+            problem = f"the prompts have {len(prompts.classes)} classes, expected {n}"
+            raise ValueError(f"{problem}, one for each label of the images; rename classes instead")
         return prompts
 
     def _checked_off(self, off: Sequence[str]) -> tuple[str, ...]:
         words = self.prompts.backgrounds
         off = checked_words(tuple(off), "off", among=words) if off else ()
         if len(off) == len(words):
-            there = f"all {len(words)} background words would be off, expected one at least"
-            raise ValueError(f"{there}: a class alone has nothing to compete with")
+            problem = f"all {len(words)} background words would be off, expected one at least"
+            raise ValueError(f"{problem}: a class alone has nothing to compete with")
         return off
 
     @property
@@ -294,8 +294,8 @@ class PromptEditor(Instrument):
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            there = f"{name} is no text ({error.reason} at byte {error.start})"
-            raise ValueError(f"{there}, expected JSON as the lab saves it") from error
+            problem = f"{name} is no text ({error.reason} at byte {error.start})"
+            raise ValueError(f"{problem}, expected JSON as the lab saves it") from error
         self.load(text)
 
     def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
