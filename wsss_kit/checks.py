@@ -82,22 +82,20 @@ def check_images(images: Tensor, name: str = "images") -> None:
     Raises:
         ValueError: saying what arrived and what was expected.
     """
-    check_tensor(images, name)
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        expected = "(B, 3, H, W) RGB in [0, 1]; add a batch axis with image[None]"
-        raise ValueError(f"{name} have shape {tuple(images.shape)}, expected {expected}")
-    _check_colours(images, name)
+    _check_rgb(images, name, "have", 4, "(B, 3, H, W) RGB in [0, 1]; add an axis with image[None]")
 
 
 def check_image(image: Tensor, name: str) -> None:
     """Raise an error for what is no single image (3, H, W), as `check_images` does."""
-    check_tensor(image, name)
-    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape[1:]:
-        raise ValueError(f"{name} has shape {tuple(image.shape)}, expected (3, H, W) RGB in [0, 1]")
-    _check_colours(image, name)
+    _check_rgb(image, name, "has", 3, "(3, H, W) RGB in [0, 1]")
 
 
-def _check_colours(values: Tensor, name: str) -> None:
+def _check_rgb(values: Tensor, name: str, verb: str, n_axes: int, expected: str) -> None:
+    """Raise an error for what has another number of axes, no three channels or no colours."""
+    check_tensor(values, name)
+    shape = tuple(values.shape)
+    if len(shape) != n_axes or shape[-3] != 3 or 0 in shape[-2:]:
+        raise ValueError(f"{name} {verb} shape {shape}, expected {expected}")
     advice = "divide 8-bit images by 255; a network's own normalisation is its own affair"
     if not values.is_floating_point():
         kind = str(values.dtype).removeprefix("torch.")
@@ -257,11 +255,10 @@ def check_device(device: str | torch.device) -> None:
         kind = torch.device(device).type
     except (RuntimeError, TypeError):
         kind = ""
-    there = {"cpu": True, "cuda": torch.cuda.is_available()}
-    there["mps"] = torch.backends.mps.is_available()
-    here = ", ".join(name for name, is_there in there.items() if is_there)
-    right = kind != "meta" and there.get(kind, kind not in ("", *there))
-    _expect(right, "device", device, f"'auto' or one that is here: {here}")
+    optional = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    here = ["cpu", *(name for name, backend in optional.items() if backend.is_available())]
+    right = kind in here or kind not in ("", "meta", *optional)
+    _expect(right, "device", device, f"'auto' or one that is here: {', '.join(here)}")
 
 
 def chosen_device(device: str | torch.device) -> torch.device:

@@ -194,9 +194,7 @@ class LazySamples(Sequence[Sample]):
 
     def size_of(self, name: str) -> tuple[int, int]:
         """Return height and width of an image, without decoding it where that is possible."""
-        if self._size is not None:
-            return self._size(name)
-        return tuple(self._image(name).shape[-2:])
+        return self._size(name) if self._size else tuple(self._image(name).shape[-2:])
 
     def image_labels(self) -> Tensor:
         """Return the labels of all images, without decoding any.

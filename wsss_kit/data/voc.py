@@ -120,8 +120,7 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
             problem = f"there is no split {split!r} in {folder}"
             raise FileNotFoundError(f"{problem}; the splits there are: {known}")
         lines = file.read_text(encoding="utf-8-sig").splitlines()
-        words = (line.split()[0] for line in lines if line.strip())
-        paths = (PurePosixPath(word) for word in words)
+        paths = [PurePosixPath(line.split()[0]) for line in lines if line.strip()]
         suffixes = (".jpg", ".jpeg", ".png")
         ids = (path.stem if path.suffix.lower() in suffixes else path.name for path in paths)
         names = list(dict.fromkeys(ids))

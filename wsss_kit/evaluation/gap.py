@@ -106,20 +106,14 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
             "with. CLIP-ES without any was reported at 29.5 instead of 70.8"
         )
     if "data" in apart or "split" in apart:
-        found["wrong split"] = (
-            f"{protocol.data} {protocol.split} was scored, the published number is of {row.data} "
-            f"{row.split}"
-        )
+        scored, published = f"{protocol.data} {protocol.split}", f"{row.data} {row.split}"
+        sentence = f"{scored} was scored, the published number is of {published}"
         if (protocol.split, row.split) == ("train_aug", "train"):
-            found["wrong split"] += (
-                "; published masks are scored on the 1,464 images of train, and the 10,582 of "
-                "train_aug give CLIP-ES 68.7 instead of 75.0"
-            )
+            sentence += "; the 10,582 images of train_aug give CLIP-ES 68.7 instead of 75.0"
+        found["wrong split"] = sentence
     if protocol.stride > 1:
-        found["low resolution"] = (
-            f"masks were compared at stride {protocol.stride}; bring maps to the image's size "
-            "before they become masks (58.6 became 50 in one report of CLIP-ES)"
-        )
+        advice = "bring maps to the image's size before they become masks (58.6 became 50 once)"
+        found["low resolution"] = f"masks were compared at stride {protocol.stride}; {advice}"
     sizes = report.settings.get("sizes", ())
     longest = max((max(size) for size in sizes), default=VOC_LONGEST_SIDE)
     is_usual = longest <= VOC_LONGEST_SIDE and (len(sizes) != 1 or longest > 400)
@@ -132,10 +126,9 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
         )
     share = report.settings.get("predicted_255", 0.0)
     if share >= 0.001:
-        found["predicted 255"] = (
-            f"{100 * share:.1f} % of the scored pixels are predicted 255, which counts as "
-            "background; give the recipe min_confidence=None, so that masks keep every pixel"
-        )
+        predicted = f"{100 * share:.1f} % of the scored pixels are predicted 255"
+        advice = "give the recipe min_confidence=None, so that masks keep every pixel"
+        found["predicted 255"] = f"{predicted}, which counts as background; {advice}"
     if "refinement" in apart:
         ours, theirs = apart["refinement"]
         steps, needed = (set(stated.lower().split(", ")) for stated in (ours, theirs))
@@ -154,19 +147,17 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
     precision, recall = mean_of(report.precision[1:]), mean_of(report.recall[1:])
     if recall >= 0.1 and abs(precision - recall) >= 0.2:  # both are numbers
         name, advice = ("strong", "lower") if recall < precision else ("weak", "raise")
-        found[f"background too {name}"] = (
-            f"objects have a precision of {100 * precision:.0f} and a recall of "
-            f"{100 * recall:.0f}: {advice} the background, as chosen on a validation split"
-        )
+        rates = f"a precision of {100 * precision:.0f} and a recall of {100 * recall:.0f}"
+        advice += " the background, as chosen on a validation split"
+        found[f"background too {name}"] = f"objects have {rates}: {advice}"
     if "background" in apart:
         found["background rule"] = "ours is {}, theirs {}".format(*apart["background"])
     if "n_images" in apart and protocol.n_images <= 0.9 * row.n_images:
         low, high = (100 * bound for bound in report.interval)
         place = "inside" if low <= row.percent <= high else "outside"
-        found["few images"] = (
-            f"{protocol.n_images} of {row.n_images} images were scored; the published number "
-            f"lies {place} the interval of ours, {low:.1f} to {high:.1f}"
-        )
+        there = f"the published number lies {place} the interval of ours, {low:.1f} to {high:.1f}"
+        counts = f"{protocol.n_images} of {row.n_images} images were scored"
+        found["few images"] = f"{counts}; {there}"
     return found
 
 

@@ -194,12 +194,9 @@ def _in_words(curves: Mapping[str, Curve]) -> str:
     """Describe the first, the highest and the last point of each curve."""
     parts = []
     for name, curve in curves.items():
-        first, last = min(curve), max(curve)
-        best = max(curve, key=lambda x: curve[x])
-        parts.append(
-            f"{name}: {curve[first]:.3g} at {first:.3g}, highest {curve[best]:.3g} at {best:.3g}, "
-            f"{curve[last]:.3g} at {last:.3g}."
-        )
+        places = (min(curve), max(curve, key=curve.get), max(curve))
+        first, best, last = (f"{curve[x]:.3g} at {x:.3g}" for x in places)
+        parts.append(f"{name}: {first}, highest {best}, {last}.")
     return " ".join(parts)
 
 

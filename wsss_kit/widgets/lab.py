@@ -128,6 +128,7 @@ class PromptLab(PromptEditor):
         ]
         left = column(controls, WIDTH - BOX[1] - 290 - 16)
         *line, backgrounds = self._boxes.values()
+        backgrounds.rows = 2
         self._begin([row([left, self.screen, right]), row(line), backgrounds])
 
     def _choices(self) -> dict[str, Sequence[str]]:
@@ -140,23 +141,18 @@ class PromptLab(PromptEditor):
         return [name for name, on in zip(prompts.classes, labels, strict=True) if on]
 
     def _pressed(self, name: str) -> None:
-        """Switch a word whose bar was pressed, or go to a class."""
+        """Switch a word whose bar was pressed, or show a class, on an image that has it."""
         if name in self.prompts.backgrounds:
             rest = tuple(word for word in self.off if word != name)
             self.off = rest if name in self.off else (*self.off, name)
         elif name in self.prompts.classes:
-            self._go_to(name)
-        self._settle_and_show()
-
-    def _go_to(self, name: str) -> None:
-        """Show a class, on an image that has it."""
-        c = self.prompts.classes.index(name)
-        if not self._samples.labels[self.picture][c]:
-            with_it = [n for n, labels in self._samples.labels.items() if labels[c]]
+            c, labels = self.prompts.classes.index(name), self._samples.labels
+            with_it = [image for image in labels if labels[image][c]]
             if not with_it:
-                raise ValueError(f"none of the {len(self._samples)} images has {name!r}")
-            self.picture = with_it[0]
-        self.class_name, self._index = name, c
+                raise ValueError(f"none of the {len(labels)} images has {name!r}")
+            self.picture = self.picture if self.picture in with_it else with_it[0]
+            self.class_name, self._index = name, c
+        self._settle_and_show()
 
     def _settle(self, change: Any) -> None:
         if change is not None and change.name == "prompts" and change.old is not None:

@@ -6,7 +6,6 @@ Text boxes hold words apart by commas, and templates apart by bars.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -16,14 +15,11 @@ from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
 from wsss_kit.widgets.instrument import Debounced, Instrument, look
 
-_SEVERAL = "what is said instead of the name; several with commas"
-_TEMPLATES = "one {} for the word; several templates with | between"
-_BACKGROUNDS = "words for what is no class, with commas between"
 _BOXES = {  # kind of box, label, width, hint
     "name": (widgets.Text, "say", "200px", "the class's name"),
-    "synonyms": (widgets.Text, "or as", "320px", _SEVERAL),
-    "template": (widgets.Text, "template", "340px", _TEMPLATES),
-    "backgrounds": (partial(widgets.Textarea, rows=2), "background", "auto", _BACKGROUNDS),
+    "synonyms": (widgets.Text, "or as", "320px", "said instead of the name; several with commas"),
+    "template": (widgets.Text, "template", "340px", "one {} for the word; several with | between"),
+    "backgrounds": (widgets.Textarea, "background", "auto", "words for no class, with commas"),
 }
 FIELDS = tuple(_BOXES)
 """The text boxes: name and synonyms of one class, template, background words."""
@@ -301,9 +297,8 @@ class PromptEditor(Instrument):
     def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
         """Take over other prompts, from wherever they come."""
         self._checked_prompts(prompts)
-        before = self.prompts
         with self._answering():
+            if remember and prompts != self.prompts:
+                self._history.remember(self.prompts)
             self.prompts = prompts
-            if remember and prompts != before:
-                self._history.remember(before)
             self._settle_and_show()
