@@ -16,10 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-RANGE_TOLERANCE = 1e-3
-"""How far rounding may carry images, maps and scores outside [0, 1]."""
-
-
+RANGE_TOLERANCE = 1e-3  # how far rounding may carry images, maps and scores outside [0, 1]
 _CHECKED = ContextVar("checked", default=False)
 
 

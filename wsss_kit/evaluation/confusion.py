@@ -99,8 +99,7 @@ class ConfusionMatrix:
             >>> ConfusionMatrix(2).iou().tolist()
             [nan, nan]
         """
-        hits = self.matrix.diagonal().double()
-        return hits / (self.matrix.sum(0) + self.matrix.sum(1) - hits)  # 0 / 0 is NaN
+        return self.matrix.diagonal().double() / unions_of(self.matrix)  # 0 / 0 is NaN
 
     def mean_iou(self) -> float:
         """Compute the mean IoU over the classes that have one, in [0, 1]; NaN if none has.
@@ -235,6 +234,11 @@ def interval_of(means: np.ndarray) -> tuple[float, float]:
     """Return the percentile bounds that hold 95 % of the resampled means; NaN if there are none."""
     means = means[np.isfinite(means)]
     return tuple(np.percentile(means, [2.5, 97.5]).tolist()) if len(means) else (np.nan, np.nan)
+
+
+def unions_of(matrix: np.ndarray) -> np.ndarray:
+    """Return the pixels in target or prediction of each class, (K,)."""
+    return matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
 
 
 def divide(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:

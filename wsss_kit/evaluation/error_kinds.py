@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_not_negative
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.evaluation.confusion import as_mask
+from wsss_kit.evaluation.confusion import as_mask, divide, unions_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,20 +134,17 @@ def error_shares(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
         problem = f"inside has shape {shapes[0]} and outside {shapes[1]}"
         raise ValueError(f"{problem}, expected (K, K) for both")
     whole = inside + outside
-    union = whole.sum(0) + whole.sum(1) - whole.diagonal()
     boundary = inside.sum(0) + inside.sum(1) - 2 * inside.diagonal()
     missed, spilled = outside[:, 0].copy(), outside[0].copy()  # of each class 1 to K - 1
     missed[0], spilled[0] = outside[1:, 0].sum(), outside[0, 1:].sum()  # background has all
     classes = outside[1:, 1:]
     confused = np.zeros_like(missed)
     confused[1:] = classes.sum(0) + classes.sum(1) - 2 * classes.diagonal()
-    counts = np.stack([boundary, missed, spilled, confused], 1).astype(float)  # (K, 4)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-        return counts / union[:, None]
+    counts = np.stack([boundary, missed, spilled, confused], 1)  # (K, 4)
+    return divide(counts, unions_of(whole)[:, None])  # 0 / 0 is NaN
 
 
-OTHER_STUFF = "other"
-"""Background of no kind that has a name."""
+OTHER_STUFF = "other"  # background of no kind that has a name
 
 
 def stuff_counts(
@@ -226,7 +223,7 @@ def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
     import pandas as pd
 
     check_not_negative("least", least)
-    rows, unions = [], _unions(report)
+    rows, unions = [], unions_of(report.matrix)
     for name in report.classes:
         value = report.values.index(name)
         of_class = [
@@ -259,10 +256,10 @@ def spills(report: Report) -> tuple[tuple[str, ...], np.ndarray]:
         advice = "give evaluate stuff=, such as PaperWorld(...).stuff, and stuff_names="
         raise ValueError(f"the report knows no kinds of background; {advice}")
     columns = [report.values.index(name) for name in report.classes]
-    counts = report.stuff[:, columns].T.astype(float)  # (S, J)
+    counts = report.stuff[:, columns].T.copy()  # (S, J)
     counts[[column == 0 for column in columns]] = 0
-    with np.errstate(invalid="ignore"):
-        return (*report.stuff_names, OTHER_STUFF), 100 * counts / _unions(report)[columns][:, None]
+    points = divide(100 * counts, unions_of(report.matrix)[columns][:, None])
+    return (*report.stuff_names, OTHER_STUFF), points
 
 
 def _of_class(report: Report, value: int) -> Iterator[tuple[str, str, int]]:
@@ -283,8 +280,3 @@ def _of_class(report: Report, value: int) -> Iterator[tuple[str, str, int]]:
         names = (*report.stuff_names, OTHER_STUFF)
         for name, pixels in zip(names, report.stuff[:, value], strict=True):
             yield "spilled", name, pixels
-
-
-def _unions(report: Report) -> np.ndarray:
-    """Return (K,) pixels in target or prediction."""
-    return report.matrix.sum(0) + report.matrix.sum(1) - report.matrix.diagonal()

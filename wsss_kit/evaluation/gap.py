@@ -13,8 +13,7 @@ from wsss_kit.evaluation.published_numbers import Published, differences
 from wsss_kit.evaluation.report import Report
 from wsss_kit.prompts import Prompts
 
-VOC_LONGEST_SIDE = 500
-"""Of VOC's images: one side of nearly all has as many pixels, and none has more."""
+VOC_LONGEST_SIDE = 500  # pixels: one side of nearly all VOC images has as many, none has more
 
 
 class Reason(NamedTuple):

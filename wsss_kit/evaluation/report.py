@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsss_kit.checks import check_count
-from wsss_kit.evaluation.confusion import mean_of
+from wsss_kit.evaluation.confusion import divide, mean_of
 from wsss_kit.evaluation.error_kinds import ERROR_KINDS
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ refinement: not stated, preset: not stated, scored: all classes
     @property
     def recall(self) -> np.ndarray:
         """(S,) float64, the share of the target's pixels that are right; NaN for no pixel."""
-        with np.errstate(invalid="ignore"):
-            return self.intersections.sum(0) / self.pixels
+        return divide(self.intersections.sum(0), self.pixels)
 
     @property
     def worst(self) -> list[tuple[str, float]]:

@@ -102,7 +102,7 @@ def evaluate(
         sizes.add(tuple(truth.shape))
         unsure += int(((mask == IGNORE_INDEX) & (truth != IGNORE_INDEX).to(mask.device)).sum())
         whole = both.sum(0)  # (K, K)
-        hits, union = whole.diagonal(), whole.sum(0) + whole.sum(1) - whole.diagonal()
+        hits, union = whole.diagonal(), confusion.unions_of(whole)
         counts.append((hits[keep], union[keep]))
         present = whole.sum(1) > 0
         if present.any():

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
-Curve = Mapping[float, float]
-"""From the parameter to the number, in any order."""
+Curve = Mapping[float, float]  # from the parameter to the number, in any order
 
 
 def show_confusion(report: Report) -> Figure:

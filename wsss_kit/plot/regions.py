@@ -37,10 +37,8 @@ ERROR_STYLES = {
     "confused": Style("#882255", "xx"),
 }
 """Style of each of `ERROR_KINDS`, in figures and in widgets; the hatches alone tell them apart."""
-_STEP = 8
-"""Pixels from one line of a hatch to the next."""
-SIDE = 288
-"""Pixels of the longer side at which figures paint regions, so that hatches stay visible."""
+_STEP = 8  # pixels from one line of a hatch to the next
+SIDE = 288  # pixels of the longer side at which figures paint regions: hatches stay visible
 
 
 def grey(image: np.ndarray) -> np.ndarray:

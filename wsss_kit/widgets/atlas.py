@@ -24,8 +24,7 @@ from wsss_kit.widgets.screens import Bars, Swipe, stacked_bar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BOX = (320, 320)
-"""Height and width of the image on the screen."""
+BOX = (320, 320)  # height and width of the image on the screen
 ALL = "all classes"
 COMPARES = ("picture", "ground truth", "prediction")
 

@@ -28,8 +28,7 @@ from wsss_kit.widgets.stages import STAGES, Images, Stages
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BOX = (392, 520)
-"""Height and width of the image on the screen."""
+BOX = (392, 520)  # height and width of the image on the screen
 RULES = ("constant", "power")
 
 

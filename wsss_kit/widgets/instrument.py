@@ -15,8 +15,7 @@ import traitlets
 
 from wsss_kit.prompts.checks import expected_one_of
 
-WIDTH = 880
-"""Pixels of an instrument: fits JupyterLab with its file list on a screen of 1366x768."""
+WIDTH = 880  # pixels; fits JupyterLab with its file list on a screen of 1366x768
 NARROW = {"description_width": "80px"}
 _TEXT = "line-height:1.35;padding:2px 0"
 _CHOSEN = ("picture", "method", "class_name", "stage", "rule", "compare", "view", "panel")

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-BOX = (300, 300)
-"""Height and width of the image on the screen."""
+BOX = (300, 300)  # height and width of the image on the screen
 VIEWS = ("map", "competition")
 PANELS = ("words", "IoU", "leave one out")
 COMPARES = ("picture", "start words", "last words")

@@ -20,8 +20,7 @@ from wsss_kit.pipeline import Pipeline
 STAGES = ("map", "refined", "scores", "mask", "error")
 """The steps in their order: the method's map, the map after its affinity, scores with background
 and perhaps CRF, the mask, and where the mask is wrong."""
-MOST_KEPT = 2**25
-"""Bytes of results that are kept: enough to go back and forth."""
+MOST_KEPT = 2**25  # bytes of results that are kept: enough to go back and forth
 
 
 class Images(ByName):

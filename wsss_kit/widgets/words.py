@@ -15,6 +15,7 @@ from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
 from wsss_kit.widgets.instrument import Debounced, Instrument, look
 
+# of one class its name and synonyms; of all, template and background words
 _BOXES = {  # kind of box, label, width, hint
     "name": (widgets.Text, "say", "200px", "the class's name"),
     "synonyms": (widgets.Text, "or as", "320px", "said instead of the name; several with commas"),
@@ -22,7 +23,6 @@ _BOXES = {  # kind of box, label, width, hint
     "backgrounds": (widgets.Textarea, "background", "auto", "words for no class, with commas"),
 }
 FIELDS = tuple(_BOXES)
-"""The text boxes: name and synonyms of one class, template, background words."""
 
 
 def words_of(text: str) -> list[str]:
