@@ -76,7 +76,7 @@ def _check_rows(walk: Tensor) -> None:
 
 
 def random_walk(scores: Tensor, transition: Tensor) -> Tensor:
-    """Every cell's new score is its row of the transition times the old scores.
+    """Multiply the scores by the transition: each cell takes the scores of its row.
 
     Args:
         scores: (B, K, h, w).
@@ -185,7 +185,7 @@ class BalancedWalk:
 
 
 def box_masks(cams: Tensor, *, threshold: float, clamp: bool = True) -> Tensor:
-    """Boxes around the confident regions of every map (CLIP-ES's class-aware mask).
+    """Compute boxes around the confident regions of every map (CLIP-ES's class-aware mask).
 
     The map is cut to 8 bits, values above ``threshold`` of its maximum are kept, and the bounding
     boxes of all 8-connected regions are united.

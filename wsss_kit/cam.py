@@ -88,7 +88,7 @@ def normalize_cams(
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing without aligned corners.
+    """Resize maps bilinearly without aligned corners.
 
     Args:
         maps: (B, C, h, w).
@@ -154,7 +154,7 @@ def softmax_grad_cam(
     logit_scale: float | Tensor = 100.0,
     softmax: bool = True,
 ) -> Tensor:
-    r"""Softmax Grad-CAM of one image (CLIP-ES, Eq. 4 to 6), by plain differentiation.
+    r"""Compute the softmax Grad-CAM of one image (CLIP-ES, Eq. 4 to 6) by autograd.
 
     :math:`M_c = \mathrm{ReLU}(\sum_k w^c_k A_k)` with :math:`A` the last block's normalised input
     and :math:`w^c_k` the mean over patches of :math:`\partial p_c / \partial A_k`, where

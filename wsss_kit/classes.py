@@ -53,7 +53,7 @@ class Sample(NamedTuple):
 
 
 def palette(n_values: int = 256) -> np.ndarray:
-    """Colours of mask values by PASCAL VOC's bit rule.
+    """Compute the colours of mask values by PASCAL VOC's bit rule.
 
     The bits of a value are dealt out to red, green and blue in turn, most significant first, so
     that neighbouring values look different and 0 is black.

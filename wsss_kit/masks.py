@@ -160,11 +160,11 @@ class BackgroundRule:
         return f"(1 - max)^{self.power:g}"
 
     def scores(self, maps: Tensor) -> Tensor:
-        """Maps with their background: (B, C, H, W) -> (B, 1 + C, H, W)."""
+        """Add the background to maps: (B, C, H, W) -> (B, 1 + C, H, W)."""
         return add_background(maps, threshold=self.threshold, power=self.power)
 
     def masks(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """(B, C, H, W), (B, C) -> (B, H, W) int64."""
+        """Turn maps (B, C, H, W) and labels (B, C) into masks (B, H, W) int64."""
         return scores_to_masks(self.scores(maps), labels)
 
 

@@ -55,7 +55,7 @@ class OpenData(NamedTuple):
     test_masks: Mapping[str, Tensor]
 
     def protocol(self, split: str, **stated: str) -> Protocol:
-        """How a number on one of the splits was measured, under the data set's own names.
+        """Describe how a number on one of the splits was measured, in the data set's own names.
 
         Args:
             split: ``"val"`` or ``"test"``.
@@ -103,7 +103,7 @@ class OpenData(NamedTuple):
         preset: str = "not stated",
         **options: Any,
     ) -> tuple[Chosen, Report]:
-        """Masks of ``test`` by the background rule that is best on ``val``, and their report.
+        """Make masks of ``test`` by the background rule that is best on ``val``, and score them.
 
         Args:
             maps_of: images and labels to maps.
@@ -343,5 +343,5 @@ def _open_folder(root: Path, sizes: Mapping[str, int], classes: Sequence[str] | 
 
 
 def _only(names: Sequence[str], masks: Mapping[str, Tensor], folder: Path) -> LazyMasks:
-    """The masks of these images and of no others."""
+    """Select the masks of these images."""
     return LazyMasks([n for n in names if n in masks], read=masks.__getitem__, folder=folder)

@@ -123,7 +123,7 @@ class Pipeline:
         return self.method.clip.fit_to_patches(image[None])[0]
 
     def own_maps(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Maps (B, C, h, w) on the method's own grid, after the affinity that it brings."""
+        """Compute maps (B, C, h, w) on the method's own grid, after the affinity that it brings."""
         output = self.method(images, labels)
         cams, affinity = (output, None) if isinstance(output, Tensor) else output
         if affinity is None or self.affinity != "own":
@@ -134,7 +134,7 @@ class Pipeline:
         return normalize_cams(cams, subtract_min=True, eps=EPS)
 
     def maps(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Maps after the affinity, at the size of the images.
+        """Compute maps after the affinity, at the size of the images.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
@@ -146,7 +146,7 @@ class Pipeline:
         return self.maps_and_scores(images, labels)[0]
 
     def maps_and_scores(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps after the affinity (B, C, H, W), and scores (B, 1 + C, H, W) before the CRF.
+        """Compute maps after the affinity (B, C, H, W), and scores (B, 1 + C, H, W) before the CRF.
 
         With a learned affinity, a power background walks with the maps (PSA, SC-CAM), and a
         constant joins after the walk and a division by the maximum of the image (IRN, CLIMS).
@@ -170,7 +170,7 @@ class Pipeline:
         return maps, self.rule.scores(maps)
 
     def walk(self, scores: Tensor, images: Tensor) -> Tensor:
-        """Scores or maps (B, K, h, w) after the walk with the learned affinity: -> (B, K, H, W).
+        """Walk scores or maps (B, K, h, w) with the learned affinity: -> (B, K, H, W).
 
         They are resized to the grid of an `AffinityNet`; another affinity has their own grid.
         """
@@ -185,7 +185,7 @@ class Pipeline:
         return upsample(scores, images.shape[-2:])
 
     def refine(self, scores: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Scores (B, 1 + C, H, W) after the CRF, or as they are where there is none.
+        """Refine scores (B, 1 + C, H, W) by the CRF; return them as they are without one.
 
         The ``reference`` preset of CLIP-ES shows the CRF the images of the released code, see
         `reference_crf_images`.
@@ -199,18 +199,18 @@ class Pipeline:
         return crf_of_present(scores, images, labels)
 
     def scores(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Scores (B, 1 + C, H, W), background first, after the CRF."""
+        """Compute scores (B, 1 + C, H, W), background first, after the CRF."""
         scores = self.maps_and_scores(images, labels)[1]
         with checked():
             return self.refine(scores, images, labels)
 
     def masks_of(self, scores: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Masks (B, H, W) int64 of scores (B, 1 + C, H, W) before the CRF."""
+        """Turn scores (B, 1 + C, H, W) before the CRF into masks (B, H, W) int64."""
         scores = self.refine(scores, images, labels)
         return scores_to_masks(scores, labels, min_confidence=self.min_confidence)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Masks (B, H, W) int64: 0 background, c + 1 for class c, 255 ignored.
+        """Make masks (B, H, W) int64: 0 background, c + 1 for class c, 255 ignored.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].

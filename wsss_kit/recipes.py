@@ -17,7 +17,7 @@ from wsss_kit.pipeline import AffinityOf, Pipeline
 
 
 def cam_maps(images: Tensor, labels: Tensor, *, method: CAMMethod) -> Tensor:
-    """Maps of any method as they are: (B, 3, H, W), (B, C) -> (B, C, H, W) in [0, 1]."""
+    """Compute maps of any method: (B, 3, H, W), (B, C) -> (B, C, H, W) in [0, 1]."""
     return Pipeline(method, affinity=None).maps(images, labels)
 
 
@@ -31,7 +31,7 @@ def cam_masks(
     background_power: float = 16.0,
     **options: Any,
 ) -> Tensor:
-    """Masks of plain CAM: a constant background (IRN, CLIMS: 0.15), or PSA's walk.
+    """Make masks of plain CAM: a constant background (IRN, CLIMS: 0.15), or PSA's walk.
 
     With an affinity the background is ``(1 - max)^background_power`` and walks with the maps, as
     PSA and SC-CAM have it. Without one ``threshold`` counts.
@@ -70,7 +70,7 @@ def clims_masks(
     affinity_net: AffinityOf | None = None,
     **options: Any,
 ) -> Tensor:
-    """Masks of CLIMS: maps, walked if there is an affinity, with a constant background.
+    """Make masks of CLIMS: maps, walked if there is an affinity, with a constant background.
 
     The maps walk alone and are divided by the maximum of the image before the background joins. The
     paper's 70.5 is of PSA's affinity, the released code's 74.1 of IRN's: an `AffinityNet` of kind
@@ -104,7 +104,7 @@ def clip_es_maps(
     affinity_net: AffinityOf | None = None,
     **options: Any,
 ) -> Tensor:
-    """Maps of CLIP-ES after its class-aware attention affinity, or after a learned one.
+    """Compute maps of CLIP-ES after its class-aware attention affinity, or a learned one.
 
     Args:
         images: (B, 3, H, W) RGB in [0, 1].
@@ -134,7 +134,7 @@ def clip_es_masks(
     min_confidence: float | None = 0.95,
     **options: Any,
 ) -> Tensor:
-    """Pseudo masks of CLIP-ES: affinity, power background, dense CRF, unsure pixels as 255.
+    """Make pseudo masks of CLIP-ES: affinity, power background, CRF, unsure pixels as 255.
 
     Reference: masks that train a segmenter have 255 where no score reaches 0.95. Masks that are
     scored keep every pixel, so give ``min_confidence=None`` for these.

@@ -49,7 +49,9 @@ def test_a_folder_of_images_from_labels_to_a_table(folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert [r.classes for r in reports] == [("background", "blue", "red")] * 2
     assert "blue" in printed and "constant 0.25" in printed and "seed 1" in printed
-    assert (out / "masks.png").exists() and (out / "head-seed-1.safetensors").exists()
+    assert (out / "report.html").exists() and (out / "head-seed-1.safetensors").exists()
+    mean = 100 * sum(r.mean_iou for r in reports) / 2
+    assert f"Mean of 2 seeds: {mean:.1f} mIoU." in printed
     assert min(r.mean_iou for r in reports) > 0.5  # squares of one colour are easy
 
 

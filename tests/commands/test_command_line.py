@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import multiprocessing
@@ -236,28 +237,33 @@ def prepared(command, folder):
 # -- one run a folder -----------------------------------------------------------------------
 
 
-def _hold(folder, ready, free):
-    with run_folder(folder):
+def _hold(folders, ready, free):
+    with contextlib.ExitStack() as held:
+        for folder in folders:
+            held.enter_context(run_folder(folder))
         ready.set()
-        free.wait(30)
+        free.wait(300)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_second_run_in_the_same_folder_is_refused(command, tmp_path, capsys):
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path, capsys):
     context = multiprocessing.get_context("spawn")
     ready, free = context.Event(), context.Event()
-    out = tmp_path / "out"
-    first = context.Process(target=_hold, args=(str(out), ready, free))
+    outs = {command: tmp_path / f"{command}-out" for command in COMMANDS}
+    first = context.Process(target=_hold, args=([*map(str, outs.values())], ready, free))
     first.start()
     try:
         assert ready.wait(60)
-        message = refused([*prepared(command, tmp_path), "--out", str(out)], capsys)
-        assert "another run is writing into" in message and str(out) in message
+        for command, out in outs.items():
+            folder = tmp_path / command
+            folder.mkdir()
+            message = refused([*prepared(command, folder), "--out", str(out)], capsys)
+            assert "another run is writing into" in message and str(out) in message
     finally:
         free.set()
         first.join()
-    with run_folder(out):
-        pass  # the first has gone
+    for out in outs.values():
+        with run_folder(out):
+            pass  # the first has gone
 
 
 def test_a_run_that_was_killed_leaves_no_lock(tmp_path):

@@ -20,8 +20,8 @@ from wsss_kit.widgets.explorer import RULES
 from wsss_kit.widgets.lab import COMPARES, PANELS, VIEWS
 from wsss_kit.widgets.stages import STAGES
 
-CHANGES = 300
-SETTLED = 180
+CHANGES = 200
+SETTLED = 120
 """Changes after which everything that is kept has been met once."""
 GROWTH = 16
 """MB that a process may grow by in the rest of them: an allocator's own ups and downs."""
@@ -34,7 +34,7 @@ def used() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def change_often(make, changes, look, *, seed, every=60):
+def change_often(make, changes, look, *, seed, every=40):
     """Make a random change ``CHANGES`` times; now and then compare with a fresh instrument.
 
     Args:

@@ -206,7 +206,7 @@ class FrozenCLIP(FrozenTexts):
         return visual.ln_pre(x), grid
 
     def attention_mask(self, grid: tuple[int, int]) -> Tensor | None:
-        """(1 + N, 1 + N) float, -inf where the card forbids attention; None if nowhere."""
+        """Return (1 + N, 1 + N) float, -inf where the card forbids attention; None if nowhere."""
         make = float_mask if math.prod(grid) <= 1024 else float_mask.__wrapped__  # large: not kept
         mask = make(grid, self.window)
         return None if mask is None else mask.to(self.device, self.dtype)

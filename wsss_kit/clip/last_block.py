@@ -87,7 +87,7 @@ class LastBlock:
         return self._backbone.attention
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """(B, T, D) what the heads gather; their maps are kept where they are small."""
+        """Compute what the heads gather (B, T, D); their maps are kept where they are small."""
         _, heads, B, T, d = qkv.shape
         keep = heads * B * T * T * qkv.element_size() <= MOST_KEPT
         gathered = qkv.new_empty(B, T, heads, d)
@@ -104,14 +104,14 @@ class LastBlock:
         return gathered.view(B, T, heads * d)
 
     def head_map(self, head: int) -> Tensor:
-        """(B, N, 1 + N) attention of the patches in one head."""
+        """Return the attention (B, N, 1 + N) of the patches in one head."""
         if self._kept:
             return self._kept[head][:, 1:]
         return self._backbone.head_map(self.q[head], self.k[head])[:, 1:]
 
     @torch.no_grad()
     def mean_gradients(self, directions: Tensor) -> Tensor:
-        """Mean over the patches of the derivative of numbers by the block's ``ln_1`` output.
+        """Average over the patches the derivative of numbers by the block's ``ln_1`` output.
 
         Args:
             directions: (B, C, E) each number's derivative by ``embedding``.
@@ -147,7 +147,7 @@ class LastBlock:
         return self._jacobian is not None
 
     def _through_attention(self, known: Tensor) -> Tensor:
-        """(B, C, D) at the last layer norm -> (B, C, D) weights."""
+        """Carry gradients (B, C, D) at the last layer norm back to weights (B, C, D)."""
         B, C, D = known.shape
         heads, _, _, d = self.q.shape
         shared = C >= _SHARED_FROM or "shared_hidden" in self.__dict__
@@ -163,7 +163,7 @@ class LastBlock:
         return total / self.outer.shape[1]
 
     def _through_mlp(self, known: Tensor) -> Tensor:
-        """(B, D) at the last layer norm -> (B, N, D) at what the heads gathered, one class."""
+        """Carry one class's (B, D) at the last layer norm back to the heads' output (B, N, D)."""
         weights, (_, _, D) = self.weights, self.outer.shape
         along = self.outer @ known[:, :, None] / D  # (B, N, 1)
         grads = (known[:, None] - along * self.outer) * self.outer_scale
@@ -174,7 +174,7 @@ class LastBlock:
         return found.add_(grads @ weights.gather)
 
     def _through_mlp_shared(self, known: Tensor) -> Tensor:
-        """The same with what does not depend on the class taken from `shared_hidden`."""
+        """Do the same, with the part that all classes share taken from `shared_hidden`."""
         weights, (_, _, D) = self.weights, self.outer.shape
         enter, inner_of_enter, outer_gathered = self.shared_hidden
         along = self.outer @ known[:, :, None] / D  # (B, N, 1)
@@ -265,7 +265,7 @@ class HeadGradient:
         return self.map @ self.k
 
     def classes(self, grads: Tensor) -> Tensor:
-        """A gradient for each class and patch, summed: (B, C, N, d) -> (3, B, C, d)."""
+        """Sum a gradient for each class and patch: (B, C, N, d) -> (3, B, C, d)."""
         B, C, _, d = grads.shape
         rho = (grads * self.gathered[:, None]).sum(-1, keepdim=True)  # (B, C, N, 1)
         thin = torch.cat([grads, rho], -1).mT.flatten(1, 2)
@@ -276,7 +276,7 @@ class HeadGradient:
         return torch.stack([queries, -drawn @ self.q, values])
 
     def masses(self, mass: Tensor, rows: Tensor) -> Tensor:
-        """Gradients mass_im rows_m at patch i, summed: (B, N, M), (M, d) -> (3, B, M, d)."""
+        """Sum gradients mass_im rows_m at patch i: (B, N, M), (M, d) -> (3, B, M, d)."""
         queries = (mass.mT @ self.map * (rows @ self.v.mT)) @ self.k
         queries -= (mass * (self.gathered @ rows.T)).mT @ self.looked_at
         keys = -(mass * self.to_class * (self.away @ rows.T)).mT @ self.q
@@ -284,7 +284,7 @@ class HeadGradient:
         return torch.stack([queries, keys, values])
 
     def tokens(self, grads: Tensor) -> Tensor:
-        """A gradient for each patch by itself: (B, N, d) -> (3, B, N, d)."""
+        """Compute a gradient for each patch by itself: (B, N, d) -> (3, B, N, d)."""
         queries = (self.map * (grads @ self.v.mT)) @ self.k
         queries -= (grads * self.gathered).sum(2, keepdim=True) * self.looked_at
         keys = -self.to_class * (grads * self.away).sum(2, keepdim=True) * self.q
@@ -292,13 +292,13 @@ class HeadGradient:
 
 
 def _standardised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """A layer norm's input with mean 0 and variance 1, and what it was multiplied by (B, N, 1)."""
+    """Standardise a layer norm's input; return it and the factor that was used (B, N, 1)."""
     standard, _, scale = torch.native_layer_norm(x, x.shape[2:], None, None, eps)
     return standard, scale
 
 
 def _activated(activation: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """An activation and its derivative."""
+    """Compute an activation and its derivative."""
     if is_quick(activation):
         slope = torch.sigmoid(QUICK * hidden)  # the gate
         active = hidden * slope

@@ -18,16 +18,17 @@ from wsss_kit.commands.resources import load_function, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import default_root
 from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate, predict_masks
-from wsss_kit.files import save_model, write_whole
+from wsss_kit.files import save_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.pipeline import Pipeline
-from wsss_kit.plot import save_figure, show_masks
+from wsss_kit.plot import show_masks
+from wsss_kit.plot.page import table_text, write_report
 
 SCALES = (0.5, 1.0, 1.5)
 
 
 def train_heads(backbone: nn.Module, samples: Sequence[Sample], seeds: Sequence[int]) -> list[CAM]:
-    """One CAM a seed on the same frozen backbone; the features are computed once.
+    """Train one CAM a seed on the same frozen backbone; the features are computed once.
 
     Args:
         backbone: the module.
@@ -59,7 +60,7 @@ def run_baseline(
     crf: bool = False,
     out: str | Path = "data/runs/baseline",
 ) -> list[Report]:
-    """Train on ``train``, score on ``val``, print the table, write figures and heads.
+    """Train on ``train``, score on ``val``, print the table, write a page and the heads.
 
     Args:
         data: ``"voc"`` (its train and val splits) or ``"folder"`` (every fourth image is val).
@@ -71,7 +72,7 @@ def run_baseline(
         scored: classes that count beside background; None for all.
         limit: only the first so many images of each split.
         crf: whether scores go through the dense CRF.
-        out: folder for heads, figures and ``table.txt``.
+        out: folder for heads, figures and ``report.html``.
 
     Returns:
         One report a seed.
@@ -114,26 +115,31 @@ def run_baseline(
             refinement="dense CRF" if crf else "none",
             preset=f"frozen {name}, linear head, scales {SCALES} with flip",
         )
-        predicted = [
-            predict_masks(Pipeline(cam, crf=crf), val, rule, batch_size=1, what=f"seed {seed}")
-            for seed, cam in zip(seeds, cams, strict=True)
-        ]
-        truth = {name: target[name] for name in val.names}
-        reports = [
-            evaluate(masks, truth, classes=val.classes, protocol=protocol, scored=scored)
-            for masks in predicted
-        ]
-        text = _table(reports, seeds)
-        write_whole(folder / "table.txt", text + "\n")
+        truth, masks, reports = {name: target[name] for name in val.names}, [], {}
+        for seed, cam in zip(seeds, cams, strict=True):
+            row = f"seed {seed}"
+            options = {"batch_size": 1, "what": f"masks, {row}"}
+            masks.append(predict_masks(Pipeline(cam, crf=crf), val, rule, **options))
+            options = {"protocol": protocol, "scored": scored}
+            reports[row] = evaluate(masks[-1], truth, classes=val.classes, **options)
         shown = [val[i] for i in range(0, len(val), max(1, len(val) // 8))][:8]
-        columns = {"CAM": predicted[0], "ground truth": truth}
-        save_figure(show_masks(shown, columns, val.classes), folder / "masks.png")
-        print(f"\n{text}\n\n{folder} holds the heads, this table and the figures.")
-        return reports
+        columns = {"CAM": masks[0], "ground truth": truth}
+        mean = sum(report.mean_iou for report in reports.values()) / len(reports)
+        note = f"Mean of {len(reports)} seeds: {100 * mean:.1f} mIoU."
+        page = write_report(
+            folder / "report.html",
+            title=f"Plain CAM on {protocol.data}",
+            reports=reports,
+            figures={"Images across val, first seed.": show_masks(shown, columns, val.classes)},
+            notes=[note],
+            beside="figure",
+        )
+        print(f"\n{table_text(reports)}\n\n{note}\n{page} shows it; the heads lie beside it.")
+        return list(reports.values())
 
 
 def _backbone(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module, str]:
-    """The backbone and how protocol and cards call it."""
+    """Build the backbone; return it and its name for protocol and cards."""
     if not isinstance(backbone, str):
         return build_backbone(backbone, weights=weights), type(backbone).__name__
     if ":" in backbone:
@@ -149,7 +155,7 @@ def _backbone(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module
 
 
 def _refuse_other_heads(folder: Path, seeds: Sequence[int]) -> None:
-    """Heads of an earlier run that this one would not replace would look like its own."""
+    """Refuse a folder with heads of an earlier run, which would look like those of this one."""
     own = {f"head-seed-{seed}.safetensors" for seed in seeds}
     others = sorted(p.name for p in folder.glob("head-seed-*.safetensors") if p.name not in own)
     if others:
@@ -175,17 +181,3 @@ def _open(
     held_out = with_mask[::4]
     train = samples.pick(name for name in samples.names if name not in set(held_out))
     return train, samples.pick(held_out), target
-
-
-def _table(reports: Sequence[Report], seeds: Sequence[int]) -> str:
-    """IoU in percent, one column a seed and their mean, with intervals and protocol below."""
-    import pandas as pd
-
-    columns = {f"seed {seed}": [*r.iou, r.mean_iou] for seed, r in zip(seeds, reports, strict=True)}
-    frame = 100 * pd.DataFrame(columns, index=[*reports[0].classes, "mean"])
-    frame["mean"] = frame.mean(axis="columns", skipna=False)
-    text = frame.to_string(float_format="{:.1f}".format, na_rep="-")
-    ranges = ", ".join("[{:.1f}, {:.1f}]".format(*(100 * x for x in r.interval)) for r in reports)
-    notes = ["-: neither in val nor predicted"] * bool(frame.isna().any(axis=None))
-    notes += [f"95 % intervals over images, by seed: {ranges}", str(reports[0].protocol)]
-    return "\n".join([text, *notes])

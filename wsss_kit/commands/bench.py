@@ -137,7 +137,7 @@ def _comparisons(clip: FrozenCLIP, size: tuple[int, int]) -> Iterator[_Compariso
 
 
 def _images(clip: FrozenCLIP, size: tuple[int, int]) -> Iterator[_Comparison]:
-    """From pixels to refined maps, for several numbers of classes, and once in bfloat16."""
+    """Compare pixels to refined maps, for several numbers of classes, and once in bfloat16."""
     image, texts = _image(size), _texts(clip, 5 + _BACKGROUNDS)
     rough = FrozenCLIP(clip.model, window=clip.window, autocast=torch.bfloat16).to(clip.device)
     for n, model in ((1, clip), (3, clip), (5, clip), (3, rough)):
@@ -158,7 +158,7 @@ def _images(clip: FrozenCLIP, size: tuple[int, int]) -> Iterator[_Comparison]:
 
 
 def _batches(clip: FrozenCLIP, size: tuple[int, int]) -> Iterator[_Comparison]:
-    """Batches of equal size on a GPU, with what all of VOC would take."""
+    """Compare batches of equal size on a GPU, with the time that all of VOC would take."""
     images = torch.rand(_BATCH, 3, *size, device=clip.device)
     labels = torch.zeros(_BATCH, 20, device=clip.device)
     labels[torch.arange(_BATCH), torch.arange(_BATCH)] = 1
@@ -189,7 +189,7 @@ def _edits(
     names: Sequence[str],
     words: Iterator[str],
 ) -> Iterator[_Comparison]:
-    """Background words of an open image edited, against everything computed again."""
+    """Compare an edited background word of an open image with everything computed again."""
     method = CLIPES(clip, prompts=prompts).fit()
     start = time.perf_counter()
     opened = method.open(image, names)
@@ -231,7 +231,7 @@ def _row(comparison: _Comparison, rounds: int, device: torch.device) -> Row:
 
 
 def _peak(side: Callable[[], Any], device: torch.device) -> float:
-    """Megabytes of GPU memory that a call needs above what is there."""
+    """Measure the megabytes of GPU memory that a call needs beside what is there."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     side()
@@ -244,7 +244,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _image(size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8: an image of the embedded world, resized."""
+    """Resize an image of the embedded world: (H, W, 3) uint8."""
     return _bytes(upsample(PaperWorld(1)[0].image[None], size)[0])
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ class Findings:
     remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def __str__(self) -> str:
-        """Counts, then every kind with its first images."""
+        """Return counts, then every kind of problem with its first images."""
         lines = [f"{self.n_images} images, {self.n_masks} masks"]
         for title, kinds in (("wrong", self.errors), ("to look at", self.remarks)):
             for kind, found in kinds.items():
@@ -53,15 +54,13 @@ class Findings:
 
 
 class _Looked(NamedTuple):
-    """One image, looked at."""
+    """One image, looked at: its pixels' digest and labels, unless it cannot be read; problems."""
 
-    name: str
-    problem: str
-    size: tuple[int, int]
     digest: str
     labels: set[int]
-    mask_problem: str
-    values: set[int] | None
+    has_mask: bool
+    errors: dict[str, str]
+    remarks: dict[str, str]
 
 
 def check_data(
@@ -90,82 +89,60 @@ def check_data(
     if not names:
         raise ValueError("there is no image, expected at least one")
     found, by_digest, seen = Findings(), defaultdict(list), set()
-    for one in _looked(samples, names, masks, workers, shown):
-        found.n_images += 1
-        found.n_masks += one.values is not None
-        if one.problem:
-            found.errors["images that cannot be read"].append(f"{one.name}: {one.problem}")
-            continue
-        by_digest[one.digest].append(one.name)
-        seen |= one.labels
-        if min(one.size) < SMALL:
-            size = "x".join(map(str, one.size))
-            found.remarks[f"images smaller than {SMALL} pixels"].append(f"{one.name}: {size}")
-        if not one.labels:
-            found.remarks["images without a label"].append(one.name)
-        if one.mask_problem:
-            found.errors["masks that cannot be read"].append(f"{one.name}: {one.mask_problem}")
-        if one.values is not None:
-            _compare(one, samples.classes, found)
-    twice = [" = ".join(same) for same in by_digest.values() if len(same) > 1]
-    if twice:
-        found.errors["images that are there twice"].extend(twice)
-    never = [name for c, name in enumerate(samples.classes) if c not in seen]
-    if never:
-        found.remarks["classes that no image is labelled with"].extend(never)
-    if masks is not None:
-        missing = [name for name in names if name not in masks]
-        if missing:
-            found.remarks["images without a mask"].extend(missing)
-    return found
-
-
-def _looked(
-    samples: Sequence[Sample],
-    names: Sequence[str],
-    masks: Mapping[str, Tensor] | None,
-    workers: int,
-    shown: bool,
-) -> Iterator[_Looked]:
-    def look(number: int) -> _Looked:
-        name, empty = names[number], ((0, 0), "", set(), "", None)
-        try:
-            sample = samples[number]
-        except (OSError, ValueError) as error:
-            return _Looked(name, f"{type(error).__name__}: {error}", *empty)
-        pixels = (255 * sample.image).round().byte().numpy().tobytes()
-        digest = hashlib.sha256(pixels).hexdigest()
-        labels, size = set(sample.labels.nonzero()[:, 0].tolist()), tuple(sample.image.shape[1:])
-        if masks is None or name not in masks:
-            return _Looked(name, "", size, digest, labels, "", None)
-        try:
-            mask = masks[name]
-        except (OSError, ValueError) as error:
-            problem = f"{type(error).__name__}: {error}"
-            return _Looked(name, "", size, digest, labels, problem, None)
-        return _Looked(name, "", size, digest, labels, "", set(mask.unique().tolist()))
-
     import_decoders()
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(names), 256):  # in portions, so that memory stays flat
-            numbers = range(start, min(start + 256, len(names)))
-            found = pool.map(look, numbers)
-            yield from progress(found, what="check", shown=shown, total=len(numbers))
+            portion = range(start, min(start + 256, len(names)))
+            looked = pool.map(partial(_look, samples, masks), portion)
+            bar = progress(looked, what="check", shown=shown, total=len(portion))
+            for name, one in zip(names[start:], bar, strict=False):
+                found.n_images += 1
+                found.n_masks += one.has_mask
+                if one.digest:
+                    by_digest[one.digest].append(name)
+                seen |= one.labels
+                for kinds, problems in ((found.errors, one.errors), (found.remarks, one.remarks)):
+                    for kind, text in problems.items():
+                        kinds[kind].append(f"{name}: {text}" if text else name)
+    twice = [" = ".join(same) for same in by_digest.values() if len(same) > 1]
+    never = [name for c, name in enumerate(samples.classes) if c not in seen]
+    bare = [] if masks is None else [name for name in names if name not in masks]
+    found.errors |= {"images that are there twice": twice} if twice else {}
+    found.remarks |= {"classes that no image is labelled with": never} if never else {}
+    found.remarks |= {"images without a mask": bare} if bare else {}
+    return found
 
 
-def _compare(one: _Looked, classes: Sequence[str], found: Findings) -> None:
-    """Labels and mask of one image against each other."""
-    drawn = {value - 1 for value in one.values - {0, IGNORE_INDEX}}
-    for kind, those in (
-        ("classes drawn but not labelled", drawn - one.labels),
-        ("classes labelled but not drawn", one.labels - drawn),
-    ):
-        if those:
-            named = ", ".join(classes[c] for c in sorted(those))
-            kinds = found.errors if "not labelled" in kind else found.remarks
-            kinds[kind].append(f"{one.name}: {named}")
-    if one.values == {IGNORE_INDEX}:
-        found.errors["masks that ignore everything"].append(one.name)
+def _look(samples: Sequence[Sample], masks: Mapping[str, Tensor] | None, number: int) -> _Looked:
+    """Decode one image and its mask, and compare the mask with the labels."""
+    try:
+        sample = samples[number]
+    except (OSError, ValueError) as error:
+        problem = {"images that cannot be read": f"{type(error).__name__}: {error}"}
+        return _Looked("", set(), False, problem, {})
+    pixels = (255 * sample.image).round().byte().numpy().tobytes()
+    labels, size = set(sample.labels.nonzero()[:, 0].tolist()), tuple(sample.image.shape[1:])
+    errors, remarks, has_mask = {}, {}, masks is not None and sample.name in masks
+    if min(size) < SMALL:
+        remarks[f"images smaller than {SMALL} pixels"] = "x".join(map(str, size))
+    if not labels:
+        remarks["images without a label"] = ""
+    try:
+        values = set(masks[sample.name].unique().tolist()) if has_mask else None
+    except (OSError, ValueError) as error:
+        values, has_mask = None, False
+        errors["masks that cannot be read"] = f"{type(error).__name__}: {error}"
+    if values is not None:
+        drawn = {value - 1 for value in values - {0, IGNORE_INDEX}}
+        for problems, kind, those in (
+            (errors, "classes drawn but not labelled", drawn - labels),
+            (remarks, "classes labelled but not drawn", labels - drawn),
+        ):
+            if those:
+                problems[kind] = ", ".join(samples.classes[c] for c in sorted(those))
+        if values == {IGNORE_INDEX}:
+            errors["masks that ignore everything"] = ""
+    return _Looked(hashlib.sha256(pixels).hexdigest(), labels, has_mask, errors, remarks)
 
 
 def run_check(

@@ -171,15 +171,15 @@ def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> d
 
 
 def _import_before_threads(makers: Mapping[str, Callable[[], CAMMethod]]) -> None:
-    """Run every method once on three images, so that the threads find every module imported.
+    """Run every method once on two images, so that the threads find every module imported.
 
     Methods and libraries import modules when they are first used. Two threads that import parts of
     one library at the same time can wait for each other, or see a module that is half imported.
     """
-    few = PaperWorld(3, split="val")
+    few = PaperWorld(2, split="val")
     makers = {**makers, "CAM": partial(_plain_cam, few, 0, progress=False)}
     for name, make in makers.items():
-        _score(name, make, few, few, Event(), shown=False)
+        _score(name, make, few, few, Event(), n_rules=1, shown=False)
 
 
 def _score_all(
@@ -217,9 +217,10 @@ def _score(
     test: PaperWorld,
     stopped: Event,
     *,
+    n_rules: int | None = None,
     shown: bool = True,
 ) -> tuple[CAMMethod, dict[str, tuple[dict[str, Tensor], Report]]]:
-    """A method and its two rows, without and with the CRF: masks of ``test``, their report."""
+    """Return a method and its rows without and with the CRF: masks of ``test``, their report."""
     method, scored = make(), {}
     maps_of = _Remembered(Pipeline(method).maps, stopped)
     for row, crf, rules in (
@@ -227,8 +228,8 @@ def _score(
         (name, True, _RULES_WITH_CRF),
     ):
         pipeline = Pipeline(method, crf=crf)
-        options = {"rules": rules, "refine": pipeline.refine, "what": row, "shown": shown}
-        chosen = choose_rule(maps_of, val, val.masks, test, **options)
+        options = {"refine": pipeline.refine, "what": row, "shown": shown}
+        chosen = choose_rule(maps_of, val, val.masks, test, rules=rules[:n_rules], **options)
         protocol = Protocol(
             f"PaperWorld seed {test.seed}",
             test.split,

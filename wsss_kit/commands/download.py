@@ -141,7 +141,7 @@ def _place(
 
 
 def add_train_aug(root: str | Path, *, shown: bool = True) -> int:
-    """SBD's masks as PNG beside VOC's, and the list ``train_aug``.
+    """Write SBD's masks as PNG beside VOC's, and the list ``train_aug``.
 
     ``train_aug`` is what SBD and VOC's ``train`` hold together, without VOC's ``val``: 10,582
     images. Masks of VOC itself go before SBD's where both have one.
@@ -179,7 +179,7 @@ def add_train_aug(root: str | Path, *, shown: bool = True) -> int:
 
 
 def _of_mat(sbd: Path, name: str) -> bytes:
-    """SBD's mask of one image, from MATLAB's format, as PNG."""
+    """Convert SBD's mask of one image from MATLAB's format to PNG."""
     from scipy.io import loadmat
 
     file = sbd / "cls" / f"{name}.mat"

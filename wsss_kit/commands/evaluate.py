@@ -111,7 +111,7 @@ def run_evaluate(
 def _masks_by(
     rule: BackgroundRule, folder: Path, masks: Mapping[str, Tensor], n_classes: int
 ) -> LazyMasks:
-    """Masks by a background rule, of the soft maps that ``masks --maps`` wrote beside them."""
+    """Make masks by a background rule, of the soft maps that ``masks --maps`` wrote."""
 
     def read(name: str) -> Tensor:
         return rule.masks(*_soft_maps(folder, name, masks, n_classes))[0]
@@ -122,7 +122,7 @@ def _masks_by(
 def _soft_maps(
     folder: Path, name: str, masks: Mapping[str, Tensor], n_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Maps (1, C, H, W) of one image, zero for absent classes, and its labels (1, C)."""
+    """Read the maps (1, C, H, W) of one image, zero for absent classes, and its labels (1, C)."""
     maps = torch.zeros(1, n_classes, *masks[name].shape)
     labels = torch.zeros(1, n_classes)
     for c, each in read_maps(folder, name).items():
@@ -137,7 +137,7 @@ def _sweep(
     target: Mapping[str, Tensor],
     n_classes: int,
 ) -> dict[BackgroundRule, float]:
-    """Rule -> mIoU in [0, 1]; the maps of an image are read once for all rules."""
+    """Score rules: rule -> mIoU in [0, 1]; the maps of an image are read once for all rules."""
     matrices = {rule: ConfusionMatrix(1 + n_classes) for rule in rules}
     for name, truth in target.items():
         maps, labels = _soft_maps(folder, name, masks, n_classes)
@@ -173,7 +173,7 @@ def _figures(
     predicted: Mapping[str, Tensor],
     target: Mapping[str, Tensor],
 ) -> dict[str, Figure]:
-    """The first images, the worst images with their errors, what each class is taken for."""
+    """Draw the first images, the worst images with their errors, and the confusion of classes."""
     numbers = {name: number for number, name in enumerate(samples.names)}
     first = [samples[i] for i in range(min(_EXAMPLES, len(samples)))]
     worst = [samples[numbers[name]] for name, _ in report.worst[:_WORST]]

@@ -121,7 +121,7 @@ def write_masks(
 
 
 def read_masks(folder: str | Path) -> Written:
-    """What a finished run wrote.
+    """Read the masks that a finished run wrote.
 
     Raises:
         FileNotFoundError: if there is no manifest: the run has not ended, or the folder is none.
@@ -138,7 +138,7 @@ def read_masks(folder: str | Path) -> Written:
 
 
 def read_maps(folder: str | Path, name: str) -> dict[int, Tensor]:
-    """Soft maps of one image: class -> (H, W) float32 in [0, 1].
+    """Read the soft maps of one image: class -> (H, W) float32 in [0, 1].
 
     Raises:
         FileNotFoundError: if the run kept no maps of it.
@@ -164,7 +164,7 @@ def _claim(folder: Path, made_by: Mapping[str, Any]) -> None:
 
 
 def _place(folder: Path, kind: str, name: str, ending: str = ".png") -> Path:
-    """Where an image's file lies; never outside the folder."""
+    """Return the file of an image; never one outside the folder."""
     path = folder / kind / f"{name}{ending}"
     if not path.resolve().is_relative_to((folder / kind).resolve()):
         raise ValueError(f"an image is called {name!r}, expected a name that stays in its folder")
@@ -191,7 +191,7 @@ def _decoded(
     workers: int,
     resize: Callable[[Tensor], Tensor] | None,
 ) -> Iterator[list[_Read]]:
-    """The batches in order, decoded ahead by threads; memory holds a few of them."""
+    """Decode the batches in order, ahead in threads; memory holds a few of them."""
 
     def read(name: str) -> _Read:
         try:
@@ -215,7 +215,7 @@ def _decoded(
 
 
 def _make(batch: Sequence[_Read], masks_of: Recipe, folder: Path, maps: bool) -> None:
-    """Masks of one batch, written when all of them are made."""
+    """Make the masks of one batch, and write them when all of them are made."""
     good = [read for read in batch if read.sample is not None]
     for read in batch:
         if read.sample is None:
@@ -240,7 +240,7 @@ def _make(batch: Sequence[_Read], masks_of: Recipe, folder: Path, maps: bool) ->
 
 
 def _made(good: Sequence[_Read], masks_of: Recipe) -> list[tuple[Tensor, Tensor | None]]:
-    """The mask of every image of a batch, and its maps if a pipeline makes them."""
+    """Compute the mask of every image of a batch, and its maps if a pipeline makes them."""
     images = [read.sample.image for read in good]
     labels = torch.stack([read.sample.labels for read in good])
     if not isinstance(masks_of, Pipeline):
@@ -260,7 +260,7 @@ def _made(good: Sequence[_Read], masks_of: Recipe) -> list[tuple[Tensor, Tensor 
 
 
 def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -> list[list[int]]:
-    """Numbers of the images of every batch: of equal size, in the order of the data set.
+    """List the images of every batch by number: of equal size, in the order of the data set.
 
     Args:
         samples: with ``size_of(name)`` where sizes are known without decoding.
@@ -297,7 +297,7 @@ def _size_of(samples: Sequence[Sample], number: int) -> tuple[int, int]:
 
 
 def masks_in(folder: Path, names: Sequence[str]) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-    """Masks of a folder by image name, and how they were made as far as the folder says.
+    """Open the masks of a folder by image name; return also how they were made, if known.
 
     Args:
         folder: that ``masks`` wrote, or any of ``NAME.png``.

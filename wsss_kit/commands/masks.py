@@ -167,7 +167,7 @@ def _open(
     own: nn.Module | None,
     device: str,
 ) -> tuple[CAMMethod | Segmenter, str]:
-    """The method ready to use, and what the protocol calls it."""
+    """Load the method; return also its name for the protocol."""
     if method == "clip-es":
         which = {"usual": "ViT-B-16-quickgelu", "device": device}
         loaded, called = clip_named(data, clip, clip_weights, **which)
@@ -193,7 +193,7 @@ def _open(
 
 
 def _affinity(fitted: CAMMethod, path: str | Path | None, device: str) -> AffinityNet | str | None:
-    """The affinity of the pipeline."""
+    """Load the affinity of the pipeline."""
     if path is None:
         return "own"
     if not fitted.brings_affinity:

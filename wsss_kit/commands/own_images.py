@@ -100,7 +100,7 @@ def _open(folder: Path, classes: Sequence[str] | None) -> LazySamples:
 
 
 def _prompts(classes: Sequence[str], clip: str | None) -> Prompts:
-    """The papers' backgrounds but for those that are classes; the tiny CLIP knows its own."""
+    """Make the prompts: the papers' backgrounds that are no classes, or the tiny CLIP's."""
     if clip != "paper":
         return Prompts.for_classes(classes)
     paper = Prompts.paper()
@@ -109,7 +109,7 @@ def _prompts(classes: Sequence[str], clip: str | None) -> Prompts:
 
 
 def shrunk(image: Tensor, longest: int = LONGEST) -> Tensor:
-    """An image (3, H, W) whose longer side has at most so many pixels."""
+    """Shrink an image (3, H, W) so that its longer side has at most ``longest`` pixels."""
     factor = longest / max(image.shape[1:])
     if factor >= 1:
         return image
@@ -172,7 +172,7 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
 def _maps_and_words(
     method: CLIPES, sample: Sample, classes: Sequence[str]
 ) -> tuple[Tensor, tuple[str, str]]:
-    """Maps (C, H, W), zero for classes not asked about; these classes, and the likeliest words."""
+    """Compute maps (C, H, W), zero for classes not asked about, and the words for the table."""
     present = sample.labels > 0
     maps = torch.zeros(len(classes), *sample.image.shape[1:])
     asked = [name for name, on in zip(classes, present.tolist(), strict=True) if on]

@@ -43,7 +43,7 @@ class Need:
         return not self.found and self.fetched is None
 
     def __str__(self) -> str:
-        """One line with its state."""
+        """Return one line with its state."""
         state = "there" if self.found else "MISSING" if self.missing else "fetched"
         how = "" if self.found else f"; {self.how}"
         return f"[{state}] {self.path}: {self.what}{how}"
@@ -186,7 +186,7 @@ def _root_of(row: Published, root: str | Path | None) -> Path:
 
 
 def _shortened(line: str, limit: int | None, iterations: int | None) -> str:
-    """The command for a trial: fewer images, fewer steps of the segmenter."""
+    """Shorten a command for a trial: fewer images, fewer steps of the segmenter."""
     if limit is not None and not line.startswith("#"):
         own = re.search(r" --limit (\d+)", line)
         line = line.replace(own[0], "") if own else line
@@ -234,7 +234,7 @@ def _run(commands: Sequence[list[str]], folder: Path, device: str) -> int:
 
 
 def _left(command: list[str]) -> list[str] | None:
-    """The command that finishes the work of this one; None where its product is there."""
+    """Return the command that finishes the work of this one; None if its product is there."""
     if command[0] not in ("masks", "train"):
         return command
     folder = Path(command[command.index("--out") + 1])

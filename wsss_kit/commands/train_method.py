@@ -272,7 +272,7 @@ def _from_masks(
 def _taught(
     config: Mapping[str, Any], samples: Sequence[Sample]
 ) -> tuple[Mapping[str, Tensor], str]:
-    """Masks to learn from, and how they were made, in words."""
+    """Open the masks to learn from; return also how they were made, in words."""
     if "masks" not in config:
         raise ValueError(
             "no masks are given to learn from, expected --masks FOLDER: one that `python -m "

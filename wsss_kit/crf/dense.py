@@ -45,7 +45,7 @@ def dense_crf(
     bilateral_rgb_std: float = 3,
     unary: Literal["soft", "hard"] = "soft",
 ) -> Tensor:
-    r"""Mean field in a fully connected CRF with two Gaussian kernels and Potts compatibility.
+    r"""Run mean field in a fully connected CRF with two Gaussian kernels and Potts compatibility.
 
     Every round pulls a pixel to the classes of the pixels near it (kernel :math:`K_s`) and of those
     that are near *and* of like colour (:math:`K_b`):
@@ -117,7 +117,7 @@ def dense_crf(
 
 
 def reference_crf_images(images: Tensor) -> Tensor:
-    """The images that the released CLIP-ES code shows its CRF.
+    """Compute the images that the released CLIP-ES code gives to its CRF.
 
     Reference: it subtracts DeepLab's mean from a BGR image and casts to 8 bits, so that values
     below the mean wrap around (-5.3 becomes 251). The ``reference`` preset does the same.
@@ -140,12 +140,12 @@ def reference_crf_images(images: Tensor) -> Tensor:
 
 
 def _levels(images: Tensor) -> Tensor:
-    """Images in [0, 1] as 8-bit levels."""
+    """Convert images in [0, 1] to 8-bit levels."""
     return (images.detach().float() * 255).round().clamp(0, 255).byte()
 
 
 def _log_unary(scores: Tensor, unary: str) -> Tensor:
-    """(G, K, H, W) scores to log probabilities, the negative unary term."""
+    """Convert (G, K, H, W) scores to log probabilities, the negative unary term."""
     if unary == "soft":
         return scores.float().clamp(SMALLEST_SCORE, 1).log()
     rest = (1 - LABEL_PROBABILITY) / max(scores.shape[1] - 1, 1)
@@ -154,7 +154,7 @@ def _log_unary(scores: Tensor, unary: str) -> Tensor:
 
 
 def _mean_field(logits: Tensor, kernels: list[tuple[float, Lattice]], iterations: int) -> Tensor:
-    """Log unary to marginals: (N, G, K) -> the same, G scores of one image."""
+    """Compute marginals from the log unary: (N, G, K) -> the same, G scores of one image."""
     probs = _softmax(logits)
     for _ in range(iterations):
         pulled = logits.clone()
@@ -171,7 +171,7 @@ def _softmax(logits: Tensor) -> Tensor:
 
 
 def _pixel_positions(H: int, W: int, std: float, device: torch.device) -> Tensor:
-    """(2, H * W) columns and rows, in standard deviations."""
+    """Compute columns and rows (2, H * W) in standard deviations."""
     y, x = torch.meshgrid(
         torch.arange(H, device=device), torch.arange(W, device=device), indexing="ij"
     )
@@ -187,7 +187,7 @@ def _spatial_lattice(H: int, W: int, std: float, device: torch.device) -> Lattic
 def _bilateral_lattice(
     levels: bytes, size: tuple[int, int], xy_std: float, rgb_std: float, device: torch.device
 ) -> Lattice:
-    """The lattice of an image, given as the bytes of its (3, H, W) levels."""
+    """Build the lattice of an image, given as the bytes of its (3, H, W) levels."""
     colours = torch.frombuffer(bytearray(levels), dtype=torch.uint8).view(3, -1).to(device)
     positions = _pixel_positions(*size, xy_std, device)
     return Lattice(torch.cat([positions, colours / rgb_std]))  # (5, H * W)

@@ -38,13 +38,13 @@ class SparseRows:
 
     @classmethod
     def of_equal_length(cls, columns: Tensor, weights: Tensor) -> SparseRows:
-        """From (rows, entries in a row), both arguments alike."""
+        """Build from (rows, entries in a row), both arguments alike."""
         rows, width = columns.shape
         starts = torch.arange(rows + 1, dtype=torch.int32, device=columns.device) * width
         return cls(columns.int().reshape(-1), weights.reshape(-1), starts)
 
     def __matmul__(self, values: Tensor) -> Tensor:
-        """Weighted sums of the rows of (columns, K) float32: (rows, K)."""
+        """Compute weighted sums of the rows of (columns, K) float32: (rows, K)."""
         # embedding_bag is the fastest such product on a CPU, and runs on CUDA as it stands
         return embedding_bag(
             self.columns,
@@ -128,7 +128,7 @@ def _elevate(features: Tensor) -> Tensor:
 
 
 def _enclosing_cells(lifted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The lattice cell around every point.
+    """Find the lattice cell around every point.
 
     Args:
         lifted: (d + 1, N).
@@ -155,7 +155,7 @@ def _enclosing_cells(lifted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _barycentric(offset: Tensor, rank: Tensor) -> Tensor:
-    """Weights of the cell's corners, by remainder: (d + 1, N), not negative, sum 1."""
+    """Compute weights of the cell's corners, by remainder: (d + 1, N), not negative, sum 1."""
     falling = torch.empty_like(offset).scatter_(0, rank, offset)
     weights = torch.empty_like(offset)
     weights[0] = 1 - falling[0] + falling[-1]
@@ -193,12 +193,12 @@ def _corner_codes(cell: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _numpy_is_faster(codes: Tensor) -> bool:
-    """Whether to sort and search with NumPy, whose integer routines are vectorised."""
+    """Return whether to sort and search with NumPy, whose integer routines are vectorised."""
     return not codes.is_cuda
 
 
 def _sort(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted codes and where they were, as `torch.sort`."""
+    """Sort codes, as `torch.sort`; return also where they were."""
     index_bits = len(codes).bit_length()
     if not _numpy_is_faster(codes) or int(codes.max()) >= LARGEST_CODE >> index_bits:
         return tuple(codes.sort())
@@ -209,14 +209,14 @@ def _sort(codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _search(corners: Tensor, wanted: Tensor) -> Tensor:
-    """Where the wanted codes stand among the sorted corners, or would stand."""
+    """Find the places of codes among the sorted corners."""
     if not _numpy_is_faster(corners):
         return torch.searchsorted(corners, wanted)
     return torch.from_numpy(np.searchsorted(corners.numpy(), wanted.numpy()))
 
 
 def _axis_shifts(corners: Tensor, strides: Tensor) -> list[Tensor]:
-    """What a step along each of the d + 1 axes adds to every corner's code: each (M,).
+    """Compute what a step along each of the d + 1 axes adds to every corner's code: each (M,).
 
     A step is -1 in all coordinates but one, which gains d. From remainder 0 it leads to remainder
     d of the cells before.
@@ -227,7 +227,7 @@ def _axis_shifts(corners: Tensor, strides: Tensor) -> list[Tensor]:
 
 
 def _blur(corners: Tensor, shift: Tensor) -> SparseRows:
-    """The filter (1/2, 1, 1/2) along one axis; corners that do not exist count as zero."""
+    """Filter by (1/2, 1, 1/2) along one axis; corners that do not exist count as zero."""
     wanted = corners + shift
     here = torch.arange(len(corners), device=corners.device)
     after = _search(corners, wanted).clamp_(max=len(corners) - 1)

@@ -22,7 +22,7 @@ def pamr(
     iterations: int = 10,
     dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
 ) -> Tensor:
-    r"""Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020, section 3.3).
+    r"""Refine masks pixel-adaptively (Araslanov and Roth, CVPR 2020, section 3.3).
 
     A pixel's new scores are a weighted mean of its neighbours', eight for every dilation. A
     neighbour weighs more the more alike its colour:
@@ -72,7 +72,7 @@ def pamr(
 
 
 def _affinity(images: Tensor, dilations: Sequence[int]) -> Tensor:
-    """Weights of the neighbours, sum 1: (B, 8 * len(dilations), H, W)."""
+    """Compute the weights of the neighbours, sum 1: (B, 8 * len(dilations), H, W)."""
     L = len(dilations)  # the pixel itself counts once for every dilation
     mean = (sum(_neighbours(images, dilations)) + L * images) / (9 * L)
     squares = sum((near - mean) ** 2 for near in _neighbours(images, dilations))
@@ -87,7 +87,7 @@ def _affinity(images: Tensor, dilations: Sequence[int]) -> Tensor:
 
 
 def _neighbours(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
-    """The maps moved by each of eight steps a dilation, borders repeated: (B, C, H, W) each."""
+    """Move the maps by eight steps a dilation, borders repeated: (B, C, H, W) each."""
     H, W = maps.shape[-2:]
     for d in dilations:
         padded = F.pad(maps, (d, d, d, d), mode="replicate")

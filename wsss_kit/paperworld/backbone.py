@@ -72,7 +72,7 @@ class PaperBackbone(nn.Module):
         self.stages = nn.Sequential(*stages)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] -> (B, 96, H / stride, W / stride)."""
+        """Compute features: (B, 3, H, W) RGB in [0, 1] -> (B, 96, H / stride, W / stride)."""
         return self.levels(images)[-1]
 
     def levels(self, images: Tensor) -> list[Tensor]:

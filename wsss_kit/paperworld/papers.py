@@ -48,7 +48,7 @@ class _Sheet:
         return sheet
 
     def flat(self, colour: Colour, *marks: tuple[NDArray[np.bool_], Colour]) -> Paper:
-        """Marks on one colour."""
+        """Put marks on one colour."""
         return self.mixed(colour, colour, np.zeros((SHEET, SHEET)), *marks)
 
     def water(self) -> Paper:

@@ -307,7 +307,7 @@ def _ranked(
     shown: bool,
     among: str | None = None,
 ) -> pd.DataFrame:
-    """Sharpness of several prompts on images with several classes, the lowest first."""
+    """Rank prompts by their sharpness on images with several classes, the lowest first."""
     import pandas as pd
 
     classes = next(iter(asked.values())).classes
