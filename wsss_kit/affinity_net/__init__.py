@@ -22,20 +22,3 @@ from wsss_kit.affinity_net.neighbours import (
     windowed_walk,
 )
 from wsss_kit.affinity_net.network import AffinityNet
-
-__all__ = [
-    "IRN_THRESHOLDS",
-    "PAIR_KINDS",
-    "PSA_POWERS",
-    "AffinityNet",
-    "balanced_pair_loss",
-    "boundary_affinity",
-    "confident_labels",
-    "confident_seeds",
-    "dense",
-    "feature_affinity",
-    "half_plane",
-    "labels_on_grid",
-    "pair_kinds",
-    "windowed_walk",
-]

@@ -9,14 +9,3 @@ from wsss_kit.segmentation.networks import (
 )
 from wsss_kit.segmentation.segmenter import Segmenter
 from wsss_kit.segmentation.train import PRESETS, train_segmenter
-
-__all__ = [
-    "NETWORKS",
-    "PRESETS",
-    "Segmenter",
-    "balanced_cross_entropy",
-    "build_network",
-    "confident_cross_entropy",
-    "multi_scale_loss",
-    "train_segmenter",
-]

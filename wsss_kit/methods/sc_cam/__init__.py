@@ -17,23 +17,3 @@ from wsss_kit.methods.sc_cam.look import (
 from wsss_kit.methods.sc_cam.method import SCCAM
 from wsss_kit.methods.sc_cam.names import name_subcategories
 from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
-
-__all__ = [
-    "FEATURES",
-    "PRESETS",
-    "READ_OUTS",
-    "SCCAM",
-    "Agreement",
-    "Clusters",
-    "Purity",
-    "agreement",
-    "class_features",
-    "exemplars",
-    "kmeans",
-    "listed",
-    "name_subcategories",
-    "plane",
-    "purity",
-    "stability",
-    "subcategory_labels",
-]
