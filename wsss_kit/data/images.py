@@ -284,15 +284,12 @@ def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray
 def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
     """Return (H, W) int64 ids of a (H, W, 3) uint8 image in VOC's colours."""
     weights = np.array([1 << 16, 1 << 8, 1])
-    known = palette().astype(np.int64) @ weights  # (256,)
-    order = np.argsort(known)
-    codes = rgb.astype(np.int64) @ weights  # (H, W)
-    places = np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)
-    ids = order[places]
-    strange = np.unique(codes[known[ids] != codes])
-    if len(strange):
-        red, green, blue = (int(strange[0]) >> shift & 255 for shift in (16, 8, 0))
+    known = {code: i for i, code in enumerate((palette().astype(np.int64) @ weights).tolist())}
+    codes, where = np.unique(rgb.astype(np.int64) @ weights, return_inverse=True)
+    strange = [code for code in codes.tolist() if code not in known]
+    if strange:
+        red, green, blue = (strange[0] >> shift & 255 for shift in (16, 8, 0))
         problem = f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette"
         advice = "save the mask as a palette or grey PNG of class ids"
         raise ValueError(f"{problem}, the first is RGB ({red}, {green}, {blue}); {advice}")
-    return ids
+    return np.array([known[code] for code in codes.tolist()])[where].reshape(rgb.shape[:2])

@@ -267,7 +267,8 @@ def names_and_images(
     """
     if len(images) == 0:
         raise ValueError("there are no images to show, expected at least one")
-    names = [getattr(image, "name", None) or f"image {i}" for i, image in enumerate(images, 1)]
+    numbered = enumerate(images, 1)
+    names = [each.name if isinstance(each, Sample) else f"image {i}" for i, each in numbered]
     return names, [image_array(getattr(image, "image", image)) for image in images]
 
 
