@@ -1,6 +1,7 @@
 """What images, labels and numbers have to be: one check for each kind of thing.
 
-Every public door asks these before its work begins. A check costs one pass over the values.
+Every public function checks its arguments before its work begins. A check costs one pass over
+the values.
 """
 
 from __future__ import annotations
@@ -15,10 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-RANGE_TOLERANCE = 1e-3
-"""How far rounding may carry images, maps and scores outside [0, 1]."""
-
-
+RANGE_TOLERANCE = 1e-3  # how far rounding may carry images, maps and scores outside [0, 1]
 _CHECKED = ContextVar("checked", default=False)
 
 
@@ -41,7 +39,7 @@ def checked() -> Iterator[None]:
 
 
 def check_tensor(values: Tensor, name: str) -> None:
-    """Refuse what is no tensor: arrays, lists, None.
+    """Raise an error for what is no tensor: arrays, lists, None.
 
     Raises:
         ValueError: with the type that arrived.
@@ -52,7 +50,7 @@ def check_tensor(values: Tensor, name: str) -> None:
 
 
 def check_range(name: str, values: Tensor, advice: str) -> None:
-    """Refuse values outside [0, 1], but for rounding, and NaN.
+    """Raise an error for values outside [0, 1], but for rounding, and for NaN.
 
     Args:
         name: what the values are, for the message.
@@ -72,7 +70,7 @@ def check_range(name: str, values: Tensor, advice: str) -> None:
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
-    """Refuse what is no batch of images.
+    """Raise an error for what is no batch of images.
 
     Args:
         images: (B, 3, H, W) RGB in [0, 1], of a floating-point type.
@@ -81,35 +79,29 @@ def check_images(images: Tensor, name: str = "images") -> None:
     Raises:
         ValueError: saying what arrived and what was expected.
     """
-    check_tensor(images, name)
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise ValueError(
-            f"{name} have shape {tuple(images.shape)}, expected (B, 3, H, W) RGB in [0, 1]; "
-            "add a batch axis with image[None]"
-        )
-    _check_colours(images, name)
+    _check_rgb(images, name, "have", 4, "(B, 3, H, W) RGB in [0, 1]; add an axis with image[None]")
 
 
 def check_image(image: Tensor, name: str) -> None:
-    """Refuse what is no single image (3, H, W), as `check_images` does for a batch."""
-    check_tensor(image, name)
-    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape[1:]:
-        raise ValueError(f"{name} has shape {tuple(image.shape)}, expected (3, H, W) RGB in [0, 1]")
-    _check_colours(image, name)
+    """Raise an error for what is no single image (3, H, W), as `check_images` does."""
+    _check_rgb(image, name, "has", 3, "(3, H, W) RGB in [0, 1]")
 
 
-def _check_colours(values: Tensor, name: str) -> None:
+def _check_rgb(values: Tensor, name: str, verb: str, n_axes: int, expected: str) -> None:
+    """Raise an error for what has another number of axes, no three channels or no colours."""
+    check_tensor(values, name)
+    shape = tuple(values.shape)
+    if len(shape) != n_axes or shape[-3] != 3 or 0 in shape[-2:]:
+        raise ValueError(f"{name} {verb} shape {shape}, expected {expected}")
     advice = "divide 8-bit images by 255; a network's own normalisation is its own affair"
     if not values.is_floating_point():
-        raise ValueError(
-            f"{name} hold {str(values.dtype).removeprefix('torch.')}, expected floating-point RGB "
-            f"in [0, 1]; {advice}"
-        )
+        kind = str(values.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} hold {kind}, expected floating-point RGB in [0, 1]; {advice}")
     check_range(name, values, advice)
 
 
 def check_labels(labels: Tensor, name: str = "labels") -> None:
-    """Refuse labels that are anything but 0 and 1, of any dtype.
+    """Raise an error for labels that are anything but 0 and 1, of any dtype.
 
     Raises:
         ValueError: with the first value that is neither.
@@ -123,7 +115,7 @@ def check_labels(labels: Tensor, name: str = "labels") -> None:
 
 
 def check_not_nan(name: str, values: Tensor) -> None:
-    """Refuse NaN.
+    """Raise an error for NaN.
 
     Raises:
         ValueError: if there is one.
@@ -133,7 +125,7 @@ def check_not_nan(name: str, values: Tensor) -> None:
 
 
 def check_floating(values: Tensor, name: str) -> None:
-    """Refuse what is no tensor of a floating-point type: arrays, lists, integers.
+    """Raise an error for what is no floating-point tensor: arrays, lists, integers.
 
     Raises:
         ValueError: with what arrived.
@@ -144,21 +136,19 @@ def check_floating(values: Tensor, name: str) -> None:
 
 
 def check_maps(maps: Tensor, name: str = "maps") -> None:
-    """Refuse what is no batch of maps (B, C, h, w) of a floating-point type.
+    """Raise an error for what is no batch of maps (B, C, h, w) of a floating-point type.
 
     Raises:
         ValueError: saying what arrived and what was expected.
     """
     check_floating(maps, name)
     if maps.ndim != 4:
-        raise ValueError(
-            f"{name} has shape {tuple(maps.shape)}, expected (B, C, h, w); "
-            f"add the batch axis of one image with {name}[None]"
-        )
+        expected = f"(B, C, h, w); add the batch axis of one image with {name}[None]"
+        raise ValueError(f"{name} has shape {tuple(maps.shape)}, expected {expected}")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Refuse what is no whole number of at least ``least``.
+    """Raise an error for what is no whole number of at least ``least``.
 
     Raises:
         ValueError: with what arrived.
@@ -179,17 +169,16 @@ def check_given(check: Callable[[str, Any], None], **values: Any) -> None:
 
 
 def check_word(name: str, word: str, known: Iterable[str]) -> None:
-    """Refuse a word that is not in a list.
+    """Raise an error for a word that is not in a list.
 
     Raises:
         ValueError: with what arrived, and the list.
     """
-    right = isinstance(word, str) and word in known
-    _expect(right, name, word, f"one of {', '.join(known)}")
+    _expect(isinstance(word, str) and word in known, name, word, f"one of {', '.join(known)}")
 
 
 def check_counts(name: str, values: Sequence[int], unit: str) -> None:
-    """Refuse anything but a sequence of whole numbers of at least 1, at least one of them.
+    """Raise an error unless these are whole numbers of at least 1, at least one of them.
 
     Raises:
         ValueError: with what arrived.
@@ -205,18 +194,18 @@ def _expect(right: bool, name: str, value: Any, expected: str) -> None:
 
 
 def _is_number(value: Any, kind: type = Real) -> bool:
-    """Whether a value is a number of a kind; bools are none."""
+    """Return whether a value is a number of a kind; bools are none."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _are_numbers(values: Any, kind: type = Real) -> bool:
-    """Whether this is a sequence of numbers of a kind that is not empty."""
+    """Return whether this is a sequence of numbers of a kind that is not empty."""
     listed = isinstance(values, Sequence) and len(values) > 0
     return listed and all(_is_number(value, kind) for value in values)
 
 
 def check_positive(name: str, value: float) -> None:
-    """Refuse what is no finite number above 0.
+    """Raise an error for what is no finite number above 0.
 
     Raises:
         ValueError: with what arrived.
@@ -225,7 +214,7 @@ def check_positive(name: str, value: float) -> None:
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Refuse what is no finite number of at least 0.
+    """Raise an error for what is no finite number of at least 0.
 
     Raises:
         ValueError: with what arrived.
@@ -234,7 +223,7 @@ def check_not_negative(name: str, value: float) -> None:
 
 
 def check_probability(name: str, value: float) -> None:
-    """Refuse what is no number in [0, 1].
+    """Raise an error for what is no number in [0, 1].
 
     Raises:
         ValueError: with what arrived.
@@ -243,7 +232,7 @@ def check_probability(name: str, value: float) -> None:
 
 
 def check_scales(scales: Sequence[float]) -> None:
-    """Refuse anything but a sequence of at least one finite factor above 0 on an image's sides.
+    """Raise an error unless these are finite factors above 0 on an image's sides, at least one.
 
     Raises:
         ValueError: with what arrived.
@@ -253,7 +242,7 @@ def check_scales(scales: Sequence[float]) -> None:
 
 
 def check_size(name: str, size: Sequence[int]) -> None:
-    """Refuse anything but two whole numbers of pixels (H, W), each at least 1.
+    """Raise an error unless these are two whole numbers of pixels (H, W), each at least 1.
 
     Raises:
         ValueError: with what arrived.
@@ -263,7 +252,7 @@ def check_size(name: str, size: Sequence[int]) -> None:
 
 
 def check_device(device: str | torch.device) -> None:
-    """Refuse what is neither ``"auto"`` nor a device that is there.
+    """Raise an error for what is neither ``"auto"`` nor a device that is there.
 
     Raises:
         ValueError: with what arrived and what is there.
@@ -274,15 +263,14 @@ def check_device(device: str | torch.device) -> None:
         kind = torch.device(device).type
     except (RuntimeError, TypeError):
         kind = ""
-    there = {"cpu": True, "cuda": torch.cuda.is_available()}
-    there["mps"] = torch.backends.mps.is_available()
-    here = ", ".join(name for name, is_there in there.items() if is_there)
-    right = kind != "meta" and there.get(kind, kind not in ("", *there))
-    _expect(right, "device", device, f"'auto' or one that is here: {here}")
+    optional = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    here = ["cpu", *(name for name, backend in optional.items() if backend.is_available())]
+    right = kind in here or kind not in ("", "meta", *optional)
+    _expect(right, "device", device, f"'auto' or one that is here: {', '.join(here)}")
 
 
 def chosen_device(device: str | torch.device) -> torch.device:
-    """A device by name; ``"auto"`` is CUDA where there is one.
+    """Return a device by name; ``"auto"`` is CUDA where there is one.
 
     Raises:
         ValueError: with what arrived and what is there.
@@ -294,20 +282,17 @@ def chosen_device(device: str | torch.device) -> torch.device:
 
 
 def check_samples(samples: Sequence[Any]) -> None:
-    """Refuse what is no sequence of labelled images, or holds none; looks at the first alone.
+    """Raise an error for what is no sequence of labelled images; only the first is looked at.
 
     Raises:
         ValueError: with what arrived.
     """
+    kind = type(samples).__name__
     if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
-        kind = type(samples).__name__
         raise ValueError(f"samples is a {kind}, expected a sequence; give list(samples)")
     if len(samples) == 0:
         raise ValueError("samples is empty, expected at least one labelled image")
     first = next(iter(samples))
     if not all(hasattr(first, part) for part in ("name", "image", "labels")):
         kind = type(first).__name__
-        raise ValueError(
-            f"samples holds a {kind} first, expected Sample(name, image, labels) from "
-            "wsss_kit.classes"
-        )
+        raise ValueError(f"samples holds a {kind} first, expected Sample(name, image, labels)")

@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-_PICKLED = (".pth", ".pt", ".ckpt", ".pkl", ".bin")
-
 
 def write_whole(path: str | Path, content: bytes | str) -> Path:
     """Write a file beside its place and rename it there: a reader sees all of it or the old one.
@@ -32,7 +30,7 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
 
 
 def weights_path(path: str | Path) -> Path:
-    """``NAME.safetensors`` for a path with or without its ending; other full stops stay."""
+    """Return ``NAME.safetensors`` for a path with or without its ending; other dots stay."""
     path = Path(path)
     stem = path.stem if path.suffix in (".safetensors", ".json") else path.name
     return path.with_name(stem + ".safetensors")
@@ -86,7 +84,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
 def check_card(
     card: Mapping[str, Any], path: str | Path, *, method: str, version: int, keys: Sequence[str]
 ) -> None:
-    """Refuse a card of another method, another version, or with a part missing.
+    """Raise an error for a card of another method, another version, or with a part missing.
 
     Args:
         card: as `read_card` or `load_model` gave it.
@@ -99,21 +97,16 @@ def check_card(
         ValueError: saying what arrived and what was expected.
     """
     if card.get("method") != method:
-        raise ValueError(
-            f"{path} is a card of {card.get('method', 'no method')}, expected one of {method}; "
-            "load it by the class that saved it"
-        )
+        problem = f"{path} is a card of {card.get('method', 'no method')}, expected one of {method}"
+        raise ValueError(f"{problem}; load it by the class that saved it")
     if card.get("version") != version:
-        raise ValueError(
-            f"{path} has a card of version {card.get('version', 'none')}, expected {version}: it "
-            "was saved by another version of the kit; fit and save it again"
-        )
-    missing = [key for key in keys if key not in card]
+        problem = f"{path} has a card of version {card.get('version', 'none')}"
+        advice = "another version of the kit saved it; fit and save it again"
+        raise ValueError(f"{problem}, expected {version}: {advice}")
+    missing = ", ".join(key for key in keys if key not in card)
     if missing:
-        raise ValueError(
-            f"the card of {path} lacks {', '.join(missing)}; it was changed or cut off, so copy it "
-            "again or fit and save it again"
-        )
+        advice = "it was changed or cut off, so copy it again or fit and save it again"
+        raise ValueError(f"the card of {path} lacks {missing}; {advice}")
 
 
 def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -129,43 +122,36 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     from safetensors.torch import load
 
-    if Path(path).suffix in _PICKLED:
-        raise ValueError(
-            f"{path} is of a kind that can run code when it is read (pickle), expected what a "
-            "method of the kit saved: NAME.safetensors and NAME.json"
-        )
+    if Path(path).suffix in (".pth", ".pt", ".ckpt", ".pkl", ".bin"):
+        expected = "what a method of the kit saved: NAME.safetensors and NAME.json"
+        raise ValueError(f"{path} is a pickle, which can run code when read; expected {expected}")
     path = weights_path(path)
     card_path = path.with_suffix(".json")
     old = path.with_name(path.name + ".old")
     if card_path.exists() and old.exists():  # a crash between the files of a pair
-        wanted = read_card(card_path).get("sha256")
-        if hashlib.sha256(old.read_bytes()).hexdigest() == wanted:
+        if hashlib.sha256(old.read_bytes()).hexdigest() == read_card(card_path).get("sha256"):
             os.replace(old, path)
     for needed in (path, card_path):
         if not needed.exists():
-            raise FileNotFoundError(
-                f"{needed} is missing; a saved model is a pair of files, {path.name} and "
-                f"{card_path.name}: copy both, or train and save it again"
-            )
+            pair = f"a saved model is a pair of files, {path.name} and {card_path.name}"
+            raise FileNotFoundError(f"{needed} is missing; {pair}: copy both, or save it again")
     card, data = read_card(card_path), path.read_bytes()
     for key in ("sha256", "bytes"):
         if key not in card:
-            raise ValueError(
-                f"{card_path} does not say the {key} of its weights; it is no card of a saved "
-                "model, so copy the pair again or train and save it again"
-            )
+            advice = "it is no card of a saved model, so copy the pair or save it again"
+            raise ValueError(f"{card_path} does not say the {key} of its weights; {advice}")
     found = hashlib.sha256(data).hexdigest()
     if found != card["sha256"]:
-        raise ValueError(
-            f"{path} is not the file that its card describes: {len(data)} bytes with sha256 "
-            f"{found[:12]}, expected {card['bytes']} bytes with {card['sha256'][:12]}; it is "
-            "truncated or changed, so copy it again or train and save it again"
-        )
+        problem = f"{len(data)} bytes with sha256 {found[:12]}"
+        expected = f"{card['bytes']} bytes with {card['sha256'][:12]}"
+        advice = "it is truncated or changed, so copy it again or train and save it again"
+        what = f"{path} is not the file that its card describes: {problem}, expected {expected}"
+        raise ValueError(f"{what}; {advice}")
     return load(data), card
 
 
 def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | Path) -> None:
-    """Refuse a checkpoint of another class list.
+    """Raise an error for a checkpoint of another class list.
 
     Raises:
         ValueError: naming the first difference.
@@ -174,9 +160,7 @@ def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | 
     if stored == wanted:
         return
     equal = [one == other for one, other in zip(stored, wanted, strict=False)]
-    place = [*equal, False].index(False)
-    raise ValueError(
-        f"{where} was trained for {len(stored)} classes ({', '.join(stored[:8])}"
-        f"{', ...' if len(stored) > 8 else ''}) but {len(wanted)} are asked for; they differ from "
-        f"class {place} on. Use samples with the same class list, or another checkpoint path"
-    )
+    place, names = [*equal, False].index(False), ", ".join(stored[:8])
+    problem = f"{where} was trained for {len(stored)} classes ({names}), not for {len(wanted)}"
+    advice = "use samples with the same class list, or another checkpoint path"
+    raise ValueError(f"{problem}; they differ from class {place} on; {advice}")

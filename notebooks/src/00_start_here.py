@@ -95,7 +95,7 @@ maps = {
     name: maps_of(sample.image[None], sample.labels[None])[0]  # (C, H, W)
     for name, maps_of in methods.items()
 }
-rows = [sample._replace(name=name) for name in methods]  # the same picture, named by the method
+rows = [sample._replace(name=name) for name in methods]  # the same image, named by the method
 show_cams(rows, list(maps.values()), data.classes)
 
 # %% [markdown]
@@ -142,7 +142,7 @@ reports = {
         classes=data.classes,
         protocol=data.protocol(
             "test",
-            background=f"{rules[name]}, chosen on {len(data.val)} val pictures",
+            background=f"{rules[name]}, chosen on {len(data.val)} val images",
             refinement=refinement[name],
             preset=preset[name],
         ),
@@ -199,13 +199,13 @@ assert mask_by_hand(tiny, 0.1).tolist() == [[1, 2]]
 
 # %%
 def iou_by_hand(predicted, target, value):
-    """Mappings name -> (H, W) int64 and a mask value -> IoU in [0, 1], over target's pictures."""
-    raise NotImplementedError("two sums over the pictures, one division")
+    """Mappings name -> (H, W) int64 and a mask value -> IoU in [0, 1], over target's images."""
+    raise NotImplementedError("two sums over the images, one division")
 
 
 # %% tags=["solution"]
 def iou_by_hand(predicted, target, value):
-    """Mappings name -> (H, W) int64 and a mask value -> IoU in [0, 1], over target's pictures."""
+    """Mappings name -> (H, W) int64 and a mask value -> IoU in [0, 1], over target's images."""
     overlap = union = 0
     for name, truth in target.items():
         counted = truth != 255

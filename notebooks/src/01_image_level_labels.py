@@ -87,7 +87,7 @@ show_masks(shown, {"by the other door": data.val_masks}, data.classes)
 labels = torch.stack([s.labels for s in data.train])  # (M, C)
 counts = pd.Series(labels.sum(0).int().numpy(), index=data.classes, name="images")
 classes_per_image = pd.Series(labels.sum(1).int().numpy()).value_counts().sort_index()
-print(f"{len(labels)} pictures; classes in a picture -> pictures: {classes_per_image.to_dict()}")
+print(f"{len(labels)} images; classes in an image -> images: {classes_per_image.to_dict()}")
 counts.sort_values(ascending=False)
 
 # %%
@@ -95,12 +95,12 @@ together = pd.DataFrame((labels.T @ labels).int().numpy(), index=data.classes, c
 figure = new_figure(
     0.5 * len(together) + 2,
     0.4 * len(together) + 1.2,
-    alt="Heat map: pictures in which the class of the row and the class of the column are both present.",
+    alt="Heat map: images in which the class of the row and the class of the column are both present.",
 )
 ax = figure.subplots()
 annotate = len(together) <= 10
 sns.heatmap(together, annot=annotate, fmt="d", cmap="cividis", square=True, ax=ax)
-ax.set(title="pictures with both classes")
+ax.set(title="images with both classes")
 figure
 
 # %% [markdown]
@@ -194,7 +194,7 @@ for split, world in splits.items():
         objects += len(names)
         empty += not names
     rows[split] = {
-        "home is in the picture": at_home / objects,
+        "home is in the image": at_home / objects,
         "no class at all": empty / len(world),
         "torn": sum(thing.torn for thing in things) / len(things),
     }
@@ -249,7 +249,7 @@ for s in world:
 masks = load_folder_masks(folder, classes=PAPER_CLASSES)
 assert all(torch.equal(masks[s.name], world.masks[s.name]) for s in world)
 own = open_data("folder", root=folder, classes=PAPER_CLASSES)
-print({part: len(getattr(own, part)) for part in ("train", "val", "test")}, "pictures a split")
+print({part: len(getattr(own, part)) for part in ("train", "val", "test")}, "images a split")
 
 # %% [markdown]
 # ## Exercises

@@ -143,7 +143,7 @@ report = evaluate(
     classes=data.classes,
     protocol=data.protocol(
         "test",
-        background=f"{rule}, chosen on {len(data.val)} val pictures",
+        background=f"{rule}, chosen on {len(data.val)} val images",
         refinement="none",
         preset=cam.preset,
     ),
@@ -223,7 +223,7 @@ pd.concat(looks, axis=1).round(1) if looks else None
 
 # %%
 def best_guess_right(method, world):
-    """Percent of the pictures in which the class with the highest logit is present."""
+    """Percent of the images in which the class with the highest logit is present."""
     present = torch.stack([s.labels for s in world])  # (M, C)
     guess = torch.cat([method.predict(s.image[None]) for s in world]).argmax(1)  # (M,)
     return 100 * present[torch.arange(len(guess)), guess].mean().item()
@@ -267,7 +267,7 @@ if DATA == "paper":
         classes=data.classes,
         protocol=data.protocol(
             "test",
-            background=f"{low_rule}, chosen on {len(data.val)} val pictures",
+            background=f"{low_rule}, chosen on {len(data.val)} val images",
             refinement="none",
             preset=cam_low.preset,
         ),
@@ -294,7 +294,7 @@ if DATA == "paper":
         both = [cam_maps(s.image[None], s.labels[None], method=m)[0, c] for m in (cam, cam_low)]
         named = s._replace(name=PAPER_CLASSES[c])
         far[s.name] = ((both[0] - both[1]).abs().mean().item(), named, torch.stack(both))
-best = {}  # of each class, the picture in which the two differ most
+best = {}  # of each class, the image in which the two differ most
 for _, example, both in sorted(far.values(), key=lambda found: -found[0]):
     best.setdefault(example.name, (example, both))
 examples, maps = zip(*list(best.values())[:3], strict=True) if best else ((), ())
@@ -323,8 +323,8 @@ for name, (scales, flip) in variants.items():
         "best rule on val": str(best_rule(swept)),
         "mIoU there, %": 100 * max(swept.values()),
     }
-print(f"{len(few)} pictures of", data.protocol("val", background="best", preset=cam.preset))
-print("chosen and scored on the same pictures: for comparing the rows, not for reporting")
+print(f"{len(few)} images of", data.protocol("val", background="best", preset=cam.preset))
+print("chosen and scored on the same images: for comparing the rows, not for reporting")
 pd.DataFrame(gains).T
 
 # %% [markdown]
@@ -389,7 +389,7 @@ print(f"{100 * sum(hits) / len(hits):.0f} % of {len(hits)} maps point at their c
 
 # %%
 def trained_from_nothing(samples):
-    """Samples -> a fitted CAM whose trunk began with random weights."""
+    """Samples -> a fitted CAM whose backbone began with random weights."""
     raise NotImplementedError(
         "CAM(...).fit(...); two arguments of fit say how long and in what steps"
     )
@@ -397,7 +397,7 @@ def trained_from_nothing(samples):
 
 # %% tags=["solution"]
 def trained_from_nothing(samples):
-    """Samples -> a fitted CAM whose trunk began with random weights."""
+    """Samples -> a fitted CAM whose backbone began with random weights."""
     cam = CAM("paper", preset="clean", scales=(1.0,))
     return cam.fit(samples, epochs=2, batch_size=8)
 

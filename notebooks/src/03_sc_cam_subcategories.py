@@ -67,7 +67,7 @@ DATA = "paper"  # or "voc", "folder"
 
 # %%
 data = open_data(DATA, n_train=240, n_val=40, n_test=60)
-FIT = {"batch_size": 8, "learning_rate": 0.01}  # few pictures: small steps, and more of them
+FIT = {"batch_size": 8, "learning_rate": 0.01}  # few images: small steps, and more of them
 if DATA != "paper":
     FIT = {"epochs": 3, "crop": 224, "long_side": (256, 512)}
 C, K = len(data.classes), 3 if DATA == "paper" else 10
@@ -95,7 +95,7 @@ M = class_activation_maps(F, cam.head_.detach())[0, c].relu()  # (h, w)
 whole, own = F[0].mean((1, 2)), (M * F[0]).sum((1, 2)) / M.sum()
 
 features = {
-    "whole picture": class_features(
+    "whole image": class_features(
         cam.backbone_, cam.head_.detach(), data.train, features="picture", shown=False
     ),  # (M, D)
     "own map": class_features(
@@ -108,7 +108,7 @@ features = {
     ),  # (M, C, D)
 }
 row = next(i for i, s in enumerate(data.train) if s.name == sample.name)
-assert torch.allclose(features["whole picture"][row], whole, atol=1e-4)
+assert torch.allclose(features["whole image"][row], whole, atol=1e-4)
 assert torch.allclose(features["own map"][row, c], own / own.norm(), atol=1e-4)
 
 # %% [markdown]
@@ -120,13 +120,13 @@ print({name: tuple(labels_.shape) for name, labels_ in found.items()}, "of 0 and
 
 
 def rows_of(features, subcategories, names, n=4):
-    """Exemplars of the sub-categories of class c: the pictures nearest to each centre."""
+    """Exemplars of the sub-categories of class c: the images nearest to each centre."""
     near = exemplars(features, subcategories, n_classes=C, n=n)[c * K : (c + 1) * K]
     return {name: [data.train[i] for i in rows] for name, rows in zip(names, near, strict=True)}
 
 
 numbered = [f"{data.classes[c]} {j + 1}" for j in range(K)]
-show_clusters(rows_of(features["whole picture"], found["whole picture"], numbered))
+show_clusters(rows_of(features["whole image"], found["whole image"], numbered))
 
 # %%
 show_clusters(rows_of(features["own map"], found["own map"], numbered))
@@ -171,7 +171,7 @@ if DATA == "paper":
     home = max(set(places), key=places.count)
     places = [home if place == home else "elsewhere" for place in places]
     flat = {
-        "whole picture": plane(features["whole picture"][rows]),
+        "whole image": plane(features["whole image"][rows]),
         "own map": plane(features["own map"][rows, c]),
     }
     panels = {f"{name}: sub-type": (points, styles) for name, points in flat.items()}
@@ -228,7 +228,7 @@ y, y_sub = torch.tensor([[1.0, 0.0]] * 4), torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.
 
 
 def binary(logits, targets):
-    """Mean over outputs and pictures of -log of the probability of the right answer."""
+    """Mean over outputs and images of -log of the probability of the right answer."""
     p = torch.sigmoid(logits)
     return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
 
@@ -248,7 +248,7 @@ frames, reports, looks = {}, {}, {}
 
 
 def shown(name, method):
-    """Keep the maps of the watched pictures, one class each."""
+    """Keep the maps of the watched images, one class each."""
     frames[name] = [
         cam_maps(s.image[None], s.labels[None], method=method)[0, int(s.labels.argmax())]
         for s in watched
@@ -264,7 +264,7 @@ def measure(name, method):
     masks = predict_masks(maps_of, data.test, rule, shown=False)
     how = {"refinement": "none", "preset": method.preset}
     protocol = data.protocol(
-        "test", background=f"{rule}, chosen on {len(data.val)} val pictures", **how
+        "test", background=f"{rule}, chosen on {len(data.val)} val images", **how
     )
     reports[name] = evaluate(masks, data.test_masks, classes=data.classes, protocol=protocol)
     looks[name] = {"mIoU": 100 * reports[name].mean_iou}
@@ -409,13 +409,13 @@ assert mine[1, 2, 3] == max(0, raw[3, 2, 3], raw[4, 2, 3], raw[5, 2, 3]) / raw[3
 
 # %%
 def purities(clusters, kinds):
-    """One-hot (M, k), each with a picture, and one-hot (M, j) -> (k,) in [0, 1]."""
+    """One-hot (M, k), each with an image, and one-hot (M, j) -> (k,) in [0, 1]."""
     raise NotImplementedError("count pairs with a matrix product")
 
 
 # %% tags=["solution"]
 def purities(clusters, kinds):
-    """One-hot (M, k), each with a picture, and one-hot (M, j) -> (k,) in [0, 1]."""
+    """One-hot (M, k), each with an image, and one-hot (M, j) -> (k,) in [0, 1]."""
     counts = clusters.T @ kinds  # (k, j)
     return counts.amax(1) / counts.sum(1)
 

@@ -67,7 +67,7 @@ sample = next(s for s in data.test if s.labels.sum() == 1)
 c = int(sample.labels.argmax())
 P = cam_maps(sample.image[None], sample.labels[None], method=cam)[0, c]  # (H, W) in [0, 1]
 views = {
-    "the picture": sample.image,
+    "the image": sample.image,
     "what the map shows": P * sample.image,
     "what it leaves": (1 - P) * sample.image,
 }
@@ -178,7 +178,7 @@ frames = {}
 
 
 def look(epoch, method):
-    """Keep the maps of the watched pictures, one class each."""
+    """Keep the maps of the watched images, one class each."""
     frames["CAM" if epoch == 0 else f"epoch {epoch}"] = [
         cam_maps(s.image[None], s.labels[None], method=method)[0, int(s.labels.argmax())]
         for s in watched
@@ -220,7 +220,7 @@ for name, method in methods.items():
     masks = predict_masks(maps_of, data.test, rule, shown=False)
     protocol = data.protocol(
         "test",
-        background=f"{rule}, chosen on {len(data.val)} val pictures",
+        background=f"{rule}, chosen on {len(data.val)} val images",
         refinement="none",
         preset=clims.preset,
     )
@@ -350,13 +350,13 @@ assert torch.allclose(text_losses(*some)[1], background_text_loss(some[1]))
 
 # %%
 def wants_brighter(P, x, text):
-    """Map (H, W), picture (3, H, W), unit text (E,) -> share of pixels that OTM wants brighter."""
+    """Map (H, W), image (3, H, W), unit text (E,) -> share of pixels that OTM wants brighter."""
     raise NotImplementedError("a pixel whose gradient is negative lowers the loss when it grows")
 
 
 # %% tags=["solution"]
 def wants_brighter(P, x, text):
-    """Map (H, W), picture (3, H, W), unit text (E,) -> share of pixels that OTM wants brighter."""
+    """Map (H, W), image (3, H, W), unit text (E,) -> share of pixels that OTM wants brighter."""
     P = P.clone().requires_grad_()
     with torch.enable_grad():
         shown = normalize(clip.encode_image((P * x)[None]), dim=-1)[0]
@@ -379,13 +379,13 @@ print(f"{100 * share:.0f} % of the pixels")
 
 # %%
 def lift(probabilities, labels):
-    """(M, P) and (M, C) of 0 and 1, each class with and without pictures -> lift (C, P)."""
-    raise NotImplementedError("a mean over the pictures with, minus one over those without")
+    """(M, P) and (M, C) of 0 and 1, each class with and without images -> lift (C, P)."""
+    raise NotImplementedError("a mean over the images with, minus one over those without")
 
 
 # %% tags=["solution"]
 def lift(probabilities, labels):
-    """(M, P) and (M, C) of 0 and 1, each class with and without pictures -> lift (C, P)."""
+    """(M, P) and (M, C) of 0 and 1, each class with and without images -> lift (C, P)."""
     having = labels.T @ probabilities / labels.sum(0)[:, None]
     lacking = (1 - labels).T @ probabilities / (1 - labels).sum(0)[:, None]
     return having - lacking

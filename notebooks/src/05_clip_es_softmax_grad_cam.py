@@ -184,14 +184,14 @@ show_cams([s for s, _ in rows], [m for _, m in rows], list(targets), torch.ones(
 
 # %%
 alone = sum(int(s.labels.sum()) == 1 for s in data.test)
-print(f"test pictures with one class: {100 * alone / len(data.test):.0f} %")
+print(f"test images with one class: {100 * alone / len(data.test):.0f} %")
 table = {}
 for name, method in targets.items():
     swept = sweep_background(
         partial(cam_maps, method=method), few, data.val_masks, rules=CONSTANTS, what=name
     )
     table[name] = {"mIoU, %": 100 * max(swept.values()), "best rule": str(best_rule(swept))}
-print(f"{len(few)} val pictures, the best constant of each, chosen and scored on the same pictures")
+print(f"{len(few)} val images, the best constant of each, chosen and scored on the same images")
 pd.DataFrame(table).T.infer_objects().round(1)
 
 # %% [markdown]
@@ -276,7 +276,7 @@ ranked = rank_templates(clip, data.val, prompts, templates)
 
 
 def mean_iou_with(prompts):
-    """Best mIoU in percent on the few val pictures, by softmax maps without affinity."""
+    """Best mIoU in percent on the few val images, by softmax maps without affinity."""
     method = CLIPES(clip, prompts=prompts).fit()
     maps_of = partial(cam_maps, method=method)
     return 100 * max(
@@ -394,7 +394,7 @@ for n, squarings in product((1, len(clip.blocks)), (0, 1)):
         layers.setdefault(f"{how}, last {n}", {})[f"{2**squarings} steps of the walk"] = 100 * max(
             swept.values()
         )
-print(f"mIoU on {len(few)} val pictures, best rule of each, in percent")
+print(f"mIoU on {len(few)} val images, best rule of each, in percent")
 pd.DataFrame(layers).T.round(1)
 
 # %% [markdown]
@@ -426,7 +426,7 @@ for how, (rules, refine) in refiners.items():
         masks[step, how] = predict_masks(maps_of, data.test, chosen, refine=refine, shown=False)
         protocol = data.protocol(
             "test",
-            background=f"{chosen}, chosen on {len(data.val)} val pictures",
+            background=f"{chosen}, chosen on {len(data.val)} val images",
             refinement=how,
             preset="plus" if step == "plus" else clip_es.preset,
         )
@@ -535,15 +535,13 @@ assert torch.allclose((balanced + balanced.T) / 2, expected, atol=1e-6)
 
 # %%
 def strongest_rival(method, samples, c):
-    """The background word with the largest mean probability over the pictures with class c."""
-    raise NotImplementedError(
-        "a softmax over the classes present and all words, picture by picture"
-    )
+    """The background word with the largest mean probability over the images with class c."""
+    raise NotImplementedError("a softmax over the classes present and all words, image by image")
 
 
 # %% tags=["solution"]
 def strongest_rival(method, samples, c):
-    """The background word with the largest mean probability over the pictures with class c."""
+    """The background word with the largest mean probability over the images with class c."""
     total = 0
     for s in samples:
         if s.labels[c] > 0:

@@ -240,7 +240,7 @@ ladder = {
     "learned affinity": partial(walk_maps, power=power, squarings=squarings),
 }
 if DATA != "paper":
-    del ladder["attention"]  # its grid changes with the picture
+    del ladder["attention"]  # its grid changes with the image
 reports, masks = {}, {}
 for how, rules, refine in (
     ("without CRF", CONSTANTS, None),
@@ -254,7 +254,7 @@ for how, rules, refine in (
         masks[step, how] = predict_masks(of, data.test, rule, refine=refine, shown=False)
         protocol = data.protocol(
             "test",
-            background=f"{rule}, chosen on {len(data.val)} val pictures",
+            background=f"{rule}, chosen on {len(data.val)} val images",
             refinement=f"{step}, {how}",
             preset=cam.preset,
         )

@@ -236,7 +236,7 @@ show_masks(shown, {**columns, "ground truth": data.test_masks}, data.classes)
 
 # %%
 def miou_with(**options):
-    """mIoU of the few pictures of val under CRF parameters that differ from the published ones."""
+    """mIoU of the few images of val under CRF parameters that differ from the published ones."""
     swept = sweep_background(
         methods["CLIP-ES"],
         few,
@@ -248,7 +248,7 @@ def miou_with(**options):
     return 100 * swept[rule]
 
 
-print(f"mIoU on {len(few)} val pictures, {rule}, in percent")
+print(f"mIoU on {len(few)} val images, {rule}, in percent")
 pd.Series({name: miou_with(**options) for name, options in variants.items()}).round(1)
 
 # %% [markdown]
@@ -404,7 +404,7 @@ for (name, how), rule in chosen.items():
         classes=data.classes,
         protocol=data.protocol(
             "test",
-            background=f"{rule}, chosen on {len(data.val)} val pictures",
+            background=f"{rule}, chosen on {len(data.val)} val images",
             refinement=how,
             preset=(cam if name == "CAM" else clip_es).preset,
         ),
@@ -415,7 +415,7 @@ rows = {
         "from": 100 * report.interval[0],
         "to": 100 * report.interval[1],
         "background rule": str(chosen[key]),
-        "ms a picture": 1000 * (seconds[key] - seconds[key[0], "no refinement"]) / len(data.test),
+        "ms an image": 1000 * (seconds[key] - seconds[key[0], "no refinement"]) / len(data.test),
     }
     for key, report in reports.items()
 }

@@ -106,7 +106,7 @@ assert torch.allclose(total / pixels, confident_cross_entropy(logits, masks))
 # %%
 pupil = teach_segmenter(data, data.train, confident, taught_by="CLIP-ES")
 show_curves(
-    {"passes over the pictures": {"CLIP-ES's pupil": dict(enumerate(pupil.losses_, 1))}},
+    {"passes over the images": {"CLIP-ES's pupil": dict(enumerate(pupil.losses_, 1))}},
     y="loss",
 )
 
@@ -132,7 +132,7 @@ reports = {}
 for who, predicted in given.items():
     stated = {"background": "learned", "preset": f"{pupil.network} segmenter"}
     if who.startswith("teacher"):
-        chosen = f"{rule}, chosen on {len(data.val)} val pictures"
+        chosen = f"{rule}, chosen on {len(data.val)} val images"
         stated = {"background": chosen, "preset": clip_es.preset}
     reports[who] = data.evaluate(predicted, refinement=refinement[who], **stated)
     print(f"{who}: {reports[who].headline}")

@@ -134,8 +134,8 @@ assert np.allclose(iou, reports["CLIP-ES"].iou, equal_nan=True)
 
 # %%
 own = np.mean(list(reports["CLIP-ES"].image_iou.values()))
-print(f"pixels of all pictures summed: {100 * np.nanmean(iou):.1f}")
-print(f"mean of the pictures' own IoU: {100 * own:.1f}")
+print(f"pixels of all images summed: {100 * np.nanmean(iou):.1f}")
+print(f"mean of the images' own IoU: {100 * own:.1f}")
 
 # %% [markdown]
 # ## How sure is it?
@@ -164,7 +164,7 @@ for n in (10, 20, 40, len(report.names)):
         ).interval
         for name in reports
     }
-    table[f"{n} pictures"] = {name: 100 * (b - a) for name, (a, b) in widths.items()}
+    table[f"{n} images"] = {name: 100 * (b - a) for name, (a, b) in widths.items()}
 pd.DataFrame(table).round(1)
 
 # %% [markdown]
@@ -262,7 +262,7 @@ for i in range(12):
     mask = torch.zeros(375, 500, dtype=torch.long)
     y, x = random.integers(0, 200, 2)
     mask[y : y + 150, x : x + 250] = 1 + i % 3
-    truth[f"picture {i}"] = mask
+    truth[f"image {i}"] = mask
 row = published("clip-es/train/crf")
 print(row)
 
@@ -352,13 +352,13 @@ assert np.allclose(without_spills(reports["CAM"])[1:], ideal.iou[1:], equal_nan=
 
 # %%
 def chance_of(better, worse):
-    """Two counts of pictures -> the chance of at least so many heads among better + worse."""
+    """Two counts of images -> the chance of at least so many heads among better + worse."""
     raise NotImplementedError("a sum of binomial coefficients over 2 ** n")
 
 
 # %% tags=["solution"]
 def chance_of(better, worse):
-    """Two counts of pictures -> the chance of at least so many heads among better + worse."""
+    """Two counts of images -> the chance of at least so many heads among better + worse."""
     from math import comb
 
     n = better + worse

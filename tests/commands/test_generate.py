@@ -297,6 +297,9 @@ class Sized(list):
     def names(self):
         return tuple(sample.name for sample in self)
 
+    def size_of(self, name):
+        return self[self.names.index(name)].image.shape[1:]
+
 
 def nearly_equal():
     """Twelve images of the embedded world, cut to sizes of 8 x 10 or 7 x 9 patches of 8."""

@@ -15,8 +15,7 @@ from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import image_array
-from wsss_kit.plot.regions import enlarged
-from wsss_kit.plot.stills import painted_claims
+from wsss_kit.plot.regions import enlarged, painted_claims
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.ranking import leave_one_out
 from wsss_kit.recipes import clip_es_maps
@@ -57,19 +56,19 @@ EDITS = {
 def test_an_edit_shows_what_these_words_make(lab, world, field):
     before, picture = lab.prompts, lab.screen.after
     assert is_up_to_date(lab, world)
-    lab._boxes.boxes[field].value = EDITS[field]
+    lab._boxes[field].value = EDITS[field]
     assert lab.prompts != before and lab.screen.after != picture and not lab.problem
     assert is_up_to_date(lab, world)
     lab.undo()
     assert lab.prompts == before and lab.screen.after == picture
-    assert lab._boxes.boxes[field].value != EDITS[field]
+    assert lab._boxes[field].value != EDITS[field]
     lab.redo()
     assert lab.prompts != before and is_up_to_date(lab, world)
 
 
 def test_prompts_may_be_set_as_an_object(lab, world):
     lab.prompts = Prompts.paper().replace(backgrounds=["grass", "fog"])
-    assert is_up_to_date(lab, world) and lab._boxes.boxes["backgrounds"].value == "grass, fog"
+    assert is_up_to_date(lab, world) and lab._boxes["backgrounds"].value == "grass, fog"
     lab.undo()
     assert lab.prompts == Prompts.paper()
     with pytest.raises(traitlets.TraitError, match="the prompts have 20 classes, expected 8"):
@@ -99,10 +98,10 @@ def test_a_renamed_class_keeps_its_place(lab, world):
 def test_words_that_do_not_go_together_are_said_and_change_nothing(lab, world, field, text, said):
     lab.class_name = next(n for n in lab._present(lab.prompts) if n != "boat")
     before = lab.prompts, lab.screen.after
-    lab._boxes.boxes[field].value = text
+    lab._boxes[field].value = text
     assert lab.problem.startswith(said) and said in lab._warned.value.replace("&#x27;", "'")
     assert (lab.prompts, lab.screen.after) == before
-    assert lab._boxes.boxes[field].value == text  # nobody's words are changed under their fingers
+    assert lab._boxes[field].value == text  # nobody's words are changed under their fingers
     with pytest.raises(ValueError, match=said):
         lab.edit(field, text)
     lab.view = "competition"
@@ -122,7 +121,7 @@ def test_words_the_model_never_read_are_named_and_nothing_is_warned_of(lab, recw
 def test_what_is_typed_is_not_html(lab):
     lab.edit("backgrounds", "grass, <b>sky</b>")
     assert "<b>sky" not in lab._said.value
-    lab._boxes.boxes["name"].value = "<i>x</i>"
+    lab._boxes["name"].value = "<i>x</i>"
     assert "<i>" not in lab._said.value and "<i>" not in lab._warned.value
 
 
@@ -281,14 +280,14 @@ def test_fast_typing_is_one_piece_of_work(lab, monkeypatch):
 
     async def typing():
         for i in range(1, len(text) + 1):
-            lab._boxes.boxes["backgrounds"].value = text[:i]
+            lab._boxes["backgrounds"].value = text[:i]
             await asyncio.sleep(0.002)
         assert shown == []
         await asyncio.sleep(0.6)
 
     asyncio.run(typing())
     assert len(shown) == 1 and lab.prompts.backgrounds == ("grass", "sky", "fog")
-    assert lab._boxes.boxes["backgrounds"].value == text and lab.unknown == ()
+    assert lab._boxes["backgrounds"].value == text and lab.unknown == ()
 
 
 def test_numbers_come_piece_by_piece_and_an_edit_begins_them_anew(lab):

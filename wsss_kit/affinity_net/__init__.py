@@ -13,14 +13,3 @@ from wsss_kit.affinity_net.neighbours import (
     pair_kinds,
 )
 from wsss_kit.affinity_net.network import AffinityNet
-
-__all__ = [
-    "PAIR_KINDS",
-    "AffinityNet",
-    "balanced_pair_loss",
-    "confident_seeds",
-    "feature_affinity",
-    "half_plane",
-    "labels_on_grid",
-    "pair_kinds",
-]

@@ -1,5 +1,3 @@
 """Classifiers on image-level labels: backbones, and how they are trained."""
 
 from wsss_kit.classifier.backbones import BACKBONES, build_backbone
-
-__all__ = ["BACKBONES", "build_backbone"]

@@ -4,13 +4,3 @@ from wsss_kit.clip.frozen import OPENAI_MEAN, OPENAI_STD, WALK_SQUARINGS, Frozen
 from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.vision import SIMILARITY
 from wsss_kit.clip.weights import load_clip
-
-__all__ = [
-    "OPENAI_MEAN",
-    "OPENAI_STD",
-    "SIMILARITY",
-    "WALK_SQUARINGS",
-    "FrozenCLIP",
-    "LastBlock",
-    "load_clip",
-]

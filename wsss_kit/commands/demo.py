@@ -37,6 +37,8 @@ from wsss_kit.plot import iou_bars, show_cams, show_masks, show_samples
 from wsss_kit.plot.page import table_text, write_report
 from wsss_kit.prompts import Prompts
 
+Rows = dict[str, tuple[dict[str, Tensor], Report]]
+"""Row of the table -> masks of ``test`` by name, and their report."""
 _METHODS = ("CAM", "SC-CAM", "CLIMS", "CLIP-ES")
 """In the order of the table."""
 _RULES_WITH_CRF = tuple(rule for rule in CRF_RULES if rule.threshold is not None)
@@ -99,8 +101,36 @@ def run_demo(
     for name, n in (("n_train", n_train), ("n_val", n_val), ("n_test", n_test)):
         check_count(name, n)
     check_count("seed", seed, least=0)
+    started = time.monotonic()
     with run_folder(folder) as folder:
-        return _run(folder, seed, n_train=n_train, n_val=n_val, n_test=n_test)
+        sizes = {"train": n_train, "val": n_val, "test": n_test}
+        train, val, test = (PaperWorld(n, split=split, seed=seed) for split, n in sizes.items())
+        makers = {  # the slowest first
+            "CAM": partial(_plain_cam, train, seed),
+            "CLIP-ES": _clip_es,
+            "SC-CAM": partial(SCCAM.load, "paper", device="cpu"),
+            "CLIMS": partial(CLIMS.load, "paper", device="cpu"),
+        }
+        _import_before_threads(makers)
+        scored = _score_all(makers, val, test)
+        methods = {name: method for name, (method, _) in scored.items()}
+        methods["CAM"].save(folder / "cam")
+        rows = {row: made for _, own in scored.values() for row, made in own.items()}
+        reports = {row: report for row, (_, report) in rows.items()}
+        figures = _figures(test, methods, {row: masks for row, (masks, _) in rows.items()}, reports)
+        page = write_report(
+            folder / "report.html",
+            beside="figure",
+            title="Plain CAM, SC-CAM, CLIMS and CLIP-ES on the embedded world",
+            reports=reports,
+            figures=figures,
+            notes=_notes(*methods.values()),
+        )
+        print(f"\n{table_text(reports)}\n")
+        print(f"{page} shows the table and {len(figures)} figures, which lie beside it as PNG.")
+        print("Next: `make lab` (or `jupyter lab`, then notebooks/00_start_here.ipynb).")
+        print(f"{time.monotonic() - started:.0f} s with {torch.get_num_threads()} threads")
+        return reports
 
 
 def demo(
@@ -139,37 +169,6 @@ def demo(
     run_demo(out, seed=seed)
 
 
-def _run(folder: Path, seed: int, *, n_train: int, n_val: int, n_test: int) -> dict[str, Report]:
-    started = time.monotonic()
-    train, val, test = (
-        PaperWorld(n, split=split, seed=seed)
-        for n, split in ((n_train, "train"), (n_val, "val"), (n_test, "test"))
-    )
-    makers = {  # the slowest first
-        "CAM": partial(_plain_cam, train, seed),
-        "CLIP-ES": _clip_es,
-        "SC-CAM": partial(SCCAM.load, "paper", device="cpu"),
-        "CLIMS": partial(CLIMS.load, "paper", device="cpu"),
-    }
-    _import_before_threads(makers)
-    methods, masks, reports = _score_all(makers, val, test)
-    methods["CAM"].save(folder / "cam")
-    figures = _figures(test, methods, masks, reports)
-    page = write_report(
-        folder / "report.html",
-        beside="figure",
-        title="Plain CAM, SC-CAM, CLIMS and CLIP-ES on the embedded world",
-        reports=reports,
-        figures=figures,
-        notes=_notes(*methods.values()),
-    )
-    print(f"\n{table_text(reports)}\n")
-    print(f"{page} shows the table and {len(figures)} figures, which lie beside it as PNG.")
-    print("Next: `make lab` (or `jupyter lab`, then notebooks/00_start_here.ipynb).")
-    print(f"{time.monotonic() - started:.0f} s with {torch.get_num_threads()} threads")
-    return reports
-
-
 def _import_before_threads(makers: Mapping[str, Callable[[], CAMMethod]]) -> None:
     """Run every method once on two images, so that the threads find every module imported.
 
@@ -184,30 +183,20 @@ def _import_before_threads(makers: Mapping[str, Callable[[], CAMMethod]]) -> Non
 
 def _score_all(
     makers: Mapping[str, Callable[[], CAMMethod]], val: PaperWorld, test: PaperWorld
-) -> tuple[dict[str, CAMMethod], dict[str, dict[str, Tensor]], dict[str, Report]]:
+) -> dict[str, tuple[CAMMethod, Rows]]:
     """Make and score every method, each in a thread: one operation is too small for two.
 
     Stopped from the keyboard, all threads end with the batch that they are at.
-
-    Returns:
-        Name -> method; row -> masks of ``test``; row -> report.
     """
     threads, stopped = torch.get_num_threads(), Event()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        futures = {
-            name: pool.submit(_score, name, make, val, test, stopped)
-            for name, make in makers.items()
-        }
-        found = {name: futures[name].result() for name in _METHODS}
+        futures = {n: pool.submit(_score, n, m, val, test, stopped) for n, m in makers.items()}
+        return {name: futures[name].result() for name in _METHODS}
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-    methods = {name: method for name, (method, _) in found.items()}
-    rows = {row: scored for _, own in found.values() for row, scored in own.items()}
-    masks = {row: predicted for row, (predicted, _) in rows.items()}
-    return methods, masks, {row: report for row, (_, report) in rows.items()}
 
 
 def _score(
@@ -219,8 +208,8 @@ def _score(
     *,
     n_rules: int | None = None,
     shown: bool = True,
-) -> tuple[CAMMethod, dict[str, tuple[dict[str, Tensor], Report]]]:
-    """Return a method and its rows without and with the CRF: masks of ``test``, their report."""
+) -> tuple[CAMMethod, Rows]:
+    """Make a method; return it with its rows without and with the CRF."""
     method, scored = make(), {}
     maps_of = _Remembered(Pipeline(method).maps, stopped)
     for row, crf, rules in (
@@ -230,16 +219,10 @@ def _score(
         pipeline = Pipeline(method, crf=crf)
         options = {"refine": pipeline.refine, "what": row, "shown": shown}
         chosen = choose_rule(maps_of, val, val.masks, test, rules=rules[:n_rules], **options)
-        protocol = Protocol(
-            f"PaperWorld seed {test.seed}",
-            test.split,
-            resolution=f"{test.size}x{test.size}",
-            background=chosen.said,
-            refinement=pipeline.refinement,
-            preset=method.preset,
-        )
-        classes, target = test.classes, test.masks
-        report = evaluate(chosen.masks, target, classes=classes, protocol=protocol)
+        stated = {"background": chosen.said, "refinement": pipeline.refinement}
+        stated |= {"preset": method.preset, "resolution": f"{test.size}x{test.size}"}
+        protocol = Protocol(f"PaperWorld seed {test.seed}", test.split, **stated)
+        report = evaluate(chosen.masks, test.masks, classes=test.classes, protocol=protocol)
         scored[row] = chosen.masks, report
     return method, scored
 

@@ -64,7 +64,7 @@ def write_masks(
     others go on; a disk that refuses stops the run.
 
     Args:
-        samples: images with their ``names``.
+        samples: images with their ``names`` and, for batches, ``size_of(name)``.
         masks_of: a `Pipeline`, or a function of images and labels that returns masks.
         folder: of ``masks/NAME.png``, ``maps/NAME.safetensors``, ``protocol.json`` and, when all
             of it is done, ``manifest.json``.
@@ -99,23 +99,18 @@ def write_masks(
     cell = masks_of.cell if isinstance(masks_of, Pipeline) else 1
     batches = plan_batches(samples, batch_size, side=cell)
     left = [
-        [names[n] for n in batch]
+        batch
         for batch in batches[rank::world]
-        if not all(
-            _place(folder, "masks", names[n]).exists() or _failure(folder, names[n]).exists()
-            for n in batch
-        )
+        if not all(_is_done(folder, names[number]) for number in batch)
     ]
-    numbers = {name: number for number, name in enumerate(names)}
-    total = sum(map(len, left))
 
     def made() -> Iterator[_Read]:
         resize = masks_of.fit if cell > 1 else None
-        for batch in _decoded(samples, numbers, left, workers, resize):
+        for batch in _decoded(samples, left, workers, resize):
             _make(batch, masks_of, folder, maps)
             yield from batch
 
-    for _ in progress(made(), what="masks", shown=shown, total=total):
+    for _ in progress(made(), what="masks", shown=shown, total=sum(map(len, left))):
         pass
     return _finish(folder, names, made_by, getattr(samples, "classes", ()))
 
@@ -175,6 +170,10 @@ def _failure(folder: Path, name: str) -> Path:
     return _place(folder, "failed", name, ".txt")
 
 
+def _is_done(folder: Path, name: str) -> bool:
+    return _place(folder, "masks", name).exists() or _failure(folder, name).exists()
+
+
 class _Read(NamedTuple):
     """An image, or why it cannot be read, and what the method is shown if that is another size."""
 
@@ -186,16 +185,16 @@ class _Read(NamedTuple):
 
 def _decoded(
     samples: Sequence[Sample],
-    numbers: Mapping[str, int],
-    batches: Sequence[Sequence[str]],
+    batches: Sequence[Sequence[int]],
     workers: int,
     resize: Callable[[Tensor], Tensor] | None,
 ) -> Iterator[list[_Read]]:
     """Decode the batches in order, ahead in threads; memory holds a few of them."""
 
-    def read(name: str) -> _Read:
+    def read(number: int) -> _Read:
+        name = samples.names[number]
         try:
-            sample = samples[numbers[name]]
+            sample = samples[number]
             return _Read(name, sample, resized=None if resize is None else resize(sample.image))
         except (OSError, ValueError) as error:
             return _Read(name, None, f"{type(error).__name__}: {error}")
@@ -205,7 +204,7 @@ def _decoded(
         waiting: deque = deque()
         try:
             for batch in batches:
-                waiting.append([pool.submit(read, name) for name in batch])
+                waiting.append([pool.submit(read, number) for number in batch])
                 if len(waiting) > _AHEAD * workers:
                     yield [future.result() for future in waiting.popleft()]
             while waiting:
@@ -263,7 +262,7 @@ def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -
     """List the images of every batch by number: of equal size, in the order of the data set.
 
     Args:
-        samples: with ``size_of(name)`` where sizes are known without decoding.
+        samples: with ``size_of(name)``.
         batch_size: at most so many together.
         side: sizes are rounded up to multiples of it first.
 
@@ -273,11 +272,11 @@ def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -
     check_count("batch_size", batch_size)
     if batch_size == 1:  # no size has to be read
         return [[number] for number in range(len(samples))]
-    open_batches: dict[Any, list[int]] = {}
-    batches: list[list[int]] = []
+    open_batches, batches = {}, []
     for number in range(len(samples)):
         try:
-            size = tuple(-(-pixels // side) for pixels in _size_of(samples, number))
+            pixels = samples.size_of(samples.names[number])
+            size = tuple(-(-length // side) for length in pixels)
         except (OSError, ValueError):
             size = None  # its own batch, where reading it says why
         batch = open_batches.get(size) if size is not None else None
@@ -287,13 +286,6 @@ def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -
             open_batches[size] = batch
         batch.append(number)
     return batches
-
-
-def _size_of(samples: Sequence[Sample], number: int) -> tuple[int, int]:
-    size_of = getattr(samples, "size_of", None)
-    if size_of is not None:
-        return size_of(samples.names[number])
-    return tuple(samples[number].image.shape[-2:])
 
 
 def masks_in(folder: Path, names: Sequence[str]) -> tuple[Mapping[str, Tensor], dict[str, Any]]:

@@ -109,21 +109,17 @@ def train_method(
     """
     check_word("what is trained", what, METHODS)
     check_device(device)
-    asked = {"data": data, "root": root, "split": split, "limit": limit, "start": start}
+    asked = {"data": data, "root": root, "split": split, "limit": limit, "start": start, **options}
     asked |= {"masks": masks, "clip": clip, "clip_weights": clip_weights, "prompts": prompts}
-    asked = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in {**asked, **options}.items()
-        if value is not None
-    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = {name: str(v) if isinstance(v, Path) else v for name, v in asked.items()}
     _check_options(what, asked)
     folder = Path(f"data/runs/{what}" if out is None else out)
     with joined(device) as device, run_folder(folder):
         config = _config(what, folder, asked, resume=resume)
         settle()  # all have read before the first writes
-        samples = open_dataset(
-            *(config.get(name) for name in ("data", "root", "split")), limit=config.get("limit")
-        )
+        data, root, split, limit = map(config.get, _DATA)
+        samples = open_dataset(data, root, split, limit=limit)
         prepare = _from_masks if "masks" in options_of(what) else _classifier
         fit = prepare(what, config, samples, device)
         settings = folder / CONFIG

@@ -2,12 +2,3 @@
 
 from wsss_kit.crf.dense import IRN_CRF, PSA_CRF, crf_of_present, dense_crf, reference_crf_images
 from wsss_kit.crf.pixel_adaptive import pamr
-
-__all__ = [
-    "IRN_CRF",
-    "PSA_CRF",
-    "crf_of_present",
-    "dense_crf",
-    "pamr",
-    "reference_crf_images",
-]

@@ -13,19 +13,3 @@ from wsss_kit.data.folder import load_folder, load_folder_masks
 from wsss_kit.data.images import read_image, read_mask
 from wsss_kit.data.pets import load_pets, load_pets_masks
 from wsss_kit.data.voc import load_voc, load_voc_masks
-
-__all__ = [
-    "LazyMasks",
-    "LazySamples",
-    "load_coco",
-    "load_coco_masks",
-    "load_folder",
-    "load_folder_masks",
-    "load_pets",
-    "load_pets_masks",
-    "load_voc",
-    "load_voc_masks",
-    "open_dataset",
-    "read_image",
-    "read_mask",
-]

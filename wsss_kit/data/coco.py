@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,6 @@ from wsss_kit.classes import COCO_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
 from wsss_kit.data.images import mask_png
 from wsss_kit.files import write_whole
-
-SPLITS = ("train", "val")
-LAYOUT = """
-  {root}/
-    annotations/instances_train2014.json   from annotations_trainval2014.zip
-    train2014/COCO_train2014_000000000009.jpg
-    val2014/ and instances_val2014.json the same
-data/README.md says where to get COCO 2014."""
 
 
 def load_coco(
@@ -54,8 +45,7 @@ def load_coco(
           nowhere/
         ...
     """
-    coco, masks = _COCO(root, split), partial(load_coco_masks, root, split)
-    return coco.samples(coco.names, masks, split=split, limit=limit)
+    return _COCO(root, split).open_samples(limit)
 
 
 def load_coco_masks(root: str | Path = "data/COCO2014", split: str = "train") -> LazyMasks:
@@ -77,45 +67,46 @@ def load_coco_masks(root: str | Path = "data/COCO2014", split: str = "train") ->
         FileNotFoundError: as for `load_coco`.
         ValueError: as for `load_coco`; on reading an item, if a polygon is none.
     """
-    coco = _COCO(root, split)
-    return LazyMasks(coco.names, read=coco.mask, folder=coco.masks)
+    return _COCO(root, split).open_masks()
 
 
 class _COCO(ImageFiles):
     """One annotation file and its images, by image name."""
 
-    LAYOUT, classes = LAYOUT, COCO_CLASSES
+    LAYOUT = """
+  {root}/
+    annotations/instances_train2014.json   from annotations_trainval2014.zip
+    train2014/COCO_train2014_000000000009.jpg
+    val2014/ and instances_val2014.json the same
+data/README.md says where to get COCO 2014."""
+    classes = COCO_CLASSES
 
     def __init__(self, root: str | Path, split: str) -> None:
-        check_word("split", split, SPLITS)
+        check_word("split", split, ("train", "val"))
         root = Path(root).expanduser()
         file = root / "annotations" / f"instances_{split}2014.json"
         folders = [place / f"{split}2014" for place in (root, root / "images")]
         folders = [folder for folder in folders if folder.is_dir()]
         if not file.is_file() or not folders:
             raise self.not_found(f"no COCO 2014 in {root}", root)
-        self.folder, self.masks = folders[0], root / "masks" / f"{split}2014"
+        self.split, self.folder = split, folders[0]
+        self.mask_folder = root / "masks" / f"{split}2014"
         found = _read(file)
         self.value_of = _values(found["categories"], file)
-        self.sizes, self.files, number_of = {}, {}, {}
+        self.sizes, self.files, name_of = {}, {}, {}
         for image in found["images"]:
-            name = Path(str(image["file_name"])).stem
-            if "/" in str(image["file_name"]) or "\\" in str(image["file_name"]):
-                raise ValueError(
-                    f"{file} names an image {image['file_name']!r}, expected a name alone"
-                )
-            number_of[image["id"]] = name
-            self.files[name] = image["file_name"]
-            self.sizes[name] = (int(image["height"]), int(image["width"]))
+            path = str(image["file_name"])
+            if "/" in path or "\\" in path:
+                raise ValueError(f"{file} names an image {path!r}, expected a name alone")
+            name_of[image["id"]] = name = Path(path).stem
+            self.files[name], self.sizes[name] = path, (int(image["height"]), int(image["width"]))
         self.annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for annotation in found["annotations"]:
-            name = number_of.get(annotation["image_id"])
-            if name is None or annotation["category_id"] not in self.value_of:
-                raise ValueError(
-                    f"{file} has an annotation of image {annotation['image_id']} and category "
-                    f"{annotation['category_id']}, expected those that it lists"
-                )
-            self.annotations[name].append(annotation)
+            image, category = annotation["image_id"], annotation["category_id"]
+            if image not in name_of or category not in self.value_of:
+                problem = f"{file} has an annotation of image {image} and category {category}"
+                raise ValueError(f"{problem}, expected those that it lists")
+            self.annotations[name_of[image]].append(annotation)
         self.names = sorted(self.annotations)
 
     def path(self, name: str) -> Path:
@@ -125,13 +116,13 @@ class _COCO(ImageFiles):
         return {self.value_of[each["category_id"]] - 1 for each in self.annotations[name]}
 
     def mask(self, name: str) -> Tensor:
-        path = self.masks / f"{name}.png"
+        path = self.mask_folder / f"{name}.png"
         if not path.exists():
-            write_whole(path, self._rendered(name))
+            write_whole(path, mask_png(self._rendered(name)))
         return self.read_mask(name, path)
 
-    def _rendered(self, name: str) -> bytes:
-        """A palette PNG, the largest objects first."""
+    def _rendered(self, name: str) -> np.ndarray:
+        """Draw the mask, (H, W) uint8, the largest objects first."""
         height, width = self.sizes[name]
         drawn = np.zeros((height, width), np.uint8)
         for annotation in sorted(self.annotations[name], key=lambda each: -each["area"]):
@@ -144,11 +135,10 @@ class _COCO(ImageFiles):
                 inside = outlines.decode(outline).astype(bool)
                 drawn[inside] = self.value_of[annotation["category_id"]]
             except Exception as error:  # pycocotools raises many kinds, and plain ones
-                raise ValueError(
-                    f"annotation {annotation.get('id')} of {name} has no outline that can be read "
-                    f"({error}); expected polygons or run lengths"
-                ) from error
-        return mask_png(drawn)
+                problem = f"annotation {annotation.get('id')} of {name} has no outline"
+                advice = f"that can be read ({error}); expected polygons or run lengths"
+                raise ValueError(f"{problem} {advice}") from error
+        return drawn
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -163,13 +153,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _values(categories: list[dict[str, Any]], file: Path) -> dict[int, int]:
-    """COCO's category ids, which leave gaps up to 90, to mask values 1 to 80."""
+    """Map COCO's category ids, which leave gaps up to 90, to mask values 1 to 80."""
     values = {}
     for category in categories:
-        if category["name"] not in COCO_CLASSES:
-            hint = closest(category["name"], COCO_CLASSES)
-            raise ValueError(
-                f"{file} has a category {category['name']!r}, expected one of COCO's 80{hint}"
-            )
-        values[category["id"]] = 1 + COCO_CLASSES.index(category["name"])
+        name = category["name"]
+        if name not in COCO_CLASSES:
+            hint = closest(name, COCO_CLASSES)
+            raise ValueError(f"{file} has a category {name!r}, expected one of COCO's 80{hint}")
+        values[category["id"]] = 1 + COCO_CLASSES.index(name)
     return values

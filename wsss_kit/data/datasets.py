@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,8 +81,7 @@ def open_dataset(
         (96, 96)
     """
     check_word("the data set", name, (*FOLDERS, "paper"))
-    if limit is not None:
-        check_count("limit", limit)
+    check_count("limit", 1 if limit is None else limit)
     split = SPLITS.get(name) if split is None else split
     load = find("dataset", name)
     if name == "paper":
@@ -131,20 +130,14 @@ class LazySamples(Sequence[Sample]):
         size: Callable[[str], tuple[int, int]] | None = None,
         masks: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
-        self.names = tuple(names)
-        self.classes = tuple(classes)
-        self.split = split
+        self.names, self.classes, self.split = tuple(names), tuple(classes), split
         self._image, self._labels, self._size, self._masks = image, labels, size, masks
 
     def __len__(self) -> int:
         return len(self.names)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> LazySamples: ...
     def __getitem__(self, index: int | slice) -> Sample | LazySamples:
-        """One sample, or a lazy sequence of those in a slice."""
+        """Read one sample, or return a lazy sequence of those in a slice."""
         if isinstance(index, slice):
             return self.pick(self.names[index])
         index = operator.index(index)
@@ -171,9 +164,8 @@ class LazySamples(Sequence[Sample]):
         names = tuple(names)
         unknown = sorted(set(names) - set(self.names))
         if unknown:
-            raise ValueError(
-                f"{', '.join(unknown[:5])}: not among the {len(self)} images; `names` lists them"
-            )
+            listed = ", ".join(unknown[:5])
+            raise ValueError(f"{listed}: not among the {len(self)} images; `names` lists them")
         samples = copy(self)
         samples.names = names
         return samples
@@ -202,9 +194,7 @@ class LazySamples(Sequence[Sample]):
 
     def size_of(self, name: str) -> tuple[int, int]:
         """Return height and width of an image, without decoding it where that is possible."""
-        if self._size is not None:
-            return self._size(name)
-        return tuple(self._image(name).shape[-2:])
+        return self._size(name) if self._size else tuple(self._image(name).shape[-2:])
 
     def image_labels(self) -> Tensor:
         """Return the labels of all images, without decoding any.
@@ -220,7 +210,20 @@ class LazySamples(Sequence[Sample]):
         return f"LazySamples({len(self)} images, {len(self.classes)} classes{split})"
 
 
-class LazyMasks(Mapping[str, Tensor]):
+class ByName(Mapping[str, Any]):
+    """Base of mappings by image name whose values are read when asked for; knows ``_names``."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class LazyMasks(ByName):
     """Ground-truth masks by image name, read from disk when asked for.
 
     Args:
@@ -240,46 +243,38 @@ class LazyMasks(Mapping[str, Tensor]):
     def __init__(
         self, names: Iterable[str], *, read: Callable[[str], Tensor], folder: str | Path
     ) -> None:
-        self._names = dict.fromkeys(names)
-        self._read = read
-        self._folder = Path(folder)
+        self._names, self._read, self._folder = dict.fromkeys(names), read, Path(folder)
 
     def __getitem__(self, name: str) -> Tensor:
-        """The (H, W) int64 mask of one image."""
+        """Read the (H, W) int64 mask of one image."""
         if name not in self._names:
-            raise KeyError(
-                f"no mask for {name!r}: expected it at {self._folder / str(name)}.png; "
-                f"masks known here: {len(self)}{closest(str(name), self._names)}"
-            )
+            problem = f"no mask for {name!r}: expected it at {self._folder / str(name)}.png"
+            hint = closest(str(name), self._names)
+            raise KeyError(f"{problem}; masks known here: {len(self)}{hint}")
         return self._read(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
     def __repr__(self) -> str:
         return f"LazyMasks({len(self)} masks in {self._folder})"
 
 
 class ImageFiles:
-    """Base of the readers: finds the files and labels of a data set by image name."""
+    """Base of the readers: the files and labels of a data set by image name."""
 
     LAYOUT: str
     """The layout that is expected, for messages; holds ``{root}``."""
+    names: Sequence[str]
     classes: Sequence[str]
+    split: str | None = None
+    mask_folder: Path
 
     def path(self, name: str) -> Path:
         """Return the file of an image."""
-        raise NotImplementedError
 
     def present(self, name: str) -> Iterable[int]:
         """Return the indices of the classes in an image."""
-        raise NotImplementedError
+
+    def mask(self, name: str) -> Tensor:
+        """Read the mask of an image: (H, W) int64."""
 
     def image(self, name: str) -> Tensor:
         """Read an image: (3, H, W) float32 in [0, 1]."""
@@ -299,19 +294,16 @@ class ImageFiles:
         """Read the mask of an image from a file, checked: (H, W) int64."""
         return read_mask_of(self.path(name), file, n_classes=len(self.classes))
 
-    def samples(
-        self,
-        names: Sequence[str],
-        masks: Callable[[], Mapping[str, Tensor]],
-        *,
-        split: str | None = None,
-        limit: int | None = None,
-    ) -> LazySamples:
-        """Return the first ``limit`` of these images as lazy samples."""
-        if limit is not None:
-            check_count("limit", limit)
-        read = {"image": self.image, "labels": self.labels, "size": self.size, "masks": masks}
-        return LazySamples(names[:limit], **read, classes=self.classes, split=split)
+    def open_samples(self, limit: int | None = None) -> LazySamples:
+        """Return the first ``limit`` images as lazy samples."""
+        check_count("limit", 1 if limit is None else limit)
+        read = {"image": self.image, "labels": self.labels, "size": self.size}
+        known = {"classes": self.classes, "split": self.split, "masks": self.open_masks}
+        return LazySamples(self.names[:limit], **read, **known)
+
+    def open_masks(self) -> LazyMasks:
+        """Return the masks of all images, which are read when asked for."""
+        return LazyMasks(self.names, read=self.mask, folder=self.mask_folder)
 
     def not_found(self, problem: str, root: str | Path) -> FileNotFoundError:
         """Return the error for a missing part of the layout."""

@@ -9,6 +9,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from requests import Response
 
 _BLOCK = 1 << 16
-_LOCAL_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES)  # another source would not help
 
 
 class Archive(NamedTuple):
@@ -61,22 +61,20 @@ def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: 
     pooch.get_logger().setLevel("WARNING")
     path, failures = Path(folder) / archive.name, []
     for source in archive.sources:
-        remote = "://" in source
-        registry, urls = {archive.name: archive.checksum}, {archive.name: source}
-        repeats = retries if remote else 0
-        store = pooch.create(folder, "", registry=registry, urls=urls, retry_if_failed=repeats)
-        download = _Resume(path.with_name(f"{archive.name}.part"), shown) if remote else _copy
+        store = pooch.create(folder, "", urls={archive.name: source})
+        store.registry[archive.name], download = archive.checksum, _copy
+        if "://" in source:
+            store.retry_if_failed = retries
+            download = partial(_resume, path.with_name(f"{archive.name}.part"), shown)
         try:
             return Path(store.fetch(archive.name, downloader=download))
         except OSError as error:
-            if error.errno in _LOCAL_ERRORS:
-                raise
+            if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+                raise  # another source would not help
             failures.append(f"{source}: {error}")
-    reasons = "\n  ".join(failures)
-    raise ConnectionError(
-        f"{archive.name} could not be downloaded:\n  {reasons}\nDownload it by hand, put it into "
-        f"{folder}, and run the same command again"
-    )
+    reasons = "\n  ".join([f"{archive.name} could not be downloaded:", *failures])
+    advice = f"Download it by hand, put it into {folder}, and run the same command again"
+    raise ConnectionError(f"{reasons}\n{advice}")
 
 
 def _copy(source: str, target: str, _: Pooch) -> None:
@@ -84,39 +82,29 @@ def _copy(source: str, target: str, _: Pooch) -> None:
     shutil.copyfile(Path(source).expanduser(), target)
 
 
-class _Resume(NamedTuple):
-    """Downloader for pooch that resumes; pooch alone starts every download from zero."""
+def _resume(part: Path, shown: bool, url: str, target: str, store: Pooch) -> None:
+    """Resume a download: pooch alone starts every download from zero."""
+    from pooch import HTTPDownloader
+    from requests import HTTPError
 
-    part: Path
-    shown: bool
+    with part.open("ab") as file:
+        begun = file.tell()
 
-    def __call__(self, url: str, target: str, store: Pooch) -> None:
-        from pooch import HTTPDownloader
-        from requests import HTTPError
+        def start_again(answer: Response, **_: object) -> None:
+            if answer.status_code == 200:  # the whole file, not only the rest (206)
+                file.truncate(0)
 
-        with self.part.open("ab") as file:
-            begun = file.tell()
-
-            def start_again(answer: Response, **_: object) -> None:
-                if answer.status_code == 200:  # the whole file, not only the rest (206)
-                    file.truncate(0)
-
-            # Without "identity" some servers' archives would be decompressed on the way.
-            headers = {"Accept-Encoding": "identity"}
-            if begun:
-                headers["Range"] = f"bytes={begun}-"
-            download = HTTPDownloader(
-                progressbar=self.shown,
-                chunk_size=_BLOCK,
-                headers=headers,
-                hooks={"response": start_again},
-            )
-            try:
-                download(url, file, store)
-            except HTTPError as error:
-                if not begun or error.response.status_code != 416:
-                    raise  # 416: the part is already the whole file
-        os.replace(self.part, target)
+        # Without "identity" some servers' archives would be decompressed on the way.
+        headers = {"Accept-Encoding": "identity"}
+        if begun:
+            headers["Range"] = f"bytes={begun}-"
+        options = {"headers": headers, "hooks": {"response": start_again}}
+        try:
+            HTTPDownloader(progressbar=shown, chunk_size=_BLOCK, **options)(url, file, store)
+        except HTTPError as error:
+            if not begun or error.response.status_code != 416:
+                raise  # 416: the part is already the whole file
+    os.replace(part, target)
 
 
 def unpack(
@@ -163,10 +151,8 @@ def unpack(
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
-    mode = info.external_attr >> 16
-    if info.is_dir():
-        return "folder"
-    return "file" if not stat.S_IFMT(mode) or stat.S_ISREG(mode) else "link"
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    return "folder" if info.is_dir() else "file" if kind in (0, stat.S_IFREG) else "link"
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:

@@ -8,22 +8,13 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-
-from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
 
-HEADER = ["file", "labels"]
 PROBLEMS_SHOWN = 5
-LAYOUT = """
-  {root}/
-    labels.csv        first line: file,labels    then: cat1.jpg,cat;sofa    or: wall.jpg,
-    cat1.jpg          the images, named in labels.csv relative to this folder
-    masks/cat1.png    optional, for evaluation: 0 background, 1 first class, 255 ignored"""
 
 
 def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> LazySamples:
@@ -61,8 +52,7 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
         ...     [(sample.name, sample.labels.tolist()) for sample in samples], samples.classes
         ([('a', [1.0, 1.0]), ('b', [0.0, 0.0])], ('cat', 'dog'))
     """
-    folder = _Folder(root, classes)
-    return folder.samples(list(folder.rows), partial(load_folder_masks, root, classes=classes))
+    return _Folder(root, classes).open_samples()
 
 
 def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None) -> LazyMasks:
@@ -82,8 +72,8 @@ def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None)
     Raises:
         FileNotFoundError: if the folder, its table or ``masks/`` is missing.
         ValueError: as for ``load_folder``, or if no file is the mask of an image; on reading an
-            item, if its mask does not decode, has
-            another size than its image or a value that is no class.
+            item, if its mask does not decode, has another size than its image or a value that
+            is no class.
 
     Example:
         >>> import tempfile
@@ -96,11 +86,7 @@ def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None)
         ...     load_folder_masks(folder)["a"].tolist()
         [[255, 255]]
     """
-    folder = _Folder(root, classes)
-    if not folder.mask_folder.is_dir():
-        raise folder.not_found(f"{folder.root} has no folder masks/", folder.root)
-    folder.find_masks()
-    return LazyMasks(folder.masks, read=folder.mask, folder=folder.mask_folder)
+    return _Folder(root, classes).open_masks()
 
 
 class _Row(NamedTuple):
@@ -126,8 +112,8 @@ def _report(problems: list[_Problem], table: Path, classes: Sequence[str]) -> No
     if not problems:
         return
     count = len(problems)
-    what = "1 bad entry, correct it" if count == 1 else f"{count} bad entries, correct them"
-    lines = [f"{table} has {what} and load again:"]
+    entries, them = ("entry", "it") if count == 1 else ("entries", "them")
+    lines = [f"{table} has {count} bad {entries}, correct {them} and load again:"]
     for problem in sorted(problems, key=lambda problem: problem.line)[:PROBLEMS_SHOWN]:
         hint = closest(problem.name, problem.candidates)
         lines.append(f"line {problem.line}: {problem.text}{hint}")
@@ -142,30 +128,33 @@ def _report(problems: list[_Problem], table: Path, classes: Sequence[str]) -> No
 class _Folder(ImageFiles):
     """The checked table of one folder, and its files by image name."""
 
-    LAYOUT = LAYOUT
+    LAYOUT = """
+  {root}/
+    labels.csv        first line: file,labels    then: cat1.jpg,cat;sofa    or: wall.jpg,
+    cat1.jpg          the images, named in labels.csv relative to this folder
+    masks/cat1.png    optional, for evaluation: 0 background, 1 first class, 255 ignored"""
 
     def __init__(self, root: str | Path, classes: Sequence[str] | None) -> None:
         self.root = Path(root).expanduser()
-        self.mask_folder = self.root / "masks"
-        self.masks: dict[str, Path] = {}
         table = self.root / "labels.csv"
         if not table.is_file():
             what = f"{self.root} has no labels.csv" if self.root.is_dir() else f"no folder {root}"
             raise self.not_found(what, root)
         problems: list[_Problem] = []
         rows = _read_rows(table, problems)
-        self.mixed = _mixed(rows) if classes is None else frozenset()
-        self.classes = _checked(classes) if classes is not None else _classes_of(rows, table)
+        mixed = _mixed(rows) if classes is None else set()
+        self.classes = _classes_of(rows, table) if classes is None else _checked(classes)
         self.rows: dict[str, _Row] = {}
         for row in rows:
-            problems += self._add(row)
+            problems += self._add(row, mixed)
         _report(problems, table, self.classes)
         if not self.rows:
             raise ValueError(f"{table} names no image; add a line such as: cat1.jpg,cat")
         if not self.classes:
             raise ValueError(f"{table} names no class; label an image, or pass classes=")
+        self.names = list(self.rows)
 
-    def _add(self, row: _Row) -> Iterator[_Problem]:
+    def _add(self, row: _Row, mixed: set[str]) -> Iterator[_Problem]:
         """Keep a row by the name of its image; yield what is wrong with it."""
         name = str(row.file.with_suffix(""))
         first = self.rows.setdefault(name, row)
@@ -173,67 +162,55 @@ class _Folder(ImageFiles):
             yield _Problem(row.line, f"'{row.file}' is named twice, first in line {first.line}")
         elif first is not row:
             text = f"'{row.file}' and '{first.file}' of line {first.line} are both called {name!r}"
-            text += ", and masks are found by that name; rename one"
-            yield _Problem(row.line, text)
+            yield _Problem(row.line, f"{text}, and masks are found by that name; rename one")
         elif not (self.root / row.file).is_file():
             there = (path.name for path in (self.root / row.file.parent).glob("*"))
             text = f"there is no image '{row.file}'"
             yield _Problem(row.line, text, row.file.name, there, missing=True)
         for label in row.labels:
-            if label in self.mixed:
-                text = f"{label!r} looks like several classes; put ';' between them, "
-                yield _Problem(row.line, text + "or pass classes= if it is one name")
+            if label in mixed:
+                text = f"{label!r} looks like several classes; put ';' between them, or pass "
+                yield _Problem(row.line, f"{text}classes= if it is one name")
             elif label not in self.classes:
                 yield _Problem(row.line, f"unknown class {label!r}", label, self.classes)
 
-    def find_masks(self) -> None:
-        """Mask files by image name; those that belong to no image are reported."""
-        files = sorted(path for path in self.mask_folder.rglob("*") if path.is_file())
-        there = {
-            str(path.relative_to(self.mask_folder).with_suffix("").as_posix()): path
-            for path in files
-            if path.suffix.lower() == ".png"
-        }
-        stems = Counter(row.file.stem for row in self.rows.values())
-        for name, row in self.rows.items():
-            if name in there:
-                self.masks[name] = there[name]
-            elif stems[row.file.stem] == 1 and row.file.stem in there:
-                self.masks[name] = there[row.file.stem]
-        self._check_masks(files)
+    def open_masks(self) -> LazyMasks:
+        """Return the masks of the images that have one.
 
-    def _check_masks(self, files: Sequence[Path]) -> None:
-        """No mask at all is an error; a mask without its image is probably misnamed."""
-        used = set(self.masks.values())
-        hidden = [path for path in files if path.name.startswith(".") or path.name == "Thumbs.db"]
-        foreign = [path for path in files if path not in used and path not in hidden]
+        No mask at all is an error. A mask without its image is probably misnamed: a warning.
+        """
+        folder = self.root / "masks"
+        if not folder.is_dir():
+            raise self.not_found(f"{self.root} has no folder masks/", self.root)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        png = [path for path in files if path.suffix.lower() == ".png"]
+        mask_of = {path.relative_to(folder).with_suffix("").as_posix(): path for path in png}
+        stems = Counter(row.file.stem for row in self.rows.values())
+        masks = {}
+        for name, row in self.rows.items():
+            key = row.file.stem if name not in mask_of and stems[row.file.stem] == 1 else name
+            if key in mask_of:
+                masks[name] = mask_of[key]
+        rest = sorted({*files} - {*masks.values()})
+        foreign = [path for path in rest if path.name[0] != "." and path.name != "Thumbs.db"]
         example = next(iter(self.rows))
-        expected = f"expected {self.mask_folder / example}.png for the image {example!r}"
-        if not used:
-            first = f", such as {foreign[0].name!r}" if foreign else ""
-            raise ValueError(
-                f"{self.mask_folder} holds {len(foreign)} files{first}, and none is the PNG mask "
-                f"of an image; {expected}"
-            )
-        if not foreign:
-            return
-        images = {p.stem for p in self.root.rglob("*") if self.mask_folder not in p.parents}
+        expected = f"expected {folder / example}.png for the image {example!r}"
+        if not masks:
+            names = "".join(f", such as {path.name!r}" for path in foreign[:1])
+            problem = f"{folder} holds {len(foreign)} files{names}"
+            raise ValueError(f"{problem}, and none is the PNG mask of an image; {expected}")
+        images = {path.stem for path in self.root.rglob("*") if folder not in path.parents}
         lost = [path.name for path in foreign if path.stem not in images]
         if lost:
-            warnings.warn(
-                f"{len(lost)} of {len(files)} files in {self.mask_folder} belong to no image, "
-                f"the first is {lost[0]!r}; {expected}",
-                stacklevel=4,
-            )
+            problem = f"{len(lost)} of {len(files)} files in {folder} belong to no image"
+            warnings.warn(f"{problem}, the first is {lost[0]!r}; {expected}", stacklevel=3)
+        return LazyMasks(masks, read=lambda name: self.read_mask(name, masks[name]), folder=folder)
 
     def path(self, name: str) -> Path:
         return self.root / self.rows[name].file
 
     def present(self, name: str) -> list[int]:
         return [self.classes.index(label) for label in self.rows[name].labels]
-
-    def mask(self, name: str) -> Tensor:
-        return self.read_mask(name, self.masks[name])
 
 
 def _read_text(table: Path) -> str:
@@ -249,24 +226,25 @@ def _read_text(table: Path) -> str:
 
 
 def _read_rows(table: Path, problems: list[_Problem]) -> list[_Row]:
-    """Well-formed rows; the others go to ``problems``."""
+    """Read the well-formed rows; the others go to ``problems``."""
     reader = csv.reader(io.StringIO(_read_text(table), newline=""))
-    header = next(reader, [])
-    if [cell.strip().lower() for cell in header] != HEADER:
+    header = ",".join(next(reader, []))
+    begins = re.sub(r"\s*([,;\t])\s*", r"\1", header.strip().lower())
+    if begins != "file,labels":
         advice = "write file,labels in the first line"
-        for mark, word in ((";", "';'"), ("\t", "tabs")):
-            if [cell.strip().lower() for cell in ",".join(header).split(mark)] == HEADER:
-                advice = (
-                    f"its columns are separated by {word}, as some versions of Excel do; put ',' "
-                    "between the two columns and keep ';' between class names"
-                )
-        raise ValueError(f"{table} begins {','.join(header)!r}, expected 'file,labels'; {advice}")
+        mark = {"file;labels": "';'", "file\tlabels": "tabs"}.get(begins)
+        if mark is not None:
+            advice = (
+                f"its columns are separated by {mark}, as some versions of Excel do; put ',' "
+                "between the two columns and keep ';' between class names"
+            )
+        raise ValueError(f"{table} begins {header!r}, expected 'file,labels'; {advice}")
     rows = []
     for cells in reader:
         cells = [cell.strip() for cell in cells]
-        file = PurePosixPath(cells[0].replace("\\", "/")) if cells else PurePosixPath()
         if not any(cells):
             continue
+        file = PurePosixPath(cells[0].replace("\\", "/"))
         if len(cells) != 2:
             text = f"columns: {len(cells)}, expected 2: the file, then class names with ';' between"
             problems.append(_Problem(reader.line_num, text))
@@ -283,45 +261,39 @@ def _checked(classes: Sequence[str]) -> tuple[str, ...]:
     names = tuple(classes)
     most = IGNORE_INDEX - 1
     if isinstance(classes, str) or len(set(names)) != len(names) or not 1 <= len(names) <= most:
-        raise ValueError(
-            f"classes is {classes!r}, expected a list of 1 to {most} different names, "
-            'such as ["cat", "dog"]'
-        )
+        expected = f'a list of 1 to {most} different names, such as ["cat", "dog"]'
+        raise ValueError(f"classes is {classes!r}, expected {expected}")
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"a class is {name!r}, expected a name")
         if name.lower() == "background":
-            raise ValueError(
-                f"{name!r} is among the classes, expected things alone: background is value 0 of "
-                "every mask; leave the label of an image without a thing empty"
-            )
+            advice = "leave the label of an image without a thing empty"
+            raise ValueError(f"{name!r} is among the classes, expected things alone; {advice}")
     return names
 
 
-def _mixed(rows: list[_Row]) -> frozenset[str]:
-    """Labels that are probably several, with something else than ';' between them.
+def _mixed(rows: list[_Row]) -> set[str]:
+    """Return labels that are probably several, with something else than ';' between them.
 
     Either it is a mark that no name has, or each of the parts is a label of its own elsewhere.
     """
     labels = {label for row in rows for label in row.labels}
-    found = set()
+    mixed = {label for label in labels if re.search(r"[,|/\t+&]", label)}
     for label in labels:
-        parts = [part for part in re.split(r"[^\w]+", label) if part not in ("", "and", "or")]
-        known = len(parts) > 1 and all(part in labels for part in parts)
-        if known or re.search(r"[,|/\t+&]", label):
-            found.add(label)
-    return frozenset(found)
+        parts = [part for part in re.split(r"\W+", label) if part not in ("", "and", "or")]
+        if len(parts) > 1 and labels.issuperset(parts):
+            mixed.add(label)
+    return mixed
 
 
 def _classes_of(rows: list[_Row], table: Path) -> tuple[str, ...]:
-    """Sorted class names of the table."""
+    """Return the sorted class names of the table."""
     names = sorted({label for row in rows for label in row.labels})
     by_lower: dict[str, str] = {}
     for name in names:
         twin = by_lower.setdefault(name.lower(), name)
         if twin != name:
-            raise ValueError(
-                f"{table} has the classes {twin!r} and {name!r}, which differ only in upper and "
-                "lower case; write them alike, or pass classes="
-            )
+            problem = f"{table} has the classes {twin!r} and {name!r}"
+            advice = "write them alike, or pass classes="
+            raise ValueError(f"{problem}, which differ only in upper and lower case; {advice}")
     return _checked(names) if names else ()

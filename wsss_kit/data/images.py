@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,6 @@ from torch import Tensor
 from wsss_kit.classes import IGNORE_INDEX, palette
 
 EXIF_ORIENTATION = 0x0112
-INTEGER_RANGES = (255, 65535, 2**31 - 1)
-FLOAT_RANGES = (1, 255, 65535)
-ROUNDING = 1e-3
-"""By how much of its range an image may pass the range's end, as after resizing."""
-GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""Pillow stretches 2-bit and 4-bit grey to 0..255 by these factors; ids want the factor undone."""
 
 
 def import_decoders() -> None:
@@ -65,8 +61,7 @@ def read_image(path: str | Path | bytes, *, called: str = "the image") -> Tensor
         >>> image.shape, [round(value, 3) for value in image[0, 0].tolist()]
         (torch.Size([3, 1, 3]), [0.0, 0.502, 1.0])
     """
-    content = path if isinstance(path, bytes) else None
-    path = Path(called if isinstance(path, bytes) else path)
+    content, path = (path, Path(called)) if isinstance(path, bytes) else (None, Path(path))
     opened = _open(path, content)
     is_16_bit = opened.mode.startswith("I;16") or opened.format == "PNG"
     image = _decode(opened, path)
@@ -116,8 +111,9 @@ def read_mask(path: str | Path) -> Tensor:
     opened = _open(path)
     if opened.format in ("JPEG", "MPO"):
         raise ValueError(f"mask {path} is a JPEG, which alters class ids; save masks as PNG")
-    raw_mode = opened.tile[0][3] if opened.tile else None
-    step = GREY_STEPS.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
+    # Pillow stretches 2-bit and 4-bit grey to 0..255 by a factor, which is undone for ids
+    steps, raw_mode = {"L;2": 85, "L;4": 17}, opened.tile[0][3] if opened.tile else None
+    step = steps.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
     image = _decode(opened, path)
     if image.mode in ("LA", "PA"):
         image = image.getchannel(0)
@@ -125,10 +121,8 @@ def read_mask(path: str | Path) -> Tensor:
         return torch.from_numpy(np.asarray(image).astype(np.int64) // step)
     if image.mode in ("RGB", "RGBA"):
         return torch.from_numpy(_ids_of_colours(np.asarray(image.convert("RGB")), path))
-    raise ValueError(
-        f"mask {path} has mode {image.mode}, expected a palette or grey image of class ids; "
-        "save it as an 8-bit PNG"
-    )
+    expected = "a palette or grey image of class ids; save it as an 8-bit PNG"
+    raise ValueError(f"mask {path} has mode {image.mode}, expected {expected}")
 
 
 def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tensor:
@@ -160,24 +154,21 @@ def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tens
     mask = read_mask(path)
     size = image_size(image)
     if tuple(mask.shape) != size:
-        raise ValueError(
-            f"mask {path} is {mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its image "
-            f"{image} is {size[0]}x{size[1]}; expected equal sizes (EXIF rotation counts); "
-            "draw the mask on the image as a viewer shows it, or resize it without smoothing"
-        )
+        problem = f"{mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its image {image}"
+        advice = "expected equal sizes (EXIF rotation counts); draw the mask on the image again"
+        raise ValueError(f"mask {path} is {problem} is {size[0]}x{size[1]}; {advice}")
     ids = mask.numpy()
     outside = np.unique(ids[((ids < 0) | (ids > n_classes)) & (ids != IGNORE_INDEX)])
     if len(outside):
-        raise ValueError(
-            f"mask {path} has values {outside[:5].tolist()}, expected 0 (background), "
-            f"1 to {n_classes} (class c is value c + 1) or {IGNORE_INDEX} (ignored); "
-            "check the class list and that the mask was saved without smoothing"
-        )
+        problem = f"mask {path} has values {outside[:5].tolist()}"
+        expected = f"0 (background), 1 to {n_classes} (class c is value c + 1) or {IGNORE_INDEX}"
+        advice = "check the class list and that the mask was saved without smoothing"
+        raise ValueError(f"{problem}, expected {expected} (ignored); {advice}")
     return mask
 
 
 def mask_png(mask: Tensor | np.ndarray) -> bytes:
-    """A mask as the bytes of a palette PNG with PASCAL VOC's colours; `read_mask` reads it.
+    """Encode a mask as a palette PNG with PASCAL VOC's colours; `read_mask` reads it.
 
     Args:
         mask: (H, W) integers from 0 to 255.
@@ -194,10 +185,9 @@ def mask_png(mask: Tensor | np.ndarray) -> bytes:
     """
     values = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
     if values.ndim != 2 or not values.size or values.min() < 0 or values.max() > 255:
-        found = f"{values.min()} to {values.max()}" if values.size else "none"
-        raise ValueError(
-            f"a mask has values from {found} and shape {values.shape}, expected (H, W) of 0 to 255"
-        )
+        span = f"{values.min()} to {values.max()}" if values.size else "none"
+        problem = f"a mask has values from {span} and shape {values.shape}"
+        raise ValueError(f"{problem}, expected (H, W) of 0 to 255")
     image = Image.fromarray(values.astype(np.uint8))
     image.putpalette(palette().ravel().tolist())
     written = io.BytesIO()
@@ -232,86 +222,74 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """
     path = Path(path)
     image = _open(path)
-    width, height = image.size
-    try:
+    with _whole(image, path):  # a PNG may keep its EXIF behind the pixels
         is_turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception as error:  # a PNG may keep its EXIF behind the pixels
-        raise _damaged(image, path, error) from error
-    return (width, height) if is_turned else (height, width)
+    return image.size if is_turned else image.size[::-1]
 
 
 def _open(path: Path, content: bytes | None = None) -> Image.Image:
-    """The image with its header read and its pixels not yet decoded."""
+    """Open an image: its header is read and its pixels are not yet decoded."""
     try:
         data = path.read_bytes() if content is None else content
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"there is no image {path}; check the name, its upper and lower case and its suffix"
-        ) from None
+        advice = "check the name, its upper and lower case and its suffix"
+        raise FileNotFoundError(f"there is no image {path}; {advice}") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder, expected an image file") from None
     try:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path} is a huge image ({error}); make it smaller, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it and have the memory"
-        ) from error
+        advice = "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        raise ValueError(f"{path} is a huge image ({error}); {advice}") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise ValueError(
-            f"{path} does not decode as an image: {len(data)} bytes arrived, beginning "
-            f"{data[:12]!r}; expected a whole PNG, JPEG, TIFF, BMP, GIF or WebP file; "
-            "copy or export it again"
-        ) from error
+        problem = f"{len(data)} bytes arrived, beginning {data[:12]!r}"
+        advice = "expected a whole PNG, JPEG, TIFF, BMP, GIF or WebP file; copy or export it again"
+        raise ValueError(f"{path} does not decode as an image: {problem}; {advice}") from error
+
+
+@contextmanager
+def _whole(opened: Image.Image, path: Path) -> Iterator[None]:
+    """Raise one error for whatever a decoder raises on a damaged file."""
+    try:
+        yield
+    except Exception as error:
+        promised = "{1}x{0} pixels (H x W)".format(*opened.size)
+        problem = f"its header promises a {opened.format} of {promised} that the file does not hold"
+        advice = f"{problem}; copy or export it again"
+        raise ValueError(f"{path} is damaged or cut short ({error}): {advice}") from error
 
 
 def _decode(opened: Image.Image, path: Path) -> Image.Image:
-    """Its pixels, upright."""
-    try:
+    """Decode the pixels, upright."""
+    with _whole(opened, path):
         opened.load()
         return ImageOps.exif_transpose(opened)
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        raise _damaged(opened, path, error) from error
-
-
-def _damaged(opened: Image.Image, path: Path, error: Exception) -> ValueError:
-    width, height = opened.size
-    return ValueError(
-        f"{path} is damaged or cut short ({error}): its header promises a {opened.format} of "
-        f"{height}x{width} pixels (H x W) that the file does not hold; copy or export it again"
-    )
 
 
 def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray:
-    """(H, W) float32 in [0, 1] from 16-bit, 32-bit integer or float grey."""
+    """Scale 16-bit, 32-bit integer or float grey to (H, W) float32 in [0, 1]."""
     values = np.asarray(image).astype(np.float64)
     low, high = values.min(), values.max()
-    ranges = FLOAT_RANGES if image.mode == "F" else INTEGER_RANGES
-    if is_16_bit:
-        ranges = (65535,)
-    scale = next((top for top in ranges if high <= top * (1 + ROUNDING)), None)
+    ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535, 2**31 - 1)
+    ranges = (65535,) if is_16_bit else ranges
+    # an image may pass the end of its range a little, as after resizing
+    scale = next((top for top in ranges if high <= top * 1.001), None)
     if not np.isfinite(values).all() or low < 0 or scale is None:
-        raise ValueError(
-            f"{path} (mode {image.mode}) has values from {low:g} to {high:g}, expected finite "
-            f"ones from 0 to one of {ranges}; rescale it to 0..1 or save it as an 8-bit PNG"
-        )
+        problem = f"{path} (mode {image.mode}) has values from {low:g} to {high:g}"
+        expected = f"finite ones from 0 to one of {ranges}; rescale it or save it as an 8-bit PNG"
+        raise ValueError(f"{problem}, expected {expected}")
     return (values / scale).clip(max=1).astype(np.float32)
 
 
 def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
-    """(H, W) int64 ids of a (H, W, 3) uint8 image in VOC's colours."""
+    """Return (H, W) int64 ids of a (H, W, 3) uint8 image in VOC's colours."""
     weights = np.array([1 << 16, 1 << 8, 1])
-    known = palette().astype(np.int64) @ weights  # (256,)
-    order = np.argsort(known)
-    codes = rgb.astype(np.int64) @ weights  # (H, W)
-    places = np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)
-    ids = order[places]
-    strange = np.unique(codes[known[ids] != codes])
-    if len(strange):
-        red, green, blue = (int(strange[0]) >> shift & 255 for shift in (16, 8, 0))
-        raise ValueError(
-            f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette, the "
-            f"first is RGB ({red}, {green}, {blue}); expected only colours of "
-            "wsss_kit.classes.palette(); save the mask as a palette or grey PNG of class ids"
-        )
-    return ids
+    known = {code: i for i, code in enumerate((palette().astype(np.int64) @ weights).tolist())}
+    codes, where = np.unique(rgb.astype(np.int64) @ weights, return_inverse=True)
+    strange = [code for code in codes.tolist() if code not in known]
+    if strange:
+        red, green, blue = (strange[0] >> shift & 255 for shift in (16, 8, 0))
+        problem = f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette"
+        advice = "save the mask as a palette or grey PNG of class ids"
+        raise ValueError(f"{problem}, the first is RGB ({red}, {green}, {blue}); {advice}")
+    return np.array([known[code] for code in codes.tolist()])[where].reshape(rgb.shape[:2])

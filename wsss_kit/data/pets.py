@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,14 +15,7 @@ from wsss_kit.data.images import read_mask_of
 
 SPECIES = ("cat", "dog")
 SPLITS = ("trainval", "test")
-KINDS = ("species", "breed")
 _PET, _BACKGROUND, _BORDER = 1, 2, 3  # values of a trimap
-LAYOUT = """
-  {root}/
-    images/Abyssinian_1.jpg
-    annotations/trainval.txt           lines: Abyssinian_100 1 1 1
-    annotations/trimaps/Abyssinian_1.png   1 pet, 2 background, 3 border; for evaluation
-data/README.md says where to get it."""
 
 
 def load_pets(
@@ -58,8 +50,7 @@ def load_pets(
             images/Abyssinian_1.jpg
         ...
     """
-    pets, masks = _Pets(root, split, kind), partial(load_pets_masks, root, split, kind=kind)
-    return pets.samples(pets.names(), masks, split=split, limit=limit)
+    return _Pets(root, split, kind).open_samples(limit)
 
 
 def load_pets_masks(
@@ -80,78 +71,74 @@ def load_pets_masks(
         ValueError: as for `load_pets`; on reading an item, if its trimap does not decode, is of
             another size than its image or holds another value.
     """
-    pets = _Pets(root, split, kind)
-    if not pets.trimaps.is_dir():
-        raise pets.not_found(f"{pets.root} has no annotations/trimaps/", root)
-    return LazyMasks(pets.names(), read=pets.mask, folder=pets.trimaps)
-
-
-class _Row(NamedTuple):
-    """One line of a list."""
-
-    name: str
-    breed: str
-    species: str
+    return _Pets(root, split, kind).open_masks()
 
 
 class _Pets(ImageFiles):
     """The files of one folder by image name."""
 
-    LAYOUT = LAYOUT
+    LAYOUT = """
+  {root}/
+    images/Abyssinian_1.jpg
+    annotations/trainval.txt           lines: Abyssinian_100 1 1 1
+    annotations/trimaps/Abyssinian_1.png   1 pet, 2 background, 3 border; for evaluation
+data/README.md says where to get it."""
 
     def __init__(self, root: str | Path, split: str, kind: str) -> None:
         check_word("split", split, SPLITS)
-        check_word("kind", kind, KINDS)
+        check_word("kind", kind, ("species", "breed"))
         self.root = Path(root).expanduser()
-        self.trimaps = self.root / "annotations" / "trimaps"
+        self.mask_folder = self.root / "annotations" / "trimaps"
         lists = [self.root / "annotations" / f"{each}.txt" for each in SPLITS]
         if not (self.root / "images").is_dir() or not all(file.is_file() for file in lists):
             raise self.not_found(f"no pets in {root}", root)
         both = [_read_list(file) for file in lists]  # every split has the classes of both
-        breeds = sorted({row.breed for rows in both for row in rows})
-        self.kind, self.rows = kind, {row.name: row for row in both[SPLITS.index(split)]}
-        self.classes = SPECIES if kind == "species" else tuple(breeds)
-
-    def names(self) -> list[str]:
-        """The first of every breed, the second of every breed, and so on."""
+        self.kind, self.rows = kind, both[SPLITS.index(split)]
+        self.classes = tuple(sorted({row[kind] for rows in both for row in rows.values()}))
         by_breed: dict[str, list[str]] = {}
-        for row in self.rows.values():
-            by_breed.setdefault(row.breed, []).append(row.name)
-        longest = max(map(len, by_breed.values()))
-        return [names[i] for i in range(longest) for names in by_breed.values() if i < len(names)]
+        for name, row in self.rows.items():
+            by_breed.setdefault(row["breed"], []).append(name)
+        ranks = zip_longest(*by_breed.values())  # the first of every breed, the second, and so on
+        self.split, self.names = split, [name for rank in ranks for name in rank if name]
+
+    def open_masks(self) -> LazyMasks:
+        if not self.mask_folder.is_dir():
+            raise self.not_found(f"{self.root} has no annotations/trimaps/", self.root)
+        return super().open_masks()
 
     def path(self, name: str) -> Path:
         return self.root / "images" / f"{name}.jpg"
 
     def present(self, name: str) -> list[int]:
-        return [self.classes.index(getattr(self.rows[name], self.kind))]
+        return [self.classes.index(self.rows[name][self.kind])]
 
     def mask(self, name: str) -> Tensor:
-        path = self.trimaps / f"{name}.png"
+        path = self.mask_folder / f"{name}.png"
         trimap = read_mask_of(self.path(name), path, n_classes=IGNORE_INDEX)  # any value
         wrong = sorted(set(trimap.unique().tolist()) - {_PET, _BACKGROUND, _BORDER})
         if wrong:
-            raise ValueError(
-                f"trimap {path} holds {wrong[:5]}, expected 1 (pet), 2 (background) and 3 (border)"
-            )
+            expected = "1 (pet), 2 (background) and 3 (border)"
+            raise ValueError(f"trimap {path} holds {wrong[:5]}, expected {expected}")
         mask = torch.where(trimap == _PET, 1 + self.present(name)[0], 0)
         return mask.masked_fill(trimap == _BORDER, IGNORE_INDEX)
 
 
-def _read_list(file: Path) -> list[_Row]:
-    """Lines such as ``Abyssinian_100 1 1 1``: name, breed, species (1 cat, 2 dog), breed in it."""
-    rows = []
+def _read_list(file: Path) -> dict[str, dict[str, str]]:
+    """Read lines such as ``Abyssinian_100 1 1 1``: name, breed, species, breed within it.
+
+    Returns:
+        Name -> its ``"breed"`` and its ``"species"``.
+    """
+    rows = {}
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
         cells = line.split()
         if not cells or line.startswith("#"):
             continue
         if len(cells) < 3 or cells[2] not in ("1", "2") or "/" in cells[0] or "_" not in cells[0]:
-            raise ValueError(
-                f"{file} line {number} is {line!r}, expected such as 'Abyssinian_100 1 1 1': name, "
-                f"breed, species (1 cat, 2 dog), breed within it"
-            )
+            expected = "'Abyssinian_100 1 1 1': name, breed, species (1 cat, 2 dog)"
+            raise ValueError(f"{file} line {number} is {line!r}, expected such as {expected}")
         breed = cells[0].rpartition("_")[0].replace("_", " ")
-        rows.append(_Row(cells[0], breed, SPECIES[int(cells[2]) - 1]))
+        rows[cells[0]] = {"breed": breed, "species": SPECIES[int(cells[2]) - 1]}
     if not rows:
         raise ValueError(f"{file} is empty, expected one image a line")
     return rows

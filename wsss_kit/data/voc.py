@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-import numpy as np
 from torch import Tensor
 
-from wsss_kit.classes import VOC_CLASSES
+from wsss_kit.classes import IGNORE_INDEX, VOC_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
-
-LAYOUT = """
-  {root}/
-    JPEGImages/2007_000032.jpg
-    ImageSets/Segmentation/train.txt     one image id a line
-    Annotations/2007_000032.xml          labels; without it they come from the masks
-    SegmentationClassAug/2007_000032.png or SegmentationClass/: masks
-data/README.md says where to get VOC 2012 and how to unpack it."""
 
 
 def load_voc(
@@ -27,7 +17,7 @@ def load_voc(
     """Open the images of PASCAL VOC 2012 with image-level labels.
 
     The labels are every ``<object>`` of ``Annotations/``, difficult ones included, as published
-    work does. Where there is no ``Annotations/``, they are the classes present in the masks. A
+    work does. Where there is no ``Annotations/``, they are the classes present in the masks. An
     image with no object stays in, with labels all zero.
 
     Args:
@@ -57,12 +47,11 @@ def load_voc(
             JPEGImages/2007_000032.jpg
         ...
     """
-    voc = _VOC(root)
-    names = voc.names(split)
+    voc = _VOC(root, split)
     if voc.annotations is None and not voc.mask_folders:
         problem = f"{voc.root} has neither Annotations/ nor masks to take labels from"
         raise voc.not_found(problem, voc.root)
-    return voc.samples(names, partial(load_voc_masks, root, split), split=split, limit=limit)
+    return voc.open_samples(limit)
 
 
 def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> LazyMasks:
@@ -89,20 +78,22 @@ def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> L
         FileNotFoundError: no VOC layout in nowhere; expected
         ...
     """
-    voc = _VOC(root)
-    names = voc.names(split)
-    if not voc.mask_folders:
-        problem = f"{voc.root} has no masks: neither SegmentationClassAug/ nor SegmentationClass/"
-        raise voc.not_found(problem, voc.root)
-    return LazyMasks(names, read=voc.mask, folder=voc.mask_folders[0])
+    return _VOC(root, split).open_masks()
 
 
 class _VOC(ImageFiles):
     """The files of one VOC folder by image id; labels are read once and kept."""
 
-    LAYOUT, classes = LAYOUT, VOC_CLASSES
+    LAYOUT = """
+  {root}/
+    JPEGImages/2007_000032.jpg
+    ImageSets/Segmentation/train.txt     one image id a line
+    Annotations/2007_000032.xml          labels; without it they come from the masks
+    SegmentationClassAug/2007_000032.png or SegmentationClass/: masks
+data/README.md says where to get VOC 2012 and how to unpack it."""
+    classes = VOC_CLASSES
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, split: str) -> None:
         root = Path(root).expanduser()
         places = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
         needed = ("JPEGImages", "ImageSets/Segmentation")
@@ -114,23 +105,22 @@ class _VOC(ImageFiles):
         self.annotations = xml if next(xml.glob("*.xml"), None) else None
         masks = (self.root / part for part in ("SegmentationClassAug", "SegmentationClass"))
         self.mask_folders = [folder for folder in masks if folder.is_dir()]
+        self.split, self.names = split, self._read_split(split)
         self._present: dict[str, set[int]] = {}
 
-    def names(self, split: str) -> list[str]:
-        """Ids of a split file: bare, or as paths with a mask path behind."""
+    def _read_split(self, split: str) -> list[str]:
+        """Read the ids of a split file: bare, or as paths with a mask path behind."""
         folder = self.root / "ImageSets" / "Segmentation"
         if not isinstance(split, str):
             raise ValueError(f"split is {split!r}, expected a name such as 'train'")
         file = folder / f"{split}.txt"
         if not file.is_file():
             splits = sorted(path.stem for path in folder.glob("*.txt"))
-            raise FileNotFoundError(
-                f"there is no split {split!r} in {folder}; the splits there are: "
-                f"{', '.join(splits) or 'none'}{closest(split, splits)}"
-            )
+            known = f"{', '.join(splits) or 'none'}{closest(split, splits)}"
+            problem = f"there is no split {split!r} in {folder}"
+            raise FileNotFoundError(f"{problem}; the splits there are: {known}")
         lines = file.read_text(encoding="utf-8-sig").splitlines()
-        words = (line.split()[0] for line in lines if line.strip())
-        paths = (PurePosixPath(word) for word in words)
+        paths = [PurePosixPath(line.split()[0]) for line in lines if line.strip()]
         suffixes = (".jpg", ".jpeg", ".png")
         ids = (path.stem if path.suffix.lower() in suffixes else path.name for path in paths)
         names = list(dict.fromkeys(ids))
@@ -141,34 +131,35 @@ class _VOC(ImageFiles):
     def path(self, name: str) -> Path:
         return self.root / "JPEGImages" / f"{name}.jpg"
 
+    def open_masks(self) -> LazyMasks:
+        if not self.mask_folders:
+            needed = "neither SegmentationClassAug/ nor SegmentationClass/"
+            raise self.not_found(f"{self.root} has no masks: {needed}", self.root)
+        return LazyMasks(self.names, read=self.mask, folder=self.mask_folders[0])
+
     def mask(self, name: str) -> Tensor:
         files = [folder / f"{name}.png" for folder in self.mask_folders]
         for file in files:
             if file.is_file():
                 return self.read_mask(name, file)
-        raise FileNotFoundError(
-            f"image {name} has no mask, expected {' or '.join(map(str, files))}; most of "
-            "train_aug has masks in SegmentationClassAug/ only, and VOC keeps those of test"
-        )
+        expected = f"image {name} has no mask, expected {' or '.join(map(str, files))}"
+        advice = "train_aug has masks in SegmentationClassAug/ only, and VOC keeps those of test"
+        raise FileNotFoundError(f"{expected}; most of {advice}")
 
     def present(self, name: str) -> set[int]:
         if name not in self._present:
-            of_masks = self.annotations is None
-            self._present[name] = self._of_mask(name) if of_masks else self._of_xml(name)
+            if self.annotations is None:
+                values = set(self.mask(name).unique().tolist()) - {0, IGNORE_INDEX}
+                self._present[name] = {value - 1 for value in values}
+            else:
+                self._present[name] = self._of_xml(name)
         return self._present[name]
-
-    def _of_mask(self, name: str) -> set[int]:
-        C = len(VOC_CLASSES)
-        counts = np.bincount(self.mask(name).numpy().ravel(), minlength=C + 1)
-        return set(np.flatnonzero(counts[1 : C + 1]).tolist())
 
     def _of_xml(self, name: str) -> set[int]:
         file = self.annotations / f"{name}.xml"
         if not file.is_file():
-            raise FileNotFoundError(
-                f"image {name} has no annotation, expected {file}; unpack Annotations/ whole, "
-                "or take it away to have labels from the masks"
-            )
+            advice = "unpack Annotations/ whole, or take it away to have labels from the masks"
+            raise FileNotFoundError(f"image {name} has no annotation, expected {file}; {advice}")
         try:
             tree = ElementTree.parse(file)
         except ElementTree.ParseError as error:
@@ -177,10 +168,8 @@ class _VOC(ImageFiles):
         for item in tree.iterfind("object"):  # not the parts inside a person
             found = (item.findtext("name") or "").strip()
             if found not in VOC_CLASSES:
-                raise ValueError(
-                    f"{file} names an object {found!r}, expected one of "
-                    f"{', '.join(VOC_CLASSES)}{closest(found, VOC_CLASSES)}; for classes of your "
-                    "own use load_folder"
-                )
+                known = f"one of {', '.join(VOC_CLASSES)}{closest(found, VOC_CLASSES)}"
+                advice = f"expected {known}; for classes of your own use load_folder"
+                raise ValueError(f"{file} names an object {found!r}, {advice}")
             present.add(VOC_CLASSES.index(found))
         return present

@@ -34,32 +34,3 @@ from wsss_kit.evaluation.published_numbers import (
 )
 from wsss_kit.evaluation.report import Protocol, Report
 from wsss_kit.evaluation.scoring import evaluate
-
-__all__ = [
-    "CONSTANTS",
-    "CRF_RULES",
-    "ERROR_KINDS",
-    "POWERS",
-    "BackgroundRule",
-    "Chosen",
-    "Comparison",
-    "ConfusionMatrix",
-    "Protocol",
-    "Published",
-    "Report",
-    "beside_published",
-    "best_rule",
-    "boundary_band",
-    "choose_rule",
-    "compare_reports",
-    "error_map",
-    "error_shares",
-    "error_sources",
-    "evaluate",
-    "explain_gap",
-    "predict_masks",
-    "published",
-    "published_rows",
-    "spills",
-    "sweep_background",
-]

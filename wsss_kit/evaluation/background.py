@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import torch
@@ -30,43 +31,26 @@ CRF_RULES = (
 """Fewer rules for scores that go through a CRF, once an image and rule."""
 
 
-class _Batch(NamedTuple):
-    """Images of equal size with their maps: B names, (B, 3, H, W), (B, C) and (B, C, H, W)."""
-
-    names: list[str]
-    images: Tensor
-    labels: Tensor
-    maps: Tensor
-
-
 def _batches(
     pipeline: Pipeline, samples: Sequence[Sample], *, batch_size: int, what: str, shown: bool
-) -> Iterator[_Batch]:
-    """Maps of all samples in order, up to ``batch_size`` images of equal size together."""
+) -> Iterator[tuple[list[str], Tensor, Tensor, Tensor]]:
+    """Compute maps of all samples in order, up to ``batch_size`` images of equal size together.
+
+    Yields:
+        B names, images (B, 3, H, W), labels (B, C) and maps (B, C, H, W).
+    """
     check_count("batch_size", batch_size)
     check_samples(samples)
-    batch: list[Sample] = []
-    count = len(samples)
-    for i, sample in enumerate(progress(samples, what=what, shown=shown, total=count)):
-        if batch and sample.image.shape != batch[0].image.shape:
-            yield _with_maps(pipeline, batch)
-            batch = []
-        batch.append(sample)
-        if len(batch) == batch_size or i == count - 1:
-            yield _with_maps(pipeline, batch)
-            batch = []
-
-
-def _with_maps(pipeline: Pipeline, batch: Sequence[Sample]) -> _Batch:
-    images = torch.stack([sample.image for sample in batch])
-    labels = torch.stack([sample.labels for sample in batch])
-    maps = pipeline.maps(images, labels)
-    if maps.shape[:2] != labels.shape:
-        raise ValueError(
-            f"the maps have shape {tuple(maps.shape)}, expected {labels.shape[0]} images with "
-            f"{labels.shape[1]} maps: one map for every class; recipes.cam_maps makes such maps"
-        )
-    return _Batch([sample.name for sample in batch], images, labels, maps)
+    read = progress(samples, what=what, shown=shown, total=len(samples))
+    for _, alike in groupby(read, key=lambda sample: sample.image.shape):
+        while batch := list(islice(alike, batch_size)):
+            images = torch.stack([sample.image for sample in batch])
+            labels = torch.stack([sample.labels for sample in batch])
+            maps = pipeline.maps(images, labels)
+            if maps.shape[:2] != labels.shape:
+                expected = f"({len(labels)}, {labels.shape[1]}, H, W), as recipes.cam_maps makes"
+                raise ValueError(f"the maps have shape {tuple(maps.shape)}, expected {expected}")
+            yield [sample.name for sample in batch], images, labels, maps
 
 
 def _as_pipeline(maps_of: Pipeline | MapsOf, refine: Refine | None) -> Pipeline:
@@ -85,7 +69,7 @@ def predict_masks(
     shown: bool = True,
     what: str = "masks",
 ) -> dict[str, Tensor]:
-    """Masks of all samples by their names.
+    """Compute masks of all samples by their names.
 
     Args:
         maps_of: a `Pipeline`, whose maps and CRF count, or a function of images and labels that
@@ -107,9 +91,8 @@ def predict_masks(
     _check_rules([rule])
     pipeline = _as_pipeline(maps_of, refine)
     predicted: dict[str, Tensor] = {}
-    for names, images, labels, maps in _batches(
-        pipeline, samples, batch_size=batch_size, what=what, shown=shown
-    ):
+    batches = _batches(pipeline, samples, batch_size=batch_size, what=what, shown=shown)
+    for names, images, labels, maps in batches:
         masks = pipeline.masks_of(rule.scores(maps), images, labels)
         for name, mask in zip(names, masks, strict=True):
             if name in predicted:
@@ -159,25 +142,30 @@ def sweep_background(
     _check_targets(samples, target)
     pipeline = _as_pipeline(maps_of, refine)
     matrices: list[ConfusionMatrix] = []
-    for batch in _batches(pipeline, samples, batch_size=batch_size, what=what, shown=shown):
-        C = batch.labels.shape[1]
-        if scored is not None and max(scored) > C:
-            raise ValueError(f"scored holds {max(scored)}, expected mask values from 1 to {C}")
-        matrices = matrices or [ConfusionMatrix(1 + C) for _ in rules]
-        truth = torch.stack([target[name] for name in batch.names])  # (B, H, W)
+    batches = _batches(pipeline, samples, batch_size=batch_size, what=what, shown=shown)
+    for names, images, labels, maps in batches:
+        C = labels.shape[1]
+        values = [0, *(range(1, 1 + C) if scored is None else scored)]
+        if max(values) > C:
+            raise ValueError(f"scored holds {max(values)}, expected mask values from 1 to {C}")
+        truth = torch.stack([target[name] for name in names])  # (B, H, W)
         if scored is not None:
-            counted = torch.isin(truth, torch.tensor([0, *scored]))
-            truth = truth.masked_fill(~counted, IGNORE_INDEX)
-        masks = [_masks_by_all_rules(pipeline, batch, b, rules) for b in range(len(truth))]
-        for matrix, of_rule in zip(matrices, zip(*masks, strict=True), strict=True):
-            matrix.update(torch.stack(of_rule), truth)
-    values = slice(None) if scored is None else [0, *scored]
+            truth = truth.masked_fill(~torch.isin(truth, torch.tensor(values)), IGNORE_INDEX)
+        masks = []  # of each image, (R, H, W): a CRF sees the scores of all rules at once
+        for image, present, of_image in zip(images, labels, maps, strict=True):
+            with checked():  # the maps were checked when they were computed
+                scores = torch.cat([rule.scores(of_image[None]) for rule in rules])
+            same = (each.expand(len(rules), *each.shape) for each in (image, present))
+            masks.append(pipeline.masks_of(scores, *same))
+        matrices = matrices or [ConfusionMatrix(1 + C) for _ in rules]
+        for matrix, of_rule in zip(matrices, torch.stack(masks, 1), strict=True):
+            matrix.update(of_rule, truth)
     means = [float(matrix.iou()[values].nanmean()) for matrix in matrices]
     return dict(zip(rules, means, strict=True))
 
 
 def _check_rules(rules: Sequence[BackgroundRule]) -> None:
-    """Refuse what are no rules, and none at all."""
+    """Raise an error for what are no rules, and for none at all."""
     if not rules:
         raise ValueError("rules is empty, expected at least one BackgroundRule")
     for rule in rules:
@@ -186,43 +174,25 @@ def _check_rules(rules: Sequence[BackgroundRule]) -> None:
 
 
 def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> None:
-    """Refuse images without ground truth before any map is made."""
-    names = getattr(samples, "names", None)
-    if names is None:
-        names = [s.name for s in samples] if isinstance(samples, (list, tuple)) else []
+    """Raise an error for images without ground truth before any map is computed."""
+    listed = samples if isinstance(samples, (list, tuple)) else []
+    names = getattr(samples, "names", None) or [sample.name for sample in listed]
     missing = [name for name in names if name not in target]
     if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(names)} images have no ground truth, the first is "
-            f"{missing[0]!r}; score those that have one: "
-            "samples.pick(name for name in samples.names if name in target)"
-        )
-
-
-def _masks_by_all_rules(
-    pipeline: Pipeline, batch: _Batch, b: int, rules: Sequence[BackgroundRule]
-) -> Tensor:
-    """Masks of one image, (rules, H, W): a CRF sees the scores of all rules at once."""
-    with checked():  # the maps were checked when they were computed
-        scores = torch.cat([rule.scores(batch.maps[b][None]) for rule in rules])  # (R, 1 + C, H, W)
-    images, labels = (
-        values[b].expand(len(rules), *values.shape[1:]) for values in (batch.images, batch.labels)
-    )
-    return pipeline.masks_of(scores, images, labels)
+        problem = f"{len(missing)} of {len(names)} images have no ground truth"
+        raise ValueError(f"{problem}, such as {missing[0]!r}; samples.pick those that have one")
 
 
 def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
-    """The rule with the highest mIoU; the first of equals.
+    """Return the rule with the highest mIoU; the first of equals.
 
     Raises:
         ValueError: if there is none whose mIoU is a number.
     """
     scored = {rule: score for rule, score in swept.items() if not math.isnan(score)}
     if not scored:
-        raise ValueError(
-            f"none of {len(swept)} rules has an mIoU that is a number, expected what "
-            "sweep_background returns for images with ground truth"
-        )
+        problem = f"none of {len(swept)} rules has an mIoU that is a number"
+        raise ValueError(f"{problem}, expected what sweep_background returns")
     return max(scored, key=lambda rule: scored[rule])
 
 
@@ -269,9 +239,8 @@ def choose_rule(
         rules = CONSTANTS + POWERS if refine is None else CRF_RULES
     name = f"{what}: " if what else ""
     options = {"refine": refine, "shown": shown}
-    swept = sweep_background(
-        maps_of, val, val_masks, rules=rules, what=f"{name}rule on val", **options
-    )
+    on_val = {"rules": rules, "what": f"{name}rule on val", **options}
+    swept = sweep_background(maps_of, val, val_masks, **on_val)
     rule = best_rule(swept)
     masks = predict_masks(maps_of, test, rule, what=f"{name}masks on test", **options)
     return Chosen(rule, swept, masks, f"{rule}, chosen on {len(val)} val images")

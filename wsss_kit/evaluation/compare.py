@@ -49,40 +49,32 @@ class Comparison:
         """The difference in points with its interval, and what it says."""
         low, high = self.interval
         text = f"mIoU {100 * self.difference:+.1f} points"
-        if not math.isfinite(low):
-            return text
-        text += f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
-        sure = "0 is outside" if low > 0 or high < 0 else "0 is inside: no difference was shown"
-        return f"{text} ({sure})"
+        if math.isfinite(low):
+            sure = "0 is outside" if low > 0 or high < 0 else "0 is inside: no difference was shown"
+            text += f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} ({sure})"
+        return text
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each class: ``first``, ``second``, ``difference``, ``low``, ``high``."""
         import pandas as pd
 
-        frame = pd.DataFrame(
-            {
-                "first": self.first.iou,
-                "second": self.second.iou,
-                "difference": self.by_class,
-                "low": self.by_class_interval[:, 0],
-                "high": self.by_class_interval[:, 1],
-            },
-            index=pd.Index(self.first.classes, name="class"),
-        )
+        numbers = (self.first.iou, self.second.iou, self.by_class, *self.by_class_interval.T)
+        columns = zip(("first", "second", "difference", "low", "high"), numbers, strict=True)
+        frame = pd.DataFrame(dict(columns), index=pd.Index(self.first.classes, name="class"))
         frame.attrs["headline"] = self.headline
         return frame
 
     def __str__(self) -> str:
-        """The headline, the number of images, and both protocols."""
+        """Write the headline, the number of images, and both protocols."""
         equal = len(self.first.names) - self.better - self.worse
         counts = f"better on {self.better} images, worse on {self.worse}, equal on {equal}"
-        protocols = f"first: {self.first.protocol}", f"second: {self.second.protocol}"
-        return "\n".join([self.headline, counts, *protocols])
+        protocols = f"first: {self.first.protocol}\nsecond: {self.second.protocol}"
+        return f"{self.headline}\n{counts}\n{protocols}"
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """The same above the table of classes, for a notebook."""
+        """Write the same above the table of classes, for a notebook."""
         lines = "<br>".join(html.escape(line) for line in str(self).splitlines())
         table = (100 * self.to_frame()).round(1).to_html(border=0)
         return f"<p>{lines}</p>{table}<p><small>percent and points</small></p>"
@@ -119,15 +111,12 @@ def compare_reports(
     check_count("n_bootstrap", n_bootstrap, least=0)
     check_count("seed", seed, least=0)
     if first.classes != second.classes:
-        raise ValueError(
-            f"the reports score {first.classes} and {second.classes}, expected the same classes"
-        )
-    if set(first.names) != set(second.names):
-        other = set(first.names) ^ set(second.names)
-        raise ValueError(
-            f"{len(other)} images are in one report alone, such as {sorted(other)[0]!r}; score "
-            "both on the same images"
-        )
+        problem = f"the reports score {first.classes} and {second.classes}"
+        raise ValueError(f"{problem}, expected the same classes")
+    other = set(first.names) ^ set(second.names)
+    if other:
+        problem = f"{len(other)} images are in one report alone, such as {min(other)!r}"
+        raise ValueError(f"{problem}; score both on the same images")
     place = {name: i for i, name in enumerate(second.names)}
     rows = [place[name] for name in first.names]
     counts = [first.intersections, first.unions, second.intersections[rows], second.unions[rows]]

@@ -47,12 +47,9 @@ class ConfusionMatrix:
     def __init__(self, n_classes: int = 21, *, ignore_index: int = IGNORE_INDEX) -> None:
         check_count("n_classes", n_classes)
         if 0 <= ignore_index < n_classes:
-            raise ValueError(
-                f"ignore_index is {ignore_index}, one of the {n_classes} classes; "
-                f"choose a value outside 0 to {n_classes - 1}"
-            )
-        self.n_classes = n_classes
-        self.ignore_index = ignore_index
+            expected = f"a value outside 0 to {n_classes - 1}, the classes"
+            raise ValueError(f"ignore_index is {ignore_index}, expected {expected}")
+        self.n_classes, self.ignore_index = n_classes, ignore_index
         self.matrix = torch.zeros(n_classes, n_classes, dtype=torch.int64)
 
     def update(
@@ -77,14 +74,12 @@ class ConfusionMatrix:
                     [0, 4]])
         """
         predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
-        if predicted.shape != target.shape or predicted.ndim not in (2, 3):
-            raise ValueError(
-                f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}, "
-                "expected (H, W) or (B, H, W) for both; resize predictions to the size of the "
-                "target, never the target"
-            )
-        self._check_values(predicted, "predicted")
-        self._check_values(target, "target")
+        shape, other = tuple(predicted.shape), tuple(target.shape)
+        if shape != other or len(shape) not in (2, 3):
+            expected = "(H, W) or (B, H, W) for both; resize predictions, never the target"
+            raise ValueError(f"predicted has shape {shape} and target {other}, expected {expected}")
+        check_values(predicted, "predicted", self.n_classes, self.ignore_index)
+        check_values(target, "target", self.n_classes, self.ignore_index)
         predicted = predicted.to(target.device)
         predicted = predicted.masked_fill(predicted == self.ignore_index, 0)
         pair = target * self.n_classes + predicted  # row and column in one number
@@ -104,8 +99,7 @@ class ConfusionMatrix:
             >>> ConfusionMatrix(2).iou().tolist()
             [nan, nan]
         """
-        hits = self.matrix.diagonal().double()
-        return hits / (self.matrix.sum(0) + self.matrix.sum(1) - hits)  # 0 / 0 is NaN
+        return self.matrix.diagonal().double() / unions_of(self.matrix)  # 0 / 0 is NaN
 
     def mean_iou(self) -> float:
         """Compute the mean IoU over the classes that have one, in [0, 1]; NaN if none has.
@@ -133,36 +127,33 @@ class ConfusionMatrix:
             >>> ConfusionMatrix(2).merge(ConfusionMatrix(2).update(one, one)).matrix.sum().item()
             3
         """
-        mine, theirs = (self.n_classes, self.ignore_index), (other.n_classes, other.ignore_index)
+        mine, theirs = (
+            f"{each.n_classes} classes and ignores {each.ignore_index}" for each in (self, other)
+        )
         if mine != theirs:
-            raise ValueError(
-                f"one matrix has {mine[0]} classes and ignores {mine[1]}, the other has "
-                f"{theirs[0]} and ignores {theirs[1]}; count both with the same settings"
-            )
+            raise ValueError(f"one matrix has {mine}, the other {theirs}; count both alike")
         self.matrix += other.matrix
         return self
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        """A new matrix with the counts of both."""
+        """Return a new matrix with the counts of both."""
         empty = ConfusionMatrix(self.n_classes, ignore_index=self.ignore_index)
         return empty.merge(self).merge(other)
 
     def __repr__(self) -> str:
-        pixels = int(self.matrix.sum())
-        return f"ConfusionMatrix({self.n_classes} classes, {pixels} pixels counted)"
+        return f"ConfusionMatrix({self.n_classes} classes, {self.matrix.sum()} pixels counted)"
 
-    def _check_values(self, mask: Tensor, name: str) -> None:
-        """Raise if ``mask`` holds a value that is neither a class nor ``ignore_index``."""
-        outside = ((mask < 0) | (mask >= self.n_classes)) & (mask != self.ignore_index)
-        if outside.any():
-            place = outside.nonzero()[0].tolist()
-            axes = ("image", "row", "column")[-mask.ndim :]
-            where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
-            raise ValueError(
-                f"{name} holds {mask[tuple(place)].item()} at {where}, expected 0 to "
-                f"{self.n_classes - 1} or {self.ignore_index}; check the class list (n_classes "
-                "counts background) and that masks are read as indices, not as colours"
-            )
+
+def check_values(mask: Tensor, name: str, n_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
+    """Raise if a mask holds a value that is neither a class nor ``ignore_index``."""
+    outside = ((mask < 0) | (mask >= n_classes)) & (mask != ignore_index)
+    if outside.any():
+        place = outside.nonzero()[0].tolist()
+        axes = ("image", "row", "column")[-mask.ndim :]
+        where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
+        problem = f"{name} holds {mask[tuple(place)].item()} at {where}"
+        expected = f"0 to {n_classes - 1} or {ignore_index}; check the class list"
+        raise ValueError(f"{problem}, expected {expected}, and read masks as indices, not colours")
 
 
 def as_mask(mask: Tensor | np.ndarray, name: str) -> Tensor:
@@ -186,10 +177,8 @@ def as_mask(mask: Tensor | np.ndarray, name: str) -> Tensor:
         mask = torch.from_numpy(mask.astype(np.int64))
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
         kind = getattr(mask, "dtype", type(mask).__name__)
-        raise ValueError(
-            f"{name} is {kind}, expected a tensor or array of integers; turn scores into a mask "
-            "with masks.scores_to_masks or argmax over the classes"
-        )
+        advice = "turn scores into a mask with masks.scores_to_masks or argmax over the classes"
+        raise ValueError(f"{name} is {kind}, expected a tensor or array of integers; {advice}")
     return mask.detach().long()
 
 
@@ -235,20 +224,21 @@ def resampled(counts: np.ndarray, *, n_bootstrap: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     N, M = counts.shape
     totals = np.zeros((n_bootstrap, M))
-    for start in range(0, n_bootstrap, 100):  # in portions, so that weights stay small
-        n_rows = min(100, n_bootstrap - start)
-        draws = [np.bincount(rng.integers(N, size=N), minlength=N) for _ in range(n_rows)]
-        totals[start : start + n_rows] = np.array(draws, dtype=float) @ counts.astype(float)
+    for portion in np.split(totals, range(100, n_bootstrap, 100)):  # so that weights stay small
+        draws = [np.bincount(rng.integers(N, size=N), minlength=N) for _ in portion]
+        portion[:] = np.array(draws, dtype=float).reshape(-1, N) @ counts.astype(float)
     return totals
 
 
 def interval_of(means: np.ndarray) -> tuple[float, float]:
     """Return the percentile bounds that hold 95 % of the resampled means; NaN if there are none."""
     means = means[np.isfinite(means)]
-    if not len(means):
-        return float("nan"), float("nan")
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return tuple(np.percentile(means, [2.5, 97.5]).tolist()) if len(means) else (np.nan, np.nan)
+
+
+def unions_of(matrix: np.ndarray) -> np.ndarray:
+    """Return the pixels in target or prediction of each class, (K,)."""
+    return matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
 
 
 def divide(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:

@@ -17,7 +17,12 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_not_negative
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.evaluation.confusion import as_mask
+from wsss_kit.evaluation.confusion import as_mask, divide, unions_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wsss_kit.evaluation.report import Report
 
 ERROR_KINDS = ("boundary", "missed", "spilled", "confused")
 """The kinds in the order they are asked; value k + 1 of an error map is ``ERROR_KINDS[k]``."""
@@ -89,10 +94,8 @@ def error_map(predicted: Tensor, target: Tensor, *, boundary: int | None = None)
     """
     predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
     if predicted.shape != target.shape:
-        raise ValueError(
-            f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}, "
-            "expected (H, W) for both; resize the prediction to the size of the target"
-        )
+        problem = f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}"
+        raise ValueError(f"{problem}, expected (H, W) for both; resize the prediction")
     predicted = predicted.masked_fill(predicted == IGNORE_INDEX, 0)
     kinds = torch.full_like(target, 1 + ERROR_KINDS.index("confused"))
     kinds[target == 0] = 1 + ERROR_KINDS.index("spilled")
@@ -128,42 +131,37 @@ def error_shares(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """
     shapes = np.shape(inside), np.shape(outside)
     if len(shapes[0]) != 2 or len(set(shapes[0])) != 1 or shapes[0] != shapes[1]:
-        raise ValueError(
-            f"inside has shape {shapes[0]} and outside {shapes[1]}, expected (K, K) for both"
-        )
+        problem = f"inside has shape {shapes[0]} and outside {shapes[1]}"
+        raise ValueError(f"{problem}, expected (K, K) for both")
     whole = inside + outside
-    union = whole.sum(0) + whole.sum(1) - whole.diagonal()
     boundary = inside.sum(0) + inside.sum(1) - 2 * inside.diagonal()
     missed, spilled = outside[:, 0].copy(), outside[0].copy()  # of each class 1 to K - 1
     missed[0], spilled[0] = outside[1:, 0].sum(), outside[0, 1:].sum()  # background has all
     classes = outside[1:, 1:]
     confused = np.zeros_like(missed)
     confused[1:] = classes.sum(0) + classes.sum(1) - 2 * classes.diagonal()
-    counts = np.stack([boundary, missed, spilled, confused], 1).astype(float)  # (K, 4)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-        return counts / union[:, None]
+    counts = np.stack([boundary, missed, spilled, confused], 1)  # (K, 4)
+    return divide(counts, unions_of(whole)[:, None])  # 0 / 0 is NaN
 
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from wsss_kit.evaluation.report import Report
-
-OTHER_STUFF = "other"
-"""Background of no kind that has a name."""
+OTHER_STUFF = "other"  # background of no kind that has a name
 
 
 def stuff_counts(
-    predicted: Tensor, target: Tensor, stuff: Tensor | np.ndarray, n_kinds: int, n_values: int
+    predicted: Tensor,
+    target: Tensor,
+    stuff: Tensor | np.ndarray,
+    shape: tuple[int, int],
+    boundary: int | None,
 ) -> np.ndarray:
-    """Count what was predicted on each kind of background.
+    """Count what was predicted on each kind of background outside the boundary band.
 
     Args:
         predicted: (H, W) int64; 255 counts as background.
         target: (H, W) int64; pixels that are not 0 do not count.
         stuff: (H, W) integers, kind j as j, 255 for no kind.
-        n_kinds: J.
-        n_values: K, background included.
+        shape: (J + 1, K) of J kinds and K values, background included.
+        boundary: width of the band, see `boundary_band`.
 
     Returns:
         (J + 1, K) int64 pixels, the last row without a kind.
@@ -173,18 +171,16 @@ def stuff_counts(
     """
     stuff = as_mask(stuff, "stuff").to(target.device)
     if stuff.shape != target.shape:
-        raise ValueError(
-            f"stuff has shape {tuple(stuff.shape)} and target {tuple(target.shape)}, expected the "
-            "same size"
-        )
-    wrong = sorted(set(stuff.unique().tolist()) - {*range(n_kinds), IGNORE_INDEX})
+        problem = f"stuff has shape {tuple(stuff.shape)} and target {tuple(target.shape)}"
+        raise ValueError(f"{problem}, expected the same size")
+    J, K = shape[0] - 1, shape[1]
+    wrong = sorted(set(stuff.unique().tolist()) - {*range(J), IGNORE_INDEX})
     if wrong:
-        raise ValueError(f"stuff holds {wrong[:5]}, expected 0 to {n_kinds - 1}, or 255 for none")
-    kinds = stuff.masked_fill(stuff == IGNORE_INDEX, n_kinds)
-    found = predicted.masked_fill(predicted == IGNORE_INDEX, 0)
-    cells = (kinds * n_values + found)[target == 0].cpu().numpy()
-    counts = np.bincount(cells, minlength=(n_kinds + 1) * n_values)
-    return counts.reshape(n_kinds + 1, n_values)
+        raise ValueError(f"stuff holds {wrong[:5]}, expected 0 to {J - 1}, or 255 for none")
+    kinds = stuff.masked_fill(stuff == IGNORE_INDEX, J)
+    predicted = predicted.masked_fill(predicted == IGNORE_INDEX, 0).to(target.device)
+    cells = (kinds * K + predicted)[(target == 0) & ~boundary_band(target, boundary)].cpu().numpy()
+    return np.bincount(cells, minlength=(J + 1) * K).reshape(shape)
 
 
 def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
@@ -227,7 +223,7 @@ def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
     import pandas as pd
 
     check_not_negative("least", least)
-    rows, unions = [], _unions(report)
+    rows, unions = [], unions_of(report.matrix)
     for name in report.classes:
         value = report.values.index(name)
         of_class = [
@@ -235,10 +231,10 @@ def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
             for kind, other, pixels in _of_class(report, value)
             if pixels
         ]
-        large = (row for row in of_class if row[-1] >= least)
-        rows += sorted(large, key=lambda row: -row[-1])
+        rows += sorted(of_class, key=lambda row: -row[-1])
     frame = pd.DataFrame(rows, columns=["class", "kind", "with", "points"])
     frame = frame.astype({"points": float})  # an empty one too
+    frame = frame[frame["points"] >= least].reset_index(drop=True)
     frame.attrs.update(protocol=str(report.protocol), headline=report.headline)
     return frame
 
@@ -257,16 +253,13 @@ def spills(report: Report) -> tuple[tuple[str, ...], np.ndarray]:
         ValueError: if the report knows no kinds of background.
     """
     if report.stuff is None:
-        raise ValueError(
-            "the report knows no kinds of background; give evaluate stuff=, such as "
-            "PaperWorld(...).stuff, and stuff_names="
-        )
-    names = (*report.stuff_names, OTHER_STUFF)
+        advice = "give evaluate stuff=, such as PaperWorld(...).stuff, and stuff_names="
+        raise ValueError(f"the report knows no kinds of background; {advice}")
     columns = [report.values.index(name) for name in report.classes]
-    counts = report.stuff[:, columns].T.astype(float)  # (S, J)
+    counts = report.stuff[:, columns].T.copy()  # (S, J)
     counts[[column == 0 for column in columns]] = 0
-    with np.errstate(invalid="ignore"):
-        return names, 100 * counts / _unions(report)[columns][:, None]
+    points = divide(100 * counts, unions_of(report.matrix)[columns][:, None])
+    return (*report.stuff_names, OTHER_STUFF), points
 
 
 def _of_class(report: Report, value: int) -> Iterator[tuple[str, str, int]]:
@@ -287,8 +280,3 @@ def _of_class(report: Report, value: int) -> Iterator[tuple[str, str, int]]:
         names = (*report.stuff_names, OTHER_STUFF)
         for name, pixels in zip(names, report.stuff[:, value], strict=True):
             yield "spilled", name, pixels
-
-
-def _unions(report: Report) -> np.ndarray:
-    """Return (K,) pixels in target or prediction."""
-    return report.matrix.sum(0) + report.matrix.sum(1) - report.matrix.diagonal()

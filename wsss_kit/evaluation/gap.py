@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +13,7 @@ from wsss_kit.evaluation.published_numbers import Published, differences
 from wsss_kit.evaluation.report import Report
 from wsss_kit.prompts import Prompts
 
-VOC_LONGEST_SIDE = 500
-"""Of VOC's images: one side of nearly all has as many pixels, and none has more."""
+VOC_LONGEST_SIDE = 500  # pixels: one side of nearly all VOC images has as many, none has more
 
 
 class Reason(NamedTuple):
@@ -50,15 +48,12 @@ class Gap:
         return self.ours - self.row.percent
 
     def __str__(self) -> str:
-        """The gap in a sentence, then a reason a line."""
-        head = f"{self.ours:.1f} where {self.row.value:g} is published, {self.points:+.1f} points"
+        """Write the gap in a sentence, then a reason a line."""
+        head = f"{self.ours:.1f} where {self.row.value:g} is published, {self.points:+.1f} points:"
         if not self.reasons:
-            return (
-                f"{head}: none of the usual reasons was found. Compare the protocol line by line: "
-                f"{self.row}"
-            )
-        lines = [f"{head}:", *(f"- {each.name}: {each.sentence}" for each in self.reasons)]
-        return "\n".join(lines)
+            advice = "none of the usual reasons was found. Compare the protocol line by line:"
+            return f"{head} {advice} {self.row}"
+        return "\n".join([head, *(f"- {each.name}: {each.sentence}" for each in self.reasons)])
 
     __repr__ = __str__
 
@@ -94,96 +89,75 @@ def explain_gap(report: Report, row: Published, *, prompts: Prompts | None = Non
     """
     if row.percent is None:
         raise ValueError(f"{row.name} is {row.unit}, expected a row of mean IoU")
-    return Gap(100 * report.mean_iou, row, tuple(_reasons(report, row, prompts)))
+    reasons = tuple(Reason(*each) for each in _reasons(report, row, prompts).items())
+    return Gap(100 * report.mean_iou, row, reasons)
 
 
-def _reasons(report: Report, row: Published, prompts: Prompts | None) -> Iterator[Reason]:
-    """Yield what explains the gap, the most telling first."""
-    protocol, apart = report.protocol, differences(report, row)
-    published, missing = _background_prompts(row), []
-    if prompts is not None:
-        missing = [word for word in published if word not in prompts.backgrounds]
-    if missing and len(missing) >= len(published) / 2:
-        yield Reason(
-            "background words missing",
-            f"{len(missing)} of the {len(published)} published background words are not among the "
+def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[str, str]:
+    """Return what explains the gap, name to sentence, the most telling first."""
+    protocol, apart, found = report.protocol, differences(report, row), {}
+    words = [] if prompts is None else _background_prompts(row)
+    missing = [word for word in words if word not in prompts.backgrounds]
+    if missing and len(missing) >= len(words) / 2:
+        found["background words missing"] = (
+            f"{len(missing)} of the {len(words)} published background words are not among the "
             f"prompts', such as {', '.join(missing[:3])}: they are what a lonely class is compared "
-            "with. CLIP-ES without any was reported at 29.5 instead of 70.8",
+            "with. CLIP-ES without any was reported at 29.5 instead of 70.8"
         )
     if "data" in apart or "split" in apart:
-        of_train_aug = (
-            "; published masks are scored on the 1,464 images of train, and the 10,582 of "
-            "train_aug give CLIP-ES 68.7 instead of 75.0"
-        )
-        is_train_aug = (protocol.split, row.split) == ("train_aug", "train")
-        yield Reason(
-            "wrong split",
-            f"{protocol.data} {protocol.split} was scored, the published number is of {row.data} "
-            f"{row.split}{of_train_aug if is_train_aug else ''}",
-        )
+        scored, published = f"{protocol.data} {protocol.split}", f"{row.data} {row.split}"
+        sentence = f"{scored} was scored, the published number is of {published}"
+        if (protocol.split, row.split) == ("train_aug", "train"):
+            sentence += "; the 10,582 images of train_aug give CLIP-ES 68.7 instead of 75.0"
+        found["wrong split"] = sentence
     if protocol.stride > 1:
-        yield Reason(
-            "low resolution",
-            f"masks were compared at stride {protocol.stride}; bring maps to the image's size "
-            "before they become masks (58.6 became 50 in one report of CLIP-ES)",
-        )
+        advice = "bring maps to the image's size before they become masks (58.6 became 50 once)"
+        found["low resolution"] = f"masks were compared at stride {protocol.stride}; {advice}"
     sizes = report.settings.get("sizes", ())
-    if row.data.startswith("VOC") and sizes and not _are_sizes_of_voc(sizes):
+    longest = max((max(size) for size in sizes), default=VOC_LONGEST_SIDE)
+    is_usual = longest <= VOC_LONGEST_SIDE and (len(sizes) != 1 or longest > 400)
+    if row.data.startswith("VOC") and not is_usual:
         shown = ", ".join("x".join(map(str, size)) for size in sizes[:3])
-        yield Reason(
-            "resized ground truth",
+        found["resized ground truth"] = (
             f"the ground truth has {len(sizes)} size{'s' * (len(sizes) != 1)} ({shown}), and VOC's "
             f"own masks have many, with {VOC_LONGEST_SIDE} pixels on the longer side: resize "
-            "predictions, never the ground truth",
+            "predictions, never the ground truth"
         )
     share = report.settings.get("predicted_255", 0.0)
     if share >= 0.001:
-        yield Reason(
-            "predicted 255",
-            f"{100 * share:.1f} % of the scored pixels are predicted 255, which counts as "
-            "background; masks that are scored keep every pixel: give the recipe "
-            "min_confidence=None",
-        )
+        predicted = f"{100 * share:.1f} % of the scored pixels are predicted 255"
+        advice = "give the recipe min_confidence=None, so that masks keep every pixel"
+        found["predicted 255"] = f"{predicted}, which counts as background; {advice}"
     if "refinement" in apart:
         ours, theirs = apart["refinement"]
         steps, needed = (set(stated.lower().split(", ")) for stated in (ours, theirs))
-        if needed - steps - {"none"}:
-            sentence = f"ours says {ours!r}, the published number comes after {theirs!r}"
-            yield Reason("refinement left out", sentence)
-        else:
-            sentence = f"ours says {ours!r}, the published number {theirs!r}"
-            yield Reason("another refinement", sentence)
+        name = "refinement left out" if needed - steps - {"none"} else "another refinement"
+        found[name] = f"ours says {ours!r}, the published number comes after {theirs!r}"
     if "scored" in apart:
-        ours, _ = apart["scored"]
-        yield Reason("other classes", f"scored were {ours}, published are all classes")
+        found["other classes"] = f"scored were {apart['scored'][0]}, published are all classes"
     objects = report.iou[1:][np.isfinite(report.iou[1:])]
     kinds = mean_of(report.error_shares[1:].T)
     if len(objects) and objects.mean() <= 0.1 and ERROR_KINDS[kinds.argmax()] == "missed":
-        yield Reason(
-            "only background",
+        found["only background"] = (
             f"objects have a mean IoU of {100 * objects.mean():.1f} and are missed nearly "
             "everywhere: a background rule that is too strong, empty maps, or a segmenter that "
-            'learned background alone (loss="balanced" and a lower rate help)',
+            'learned background alone (loss="balanced" and a lower rate help)'
         )
     precision, recall = mean_of(report.precision[1:]), mean_of(report.recall[1:])
     if recall >= 0.1 and abs(precision - recall) >= 0.2:  # both are numbers
         name, advice = ("strong", "lower") if recall < precision else ("weak", "raise")
-        yield Reason(
-            f"background too {name}",
-            f"objects have a precision of {100 * precision:.0f} and a recall of "
-            f"{100 * recall:.0f}: {advice} the background, as chosen on a validation split",
-        )
+        rates = f"a precision of {100 * precision:.0f} and a recall of {100 * recall:.0f}"
+        advice += " the background, as chosen on a validation split"
+        found[f"background too {name}"] = f"objects have {rates}: {advice}"
     if "background" in apart:
-        ours, theirs = apart["background"]
-        yield Reason("background rule", f"ours is {ours}, theirs {theirs}")
+        found["background rule"] = "ours is {}, theirs {}".format(*apart["background"])
     if "n_images" in apart and protocol.n_images <= 0.9 * row.n_images:
         low, high = (100 * bound for bound in report.interval)
         place = "inside" if low <= row.percent <= high else "outside"
-        yield Reason(
-            "few images",
-            f"{protocol.n_images} of {row.n_images} images were scored; the published number "
-            f"lies {place} the interval of ours, {low:.1f} to {high:.1f}",
-        )
+        there = f"the published number lies {place} the interval of ours, {low:.1f} to {high:.1f}"
+        counts = f"{protocol.n_images} of {row.n_images} images were scored"
+        found["few images"] = f"{counts}; {there}"
+    return found
 
 
 def _background_prompts(row: Published) -> tuple[str, ...]:
@@ -191,9 +165,3 @@ def _background_prompts(row: Published) -> tuple[str, ...]:
     method = {"CLIP-ES": "clip_es", "CLIMS": "clims"}.get(row.method)
     make = {"VOC": Prompts.voc, "COCO": Prompts.coco}.get(row.data.split()[0])
     return make(method=method).backgrounds if method and make else ()
-
-
-def _are_sizes_of_voc(sizes: list[tuple[int, int]]) -> bool:
-    """Return whether targets (H, W) may be VOC's own: several sizes, or one that is usual."""
-    longest = max(max(size) for size in sizes)
-    return longest <= VOC_LONGEST_SIDE and (len(sizes) > 1 or longest > 400)

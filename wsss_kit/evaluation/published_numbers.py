@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOT_STATED = "not stated"
-_STATED = ("data", "split", "n_images", "background", "refinement")
-_FILE = Path(__file__).with_name("published.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +64,15 @@ class Published:
         return {"mIoU, percent": self.value, "mIoU, fraction": 100 * self.value}.get(self.unit)
 
     def __str__(self) -> str:
-        """The row on one line."""
+        """Write the row on one line."""
         images = "" if self.n_images is None else f", {self.n_images} images"
-        line = (
-            f"{self.name}: {self.method} {self.what} {self.value:g} ({self.unit}), {self.data} "
-            f"{self.split}{images}, background: {self.background}, refinement: {self.refinement}"
-        )
         start = f", starts from {self.start}" if self.start else ""
         note = f" ({self.note})" if self.note else ""
-        return f"{line}{start}{note}; {self.source}"
+        return (
+            f"{self.name}: {self.method} {self.what} {self.value:g} ({self.unit}), {self.data} "
+            f"{self.split}{images}, background: {self.background}, refinement: {self.refinement}"
+            f"{start}{note}; {self.source}"
+        )
 
 
 @cache
@@ -106,7 +104,7 @@ def published_table() -> dict[str, Any]:
         an earlier one says only what differs. Its ``"recipe"`` lists recipes by name; ``"with"``
         fills in what their lines leave open, and the last value given counts.
     """
-    return json.loads(_FILE.read_text(encoding="utf-8"))
+    return json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 
 
 def _published(row: Mapping[str, Any], table: Mapping[str, Any]) -> Published:
@@ -161,20 +159,17 @@ def differences(report: Report, row: Published) -> dict[str, tuple[str, str]]:
         {'n_images': ('1', '1464'), 'refinement': ('dense CRF', 'none')}
     """
     found = {}
-    for name in _STATED:
-        ours, theirs = getattr(report.protocol, name), getattr(row, name)
-        if NOT_STATED in (ours, theirs) or theirs is None or _same(str(ours), str(theirs)):
+    for name in ("data", "split", "n_images", "background", "refinement"):
+        if getattr(row, name) is None:
             continue
-        found[name] = str(ours), str(theirs)
+        ours, theirs = str(getattr(report.protocol, name)), str(getattr(row, name))
+        mine, other = ours.lower().replace("(1 - max)^", "power "), theirs.lower()
+        is_same = mine == other or mine.startswith(f"{other}, chosen")  # how a rule was chosen
+        if NOT_STATED not in (ours, theirs) and not is_same:
+            found[name] = ours, theirs
     if report.protocol.scored != "all classes":
         found["scored"] = report.protocol.scored, "all classes"
     return found
-
-
-def _same(ours: str, theirs: str) -> bool:
-    """Return whether two fields agree; ours may add how a rule was chosen."""
-    ours, theirs = ours.lower().replace("(1 - max)^", "power "), theirs.lower()
-    return ours == theirs or ours.startswith(f"{theirs}, chosen")
 
 
 def beside_published(report: Report, *, method: str, what: str | None = None) -> pd.DataFrame:
@@ -194,30 +189,18 @@ def beside_published(report: Report, *, method: str, what: str | None = None) ->
     """
     import pandas as pd
 
-    rows = [
-        row
-        for row in published_rows()
-        if row.method == method and what in (None, row.what) and row.percent is not None
-    ]
+    rows = []
+    for row in published_rows():
+        if row.method == method and what in (None, row.what) and row.percent is not None:
+            apart = differences(report, row).items()
+            parts = "; ".join(f"{name}: {ours}, there {theirs}" for name, (ours, theirs) in apart)
+            ours = 100 * report.mean_iou
+            rows.append((row.name, row.percent, ours, ours - row.percent, parts or "yes"))
     if not rows:
-        methods = sorted({row.method for row in published_rows()})
-        raise ValueError(
-            f"nothing is published of method {method!r} and what {what!r}; methods are "
-            f"{', '.join(methods)}, kinds maps, masks and segmenter"
-        )
-    apart = [differences(report, row).items() for row in rows]
-    frame = pd.DataFrame(
-        {
-            "published": [row.percent for row in rows],
-            "ours": 100 * report.mean_iou,
-            "difference": [100 * report.mean_iou - row.percent for row in rows],
-            "same protocol?": [
-                "; ".join(f"{name}: {ours}, there {theirs}" for name, (ours, theirs) in parts)
-                or "yes"
-                for parts in apart
-            ],
-        },
-        index=pd.Index([row.name for row in rows], name="row"),
-    )
+        known = ", ".join(sorted({f"{row.method} {row.what}" for row in published_rows()}))
+        problem = f"nothing is published of method {method!r} and what {what!r}"
+        raise ValueError(f"{problem}, expected one of {known}")
+    columns = ["row", "published", "ours", "difference", "same protocol?"]
+    frame = pd.DataFrame(rows, columns=columns).set_index("row")
     frame.attrs["ours"] = f"{percent(report.mean_iou)} % ({report.protocol})"
     return frame

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsss_kit.checks import check_count
-from wsss_kit.evaluation.confusion import mean_of
+from wsss_kit.evaluation.confusion import divide, mean_of
 from wsss_kit.evaluation.error_kinds import ERROR_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-N_WORST = 10
+_STATED = ("resolution", "background", "refinement", "preset", "scored")
 
 
 @dataclass(frozen=True)
@@ -58,25 +58,19 @@ refinement: not stated, preset: not stated, scored: all classes
     stride: int = 1
 
     def __post_init__(self) -> None:
-        for name, said in asdict(self).items():
-            if name in ("n_images", "stride"):
-                continue
-            if not (isinstance(said, str) and said.strip()):
-                raise ValueError(
-                    f"{name} of the protocol is {said!r}, expected words, such as 'PaperWorld'"
-                )
         check_count("stride", self.stride)
-        if self.n_images is not None:
-            check_count("n_images", self.n_images)
+        check_count("n_images", 1 if self.n_images is None else self.n_images)
+        for name in ("data", "split", *_STATED):
+            stated = getattr(self, name)
+            if not isinstance(stated, str) or not stated.strip():
+                raise ValueError(f"{name} of the protocol is {stated!r}, expected words")
 
     def __str__(self) -> str:
-        """The protocol on one line."""
-        images = f"{self.n_images} image{'s' * (self.n_images != 1)}"
-        if self.n_images is None:
-            images = "images not counted"
-        stated = ("resolution", "background", "refinement", "preset", "scored")
-        rules = [f"{name}: {getattr(self, name)}" for name in stated]
-        rules += [f"stride: {self.stride}"] * (self.stride != 1)
+        """Write the protocol on one line."""
+        n = self.n_images
+        images = "images not counted" if n is None else f"{n} image{'s' * (n != 1)}"
+        stated = [*_STATED, "stride"] if self.stride != 1 else _STATED
+        rules = (f"{name}: {getattr(self, name)}" for name in stated)
         return " ".join(", ".join([f"{self.data} {self.split}", images, *rules]).split())
 
 
@@ -157,23 +151,20 @@ refinement: not stated, preset: not stated, scored: all classes
     @property
     def recall(self) -> np.ndarray:
         """(S,) float64, the share of the target's pixels that are right; NaN for no pixel."""
-        with np.errstate(invalid="ignore"):
-            return self.intersections.sum(0) / self.pixels
+        return divide(self.intersections.sum(0), self.pixels)
 
     @property
     def worst(self) -> list[tuple[str, float]]:
         """Up to ten (image name, its mean IoU), the lowest first; ``image_iou`` has them all."""
-        return sorted(self.image_iou.items(), key=lambda item: (item[1], item[0]))[:N_WORST]
+        return sorted(self.image_iou.items(), key=lambda item: (item[1], item[0]))[:10]
 
     @property
     def headline(self) -> str:
         """The mean IoU in percent with its interval and the number of values it averages."""
-        n_values = int(np.isfinite(self.iou).sum())
-        headline = f"mIoU {percent(self.mean_iou)} %"
-        if math.isfinite(self.interval[0]):
-            low, high = (percent(bound) for bound in self.interval)
-            headline += f", 95 % interval {low} to {high}"
-        return f"{headline}, mean of {n_values} values"
+        low, high = map(percent, self.interval)
+        interval = "" if low == "-" else f", 95 % interval {low} to {high}"
+        n_values = np.isfinite(self.iou).sum()
+        return f"mIoU {percent(self.mean_iou)} %{interval}, mean of {n_values} values"
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return name, IoU and the four error shares in percent; the last row is the mean."""
@@ -213,10 +204,12 @@ refinement: not stated, preset: not stated, scored: all classes
         """Return everything as plain Python values that JSON can hold; NaN becomes None."""
         frame = self.to_frame().astype(object)
         frame = frame.where(frame.notna(), None)
+        numbers = (self.mean_iou, *self.interval)
+        plain = [float(value) if math.isfinite(value) else None for value in numbers]
         return {
             "protocol": asdict(self.protocol),
-            "mean_iou": _plain(self.mean_iou),
-            "interval": [_plain(bound) for bound in self.interval],
+            "mean_iou": plain[0],
+            "interval": plain[1:],
             **{name: frame[name].to_dict() for name in ("iou", "precision", "recall")},
             "errors": frame[list(ERROR_KINDS)].to_dict("index"),
             "pixels": frame["pixels"].to_dict(),
@@ -227,7 +220,7 @@ refinement: not stated, preset: not stated, scored: all classes
         }
 
     def __str__(self) -> str:
-        """A text table in percent under its headline, the protocol below."""
+        """Write a text table in percent under its headline, the protocol below."""
         rows = [("class", "IoU", *ERROR_KINDS), *self.rows()]
         width = max(len(row[0]) for row in rows)
         lines = [f"{name:<{width}}" + "".join(f"{x:>10}" for x in rest) for name, *rest in rows]
@@ -237,7 +230,7 @@ refinement: not stated, preset: not stated, scored: all classes
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """The same table for a notebook."""
+        """Write the same table for a notebook."""
         import pandas as pd
 
         frame = pd.DataFrame(self.rows(), columns=["class", "IoU", *ERROR_KINDS])
@@ -258,8 +251,3 @@ def percent(value: float) -> str:
         ('45.7', '-')
     """
     return f"{100 * value:.1f}" if math.isfinite(value) else "-"
-
-
-def _plain(value: float) -> float | None:
-    """Return a number as JSON can hold it: NaN as None."""
-    return float(value) if math.isfinite(value) else None

@@ -1,8 +1,7 @@
-"""The one door through which ground-truth masks enter: ``evaluate`` compares and reports."""
+"""Where ground-truth masks enter: ``evaluate`` compares predictions with them and reports."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -12,19 +11,11 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.evaluation.confusion import (
-    ConfusionMatrix,
-    as_mask,
-    bootstrap_mean_iou,
-    divide,
-    interval_of,
-    mean_of,
-)
+from wsss_kit.evaluation import confusion
 from wsss_kit.evaluation.error_kinds import boundary_band, error_shares, stuff_counts
 from wsss_kit.evaluation.report import Protocol, Report
 
 N_NAMED = 5  # images an error message names
-N_SIZES = 20  # sizes of targets that a report keeps
 
 
 def evaluate(
@@ -87,41 +78,46 @@ def evaluate(
         ('b', 0.5)
     """
     keep = _scored_values(classes, scored)
-    _check_arguments(predicted, target, protocol, n_bootstrap, seed, boundary)
+    _check_arguments(predicted, target, protocol)
     _check_stuff(target, stuff, stuff_names)
-    n_values = 1 + len(classes)
+    check_count("n_bootstrap", n_bootstrap, least=0)
+    check_count("seed", seed, least=0)
+    check_count("boundary", 0 if boundary is None else boundary, least=0)
     names = ("background", *classes)
+    n_values = len(names)
     counts, image_iou, sizes = [], {}, set()
     unsure = 0  # pixels predicted 255 where the target says something
     matrix = np.zeros((2, n_values, n_values), np.int64)  # outside and inside the boundary band
     on_stuff = np.zeros((len(stuff_names) + 1, n_values), np.int64)
     for name in target:
-        mask, truth = predicted[name], target[name]  # read once, for they may lie on a disk
-        try:
+        try:  # each mask is read once, for it may lie on a disk
+            mask = confusion.as_mask(predicted[name], "predicted")
+            truth = confusion.as_mask(target[name], "target")
             (both,) = image_counts([mask], truth, n_values, keep=keep, boundary=boundary)
             if stuff is not None:
-                on_stuff += _outside_on_stuff(mask, truth, stuff[name], boundary, on_stuff.shape)
+                on_stuff += stuff_counts(mask, truth, stuff[name], on_stuff.shape, boundary)
         except ValueError as error:
             raise ValueError(f"image {name!r}: {error}") from error
         matrix += both
         sizes.add(tuple(truth.shape))
-        unsure += _predicted_255(mask, truth)
+        unsure += int(((mask == IGNORE_INDEX) & (truth != IGNORE_INDEX).to(mask.device)).sum())
         whole = both.sum(0)  # (K, K)
-        hits, union = whole.diagonal(), whole.sum(0) + whole.sum(1) - whole.diagonal()
+        hits, union = whole.diagonal(), confusion.unions_of(whole)
         counts.append((hits[keep], union[keep]))
         present = whole.sum(1) > 0
         if present.any():
             image_iou[name] = float(np.mean(hits[present] / union[present]))
     intersections, unions = np.array(counts).swapaxes(0, 1)  # (N, S) each
-    iou = divide(intersections.sum(0), unions.sum(0))
-    means = bootstrap_mean_iou(intersections, unions, n_bootstrap=n_bootstrap, seed=seed)
-    whole = matrix.sum(0)
+    iou = confusion.divide(intersections.sum(0), unions.sum(0))
+    means = confusion.bootstrap_mean_iou(intersections, unions, n_bootstrap=n_bootstrap, seed=seed)
+    whole, kept = matrix.sum(0), tuple(names[value] for value in keep)
+    note = "all classes" if kept == names else f"{', '.join(kept)}; other classes ignored"
     return Report(
-        protocol=replace(protocol, n_images=len(counts), scored=_scored_note(names, keep)),
-        classes=tuple(names[value] for value in keep),
+        protocol=replace(protocol, n_images=len(counts), scored=note),
+        classes=kept,
         iou=iou,
-        mean_iou=float(mean_of(iou)),
-        interval=interval_of(means),
+        mean_iou=float(confusion.mean_of(iou)),
+        interval=confusion.interval_of(means),
         error_shares=error_shares(inside=matrix[1], outside=matrix[0])[keep],
         pixels=matrix.sum((0, 2))[keep],
         image_iou=image_iou,
@@ -131,11 +127,13 @@ def evaluate(
         names=tuple(target),
         intersections=intersections,
         unions=unions,
-        precision=divide(whole.diagonal(), whole.sum(0))[keep],
+        precision=confusion.divide(whole.diagonal(), whole.sum(0))[keep],
         settings={
-            **{"n_bootstrap": n_bootstrap, "seed": seed, "boundary": boundary},
+            "n_bootstrap": n_bootstrap,
+            "seed": seed,
+            "boundary": boundary,
             "predicted_255": unsure / max(1, int(whole.sum())),
-            "sizes": sorted(sizes)[:N_SIZES],
+            "sizes": sorted(sizes)[:20],
         },
         stuff=None if stuff is None else on_stuff,
         stuff_names=tuple(stuff_names),
@@ -150,7 +148,7 @@ def image_counts(
     keep: np.ndarray | None = None,
     boundary: int | None = None,
 ) -> np.ndarray:
-    """Pixel counts of several predictions of one image, in and out of the band at its borders.
+    """Count pixels of several predictions of one image, in and out of the band at its borders.
 
     Args:
         predictions: V masks (H, W) of integers.
@@ -162,123 +160,67 @@ def image_counts(
     Returns:
         (V, 2, K, K) int64, outside first; rows are targets, columns predictions.
     """
-    target = as_mask(target, "target")
-    if target.ndim != 2:
-        raise ValueError(f"target has shape {tuple(target.shape)}, expected (H, W)")
-    counted, band, counts = None, None, []
+    target = confusion.as_mask(target, "target")
+    band = boundary_band(target, boundary)
+    counted = target
+    if keep is not None:
+        kept = torch.isin(target, torch.as_tensor(keep, device=target.device))
+        counted = target.masked_fill(~kept, IGNORE_INDEX)
+    counts = []
     for predicted in predictions:
-        predicted = as_mask(predicted, "predicted")
-        whole = ConfusionMatrix(n_values).update(predicted, target)  # checks every value
-        if band is None:
-            band, counted = boundary_band(target, boundary), target
-            if keep is not None and len(keep) < n_values:
-                kept = torch.isin(target, torch.as_tensor(keep, device=target.device))
-                counted = target.masked_fill(~kept, IGNORE_INDEX)
-        if counted is not target:
-            whole = ConfusionMatrix(n_values).update(predicted, counted)
-        inside = counted.masked_fill(~band, IGNORE_INDEX)
-        inside = ConfusionMatrix(n_values).update(predicted, inside).matrix
-        counts.append(np.stack([(whole.matrix - inside).numpy(), inside.numpy()]))
+        whole, inside = (
+            confusion.ConfusionMatrix(n_values).update(predicted, truth).matrix.numpy()
+            for truth in (counted, counted.masked_fill(~band, IGNORE_INDEX))
+        )
+        counts.append(np.stack([whole - inside, inside]))
+    confusion.check_values(target, "target", n_values)  # those that do not count as well
     return np.stack(counts)
 
 
-def _outside_on_stuff(
-    predicted: Tensor | np.ndarray,
-    target: Tensor | np.ndarray,
-    stuff: Tensor | np.ndarray,
-    boundary: int | None,
-    shape: tuple[int, int],
-) -> np.ndarray:
-    """What was predicted on each kind of background outside the boundary band."""
-    predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
-    outside = target.masked_fill(boundary_band(target, boundary), IGNORE_INDEX)
-    return stuff_counts(predicted.to(target.device), outside, stuff, shape[0] - 1, shape[1])
-
-
-def _predicted_255(predicted: Tensor | np.ndarray, target: Tensor | np.ndarray) -> int:
-    """Pixels of which the prediction says nothing and the target something."""
-    predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
-    unsure = (predicted == IGNORE_INDEX) & (target.to(predicted.device) != IGNORE_INDEX)
-    return int(unsure.sum())
-
-
 def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.ndarray:
-    """The mask values that count, ascending, background among them."""
-    for what, names in (("classes", classes), ("scored", () if scored is None else scored)):
-        if isinstance(names, str) or not isinstance(names, Collection):
-            raise ValueError(f"{what} is {names!r}, expected a sequence of class names")
-    classes = list(classes)
-    if "background" in classes:
-        raise ValueError(f"classes holds 'background' ({classes}); leave it out, it is value 0")
-    twice = [name for name, count in Counter(classes).items() if count > 1]
-    if twice or not classes:
-        said = f"names {twice[0]!r} twice" if twice else "is empty"
-        raise ValueError(f"classes {said}, expected different names, at least one")
-    if scored is not None and not len(scored):
-        raise ValueError("scored is empty, expected at least one class, or None for all of them")
-    unknown = [name for name in scored or () if name not in classes]
+    """Return the mask values that count, ascending, background among them."""
+    scored = classes if scored is None else scored
+    for what, names in (("classes", classes), ("scored", scored)):
+        if isinstance(names, str) or not isinstance(names, Collection) or not len(names):
+            raise ValueError(f"{what} is {names!r}, expected a sequence of at least one class name")
+    if len(set(classes)) < len(classes) or "background" in classes:
+        expected = "different names without 'background'; leave it out, it is value 0"
+        raise ValueError(f"classes is {list(classes)}, expected {expected}")
+    unknown = [name for name in scored if name not in classes]
     if unknown:
-        raise ValueError(f"scored names {unknown}, expected names among {classes}")
-    if scored is None:
-        return np.arange(1 + len(classes))
-    return np.array([0, *(c + 1 for c, name in enumerate(classes) if name in scored)])
+        raise ValueError(f"scored names {unknown}, expected names among {list(classes)}")
+    return np.array([0, *(c for c, name in enumerate(classes, 1) if name in scored)])
 
 
-def _check_arguments(
-    predicted: Mapping,
-    target: Mapping,
-    protocol: Protocol,
-    n_bootstrap: int,
-    seed: int,
-    boundary: int | None,
-) -> None:
+def _check_arguments(predicted: Mapping, target: Mapping, protocol: Protocol) -> None:
     """Raise the errors of ``evaluate`` that need no mask."""
     if not isinstance(protocol, Protocol):
-        raise ValueError(
-            f"protocol is {protocol!r}, expected evaluation.Protocol(data=..., split=...); "
-            "a number never travels alone"
-        )
+        expected = "Protocol(data=..., split=...); a number never travels alone"
+        raise ValueError(f"protocol is {protocol!r}, expected evaluation.{expected}")
     for what, masks in (("predicted", predicted), ("target", target)):
         if not isinstance(masks, Mapping):
-            raise ValueError(
-                f"{what} is {type(masks).__name__}, expected a mapping from image names to masks"
-            )
-    check_count("n_bootstrap", n_bootstrap, least=0)
-    check_count("seed", seed, least=0)
-    if boundary is not None:
-        check_count("boundary", boundary, least=0)
+            kind = type(masks).__name__
+            raise ValueError(f"{what} is {kind}, expected a mapping from image names to masks")
     if not len(target):
         raise ValueError("target holds no images, expected at least one mask")
-    missing = [name for name in target if name not in predicted]
+    missing = [str(name) for name in target if name not in predicted]
     if missing:
-        more = f" and {len(missing) - N_NAMED} more" if len(missing) > N_NAMED else ""
-        raise ValueError(
-            f"{len(missing)} of {len(target)} images have no predicted mask: "
-            f"{', '.join(map(str, missing[:N_NAMED]))}{more}; predict them too, or leave them out "
-            "of target on purpose"
-        )
+        listed = ", ".join(missing[:N_NAMED])
+        listed += f" and {len(missing) - N_NAMED} more" if len(missing) > N_NAMED else ""
+        problem = f"{len(missing)} of {len(target)} images have no predicted mask: {listed}"
+        raise ValueError(f"{problem}; predict them too, or leave them out of target")
     if protocol.n_images not in (None, len(target)):
-        raise ValueError(
-            f"the protocol says {protocol.n_images} images but target holds {len(target)}; "
-            "leave n_images out, it is filled in"
-        )
+        problem = f"the protocol says {protocol.n_images} images but target holds {len(target)}"
+        raise ValueError(f"{problem}; leave n_images out, it is filled in")
 
 
 def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[str]) -> None:
-    """Kinds of background come with their names, and for every image."""
+    """Raise an error unless kinds of background come with their names, and for every image."""
     if isinstance(stuff_names, str) or len(set(stuff_names)) != len(stuff_names):
         raise ValueError(f"stuff_names is {stuff_names!r}, expected different names")
     if (stuff is None) == bool(len(stuff_names)):
         raise ValueError("expected stuff and stuff_names together, or neither")
-    missing = [name for name in target if stuff is not None and name not in stuff]
+    missing = [] if stuff is None else [name for name in target if name not in stuff]
     if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(target)} images have no stuff, the first is {missing[0]!r}"
-        )
-
-
-def _scored_note(names: Sequence[str], keep: np.ndarray) -> str:
-    """What the protocol says about the scored classes."""
-    if len(keep) == len(names):
-        return "all classes"
-    return f"background, {', '.join(names[value] for value in keep[1:])}; other classes ignored"
+        problem = f"{len(missing)} of {len(target)} images have no stuff"
+        raise ValueError(f"{problem}, the first is {missing[0]!r}")

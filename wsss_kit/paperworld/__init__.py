@@ -2,5 +2,3 @@
 
 from wsss_kit.paperworld.words import HOME, STUFF, SUBTYPES
 from wsss_kit.paperworld.world import PaperWorld
-
-__all__ = ["HOME", "STUFF", "SUBTYPES", "PaperWorld"]

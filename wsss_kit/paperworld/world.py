@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -14,12 +14,11 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_probability, check_word
 from wsss_kit.classes import PAPER_CLASSES, Sample
+from wsss_kit.data.datasets import ByName
 from wsss_kit.paperworld.drawing import Drawing, draw
 from wsss_kit.paperworld.scenes import KINDS, Dice, Scene, describe, tear, weather
 from wsss_kit.paperworld.words import caption
 from wsss_kit.prompts import Prompts
-
-Value = TypeVar("Value")
 
 COOCCURRENCE = {"web": 0.15, "train": 0.85, "val": 0.85, "test": 0.85}
 """How often an object stands on its class's home background, by split."""
@@ -95,27 +94,18 @@ def _dial(name: str, given: float | None, usual: float) -> float:
     return float(dial)
 
 
-class _Door(Mapping[str, Value]):
+class _Door(ByName):
     """Name of an image -> one thing that is known of it."""
 
-    def __init__(self, world: PaperWorld, what: str, read: Callable[[Page], Value]) -> None:
-        self._world, self._what, self._read = world, what, read
+    def __init__(self, world: PaperWorld, what: str, read: Callable[[Page], Any]) -> None:
+        self._names, self._world, self._what, self._read = world.places, world, what, read
 
-    def __getitem__(self, name: str) -> Value:
+    def __getitem__(self, name: str) -> Any:
         names = self._world.names
         if name not in self:
             run = f"its names run from {names[0]!r} to {names[-1]!r}" if names else "it is empty"
             raise KeyError(f"{name!r} is not an image of {self._world!r}; {run}")
-        return self._read(self._world.page(self._world.places[name]))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._world.places  # without drawing it
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._world.names)
-
-    def __len__(self) -> int:
-        return len(self._world)
+        return self._read(self._world.page(self._names[name]))
 
     def __repr__(self) -> str:
         return f"{self._what} of {self._world!r}"

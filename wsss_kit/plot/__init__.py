@@ -10,25 +10,3 @@ from wsss_kit.plot.canvas import alt_text, class_colours, new_figure, save_figur
 from wsss_kit.plot.charts import show_confusion, show_curves, show_plane, show_spills
 from wsss_kit.plot.figures import overlay, show_cams, show_clusters, show_masks, show_samples
 from wsss_kit.plot.stills import show_errors, show_stages, show_words
-
-__all__ = [
-    "alt_text",
-    "class_colours",
-    "iou_bars",
-    "new_figure",
-    "overlay",
-    "save_figure",
-    "show_cams",
-    "show_clusters",
-    "show_confusion",
-    "show_curves",
-    "show_difference",
-    "show_errors",
-    "show_masks",
-    "show_plane",
-    "show_samples",
-    "show_spills",
-    "show_stages",
-    "show_words",
-    "step_bars",
-]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsss_kit.evaluation import Comparison, Report
+from wsss_kit.evaluation.report import percent
 from wsss_kit.plot.canvas import MAX_WIDTH, NOTE_SIZE, new_figure
 
 if TYPE_CHECKING:
@@ -47,32 +48,28 @@ def iou_bars(reports: Mapping[str, Report]) -> Figure:
     (first_name, first), *others = reports.items()
     for name, report in others:
         if report.classes != first.classes:
-            raise ValueError(
-                f"{first_name!r} scores {first.classes} but {name!r} {report.classes}; "
-                "evaluate both with the same classes"
-            )
-    ticks = [*first.classes, "mean"]
-    alt = " ".join(f"{name}: {r.headline} ({_listing(r)})." for name, r in reports.items())
-    unknown = (math.nan, math.nan)
-    table = {
-        f"{name}: {r.headline}": [*((iou, *unknown) for iou in r.iou), (r.mean_iou, *r.interval)]
-        for name, r in reports.items()
-    }
+            problem = f"{first_name!r} scores {first.classes} but {name!r} {report.classes}"
+            raise ValueError(f"{problem}; evaluate both with the same classes")
+    ticks, table, alt = [*first.classes, "mean"], {}, "Bars of IoU in percent by class."
+    for name, report in reports.items():
+        of_classes = [(iou, math.nan, math.nan) for iou in report.iou]
+        label = f"{name}: {report.headline}"
+        table[label] = [*of_classes, (report.mean_iou, *report.interval)]
+        listed = ", ".join(f"{name} {iou}" for name, iou, *_ in report.rows()[:-1])
+        alt += f" {label} ({listed})."
     width = min(MAX_WIDTH, max(7.0, 1.5 + len(ticks) * (0.3 + 0.15 * len(table))))
     columns = max(1, int(width / (0.5 + 0.06 * max(map(len, table)))))
-    height = 3.8 + 0.2 * math.ceil(len(table) / columns)
-    figure = new_figure(width, height, alt=f"Bars of IoU in percent by class. {alt}")
+    figure = new_figure(width, 3.8 + 0.2 * math.ceil(len(table) / columns), alt=alt)
     ax, middles, values = _draw_bars(figure, table, columns)
     for k, i in np.argwhere(np.isnan(values[..., 0])):
         style = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": NOTE_SIZE}
         ax.text(middles[k, i], 1, "absent", **style)
     ax.set_ylabel("IoU in percent")
     _name_classes(ax, ticks)
-    protocols = dict.fromkeys(str(report.protocol) for report in reports.values())
-    if len(protocols) == 1 or len(reports) > 2:
-        _caption(figure, _in_common(list(reports.values())))
-    else:
-        _caption(figure, "; ".join(f"{name}: {r.protocol}" for name, r in reports.items()))
+    caption = "; ".join(f"{name}: {r.protocol}" for name, r in reports.items())
+    if len({str(report.protocol) for report in reports.values()}) == 1 or len(reports) > 2:
+        caption = _in_common(list(reports.values()))
+    _caption(figure, caption)
     return figure
 
 
@@ -103,20 +100,14 @@ def step_bars(series: Mapping[str, Mapping[str, Report]]) -> Figure:
         raise ValueError("series is empty, expected at least one with a step and its report")
     for name, reports in series.items():
         if list(reports) != steps:
-            raise ValueError(
-                f"{name!r} has the steps {', '.join(reports)}, expected {', '.join(steps)}, "
-                "as the first series"
-            )
-    alt = " ".join(
-        f"{name}: {', '.join(f'{step} {100 * r.mean_iou:.1f}' for step, r in reports.items())}."
-        for name, reports in series.items()
-    )
-    width = max(6.0, 1.0 + len(steps) * (0.5 + 0.45 * len(series)))
-    figure = new_figure(width, 4.0, alt=f"Bars of mIoU in percent by step. {alt}")
-    table = {
-        name: [(r.mean_iou, *r.interval) for r in reports.values()]
-        for name, reports in series.items()
-    }
+            found, expected = ", ".join(reports), ", ".join(steps)
+            raise ValueError(f"{name!r} has the steps {found}, expected {expected}, as the first")
+    table, alt = {}, "Bars of mIoU in percent by step."
+    for name, reports in series.items():
+        table[name] = [(r.mean_iou, *r.interval) for r in reports.values()]
+        listed = ", ".join(f"{step} {percent(r.mean_iou)}" for step, r in reports.items())
+        alt += f" {name}: {listed}."
+    figure = new_figure(max(6.0, 1.0 + len(steps) * (0.5 + 0.45 * len(series))), 4.0, alt=alt)
     ax, middles, values = _draw_bars(figure, table, len(series))
     tops = np.fmax(values[..., 0], values[..., 2])
     for middle, top, mean in zip(middles.flat, tops.flat, values[..., 0].flat, strict=True):
@@ -144,10 +135,8 @@ def show_difference(comparison: Comparison, *, first: str, second: str) -> Figur
     sure = (low > 0) | (high < 0)
     known = np.flatnonzero(np.isfinite(values))
     words = (f"{names[i]} {values[i]:+.1f}{'' if sure[i] else ' (not sure)'}" for i in known)
-    figure = new_figure(
-        *(max(7.0, 1.5 + 0.5 * len(names)), 3.8),
-        alt=f"Bars of the difference of IoU in points, {second} minus {first}. {', '.join(words)}.",
-    )
+    alt = f"Bars of the difference of IoU in points, {second} minus {first}. {', '.join(words)}."
+    figure = new_figure(max(7.0, 1.5 + 0.5 * len(names)), 3.8, alt=alt)
     ax = figure.subplots()
     look = {"edgecolor": "black", "linewidth": 0.6}
     look["color"] = ["#3b6a8f" if sure[i] else "white" for i in known]
@@ -220,11 +209,6 @@ def _in_common(reports: Sequence[Report]) -> str:
         if any(getattr(first, field.name) != getattr(other, field.name) for other in others)
     }
     return str(dataclasses.replace(first, **varied))
-
-
-def _listing(report: Report) -> str:
-    """List the IoU of each class in words, for the alt text."""
-    return ", ".join(f"{name} {iou}" for name, iou, *_ in report.rows()[:-1])
 
 
 def _caption(figure: Figure, text: str) -> None:

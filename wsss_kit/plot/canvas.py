@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 DPI = 100
 NOTE_SIZE, TITLE_SIZE = 8, 10  # points
 MAX_WIDTH = 11.0  # inches; fits a 13-inch screen
-PANEL_WIDTH = 2.2  # inches, less where many columns share the width
 
 # Okabe and Ito's colours without black, and a dark wine from Paul Tol's muted set.
 DISTINCT_COLOURS = (
@@ -133,8 +132,7 @@ def png_bytes(figure: Figure) -> bytes:
 
 def jpeg_bytes(figure: Figure) -> bytes:
     """Return the figure as a JPEG file of high quality, with colours at full resolution."""
-    file = io.BytesIO()
-    options = {"quality": 90, "subsampling": 0, "optimize": True}
+    file, options = io.BytesIO(), {"quality": 90, "subsampling": 0, "optimize": True}
     figure.savefig(file, format="jpeg", dpi=DPI, pil_kwargs=options)
     return file.getvalue()
 
@@ -177,8 +175,8 @@ class Panel(NamedTuple):
 
 
 def panel_width(columns: int, reserved: float = 0.0) -> float:
-    """Return the width of one of several panels in a row, in inches."""
-    return min(PANEL_WIDTH, (MAX_WIDTH - reserved) / columns)
+    """Return the width of one of several panels in a row, in inches; less where there are many."""
+    return min(2.2, (MAX_WIDTH - reserved) / columns)
 
 
 def draw_grid(
@@ -201,13 +199,12 @@ def draw_grid(
     """
     columns = max(map(len, rows))
     width = panel_width(columns, extra[0])
-    heights, text = [], 0.0
+    heights, height = [], extra[1]
     for row in rows:
         tall = [min(panel.pixels.shape[0] / panel.pixels.shape[1], 2) for panel in row]
         heights.append(width * max(tall, default=1))
         has_title, has_caption = (any(panel[part] for panel in row) for part in (1, 2))
-        text += 0.13 + 0.15 * has_title + 0.33 * has_caption
-    height = sum(heights) + text + extra[1]
+        height += heights[-1] + 0.13 + 0.15 * has_title + 0.33 * has_caption
     figure = new_figure(columns * width + extra[0], height, alt=alt)
     axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for ax in axes.flat:
@@ -215,17 +212,19 @@ def draw_grid(
         ax.spines[:].set_visible(False)
     for row_axes, row in zip(axes, rows, strict=True):
         for ax, panel in zip(row_axes, row, strict=False):
-            draw_panel(ax, panel, wrap=max(8, int(width * 13)))
+            draw_panel(ax, *panel, wrap=max(8, int(width * 13)))
     return figure, axes
 
 
-def draw_panel(ax: Axes, panel: Panel, *, wrap: int = 22) -> None:
+def draw_panel(
+    ax: Axes, pixels: np.ndarray, title: str, caption: str = "", *, wrap: int = 22
+) -> None:
     """Draw one panel without ticks or frame; its texts have lines of about ``wrap`` characters."""
-    ax.imshow(panel.pixels)
+    ax.imshow(pixels)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
-    ax.set_title(textwrap.fill(panel.title, wrap), fontsize=TITLE_SIZE)
-    ax.set_xlabel(textwrap.fill(panel.caption, int(wrap * 1.2)), fontsize=NOTE_SIZE)
+    ax.set_title(textwrap.fill(title, wrap), fontsize=TITLE_SIZE)
+    ax.set_xlabel(textwrap.fill(caption, int(wrap * 1.2)), fontsize=NOTE_SIZE)
 
 
 def image_array(image: Tensor | np.ndarray) -> np.ndarray:
@@ -248,12 +247,9 @@ def image_array(image: Tensor | np.ndarray) -> np.ndarray:
         image = image.detach().cpu().movedim(0, -1).numpy()
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-        raise ValueError(
-            "an image is no (3, H, W) tensor or (H, W, 3) array in RGB but, channels last, "
-            f"{image.shape}; take one image of a batch with images[0]"
-        )
-    advice = "divide 8-bit values by 255, and undo any normalisation"
-    check_range("an image", torch.from_numpy(image), advice)
+        expected = "a (3, H, W) tensor or (H, W, 3) array; take one image of a batch: images[0]"
+        raise ValueError(f"an image has shape {image.shape}, channels last, expected {expected}")
+    check_range("an image", torch.from_numpy(image), "divide 8-bit values by 255")
     return image.astype(np.float32).clip(0, 1)
 
 
@@ -271,10 +267,8 @@ def names_and_images(
     """
     if len(images) == 0:
         raise ValueError("there are no images to show, expected at least one")
-    names = [
-        image.name if isinstance(image, Sample) else f"image {number}"
-        for number, image in enumerate(images, 1)
-    ]
+    numbered = enumerate(images, 1)
+    names = [each.name if isinstance(each, Sample) else f"image {i}" for i, each in numbered]
     return names, [image_array(getattr(image, "image", image)) for image in images]
 
 
@@ -298,16 +292,11 @@ def in_order(
     """
     if not isinstance(values, Mapping):
         if len(values) != len(images):
-            many = "entries" if what == "entry" else f"{what}s"
-            raise ValueError(
-                f"{title} has {len(values)} {many} for {len(images)} images; give one for each"
-            )
+            many = f"{len(values)} {'entries' if what == 'entry' else f'{what}s'}"
+            raise ValueError(f"{title} has {many} for {len(images)} images; give one for each")
         return list(values)
     if not all(isinstance(image, Sample) for image in images):
-        raise ValueError(
-            f"{title} is a mapping from names but the images have no names; show samples, or "
-            "give a sequence in the order of the images"
-        )
+        raise ValueError(f"{title} is a mapping but the images have no names; show samples")
     missing = [sample.name for sample in images if sample.name not in values]
     if missing:
         raise ValueError(f"{title} has no {what} for {missing[0]!r}; make one or leave it out")
@@ -333,15 +322,11 @@ def mask_values(mask: Tensor | np.ndarray, image: np.ndarray, n_classes: int) ->
         True
     """
     if tuple(mask.shape) != image.shape[:2]:
-        raise ValueError(
-            f"a mask has shape {tuple(mask.shape)} but its image {image.shape[:2]}; "
-            "make masks at the size of the image"
-        )
+        problem = f"a mask has shape {tuple(mask.shape)} but its image {image.shape[:2]}"
+        raise ValueError(f"{problem}; make masks at the size of the image")
     values = set(np.unique(torch.as_tensor(mask).cpu()).tolist()) - {0}
     outside = values - {*range(1, n_classes + 1), IGNORE_INDEX}
     if outside:
-        raise ValueError(
-            f"a mask holds {min(outside)}, expected 0 to {n_classes} or {IGNORE_INDEX}; "
-            "check the class list"
-        )
+        expected = f"0 to {n_classes} or {IGNORE_INDEX}; check the class list"
+        raise ValueError(f"a mask holds {min(outside)}, expected {expected}")
     return values

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
-Curve = Mapping[float, float]
-"""From the parameter to the number, in any order."""
-_MAX_NAMED = 12  # classes whose cells are wide enough for a number
+Curve = Mapping[float, float]  # from the parameter to the number, in any order
 
 
 def show_confusion(report: Report) -> Figure:
@@ -52,13 +50,9 @@ background, 33 cow; cow: 100 cow.'
     seen = np.flatnonzero(report.matrix.sum(0) + report.matrix.sum(1))  # the others say nothing
     cells = pd.DataFrame(report.matrix, report.values, report.values).iloc[seen, seen]
     cells = 100 * cells.div(cells.sum(axis=1), axis=0)
-    words = _heat_words(cells, least=5)
-    return _heat_map(
-        cells.rename_axis(index="ground truth", columns="predicted"),
-        alt=f"Heat map of what each class is taken for, percent of its pixels. {words}.",
-        label="percent of the row",
-        most=100,
-    )
+    cells = cells.rename_axis(index="ground truth", columns="predicted")
+    what = "what each class is taken for, percent of its pixels"
+    return _heat_map(cells, what, least=5, label="percent of the row", most=100)
 
 
 def show_spills(report: Report) -> Figure:
@@ -92,39 +86,37 @@ def show_spills(report: Report) -> Figure:
 
     kinds, points = spills(report)
     cells = pd.DataFrame(points[1:], report.classes[1:], kinds)
-    words = _heat_words(cells, least=1) or "nothing of a point or more"
-    return _heat_map(
-        cells.rename_axis(index="class that spilled", columns="kind of background"),
-        alt=f"Heat map of what each class spills onto, in points of its union. {words}.",
-        label="points of the class's union",
-        most=max(1.0, float(np.nan_to_num(points).max())),
-    )
+    cells = cells.rename_axis(index="class that spilled", columns="kind of background")
+    look = {"label": "points of the class's union", "nothing": "nothing of a point or more"}
+    look["most"] = max(1.0, float(np.nan_to_num(points).max()))
+    return _heat_map(cells, "what each class spills onto, in points of its union", least=1, **look)
 
 
-def _heat_map(cells: pd.DataFrame, *, alt: str, label: str, most: float) -> Figure:
-    """Draw cells with the names of rows and columns; NaN stays white."""
+def _heat_map(
+    cells: pd.DataFrame, what: str, *, least: float, nothing: str = "", label: str, most: float
+) -> Figure:
+    """Draw cells with the names of rows and columns; NaN stays white.
+
+    The alt text lists the cells of each row of at least ``least``, largest first.
+    """
     import seaborn as sns
 
+    words = []
+    for name, row in cells.iterrows():
+        large = row[row >= least].sort_values(ascending=False, kind="stable")
+        if len(large):
+            words.append(f"{name}: {', '.join(f'{v:.0f} {column}' for column, v in large.items())}")
     height, width = (2.5 + 0.45 * n for n in cells.shape)
+    alt = f"Heat map of {what}. {'; '.join(words) or nothing}."
     figure = new_figure(width + 1.0, height, alt=alt)
     style = {"cmap": "cividis", "fmt": ".0f", "annot_kws": {"size": NOTE_SIZE}}
-    is_named = max(cells.shape) <= _MAX_NAMED + 1
+    is_named = max(cells.shape) <= 13  # then a cell is wide enough for a number
     options = {"annot": is_named, "xticklabels": True, "yticklabels": True}
     ax = figure.subplots()
     sns.heatmap(cells, vmin=0, vmax=most, ax=ax, cbar_kws={"label": label}, **style, **options)
     ax.tick_params(axis="x", rotation=60)
     ax.tick_params(axis="y", rotation=0)
     return figure
-
-
-def _heat_words(cells: pd.DataFrame, *, least: float) -> str:
-    """Describe a heat map in words: the cells of each row of at least ``least``, largest first."""
-    rows = []
-    for name, row in cells.iterrows():
-        large = row[row >= least].sort_values(ascending=False, kind="stable")
-        if len(large):
-            rows.append(f"{name}: {', '.join(f'{v:.0f} {column}' for column, v in large.items())}")
-    return "; ".join(rows)
 
 
 def show_curves(
@@ -168,10 +160,8 @@ def show_curves(
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     width, height = (5.5, 3.0) if columns == 1 else (3.6 * columns, 2.5)
-    figure = new_figure(
-        *(width, height * rows + 0.3 * (len(names) > 1)),
-        alt=" ".join(f"{y} against {x}. {_in_words(curves)}" for x, curves in panels.items()),
-    )
+    alt = " ".join(f"{y} against {x}. {_in_words(curves)}" for x, curves in panels.items())
+    figure = new_figure(width, height * rows + 0.3 * (len(names) > 1), alt=alt)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     shades = colormaps["cividis"](np.linspace(0.1, 0.75, len(names)))
     lines = {}
@@ -200,14 +190,12 @@ def show_curves(
 
 
 def _in_words(curves: Mapping[str, Curve]) -> str:
+    """Describe the first, the highest and the last point of each curve."""
     parts = []
     for name, curve in curves.items():
-        first, last = min(curve), max(curve)
-        best = max(curve, key=lambda x: curve[x])
-        parts.append(
-            f"{name}: {curve[first]:.3g} at {first:.3g}, highest {curve[best]:.3g} at {best:.3g}, "
-            f"{curve[last]:.3g} at {last:.3g}."
-        )
+        places = (min(curve), max(curve, key=curve.get), max(curve))
+        first, best, last = (f"{curve[x]:.3g} at {x:.3g}" for x in places)
+        parts.append(f"{name}: {first}, highest {best}, {last}.")
     return " ".join(parts)
 
 
@@ -234,13 +222,14 @@ def show_plane(panels: Mapping[str, tuple[Tensor, Sequence[str]]]) -> Figure:
     for title, (points, groups) in panels.items():
         shape = tuple(points.shape)
         if shape != (len(groups), 2) or not len(groups) or not torch.isfinite(points).all():
-            raise ValueError(
-                f"{title!r} has points of shape {shape} and {len(groups)} names, expected finite "
-                "(N, 2) and N"
-            )
+            problem = f"{title!r} has points of shape {shape} and {len(groups)} names"
+            raise ValueError(f"{problem}, expected finite (N, 2) and N")
     names = list(dict.fromkeys(name for _, groups in panels.values() for name in groups))
-    counts = (f"{t}: {_count_names(groups)}." for t, (_, groups) in panels.items())
-    figure = new_figure(3.4 * len(panels), 3.5, alt=f"Points on a plane. {' '.join(counts)}")
+    alt = "Points on a plane."
+    for title, (_, groups) in panels.items():
+        counts = ", ".join(f"{n} {name}" for name, n in Counter(groups).items())
+        alt += f" {title}: {counts}."
+    figure = new_figure(3.4 * len(panels), 3.5, alt=alt)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, (points, groups)) in zip(axes, panels.items(), strict=True):
         for i, name in enumerate(names):
@@ -251,10 +240,5 @@ def show_plane(panels: Mapping[str, tuple[Tensor, Sequence[str]]]) -> Figure:
         ax.set_title(title, fontsize=TITLE_SIZE)
         ax.set(xticks=[], yticks=[])
     options = {"ncols": min(6, len(names)), "frameon": False, "fontsize": NOTE_SIZE}
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", **options)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", **options)
     return figure
-
-
-def _count_names(groups: Sequence[str]) -> str:
-    return ", ".join(f"{n} {name}" for name, n in Counter(groups).items())

@@ -13,27 +13,7 @@ from torch.nn.functional import interpolate
 
 from wsss_kit.checks import check_count, check_labels, check_probability, check_range
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.plot.canvas import (
-    DISTINCT_COLOURS,
-    DPI,
-    NOTE_SIZE,
-    TITLE_SIZE,
-    Panel,
-    class_colours,
-    draw_grid,
-    image_array,
-    in_order,
-    mask_values,
-    names_and_images,
-    panel_width,
-)
-from wsss_kit.plot.regions import (
-    fitted_image,
-    grey,
-    mask_styles,
-    paint_regions,
-    style_legend,
-)
+from wsss_kit.plot import canvas, regions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,18 +48,15 @@ def overlay(
 
     check_probability("alpha", alpha)
     if cmap not in colormaps:
-        raise ValueError(
-            f"cmap is {cmap!r}, expected one of matplotlib's colour maps; viridis, cividis and "
-            "magma grow evenly in lightness"
-        )
-    array = image_array(image)  # (H, W, 3)
+        raise ValueError(f"cmap is {cmap!r}, expected a colour map of matplotlib, as viridis")
+    array = canvas.image_array(image)  # (H, W, 3)
     cam = torch.as_tensor(cam).detach().float().cpu()
     if cam.ndim != 2 or not cam.numel():
         raise ValueError(f"cam has shape {tuple(cam.shape)}, expected (h, w); choose one class")
     check_range("cam", cam, "scale maps first with cam.normalize_cams")
     cam = interpolate(cam[None, None], array.shape[:2], mode="bilinear", align_corners=False)
     colour = colormaps[cmap](cam[0, 0].clamp(0, 1).numpy())[..., :3]  # (H, W, 3)
-    return (alpha * colour + (1 - alpha) * grey(array)).astype(np.float32)
+    return (alpha * colour + (1 - alpha) * regions.grey(array)).astype(np.float32)
 
 
 def show_samples(
@@ -109,17 +86,16 @@ def show_samples(
         >>> alt_text(show_samples([sample], ("cow", "camel")))
         '1 image with its image-level labels. a: no class.'
     """
-    _, arrays = names_and_images(samples)
+    _, arrays = canvas.names_and_images(samples)
     titles = [", ".join(_present(s.labels, classes)) or "no class" for s in samples]
     check_count("columns", columns)
-    below = [""] * len(samples)
-    if captions is not None:
-        below = in_order("captions", captions, samples, "caption")
+    captions = [""] * len(samples) if captions is None else captions
+    below = canvas.in_order("captions", captions, samples, "caption")
     alt = f"{_count(samples)} with {'its' if len(samples) == 1 else 'their'} image-level labels. "
     alt += "; ".join(f"{s.name}: {text}" for s, text in zip(samples, titles, strict=True)) + "."
-    panels = [Panel(*parts) for parts in zip(arrays, titles, below, strict=True)]
+    panels = [canvas.Panel(*parts) for parts in zip(arrays, titles, below, strict=True)]
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    return draw_grid(rows, alt=alt)[0]
+    return canvas.draw_grid(rows, alt=alt)[0]
 
 
 def show_cams(
@@ -156,25 +132,22 @@ def show_cams(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    names, arrays = names_and_images(images)
+    names, arrays = canvas.names_and_images(images)
     if labels is None:
         if not all(isinstance(image, Sample) for image in images):
             raise ValueError("images came without labels; give labels (B, C), or samples")
         labels = [sample.labels for sample in images]
-    present = [_present(row, classes) for row in in_order("labels", labels, images)]
-    alt = f"Class activation maps over {_count(arrays)}. " + "; ".join(
-        f"{name}: {', '.join(shown) or 'no class'}"
-        for name, shown in zip(names, present, strict=True)
-    )
-    rows = []
-    maps = in_order("cams", cams, images)
+    present = [_present(row, classes) for row in canvas.in_order("labels", labels, images)]
+    maps, rows, parts = canvas.in_order("cams", cams, images), [], []
     for name, array, shown, of_image in zip(names, arrays, present, maps, strict=True):
         if len(of_image) != len(classes):
             raise ValueError(f"{name} has {len(of_image)} maps for {len(classes)} classes")
         by_class = dict(zip(classes, of_image, strict=True))
         blended = (overlay(array, by_class[c], cmap=cmap, alpha=alpha) for c in shown)
-        rows.append([Panel(array, name), *map(Panel, blended, shown)])
-    figure, axes = draw_grid(rows, alt=f"{alt}.", extra=(0.8, 0))
+        rows.append([canvas.Panel(array, name), *map(canvas.Panel, blended, shown)])
+        parts.append(f"{name}: {', '.join(shown) or 'no class'}")
+    alt = f"Class activation maps over {_count(arrays)}. {'; '.join(parts)}."
+    figure, axes = canvas.draw_grid(rows, alt=alt, extra=(0.8, 0))
     scale = ScalarMappable(Normalize(0, 1), cmap)
     shrink = min(0.8, 2.5 / figure.get_figheight())
     figure.colorbar(scale, ax=axes, label="map", shrink=shrink, ticks=[0, 0.5, 1])
@@ -215,36 +188,39 @@ def show_masks(
         >>> alt_text(figure)
         'Masks over 1 image in the columns CAM. image 1: CAM shows cow.'
     """
-    names, arrays = names_and_images(images)
-    table = {title: in_order(repr(title), m, images, "mask") for title, m in masks.items()}
+    names, arrays = canvas.names_and_images(images)
+    table = {title: canvas.in_order(repr(title), m, images, "mask") for title, m in masks.items()}
     values = [
-        [mask_values(mask, array, len(classes)) for mask in of_image]
+        [canvas.mask_values(mask, array, len(classes)) for mask in of_image]
         for array, *of_image in zip(arrays, *table.values(), strict=True)
     ]
     seen = {value for row in values for of_mask in row for value in of_mask}
-    colours = _mask_colours(seen, len(classes)) if colours is None else np.asarray(colours)
-    if colours.shape != (1 + len(classes), 3):
-        raise ValueError(
-            f"colours has shape {colours.shape}, expected {(1 + len(classes), 3)}: RGB in [0, 1] "
-            "for background and each class"
-        )
+    if colours is None:
+        colours, occurring = canvas.class_colours(len(classes)), sorted(seen - {IGNORE_INDEX})
+        if len(classes) > len(canvas.DISTINCT_COLOURS) >= len(occurring):
+            colours[occurring] = canvas.class_colours(len(occurring))[1:]
+    colours = np.asarray(colours)
+    expected = (1 + len(classes), 3)
+    if colours.shape != expected:
+        raise ValueError(f"colours has shape {colours.shape}, expected {expected}: RGB in [0, 1]")
     check_probability("alpha", alpha)
-    styles = mask_styles(sorted(seen), len(classes), colours)
+    styles = regions.mask_styles(sorted(seen), len(classes), colours)
     alt = f"Masks over {_count(arrays)} in the columns {', '.join(table)}."
-    side = int(DPI * panel_width(1 + len(table), 0.2))  # painted at this size, outlines are crisp
+    # painted at the size of the panel, outlines are crisp
+    side = int(canvas.DPI * canvas.panel_width(1 + len(table), 0.2))
     rows = []
     for i, (name, array) in enumerate(zip(names, arrays, strict=True)):
-        large = fitted_image(array, (side, side))
-        painted = [paint_regions(large, column[i], styles, alpha) for column in table.values()]
+        large = regions.fitted_image(array, (side, side))
+        painted = [regions.paint_regions(large, each[i], styles, alpha) for each in table.values()]
         titles = ("image", *table) if i == 0 else [""] * (1 + len(table))
-        rows.append([*map(Panel, (array, *painted), titles)])
+        rows.append([*map(canvas.Panel, (array, *painted), titles)])
         shown = (f"{t} shows {_words(v, classes)}" for t, v in zip(table, values[i], strict=True))
         alt += f" {name}: {'; '.join(shown)}."
-    figure, axes = draw_grid(rows, alt=alt, extra=(0.2, 0.5))
+    figure, axes = canvas.draw_grid(rows, alt=alt, extra=(0.2, 0.5))
     for ax, name in zip(axes[:, 0], names, strict=True):
-        ax.set_ylabel(textwrap.shorten(name, 24, placeholder="…"), fontsize=NOTE_SIZE)
+        ax.set_ylabel(textwrap.shorten(name, 24, placeholder="…"), fontsize=canvas.NOTE_SIZE)
     labels = {IGNORE_INDEX: f"ignored ({IGNORE_INDEX})", **dict(enumerate(classes, 1))}
-    style_legend(figure, {labels[value]: style for value, style in styles.items()})
+    regions.style_legend(figure, {labels[value]: style for value, style in styles.items()})
     return figure
 
 
@@ -266,25 +242,14 @@ def show_clusters(rows: Mapping[str, Sequence[Sample] | Sequence[Tensor]]) -> Fi
     """
     if not any(len(images) for images in rows.values()):
         raise ValueError(f"rows has {len(rows)} clusters and no image, expected at least one")
-    found = {
-        name: names_and_images(images)[1] if len(images) else [] for name, images in rows.items()
-    }
-    counts = (f"{name}, {_count(arrays)}" for name, arrays in found.items())
+    counts = (f"{name}, {_count(images)}" for name, images in rows.items())
     alt = f"Images of clusters, a row each: {'; '.join(counts)}."
-    figure, axes = draw_grid([[*map(Panel, arrays)] for arrays in found.values()], alt=alt)
-    for ax, name in zip(axes[:, 0], found, strict=True):
+    arrays = (canvas.names_and_images(each)[1] if len(each) else [] for each in rows.values())
+    figure, axes = canvas.draw_grid([[*map(canvas.Panel, each)] for each in arrays], alt=alt)
+    for ax, name in zip(axes[:, 0], rows, strict=True):
         style = {"rotation": 0, "ha": "right", "va": "center"}
-        ax.set_ylabel(textwrap.fill(name, 14), fontsize=TITLE_SIZE, **style)
+        ax.set_ylabel(textwrap.fill(name, 14), fontsize=canvas.TITLE_SIZE, **style)
     return figure
-
-
-def _mask_colours(seen: set[int], n_classes: int) -> np.ndarray:
-    """Return colours of all classes; distinct ones if no more than eight occur in the figure."""
-    occurring = sorted(seen - {IGNORE_INDEX})
-    colours = class_colours(n_classes)
-    if n_classes > len(DISTINCT_COLOURS) >= len(occurring):
-        colours[occurring] = class_colours(len(occurring))[1:]
-    return colours
 
 
 def _words(values: set[int], classes: Sequence[str]) -> str:

@@ -20,9 +20,6 @@ from wsss_kit.plot.canvas import png_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TEMPLATE = Path(__file__).with_name("report.html.jinja")
-_NUMBER = re.compile(r"[-+]?[0-9.]*([0-9]|-)(\s|$)")
-
 
 def rows_of(reports: Mapping[str, Report]) -> list[list[str]]:
     """Tabulate IoU in percent: a heading row, then one row for each method.
@@ -97,7 +94,8 @@ def write_report(
     for name, report in reports.items():
         methods.setdefault(str(report.protocol), []).append(name)
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    template = Environment(**options).from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    text = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    template = Environment(**options).from_string(text)
     page = template.render(
         title=title,
         figures=shown,
@@ -111,11 +109,12 @@ def write_report(
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """HTML table with escaped texts; columns of words are aligned to the left."""
+    """Write an HTML table with escaped texts; columns of words are aligned to the left."""
     import pandas as pd
 
     heading, *body = rows
-    words = any(not _NUMBER.match(text) for row in body for text in row[1:])
+    number = re.compile(r"[-+]?[0-9.]*([0-9]|-)(\s|$)")
+    words = any(not number.match(text) for row in body for text in row[1:])
     with pd.option_context("display.max_colwidth", None):  # the default cuts texts
         frame = pd.DataFrame(body, columns=heading)
         return frame.to_html(index=False, border=0, classes="words" if words else None)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.plot.canvas import class_colours
 
@@ -36,13 +37,8 @@ ERROR_STYLES = {
     "confused": Style("#882255", "xx"),
 }
 """Style of each of `ERROR_KINDS`, in figures and in widgets; the hatches alone tell them apart."""
-_IGNORED = Style("#D0D0D0", "//")
-_STEP = 8
-"""Pixels from one line of a hatch to the next."""
-_SMALL = 2
-"""Images shown this many times larger, or more, keep their pixels' edges."""
-SIDE = 288
-"""Pixels of the longer side at which figures paint regions, so that hatches stay visible."""
+_STEP = 8  # pixels from one line of a hatch to the next
+SIDE = 288  # pixels of the longer side at which figures paint regions: hatches stay visible
 
 
 def grey(image: np.ndarray) -> np.ndarray:
@@ -74,13 +70,14 @@ def fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
 def enlarged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an image: (H, W, 3) in [0, 1] to (h, w, 3).
 
-    Small images keep their pixels, so that the figure shows the input of the network.
+    Images shown twice as large or more keep their pixels' edges, so that the figure shows the
+    input of the network.
 
     Example:
         >>> enlarged(np.array([[[0.0] * 3, [1.0] * 3]]), (2, 4))[0, :, 0].tolist()
         [0.0, 0.0, 1.0, 1.0]
     """
-    is_small = size[0] >= _SMALL * image.shape[0]
+    is_small = size[0] >= 2 * image.shape[0]
     method = Image.Resampling.NEAREST if is_small else Image.Resampling.BILINEAR
     return np.asarray(_to_pil(image).resize(size[::-1], method)) / np.float32(255)
 
@@ -123,10 +120,9 @@ def hatching(hatch: str, size: tuple[int, int]) -> np.ndarray:
     """
     y, x = np.ogrid[: size[0], : size[1]]
     rising, falling = (x + y) % _STEP < 2, (x - y) % _STEP < 2
-    drawn = {"": np.zeros((1, 1), bool), "//": rising, "\\\\": falling, "xx": rising | falling}
+    drawn = {"": np.False_, "//": rising, "\\\\": falling, "xx": rising | falling}
     drawn[".."] = (x % _STEP < 2) & (y % _STEP < 2)
-    if hatch not in drawn:
-        raise ValueError(f"hatch is {hatch!r}, expected one of {', '.join(map(repr, drawn))}")
+    check_word("hatch", hatch, drawn)
     return np.broadcast_to(drawn[hatch], size)
 
 
@@ -161,16 +157,12 @@ def paint_regions(
     values = enlarged_mask(small, size)
     for value in styles.keys() & set(np.unique(small).tolist()):
         inside, style = values == value, styles[value]
-        colour = np.array(to_rgb(style.colour), np.float32)
-        shown[inside] = (1 - alpha) * shown[inside] + alpha * colour
+        shown[inside] = (1 - alpha) * shown[inside] + alpha * np.float32(to_rgb(style.colour))
         lines = inside & hatching(style.hatch, size)
         shown[lines] = (1 - alpha) * shown[lines]
-    edges = np.zeros(size, bool)
-    edges[:, 1:] |= values[:, 1:] != values[:, :-1]
-    edges[1:] |= values[1:] != values[:-1]
-    around = edges.copy()
-    around[:, :-1] |= edges[:, 1:]
-    around[:-1] |= edges[1:]
+    right, below = np.diff(values, axis=1) != 0, np.diff(values, axis=0) != 0
+    edges = np.pad(right, ((0, 0), (1, 0))) | np.pad(below, ((1, 0), (0, 0)))
+    around = np.pad(edges[:, 1:], ((0, 0), (0, 1))) | np.pad(edges[1:], ((0, 1), (0, 0)))
     shown[around] = 1
     shown[edges] = 0
     return write_names(shown, small, names) if names else shown
@@ -194,21 +186,18 @@ def mask_styles(
 
     colours = class_colours(n_classes) if colours is None else colours
     styles = {v: Style(to_hex(colours[v])) for v in values if 0 < v <= n_classes}
-    return styles | {v: _IGNORED for v in values if v == IGNORE_INDEX}
+    return styles | {v: Style("#D0D0D0", "//") for v in values if v == IGNORE_INDEX}
 
 
 def style_legend(figure: Figure, styles: Mapping[str, Style]) -> None:
     """Add a legend below the figure: label to the style of its regions."""
     from matplotlib.patches import Patch
 
-    patches = [
-        Patch(facecolor=style.colour, hatch=style.hatch, edgecolor="black", label=label)
-        for label, style in styles.items()
-    ]
+    patches = [Patch(facecolor=c, hatch=hatch, edgecolor="black") for c, hatch in styles.values()]
     if patches:
         columns = min(len(patches), max(2, int(figure.get_figwidth() / 1.5)))
         options = {"ncols": columns, "fontsize": 9, "frameon": False}
-        figure.legend(handles=patches, loc="outside lower center", **options)
+        figure.legend(patches, styles, loc="outside lower center", **options)
 
 
 def write_names(
@@ -229,19 +218,16 @@ def write_names(
 
     image = _to_pil(pixels)
     draw, font = ImageDraw.Draw(image), _font()
-    H, W = values.shape
     for value, name in names.items():
         inside = values == value
         if inside.mean() < least:
             continue
         depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
-        x0, y0, x1, y1 = draw.textbbox((0, 0), name, font=font, stroke_width=2)
-        w, h = x1 - x0, y1 - y0
-        left = np.clip((x + 0.5) * image.width / W - w / 2, 1, max(1, image.width - w - 1))
-        top = np.clip((y + 0.5) * image.height / H - h / 2, 1, max(1, image.height - h - 1))
-        corner = float(left - x0), float(top - y0)
-        draw.text(corner, name, fill="black", font=font, stroke_width=2, stroke_fill="white")
+        cell = np.array(np.unravel_index(depth.argmax(), depth.shape))[::-1]  # (x, y)
+        low, high = np.reshape(draw.textbbox((0, 0), name, font=font, stroke_width=2), (2, 2))
+        size, middle = high - low, (cell + 0.5) * image.size / values.shape[::-1]
+        corner = np.clip(middle - size / 2, 1, np.maximum(1, image.size - size - 1)) - low
+        draw.text(corner.tolist(), name, "black", font, stroke_width=2, stroke_fill="white")
     return np.asarray(image) / np.float32(255)
 
 
@@ -323,6 +309,4 @@ def _to_pil(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray((255 * np.clip(pixels, 0, 1)).round().astype(np.uint8))
 
 
-@functools.cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(13)
+_font = functools.cache(lambda: ImageFont.load_default(13))

@@ -12,33 +12,12 @@ from torch import Tensor
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.evaluation import ERROR_KINDS, Report, error_map
-from wsss_kit.plot.canvas import (
-    MAX_WIDTH,
-    NOTE_SIZE,
-    TITLE_SIZE,
-    Panel,
-    draw_grid,
-    draw_panel,
-    in_order,
-    mask_values,
-    names_and_images,
-    new_figure,
-)
+from wsss_kit.plot import canvas, regions
 from wsss_kit.plot.figures import overlay
-from wsss_kit.plot.regions import (
-    ERROR_STYLES,
-    fitted_image,
-    paint_errors,
-    paint_mask_named,
-    painted_claims,
-    style_legend,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_MOST_BARS = 16
 
 
 def show_stages(
@@ -71,19 +50,20 @@ def show_stages(
         >>> alt_text(figure)
         'image 1 in the steps image, map, mask.'
     """
-    (name,), (array,) = names_and_images([image])
-    for mask in masks.values():
-        mask_values(mask, array, len(classes))
-    large = fitted_image(array)
+    (name,), (array,) = canvas.names_and_images([image])
+    large = regions.fitted_image(array)
     panels = {"image": array} | {title: overlay(array, cam) for title, cam in maps.items()}
-    panels |= {title: paint_mask_named(large, mask, classes) for title, mask in masks.items()}
+    for title, mask in masks.items():
+        canvas.mask_values(mask, array, len(classes))
+        panels[title] = regions.paint_mask_named(large, mask, classes)
     if error is not None:
-        panels["error"] = paint_errors(large, error)
-    row = [Panel(pixels, title) for title, pixels in panels.items()]
-    figure, _ = draw_grid([row], alt=f"{name} in the steps {', '.join(panels)}.", extra=(0, 0.45))
+        panels["error"] = regions.paint_errors(large, error)
+    row = [canvas.Panel(pixels, title) for title, pixels in panels.items()]
+    alt = f"{name} in the steps {', '.join(panels)}."
+    figure, _ = canvas.draw_grid([row], alt=alt, extra=(0, 0.45))
     if error is not None:
-        style_legend(figure, ERROR_STYLES)
-    figure.suptitle(name, fontsize=TITLE_SIZE)
+        regions.style_legend(figure, regions.ERROR_STYLES)
+    figure.suptitle(name, fontsize=canvas.TITLE_SIZE)
     return figure
 
 
@@ -113,26 +93,23 @@ def show_words(
         'image 1: map, cells by the word that claims them (a 50 %, b 50 %), probabilities: \
 a 50 %, b 50 %.'
     """
-    (name,), (array,) = names_and_images([image])
+    (name,), (array,) = canvas.names_and_images([image])
     if len(probs) != len(words) or int(claims.max()) >= len(words):
-        raise ValueError(
-            f"there are {len(words)} words, {len(probs)} probabilities and claims up to "
-            f"{int(claims.max())}, expected one probability a word and claims below their number"
-        )
+        counts = f"{len(words)} words, {len(probs)} probabilities and claims up to {claims.max()}"
+        raise ValueError(f"there are {counts}, expected T, T and at most T - 1")
     counts = torch.bincount(claims.flatten(), minlength=len(words)) / claims.numel()
     claimed = ", ".join(f"{w} {100 * s:.0f} %" for w, s in zip(words, counts, strict=True) if s > 0)
-    order = probs.argsort(descending=True).tolist()[:_MOST_BARS]
+    order = probs.argsort(descending=True).tolist()[:16]
     believed = ", ".join(f"{words[t]} {100 * probs[t]:.0f} %" for t in order[:3])
     alt = f"{name}: map, cells by the word that claims them ({claimed}), probabilities: {believed}."
-    height = 0.9 + max(2.4, 0.2 * len(order))
-    figure = new_figure(MAX_WIDTH, height, alt=alt)
+    figure = canvas.new_figure(canvas.MAX_WIDTH, 0.9 + max(2.4, 0.2 * len(order)), alt=alt)
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.2])
-    draw_panel(axes[0], Panel(overlay(array, cam), "map"))
-    draw_panel(axes[1], Panel(painted_claims(array, claims, words), "claims"))
+    canvas.draw_panel(axes[0], overlay(array, cam), "map")
+    canvas.draw_panel(axes[1], regions.painted_claims(array, claims, words), "claims")
     percents = 100 * probs[order].detach().cpu().numpy()
     axes[2].barh(range(len(order)), percents, color="#777", edgecolor="black")
     _name_bars(axes[2], [words[t] for t in order], "probability in percent")
-    figure.suptitle(name, fontsize=TITLE_SIZE)
+    figure.suptitle(name, fontsize=canvas.TITLE_SIZE)
     return figure
 
 
@@ -171,11 +148,9 @@ def show_errors(
 missed 100. Error maps of a.'
     """
     check_count("columns", columns)
-    names, arrays = names_and_images(images)
-    masks = [
-        in_order(repr(title), values, images, "mask")
-        for title, values in (("predicted", predicted), ("target", target))
-    ]
+    names, arrays = canvas.names_and_images(images)
+    masks = canvas.in_order("'predicted'", predicted, images, "mask")
+    targets = canvas.in_order("'target'", target, images, "mask")
     shares = 100 * np.nan_to_num(report.error_shares)  # (S, 4)
     losses = []
     for name, row in zip(report.classes, shares, strict=True):
@@ -185,26 +160,26 @@ missed 100. Error maps of a.'
     alt += f"Error maps of {', '.join(names)}."
     rows = -(-len(arrays) // columns)
     height = max(0.8 + 0.26 * len(report.classes), 2.2 * rows) + 0.7
-    figure = new_figure(MAX_WIDTH, height, alt=alt)
+    figure = canvas.new_figure(canvas.MAX_WIDTH, height, alt=alt)
     grid = figure.add_gridspec(rows, 1 + columns, width_ratios=[1.6, *[1] * columns])
     ax, starts = figure.add_subplot(grid[:, 0]), np.cumsum(shares, 1) - shares
-    for style, lengths, left in zip(ERROR_STYLES.values(), shares.T, starts.T, strict=True):
+    for style, lengths, left in zip(regions.ERROR_STYLES.values(), shares.T, starts.T, strict=True):
         look = {"color": style.colour, "hatch": style.hatch, "edgecolor": "black"}
         ax.barh(range(len(lengths)), lengths, left=left, linewidth=0.6, **look)
     ax.set(xlim=(0, 100))
     _name_bars(ax, report.classes, "lost of 100 % IoU")
-    for i, (name, array, mask, truth) in enumerate(zip(names, arrays, *masks, strict=True)):
+    for i, (name, array, mask, truth) in enumerate(zip(names, arrays, masks, targets, strict=True)):
         ax = figure.add_subplot(grid[i // columns, 1 + i % columns])
-        painted = paint_errors(fitted_image(array), error_map(mask, truth))
+        painted = regions.paint_errors(regions.fitted_image(array), error_map(mask, truth))
         iou = report.image_iou.get(name)
-        draw_panel(ax, Panel(painted, name if iou is None else f"{name}: {100 * iou:.0f}"))
-    style_legend(figure, ERROR_STYLES)
+        canvas.draw_panel(ax, painted, name if iou is None else f"{name}: {100 * iou:.0f}")
+    regions.style_legend(figure, regions.ERROR_STYLES)
     return figure
 
 
 def _name_bars(ax: Axes, names: Sequence[str], label: str) -> None:
     """Name horizontal bars from the top down, and the axis below them."""
-    ax.set_yticks(range(len(names)), names, fontsize=NOTE_SIZE)
+    ax.set_yticks(range(len(names)), names, fontsize=canvas.NOTE_SIZE)
     ax.invert_yaxis()
-    ax.set_xlabel(label, fontsize=NOTE_SIZE)
+    ax.set_xlabel(label, fontsize=canvas.NOTE_SIZE)
     ax.spines[["top", "right"]].set_visible(False)

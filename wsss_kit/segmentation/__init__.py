@@ -3,11 +3,3 @@
 from wsss_kit.segmentation.networks import balanced_cross_entropy, confident_cross_entropy
 from wsss_kit.segmentation.segmenter import Segmenter
 from wsss_kit.segmentation.train import PRESETS, train_segmenter
-
-__all__ = [
-    "PRESETS",
-    "Segmenter",
-    "balanced_cross_entropy",
-    "confident_cross_entropy",
-    "train_segmenter",
-]

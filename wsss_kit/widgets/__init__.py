@@ -7,5 +7,3 @@ each has a ``still()`` for paper.
 from wsss_kit.widgets.atlas import ErrorAtlas
 from wsss_kit.widgets.explorer import CAMExplorer
 from wsss_kit.widgets.lab import PromptLab
-
-__all__ = ["CAMExplorer", "ErrorAtlas", "PromptLab"]

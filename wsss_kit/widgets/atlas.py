@@ -24,12 +24,9 @@ from wsss_kit.widgets.screens import Bars, Swipe, stacked_bar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BOX = (320, 320)
-"""Height and width of the image on the screen."""
+BOX = (320, 320)  # height and width of the image on the screen
 ALL = "all classes"
 COMPARES = ("picture", "ground truth", "prediction")
-N_WORST = 12
-_BARS = (255, 289)  # widths of the two lists
 
 
 class Loss(NamedTuple):
@@ -55,7 +52,7 @@ class ErrorAtlas(Instrument):
         picture: one of `worst`.
         compare: what is left of the handle, one of ``COMPARES``.
         opacity: weight of the errors over the image.
-        class_bars, picture_bars, screen: two `Bars` and the `Swipe`.
+        class_bars, image_bars, screen: two `Bars` and the `Swipe`.
         words, problem: what is shown and what went wrong, in words.
 
     Raises:
@@ -78,8 +75,6 @@ class ErrorAtlas(Instrument):
 
     method = traitlets.Unicode()
     class_name = traitlets.Unicode(ALL)
-    picture = traitlets.Unicode()
-    compare = traitlets.Unicode("picture")
     opacity = traitlets.Float(0.7)
     _KIND = "atlas"
     _STATE = ("method", "class_name", "picture", "compare", "opacity")
@@ -94,10 +89,8 @@ class ErrorAtlas(Instrument):
     ) -> None:
         check_samples(samples)
         if not masks or list(masks) != list(reports):
-            raise ValueError(
-                f"there are masks of {', '.join(masks) or 'no method'} and reports of "
-                f"{', '.join(reports) or 'none'}, expected the same methods in the same order"
-            )
+            problem = f"masks of {', '.join(masks) or 'none'} and reports of {', '.join(reports)}"
+            raise ValueError(f"there are {problem}, expected the same methods in the same order")
         names = getattr(samples, "names", None) or [sample.name for sample in samples]
         self._places = {name: i for i, name in enumerate(names) if name in truth}
         self._samples, self._masks, self._truth = samples, dict(masks), truth
@@ -112,7 +105,7 @@ class ErrorAtlas(Instrument):
         super().__init__(method=next(iter(masks)), picture=next(iter(self._places)))
         self.class_bars, self.image_bars = (
             Bars(width, BOX[0], partial(setattr, self, trait), styles=ERROR_STYLES)
-            for width, trait in zip(_BARS, ("class_name", "picture"), strict=True)
+            for trait, width in {"class_name": 255, "picture": 289}.items()
         )
         self.screen = Swipe(BOX[1], BOX[0])
         compare = self._dropdown("compare", width="250px")
@@ -120,6 +113,11 @@ class ErrorAtlas(Instrument):
         panels = [column([bars], bars.width) for bars in (self.class_bars, self.image_bars)]
         controls = row([self._buttons("method"), compare, opacity])
         self._begin([controls, row([*panels, self.screen])])
+
+    @property
+    def _boundary(self) -> int | None:
+        """Width of the boundary band, as in the report."""
+        return self._reports[self.method].settings.get("boundary")
 
     def _choices(self) -> dict[str, Sequence[str]]:
         return {
@@ -135,29 +133,25 @@ class ErrorAtlas(Instrument):
         if change is None or change.name in ("method", "class_name"):
             self._keeps = change is not None and change.name == "method"
             self._show_classes()
-            self._start(self._find_worst())
+            self._slices.start(self._find_worst())
 
     def _show_classes(self) -> None:
         """Show stacked bars of the report, all classes first."""
         report = self._reports[self.method]
-        mean = np.nanmean(report.error_shares, 0)
-        rows = [_loss_bar(ALL, Loss(report.mean_iou, mean), "mIoU")]
-        for name, iou, shares in zip(report.classes, report.iou, report.error_shares, strict=True):
-            rows.append(_loss_bar(name, Loss(float(iou), shares), "IoU"))
+        rows = [_loss_bar(ALL, Loss(report.mean_iou, np.nanmean(report.error_shares, 0)), "mIoU")]
+        for name, *loss in zip(report.classes, report.iou, report.error_shares, strict=True):
+            rows.append(_loss_bar(name, Loss(*loss), "IoU"))
         self.class_bars.show("lost of 100 % IoU, and IoU", rows, legend=ERROR_KINDS)
         self.class_bars.chosen = self.class_name
 
     def _find_worst(self) -> Iterator[None]:
         """Count the images of the method one by one, then list and show the worst."""
-        counts = self._counts.setdefault(self.method, {})
-        boundary = self._reports[self.method].settings.get("boundary")
-        own, n = self._masks[self.method], len(self._places)
+        counts, masks = self._counts.setdefault(self.method, {}), self._masks[self.method]
+        options = {"n_values": 1 + len(self._names), "boundary": self._boundary}
         for i, name in enumerate(self._places, 1):
             if name not in counts:
-                (counts[name],) = image_counts(
-                    [own[name]], self._truth[name], 1 + len(self._names), boundary=boundary
-                )
-                self.image_bars.title = f"{i} of {n} images counted"
+                (counts[name],) = image_counts([masks[name]], self._truth[name], **options)
+                self.image_bars.title = f"{i} of {len(self._places)} images counted"
                 yield
         self._show_worst()
 
@@ -165,46 +159,39 @@ class ErrorAtlas(Instrument):
         """Return up to twelve images with the chosen class, the lowest IoU first."""
         losses = {name: self._loss_of(name) for name in self._counts.get(self.method, {})}
         losses = {name: loss for name, loss in losses.items() if loss is not None}
-        return dict(sorted(losses.items(), key=lambda item: (item[1].iou, item[0]))[:N_WORST])
+        return dict(sorted(losses.items(), key=lambda item: (item[1].iou, item[0]))[:12])
 
     def _loss_of(self, name: str) -> Loss | None:
         """Return the loss of the chosen class, None where it is in neither mask or not counted."""
         counts = self._counts.get(self.method, {}).get(name)
         if counts is None:
             return None
-        outside, inside = counts
-        shares = error_shares(inside=inside, outside=outside)  # (K, 4)
+        chosen = counts.sum((0, 2)) > 0  # in the target, as the report's image_iou
         if self.class_name != ALL:
-            k = ["background", *self._names].index(self.class_name)
-            return None if np.isnan(shares[k, 0]) else Loss(1 - float(shares[k].sum()), shares[k])
-        present = counts.sum((0, 2)) > 0  # in the target, as the report's image_iou
-        if not present.any():
+            chosen = np.array(["background", *self._names]) == self.class_name
+        shares = error_shares(inside=counts[1], outside=counts[0])[chosen]  # (chosen, 4)
+        if not len(shares) or np.isnan(shares).any():
             return None
-        mean = shares[present].mean(0)
-        return Loss(1 - float(mean.sum()), mean)
+        return Loss(1 - float(shares.mean(0).sum()), shares.mean(0))
 
     def _show_worst(self) -> None:
         losses = self.worst()
-        title = f"worst images, {self.class_name}: {min(len(losses), N_WORST)}"
         rows = [_loss_bar(name, loss, "IoU") for name, loss in losses.items()]
-        self.image_bars.show(title, rows)
+        self.image_bars.show(f"worst images, {self.class_name}: {len(losses)}", rows)
         with self._answering():
             if losses and not (self._keeps and self.picture in losses):  # to compare methods on it
                 self.picture = next(iter(losses))
             self._show()
 
     def _show(self) -> None:
-        image = self._samples[self._places[self.picture]].image
-        large = fitted_image(image_array(image), BOX)
-        found, truth = self._masks[self.method][self.picture], self._truth[self.picture]
-        boundary = self._reports[self.method].settings.get("boundary")
-        errors = error_map(found, truth, boundary=boundary)
-        before, masks = large, {"ground truth": truth, "prediction": found}
+        large = fitted_image(image_array(self._samples[self._places[self.picture]].image), BOX)
+        predicted, truth = self._masks[self.method][self.picture], self._truth[self.picture]
+        errors = error_map(predicted, truth, boundary=self._boundary)
+        before, masks = large, {"ground truth": truth, "prediction": predicted}
         if self.compare in masks:
             before = paint_mask_named(large, masks[self.compare], self._names, self.opacity)
-        after = paint_errors(large, errors, self.opacity)
         names = [f"{side}, {self.picture}" for side in (self.compare, f"errors of {self.method}")]
-        self.screen.show(before, names[0], after, names[1])
+        self.screen.show(before, names[0], paint_errors(large, errors, self.opacity), names[1])
         self.class_bars.chosen, self.image_bars.chosen = self.class_name, self.picture
         self.words = self._in_words()
 
@@ -231,10 +218,9 @@ class ErrorAtlas(Instrument):
 
 
 def _loss_bar(name: str, loss: Loss, what: str) -> dict[str, Any]:
-    shares = 100 * np.nan_to_num(loss.shares)
     iou = "-" if np.isnan(loss.iou) else f"{100 * loss.iou:.0f}"
     said = f"{name}: {what} {iou} %, {_kinds_in_words(loss.shares)}"
-    values = dict(zip(ERROR_KINDS, shares.tolist(), strict=True))
+    values = dict(zip(ERROR_KINDS, (100 * np.nan_to_num(loss.shares)).tolist(), strict=True))
     return stacked_bar(name, values, 100, text=iou, said=said)
 
 
@@ -244,14 +230,12 @@ def _kinds_in_words(shares: np.ndarray) -> str:
 
 
 def _class_names(reports: Mapping[str, Report], classes: Sequence[str] | None) -> tuple[str, ...]:
-    """The C class names, by which mask values are known."""
-    report = next(iter(reports.values()))
-    names = report.classes[1:] if classes is None else tuple(classes)
+    """Return the C class names, by which mask values are known."""
+    names = next(iter(reports.values())).classes[1:] if classes is None else tuple(classes)
     for method, each in reports.items():
-        if len(each.matrix) != 1 + len(names) or not set(each.classes) <= {"background", *names}:
-            raise ValueError(
-                f"{len(names)} class names, but the report of {method!r} counts "
-                f"{len(each.matrix) - 1} classes and scores {', '.join(each.classes)}; give "
-                "classes, the names of all mask values from 1"
-            )
+        n = len(each.matrix) - 1
+        if n != len(names) or not set(each.classes) <= {"background", *names}:
+            problem = f"{len(names)} class names, but the report of {method!r} counts {n} classes"
+            advice = "give classes, the names of all mask values"
+            raise ValueError(f"{problem} and scores {', '.join(each.classes)}; {advice}")
     return names

@@ -28,12 +28,8 @@ from wsss_kit.widgets.stages import STAGES, Images, Stages
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BOX = (392, 520)
-"""Height and width of the image on the screen."""
+BOX = (392, 520)  # height and width of the image on the screen
 RULES = ("constant", "power")
-_OWN = "own: "
-_MOST_OWN = 5
-"""Images of the reader's that are kept."""
 
 
 class CAMExplorer(Instrument):
@@ -74,20 +70,15 @@ class CAMExplorer(Instrument):
         True
     """
 
-    picture = traitlets.Unicode()
     method = traitlets.Unicode()
-    class_name = traitlets.Unicode()
     stage = traitlets.Unicode("map")
     rule = traitlets.Unicode("constant")
     threshold = traitlets.Float(0.3)
     power = traitlets.Float(2.0)
     crf = traitlets.Bool(False)
-    compare = traitlets.Unicode("picture")
     _KIND = "explorer"
-    _STATE = (
-        *("picture", "method", "class_name", "stage", "rule", "threshold", "power", "crf"),
-        *("opacity", "compare"),
-    )
+    _STATE = ("picture", "method", "class_name", "stage", "rule", "threshold", "power", "crf")
+    _STATE += ("opacity", "compare")
 
     def __init__(
         self,
@@ -101,17 +92,13 @@ class CAMExplorer(Instrument):
         self._samples = Images(samples)
         check_probability("threshold", threshold)
         if not methods or not self._samples:
-            raise ValueError(
-                f"there are {len(methods)} methods and {len(self._samples)} images with a class, "
-                "expected at least one of each"
-            )
+            counts = f"{len(methods)} methods and {len(self._samples)} images with a class"
+            raise ValueError(f"there are {counts}, expected at least one of each")
         self._masks, self._names = {} if masks is None else masks, tuple(classes)
         first = next(iter(self._samples.values()))
         if len(first.labels) != len(self._names):
-            raise ValueError(
-                f"{first.name!r} has {len(first.labels)} labels but there are {len(self._names)} "
-                "classes; give the names that the labels stand for"
-            )
+            problem = f"{len(first.labels)} labels but there are {len(self._names)} classes"
+            raise ValueError(f"{first.name!r} has {problem}; give one name for each label")
         self._longest = max(first.image.shape[1:])
         self._stages, self._own = Stages(methods), {}
         self._made: dict[Any, Tensor] = {}  # for what is on the screen now
@@ -155,7 +142,7 @@ class CAMExplorer(Instrument):
     @property
     def sample(self) -> Sample:
         """The image that is shown; one of the reader's has the chosen class as its label."""
-        if self.picture not in self._own:
+        if self.picture in self._samples:
             return self._samples[self.picture]
         labels = torch.tensor([float(name == self.class_name) for name in self._names])
         return Sample(self.picture, self._own[self.picture], labels)
@@ -198,9 +185,8 @@ class CAMExplorer(Instrument):
 
     def _painted(self, method: str, large: np.ndarray) -> np.ndarray:
         """Paint the stage of a method over the enlarged image, (h, w, 3)."""
-        errors = self._errors(method) if self.stage == "error" else None
-        if errors is not None:
-            return regions.paint_errors(large, errors, self.opacity)
+        if self.stage == "error" and self._truth() is not None:
+            return regions.paint_errors(large, self._errors(method), self.opacity)
         if self.stage in ("mask", "error"):
             return regions.paint_mask_named(large, self._mask(method), self._names, self.opacity)
         return overlay(large, self._map(method, self.stage), alpha=self.opacity)
@@ -221,8 +207,7 @@ class CAMExplorer(Instrument):
 
     def _mask(self, method: str) -> Tensor:
         """Return the method's mask by the rule that is set, (H, W)."""
-        options = {"rule": self.background, "crf": self.crf}
-        make = partial(self._stages.mask, method, self.sample, **options)
+        make = partial(self._stages.mask, method, self.sample, self.background, crf=self.crf)
         return self._once(("mask", method), make)
 
     def _truth(self) -> Tensor | None:
@@ -283,14 +268,13 @@ class CAMExplorer(Instrument):
             ValueError: if it is no image.
         """
         image = read_image(content, called=name)
-        H, W = image.shape[1:]
-        scale = self._longest / max(H, W)
-        if scale < 1:
-            smaller = (max(1, round(H * scale)), max(1, round(W * scale)))
+        size = image.shape[1:]
+        if max(size) > self._longest:
+            smaller = regions.fitted(size, (self._longest, self._longest))
             image = interpolate(image[None], smaller, mode="bilinear", antialias=True)[0]
-        key = _OWN + name
+        key = f"own: {name}"
         self._own.pop(key, None)
-        while len(self._own) >= _MOST_OWN:
+        while len(self._own) >= 5:  # images of the reader's that are kept
             self._own.pop(next(key for key in self._own if key != self.picture))
         self._own[key] = image.clamp(0, 1)
         self._stages.forget(key)

@@ -8,21 +8,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 import traitlets
 
-from wsss_kit.plot.canvas import alt_text, jpeg_bytes
 from wsss_kit.prompts.checks import expected_one_of
 
-if TYPE_CHECKING:
-    pass
-
-WIDTH = 880
-"""Pixels of an instrument: fits JupyterLab with its file list on a screen of 1366x768."""
+WIDTH = 880  # pixels; fits JupyterLab with its file list on a screen of 1366x768
 NARROW = {"description_width": "80px"}
-_GAP = 8  # pixels between columns
 _TEXT = "line-height:1.35;padding:2px 0"
 _CHOSEN = ("picture", "method", "class_name", "stage", "rule", "compare", "view", "panel")
 """Traits of any instrument that have one of several values."""
@@ -68,7 +62,6 @@ class Debounced:
         """Forget a call that is still waiting."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
 
 
 class Slices:
@@ -76,11 +69,15 @@ class Slices:
 
     Starting other work drops what is left of the old. Where no event loop runs, all of it is done
     at once.
+
+    Args:
+        failed: called with the error that ends a work; None to raise it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[Exception], Any] | None = None) -> None:
         self._work: Iterator[Any] | None = None
-        self._turn = threading.RLock()  # a cell may finish what a control began
+        self._failed = failed
+        self.lock = threading.RLock()  # a cell may finish what a control began
 
     def start(self, work: Iterator[Any]) -> None:
         """Begin with this work, and finish it where no event loop runs."""
@@ -106,12 +103,16 @@ class Slices:
         self._work = None
 
     def _step(self) -> None:
-        with self._turn:
+        with self.lock:
             work, ended = self._work, True
             if work is None:
                 return
             try:
                 ended = next(work, self) is self
+            except Exception as error:
+                if self._failed is None:
+                    raise
+                self._failed(error)
             finally:
                 if ended and self._work is work:
                     self._work = None
@@ -130,6 +131,9 @@ class Instrument(widgets.VBox):
     ``still()``, a figure for paper and pages without a kernel.
     """
 
+    picture = traitlets.Unicode(help="name of the image that is shown")
+    class_name = traitlets.Unicode()
+    compare = traitlets.Unicode("picture", help="what is left of the handle")
     words = traitlets.Unicode(help="what is shown, in words")
     problem = traitlets.Unicode(help="why the last wish could not be met; empty if it could")
     opacity = traitlets.Float(0.6, help="weight of maps and masks over the image")
@@ -139,14 +143,13 @@ class Instrument(widgets.VBox):
     def __init__(self, **state: Any) -> None:
         self._controls: dict[str, widgets.Widget] = {}  # trait to the control that shows it
         # a kernel may answer controls in a thread of their own while a cell runs
-        self._lock, self._answers_in, self._trouble = threading.RLock(), None, ""
-        self._slices = Slices()
+        self._slices, self._answers_in, self._trouble = Slices(self._failed), None, ""
         super().__init__(**state)
 
     def _begin(self, children: Sequence[widgets.Widget]) -> None:
         """Show the first state below the given rows, and listen from now on."""
-        self._said = widgets.HTML(layout={"margin": "0 4px", "width": "auto"})
-        self._warned = widgets.HTML(layout={"margin": "0 4px", "width": "auto"})
+        layout = {"margin": "0 4px", "width": "auto"}
+        self._said, self._warned = widgets.HTML(layout=layout), widgets.HTML(layout=layout)
         self.children = [*children, self._said, self._warned]
         self.layout.width = f"{WIDTH}px"
         self.add_class("wsss-instrument").add_class(f"wsss-{self._KIND}")
@@ -188,26 +191,24 @@ class Instrument(widgets.VBox):
     @contextmanager
     def _answering(self) -> Iterator[None]:
         """Collect what goes wrong and bring the controls in line at the end."""
-        with self._lock:
-            outermost, problem = not self._busy, ""
-            if outermost:
-                self._answers_in, self._trouble = threading.get_ident(), ""
+        with self._slices.lock:
+            if self._busy:  # inside of another answer, which shows what goes wrong
+                yield
+                return
+            self._answers_in, self._trouble, problem = threading.get_ident(), "", ""
             try:
                 yield
             except Exception as error:  # whatever it is, the reader is to see it
-                if not outermost:
-                    raise
                 problem = in_words(error)
             finally:
-                if outermost:
-                    self._follow()
-                    self._answers_in = None
-            if outermost:
-                self._say(problem or self._trouble)
+                self._follow()
+                self._answers_in = None
+            self._say(problem or self._trouble)
 
-    def _start(self, work: Iterator[Any]) -> None:
-        """Begin with long work, whose errors are shown."""
-        self._slices.start(self._watched(work))
+    def _failed(self, error: Exception) -> None:
+        """Show the error of long work: it has no caller who could see it."""
+        self._trouble = in_words(error)
+        self._say(self._trouble)
 
     def finish(self) -> Instrument:
         """Compute the rest of the numbers now, instead of piece by piece.
@@ -217,20 +218,6 @@ class Instrument(widgets.VBox):
         """
         self._slices.finish()
         return self
-
-    def _watched(self, work: Iterator[Any]) -> Iterator[None]:
-        """Do long work whose errors are shown: it has no caller who could see them."""
-        while True:
-            with self._lock:
-                try:
-                    next(work)
-                except StopIteration:
-                    return
-                except Exception as error:
-                    self._trouble = in_words(error)
-                    self._say(self._trouble)
-                    return
-            yield
 
     def _say(self, problem: str = "") -> None:
         """Put the words on the panel, and a problem if there is one."""
@@ -271,15 +258,13 @@ class Instrument(widgets.VBox):
                 control.value = value
 
     def _dropdown(self, trait: str, label: str = "", width: str = "auto") -> widgets.Dropdown:
-        look = {"style": NARROW, "layout": {"width": width, "max_width": "100%"}}
-        return self._bind(trait, widgets.Dropdown(description=label or trait, **look))
+        return self._bind(trait, widgets.Dropdown(**look(label or trait, width)))
 
-    def _slider(self, trait: str, *limits: float, width: str = "auto") -> widgets.FloatSlider:
-        """Add a slider from a minimum to a maximum, in steps."""
-        look = {"style": NARROW, "layout": {"width": width, "max_width": "100%"}}
-        look |= zip(("min", "max", "step"), limits, strict=True)
-        slider = widgets.FloatSlider(getattr(self, trait), description=trait, **look)
-        return self._bind(trait, slider)
+    def _slider(
+        self, trait: str, low: float, high: float, step: float, width: str = "auto"
+    ) -> widgets.FloatSlider:
+        value, limits = getattr(self, trait), {"min": low, "max": high, "step": step}
+        return self._bind(trait, widgets.FloatSlider(value, **limits, **look(trait, width)))
 
     def _buttons(self, trait: str, label: str | None = None) -> widgets.ToggleButtons:
         """Add labelled buttons of which one is down."""
@@ -321,10 +306,9 @@ class Instrument(widgets.VBox):
         """Return the live panel, and the still for saved notebooks and pages without a kernel."""
         bundle = super()._repr_mimebundle_(**options)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        figure = self.still()
-        picture = base64.b64encode(jpeg_bytes(figure)).decode()
-        kept = {**data, "image/jpeg": picture, "text/plain": alt_text(figure)}
-        return kept, {**metadata, "image/jpeg": {"alt": alt_text(figure)}}
+        still, alt = self.still()._repr_mimebundle_()
+        still["image/jpeg"] = base64.b64encode(still["image/jpeg"]).decode()
+        return {**data, **still}, {**metadata, **alt}
 
 
 def in_words(error: Exception) -> str:
@@ -340,6 +324,10 @@ def column(children: Sequence[widgets.Widget], width: int) -> widgets.VBox:
 
 def row(children: Sequence[widgets.Widget]) -> widgets.HBox:
     """Place columns beside each other."""
-    return widgets.HBox(
-        list(children), layout={"align_items": "flex-start", "grid_gap": f"{_GAP}px"}
-    )
+    return widgets.HBox(list(children), layout={"align_items": "flex-start", "grid_gap": "8px"})
+
+
+def look(label: str, width: str = "auto") -> dict[str, Any]:
+    """Return how controls with a label look, as arguments of a widget."""
+    layout = {"width": width, "max_width": "100%"}
+    return {"description": label, "style": NARROW, "layout": layout}

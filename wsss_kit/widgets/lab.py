@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -20,16 +21,8 @@ from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import fitted_image, painted_claims
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.ranking import WordTally
+from wsss_kit.widgets import screens
 from wsss_kit.widgets.instrument import WIDTH, column, row
-from wsss_kit.widgets.screens import (
-    STYLES,
-    Bars,
-    Swipe,
-    probability_bars,
-    score_bars,
-    scores_in_words,
-    worth_bars,
-)
 from wsss_kit.widgets.stages import Images
 from wsss_kit.widgets.words import PromptEditor
 
@@ -37,11 +30,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-BOX = (300, 300)
-"""Height and width of the image on the screen."""
+BOX = (300, 300)  # height and width of the image on the screen
 VIEWS = ("map", "competition")
 PANELS = ("words", "IoU", "leave one out")
 COMPARES = ("picture", "start words", "last words")
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Leave out warnings of unknown words, which stand on the panel."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 class PromptLab(PromptEditor):
@@ -87,11 +87,8 @@ class PromptLab(PromptEditor):
         True
     """
 
-    picture = traitlets.Unicode()
-    class_name = traitlets.Unicode()
     view = traitlets.Unicode("map")
     panel = traitlets.Unicode("words")
-    compare = traitlets.Unicode("picture")
     unknown = traitlets.Tuple()
     _KIND = "lab"
     _STATE = ("prompts", "off", "picture", "class_name", "view", "panel", "compare", "opacity")
@@ -107,21 +104,18 @@ class PromptLab(PromptEditor):
         self._samples = Images(samples)
         n = len(method.prompts.classes)
         if not self._samples or any(len(own) != n for own in self._samples.labels.values()):
-            raise ValueError(
-                f"{len(self._samples)} of {len(samples)} images have a label, for {n} classes of "
-                "the prompts; expected at least one, with a label for every class"
-            )
+            counts = f"{len(self._samples)} of {len(samples)} images have a label, for {n} classes"
+            raise ValueError(f"{counts} of the prompts; expected some, a label for every class")
         self.method = method
         self.rule = BackgroundRule(threshold=0.4) if rule is None else rule
         self._masks = {} if masks is None else masks
         self._opened: dict[str, OpenedImage] = {}
         self._at_start: pd.DataFrame | None = None
         first = next(iter(self._samples.values()))
-        index = int(first.labels.nonzero()[0])
-        super().__init__(method.prompts, index, picture=first.name)
-        self.screen = Swipe(BOX[1], BOX[0])
+        super().__init__(method.prompts, int(first.labels.nonzero()[0]), picture=first.name)
+        self.screen = screens.Swipe(BOX[1], BOX[0])
         press = partial(self._answer, self._pressed)
-        self.bars = Bars(290, BOX[0] - 34, press, styles=STYLES)
+        self.bars = screens.Bars(290, BOX[0] - 34, press, styles=screens.STYLES)
         right = column([self._buttons("panel", ""), self.bars], 290)
         controls = [
             self._dropdown("picture"),
@@ -132,7 +126,9 @@ class PromptLab(PromptEditor):
             *self._file_controls(),
         ]
         left = column(controls, WIDTH - BOX[1] - 290 - 16)
-        self._begin([row([left, self.screen, right]), *self._boxes.rows])
+        *line, backgrounds = self._boxes.values()
+        backgrounds.rows = 2
+        self._begin([row([left, self.screen, right]), row(line), backgrounds])
 
     def _choices(self) -> dict[str, Sequence[str]]:
         choices = {"picture": list(self._samples), "class_name": self._present(self.prompts)}
@@ -144,23 +140,18 @@ class PromptLab(PromptEditor):
         return [name for name, on in zip(prompts.classes, labels, strict=True) if on]
 
     def _pressed(self, name: str) -> None:
-        """Switch a word whose bar was pressed, or go to a class."""
+        """Switch a word whose bar was pressed, or show a class, on an image that has it."""
         if name in self.prompts.backgrounds:
             rest = tuple(word for word in self.off if word != name)
             self.off = rest if name in self.off else (*self.off, name)
         elif name in self.prompts.classes:
-            self._go_to(name)
-        self._settle_and_show()
-
-    def _go_to(self, name: str) -> None:
-        """Show a class, on an image that has it."""
-        c = self.prompts.classes.index(name)
-        if not self._samples.labels[self.picture][c]:
-            with_it = [n for n, labels in self._samples.labels.items() if labels[c]]
+            c, labels = self.prompts.classes.index(name), self._samples.labels
+            with_it = [image for image in labels if labels[image][c]]
             if not with_it:
-                raise ValueError(f"none of the {len(self._samples)} images has {name!r}")
-            self.picture = with_it[0]
-        self.class_name, self._index = name, c
+                raise ValueError(f"none of the {len(labels)} images has {name!r}")
+            self.picture = self.picture if self.picture in with_it else with_it[0]
+            self.class_name, self._index = name, c
+        self._settle_and_show()
 
     def _settle(self, change: Any) -> None:
         if change is not None and change.name == "prompts" and change.old is not None:
@@ -185,8 +176,7 @@ class PromptLab(PromptEditor):
     def _show(self) -> None:
         self._slices.stop()
         asked = self.asked
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # unknown words are said on the panel
+        with _no_warnings():
             after, probs = self._painted(asked)
             before = self._compared()
         self.screen.show(*before, after, f"{self.view}, {self.class_name}, these words")
@@ -195,9 +185,9 @@ class PromptLab(PromptEditor):
         self.bars.chosen = self.class_name
         if self.panel == "words":
             names, words = self._present(asked), self.prompts.backgrounds
-            self.bars.show(**probability_bars(names, words, asked.backgrounds, probs))
+            self.bars.show(**screens.probability_bars(names, words, asked.backgrounds, probs))
         else:
-            self._start(self._score(asked, self.panel))
+            self._slices.start(self._score(asked, self.panel))
 
     def _painted(self, prompts: Prompts) -> tuple[np.ndarray, Tensor]:
         """Paint the view of the image with some prompts, (h, w, 3); probabilities (T,)."""
@@ -224,12 +214,10 @@ class PromptLab(PromptEditor):
 
     def _in_words(self, asked: Prompts, probs: Tensor) -> str:
         names = self._present(asked)
-        p = 100 * float(probs[names.index(self.class_name)])
-        rival = int(probs[len(names) :].argmax())
-        believed = 100 * float(probs[len(names) + rival])
+        p, rivals = probs[names.index(self.class_name)], probs[len(names) :]
         return (
-            f"{self.picture}: {self.class_name} {p:.1f} %; of the background words "
-            f"{asked.backgrounds[rival]} is strongest, {believed:.1f} %."
+            f"{self.picture}: {self.class_name} {100 * p:.1f} %; of the background words "
+            f"{asked.backgrounds[rivals.argmax()]} is strongest, {100 * rivals.max():.1f} %."
         )
 
     def _unknown_words(self, asked: Prompts) -> tuple[str, ...]:
@@ -252,7 +240,7 @@ class PromptLab(PromptEditor):
         """Compute the numbers of a panel, image by image; show them at the end."""
         if panel == "leave one out":
             tally = yield from self._tallied(panel, asked, asked.backgrounds)
-            self.bars.show(**worth_bars(tally.changes(), self.prompts))
+            self.bars.show(**screens.worth_bars(tally.changes(), self.prompts))
         else:
             if self._at_start is None:
                 tally = yield from self._tallied("start words", self.start)
@@ -260,9 +248,9 @@ class PromptLab(PromptEditor):
             tally = yield from self._tallied(panel, asked)
             names = dict(zip(self.start.classes, self.prompts.classes, strict=True))
             tables = tally.per_class(), self._at_start.rename(index=names)
-            means = scores_in_words(*tables)
+            means = screens.scores_in_words(*tables)
             self.words = f"{self.words} {len(self._samples)} images, {self.rule}: {means}"
-            self.bars.show(**score_bars(*tables))
+            self.bars.show(**screens.score_bars(*tables))
         self._say()
 
     def _tallied(
@@ -271,8 +259,7 @@ class PromptLab(PromptEditor):
         """Score prompts on all images, one by one."""
         tally, n = WordTally(prompts, words, rule=self.rule), len(self._samples)
         for i, (name, sample) in enumerate(self._samples.items(), 1):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
+            with _no_warnings():
                 tally.add(sample, self._open(name), self._masks.get(name))
             self.bars.title = f"{what}: {i} of {n} images"
             yield

@@ -41,7 +41,7 @@ class _Box(anywidget.AnyWidget):
         self.on_msg(self._received)
 
     def _received(self, _: object, content: dict, buffers: list) -> None:
-        raise NotImplementedError
+        """Answer a message of the page."""
 
 
 class Bars(_Box):
@@ -116,7 +116,7 @@ class Swipe(_Box):
     Args:
         width: of the box in pixels.
         height: of the box in pixels.
-        on_picture: called with the name and the content of every file that is dropped on the box;
+        on_image: called with the name and the content of every file that is dropped on the box;
             None where none may be.
 
     Example:
@@ -178,9 +178,8 @@ def bar(
     """
     is_shown = math.isfinite(value)
     ends = sorted((0.0, value)) if is_shown and high > low else []
-    parts = _parts([style], ends, low, high)
-    text = f"{value:.1f}" if is_shown else "-"
-    return {"name": name, "text": text, "said": "", "off": False, "parts": parts, **more}
+    more = {"text": f"{value:.1f}" if is_shown else "-", "said": "", "off": False, **more}
+    return {"name": name, "parts": _parts([style], ends, low, high), **more}
 
 
 def stacked_bar(name: str, values: Mapping[str, float], high: float, **more: Any) -> dict[str, Any]:
@@ -224,13 +223,12 @@ def probability_bars(
     """
     percents = dict(zip([*names, *asked], (100 * probs).tolist(), strict=True))
     rows = []
-    for name in names:
-        text = f"{name}: probability {percents[name]:.1f} %"
-        rows.append(bar(name, percents[name], 0, 100, style="class", said=text))
-    for word in words:
-        p, is_off = percents.get(word, math.nan), word not in percents
-        text = f"{word}: {'off' if is_off else f'probability {p:.1f} %'}, press to switch"
-        rows.append(bar(word, p, 0, 100, style="word", said=text, off=is_off))
+    for name in (*names, *words):
+        p, is_class = percents.get(name, math.nan), name in names
+        said = f"{name}: probability {p:.1f} %" if name in percents else f"{name}: off"
+        look = {"style": "class" if is_class else "word", "off": name not in percents}
+        said += "" if is_class else ", press to switch"
+        rows.append(bar(name, p, 0, 100, said=said, **look))
     return {"title": "what CLIP takes the image for, percent", "rows": rows}
 
 
@@ -256,13 +254,11 @@ def score_bars(table: pd.DataFrame, start: pd.DataFrame) -> dict[str, Any]:
 
 def scores_in_words(table: pd.DataFrame, start: pd.DataFrame) -> str:
     """Write the means over the classes and their changes; tables as for `score_bars`."""
-    now = table.loc["mean"]
-    change = now - start.loc["mean"]
-    iou = ""
+    now, change = table.loc["mean"], table.loc["mean"] - start.loc["mean"]
+    words = f"sharpness {now['sharpness']:.4f} ({change['sharpness']:+.4f}; low is good)."
     if "iou" in table:
-        iou = f"mIoU {now['iou']:.1f} % ({change['iou']:+.1f} since the start), "
-    sharpness = f"{now['sharpness']:.4f} ({change['sharpness']:+.4f}; low is good)"
-    return f"{iou}sharpness {sharpness}."
+        words = f"mIoU {now['iou']:.1f} % ({change['iou']:+.1f} since the start), {words}"
+    return words
 
 
 def worth_bars(changes: pd.DataFrame, prompts: Prompts) -> dict[str, Any]:

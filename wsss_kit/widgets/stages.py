@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
+from wsss_kit.data.datasets import ByName
 from wsss_kit.masks import BackgroundRule, MapsOf, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.pipeline import Pipeline
@@ -19,12 +20,10 @@ from wsss_kit.pipeline import Pipeline
 STAGES = ("map", "refined", "scores", "mask", "error")
 """The steps in their order: the method's map, the map after its affinity, scores with background
 and perhaps CRF, the mask, and where the mask is wrong."""
-MOST_KEPT = 2**25
-"""Bytes of results that are kept: enough to go back and forth."""
-_IMAGES_KEPT = 16
+MOST_KEPT = 2**25  # bytes of results that are kept: enough to go back and forth
 
 
-class Images(Mapping[str, Sample]):
+class Images(ByName):
     """Samples by their names, those without any label left out; the last few read are kept.
 
     Args:
@@ -36,8 +35,8 @@ class Images(Mapping[str, Sample]):
 
     Example:
         >>> from wsss_kit.paperworld import PaperWorld
-        >>> pictures = Images(PaperWorld(2))
-        >>> list(pictures), pictures["val_0_000001"].name
+        >>> images = Images(PaperWorld(2))
+        >>> list(images), images["val_0_000001"].name
         (['val_0_000000', 'val_0_000001'], 'val_0_000001')
     """
 
@@ -47,21 +46,12 @@ class Images(Mapping[str, Sample]):
             known = list(zip(samples.names, samples.image_labels(), strict=True))
         else:
             known = [(sample.name, sample.labels) for sample in samples]
-        self.labels = {name: labels for name, labels in known if labels.any()}
+        self._names = self.labels = {name: labels for name, labels in known if labels.any()}
         places = {name: place for place, (name, _) in enumerate(known)}
-        self._read = lru_cache(_IMAGES_KEPT)(lambda name: samples[places[name]])
+        self._read = lru_cache(16)(lambda name: samples[places[name]])
 
     def __getitem__(self, name: str) -> Sample:
         return self._read(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.labels
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 class Stages:
@@ -102,9 +92,8 @@ class Stages:
         scores = rule.scores(self.refined(method, sample)[None])
         if not crf:
             return scores[0]
-        pipeline = Pipeline(self.methods[method], crf=True)
+        refine = partial(Pipeline(self.methods[method], crf=True).refine, scores)
         present = torch.cat([torch.ones(1), sample.labels]) > 0
-        refine = partial(pipeline.refine, scores)
         return self._remembered((method, rule), present, refine, sample)
 
     def mask(self, method: str, sample: Sample, rule: BackgroundRule, *, crf: bool) -> Tensor:

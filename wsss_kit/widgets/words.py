@@ -5,8 +5,7 @@ Text boxes hold words apart by commas, and templates apart by bars.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -14,20 +13,16 @@ import traitlets
 
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
-from wsss_kit.widgets.instrument import NARROW, Debounced, Instrument, row
+from wsss_kit.widgets.instrument import Debounced, Instrument, look
 
-_SEVERAL = "what is said instead of the name; several with commas"
-_TEMPLATES = "one {} for the word; several templates with | between"
-_BACKGROUNDS = "words for what is no class, with commas between"
+# of one class its name and synonyms; of all, template and background words
 _BOXES = {  # kind of box, label, width, hint
     "name": (widgets.Text, "say", "200px", "the class's name"),
-    "synonyms": (widgets.Text, "or as", "320px", _SEVERAL),
-    "template": (widgets.Text, "template", "340px", _TEMPLATES),
-    "backgrounds": (widgets.Textarea, "background", "auto", _BACKGROUNDS),
+    "synonyms": (widgets.Text, "or as", "320px", "said instead of the name; several with commas"),
+    "template": (widgets.Text, "template", "340px", "one {} for the word; several with | between"),
+    "backgrounds": (widgets.Textarea, "background", "auto", "words for no class, with commas"),
 }
 FIELDS = tuple(_BOXES)
-"""The text boxes: name and synonyms of one class, template, background words."""
-_MOST_STEPS = 200
 
 
 def words_of(text: str) -> list[str]:
@@ -83,13 +78,12 @@ def edited(prompts: Prompts, field: str, text: str, *, index: int) -> Prompts:
             synonyms[old] = words_of(text)
         return prompts.replace(synonyms=synonyms)
     new = text.strip()
-    names = [new if i == index else name for i, name in enumerate(prompts.classes)]
 
     def renamed(mapping: Mapping[str, Any]) -> dict[str, Any]:
         return {new if name == old else name: value for name, value in mapping.items()}
 
     return prompts.replace(
-        classes=names,
+        classes=[new if i == index else name for i, name in enumerate(prompts.classes)],
         synonyms=renamed(prompts.synonyms),
         class_backgrounds=renamed(prompts.class_backgrounds),
     )
@@ -136,7 +130,7 @@ class History:
 
     def remember(self, before: Prompts) -> None:
         """Keep what an edit is about to replace."""
-        self.past = [*self.past, before][-_MOST_STEPS:]
+        self.past = [*self.past, before][-200:]  # more would only fill the memory
         self._future = []
 
     def step(self, what: str, now: Prompts) -> Prompts:
@@ -152,58 +146,6 @@ class History:
             raise ValueError(f"there is nothing to {what}")
         target.append(now)
         return source.pop()
-
-
-class WordBoxes:
-    """A text box for each of ``FIELDS``, which is read once its typist pauses.
-
-    Args:
-        typed: called with a field and its text after a pause.
-
-    Attributes:
-        boxes: field to its box.
-        rows: how they stand on the panel.
-    """
-
-    def __init__(self, typed: Callable[[str, str], None]) -> None:
-        self.boxes: dict[str, Any] = {}
-        self._typed, self._typing, self._filling = typed, "", False
-        self._filled: dict[str, str] = dict.fromkeys(FIELDS, "")
-        for field, (kind, label, width, hint) in _BOXES.items():
-            look = {"style": NARROW, "layout": {"width": width}}
-            box = self.boxes[field] = kind(description=label, **look)
-            box.tooltip = box.placeholder = hint
-            box.observe(self._listening(field), "value")
-        *line, backgrounds = self.boxes.values()
-        backgrounds.rows = 2
-        self.rows = [row(line), backgrounds]
-
-    def _listening(self, field: str) -> Callable[[Any], None]:
-        def paused(text: str) -> None:
-            self._typing = field
-            self._typed(field, text)
-            self._typing = ""
-
-        wait = Debounced(paused)
-        return lambda change: None if self._filling else wait(change.new)
-
-    def fill(self, prompts: Prompts, index: int) -> None:
-        """Put the prompts into the boxes, but for the one that is being typed in.
-
-        A box is written only where its words have become others by other means than its typist.
-
-        Args:
-            prompts: the words.
-            index: of the class whose name and synonyms are shown.
-        """
-        self._filling = True
-        for field, box in self.boxes.items():
-            text = as_text(prompts, field, index=index)
-            if text != self._filled[field]:
-                self._filled[field] = text
-                if field != self._typing:
-                    box.value = text
-        self._filling = False
 
 
 class PromptEditor(Instrument):
@@ -223,12 +165,26 @@ class PromptEditor(Instrument):
     def __init__(self, start: Prompts, index: int, **state: Any) -> None:
         self.start, self._index, self._history = start, index, History()
         super().__init__(prompts=start, class_name=start.classes[index], **state)
-        self._boxes = WordBoxes(partial(self._answer, self.edit))
+        self._boxes = {field: self._word_box(field) for field in FIELDS}
+        self._typing, self._filled = "", dict.fromkeys(FIELDS, "")
+
+    def _word_box(self, field: str) -> widgets.Widget:
+        """Build a text box, which is read once its typist pauses."""
+        kind, label, width, hint = _BOXES[field]
+        box = kind(tooltip=hint, placeholder=hint, **look(label, width))
+
+        def paused(text: str) -> None:
+            self._typing = field
+            self._answer(self.edit, field, text)
+            self._typing = ""
+
+        wait = Debounced(paused)
+        box.observe(lambda change: None if self._busy else wait(change.new), "value")
+        return box
 
     def _file_controls(self) -> list[widgets.Widget]:
         """Build the buttons of edits, and those of files with the name of the file."""
-        look = {"style": NARROW, "layout": {"width": "auto", "max_width": "100%"}}
-        self._file = widgets.Text("my_prompts.json", description="file", **look)
+        self._file = widgets.Text("my_prompts.json", **look("file"))
         self._load = self._file_button("Load", ".json", self._load_file, "84px")
         actions = {"Undo": self.undo, "Redo": self.redo, "Start": self._back_to_start}
         buttons = [self._button(name, action) for name, action in actions.items()]
@@ -236,8 +192,17 @@ class PromptEditor(Instrument):
         return [widgets.HBox(buttons), self._file, widgets.HBox(files)]
 
     def _follow(self) -> None:
+        """Put the prompts into their boxes as well, but not into the one that is typed in.
+
+        A box is written only where its words have become others by other means than its typist.
+        """
         super()._follow()
-        self._boxes.fill(self.prompts, self._index)
+        for field, box in self._boxes.items():
+            text = as_text(self.prompts, field, index=self._index)
+            if text != self._filled[field]:
+                self._filled[field] = text
+                if field != self._typing:
+                    box.value = text
 
     @traitlets.validate("prompts", "off")
     def _fit(self, proposal: Any) -> Any:
@@ -250,20 +215,16 @@ class PromptEditor(Instrument):
     def _checked_prompts(self, prompts: Prompts) -> Prompts:
         n = len(self.start.classes)
         if len(prompts.classes) != n:
-            raise ValueError(
-                f"the prompts have {len(prompts.classes)} classes, expected {n}: one for each "
-                "label of the images; rename classes rather than adding or removing any"
-            )
+            problem = f"the prompts have {len(prompts.classes)} classes, expected {n}"
+            raise ValueError(f"{problem}, one for each label of the images; rename classes instead")
         return prompts
 
     def _checked_off(self, off: Sequence[str]) -> tuple[str, ...]:
         words = self.prompts.backgrounds
         off = checked_words(tuple(off), "off", among=words) if off else ()
         if len(off) == len(words):
-            raise ValueError(
-                f"all {len(words)} background words would be off, expected one at least: a class "
-                "alone has nothing to compete with, and its map would be empty"
-            )
+            problem = f"all {len(words)} background words would be off, expected one at least"
+            raise ValueError(f"{problem}: a class alone has nothing to compete with")
         return off
 
     @property
@@ -329,18 +290,15 @@ class PromptEditor(Instrument):
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{name} is no text ({error.reason} at byte {error.start}), expected JSON as the "
-                "lab saves it"
-            ) from error
+            problem = f"{name} is no text ({error.reason} at byte {error.start})"
+            raise ValueError(f"{problem}, expected JSON as the lab saves it") from error
         self.load(text)
 
     def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
         """Take over other prompts, from wherever they come."""
         self._checked_prompts(prompts)
-        before = self.prompts
         with self._answering():
+            if remember and prompts != self.prompts:
+                self._history.remember(self.prompts)
             self.prompts = prompts
-            if remember and prompts != before:
-                self._history.remember(before)
             self._settle_and_show()

@@ -188,12 +188,13 @@ def test_what_does_not_learn_stays(clip, cam, world):
 @pytest.mark.parametrize("preset", ["reference", "clean"])
 def test_maps_can_be_looked_at_after_every_epoch(clip, cam, world, preset):
     """And looking changes nothing, statistics of batch normalisation included."""
-    images, labels = (torch.stack([s[k] for s in world]) for k in (1, 2))
+    few = world[:4] if preset == "reference" else world  # it shows CLIP images of 224 pixels
+    images, labels = (torch.stack([s[k] for s in few]) for k in (1, 2))
     seen = {}
     looked = make(clip, cam, preset=preset).fit(
-        world, **FIT, on_epoch=lambda epoch, m: seen.update({epoch: m(images, labels).cams})
+        few, **FIT, on_epoch=lambda epoch, m: seen.update({epoch: m(images, labels).cams})
     )
-    blind = make(clip, cam, preset=preset).fit(world, **FIT)
+    blind = make(clip, cam, preset=preset).fit(few, **FIT)
     assert list(seen) == [1, 2]
     assert torch.equal(seen[2], looked(images, labels).cams)
     assert not torch.equal(seen[1], seen[2])

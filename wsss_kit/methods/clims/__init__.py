@@ -13,13 +13,3 @@ from wsss_kit.methods.clims.losses import (
 )
 from wsss_kit.methods.clims.method import CLIMS
 from wsss_kit.methods.clims.train import PRESETS
-
-__all__ = [
-    "CLIMS",
-    "PRESETS",
-    "area_loss",
-    "background_text_loss",
-    "cooccurrence_loss",
-    "object_text_loss",
-    "propose_backgrounds",
-]

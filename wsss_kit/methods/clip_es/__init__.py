@@ -6,5 +6,3 @@ Lin et al., "CLIP is Also an Efficient Segmenter", CVPR 2023.
 from wsss_kit.methods.clip_es.method import CLIPES, TARGETS
 from wsss_kit.methods.clip_es.opened import OpenedImage
 from wsss_kit.methods.clip_es.refined import PRESETS, literal_maps, refined_maps
-
-__all__ = ["CLIPES", "PRESETS", "TARGETS", "OpenedImage", "literal_maps", "refined_maps"]

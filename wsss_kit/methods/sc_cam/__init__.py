@@ -8,18 +8,3 @@ from wsss_kit.methods.sc_cam.look import agreement, exemplars, listed, plane, pu
 from wsss_kit.methods.sc_cam.method import SCCAM
 from wsss_kit.methods.sc_cam.names import name_subcategories
 from wsss_kit.methods.sc_cam.train import PRESETS
-
-__all__ = [
-    "PRESETS",
-    "SCCAM",
-    "agreement",
-    "class_features",
-    "exemplars",
-    "kmeans",
-    "listed",
-    "name_subcategories",
-    "plane",
-    "purity",
-    "stability",
-    "subcategory_labels",
-]
