@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from wsss_kit.classes import Sample
 from wsss_kit.files import check_card, check_classes, load_model, save_model, weights_path
@@ -21,7 +22,7 @@ CHECKPOINT = "checkpoint"
 _PREFIX = "optimiser."
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
     """Return the optimiser's moments, to be saved beside the weights.
 
     Args:
@@ -46,7 +47,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restore the moments that `optimiser_tensors` returned; other tensors are ignored."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -59,7 +60,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
 def save_checkpoint(
     path: str | Path,
     tensors: Mapping[str, Tensor],
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimizer,
     card: Mapping[str, Any],
     *,
     epoch: int,
@@ -252,9 +253,7 @@ class Resumable:
         self._take(*found, path)
         return found[0], found[1]["epoch"]
 
-    def _save_state(
-        self, place: Place | None, optimiser: torch.optim.Optimizer, epoch: int
-    ) -> None:
+    def _save_state(self, place: Place | None, optimiser: Optimizer, epoch: int) -> None:
         """Write a checkpoint after ``epoch`` epochs, if there is a place for it."""
         if place is not None:
             path, run = place
@@ -262,7 +261,7 @@ class Resumable:
             save_checkpoint(path, self._state(), optimiser, card, epoch=epoch, run=run)
 
     def _after_epoch(
-        self, place: Place | None, optimiser: torch.optim.Optimizer, before: int = 0
+        self, place: Place | None, optimiser: Optimizer, before: int = 0
     ) -> Callable[[int, dict[str, float]], None]:
         """Return a function for `train_epochs` that keeps losses and writes a checkpoint."""
 

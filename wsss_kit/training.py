@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from wsss_kit.checks import check_labels
 from wsss_kit.classes import Sample
@@ -28,9 +30,7 @@ def progress(
     return tqdm(items, desc=what, disable=hidden, total=total, leave=False, dynamic_ncols=True)
 
 
-def columns(
-    presets: Sequence[str], table: Mapping[str, Sequence[Any]]
-) -> dict[str, dict[str, Any]]:
+def columns(presets: Sequence[str], table: Mapping[str, tuple]) -> dict[str, dict[str, Any]]:
     """Turn a table with a row for each choice and a column for each preset into the presets.
 
     Example:
@@ -64,14 +64,14 @@ def train_epochs(
     step: Callable[..., dict[str, float]],
     data: Any,
     network: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimizer,
     recipe: Mapping[str, Any],
     *,
     what: str,
     after_epoch: Callable[[int, dict[str, float]], object] = lambda epoch, losses: None,
     done: int = 0,
     before: int = 0,
-    decay: Callable[..., torch.optim.lr_scheduler.LambdaLR] | None = None,
+    decay: Callable[..., LambdaLR] | None = None,
     fixed: Iterable[nn.Module] = (),
 ) -> None:
     """Train epoch by epoch; equal seeds give equal weights, resumed or not.
@@ -135,7 +135,7 @@ def batch_norms(module: nn.Module) -> list[nn.Module]:
     return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
 
 
-def descend(losses: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[str, float]:
+def descend(losses: Mapping[str, Tensor], optimiser: Optimizer) -> dict[str, float]:
     """Take one optimiser step on ``losses["total"]``; return the losses summed over processes."""
     optimiser.zero_grad(set_to_none=True)
     losses["total"].backward()
@@ -145,13 +145,8 @@ def descend(losses: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> d
 
 
 def polynomial_decay(
-    optimiser: torch.optim.Optimizer,
-    steps: int,
-    *,
-    power: float = 0.9,
-    every: int = 1,
-    **options: int,
-) -> torch.optim.lr_scheduler.LambdaLR:
+    optimiser: Optimizer, steps: int, *, power: float = 0.9, every: int = 1, **options: int
+) -> LambdaLR:
     """Multiply learning rates by ``(1 - step / steps) ** power``.
 
     Args:
@@ -170,9 +165,7 @@ def polynomial_decay(
     )
 
 
-def cosine_decay(
-    optimiser: torch.optim.Optimizer, steps: int, **options: int
-) -> torch.optim.lr_scheduler.LambdaLR:
+def cosine_decay(optimiser: Optimizer, steps: int, **options: int) -> LambdaLR:
     """Multiply learning rates by half a cosine that ends at 0; see `polynomial_decay`."""
     return _scheduled(
         optimiser, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps)), **options
@@ -180,12 +173,12 @@ def cosine_decay(
 
 
 def _scheduled(
-    optimiser: torch.optim.Optimizer, fall: Callable[[int], float], warmup: int = 0, first: int = 0
-) -> torch.optim.lr_scheduler.LambdaLR:
+    optimiser: Optimizer, fall: Callable[[int], float], warmup: int = 0, first: int = 0
+) -> LambdaLR:
     """Schedule rates that rise for ``warmup`` steps and fall by a factor on the first ones."""
     for group in optimiser.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    return torch.optim.lr_scheduler.LambdaLR(
+    return LambdaLR(
         optimiser,
         lambda step: fall(step) * (min(1.0, (step + 1) / warmup) if warmup else 1.0),
         last_epoch=first - 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,11 +31,7 @@ class MaskedImages:
     """
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        masks: Mapping[str, Tensor],
-        what: str,
-        recipe: Mapping[str, Any],
+        self, samples: Sequence[Sample], masks: Mapping[str, Tensor], what: str, recipe: Mapping
     ) -> None:
         if not len(samples):
             raise ValueError("there are no images to learn from, expected at least one")
@@ -117,8 +112,7 @@ def random_view(
         factor = scales[integer(len(scales))]
         size = [max(1, round(side * factor)) for side in mask.shape]
         image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
-        mask = F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")
-        mask = mask[0, 0].long()
+        mask = F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
     if crop is None:
         return image, mask
     H, W = mask.shape

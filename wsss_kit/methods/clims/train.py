@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.classes import Sample
@@ -98,9 +99,7 @@ def calibrate(backbone: nn.Module, head: Tensor, bias: Tensor, samples: Sequence
         bias[c] = _AT_ZERO
 
 
-def make_optimiser(
-    backbone: nn.Module, head: Tensor, bias: Tensor, recipe: Recipe
-) -> torch.optim.Optimizer:
+def make_optimiser(backbone: nn.Module, head: Tensor, bias: Tensor, recipe: Recipe) -> Optimizer:
     """Create the preset's optimiser: the head learns faster, the frozen stem not at all."""
     heads = [head, bias] if recipe["calibrated"] else [head]
     return optimiser_of(groups_of(backbone, heads, recipe), recipe)
@@ -114,7 +113,7 @@ def train_step(
     labels: Tensor,
     judge: Judge,
     recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimizer,
     *,
     where: str = "a step",
 ) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from wsss_kit.checkpoints import restore_optimiser
 from wsss_kit.checks import check_count, check_given, check_not_negative, check_samples, check_word
@@ -26,6 +27,7 @@ from wsss_kit.methods.sc_cam.train import (
     FEATURES,
     PRESETS,
     READ_OUTS,
+    Recipe,
     check_subcategories,
     drop,
     epochs_of_rounds,
@@ -208,11 +210,7 @@ class SCCAM(TrainedCAM):
         return self
 
     def _train_round(
-        self,
-        samples: Sequence[Sample],
-        recipe: Mapping[str, Any],
-        optimiser: torch.optim.Optimizer,
-        **options: Any,
+        self, samples: Sequence[Sample], recipe: Recipe, optimiser: Optimizer, **options: Any
     ) -> None:
         """Train backbone and both heads on one set of sub-categories; options of `train_epochs`."""
         backbone, heads = self.backbone_, (self.head_, self.sub_head_)
@@ -230,7 +228,7 @@ class SCCAM(TrainedCAM):
         fixed = batch_norms(backbone) if recipe["fixed_batch_norm"] else ()
         train_epochs(step, data, backbone, optimiser, recipe, fixed=fixed, **options)
 
-    def _optimiser(self, values: Mapping[str, Any]) -> torch.optim.Optimizer:
+    def _optimiser(self, values: Mapping[str, Any]) -> Optimizer:
         return make_optimiser(self.backbone_, [self.head_, self.sub_head_], values)
 
     def _begin(self, classes: Sequence[str], seed: int, k: int) -> None:

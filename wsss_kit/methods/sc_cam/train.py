@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from wsss_kit.checks import check_count
 from wsss_kit.classifier.train import groups_of, optimiser_of, own_soft_margin_loss
@@ -66,9 +67,7 @@ FEATURES = ("picture", "own_map")
 READ_OUTS = ("parent", "children")
 
 
-def make_optimiser(
-    backbone: nn.Module, heads: Sequence[Tensor], recipe: Recipe
-) -> torch.optim.Optimizer:
+def make_optimiser(backbone: nn.Module, heads: Sequence[Tensor], recipe: Recipe) -> Optimizer:
     """Create SGD; heads learn ``head_factor`` times faster, stem and norms as the recipe says."""
     return optimiser_of(groups_of(backbone, heads, recipe, norms=recipe["trains_norms"]), recipe)
 
