@@ -243,9 +243,7 @@ def _normalised(layer: nn.modules.batchnorm._BatchNorm, values: Tensor) -> Tenso
     if layer.running_mean is not None:
         layer.num_batches_tracked.add_(1)
         # without a momentum: a plain average over all batches
-        momentum = (
-            1 / layer.num_batches_tracked.item() if layer.momentum is None else layer.momentum
-        )
+        momentum = 1 / int(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
         unbiased = variance.detach() * count / (count - 1).clamp(min=1)
         layer.running_mean.lerp_(mean.detach().to(layer.running_mean), momentum)
         layer.running_var.lerp_(unbiased.to(layer.running_var), momentum)

@@ -277,9 +277,8 @@ class AffinityNet(Resumable, nn.Module):
         recipe |= {"weight_decay": weight_decay, "crop": crop, "seed": seed}
         recipe |= {"train_backbone": train_backbone, "fixes_norms": fixes_norms}
         masked = MaskedImages(samples, seeds, "seed", recipe)
-        learning = self if train_backbone else self.project
-        rates = {"lr": learning_rate, "weight_decay": weight_decay}
-        optimiser = torch.optim.AdamW(learning.parameters(), **rates)
+        learning = (self if train_backbone else self.project).parameters()
+        optimiser = torch.optim.AdamW(learning, learning_rate, weight_decay=weight_decay)
         self.losses_, place = [], None
         if checkpoint is not None:
             card = {key: value for key, value in self.card().items() if key != "losses"}

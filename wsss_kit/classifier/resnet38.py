@@ -106,8 +106,8 @@ class ResNet38Backbone(Normalised):
         self.body = nn.Sequential(OrderedDict(blocks))
         self.norm = nn.BatchNorm2d(self.out_channels)
         if weights is not None:
-            path = Path(weights)
-            load_all(self, from_released(read_state(path)), path, what="ResNet-38")
+            state = from_released(read_state(Path(weights)))
+            load_all(self, state, Path(weights), what="ResNet-38")
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, 3, H, W) RGB in [0, 1] -> (B, 4096, ceil(H / 8), ceil(W / 8))."""

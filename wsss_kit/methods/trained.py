@@ -268,8 +268,7 @@ class TrainedCAM(Resumable, CAMMethod):
             ValueError: if the file is damaged, of another method or version, of other classes, or
                 of another backbone.
         """
-        if path == "paper" and cls.SHIPPED is not None:
-            path = cls.SHIPPED
+        path = cls.SHIPPED if path == "paper" and cls.SHIPPED else path
         tensors, card = cls._read(path)
         if classes is not None:
             check_classes(card, classes, path)

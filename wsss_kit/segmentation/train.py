@@ -179,10 +179,8 @@ def _recipe(preset: str, given: Mapping[str, Any]) -> Recipe:
     recipe = {**PRESETS[preset], **{k: v for k, v in given.items() if v is not None}}
     if given["epochs"] is not None and given["iterations"] is not None:
         raise ValueError("give epochs or iterations, not both")
-    if given["epochs"] is not None:
-        recipe["iterations"] = None
-    if given["iterations"] is not None:
-        recipe["epochs"] = None
+    for length, other in (("epochs", "iterations"), ("iterations", "epochs")):
+        recipe[other] = recipe[other] if given[length] is None else None
     counts = ("batch_size", "accumulate", "epochs", "iterations", "crop")
     check_given(check_count, **{name: recipe[name] for name in counts})
     check_positive("learning_rate", recipe["learning_rate"])

@@ -168,9 +168,9 @@ class CLIMS(TrainedCAM):
         check_samples(samples)
         values = self._values(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
+        values["accumulate"] = accumulate
         check_recipe(values)
         check_count("accumulate", accumulate)
-        values["accumulate"] = accumulate
         found, expected = classes_of(samples), self.prompts.classes
         named = getattr(samples, "classes", None) is not None
         if (named and found != expected) or len(found) != len(expected):

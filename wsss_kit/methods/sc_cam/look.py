@@ -44,8 +44,7 @@ def exemplars(
     if tuple(parts.shape[:2]) != tuple(expected):
         raise ValueError(
             f"features have shape {tuple(features.shape)} and sub-categories "
-            f"{tuple(subcategories.shape)}; expected (M, D) or (M, {n_classes}, D) and "
-            f"(M, {n_classes} * k)"
+            f"{tuple(subcategories.shape)}; expected (M, D) or (M, C, D) and (M, {n_classes} * k)"
         )
     found = []
     for column, of_images in enumerate(parts.flatten(1).T):
@@ -188,8 +187,9 @@ def agreement(first: Tensor, second: Tensor, *, n_classes: int) -> Agreement:
         single = (one[:, c].sum(1) == 1) & (two[:, c].sum(1) == 1)
         pairs = [found[single, c].argmax(1).numpy() for found in (one, two)]
         measures = (normalized_mutual_info_score, adjusted_rand_score)
-        enough = int(single.sum()) > 1
-        scores.append([float(score(*pairs)) if enough else float("nan") for score in measures])
+        scores.append(
+            [float(score(*pairs)) if single.sum() > 1 else torch.nan for score in measures]
+        )
     return Agreement(*zip(*scores, strict=True))
 
 

@@ -193,15 +193,10 @@ class SCCAM(TrainedCAM):
                 optimiser = self._optimiser(values)
                 if done > before:
                     restore_optimiser(optimiser, stored)
-                self._train_round(
-                    samples,
-                    {**values, "epochs": length},
-                    optimiser,
-                    what=f"SC-CAM, round {number + 1}",
-                    done=max(done - before, 0),
-                    before=before,
-                    after_epoch=self._after_epoch(place, optimiser, before),
-                )
+                recipe, what = {**values, "epochs": length}, f"SC-CAM, round {number + 1}"
+                keep = self._after_epoch(place, optimiser, before)
+                options = {"done": max(done - before, 0), "before": before, "after_epoch": keep}
+                self._train_round(samples, recipe, optimiser, what=what, **options)
                 self.backbone_.eval()
                 if on_round is not None:
                     on_round(number + 1, self)
