@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from wsss_kit import checkpoints
 from wsss_kit.crf import crf_of_present
 from wsss_kit.evaluation import ConfusionMatrix
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.segmentation import PRESETS, Segmenter, build_network, train, train_segmenter
+from wsss_kit.segmentation import PRESETS, Segmenter, train, train_segmenter
+from wsss_kit.segmentation.networks import build_network
 from wsss_kit.training import Diverged
 
 
@@ -100,7 +102,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(world, tmp_path, monkeypatch,
         backbone = TinyBackbone() if network == "deeplab_v2" else None
         return train_segmenter(world, world.masks, backbone=backbone, **options, **more)
 
-    whole, saved, real = taught(), [], train.save_checkpoint
+    whole, saved, real = taught(), [], checkpoints.save_checkpoint
 
     def stop_after_one(*args, **place):
         real(*args, **place)
@@ -108,7 +110,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(world, tmp_path, monkeypatch,
         if len(saved) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "save_checkpoint", stop_after_one)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
         taught(checkpoint=tmp_path / "run")
     net = taught(checkpoint=tmp_path / "run")
