@@ -20,6 +20,7 @@ from wsss_kit.evaluation import (
     Protocol,
     Published,
     Report,
+    beside_published,
     best_rule,
     evaluate,
     explain_gap,
@@ -158,7 +159,7 @@ def _write_page(
     }
     notes = []
     if row is not None and row.percent is not None:
-        frame = report.beside_published(row.method, row.what).round(1).reset_index()
+        frame = beside_published(report, method=row.method, what=row.what).round(1).reset_index()
         cells = frame.astype(str).to_numpy().tolist()
         tables["Ours beside what is published, percent"] = [list(frame.columns), *cells]
         notes.append(str(explain_gap(report, row)))
