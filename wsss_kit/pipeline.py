@@ -81,10 +81,8 @@ class Pipeline:
         if not (self.background is None or isinstance(self.background, BackgroundRule)):
             self.background = BackgroundRule(threshold=self.background)
         if not (self.affinity in ("own", None) or callable(self.affinity)):
-            raise ValueError(
-                f"affinity is {self.affinity!r}, expected 'own', None, or an AffinityNet or "
-                "another function of images"
-            )
+            expected = "'own', None, or an AffinityNet or another function of images"
+            raise ValueError(f"affinity is {self.affinity!r}, expected {expected}")
         check_probability("box_threshold", self.box_threshold)
         check_count("squarings", self.squarings, least=0)
         if self.walk_power is not None:

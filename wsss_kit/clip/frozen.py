@@ -65,7 +65,7 @@ class FrozenCLIP(FrozenTexts):
             ``max_cells`` is no count or ``autocast`` no such type.
 
     Example:
-        >>> from wsss_kit.clip.weights import load_clip
+        >>> from wsss_kit.clip import load_clip
         >>> clip = load_clip("paper", device="cpu")
         >>> dense = clip.encode_dense(torch.rand(1, 3, 64, 90))
         >>> tuple(dense.tokens.shape), tuple(dense.attention.shape), dense.grid
@@ -89,10 +89,8 @@ class FrozenCLIP(FrozenTexts):
         super().__init__(model, tokenizer)
         visual = getattr(model, "visual", None)
         if getattr(visual, "attn_pool", None) is not None or not hasattr(visual, "transformer"):
-            raise ValueError(
-                f"the image tower is {type(visual).__name__}; expected open_clip's "
-                "VisionTransformer pooling by class token or average, such as ViT-B-16-quickgelu"
-            )
+            expected = "a VisionTransformer pooling by class token or average: ViT-B-16-quickgelu"
+            raise ValueError(f"the image tower is {type(visual).__name__}, expected {expected}")
         check_count("max_cells", max_cells)
         if autocast not in (None, *AUTOCAST):
             names = ", ".join(str(kind).removeprefix("torch.") for kind in AUTOCAST)
@@ -143,15 +141,11 @@ class FrozenCLIP(FrozenTexts):
         if new == images.shape[-2:]:
             return images
         if new != (whole := self.whole_patches(images)):
-            cells = whole[0] * whole[1] // self.patch_size**2
-            H, W = images.shape[-2:]
-            warnings.warn(
-                f"images of {H}x{W} are {cells:,} patches, and attention between them would take "
-                f"{4 * cells**2 / 1e9:.1f} GB a map; the model is shown them at {new[0]}x{new[1]}, "
-                f"{self.max_cells:,} patches at most, and maps still cover the whole image. "
-                "Resize them yourself, or give FrozenCLIP another max_cells",
-                stacklevel=2,
-            )
+            cells, (H, W) = whole[0] * whole[1] // self.patch_size**2, images.shape[-2:]
+            problem = f"images of {H}x{W} are {cells:,} patches: {4 * cells**2 / 1e9:.1f} GB a map"
+            limit = f"the model sees them at {new[0]}x{new[1]}, at most {self.max_cells:,} patches"
+            advice = "maps still cover the whole image. Resize them, or give another max_cells"
+            warnings.warn(f"{problem} of attention; {limit}, and {advice}", stacklevel=2)
         return resize_bicubic(images, new)
 
     def position_embedding(self, grid: tuple[int, int], *, rounded: bool | None = None) -> Tensor:
@@ -190,17 +184,16 @@ class FrozenCLIP(FrozenTexts):
         if normalised:
             H, W = images.shape[-2:]
             if (H, W) != self.whole_patches(images) or not torch.isfinite(images).all():
+                expected = f"finite numbers at a multiple of {self.patch_size} pixels"
                 raise ValueError(
-                    f"normalised images of {H}x{W} arrived, expected finite numbers at a "
-                    f"multiple of {self.patch_size} pixels; resize them before they are normalised"
+                    f"normalised images are {H}x{W}, expected {expected}; resize first"
                 )
             x = images.to(self.device)
         else:
             check_images(images)
             x = (self.fit_to_patches(images).to(self.device) - self.mean) / self.std
         x = visual.conv1(x.to(self.dtype))  # (B, D, h, w)
-        grid = (x.shape[2], x.shape[3])
-        x = x.flatten(2).transpose(1, 2)  # (B, N, D)
+        grid, x = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2)  # (B, N, D)
         cls = visual.class_embedding.expand(len(x), 1, -1)
         x = torch.cat([cls, x], dim=1) + self.position_embedding(grid, rounded=rounded)
         return visual.ln_pre(x), grid
