@@ -259,7 +259,7 @@ BAD = [
     ({"classes": ["cat", " dog"]}, "classes has ' dog', expected text without spaces around"),
     ({"classes": ["cat", 3]}, "classes has 3, expected text"),
     ({"classes": ["cat", "dog", "cat"]}, "classes has 'cat' and 'cat', expected different words"),
-    ({"backgrounds": 7}, "backgrounds is 7, expected a list of words"),
+    ({"backgrounds": 7}, "backgrounds is 7, expected a list such"),
     ({"backgrounds": []}, "backgrounds is empty"),
     ({"backgrounds": ["sea", "Sea"]}, "backgrounds has 'sea' and 'Sea', .* remove one"),
     ({"backgrounds": ["sea", None]}, "backgrounds has None, expected text"),
