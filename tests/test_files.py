@@ -130,7 +130,7 @@ def test_another_class_list_is_refused(stored, wanted, place):
 def test_a_card_that_is_no_json(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"a\.json is no card: .*; copy it again, or train"):
+    with pytest.raises(ValueError, match=r"a\.json is no card: .*; copy or save it again"):
         read_card(path)
     save_model(tmp_path / "a", TENSORS, {})
     path.write_text(text)
@@ -141,7 +141,7 @@ def test_a_card_that_is_no_json(tmp_path, text):
 def test_a_card_that_is_no_object_no_text_or_nowhere(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[1]")
-    with pytest.raises(ValueError, match="holds list, expected a JSON object"):
+    with pytest.raises(ValueError, match="holds list, no JSON object"):
         read_card(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="is no card"):

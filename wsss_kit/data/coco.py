@@ -13,9 +13,10 @@ from torch import Tensor
 
 from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES
-from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
+from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
 from wsss_kit.data.images import mask_png
 from wsss_kit.files import write_whole
+from wsss_kit.prompts.checks import closest
 
 
 def load_coco(
@@ -104,8 +105,8 @@ data/README.md says where to get COCO 2014."""
         for annotation in found["annotations"]:
             image, category = annotation["image_id"], annotation["category_id"]
             if image not in name_of or category not in self.value_of:
-                problem = f"{file} has an annotation of image {image} and category {category}"
-                raise ValueError(f"{problem}, expected those that it lists")
+                problem = f"an annotation of image {image} and category {category}"
+                raise ValueError(f"{file} has {problem}, expected those that it lists")
             self.annotations[name_of[image]].append(annotation)
         self.names = sorted(self.annotations)
 
@@ -135,9 +136,8 @@ data/README.md says where to get COCO 2014."""
                 inside = outlines.decode(outline).astype(bool)
                 drawn[inside] = self.value_of[annotation["category_id"]]
             except Exception as error:  # pycocotools raises many kinds, and plain ones
-                problem = f"annotation {annotation.get('id')} of {name} has no outline"
-                advice = f"that can be read ({error}); expected polygons or run lengths"
-                raise ValueError(f"{problem} {advice}") from error
+                problem = f"annotation {annotation.get('id')} of {name} has no outline ({error})"
+                raise ValueError(f"{problem}; expected polygons or run lengths") from error
         return drawn
 
 

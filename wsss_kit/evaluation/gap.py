@@ -51,8 +51,9 @@ class Gap:
         """Write the gap in a sentence, then a reason a line."""
         head = f"{self.ours:.1f} where {self.row.value:g} is published, {self.points:+.1f} points:"
         if not self.reasons:
-            advice = "none of the usual reasons was found. Compare the protocol line by line:"
-            return f"{head} {advice} {self.row}"
+            return (
+                f"{head} no usual reason was found. Compare the protocol line by line: {self.row}"
+            )
         return "\n".join([head, *(f"- {each.name}: {each.sentence}" for each in self.reasons)])
 
     __repr__ = __str__
@@ -106,10 +107,9 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
         )
     if "data" in apart or "split" in apart:
         scored, published = f"{protocol.data} {protocol.split}", f"{row.data} {row.split}"
-        sentence = f"{scored} was scored, the published number is of {published}"
+        found["wrong split"] = f"{scored} was scored, the published number is of {published}"
         if (protocol.split, row.split) == ("train_aug", "train"):
-            sentence += "; the 10,582 images of train_aug give CLIP-ES 68.7 instead of 75.0"
-        found["wrong split"] = sentence
+            found["wrong split"] += "; train_aug gives CLIP-ES 68.7 instead of 75.0"
     if protocol.stride > 1:
         advice = "bring maps to the image's size before they become masks (58.6 became 50 once)"
         found["low resolution"] = f"masks were compared at stride {protocol.stride}; {advice}"
@@ -126,8 +126,8 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
     share = report.settings.get("predicted_255", 0.0)
     if share >= 0.001:
         predicted = f"{100 * share:.1f} % of the scored pixels are predicted 255"
-        advice = "give the recipe min_confidence=None, so that masks keep every pixel"
-        found["predicted 255"] = f"{predicted}, which counts as background; {advice}"
+        advice = "which counts as background; give the recipe min_confidence=None"
+        found["predicted 255"] = f"{predicted}, {advice}"
     if "refinement" in apart:
         ours, theirs = apart["refinement"]
         steps, needed = (set(stated.lower().split(", ")) for stated in (ours, theirs))

@@ -39,14 +39,18 @@ def expected_one_of(name: Any, names: Collection[str]) -> str:
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """Write the end of an error message: the name nearest to what was written, if one is near.
+    """Return the end of a message: the name that was probably meant, or nothing.
 
     Args:
-        name: what was written.
-        names: what could have been written; upper and lower case count as the same.
+        name: what arrived.
+        names: what would have been right.
 
     Returns:
-        Such as ``"; closest: 'cat'"``, or an empty string.
+        ``"; closest: 'cat'"`` or an empty string.
+
+    Example:
+        >>> closest("Catt", ["dog", "cat"]), closest("x", ["dog", "cat"])
+        ("; closest: 'cat'", '')
     """
     by_lower = {candidate.lower(): candidate for candidate in names}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1)
