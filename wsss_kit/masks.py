@@ -61,20 +61,14 @@ def add_background(
         >>> add_background(cams, threshold=0.25).flatten().tolist()
         [0.25, 0.0, 0.0]
     """
-    if (threshold is None) == (power is None):
-        given = "neither threshold nor power" if threshold is None else "both threshold and power"
-        raise ValueError(f"add_background got {given}; give exactly one of the two")
+    BackgroundRule(threshold, power)  # raises an error for a wrong rule
     check_maps(cams, "cams")
     check_shape(cams.shape[1] > 0, "cams", cams, "at least one class")
     check_range("cams", cams, "scale them first with cam.normalize_cams")
     cams = cams.detach().float()
     best = cams.amax(1, keepdim=True)  # (B, 1, H, W)
-    if threshold is not None:
-        check_probability("threshold", threshold)
-        background = torch.full_like(best, threshold)
-    else:
-        check_positive("power", power)
-        background = (1 - best).clamp(0, 1) ** power
+    constant = threshold is not None
+    background = torch.full_like(best, threshold) if constant else (1 - best).clamp(0, 1) ** power
     return torch.cat([background, cams], 1)  # (B, 1+C, H, W)
 
 
@@ -147,7 +141,7 @@ class BackgroundRule:
         if (self.threshold is None) == (self.power is None):
             problem = f"threshold is {self.threshold} and power {self.power}"
             raise ValueError(f"{problem}, expected exactly one of the two")
-        if self.threshold is not None:
+        if self.power is None:
             check_probability("threshold", self.threshold)
         else:
             check_positive("power", self.power)

@@ -28,7 +28,6 @@ from wsss_kit.paperworld import STUFF, PaperWorld
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.segmentation import Segmenter, train_segmenter
 
-NAMES = ("paper", "voc", "folder")
 _SPLITS = {"voc": {"val": "train, its end", "test": "val"}}
 """What a protocol calls the splits where the data set has other names."""
 
@@ -89,11 +88,10 @@ class OpenData(NamedTuple):
         """
         check_word("split", split, ("val", "test"))
         samples, target = getattr(self, split), getattr(self, f"{split}_masks")
-        kinds = {}
+        options = {"classes": self.classes, "protocol": self.protocol(split, **stated)}
         if isinstance(samples, PaperWorld):
-            kinds = {"stuff": samples.stuff, "stuff_names": STUFF}
-        protocol = self.protocol(split, **stated)
-        return evaluate(masks, target, classes=self.classes, protocol=protocol, **kinds)
+            options |= {"stuff": samples.stuff, "stuff_names": STUFF}
+        return evaluate(masks, target, **options)
 
     def score(
         self,
@@ -159,7 +157,7 @@ def open_data(
     sizes = {"train": n_train, "val": n_val, "test": n_test}
     for split, size in sizes.items():
         check_count(f"n_{split}", size)
-    check_word("DATA", name, NAMES)
+    check_word("DATA", name, ("paper", "voc", "folder"))
     if name == "paper":
         train, val, test = (open_dataset(name, split=s, limit=n) for s, n in sizes.items())
         return OpenData(name, val.classes, train, val, test, val.open_masks(), test.open_masks())

@@ -162,7 +162,7 @@ def test_empty_tables(root):
 
 def test_classes_that_differ_in_case(root):
     write(root, "cat1.jpg,cat", "wall.jpg,Cat")
-    with pytest.raises(ValueError, match="classes 'Cat' and 'cat', which differ only in upper"):
+    with pytest.raises(ValueError, match="classes 'Cat' and 'cat', which differ only in case"):
         load_folder(root)
 
 
@@ -240,11 +240,11 @@ def test_labels_with_another_mark_between_them(root, label):
 
 @pytest.mark.parametrize("name", ["background", "Background", "", " ", None, 3])
 def test_a_class_is_the_name_of_a_thing(root, name):
-    with pytest.raises(ValueError, match=r"a class is|is no class; leave the label"):
+    with pytest.raises(ValueError, match=r"a class is|is no class; leave labels"):
         load_folder(root, classes=["cat", name])
     if name == "background":
         (root / "labels.csv").write_text("file,labels\ncat1.jpg,background\n")
-        with pytest.raises(ValueError, match="leave the label of an image without a thing empty"):
+        with pytest.raises(ValueError, match="leave labels of images without things empty"):
             load_folder(root)
 
 

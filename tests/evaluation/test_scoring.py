@@ -339,7 +339,7 @@ def test_evaluate_refuses_with_names():
         evaluate(predicted, target, classes=CLASSES, protocol="val")
     with pytest.raises(ValueError, match=r"scored names \['dog'\]"):
         evaluate(predicted, target, **options, scored=["cow", "dog"])
-    with pytest.raises(ValueError, match="leave it out"):
+    with pytest.raises(ValueError, match="without 'background'"):
         evaluate(predicted, target, classes=("background", *CLASSES), protocol=PROTOCOL)
     with pytest.raises(ValueError, match="says 149 images but target holds 9"):
         evaluate(predicted, target, classes=CLASSES, protocol=Protocol("a", "b", n_images=149))

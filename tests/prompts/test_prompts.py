@@ -256,7 +256,7 @@ BAD = [
     ({"classes": {"cat": 1}}, "classes is {'cat': 1}, expected a list"),
     ({"classes": []}, "classes is empty, expected at least one word; add one"),
     ({"classes": ["cat", ""]}, "classes has '', expected text"),
-    ({"classes": ["cat", " dog"]}, "classes has ' dog', expected text without spaces around"),
+    ({"classes": ["cat", " dog"]}, "classes has ' dog', expected text, no spaces around it"),
     ({"classes": ["cat", 3]}, "classes has 3, expected text"),
     ({"classes": ["cat", "dog", "cat"]}, "classes has 'cat' and 'cat', expected different words"),
     ({"backgrounds": 7}, "backgrounds is 7, expected a list such"),

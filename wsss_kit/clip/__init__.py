@@ -80,9 +80,7 @@ def load_clip(
     device = chosen_device(device)
     number_type = torch.float32 if dtype == "auto" else _number_type(dtype)
     if number_type not in (*AUTOCAST, torch.float64):
-        raise ValueError(
-            f"dtype is {dtype!r}, expected auto, float32, bfloat16, float16 or float64"
-        )
+        raise ValueError(f"dtype is {dtype!r}, expected auto, float32, bfloat16, float16, float64")
     build = find("clip", name) if name == "paper" else partial(_from_open_clip, name)
     return build(weights, autocast=_number_type(autocast)).to(device=device, dtype=number_type)
 

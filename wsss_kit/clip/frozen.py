@@ -185,9 +185,7 @@ class FrozenCLIP(FrozenTexts):
             H, W = images.shape[-2:]
             if (H, W) != self.whole_patches(images) or not torch.isfinite(images).all():
                 expected = f"finite numbers at a multiple of {self.patch_size} pixels"
-                raise ValueError(
-                    f"normalised images are {H}x{W}, expected {expected}; resize first"
-                )
+                raise ValueError(f"normalised images are {H}x{W}, expected {expected}; resize")
             x = images.to(self.device)
         else:
             check_images(images)

@@ -190,20 +190,10 @@ def _bilateral_lattice(
     return Lattice(torch.cat([positions, colours / rgb_std]))  # (5, H * W)
 
 
-PSA_CRF: dict[str, Any] = {
-    "spatial_std": 3,
-    "bilateral_weight": 10,
-    "bilateral_xy_std": 80,
-    "bilateral_rgb_std": 13,
-}
+PSA_CRF: dict[str, Any] = {"spatial_std": 3, "bilateral_weight": 10}
+PSA_CRF |= {"bilateral_xy_std": 80, "bilateral_rgb_std": 13}
 """Of PSA and SC-CAM: ``crf_of_present(scores, images, labels, **PSA_CRF)``."""
-IRN_CRF: dict[str, Any] = {
-    "spatial_std": 3,
-    "bilateral_weight": 10,
-    "bilateral_xy_std": 50,
-    "bilateral_rgb_std": 5,
-    "unary": "hard",
-}
+IRN_CRF = {**PSA_CRF, "bilateral_xy_std": 50, "bilateral_rgb_std": 5, "unary": "hard"}
 """Of the labels that IRN and CLIMS learn their boundary from; the masks of CLIMS' first code went
 through it once more with ``iterations=1``."""
 

@@ -93,7 +93,7 @@ data/README.md says where to get COCO 2014."""
         self.split, self.folder = split, folders[0]
         self.mask_folder = root / "masks" / f"{split}2014"
         found = _read(file)
-        self.value_of = _values(found["categories"], file)
+        self.value_of = {each["id"]: _value(each["name"], file) for each in found["categories"]}
         self.sizes, self.files, name_of = {}, {}, {}
         for image in found["images"]:
             path = str(image["file_name"])
@@ -152,13 +152,9 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
-def _values(categories: list[dict[str, Any]], file: Path) -> dict[int, int]:
-    """Map COCO's category ids, which leave gaps up to 90, to mask values 1 to 80."""
-    values = {}
-    for category in categories:
-        name = category["name"]
-        if name not in COCO_CLASSES:
-            hint = closest(name, COCO_CLASSES)
-            raise ValueError(f"{file} has a category {name!r}, expected one of COCO's 80{hint}")
-        values[category["id"]] = 1 + COCO_CLASSES.index(name)
-    return values
+def _value(name: str, file: Path) -> int:
+    """Return the mask value of a category."""
+    if name not in COCO_CLASSES:
+        hint = closest(name, COCO_CLASSES)
+        raise ValueError(f"{file} has a category {name!r}, expected one of COCO's 80{hint}")
+    return 1 + COCO_CLASSES.index(name)

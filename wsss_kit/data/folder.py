@@ -258,9 +258,7 @@ def _checked(classes: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"a class is {name!r}, expected a name")
         if name.lower() == "background":
-            raise ValueError(
-                f"{name!r} is no class; leave the label of an image without a thing empty"
-            )
+            raise ValueError(f"{name!r} is no class; leave labels of images without things empty")
     return names
 
 
@@ -286,7 +284,5 @@ def _classes_of(rows: list[_Row], table: Path) -> tuple[str, ...]:
         twin = by_lower.setdefault(name.lower(), name)
         if twin != name:
             problem = f"{table} has the classes {twin!r} and {name!r}"
-            raise ValueError(
-                f"{problem}, which differ only in upper case; write one, or pass classes="
-            )
+            raise ValueError(f"{problem}, which differ only in case; write one, or pass classes=")
     return _checked(names) if names else ()

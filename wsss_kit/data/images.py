@@ -281,8 +281,6 @@ def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
     strange = [code for code in codes.tolist() if code not in known]
     if strange:
         problem = f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette"
-        advice = "save the mask as a palette or grey PNG of class ids"
-        raise ValueError(
-            f"{problem}, the first is RGB {tuple(strange[0].to_bytes(3, 'big'))}; {advice}"
-        )
+        first = tuple(strange[0].to_bytes(3, "big"))
+        raise ValueError(f"{problem}, first RGB {first}; save the mask as a palette or grey PNG")
     return np.array([known[code] for code in codes.tolist()])[where].reshape(rgb.shape[:2])

@@ -87,9 +87,7 @@ aside; remove one
     first: dict[str, str] = {}
     for word in value:
         if not isinstance(word, str) or not word or word != word.strip():
-            raise ValueError(
-                f"{what} has {reprlib.repr(word)}, expected text without spaces around"
-            )
+            raise ValueError(f"{what} has {reprlib.repr(word)}, expected text, no spaces around it")
         if word.casefold() in first:
             advice = "expected different words, upper and lower case aside; remove one"
             raise ValueError(f"{what} has {first[word.casefold()]!r} and {word!r}, {advice}")
