@@ -143,10 +143,10 @@ def test_wrong_header(root, header, expected):
 
 def test_wrong_encoding(root):
     (root / "labels.csv").write_bytes(TABLE.encode("utf-16"))
-    with pytest.raises(ValueError, match=r"labels\.csv is UTF-16 text, expected UTF-8; save it"):
+    with pytest.raises(ValueError, match=r"labels\.csv line 1 is not UTF-8; save it"):
         load_folder(root)
     (root / "labels.csv").write_bytes("file,labels\ncat1.jpg,b\u00e4r\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"labels\.csv line 2 is not UTF-8 text; save it"):
+    with pytest.raises(ValueError, match=r"labels\.csv line 2 is not UTF-8; save it"):
         load_folder(root)
 
 

@@ -43,9 +43,8 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
                 raise
             problem = f"{weights} does not hold the weights of {name} ({error})"
             raise ValueError(f"{problem}; it is truncated or of another model") from error
-    mean = getattr(model.visual, "image_mean", None) or OPENAI_MEAN
-    std = getattr(model.visual, "image_std", None) or OPENAI_STD
-    return FrozenCLIP(model, open_clip.get_tokenizer(name), mean=mean, std=std, **options)
+    options |= {"mean": model.visual.image_mean, "std": model.visual.image_std}
+    return FrozenCLIP(model, open_clip.get_tokenizer(name), **options)
 
 
 def load_clip(

@@ -214,14 +214,11 @@ class _Folder(ImageFiles):
 
 def _read_text(table: Path) -> str:
     data = table.read_bytes()
-    advice = "save it as UTF-8 (in Excel: 'CSV UTF-8')"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{table} is UTF-16 text, expected UTF-8; {advice}")
     try:
         return data.decode("utf-8-sig")  # Excel begins its UTF-8 with a byte order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{table} line {line} is not UTF-8 text; {advice}") from error
+        raise ValueError(f"{table} line {line} is not UTF-8; save it as 'CSV UTF-8'") from error
 
 
 def _read_rows(table: Path, problems: list[_Problem]) -> list[_Row]:

@@ -17,17 +17,7 @@ from typing import Any
 from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES, PAPER_CLASSES, VOC_CLASSES
 from wsss_kit.files import write_whole
-from wsss_kit.prompts.checks import (
-    check_keys,
-    checked_by_class,
-    checked_phrase,
-    checked_template,
-    checked_words,
-    expected_one_of,
-    one_template,
-    overlap,
-    unique_keys,
-)
+from wsss_kit.prompts import checks
 
 TABLES = Path(__file__).with_name("tables.json")
 FUSIONS = ("sentence", "feature")
@@ -78,14 +68,13 @@ class Prompts:
 
     def __post_init__(self) -> None:
         check_word("fusion", self.fusion, FUSIONS)
-        classes = checked_words(self.classes, "classes")
-        backgrounds = checked_words(self.backgrounds, "backgrounds")
+        classes = checks.checked_words(self.classes, "classes")
+        backgrounds = checks.checked_words(self.backgrounds, "backgrounds")
         checked = {"classes": classes, "backgrounds": backgrounds}
-        checked["template"] = checked_template(self.template)
-        checks = {"synonyms": checked_phrase}
-        checks["class_backgrounds"] = functools.partial(checked_words, among=backgrounds)
-        for name, check in checks.items():
-            checked[name] = checked_by_class(getattr(self, name), name, classes, check)
+        checked["template"] = checks.checked_template(self.template)
+        related = functools.partial(checks.checked_words, among=backgrounds)
+        for name, check in (("synonyms", checks.checked_phrase), ("class_backgrounds", related)):
+            checked[name] = checks.checked_by_class(getattr(self, name), name, classes, check)
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
@@ -158,7 +147,7 @@ class Prompts:
         if template is None and len(self.templates) > 1:
             expected = f"one of the {len(self.templates)} of prompts.templates"
             raise ValueError(f"no template given, expected {expected}; average over them")
-        chosen = self.templates[0] if template is None else one_template(template)
+        chosen = self.templates[0] if template is None else checks.one_template(template)
         return [chosen.replace("{}", phrase) for phrase in phrases]
 
     def backgrounds_of(self, name: str) -> tuple[str, ...]:
@@ -177,7 +166,8 @@ class Prompts:
             (('water', 'sky'), ())
         """
         if name not in self.classes:
-            raise ValueError(f"there is no class {name!r}; {expected_one_of(name, self.classes)}")
+            expected = checks.expected_one_of(name, self.classes)
+            raise ValueError(f"there is no class {name!r}; {expected}")
         if not self.class_backgrounds:
             return self.backgrounds
         return self.class_backgrounds.get(name, ())
@@ -248,10 +238,10 @@ class Prompts:
             >>> {"tree", "house"} & set(prompts.backgrounds), "sky" in prompts.backgrounds
             (set(), True)
         """
-        names = checked_words(names, "names")
+        names = checks.checked_words(names, "names")
         voc, coco = (_table("clip_es", data)["backgrounds"] for data in ("voc", "coco"))
         union = dict.fromkeys([*voc, *coco])  # each once, in order
-        backgrounds = [word for word in union if not any(overlap(word, name) for name in names)]
+        backgrounds = [word for word in union if not any(checks.overlap(word, n) for n in names)]
         if not backgrounds:
             advice = "write Prompts(names, backgrounds, template=...) with your own"
             raise ValueError(f"names leave none of the published backgrounds; {advice}")
@@ -270,7 +260,7 @@ class Prompts:
             >>> Prompts.voc().replace(template="a photo of {}.").class_texts()[0]
             'a photo of aeroplane.'
         """
-        check_keys(changes, FIELDS)
+        checks.check_keys(changes, FIELDS)
         return dataclasses.replace(self, **changes)
 
     def to_json(self, path: str | Path | None = None) -> str:
@@ -310,8 +300,8 @@ class Prompts:
             raise FileNotFoundError(f"no file {source}; {advice}")
         try:
             text = path_or_text if is_text else Path(path_or_text).read_text("utf-8-sig")
-            values = json.loads(text, object_pairs_hook=unique_keys)
-            check_keys(values, FIELDS, required=("classes", "backgrounds", "template"))
+            values = json.loads(text, object_pairs_hook=checks.unique_keys)
+            checks.check_keys(values, FIELDS, required=("classes", "backgrounds", "template"))
             return cls(**values)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{source} is not JSON in UTF-8 ({error}); correct it") from error
@@ -326,5 +316,5 @@ def _table(method: str, data: str) -> dict[str, Any]:
     """Load a method's published arguments of ``Prompts`` for a data set, without the classes."""
     tables = json.loads(TABLES.read_text("utf-8"))
     if method not in tables:
-        raise ValueError(f"method is {method!r}; {expected_one_of(method, tables)}")
+        raise ValueError(f"method is {method!r}; {checks.expected_one_of(method, tables)}")
     return {key: value for key, value in tables[method][data].items() if key != "source"}
