@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
 
 from wsss_kit.classes import Sample
 from wsss_kit.files import check_card, check_classes, load_model, save_model, weights_path
@@ -21,7 +22,7 @@ CHECKPOINT = "checkpoint"
 _PREFIX = "optimiser."
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
     """Return the optimiser's moments, to be saved beside the weights.
 
     Args:
@@ -46,7 +47,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restore the moments that `optimiser_tensors` returned; other tensors are ignored."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -59,7 +60,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
 def save_checkpoint(
     path: str | Path,
     tensors: Mapping[str, Tensor],
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimizer,
     card: Mapping[str, Any],
     *,
     epoch: int,
@@ -126,62 +127,6 @@ def load_checkpoint(
     return tensors, card
 
 
-def resume(
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    path: str | Path | None,
-    **asked: Any,
-) -> int:
-    """Load weights, moments and ``losses_`` of a checkpoint into a module; return its epochs.
-
-    Args:
-        module: with ``losses_``.
-        optimiser: of the training.
-        path: as given to `save_checkpoint`; None for a training without one.
-        **asked: what `load_checkpoint` checks, beside the keys.
-
-    Returns:
-        The epochs done; 0 where there is no checkpoint.
-
-    Raises:
-        ValueError: as `load_checkpoint`.
-    """
-    keys = ("losses", "classes")
-    stored = None if path is None else load_checkpoint(path, keys=keys, **asked)
-    if stored is None:
-        return 0
-    tensors, card = stored
-    module.load_state_dict({name: tensors[name] for name in module.state_dict() if name in tensors})
-    restore_optimiser(optimiser, tensors)
-    module.losses_ = list(card["losses"])
-    return card["epoch"]
-
-
-def run_of(
-    samples: Sequence[Sample],
-    card: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    *,
-    free: Sequence[str],
-) -> dict[str, Any]:
-    """Return the settings that must be equal for a checkpoint to belong to a run.
-
-    Args:
-        samples: the training set.
-        card: of the method, for the network and the preset.
-        recipe: of the training.
-        free: parts of the recipe that may differ; how maps are read out and whether bars are shown
-            always may.
-    """
-    free = ("shown", "scales", "flip", *free)
-    return {
-        **{key: card[key] for key in ("backbone", "weights", "stride", "preset")},
-        **{key: value for key, value in recipe.items() if key not in free},
-        "pictures": len(samples),
-        "data": fingerprint(samples),
-    }
-
-
 def check_same_run(stored: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path) -> None:
     """Raise an error if a checkpoint is of another run.
 
@@ -210,13 +155,9 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     Args:
         samples: M images with labels, at least one.
     """
-    found = hashlib.sha256()
-    names = getattr(samples, "names", None)
-    if names is None:
-        names = [sample.name for sample in samples]
-    found.update("\n".join(names).encode())
-    first = samples[0]
-    found.update(first.image.detach().cpu().contiguous().numpy().tobytes())
+    names = getattr(samples, "names", None) or [sample.name for sample in samples]
+    found = hashlib.sha256("\n".join(names).encode())
+    found.update(samples[0].image.detach().cpu().contiguous().numpy().tobytes())
     if hasattr(samples, "image_labels") or isinstance(samples, (list, tuple)):
         found.update(labels_of(samples).numpy().tobytes())
     return found.hexdigest()[:16]
@@ -233,3 +174,99 @@ def fingerprint_masks(masks: Mapping[str, Tensor]) -> str:
     for name in names[:: max(1, len(names) // 64)]:
         found.update(masks[name].to(torch.uint8).cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:16]
+
+
+Place = tuple[str | Path, Mapping[str, Any]]
+"""Path of a training's checkpoint, and what has to agree for a later one to be the same run."""
+
+
+class Resumable:
+    """What is trained and saved: weights, a card that describes them, and ``losses_``.
+
+    A subclass that is an ``nn.Module`` names its method and its card's values. Another one also
+    says by `_tensors` and `_take` what its weights are.
+    """
+
+    METHOD: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+    SAVED: ClassVar[tuple[str, ...]] = ()
+    """Further keys of the card, attributes unless `card` says otherwise."""
+    losses_: list[Any]
+
+    def card(self) -> dict[str, Any]:
+        """Return the description that is saved beside the weights."""
+        saved = {name: getattr(self, name, None) for name in self.SAVED}
+        return {"method": self.METHOD, "version": self.VERSION, **saved, "losses": self.losses_}
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``NAME.safetensors`` and ``NAME.json``; return the first.
+
+        Raises:
+            RuntimeError: if it has learned nothing yet.
+        """
+        if not hasattr(self, "losses_"):
+            raise RuntimeError("nothing to save yet; call fit first")
+        return save_model(path, self._tensors(), self.card())
+
+    @classmethod
+    def _keys(cls) -> tuple[str, ...]:
+        """Return the keys that a card must have."""
+        return (*cls.SAVED, "losses")
+
+    @classmethod
+    def _read(cls, path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read weights and card."""
+        tensors, card = load_model(path)
+        check_card(card, path, method=cls.METHOD, version=cls.VERSION, keys=cls._keys())
+        return tensors, card
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the weights to save."""
+        return self.state_dict()
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return the weights of a checkpoint."""
+        return self._tensors()
+
+    def _take(self, tensors: Mapping[str, Tensor], card: Mapping[str, Any], path: Any) -> None:
+        """Load what `_state` and the card have of a training."""
+        try:
+            self.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(_PREFIX)})
+        except RuntimeError as error:
+            name = card.get("network", card["backbone"])
+            raise ValueError(
+                f"{path} has the weights of another network than {name} ({error}); give the module "
+                "that it was saved with"
+            ) from error
+        self.losses_ = list(card["losses"])
+
+    def _resume(self, place: Place | None, epochs: int) -> tuple[dict[str, Tensor], int]:
+        """Load the checkpoint of a run: its tensors and epochs; nothing and 0 without one."""
+        if place is None:
+            return {}, 0
+        path, run = place
+        kind = {"method": self.METHOD, "version": self.VERSION, "keys": (*self._keys(), "classes")}
+        classes = self.card().get("classes", ())
+        found = load_checkpoint(path, **kind, classes=classes, run=run, epochs=epochs)
+        if found is None:
+            return {}, 0
+        self._take(*found, path)
+        return found[0], found[1]["epoch"]
+
+    def _save_state(self, place: Place | None, optimiser: Optimizer, epoch: int) -> None:
+        """Write a checkpoint after ``epoch`` epochs, if there is a place for it."""
+        if place is not None:
+            path, run = place
+            card = {"classes": [], **self.card()}
+            save_checkpoint(path, self._state(), optimiser, card, epoch=epoch, run=run)
+
+    def _after_epoch(
+        self, place: Place | None, optimiser: Optimizer, before: int = 0
+    ) -> Callable[[int, dict[str, float]], None]:
+        """Return a function for `train_epochs` that keeps losses and writes a checkpoint."""
+
+        def after_epoch(epoch: int, losses: dict[str, float]) -> None:
+            self.losses_.append(losses if len(losses) > 1 else losses["total"])
+            self._save_state(place, optimiser, before + epoch + 1)
+
+        return after_epoch

@@ -7,7 +7,7 @@ the values.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral, Real
@@ -164,6 +164,17 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     """
     right = _is_number(value, Integral) and value >= least
     _expect(right, name, value, f"a whole number of at least {least}")
+
+
+def check_given(check: Callable[[str, Any], None], **values: Any) -> None:
+    """Check the values that are not None, each under its name.
+
+    Example:
+        >>> check_given(check_count, rounds=3, crop=None)
+    """
+    for name, value in values.items():
+        if value is not None:
+            check(name, value)
 
 
 def check_word(name: str, word: str, known: Iterable[str]) -> None:

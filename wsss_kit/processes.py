@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 
 
 def place_in_run() -> tuple[int, int]:
-    """This process's number and how many there are, as ``torchrun`` says; alone (0, 1).
+    """Return this process's number and how many there are, as set by ``torchrun``; alone (0, 1).
 
     Raises:
         ValueError: if the environment holds no such pair of numbers.
@@ -43,10 +43,10 @@ def place_in_run() -> tuple[int, int]:
 
 
 def own_device(device: str = "auto") -> str:
-    """``"auto"`` and ``"cuda"`` where there are several processes: the GPU of this process's own.
+    """Return this process's own GPU for ``"auto"`` and ``"cuda"`` if there are several processes.
 
     Args:
-        device: as asked for; any other stays.
+        device: the chosen device; any other is returned as it is.
     """
     if device in ("auto", "cuda") and place_in_run()[1] > 1 and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
@@ -55,12 +55,12 @@ def own_device(device: str = "auto") -> str:
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[str]:
-    """Join the processes of a ``torchrun`` for as long as this lasts; alone nothing is joined.
+    """Context manager: initialise the process group of a ``torchrun`` launch; alone do nothing.
 
     Every ``fit`` inside shares its batches. Files are written by the first process only.
 
     Args:
-        device: where to work; ``"auto"`` gives every process a GPU of its own where there are some.
+        device: of the work; ``"auto"`` gives every process its own GPU where there are some.
 
     Yields:
         The device for this process.
@@ -84,12 +84,12 @@ def joined(device: str = "auto") -> Iterator[str]:
 
 
 def rank() -> int:
-    """Number of this process among those that share a training; 0 alone."""
+    """Return the number of this process among those that share a training; 0 alone."""
     return distributed.get_rank() if _shared() else 0
 
 
 def world() -> int:
-    """How many processes share a training; 1 alone."""
+    """Return how many processes share a training; 1 alone."""
     return distributed.get_world_size() if _shared() else 1
 
 
@@ -98,22 +98,25 @@ def _shared() -> bool:
 
 
 def own(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's part of a batch: every ``world``-th item from its ``rank`` on."""
+    """Return this process's part of a batch: every ``world``-th item from its ``rank`` on."""
     return items[rank() :: world()]
 
 
 def own_views(
     numbers: Sequence[int], view: Callable[[int], Sequence[Tensor]], skip: Callable[[], object]
 ) -> list[Tensor]:
-    """This process's views of a batch's images; all chance goes on as if it made all of them.
+    """Return this process's views of a batch; random numbers go on as if it made all of them.
 
     Args:
         numbers: of the images of the whole batch, at least one.
-        view: number to tensors, with what chance it takes.
-        skip: takes as much chance as a view.
+        view: number to tensors, the image first, from as many random numbers as it needs.
+        skip: draws as many random numbers as a view.
 
     Returns:
         The tensors of the views, each stacked (B, ...); B may be 0 in a short batch.
+
+    Raises:
+        ValueError: if the images differ in size.
     """
     views, none = [], len(numbers) <= rank()
     for place, number in enumerate(numbers):
@@ -121,12 +124,17 @@ def own_views(
             views.append(view(number))
         else:
             skip()
+    if len({image.shape for image, *_ in views}) > 1:
+        raise ValueError(
+            "the images of a batch differ in size; give fit a crop, for example "
+            "crop=512, long_side=(320, 640)"
+        )
     stacked = [torch.stack(tensors) for tensors in zip(*views, strict=True)]
     return [tensors[:0] for tensors in stacked] if none else stacked
 
 
 def total(value: Tensor) -> Tensor:
-    """Sum of a tensor over the processes, without a graph; the tensor itself alone."""
+    """Sum a tensor over the processes, without a graph; alone return the tensor itself."""
     if world() == 1:
         return value
     value = value.detach().clone()
@@ -135,16 +143,11 @@ def total(value: Tensor) -> Tensor:
 
 
 def totals(values: dict[str, float]) -> dict[str, float]:
-    """Sums of named numbers over the processes."""
+    """Sum named numbers over the processes."""
     if world() == 1:
         return values
     summed = total(torch.tensor(list(values.values()), dtype=torch.float64))
     return dict(zip(values, summed.tolist(), strict=True))
-
-
-def share(count: int) -> float:
-    """What part of the whole batch ``count`` of this process's items are."""
-    return 1.0 if world() == 1 else count / max(1.0, total(torch.tensor(float(count))).item())
 
 
 def sum_gradients(optimiser: torch.optim.Optimizer) -> None:
@@ -161,7 +164,7 @@ def sum_gradients(optimiser: torch.optim.Optimizer) -> None:
 
 @torch.no_grad()
 def as_first(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors with those of the first process: a common beginning."""
+    """Overwrite tensors with those of the first process, so that all processes start equal."""
     if world() > 1:
         for tensor in tensors:
             agreed = tensor.detach().contiguous()
@@ -180,37 +183,34 @@ def each(
     *,
     bar: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Tensor:
-    """A row for every item, worked out by all processes together and known to each.
+    """Compute a row for every item by all processes together; every process gets all rows.
 
     Args:
         items: at least one, the same for all processes.
         work: an item to a tensor, of one shape for all items.
-        bar: goes over this process's numbers, to show how far it is.
+        bar: iterates over this process's numbers and shows the progress.
 
     Returns:
         The rows, stacked in the order of the items.
     """
-    every = range(rank(), len(items), world())
-    rows = [work(items[number]) for number in bar(every)] or [work(items[0])]
-    mine = torch.stack(rows)
+    numbers = range(rank(), len(items), world())
+    rows = torch.stack([work(items[number]) for number in bar(numbers)] or [work(items[0])])
     if world() == 1:
-        return mine
-    longest = -(-len(items) // world())
-    mine = torch.cat([mine, mine[-1:].expand(longest - len(mine), *mine.shape[1:])])
-    found = [torch.empty_like(mine) for _ in range(world())]
-    distributed.all_gather(found, mine.contiguous())
-    return torch.stack(found, 1).flatten(0, 1)[: len(items)]
+        return rows
+    whole = rows.new_zeros(len(items), *rows.shape[1:])
+    whole[rank() :: world()] = rows[: len(numbers)]
+    return total(whole)
 
 
 @contextmanager
-def norms_of_whole_batches(*modules: nn.Module) -> Iterator[None]:
-    """Batch normalisation by the statistics of the whole batch, while this lasts.
+def norms_of_whole_batches(module: nn.Module) -> Iterator[None]:
+    """Context manager: layers that train normalise by the statistics of the whole batch.
 
     Args:
-        modules: whose layers of batch normalisation are meant, where they are training.
+        module: whose layers of batch normalisation are meant.
     """
-    every = (layer for module in modules for layer in module.modules() if world() > 1)
-    layers = [layer for layer in every if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    kind = nn.modules.batchnorm._BatchNorm
+    layers = [layer for layer in module.modules() if isinstance(layer, kind) and world() > 1]
     for layer in layers:
         layer.forward = partial(_normalised, layer)
     try:
@@ -220,35 +220,30 @@ def norms_of_whole_batches(*modules: nn.Module) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
-class _Total(torch.autograd.Function):
-    """A sum over the processes whose gradient is one as well."""
+def _total_with_graph(value: Tensor) -> Tensor:
+    """Sum a tensor over the processes; its gradient is summed as well."""
+    if world() == 1:
+        return value
+    from torch.distributed.nn import functional
 
-    @staticmethod
-    def forward(ctx: object, value: Tensor) -> Tensor:
-        return total(value)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return total(gradient)
+    return functional.all_reduce(value)
 
 
 def _normalised(layer: nn.modules.batchnorm._BatchNorm, values: Tensor) -> Tensor:
-    """A layer's output (B, C, ...) where mean and variance are those of all processes' B."""
-    by_batch = layer.training or layer.running_mean is None
-    if not by_batch:
+    """Compute a layer's output (B, C, ...) by mean and variance over all processes' images."""
+    if not layer.training and layer.running_mean is not None:
         return type(layer).forward(layer, values)
     x = values.float()
     shape = (1, -1, *(1,) * (x.ndim - 2))
     over = [axis for axis in range(x.ndim) if axis != 1]
     count = total(x.new_tensor([x.numel() / x.shape[1]]))
-    mean = _Total.apply(x.sum(over)) / count  # (C,)
+    mean = _total_with_graph(x.sum(over)) / count  # (C,)
     centred = x - mean.view(shape)
-    variance = _Total.apply(centred.square().sum(over)) / count  # (C,)
+    variance = _total_with_graph(centred.square().sum(over)) / count  # (C,)
     if layer.running_mean is not None:
         layer.num_batches_tracked.add_(1)
-        momentum = layer.momentum
-        if momentum is None:  # a plain average over all batches
-            momentum = 1 / layer.num_batches_tracked.item()
+        # without a momentum: a plain average over all batches
+        momentum = 1 / int(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
         unbiased = variance.detach() * count / (count - 1).clamp(min=1)
         layer.running_mean.lerp_(mean.detach().to(layer.running_mean), momentum)
         layer.running_var.lerp_(unbiased.to(layer.running_var), momentum)

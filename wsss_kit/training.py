@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from wsss_kit.checks import check_labels
 from wsss_kit.classes import Sample
-from wsss_kit.processes import norms_of_whole_batches, rank, sum_gradients, totals
+from wsss_kit.processes import as_first, norms_of_whole_batches, rank, sum_gradients, totals
 
 Item = TypeVar("Item")
 
@@ -26,6 +28,19 @@ def progress(
 
     hidden = not shown or rank() > 0
     return tqdm(items, desc=what, disable=hidden, total=total, leave=False, dynamic_ncols=True)
+
+
+def columns(presets: Sequence[str], table: Mapping[str, tuple]) -> dict[str, dict[str, Any]]:
+    """Turn a table with a row for each choice and a column for each preset into the presets.
+
+    Example:
+        >>> columns(("reference", "clean"), {"k": (10, 4), "flip": (True, True)})["clean"]
+        {'k': 4, 'flip': True}
+    """
+    return {
+        preset: {choice: row[column] for choice, row in table.items()}
+        for column, preset in enumerate(presets)
+    }
 
 
 @contextmanager
@@ -47,60 +62,80 @@ def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
 
 def train_epochs(
     step: Callable[..., dict[str, float]],
-    batches: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
+    data: Any,
     network: nn.Module,
+    optimiser: Optimizer,
     recipe: Mapping[str, Any],
     *,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    epochs: range,
-    before: int = 0,
-    steps: int,
     what: str,
-    start_epoch: Callable[[], object],
-    after_epoch: Callable[[int, dict[str, float]], object],
+    after_epoch: Callable[[int, dict[str, float]], object] = lambda epoch, losses: None,
+    done: int = 0,
+    before: int = 0,
+    decay: Callable[..., LambdaLR] | None = None,
+    fixed: Iterable[nn.Module] = (),
 ) -> None:
     """Train epoch by epoch; equal seeds give equal weights, resumed or not.
 
     Args:
         step: of the optimiser, called with images, targets and a random generator; returns named
             losses of the whole batch, ``"total"`` among them.
-        batches: number of an epoch to its batches of images and targets.
-        network: whose batch normalisation sees the batches of all processes.
-        recipe: numbers of the run: ``seed``, ``learning_rate`` (for the advice if the loss runs
-            away) and ``shown`` (whether to show bars).
-        schedule: of the learning rate, stepped after every step.
-        epochs: numbers of the epochs to train.
-        before: epochs of earlier parts of the run, so that each has an order of its own.
-        steps: batches an epoch.
+        data: has a length and ``batch(numbers, random)``, which returns images and targets.
+        network: goes to training mode; its batch normalisation sees the batches of all processes.
+        optimiser: with its moments where a run is resumed.
+        recipe: numbers of the run: ``epochs``, ``batch_size``, ``seed``, ``learning_rate`` (for the
+            advice if the loss runs away), ``shown`` (whether to show bars) and perhaps
+            ``schedule``, the epochs after which the learning rate is 0.
         what: name of the bar.
-        start_epoch: puts the network into the mode to train in.
         after_epoch: called with the number of the epoch and its mean losses, to log and to save.
+        done: epochs done before, of a resumed run.
+        before: epochs of earlier parts of the run, so that each has an order of its own.
+        decay: of the learning rate; None for `polynomial_decay`.
+        fixed: modules that stay in evaluation mode.
 
     Raises:
         Diverged: if the loss runs away; the last epoch is then neither logged nor saved.
     """
-    seed, began = recipe["seed"], None
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    for epoch in epochs:
-        start_epoch()
+    seed, epochs, began = recipe["seed"], recipe["epochs"], None
+    steps = -(-len(data) // recipe["batch_size"])
+    whole = steps * (recipe.get("schedule") or epochs)
+    schedule = (decay or polynomial_decay)(optimiser, whole, first=done * steps)
+    learning = [p for group in optimiser.param_groups for p in group["params"]]
+    as_first(dict.fromkeys([*network.parameters(), *network.buffers(), *learning]))
+    for epoch in range(done, epochs):
+        network.train()
+        for module in fixed:
+            module.eval()
         sums: dict[str, float] = {}
-        random = torch.Generator().manual_seed(seed * 1_000_003 + before + epoch)
-        named = f"{what}, epoch {epoch + 1} of {epochs.stop}"
-        bar = progress(batches(before + epoch), what=named, shown=recipe["shown"], total=steps)
-        with seeded(seed, before + epoch, device), norms_of_whole_batches(network):
-            for images, targets in bar:
-                losses = step(images, targets, random)
+        order, random = (
+            torch.Generator().manual_seed(seed * 1_000_003 + before + epoch) for _ in range(2)
+        )
+        rows = torch.randperm(len(data), generator=order).split(recipe["batch_size"])
+        named = f"{what}, epoch {epoch + 1}"
+        bar = progress(rows, what=f"{named} of {epochs}", shown=recipe["shown"])
+        with seeded(seed, before + epoch, device_of(network)), norms_of_whole_batches(network):
+            for numbers in bar:
+                losses = step(*data.batch(numbers.tolist(), order), random)
                 schedule.step()
                 began = losses["total"] if began is None else began
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + value / steps
                 bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
-        where = f"{what}, epoch {epoch + 1}"
-        check_loss(sums["total"], began, where=where, learning_rate=recipe["learning_rate"])
+        check_loss(sums["total"], began, where=named, learning_rate=recipe["learning_rate"])
         after_epoch(epoch, sums)
 
 
-def descend(losses: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[str, float]:
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's weights; the CPU for one without weights."""
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Return the layers of batch normalisation, to keep their statistics or weights fixed."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+def descend(losses: Mapping[str, Tensor], optimiser: Optimizer) -> dict[str, float]:
     """Take one optimiser step on ``losses["total"]``; return the losses summed over processes."""
     optimiser.zero_grad(set_to_none=True)
     losses["total"].backward()
@@ -110,66 +145,44 @@ def descend(losses: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> d
 
 
 def polynomial_decay(
-    optimiser: torch.optim.Optimizer,
-    steps: int,
-    *,
-    power: float = 0.9,
-    warmup: int = 0,
-    first: int = 0,
-    every: int = 1,
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Learning rates times ``(1 - step / steps) ** power``, after a linear warm-up.
+    optimiser: Optimizer, steps: int, *, power: float = 0.9, every: int = 1, **options: int
+) -> LambdaLR:
+    """Multiply learning rates by ``(1 - step / steps) ** power``.
 
     Args:
         optimiser: whose groups are scheduled.
         steps: length of the run; the rate reaches 0 at its end.
         power: of the polynomial; the papers use 0.9.
-        warmup: steps until the full rate.
-        first: steps that a resumed run has done before.
         every: steps between two changes (DeepLab's code: 10).
+        **options: ``warmup``, steps of a linear rise to the full rate, and ``first``, the steps
+            that a resumed run has done before.
 
     Returns:
         A scheduler to step after every optimiser step.
     """
-
-    def fall(step: int) -> float:
-        return max(0.0, 1 - step // every * every / steps) ** power
-
-    return _scheduled(optimiser, fall, warmup=warmup, first=first)
+    return _scheduled(
+        optimiser, lambda step: max(0.0, 1 - step // every * every / steps) ** power, **options
+    )
 
 
-def cosine_decay(
-    optimiser: torch.optim.Optimizer, steps: int, *, warmup: int = 0, first: int = 0
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Learning rates along half a cosine to 0, after a linear warm-up.
-
-    Args:
-        optimiser: whose groups are scheduled.
-        steps: length of the run.
-        warmup: steps until the full rate.
-        first: steps that a resumed run has done before.
-
-    Returns:
-        A scheduler to step after every optimiser step.
-    """
-
-    def fall(step: int) -> float:
-        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
-
-    return _scheduled(optimiser, fall, warmup=warmup, first=first)
+def cosine_decay(optimiser: Optimizer, steps: int, **options: int) -> LambdaLR:
+    """Multiply learning rates by half a cosine that ends at 0; see `polynomial_decay`."""
+    return _scheduled(
+        optimiser, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps)), **options
+    )
 
 
 def _scheduled(
-    optimiser: torch.optim.Optimizer, fall: Callable[[int], float], *, warmup: int, first: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Rates that rise for ``warmup`` steps and fall by a factor on what they began with."""
-
-    def factor(step: int) -> float:
-        return fall(step) * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
-
+    optimiser: Optimizer, fall: Callable[[int], float], warmup: int = 0, first: int = 0
+) -> LambdaLR:
+    """Schedule rates that rise for ``warmup`` steps and fall by a factor on the first ones."""
     for group in optimiser.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor, last_epoch=first - 1)
+    return LambdaLR(
+        optimiser,
+        lambda step: fall(step) * (min(1.0, (step + 1) / warmup) if warmup else 1.0),
+        last_epoch=first - 1,
+    )
 
 
 def augment(

@@ -21,10 +21,9 @@ class MaskedImages:
     Args:
         samples: images.
         masks: name to (H, W) int64.
-        crop: side of crops, or None.
-        what: a mask is called in messages.
-        make: how to get one, for messages.
-        scales: factors of which an image is resized by one before it is cropped.
+        what: a mask is called in messages: ``"mask"`` or ``"seed"``.
+        recipe: with ``crop``, the side of crops or None, and perhaps ``scales``, factors of which
+            an image is resized by one before it is cropped.
 
     Raises:
         ValueError: if there is no image, one has no mask or one of another size, or the images
@@ -32,47 +31,35 @@ class MaskedImages:
     """
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        masks: Mapping[str, Tensor],
-        *,
-        crop: int | None,
-        what: str,
-        make: str,
-        scales: Sequence[float] = (),
+        self, samples: Sequence[Sample], masks: Mapping[str, Tensor], what: str, recipe: Mapping
     ) -> None:
         if not len(samples):
             raise ValueError("there are no images to learn from, expected at least one")
-        self.samples, self.masks, self.crop, self.scales = samples, masks, crop, scales
-        self._what, self._make = what, make
+        self.samples, self.masks, self._what = samples, masks, what
+        self._options = {"crop": recipe["crop"], "scales": recipe.get("scales", ())}
         for name in getattr(samples, "names", ()):
             self._check_name(name)
         self._kept = None
-        if crop is None:
+        if recipe["crop"] is None:
             self._kept = [self._read(sample) for sample in samples]
-            first = self._kept[0][0].shape
-            for sample, (image, _) in zip(samples, self._kept, strict=True):
-                if image.shape != first:
-                    raise ValueError(
-                        f"{sample.name!r} has {image.shape[1]}x{image.shape[2]} pixels and "
-                        f"{samples[0].name!r} {first[1]}x{first[2]}, expected all images of one "
-                        "size; give a crop for images of several sizes"
-                    )
+            sizes = sorted({tuple(mask.shape) for _, mask in self._kept})
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"images are of sizes {sizes[0]} and {sizes[1]}, expected all images of one "
+                    "size; give a crop for images of several sizes"
+                )
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def batch(self, numbers: Sequence[int], random: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batch(self, numbers: Sequence[int], random: torch.Generator) -> list[Tensor]:
         """Return random views of this process's images: (B, 3, h, w) and (B, h, w)."""
-        options = {"crop": self.crop, "scales": self.scales}
 
         def view(number: int) -> tuple[Tensor, Tensor]:
-            kept = self._kept
-            image, mask = self._read(self.samples[number]) if kept is None else kept[number]
-            return random_view(image, mask, random, **options)
+            pair = self._kept[number] if self._kept else self._read(self.samples[number])
+            return random_view(*pair, random, **self._options)
 
-        images, masks = own_views(numbers, view, lambda: skip_view(random, **options))
-        return images, masks
+        return own_views(numbers, view, lambda: skip_view(random, **self._options))
 
     def _read(self, sample: Sample) -> tuple[Tensor, Tensor]:
         self._check_name(sample.name)
@@ -86,9 +73,10 @@ class MaskedImages:
 
     def _check_name(self, name: str) -> None:
         if name not in self.masks:
+            make = {"mask": "make a pseudo mask", "seed": "make confident labels"}[self._what]
             raise ValueError(
-                f"there is no {self._what} for {name!r}; {self._make} for every image that is "
-                "learned from, or leave it out"
+                f"there is no {self._what} for {name!r}; {make} for every image that is learned "
+                "from, or leave it out"
             )
 
 
@@ -124,8 +112,7 @@ def random_view(
         factor = scales[integer(len(scales))]
         size = [max(1, round(side * factor)) for side in mask.shape]
         image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
-        mask = F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")
-        mask = mask[0, 0].long()
+        mask = F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
     if crop is None:
         return image, mask
     H, W = mask.shape

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wsss_kit.affinity_net import AffinityNet, fit
+from wsss_kit import checkpoints
+from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.paperworld import PaperWorld
 
 
@@ -52,8 +53,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(world, seeds, tmp_path, monke
         if len(saved) == 2:
             raise KeyboardInterrupt
 
-    real = fit.save_checkpoint
-    monkeypatch.setattr(fit, "save_checkpoint", stop_after_two)
+    real = checkpoints.save_checkpoint
+    monkeypatch.setattr(checkpoints, "save_checkpoint", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         small().fit(world, seeds, checkpoint=tmp_path / "run", **options)
     assert saved == [1, 2]

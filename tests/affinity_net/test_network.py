@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from wsss_kit.affinity import random_walk, transition_matrix
-from wsss_kit.affinity_net import AffinityNet, dense, network
+from wsss_kit.affinity_net import AffinityNet, network
+from wsss_kit.affinity_net.neighbours import dense
 from wsss_kit.cam import upsample
 from wsss_kit.paperworld import PaperWorld
 
@@ -154,7 +155,7 @@ def test_saved_and_loaded_it_is_the_same(world, seeds, tmp_path, kind):
         assert (again.radius, again.kind, again.training) == (4, kind, False)
     with pytest.raises(ValueError, match="backbone is 'TinyBackbone', expected one of"):
         AffinityNet.load(tmp_path / "net")
-    with pytest.raises(ValueError, match="has the weights of another backbone than TinyBackbone"):
+    with pytest.raises(ValueError, match="has the weights of another network than TinyBackbone"):
         AffinityNet.load(tmp_path / "net", backbone=Other())
     (tmp_path / "net.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="is not the file that its card describes"):

@@ -9,18 +9,18 @@ import torch
 
 from wsss_kit.affinity import random_walk, transition_matrix
 from wsss_kit.affinity_net import (
-    IRN_THRESHOLDS,
-    PSA_POWERS,
     AffinityNet,
-    balanced_pair_loss,
-    boundary_affinity,
-    confident_labels,
     confident_seeds,
-    dense,
     feature_affinity,
     half_plane,
     labels_on_grid,
     pair_kinds,
+)
+from wsss_kit.affinity_net.confident import IRN_THRESHOLDS, PSA_POWERS, confident_labels
+from wsss_kit.affinity_net.neighbours import (
+    balanced_pair_loss,
+    boundary_affinity,
+    dense,
     windowed_walk,
 )
 from wsss_kit.masks import BackgroundRule

@@ -10,7 +10,7 @@ from tests.classifier.resnet38_layout import released, walk
 from wsss_kit.classifier.backbones import BACKBONES, build_backbone
 from wsss_kit.classifier.train import groups_of
 from wsss_kit.methods.sc_cam import SCCAM
-from wsss_kit.methods.sc_cam.presets import PRESETS
+from wsss_kit.methods.sc_cam.train import PRESETS
 from wsss_kit.paperworld import PaperWorld
 
 
@@ -101,7 +101,7 @@ def test_sc_cam_fits_on_it_saves_and_loads(file, tmp_path):
     class Stopped(Exception):
         pass
 
-    import wsss_kit.methods.trained as module
+    import wsss_kit.checkpoints as module
 
     real = module.save_checkpoint
 

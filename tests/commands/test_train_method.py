@@ -120,7 +120,7 @@ def test_a_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     @functools.wraps(kept)
     def stopped(self, *arguments, **options):
-        from wsss_kit.methods import trained as of_cam
+        from wsss_kit import checkpoints as of_cam
 
         def save(*given, **place):
             written(*given, **place)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from wsss_kit.classes import Sample
-from wsss_kit.classifier import train
 from wsss_kit.files import load_model
+from wsss_kit.methods import trained
 from wsss_kit.methods.cam import CAM
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.training import Diverged
@@ -362,13 +362,13 @@ def test_only_epochs_may_be_more_and_never_fewer(samples, tmp_path):
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(samples, tmp_path, monkeypatch, bad):
     """Three steps an epoch; the loss begins at 0.7 and runs away in the second epoch."""
     losses = iter([0.7, 3.0, 6.9, bad, bad, bad])
-    real = train.descend
+    real = trained.descend
 
     def runs_away(*arguments):
         real(*arguments)
         return {"total": next(losses)}
 
-    monkeypatch.setattr(train, "descend", runs_away)
+    monkeypatch.setattr(trained, "descend", runs_away)
     with pytest.raises(
         Diverged, match=r"classifier, epoch 2: its loss is \S+ and began at 0.7; .* below 0.05"
     ):

@@ -9,11 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from wsss_kit.segmentation import (
-    balanced_cross_entropy,
-    confident_cross_entropy,
-    multi_scale_loss,
-)
+from wsss_kit.segmentation import balanced_cross_entropy, confident_cross_entropy
+from wsss_kit.segmentation.networks import multi_scale_loss
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def confident_labels(
     refine: Refine,
     background_first: bool = True,
 ) -> Tensor:
-    """Labels of the pixels of which the two passes are sure; the others are neutral.
+    """Label the pixels of which the two passes are sure; the others are ignored (255).
 
     Args:
         doubting_objects: (B, 1 + C, H, W) scores with a strong background: PSA's low power 4, IRN's
@@ -62,7 +62,7 @@ def confident_seeds(
     thresholds: tuple[float, float] | None = None,
     shown: bool = True,
 ) -> dict[str, Tensor]:
-    """What `AffinityNet` learns from: `confident_labels` of every image, no ground truth.
+    """Compute what `AffinityNet` learns from: `confident_labels` of every image.
 
     Args:
         maps_of: images and labels to maps.
@@ -91,27 +91,23 @@ def confident_seeds(
     """
     if (powers is None) == (thresholds is None):
         raise ValueError("give powers or thresholds for the two backgrounds, exactly one of them")
+    name, more = ("threshold", "larger") if powers is None else ("power", "smaller")
     strong, weak = thresholds if powers is None else powers
-    ordered = strong > weak if powers is None else strong < weak
-    if not ordered:
-        what, more = ("thresholds", "larger") if powers is None else ("powers", "smaller")
+    if not (strong > weak if powers is None else strong < weak):
         raise ValueError(
-            f"{what} are {strong:g} and {weak:g}, expected the strong background first: the {more} "
-            "number"
+            f"{name}s are {strong:g} and {weak:g}, expected the strong background first ({more})"
         )
-    name = "threshold" if powers is None else "power"
-    seeds = {}
+    options, seeds = {"refine": refine, "background_first": powers is not None}, {}
     for sample in progress(samples, what="confident labels", shown=shown, total=len(samples)):
         images, labels = sample.image[None], sample.labels[None]
         maps = maps_of(images, labels)
         passes = (add_background(maps, **{name: value}) for value in (strong, weak))
-        options = {"refine": refine, "background_first": powers is not None}
         seeds[sample.name] = confident_labels(*passes, images, labels, **options)[0]
     return seeds
 
 
 def labels_on_grid(labels: Tensor, size: tuple[int, int], n_classes: int) -> Tensor:
-    """Labels of cells: what most of a cell's pixels are, neutral among the choices.
+    """Label cells by what most of their pixels are; ignored (255) is one of the choices.
 
     Args:
         labels: (B, H, W) int64 with values up to ``n_classes``, or 255.

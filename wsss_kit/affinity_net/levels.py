@@ -7,6 +7,7 @@ A backbone with levels has ``levels(images)``, a list of features from fine to c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -43,32 +44,28 @@ class Projection(nn.Module):
                 f"channels are {tuple(channels)} and there are {len(ins)} levels, expected one "
                 "number, or one for each level"
             )
+        boundary, several = kind == "boundary", len(ins) > 1
+        if boundary and several and any(after % _GROUPS for after in channels):
+            raise ValueError(
+                f"channels are {tuple(channels)}, expected multiples of {_GROUPS} for boundaries: "
+                "each level is normalised in groups"
+            )
         self.kind, self.each = kind, nn.ModuleList()
-        if len(ins) == 1:
-            rows = channels[0] if kind == "features" else 1
-            self.joined = nn.Conv2d(ins[0], rows, 1)
-            return
-        for before, after in zip(ins, channels, strict=True):
+        for before, after in zip(ins, channels, strict=True) if several else ():
             layer: nn.Module = nn.Conv2d(before, after, 1, bias=False)
-            if kind == "boundary":
-                if after % _GROUPS:
-                    raise ValueError(
-                        f"channels are {tuple(channels)}, expected multiples of {_GROUPS} for "
-                        "boundaries: each level is normalised in groups"
-                    )
+            if boundary:
                 layer = nn.Sequential(layer, nn.GroupNorm(_GROUPS, after))
             else:
                 nn.init.kaiming_normal_(layer.weight)
             self.each.append(layer)
         total = sum(channels)
-        if kind == "boundary":
-            self.joined = nn.Conv2d(total, 1, 1)
-        else:
-            self.joined = nn.Conv2d(total, total, 1, bias=False)
+        joined = total if several else ins[0]
+        self.joined = nn.Conv2d(joined, 1 if boundary else total, 1, bias=boundary or not several)
+        if several and not boundary:
             nn.init.xavier_uniform_(self.joined.weight, gain=4)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """(B, D, h, w) of every level -> (B, channels, h, w) on the grid of the first."""
+        """Project (B, D, h, w) of every level to (B, channels, h, w) on the grid of the first."""
         size = levels[0].shape[2:]
         active = F.elu if self.kind == "features" else F.relu
         x = levels[0]
@@ -80,7 +77,7 @@ class Projection(nn.Module):
 
 
 def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps of a coarser level on a finer grid: by a whole factor, and what is beyond is cut.
+    """Enlarge maps of a coarser level to a finer grid: by a whole factor, cut at the border.
 
     A backbone's cell covers as many pixels at the border as elsewhere, so 47 cells of 16 pixels are
     94 of 8, of which an image of 745 pixels has 93. Grids that do not fit so are resized.
@@ -106,61 +103,50 @@ def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 PSA = {"backbone": "resnet38", "radius": 5, "levels": 3, "channels": (64, 128, 256)}
-IRN = {
-    "backbone": "resnet50",
-    "radius": 5,
-    "kind": "boundary",
-    "levels": 5,
-    "channels": 32,
-    "pad_to": 512,
-}
+IRN = {"backbone": "resnet50", "radius": 5, "kind": "boundary", "levels": 5, "channels": 32}
+IRN["pad_to"] = 512
 """Arguments of `AffinityNet` for the two networks, as they walk: IRN learns with radius 10."""
 
-_PSA_LEVELS = ("f8_3", "f8_4", "f8_5")
 
-
-def translated(state: Mapping[str, Tensor]) -> tuple[dict, dict[str, Tensor]] | None:
-    """What network a released file is of, and its weights under the names of `AffinityNet`.
+def translated(state: Mapping[str, Tensor], path: str | Path) -> tuple[dict, dict[str, Tensor]]:
+    """Find out which network a released file is of; rename its weights to those of `AffinityNet`.
 
     Args:
         state: as the ``.pth`` holds it. Of IRN's network the displacement branch is left out: it
             tells instances apart and changes no semantic mask.
+        path: of the file, for the message.
+        path: of the file, for the message.
 
     Returns:
-        (``PSA`` or ``IRN``, weights), or None for any other file.
+        (``PSA`` or ``IRN``, weights).
+
+    Raises:
+        ValueError: for any other file.
     """
     if "f9.weight" in state:
-        return PSA, _from_psa(state)
+        heads = {f"f8_{n + 3}.weight": f"project.each.{n}.weight" for n in range(3)}
+        heads["f9.weight"] = "project.joined.weight"
+        backbone = from_released({key: value for key, value in state.items() if key not in heads})
+        weights = {f"trunk.{key}": value for key, value in backbone.items()}
+        return PSA, weights | {new: state[old] for old, new in heads.items() if old in state}
     if "fc_edge6.weight" in state:
-        return IRN, _from_irn(state)
-    return None
-
-
-def _from_psa(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    heads = {f"{name}.weight": f"project.each.{n}.weight" for n, name in enumerate(_PSA_LEVELS)}
-    heads["f9.weight"] = "project.joined.weight"
-    backbone = from_released({key: value for key, value in state.items() if key not in heads})
-    found = {new: state[old] for old, new in heads.items() if old in state}
-    return found | {f"trunk.{key}": value for key, value in backbone.items()}
-
-
-def _from_irn(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for key, value in state.items():
-        first, *rest = key.split(".")
-        if first == "resnet50" and rest[0] != "fc":
-            stem = {"conv1": "stem.0", "bn1": "stem.1"}.get(rest[0], rest[0])
-            renamed[".".join(["trunk", stem, *rest[1:]])] = value
-        elif first == "fc_edge6":
-            renamed[".".join(["project", "joined", *rest])] = value
-        elif first.startswith("fc_edge"):
-            level = int(first.removeprefix("fc_edge")) - 1
-            renamed[".".join(["project", "each", str(level), *rest])] = value
-    return renamed
+        parts = {"resnet50.conv1.": "trunk.stem.0.", "resnet50.bn1.": "trunk.stem.1."}
+        parts |= {"resnet50.": "trunk.", "fc_edge6.": "project.joined."}
+        parts |= {f"fc_edge{n + 1}.": f"project.each.{n}." for n in range(5)}
+        weights = {}
+        for key, value in state.items():
+            old = next((part for part in parts if key.startswith(part)), None)
+            if old is not None and not key.startswith("resnet50.fc."):
+                weights[parts[old] + key.removeprefix(old)] = value
+        return IRN, weights
+    raise ValueError(
+        f"{path} is neither PSA's affinity (f9.weight) nor IRN's (fc_edge6.weight); give one of "
+        "these, or what AffinityNet.save wrote"
+    )
 
 
 def channels_of(backbone: nn.Module, levels: int) -> Sequence[int]:
-    """Channels of the last levels of a backbone."""
+    """Return the channels of the last levels of a backbone."""
     if levels == 1:
         return [backbone.out_channels]
     known = getattr(backbone, "level_channels", ())

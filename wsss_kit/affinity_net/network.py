@@ -4,43 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.affinity import random_walk, transition_matrix
-from wsss_kit.affinity_net.fit import CARD_VERSION, METHOD, train_affinity
+from wsss_kit.affinity_net.confident import labels_on_grid
 from wsss_kit.affinity_net.levels import KINDS, Projection, channels_of, translated
 from wsss_kit.affinity_net.neighbours import (
+    balanced_pair_loss,
     boundary_affinity,
     dense,
     feature_affinity,
     half_plane,
+    pair_kinds,
     windowed_walk,
 )
 from wsss_kit.cam import upsample
+from wsss_kit.checkpoints import Resumable, fingerprint, fingerprint_masks, restore_optimiser
 from wsss_kit.checks import (
     check_count,
     check_counts,
+    check_given,
     check_images,
     check_not_negative,
     check_positive,
     check_word,
     chosen_device,
 )
-from wsss_kit.classes import Sample
+from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.classifier import build_backbone
-from wsss_kit.classifier.pretrained import device_of, load_all, read_state
-from wsss_kit.files import check_card, load_model, save_model
+from wsss_kit.classifier.pretrained import load_all, read_state
+from wsss_kit.training import batch_norms, descend, device_of, train_epochs
+from wsss_kit.views import MaskedImages
 
-_SAVED = ("backbone", "radius", "kind", "levels", "channels", "stride", "pad_to")
 _MOST_DENSE = 1024
 """Cells up to which squaring the whole matrix is faster than walking step by step."""
 
 
-class AffinityNet(nn.Module):
+class AffinityNet(Resumable, nn.Module):
     """Ahn and Kwak's AffinityNet (CVPR 2018) on any backbone, or the boundary variant of IRN.
 
     Features pass a 1x1 convolution and an ELU; two cells nearer than ``radius`` belong together as
@@ -78,6 +81,9 @@ class AffinityNet(nn.Module):
         ((1, 144, 144), [1.0])
     """
 
+    METHOD = "AffinityNet"
+    SAVED = ("backbone", "radius", "kind", "levels", "channels", "stride", "pad_to")
+
     def __init__(
         self,
         backbone: str | nn.Module | None = None,
@@ -101,9 +107,7 @@ class AffinityNet(nn.Module):
             channels = [channels] * levels
         check_count("seed", seed, least=0)
         check_word("kind", kind, KINDS)
-        for name, value in {"stride": stride, "pad_to": pad_to}.items():
-            if value is not None:
-                check_count(name, value)
+        check_given(check_count, stride=stride, pad_to=pad_to)
         if backbone is None:
             backbone, weights = "paper", weights or "web"
         self.backbone = backbone if isinstance(backbone, str) else type(backbone).__name__
@@ -118,7 +122,7 @@ class AffinityNet(nn.Module):
         self.eval()
 
     def backbone_levels(self, images: Tensor) -> list[Tensor]:
-        """The last ``levels`` of the backbone, from fine to coarse, on the network's device.
+        """Compute the last ``levels`` of the backbone, from fine to coarse, on the own device.
 
         (B, 3, H, W) -> (B, D, h, w) of each.
         """
@@ -128,37 +132,32 @@ class AffinityNet(nn.Module):
         return self.trunk.levels(images)[-self.levels :]
 
     def features(self, images: Tensor) -> Tensor:
-        """What is compared: (B, 3, H, W) RGB in [0, 1] -> (B, channels, h, w).
+        """Compute what is compared: (B, 3, H, W) RGB in [0, 1] -> (B, channels, h, w).
 
         Of the boundary variant one channel, before the sigmoid. On the network's own device.
         """
         H, W = images.shape[2:]
-        beyond = [max(0, (self.pad_to or 0) - side) for side in (H, W)]
-        if not any(beyond):
-            return self.project(self.backbone_levels(images))
-        mean = getattr(self.trunk, "mean", torch.zeros(3, 1, 1)).to(images)
-        images = F.pad(images - mean, (0, beyond[1], 0, beyond[0])) + mean
+        down, right = (max(0, (self.pad_to or 0) - side) for side in (H, W))
+        if down or right:
+            mean = getattr(self.trunk, "mean", torch.zeros(3, 1, 1)).to(images)
+            images = F.pad(images - mean, (0, right, 0, down)) + mean
         features = self.project(self.backbone_levels(images))
-        h, w = (
-            -(-side // round(padded / cells))
-            for side, padded, cells in zip(
-                (H, W), images.shape[2:], features.shape[2:], strict=True
-            )
-        )
-        return features[:, :, :h, :w]
+        sides = zip((H, W), images.shape[2:], features.shape[2:], strict=True)
+        h, w = (-(-side // round(padded / cells)) for side, padded, cells in sides)
+        return features[:, :, :h, :w] if down or right else features
 
     def compare(self, projected: Tensor) -> Tensor:
-        """What is between neighbours, from `features`: (B, channels, h, w) -> (B, P, h, w)."""
+        """Compare neighbours by `features`: (B, channels, h, w) -> (B, P, h, w)."""
         if self.kind == "boundary":
             return boundary_affinity(projected.sigmoid(), self.offsets)
         return feature_affinity(projected, self.offsets)
 
     def between(self, images: Tensor) -> Tensor:
-        """What is between neighbours: (B, 3, H, W) RGB in [0, 1] -> (B, P, h, w)."""
+        """Compare neighbours in images: (B, 3, H, W) RGB in [0, 1] -> (B, P, h, w)."""
         return self.compare(self._seen(images))
 
     def _seen(self, images: Tensor) -> Tensor:
-        """Features; the boundary as in IRN: the mean of the image's and its mirror image's."""
+        """Compute features; of the boundary, as in IRN, the mean of the image's and its flip's."""
         if self.kind == "features":
             return self.features(images)
         one, two = self.features(torch.cat([images, images.flip(-1)])).chunk(2)
@@ -166,21 +165,19 @@ class AffinityNet(nn.Module):
 
     @torch.no_grad()
     def boundaries(self, images: Tensor) -> Tensor:
-        """The boundary variant's own: (B, 3, H, W) -> (B, 1, h, w) in [0, 1].
+        """Compute the boundary variant's boundaries: (B, 3, H, W) -> (B, 1, h, w) in [0, 1].
 
         Raises:
             ValueError: if the features are compared instead.
         """
         if self.kind != "boundary":
-            raise ValueError(
-                f"kind is {self.kind!r}, expected 'boundary' for boundaries to be there"
-            )
+            raise ValueError(f"kind is {self.kind!r}, expected 'boundary' to have boundaries")
         check_images(images)
         return self._seen(images).sigmoid().to(images.device)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """The whole affinity, ready for `transition_matrix`.
+        """Compute the whole affinity, ready for `transition_matrix`.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
@@ -196,7 +193,7 @@ class AffinityNet(nn.Module):
     def walk(
         self, scores: Tensor, images: Tensor, *, power: float = 8, squarings: int = 8
     ) -> Tensor:
-        """Random walk of maps with the images' affinity, by whichever way is faster.
+        """Let maps walk with the images' affinity, by whichever way is faster.
 
         Of the boundary variant the maps are first multiplied by one minus the boundary, as in IRN:
         what lies on a boundary belongs to nobody.
@@ -226,8 +223,7 @@ class AffinityNet(nn.Module):
             whole = dense(between, self.offsets)
             walked = random_walk(sized, transition_matrix(whole, power=power, squarings=squarings))
         else:
-            options = {"power": power, "steps": 2**squarings}
-            walked = windowed_walk(sized, between, self.offsets, **options)
+            walked = windowed_walk(sized, between, self.offsets, power=power, steps=2**squarings)
         return walked.to(scores.device)
 
     def fit(
@@ -271,39 +267,52 @@ class AffinityNet(nn.Module):
             ValueError: if an image has no seed, the images differ in size, a number is out of
                 its range, or the checkpoint is of another run.
         """
-        for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
-            check_count(name, value)
+        check_count("epochs", epochs)
+        check_count("batch_size", batch_size)
         check_positive("learning_rate", learning_rate)
         check_not_negative("weight_decay", weight_decay)
         check_count("seed", seed, least=0)
-        if crop is not None:
-            check_count("crop", crop)
+        check_given(check_count, crop=crop)
         recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         recipe |= {"weight_decay": weight_decay, "crop": crop, "seed": seed}
         recipe |= {"train_backbone": train_backbone, "fixes_norms": fixes_norms}
-        train_affinity(self, samples, seeds, recipe, shown=progress, checkpoint=checkpoint)
+        masked = MaskedImages(samples, seeds, "seed", recipe)
+        learning = (self if train_backbone else self.project).parameters()
+        optimiser = torch.optim.AdamW(learning, learning_rate, weight_decay=weight_decay)
+        self.losses_, place = [], None
+        if checkpoint is not None:
+            card = {key: value for key, value in self.card().items() if key != "losses"}
+            data = {"data": fingerprint(samples), "seeds": fingerprint_masks(seeds)}
+            place = checkpoint, {**card, **recipe, **data}
+        stored, done = self._resume(place, epochs)
+        restore_optimiser(optimiser, stored)
+
+        def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
+            with torch.set_grad_enabled(train_backbone):
+                levels = self.backbone_levels(images)
+            between = self.compare(self.project(levels))
+            labels = labels.to(between.device)
+            classes = labels[labels != IGNORE_INDEX]
+            n_classes = int(classes.max()) if len(classes) else 0
+            cells = labels_on_grid(labels, tuple(between.shape[2:]), n_classes)
+            loss = balanced_pair_loss(between, pair_kinds(cells, self.offsets))
+            return descend({"total": loss}, optimiser)
+
+        fixed = [] if train_backbone else [self.trunk]
+        fixed += batch_norms(self) if fixes_norms else []
+        options = {"done": done, "after_epoch": self._after_epoch(place, optimiser), "fixed": fixed}
+        try:
+            recipe["shown"] = progress
+            train_epochs(step, masked, self, optimiser, recipe, what=self.METHOD, **options)
+        finally:
+            self.eval()
         return self
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first.
-
-        Raises:
-            RuntimeError: if it has learned nothing yet.
-        """
-        if not hasattr(self, "losses_"):
-            raise RuntimeError("nothing to save yet; call fit(samples, seeds) first")
-        return save_model(path, self.state_dict(), self.card())
-
-    def card(self) -> dict[str, Any]:
-        """What a file of weights says about itself."""
-        saved = {name: getattr(self, name) for name in _SAVED}
-        return {"method": METHOD, "version": CARD_VERSION, **saved, "losses": self.losses_}
 
     @classmethod
     def load(
         cls, path: str | Path, *, backbone: nn.Module | None = None, device: str = "auto"
     ) -> AffinityNet:
-        """A trained AffinityNet from its files, or from a file that PSA or IRN released.
+        """Load a trained AffinityNet from its files, or from a file that PSA or IRN released.
 
         Args:
             path: as given to `save`; or ``res38_aff.pth`` of PSA, which SC-CAM's authors refine
@@ -316,35 +325,15 @@ class AffinityNet(nn.Module):
             ValueError: if the file is damaged, of another method, version or backbone.
         """
         if Path(path).suffix == ".pth":
-            return cls._load_released(Path(path), device)
-        tensors, card = load_model(path)
-        keys = (*_SAVED, "losses")
-        check_card(card, path, method=METHOD, version=CARD_VERSION, keys=keys)
-        saved = {name: card[name] for name in _SAVED}
-        named = saved.pop("backbone")
+            options, state = translated(read_state(Path(path)), path)
+            net = cls(**options, device=device)
+            load_all(net, state, path, what=f"the AffinityNet of {options['backbone']}")
+            net.losses_ = []  # of its training nothing is known; it can be saved as our own
+            return net
+        tensors, card = cls._read(path)
+        saved = {name: card[name] for name in cls.SAVED}
         if backbone is not None:
-            named, saved["stride"] = backbone, None
-        net = cls(named, device=device, **saved)
-        try:
-            net.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path} has the weights of another backbone than {card['backbone']} ({error}); "
-                "give the module it was saved with as backbone"
-            ) from error
-        net.losses_ = list(card["losses"])
-        return net
-
-    @classmethod
-    def _load_released(cls, path: Path, device: str) -> AffinityNet:
-        found = translated(read_state(path))
-        if found is None:
-            raise ValueError(
-                f"{path} is neither PSA's affinity (f9.weight) nor IRN's (fc_edge6.weight); give "
-                "one of these, or what AffinityNet.save wrote"
-            )
-        options, state = found
-        net = cls(**options, device=device)
-        load_all(net, state, path, what=f"the AffinityNet of {options['backbone']}")
-        net.losses_ = []  # of its training nothing is known; it can be saved as our own
+            saved |= {"backbone": backbone, "stride": None}
+        net = cls(**saved, device=device)
+        net._take(tensors, card, path)
         return net

@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.checks import chosen_device
-from wsss_kit.classifier.pretrained import Normalised, device_of, load_all, read_state
+from wsss_kit.classifier.pretrained import Normalised, load_all, read_state
 from wsss_kit.classifier.resnet38 import ResNet38Backbone
 from wsss_kit.registry import find
 
@@ -67,7 +66,7 @@ class ResNetBackbone(Normalised):
         self.level_channels = (64, wide, 2 * wide, 4 * wide, 8 * wide)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] -> (B, D, H / stride, W / stride)."""
+        """Compute features: (B, 3, H, W) RGB in [0, 1] -> (B, D, H / stride, W / stride)."""
         return self.levels(images)[-1]
 
     def levels(self, images: Tensor) -> list[Tensor]:
@@ -122,9 +121,7 @@ def build_backbone(
                 "of channels D that the module returns as (B, D, h, w)"
             )
         if stride is not None or weights is not None:
-            raise ValueError(
-                "stride and weights belong to named backbones; your module has its own"
-            )
+            raise ValueError("stride and weights belong to named backbones, not to your module")
         return backbone
     if backbone not in BACKBONES:
         raise ValueError(
@@ -158,35 +155,6 @@ def new_head(rows: int, dimensions: int, *, seed: int, xavier: bool = False) -> 
         return torch.randn(rows, dimensions, generator=random) * 0.01
     bound = (6 / (rows + dimensions)) ** 0.5
     return bound * (2 * torch.rand(rows, dimensions, generator=random) - 1)
-
-
-def build_classifier(
-    backbone: str | nn.Module,
-    n_classes: int,
-    *,
-    stride: int | None,
-    weights: str | Path | None,
-    seed: int,
-    device: str,
-) -> tuple[nn.Module, Tensor]:
-    """Build a backbone and a head without bias for its averaged features.
-
-    Args:
-        backbone: a name or a module, see `build_backbone`; a module stays where it is.
-        n_classes: C.
-        stride: of a named backbone.
-        weights: of a named backbone.
-        seed: of random weights.
-        device: of a named backbone; ``"auto"`` for CUDA where there is one.
-
-    Returns:
-        The backbone and the head (C, D), which has gradients.
-    """
-    network = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
-    if isinstance(backbone, str):
-        network = network.to(chosen_device(device))
-    head = new_head(n_classes, network.out_channels, seed=seed)
-    return network, head.to(device_of(network)).requires_grad_()
 
 
 def classifier_tensors(backbone: nn.Module, head: Tensor) -> dict[str, Tensor]:

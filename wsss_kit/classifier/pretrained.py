@@ -1,4 +1,4 @@
-"""What backbones share: normalisation of images, files of weights, device, batch normalisation."""
+"""What backbones share: normalisation of images and files of weights."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ValueError: if it is damaged or of another format.
     """
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing; give None, 'imagenet' or a file with a state dict"
-        )
+        raise FileNotFoundError(f"{path} is missing; give None, 'imagenet' or a state dict")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -65,16 +63,3 @@ def load_all(net: nn.Module, state: Mapping[str, Tensor], path: Path, *, what: s
             f"({', '.join(lost[:3])}) and {len(unexpected)} are unknown "
             f"({', '.join(unexpected[:3])}); give a state dict of it"
         )
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Return the device of a module's weights; the CPU for one without weights."""
-    parameter = next(module.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-def fix_batch_norm(module: nn.Module) -> None:
-    """Keep batch normalisation at its statistics, whatever mode the rest is in."""
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()

@@ -45,16 +45,6 @@ _BLOCKS = {
 _DROPOUT = {"b6": 0.3, "b7": 0.5}
 _STEM = ("b2", "b2_1", "b2_2")  # as the first convolution, the papers do not train them
 
-_RELEASED = {  # layers of a block in the released weights, and here
-    "bn_branch2a": "norm1",
-    "conv_branch2a": "conv1",
-    "bn_branch2b1": "norm2",
-    "conv_branch2b1": "conv2",
-    "bn_branch2b2": "norm3",
-    "conv_branch2b2": "conv3",
-    "conv_branch1": "skip",
-}
-
 
 class _Block(nn.Module):
     """Normalise, ReLU, convolve, two or three times; add the input."""
@@ -116,11 +106,11 @@ class ResNet38Backbone(Normalised):
         self.body = nn.Sequential(OrderedDict(blocks))
         self.norm = nn.BatchNorm2d(self.out_channels)
         if weights is not None:
-            path = Path(weights)
-            load_all(self, from_released(read_state(path)), path, what="ResNet-38")
+            state = from_released(read_state(Path(weights)))
+            load_all(self, state, Path(weights), what="ResNet-38")
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] -> (B, 4096, ceil(H / 8), ceil(W / 8))."""
+        """Compute features: (B, 3, H, W) RGB in [0, 1] -> (B, 4096, ceil(H / 8), ceil(W / 8))."""
         return self.levels(images)[-1]
 
     def levels(self, images: Tensor) -> list[Tensor]:
@@ -146,15 +136,15 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed = {}
     for key, value in state.items():
-        first, *rest = key.split(".")
-        if first.startswith("fc8"):
-            continue
+        first, _, rest = key.partition(".")
+        for number, branch in enumerate(("2a", "2b1", "2b2"), 1):
+            for old, new in (("bn", "norm"), ("conv", "conv")):
+                rest = rest.replace(f"{old}_branch{branch}", f"{new}{number}")
+        rest = rest.replace("conv_branch1", "skip")
         if first == "bn7":
-            renamed[".".join(["norm", *rest])] = value
+            first = "norm"
         elif first == "conv1a" or first in _BLOCKS:
-            part = "stem" if first == "conv1a" or first in _STEM else "body"
-            rest = [_RELEASED.get(layer, layer) for layer in rest]
-            renamed[".".join([part, first, *rest])] = value
-        else:
-            renamed[key] = value
+            first = f"stem.{first}" if first in ("conv1a", *_STEM) else f"body.{first}"
+        if not first.startswith("fc8"):
+            renamed[f"{first}.{rest}"] = value
     return renamed

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checks import check_images, check_labels, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import WALK_SQUARINGS
@@ -58,7 +56,7 @@ class CAMMethod(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
-        """Maps of the classes present: (B, 3, H, W) in [0, 1] and (B, C) -> `MethodOutput`."""
+        """Compute maps of the classes present: (B, 3, H, W) and (B, C) -> `MethodOutput`."""
 
     @abstractmethod
     def save(self, path: str | Path) -> Path:
@@ -67,13 +65,13 @@ class CAMMethod(ABC):
     @classmethod
     @abstractmethod
     def load(cls, path: str | Path, **options: Any) -> CAMMethod:
-        """A fitted method from the files that `save` wrote."""
+        """Load a fitted method from the files that `save` wrote."""
 
 
 def preset_values(
     presets: Mapping[str, Mapping[str, Any]], preset: str, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A preset's values with every given argument that is not None put over them.
+    """Return a preset's values, replaced by every given argument that is not None.
 
     Raises:
         ValueError: if there is no such preset.
@@ -86,50 +84,8 @@ def preset_values(
     return {**presets[preset], **{k: v for k, v in given.items() if v is not None}}
 
 
-@torch.no_grad()
-def read_out(
-    backbone: nn.Module,
-    head: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    scales: Sequence[float],
-    flip: bool,
-    children: int = 1,
-) -> MethodOutput:
-    """A classifier's maps of the classes present, summed over scales and mirror images.
-
-    Args:
-        backbone: (B, 3, H, W) -> (B, D, h, w).
-        head: (C * children, D).
-        images: (B, 3, H, W) RGB in [0, 1].
-        labels: (B, C) of 0 and 1.
-        scales: factors on the image's sides.
-        flip: whether mirror images join.
-        children: rows of the head for each class, one after the other; a class's map is the
-            largest of theirs at every cell.
-
-    Returns:
-        cams (B, C, ceil(H / 4), ceil(W / 4)), ReLU of the logits' maps, each divided by its
-        maximum; no affinity.
-
-    Raises:
-        ValueError: if images and labels are not what they should be.
-    """
-    check_batch(images, labels, len(head) // children)
-    cams = multi_scale(
-        lambda view: class_activation_maps(backbone(view), head),
-        images.to(head.device),
-        scales=tuple(scales),
-        flip=flip,
-    )
-    cams = cams.unflatten(1, (-1, children)).amax(2)  # (B, C, h, w)
-    cams = cams * labels.to(cams)[:, :, None, None]  # absent classes to zero
-    return MethodOutput(normalize_cams(cams).float().to(images.device))
-
-
 def check_batch(images: Tensor, labels: Tensor, n_classes: int) -> None:
-    """Refuse images and labels that are not what they should be or do not belong together.
+    """Raise `ValueError` if images or labels are malformed or their sizes disagree.
 
     Raises:
         ValueError: saying what arrived and what was expected.

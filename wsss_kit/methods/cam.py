@@ -21,11 +21,8 @@ from wsss_kit.classifier.train import (
     HEAD_ALONE,
     check_recipe,
     pool_features,
-    sgd,
-    train_classifier,
     train_head,
 )
-from wsss_kit.methods.base import preset_values
 from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.training import classes_of, labels_of
 
@@ -114,23 +111,22 @@ class CAM(TrainedCAM):
         if checkpoint is not None and not train_backbone:
             raise ValueError("a checkpoint needs train_backbone=True; a head alone takes seconds")
         if pooled is not None and train_backbone:
-            raise ValueError(
-                "pooled features need train_backbone=False; a backbone that learns moves"
-            )
-        presets = PRESETS
-        if not train_backbone:
-            presets = {name: {**preset, **HEAD_ALONE} for name, preset in PRESETS.items()}
+            raise ValueError("pooled features need train_backbone=False; a learning backbone moves")
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        values = preset_values(presets, self.preset, given)
+        usual = {} if train_backbone else HEAD_ALONE
+        values = self._values(**{**usual, **{k: v for k, v in given.items() if v is not None}})
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
         check_recipe(values)
-        classes = classes_of(samples)
-        self._begin(classes, seed)
+        self._begin(classes_of(samples), seed)
         if train_backbone:
-            self._train_all(samples, values, checkpoint)
+            optimiser = self._classifier_optimiser(values)
+            place = self._place(checkpoint, samples, values)
+            stored, done = self._resume(place, values["epochs"])
+            restore_optimiser(optimiser, stored)
+            options = {"done": done, "after_epoch": self._after_epoch(place, optimiser)}
+            self._train_classifier(samples, values, optimiser, **options)
         else:
-            if pooled is None:
-                pooled = self.pool(samples, progress=progress)
+            pooled = self.pool(samples, progress=progress) if pooled is None else pooled
             expected = (len(samples), 2, self.head_.shape[1])
             if pooled.shape != expected:
                 raise ValueError(
@@ -141,33 +137,8 @@ class CAM(TrainedCAM):
         self.backbone_.eval()
         return self
 
-    def _train_all(
-        self, samples: Sequence[Sample], recipe: dict[str, Any], checkpoint: str | Path | None
-    ) -> None:
-        optimiser = sgd(self.head_, recipe, self.backbone_)
-        run = self._run(samples, recipe) if checkpoint is not None else {}
-        stored, first = self._resume(checkpoint, run, recipe["epochs"]), 0
-        if stored is not None:
-            restore_optimiser(optimiser, stored[0])
-            first = stored[1]["epoch"]
-
-        def after_epoch(epoch: int, loss: float) -> None:
-            self.losses_.append(loss)
-            self._save_state(checkpoint, optimiser, epoch + 1, run)
-
-        pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
-        train_classifier(
-            self.backbone_,
-            self.head_,
-            samples,
-            {**recipe, "pretrained": pretrained},
-            optimiser=optimiser,
-            first_epoch=first,
-            after_epoch=after_epoch,
-        )
-
     def pool(self, samples: Sequence[Sample], *, progress: bool = True) -> Tensor:
-        """Pooled features of every image and of its mirror image: (M, 2, D) float32.
+        """Compute pooled features of every image and of its mirror image: (M, 2, D) float32.
 
         Raises:
             RuntimeError: if there is no backbone yet; `fit` builds it, a module of your own is one.
@@ -179,7 +150,7 @@ class CAM(TrainedCAM):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Logits of the classifier itself: (B, 3, H, W) RGB in [0, 1] -> (B, C)."""
+        """Compute the classifier's own logits: (B, 3, H, W) RGB in [0, 1] -> (B, C)."""
         self._check_fitted()
         check_images(images)
         pooled = self.backbone_(images.to(self.head_.device)).mean((2, 3))

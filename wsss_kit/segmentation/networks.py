@@ -1,4 +1,4 @@
-"""Networks that give every pixel a class: small, DeepLabV2, DeepLabV3; and their losses.
+"""Networks that give every pixel a class: small, DeepLabV2; and their losses.
 
 Each maps (B, 3, H, W) RGB in [0, 1] to logits (B, K, h, w) on a grid of its own, background first.
 Where its weights do not all learn alike, ``groups`` says which of them learn how fast.
@@ -18,13 +18,11 @@ from torch.nn import functional as F
 from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.classifier import build_backbone
-from wsss_kit.classifier.pretrained import Normalised
 from wsss_kit.processes import total
 
-NETWORKS = ("small", "deeplab_v2", "deeplab_v3")
+NETWORKS = ("small", "deeplab_v2")
 ASPP_RATES = (6, 12, 18, 24)
 """Dilations of DeepLabV2's four branches at stride 8."""
-_V3 = "COCO_WITH_VOC_LABELS_V1"
 
 
 class Small(nn.Module):
@@ -43,7 +41,7 @@ class Small(nn.Module):
         self.decide = nn.Conv2d(channels, n_values, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, h, w)."""
+        """Compute logits: (B, 3, H, W) -> (B, K, h, w)."""
         return self.decide(F.relu(self.around(self.trunk(images))))
 
 
@@ -57,95 +55,33 @@ class DeepLabV2(nn.Module):
     Args:
         backbone: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
         n_values: K.
-        rates: dilation of every branch.
     """
 
-    def __init__(
-        self, backbone: nn.Module, n_values: int, *, rates: Sequence[int] = ASPP_RATES
-    ) -> None:
+    def __init__(self, backbone: nn.Module, n_values: int) -> None:
         super().__init__()
         self.trunk = backbone
         self.branches = nn.ModuleList(
             nn.Conv2d(backbone.out_channels, n_values, 3, padding=rate, dilation=rate)
-            for rate in rates
+            for rate in ASPP_RATES
         )
         for branch in self.branches:
             nn.init.normal_(branch.weight, std=0.01)
             nn.init.zeros_(branch.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, h, w)."""
+        """Compute logits: (B, 3, H, W) -> (B, K, h, w)."""
         features = self.trunk(images)
         return torch.stack([branch(features) for branch in self.branches]).sum(0)
 
     def groups(self, rate: float) -> list[dict[str, Any]]:
-        """The backbone at the rate, the branches' weights at ten times, biases at twenty times."""
-        stem = {id(p) for p in getattr(self.trunk, "stem", nn.Module()).parameters()}
-        kinds = (nn.Conv2d, nn.Linear)
-        learning = [
-            parameter
-            for layer in self.trunk.modules()
-            if isinstance(layer, kinds)
-            for parameter in layer.parameters(recurse=False)
-            if id(parameter) not in stem
-        ]
+        """Return parameter groups: backbone, weights at ten times its rate, biases at twenty."""
+        stem = set(getattr(self.trunk, "stem", nn.Module()).parameters())
+        layers = (m for m in self.trunk.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+        learning = (p for layer in layers for p in layer.parameters(recurse=False))
         return [
-            {"params": learning, "lr": rate},
+            {"params": [p for p in learning if p not in stem], "lr": rate},
             {"params": [branch.weight for branch in self.branches], "lr": 10 * rate},
             {"params": [branch.bias for branch in self.branches], "lr": 20 * rate},
-        ]
-
-
-class DeepLabV3(Normalised):
-    """torchvision's DeepLabV3 (Chen et al., 2017) on a ResNet: the convenient alternative.
-
-    Args:
-        n_values: K.
-        backbone: ``"resnet50"`` or ``"resnet101"``.
-        weights: None, ``"imagenet"`` for the backbone, or ``"coco_with_voc_labels"`` for the whole,
-            which has seen pixel labels.
-    """
-
-    def __init__(self, n_values: int, *, backbone: str, weights: str | None) -> None:
-        super().__init__()
-        from torchvision.models import segmentation
-
-        check_word("backbone", backbone, ("resnet50", "resnet101"))
-        known = (None, "imagenet", "coco_with_voc_labels")
-        if weights not in known:
-            raise ValueError(
-                f"weights is {weights!r}, expected one of {known} for deeplab_v3; a file of your "
-                "own weights is for deeplab_v2, or bring a module"
-            )
-        make = getattr(segmentation, f"deeplabv3_{backbone}")
-        whole = weights == "coco_with_voc_labels"
-        try:
-            self.net = make(
-                weights=_V3 if whole else None,
-                weights_backbone="IMAGENET1K_V1" if weights == "imagenet" else None,
-                num_classes=21 if whole else n_values,
-                aux_loss=True if whole else None,
-            )
-        except OSError as error:
-            raise RuntimeError(
-                f"the weights of {backbone} could not be fetched ({error}); where there is no "
-                "network, train deeplab_v2 with weights from a file"
-            ) from error
-        self.net.aux_classifier = None
-        if whole and n_values != 21:
-            last = self.net.classifier[-1]
-            self.net.classifier[-1] = nn.Conv2d(last.in_channels, n_values, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, h, w)."""
-        features = self.net.backbone(self.normalise(images))["out"]
-        return self.net.classifier(features)
-
-    def groups(self, rate: float) -> list[dict[str, Any]]:
-        """The backbone, and the head at ten times the rate."""
-        return [
-            {"params": list(self.net.backbone.parameters()), "lr": rate},
-            {"params": list(self.net.classifier.parameters()), "lr": 10 * rate},
         ]
 
 
@@ -157,14 +93,14 @@ def build_network(
     weights: str | Path | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A segmentation network by name, or the user's own.
+    """Build a segmentation network by name, or return the user's own.
 
     Args:
         network: one of ``NETWORKS``, or a module (B, 3, H, W) RGB in [0, 1] -> (B, K, h, w).
         n_values: K, background included.
         backbone: the backbone of ``"small"`` (the paper backbone at stride 4) or ``"deeplab_v2"``
-            (ResNet-101 at stride 8), by name or as a module; of ``"deeplab_v3"`` a ResNet's name.
-        weights: of a named backbone, see `build_backbone`; of ``"deeplab_v3"`` see `DeepLabV3`.
+            (ResNet-101 at stride 8), by name or as a module.
+        weights: of a named backbone, see `build_backbone`.
         seed: of new weights; the global random state is left as it was.
 
     Raises:
@@ -178,9 +114,7 @@ def build_network(
     """
     if isinstance(network, nn.Module):
         if backbone is not None or weights is not None:
-            raise ValueError(
-                "backbone and weights belong to named networks; your module has its own"
-            )
+            raise ValueError("backbone and weights belong to named networks, not to your module")
         return network
     check_word("network", network, NETWORKS)
     if weights is not None and "coco" in Path(weights).name.lower():
@@ -190,20 +124,15 @@ def build_network(
             "it (the papers call it COCO-pretrained), or start from ImageNet",
             stacklevel=2,
         )
+    if backbone is None and network == "small":
+        backbone, weights = "paper", weights or "web"
+    backbone = "resnet101" if backbone is None else backbone
+    stride = 4 if (network, backbone) == ("small", "paper") else 8
+    stride = stride if isinstance(backbone, str) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if network == "deeplab_v3":
-            backbone = "resnet101" if backbone is None else backbone
-            if not isinstance(backbone, str):
-                raise ValueError("deeplab_v3 takes the name of a ResNet as backbone")
-            return DeepLabV3(n_values, backbone=backbone, weights=weights)
-        make, usual = (Small, "paper") if network == "small" else (DeepLabV2, "resnet101")
-        if backbone is None:
-            backbone = usual
-            weights = "web" if weights is None and usual == "paper" else weights
-        stride = 4 if make is Small and backbone == "paper" else 8
-        stride = stride if isinstance(backbone, str) else None
-        return make(build_backbone(backbone, stride=stride, weights=weights, seed=seed), n_values)
+        trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
+        return (Small if network == "small" else DeepLabV2)(trunk, n_values)
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -211,7 +140,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def confident_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean cross-entropy over the pixels that are not 255; 0 where none is left.
+    """Compute the mean cross-entropy over the pixels that are not 255; 0 where none is left.
 
     With masks whose doubtful pixels are 255 this is CLIP-ES's confidence-guided loss. Of several
     processes it is this one's part of the whole batch's mean.
@@ -233,7 +162,7 @@ def confident_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def balanced_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean of the cross-entropy over background and of that over all objects, as CLIMS trains.
+    """Compute the mean of cross-entropy over background and over all objects, as CLIMS trains.
 
     Where background is most of every mask, plain cross-entropy from ImageNet's weights may learn
     background alone, and a batch without any object makes a plain mean NaN.
@@ -271,7 +200,7 @@ def multi_scale_loss(
     loss: Loss,
     scales: Sequence[float],
 ) -> Tensor:
-    """DeepLabV2's loss: at several image sizes, and once more for the maximum of their logits.
+    """Compute DeepLabV2's loss: at several image sizes, and for the maximum of their logits.
 
     Each is taken on the grid of its logits, to which the mask's nearest values are brought.
 
@@ -285,22 +214,17 @@ def multi_scale_loss(
     Returns:
         The sum, a scalar.
     """
-    whole = net(images)
-    smaller = [
-        net(F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False))
-        for scale in scales
-    ]
-    every = [whole, *smaller]
-    if smaller:
-        size = whole.shape[2:]
-        sized = [F.interpolate(each, size=size, mode="bilinear") for each in smaller]
-        every.append(torch.stack([whole, *sized]).amax(0))
-    return torch.stack([loss(each, nearest(masks, each.shape[2:])) for each in every]).sum()
+    options = {"mode": "bilinear", "align_corners": False}
+    every = [net(images)]
+    every += [net(F.interpolate(images, scale_factor=scale, **options)) for scale in scales]
+    if len(scales):
+        size = every[0].shape[2:]
+        sized = [F.interpolate(each, size=size, mode="bilinear") for each in every[1:]]
+        every.append(torch.stack([every[0], *sized]).amax(0))
 
+    def part(logits: Tensor) -> Tensor:  # with the mask's value under the centre of each cell
+        size = tuple(logits.shape[2:])
+        sized = F.interpolate(masks[:, None].float(), size=size, mode="nearest-exact")
+        return loss(logits, sized[:, 0].long())
 
-def nearest(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Masks (B, H, W) int64 on another grid (B, h, w), by the value under each cell's centre."""
-    if masks.shape[1:] == tuple(size):
-        return masks
-    resized = F.interpolate(masks[:, None].float(), size=tuple(size), mode="nearest-exact")
-    return resized[:, 0].long()
+    return torch.stack([part(logits) for logits in every]).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.cam import upsample
+from wsss_kit.checkpoints import Resumable
 from wsss_kit.checks import check_images, check_labels, check_scales, check_word, chosen_device
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.pretrained import device_of
 from wsss_kit.crf import crf_of_present, dense_crf
-from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.segmentation.networks import build_network
+from wsss_kit.training import device_of
 from wsss_kit.training import progress as progress_bar
 
-METHOD, CARD_VERSION = "segmenter", 1
-_SAVED = ("network", "backbone", "classes", "taught_by")
-FUSIONS = ("mean", "max")
 
-
-class Segmenter(nn.Module):
+class Segmenter(Resumable, nn.Module):
     """A network with the names of its classes; calling it gives logits at the image's size.
 
     Args:
@@ -34,6 +31,9 @@ class Segmenter(nn.Module):
         backbone: how its backbone is called, None for its usual one.
         taught_by: what masks it learned from, in words, for the card.
     """
+
+    METHOD = "segmenter"
+    SAVED = ("network", "backbone", "classes", "taught_by")
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Segmenter(nn.Module):
         flip: bool = False,
         fuse: str = "mean",
     ) -> Tensor:
-        """Probabilities over several sizes of an image and its mirror image.
+        """Compute probabilities over several sizes of an image and its mirror image.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
@@ -79,20 +79,18 @@ class Segmenter(nn.Module):
         """
         check_images(images)
         check_scales(scales)
-        check_word("fuse", fuse, FUSIONS)
-        device = device_of(self)
-        found = []
+        check_word("fuse", fuse, ("mean", "max"))
+        size, found = images.shape[-2:], []
         for scale in scales:
-            size = [max(1, round(side * scale)) for side in images.shape[-2:]]
-            view = images.to(device)
-            if size != list(images.shape[-2:]):
-                view = F.interpolate(view, size=size, mode="bilinear", antialias=scale < 1)
-            for mirrored in (False, True) if flip else (False,):
-                logits = self.net(view.flip(-1) if mirrored else view)
-                logits = upsample(logits.flip(-1) if mirrored else logits, images.shape[-2:])
-                found.append(logits if fuse == "max" else logits.softmax(1))
-        found = torch.stack(found)
-        fused = found.mean(0) if fuse == "mean" else found.amax(0).softmax(1)
+            scaled = [max(1, round(side * scale)) for side in size]
+            view = images.to(device_of(self))
+            if scaled != list(size):
+                view = F.interpolate(view, size=scaled, mode="bilinear", antialias=scale < 1)
+            found.append(upsample(self.net(view), size))
+            if flip:
+                found.append(upsample(self.net(view.flip(-1)).flip(-1), size))
+        logits = torch.stack(found)
+        fused = logits.softmax(2).mean(0) if fuse == "mean" else logits.amax(0).softmax(1)
         return fused.to(images.device)
 
     def predict(
@@ -135,16 +133,15 @@ class Segmenter(nn.Module):
             scores = scores * known[:, :, None, None].to(scores.device)
         if crf is not False:
             parameters = {} if crf is True else crf
-            if labels is None:
-                scores = dense_crf(scores, images, **parameters)
-            else:  # absent classes take no part
-                scores = crf_of_present(scores, images, labels, **parameters)
+            # with labels, absent classes take no part
+            refine = dense_crf if labels is None else partial(crf_of_present, labels=labels)
+            scores = refine(scores, images, **parameters)
         return scores.argmax(1)
 
     def predict_all(
         self, samples: Sequence[Sample], *, shown: bool = True, **options: Any
     ) -> dict[str, Tensor]:
-        """Masks of a whole data set, without its labels: name -> (H, W) int64.
+        """Predict masks of a whole data set, without its labels: name -> (H, W) int64.
 
         Args:
             samples: images.
@@ -156,20 +153,11 @@ class Segmenter(nn.Module):
             for sample in progress_bar(samples, what="masks", shown=shown, total=len(samples))
         }
 
-    def card(self) -> dict[str, Any]:
-        """Return the description that is saved beside the weights."""
-        saved = {name: getattr(self, name) for name in _SAVED}
-        return {"method": METHOD, "version": CARD_VERSION, **saved, "losses": self.losses_}
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``NAME.safetensors`` and ``NAME.json``; returns the first."""
-        return save_model(path, self.state_dict(), self.card())
-
     @classmethod
     def load(
         cls, path: str | Path, *, net: nn.Module | None = None, device: str = "auto"
     ) -> Segmenter:
-        """A trained segmenter from its files.
+        """Load a trained segmenter from its files.
 
         Args:
             path: as given to `save`.
@@ -180,19 +168,11 @@ class Segmenter(nn.Module):
             FileNotFoundError: if a file is missing.
             ValueError: if the file is damaged, of another method or version, or of another network.
         """
-        tensors, card = load_model(path)
-        check_card(card, path, method=METHOD, version=CARD_VERSION, keys=(*_SAVED, "losses"))
-        saved = {name: card[name] for name in _SAVED}
+        tensors, card = cls._read(path)
+        saved = {name: card[name] for name in cls.SAVED}
         if net is None:
             n_values = 1 + len(saved["classes"])
             net = build_network(saved["network"], n_values, backbone=saved["backbone"])
-        segmenter = cls(net, saved.pop("classes"), **saved)
-        try:
-            segmenter.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path} has the weights of another network than {card['network']} ({error}); give "
-                "the module it was saved with as net"
-            ) from error
-        segmenter.losses_ = list(card["losses"])
+        segmenter = cls(net, **saved)
+        segmenter._take(tensors, card, path)
         return segmenter.to(chosen_device(device)).eval()

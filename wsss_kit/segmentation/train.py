@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.checkpoints import fingerprint, fingerprint_masks, resume, save_checkpoint
+from wsss_kit.checkpoints import Place, fingerprint, fingerprint_masks, restore_optimiser
 from wsss_kit.checks import (
     check_count,
+    check_given,
     check_not_negative,
     check_positive,
     check_samples,
@@ -20,63 +21,53 @@ from wsss_kit.checks import (
     chosen_device,
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.classifier.pretrained import device_of, fix_batch_norm
+from wsss_kit.classifier.train import optimiser_of
 from wsss_kit.processes import as_first, norms_of_whole_batches, sum_gradients, totals
 from wsss_kit.segmentation.networks import LOSSES, build_network, multi_scale_loss
-from wsss_kit.segmentation.segmenter import CARD_VERSION, METHOD, Segmenter
-from wsss_kit.training import check_loss, classes_of, polynomial_decay, seeded
+from wsss_kit.segmentation.segmenter import Segmenter
+from wsss_kit.training import (
+    batch_norms,
+    check_loss,
+    classes_of,
+    columns,
+    device_of,
+    polynomial_decay,
+    seeded,
+)
 from wsss_kit.training import progress as progress_bar
 from wsss_kit.views import MaskedImages
 
 Recipe = dict[str, Any]
 
-_DEEPLAB: Recipe = {
-    "optimiser": "sgd",
-    "learning_rate": 2.5e-4,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "batch_size": 5,
-    "accumulate": 2,
-    "epochs": None,
-    "iterations": 20_000,
-    "decay_every": 10,
-    "crop": 321,
-    "scales": (0.5, 0.75, 1.0, 1.25, 1.5),
-    "loss": "plain",
-    "loss_scales": (0.75, 0.5),
-    "full_size": False,
-    "fixes_norms": True,
-}
-PRESETS: dict[str, Recipe] = {
-    "small": {
-        "optimiser": "adamw",
-        "learning_rate": 2e-3,
-        "momentum": 0.9,
-        "weight_decay": 0.01,
-        "batch_size": 16,
-        "accumulate": 1,
-        "epochs": 8,
-        "iterations": None,
-        "decay_every": 1,
-        "crop": None,
-        "scales": (),
-        "loss": "plain",
-        "loss_scales": (),
-        "full_size": True,
-        "fixes_norms": False,
+_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+PRESETS: dict[str, Recipe] = columns(
+    ("small", "deeplab"),
+    {
+        "optimiser": ("adamw", "sgd"),
+        "learning_rate": (2e-3, 2.5e-4),
+        "momentum": (0.9, 0.9),
+        "weight_decay": (0.01, 5e-4),
+        "batch_size": (16, 5),
+        "accumulate": (1, 2),
+        "epochs": (8, None),
+        "iterations": (None, 20_000),
+        "decay_every": (1, 10),
+        "crop": (None, 321),
+        "scales": ((), _SCALES),
+        "loss": ("plain", "plain"),
+        "loss_scales": ((), (0.75, 0.5)),
+        "full_size": (True, False),
+        "fixes_norms": (False, True),
     },
-    "deeplab": _DEEPLAB,
-    "clims_coco": _DEEPLAB,
-    "clims_imagenet": {
-        **_DEEPLAB,
-        "batch_size": 10,
-        "iterations": 30_000,
-        "scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
-        "loss": "balanced",
-    },
-    "clip_es_imagenet": {**_DEEPLAB, "learning_rate": 2e-4},
-    "clip_es_coco": {**_DEEPLAB, "learning_rate": 2.5e-5},
+)
+PRESETS["clims_coco"] = PRESETS["deeplab"]
+PRESETS["clims_imagenet"] = {
+    **PRESETS["deeplab"],
+    **{"batch_size": 10, "iterations": 30_000, "scales": (*_SCALES, 1.75, 2.0)},
+    "loss": "balanced",
 }
+PRESETS["clip_es_imagenet"] = {**PRESETS["deeplab"], "learning_rate": 2e-4}
+PRESETS["clip_es_coco"] = {**PRESETS["deeplab"], "learning_rate": 2.5e-5}
 """``accumulate``: batches whose gradients are added for one step. ``iterations``: steps; or
 ``epochs``, passes over the images. ``decay_every``: steps between two changes of the rate, which
 falls by a polynomial of power 0.9. ``crop``, ``scales``: see `views.random_view`. ``loss``: one of
@@ -160,33 +151,26 @@ def train_segmenter(
     check_samples(samples)
     check_count("seed", seed, least=0)
     if preset is None:
-        preset = "deeplab" if network in ("deeplab_v2", "deeplab_v3") else "small"
+        preset = "deeplab" if network == "deeplab_v2" else "small"
     check_word("preset", preset, PRESETS)
-    given = {
-        "epochs": epochs,
-        "iterations": iterations,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "crop": crop,
-        "scales": scales,
-        "loss": loss,
-    }
+    given = {"epochs": epochs, "iterations": iterations, "batch_size": batch_size, "loss": loss}
+    given |= {"accumulate": accumulate, "learning_rate": learning_rate, "crop": crop}
+    given |= {"weight_decay": weight_decay, "scales": scales}
     recipe = _recipe(preset, given)
     classes = classes_of(samples)
-    asked = {"what": "mask", "make": "make a pseudo mask"}
-    masked = MaskedImages(samples, masks, crop=recipe["crop"], scales=recipe["scales"], **asked)
+    masked = MaskedImages(samples, masks, "mask", recipe)
     net = build_network(network, 1 + len(classes), backbone=backbone, weights=weights, seed=seed)
-    names = {"network": _name_of(network), "backbone": _name_of(backbone)}
+    names = {"network": network, "backbone": backbone}
+    for part, value in names.items():
+        names[part] = type(value).__name__ if isinstance(value, nn.Module) else value
     segmenter = Segmenter(net, classes, **names, taught_by=taught_by)
     if isinstance(network, str):
         segmenter.to(chosen_device(device))
-    run = {}
+    place = None
     if checkpoint is not None:
         data = {"data": fingerprint(samples), "masks": fingerprint_masks(masks)}
-        run = {**names, "preset": preset, "seed": seed, **recipe, **data}
-    _train(segmenter, masked, recipe, seed=seed, shown=progress, checkpoint=checkpoint, run=run)
+        place = checkpoint, {**names, "preset": preset, "seed": seed, **recipe, **data}
+    _train(segmenter, masked, {**recipe, "seed": seed, "shown": progress}, place)
     return segmenter
 
 
@@ -196,11 +180,9 @@ def _recipe(preset: str, given: Mapping[str, Any]) -> Recipe:
     if given["epochs"] is not None and given["iterations"] is not None:
         raise ValueError("give epochs or iterations, not both")
     for length, other in (("epochs", "iterations"), ("iterations", "epochs")):
-        if given[length] is not None:
-            recipe[other] = None
-    for name in ("batch_size", "accumulate", "epochs", "iterations", "crop"):
-        if recipe[name] is not None:
-            check_count(name, recipe[name])
+        recipe[other] = recipe[other] if given[length] is None else None
+    counts = ("batch_size", "accumulate", "epochs", "iterations", "crop")
+    check_given(check_count, **{name: recipe[name] for name in counts})
     check_positive("learning_rate", recipe["learning_rate"])
     check_not_negative("weight_decay", recipe["weight_decay"])
     check_word("loss", recipe["loss"], LOSSES)
@@ -208,73 +190,60 @@ def _recipe(preset: str, given: Mapping[str, Any]) -> Recipe:
         check_scales(recipe["scales"])
     if len(recipe["scales"]) and recipe["crop"] is None:
         raise ValueError(
-            f"crop is None and scales are {recipe['scales']}, expected a crop as well, so that the "
-            "images of a batch are of one size"
+            f"crop is None and scales are {recipe['scales']}, expected a crop to make sizes equal"
         )
     return recipe
 
 
-def _name_of(module: str | nn.Module | None) -> str | None:
-    return type(module).__name__ if isinstance(module, nn.Module) else module
-
-
-def _train(
-    segmenter: Segmenter,
-    masked: MaskedImages,
-    recipe: Recipe,
-    *,
-    seed: int,
-    shown: bool,
-    checkpoint: str | Path | None,
-    run: Mapping[str, Any],
-) -> None:
+def _train(segmenter: Segmenter, masked: MaskedImages, recipe: Recipe, place: Place | None) -> None:
     """Train in place; the random numbers of a step depend on seed and step alone."""
-    batch, n_images = recipe["batch_size"], recipe["batch_size"] * recipe["accumulate"]
+    seed, batch = recipe["seed"], recipe["batch_size"]
+    n_images = batch * recipe["accumulate"]
     steps_a_pass = -(-len(masked) // n_images)
     iterations = recipe["iterations"] or recipe["epochs"] * steps_a_pass
     net, device = segmenter if recipe["full_size"] else segmenter.net, device_of(segmenter)
-    loss_kind = {"loss": LOSSES[recipe["loss"]], "scales": recipe["loss_scales"]}
-    optimiser = _optimiser(segmenter.net, recipe)
-    kind = {"method": METHOD, "version": CARD_VERSION, "classes": segmenter.classes}
-    done = resume(segmenter, optimiser, checkpoint, run=run, epochs=iterations, **kind)
+    options = {"loss": LOSSES[recipe["loss"]], "scales": recipe["loss_scales"]}
+    rate, groups = recipe["learning_rate"], segmenter.net.parameters()
+    if hasattr(segmenter.net, "groups"):
+        groups = segmenter.net.groups(rate)
+    optimiser = optimiser_of(groups, recipe)
+    stored, done = segmenter._resume(place, iterations)
+    restore_optimiser(optimiser, stored)
     schedule = polynomial_decay(optimiser, iterations, first=done, every=recipe["decay_every"])
+    keep = segmenter._after_epoch(place, optimiser)
 
     def train_step(step: int) -> float:
-        total, random = 0.0, torch.Generator().manual_seed(seed * 1_000_003 + step)
+        summed, random = 0.0, torch.Generator().manual_seed(seed * 1_000_003 + step)
         numbers = _numbers(len(masked), step * n_images, n_images, seed)
         optimiser.zero_grad()
         with seeded(seed, step, device), norms_of_whole_batches(segmenter):
             for start in range(0, n_images, batch):
                 images, masks = masked.batch(numbers[start : start + batch], random)
                 _check_values(masks, len(segmenter.classes))
-                loss = multi_scale_loss(net, images.to(device), masks.to(device), **loss_kind)
+                loss = multi_scale_loss(net, images.to(device), masks.to(device), **options)
                 loss = loss / recipe["accumulate"]
                 loss.backward()
-                total += loss.item()
+                summed += loss.item()
         sum_gradients(optimiser)
         optimiser.step()
         schedule.step()
-        return totals({"loss": total})["loss"]
+        return totals({"loss": summed})["loss"]
 
     began = segmenter.losses_[0] if segmenter.losses_ else None
     losses: list[float] = []
     as_first(segmenter.state_dict().values())
     segmenter.train()
-    if recipe["fixes_norms"]:
-        fix_batch_norm(segmenter)
+    for layer in batch_norms(segmenter) if recipe["fixes_norms"] else ():
+        layer.eval()
     try:
-        for step in progress_bar(range(done, iterations), what="segmenter", shown=shown):
+        for step in progress_bar(range(done, iterations), what="segmenter", shown=recipe["shown"]):
             losses.append(train_step(step))
             began = losses[0] if began is None else began
-            if (step + 1) % steps_a_pass and step + 1 < iterations:
-                continue
-            mean = sum(losses) / len(losses)
-            check_loss(mean, began, where=f"step {step + 1}", learning_rate=recipe["learning_rate"])
-            segmenter.losses_.append(mean)
-            losses = []
-            if checkpoint is not None:
-                tensors, place = segmenter.state_dict(), {"epoch": step + 1, "run": run}
-                save_checkpoint(checkpoint, tensors, optimiser, segmenter.card(), **place)
+            if (step + 1) % steps_a_pass == 0 or step + 1 == iterations:
+                mean, where = sum(losses) / len(losses), f"step {step + 1}"
+                check_loss(mean, began, where=where, learning_rate=rate)
+                losses = []
+                keep(step, {"total": mean})
     finally:
         segmenter.eval()
 
@@ -288,14 +257,6 @@ def _numbers(n: int, first: int, count: int, seed: int) -> list[int]:
         order = torch.randperm(n, generator=random).tolist()
         found += order[place : place + count - len(found)]
     return found
-
-
-def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    rate, decay = recipe["learning_rate"], recipe["weight_decay"]
-    groups = net.groups(rate) if hasattr(net, "groups") else net.parameters()
-    if recipe["optimiser"] == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
-    return torch.optim.SGD(groups, lr=rate, momentum=recipe["momentum"], weight_decay=decay)
 
 
 def _check_values(masks: Tensor, n_classes: int) -> None:

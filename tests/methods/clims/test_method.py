@@ -257,15 +257,13 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(clip, world, tmp_path, monkey
         if place["epoch"] == done:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("wsss_kit.methods.trained.save_checkpoint", failing)
+    monkeypatch.setattr("wsss_kit.checkpoints.save_checkpoint", failing)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit(world, **options, checkpoint=path)
     monkeypatch.undo()
     assert load_model(path)[1]["epoch"] == done
     again = make(clip, "paper", weights="web", device="cpu")
-    monkeypatch.setattr(
-        "wsss_kit.methods.clims.method.train_baseline", lambda *_: pytest.fail("trained twice")
-    )
+    monkeypatch.setattr(CLIMS, "_train_classifier", lambda *_: pytest.fail("trained twice"))
     again.fit(world, **options, checkpoint=path)
     assert again.losses_ == whole.losses_
     assert torch.equal(again.head_, whole.head_) and torch.equal(again.bias_, whole.bias_)

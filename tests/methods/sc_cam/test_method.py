@@ -19,7 +19,6 @@ from wsss_kit.methods.sc_cam.train import (
     jitter,
     joint_loss,
     make_optimiser,
-    train_round,
 )
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.training import Diverged, labels_of
@@ -141,11 +140,14 @@ def test_rounds_cluster_what_the_last_network_sees(cam, world, monkeypatch, rest
     """And begin where the first did, with the CAM, or where the last one ended."""
     seen, begun = {}, []
 
-    def train(backbone, head, *arguments, **options):
-        begun.append((head.detach().clone(), copy.deepcopy(backbone.state_dict())))
-        train_round(backbone, head, *arguments, **options)
+    train_round = SCCAM._train_round
 
-    monkeypatch.setattr("wsss_kit.methods.sc_cam.method.train_round", train)
+    def train(method, *arguments, **options):
+        state = copy.deepcopy(method.backbone_.state_dict())
+        begun.append((method.head_.detach().clone(), state))
+        train_round(method, *arguments, **options)
+
+    monkeypatch.setattr(SCCAM, "_train_round", train)
     method = make(cam, restart_each_round=restart).fit(
         world, **FIT, on_round=lambda n, m: seen.update({n: copy.deepcopy(m)})
     )
@@ -254,14 +256,12 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(world, tmp_path, monkeypatch,
         if place["epoch"] == done:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("wsss_kit.methods.trained.save_checkpoint", failing)
+    monkeypatch.setattr("wsss_kit.checkpoints.save_checkpoint", failing)
     with pytest.raises(KeyboardInterrupt):
         new().fit(world, **options, checkpoint=path)
     monkeypatch.undo()
     assert load_model(path)[1]["epoch"] == done
-    monkeypatch.setattr(
-        "wsss_kit.methods.sc_cam.method.train_baseline", lambda *_: pytest.fail("trained twice")
-    )
+    monkeypatch.setattr(SCCAM, "_train_classifier", lambda *_: pytest.fail("trained twice"))
     again = new().fit(world, **options, checkpoint=path)
     assert again.losses_ == whole.losses_
     for name in ("head_", "sub_head_", "subcategories_"):

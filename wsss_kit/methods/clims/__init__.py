@@ -12,4 +12,4 @@ from wsss_kit.methods.clims.losses import (
     object_text_loss,
 )
 from wsss_kit.methods.clims.method import CLIMS
-from wsss_kit.methods.clims.presets import PRESETS
+from wsss_kit.methods.clims.train import PRESETS

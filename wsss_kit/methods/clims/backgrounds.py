@@ -21,7 +21,7 @@ def propose_backgrounds(
     template: str = "a photo of {}",
     shown: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Background words that CLIP sees in images of a class and hardly in others.
+    """Find background words that CLIP sees in images of a class and hardly in others.
 
     For every image CLIP spreads a probability over the background words. A word's lift for a
     class is its mean probability in the images with the class minus that in the images
@@ -59,14 +59,10 @@ def propose_backgrounds(
     images = clip.encode_samples(samples, what="backgrounds", shown=shown)
     seen = (float(clip.logit_scale) * images @ texts.T).softmax(1).to(labels)  # (M, P)
     found = {}
-    for c, name in enumerate(prompts.classes):
-        having, lacking = labels[:, c] > 0, labels[:, c] == 0
-        if not having.any() or not lacking.any():
-            found[name] = {}
-            continue
-        lift = seen[having].mean(0) - seen[lacking].mean(0)  # (P,)
+    for name, having in zip(prompts.classes, labels.T > 0, strict=True):
+        # NaN where no image has the class, or every one: no word counts
+        lift = seen[having].mean(0) - seen[~having].mean(0)  # (P,)
         best = lift.argsort(descending=True)[:most].tolist()
-        found[name] = {
-            prompts.backgrounds[p]: round(lift[p].item(), 3) for p in best if lift[p] >= least
-        }
+        kept = [p for p in best if lift[p] >= least]
+        found[name] = {prompts.backgrounds[p]: round(lift[p].item(), 3) for p in kept}
     return found

@@ -1,4 +1,4 @@
-"""What CLIP says of a batch of maps: the four losses."""
+"""Compute the four losses of a batch of maps with a frozen CLIP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Judge:
     Args:
         clip: the evaluator.
         prompts: classes, backgrounds and which of these belong to which class.
-        choices: a preset's values, see ``presets.PRESETS``.
+        choices: a preset's values, see ``train.PRESETS``.
 
     Attributes:
         texts: (C, D) unit; several templates are averaged.
@@ -38,20 +38,19 @@ class Judge:
         self.clip, self.choices = clip, choices
         self.texts = clip.encode_sentences(prompts.class_sentences())
         self.backgrounds = clip.encode_sentences(prompts.background_sentences())
-        rows = [
-            [word in prompts.backgrounds_of(name) for word in prompts.backgrounds]
-            for name in prompts.classes
-        ]
-        related = torch.tensor(rows, device=clip.device).float()  # (C, P)
+        own = [prompts.backgrounds_of(name) for name in prompts.classes]
+        rows = [[word in words for word in prompts.backgrounds] for words in own]
+        self.related = torch.tensor(rows, device=clip.device).float()  # (C, P)
         if choices["backgrounds"] == "texts":  # a mean over the texts of a class
-            related = related / related.sum(1, keepdim=True).clamp(min=1)
-        self.related = related
-        heavy = choices["heavy_classes"]
-        factors = [heavy.get(name, 1.0) for name in prompts.classes]
+            self.related = self.related / self.related.sum(1, keepdim=True).clamp(min=1)
+        factors = [choices["heavy_classes"].get(name, 1.0) for name in prompts.classes]
         self.factors = torch.tensor(factors, device=clip.device)
 
     def losses(self, images: Tensor, maps: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The four losses, not yet weighted.
+        """Compute the four losses, not yet weighted.
+
+        Reference: the released code normalises images by ImageNet's statistics, masks them, and
+        shows CLIP the result; the camera-ready code normalises by CLIP's.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
@@ -61,60 +60,30 @@ class Judge:
         Returns:
             ``otm``, ``btm``, ``cbs`` and ``reg`` -> scalar on CLIP's device.
         """
-        choices, device = self.choices, self.clip.device
-        maps, labels = maps.float().to(device), labels.to(device)
-        pairs = pairs_of(maps, labels)
-        pixels, empty = self._pixels(images.to(device))
-        masked = masked_images(
-            pixels,
-            pairs,
-            size=self._size(pixels),
-            align_corners=choices["align_corners"],
-            empty=empty,
-        )
-        seen = cosines(
-            self.clip,
-            masked,
-            pairs.classes,
-            self.texts,
-            self.backgrounds,
-            normalised=choices["pixels"] != "rgb",
-        )
-        heavy = self.factors[pairs.classes]
-        cbs = cooccurrence_loss(
-            seen.cooccurrence,
-            threshold=choices["cbs_threshold"],
-            related=self.related[pairs.classes],
-        )
+        choices, clip = self.choices, self.clip
+        maps, labels, pixels = (x.to(clip.device) for x in (maps.float(), labels, images))
+        normalised = choices["pixels"] != "rgb"
+        if normalised:
+            of_clip = choices["pixels"] == "clip"
+            statistics = (clip.mean, clip.std) if of_clip else (IMAGENET_MEAN, IMAGENET_STD)
+            mean, std = (torch.as_tensor(v).to(pixels).view(3, 1, 1) for v in statistics)
+            pixels = (pixels - mean) / std
+        side, pairs = choices["side"], pairs_of(maps, labels)
+        size = clip.whole_patches(pixels) if side is None else (side, side)
+        masked = masked_images(pixels, pairs, size=size, align_corners=choices["align_corners"])
+        texts = self.texts, self.backgrounds
+        shown, left, other = cosines(clip, masked, pairs.classes, *texts, normalised=normalised)
+        heavy, related = self.factors[pairs.classes], self.related[pairs.classes]
+        cbs = cooccurrence_loss(other, threshold=choices["cbs_threshold"], related=related)
         if choices["backgrounds"] == "pairs":
             cbs = cbs / max(1, len(pairs.classes))
         counted = maps if choices["area"] == "all" or not len(pairs.classes) else pairs.maps
         return {
-            "otm": object_text_loss(seen.object_text, weights=heavy),
-            "btm": background_text_loss(seen.background_text, weights=heavy),
+            "otm": object_text_loss(shown, weights=heavy),
+            "btm": background_text_loss(left, weights=heavy),
             "cbs": cbs,
             "reg": area_loss(counted),
         }
-
-    def _size(self, pixels: Tensor) -> tuple[int, int]:
-        """What masked images are resized to: a square, or the next whole patches."""
-        if self.choices["side"] is not None:
-            return self.choices["side"], self.choices["side"]
-        return self.clip.whole_patches(pixels)
-
-    def _pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images in the units in which they are masked, and what stands where nothing is shown.
-
-        Reference: the released code normalises by ImageNet's statistics, masks, and shows CLIP
-        the result; the camera-ready code normalises by CLIP's.
-        """
-        nothing = images.new_zeros(3, 1, 1)
-        if self.choices["pixels"] == "rgb":
-            return images, nothing
-        mean, std = self.clip.mean, self.clip.std
-        if self.choices["pixels"] == "imagenet":
-            mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        return (images - mean) / std, nothing
 
 
 class Pairs(NamedTuple):
@@ -132,7 +101,7 @@ class Pairs(NamedTuple):
 
 
 def pairs_of(maps: Tensor, labels: Tensor) -> Pairs:
-    """The pairs of a batch in the order of images and, in each, of classes.
+    """Collect the pairs of a batch in the order of images and, in each, of classes.
 
     Args:
         maps: (B, C, h, w) in [0, 1].
@@ -148,41 +117,26 @@ def pairs_of(maps: Tensor, labels: Tensor) -> Pairs:
 
 
 def masked_images(
-    pixels: Tensor, pairs: Pairs, *, size: tuple[int, int], align_corners: bool, empty: Tensor
+    pixels: Tensor, pairs: Pairs, *, size: tuple[int, int], align_corners: bool
 ) -> Tensor:
-    """What each map shows of its image, and then what it leaves.
+    """Compute the part of an image that each map shows, and the part that it leaves.
 
     Args:
-        pixels: (B, 3, H, W), in whatever units the evaluator takes.
+        pixels: (B, 3, H, W), in whatever units the evaluator takes; hidden pixels are 0.
         pairs: from `pairs_of`.
         size: (H', W') that images and maps are resized to first.
         align_corners: of the resizing; the released code says True.
-        empty: (3, 1, 1) what stands where nothing is shown, in the units of ``pixels``.
 
     Returns:
-        (2 * pairs, 3, H', W'): first all maps' own, then all remainders.
+        (2 * pairs, 3, H', W'): first what all maps show, then all remainders.
     """
-    maps = pairs.maps[:, None]
-    if tuple(maps.shape[-2:]) != size:
-        maps = F.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
-    if tuple(pixels.shape[-2:]) != size:
-        pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=align_corners)
-    shown = pixels[pairs.images] - empty  # (pairs, 3, H', W')
-    return torch.cat([shown * maps, shown * (1 - maps)]) + empty
-
-
-class Cosines(NamedTuple):
-    """How the masked images of all pairs look to CLIP.
-
-    Args:
-        object_text: (pairs,) what the map shows against its class.
-        background_text: (pairs,) what it leaves against its class.
-        cooccurrence: (pairs, P) what it shows against all background texts.
-    """
-
-    object_text: Tensor
-    background_text: Tensor
-    cooccurrence: Tensor
+    options = {"size": size, "mode": "bilinear", "align_corners": align_corners}
+    maps, pixels = (
+        x if tuple(x.shape[-2:]) == size else F.interpolate(x, **options)
+        for x in (pairs.maps[:, None], pixels)
+    )
+    shown = pixels[pairs.images]  # (pairs, 3, H', W')
+    return torch.cat([shown * maps, shown * (1 - maps)])
 
 
 def cosines(
@@ -193,8 +147,8 @@ def cosines(
     backgrounds: Tensor,
     *,
     normalised: bool = False,
-) -> Cosines:
-    """Cosines of masked images with texts; gradients reach the images, never CLIP.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute cosines of masked images with texts; gradients reach the images, never CLIP.
 
     Args:
         clip: the evaluator.
@@ -203,11 +157,15 @@ def cosines(
         texts: (C, D) unit embeddings of the classes.
         backgrounds: (P, D) unit embeddings of the backgrounds; P may be 0.
         normalised: whether the images are normalised already; CLIP then does not.
+
+    Returns:
+        (pairs,) what the map shows against its class, (pairs,) what it leaves against its class,
+        and (pairs, P) what it shows against all background texts.
     """
     if not len(masked):
         none = masked.new_zeros(0)
-        return Cosines(none, none, none[:, None].expand(0, len(backgrounds)))
+        return none, none, none[:, None].expand(0, len(backgrounds))
     seen = F.normalize(clip.encode_image(masked, normalised=normalised), dim=-1)  # (2 * pairs, D)
     shown, left = seen.chunk(2)
     own = texts[classes]  # (pairs, D)
-    return Cosines((shown * own).sum(1), (left * own).sum(1), shown @ backgrounds.T)
+    return (shown * own).sum(1), (left * own).sum(1), shown @ backgrounds.T

@@ -8,6 +8,8 @@ no logit scale.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -34,8 +36,7 @@ def object_text_loss(similarity: Tensor, *, weights: Tensor | None = None) -> Te
         >>> object_text_loss(torch.tensor([1.0, 0.0])).round(decimals=3)
         tensor(4.6050)
     """
-    _check_cosines(similarity, 1)
-    return _mean(-_cut(similarity).log(), weights)
+    return _mean(similarity, weights, lambda cosines: -cosines.log())
 
 
 def background_text_loss(similarity: Tensor, *, weights: Tensor | None = None) -> Tensor:
@@ -51,8 +52,7 @@ def background_text_loss(similarity: Tensor, *, weights: Tensor | None = None) -
     Raises:
         ValueError: as `object_text_loss`.
     """
-    _check_cosines(similarity, 1)
-    return _mean(-(1 - _cut(similarity)).log(), weights)
+    return _mean(similarity, weights, lambda cosines: -(1 - cosines).log())
 
 
 def cooccurrence_loss(
@@ -86,15 +86,8 @@ def cooccurrence_loss(
     costs = -(1 - similarity.clamp(max=LARGEST)).log()
     if threshold is not None:
         check_probability("threshold", threshold)
-        costs = torch.where(similarity > threshold, costs, torch.zeros_like(costs))
-    if related is not None:
-        if related.shape != similarity.shape:
-            raise ValueError(
-                f"related has shape {tuple(related.shape)}, expected {tuple(similarity.shape)} as "
-                "the cosines"
-            )
-        costs = costs * related.to(costs)
-    return costs.sum()
+        costs = torch.where(similarity > threshold, costs, 0.0)
+    return _weighted(costs, related, "related").sum()
 
 
 def area_loss(maps: Tensor) -> Tensor:
@@ -124,28 +117,30 @@ def area_loss(maps: Tensor) -> Tensor:
     return maps.mean()
 
 
-def _cut(similarity: Tensor) -> Tensor:
-    return similarity.clamp(SMALLEST, LARGEST)
-
-
-def _mean(costs: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean over the pairs; without a pair 0, and still part of the graph."""
-    if weights is not None:
-        if weights.shape != costs.shape:
-            raise ValueError(
-                f"weights has shape {tuple(weights.shape)}, expected {tuple(costs.shape)}"
-            )
-        costs = costs * weights.to(costs)
+def _mean(similarity: Tensor, weights: Tensor | None, cost: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute the mean cost over the pairs; without a pair 0, and still part of the graph."""
+    _check_cosines(similarity, 1)
+    costs = _weighted(cost(similarity.clamp(SMALLEST, LARGEST)), weights, "weights")
     return costs.mean() if costs.numel() else costs.sum()
+
+
+def _weighted(costs: Tensor, weights: Tensor | None, name: str) -> Tensor:
+    """Multiply costs by weights of the same shape, if there are some."""
+    if weights is None:
+        return costs
+    if weights.shape != costs.shape:
+        raise ValueError(f"{name} has shape {tuple(weights.shape)}, expected {tuple(costs.shape)}")
+    return costs * weights.to(costs)
 
 
 def _check_cosines(similarity: Tensor, ndim: int) -> None:
     check_floating(similarity, "similarity")
-    expected = "(pairs,)" if ndim == 1 else "(pairs, P)"
     if similarity.ndim != ndim:
+        expected = "(pairs,)" if ndim == 1 else "(pairs, P)"
         raise ValueError(f"similarity has shape {tuple(similarity.shape)}, expected {expected}")
-    if similarity.numel() and not similarity.detach().abs().amax() <= 1.001:  # NaN fails
+    largest = similarity.detach().abs().amax().item() if similarity.numel() else 0.0
+    if not largest <= 1.001:  # NaN fails
         raise ValueError(
-            f"similarity ranges to {similarity.detach().abs().amax().item():.4g}, expected cosines "
-            "in [-1, 1]: products of unit embeddings, without a logit scale"
+            f"similarity ranges to {largest:.4g}, expected cosines in [-1, 1]: products of unit "
+            "embeddings, without a logit scale"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,29 @@ from torch import Tensor, nn
 from wsss_kit.checkpoints import restore_optimiser
 from wsss_kit.checks import (
     check_count,
+    check_given,
     check_not_negative,
     check_probability,
     check_samples,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import check_recipe
+from wsss_kit.classifier.train import LabelledImages, check_recipe
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clims.judge import Judge
-from wsss_kit.methods.clims.presets import LOSSES, PRESETS
-from wsss_kit.methods.clims.train import calibrate, make_optimiser, train
-from wsss_kit.methods.trained import TrainedCAM, baseline_recipe, train_baseline
+from wsss_kit.methods.clims.train import (
+    LOSSES,
+    PRESETS,
+    WARM_UP,
+    calibrate,
+    check_maps,
+    make_optimiser,
+    train_step,
+)
+from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.prompts import Prompts
-from wsss_kit.training import classes_of
+from wsss_kit.training import batch_norms, classes_of, cosine_decay, train_epochs
 
 
 class CLIMS(TrainedCAM):
@@ -49,7 +58,7 @@ class CLIMS(TrainedCAM):
         cbs_threshold: cosines up to this are no background; None takes the preset's.
         scales: factors on the image's sides whose maps are summed.
         flip: whether mirror images join the sum.
-        preset: ``"reference"``, ``"paper"`` or ``"clean"``, see ``presets.PRESETS``; an argument
+        preset: ``"reference"``, ``"paper"`` or ``"clean"``, see ``train.PRESETS``; an argument
             that is None takes its value.
         device: where a named backbone goes.
 
@@ -93,22 +102,12 @@ class CLIMS(TrainedCAM):
         preset: str = "reference",
         device: str = "auto",
     ) -> None:
-        super().__init__(
-            backbone,
-            weights=weights,
-            stride=stride,
-            scales=scales,
-            flip=flip,
-            preset=preset,
-            device=device,
-        )
+        shared = {"weights": weights, "stride": stride, "scales": scales, "flip": flip}
+        super().__init__(backbone, **shared, preset=preset, device=device)
         if not isinstance(prompts, Prompts):
             raise ValueError(f"prompts is {type(prompts).__name__}, expected Prompts")
-        for name, value in (("otm", otm), ("btm", btm), ("cbs", cbs), ("reg", reg)):
-            if value is not None:
-                check_not_negative(name, value)
-        if cbs_threshold is not None:
-            check_probability("cbs_threshold", cbs_threshold)
+        check_given(check_not_negative, otm=otm, btm=btm, cbs=cbs, reg=reg)
+        check_given(check_probability, cbs_threshold=cbs_threshold)
         if clip is not None and not hasattr(clip, "encode_sentences"):
             raise ValueError(f"clip is {type(clip).__name__}, expected a FrozenCLIP from load_clip")
         self.clip, self.prompts, self.cbs_threshold = clip, prompts, cbs_threshold
@@ -167,62 +166,57 @@ class CLIMS(TrainedCAM):
         if self.clip is None:
             raise RuntimeError("this CLIMS has no CLIP to learn from; give it one: CLIMS(clip, …)")
         check_samples(samples)
-        values = self._values({"epochs": epochs, "batch_size": batch_size})
-        values.update({} if learning_rate is None else {"learning_rate": learning_rate})
+        values = self._values(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
+        values["accumulate"] = accumulate
         check_recipe(values)
         check_count("accumulate", accumulate)
-        values["accumulate"] = accumulate
+        found, expected = classes_of(samples), self.prompts.classes
         named = getattr(samples, "classes", None) is not None
-        self._check_classes(classes_of(samples), named=named)
-        how = {"preset": self.preset, "weights": self.weights}
-        base = baseline_recipe(self.backbone, values, baseline or {}, **how)
-        self._begin(self.prompts.classes, seed)
-        run = {}
-        if checkpoint is not None:
-            run = self._run(samples, {**values, "baseline": base})
-        stored = self._resume(checkpoint, run, values["epochs"])
-        if stored is None:
-            if base is not None:
-                train_baseline(self.backbone_, self.head_, samples, base)
-            if values["calibrated"]:
-                calibrate(self.backbone_, self.head_, self.bias_, samples)
-        optimiser = make_optimiser(self.backbone_, self.head_, self.bias_, values)
-        if stored is None:
-            self._save_state(checkpoint, optimiser, 0, run)
-        else:
-            restore_optimiser(optimiser, stored[0])
-
-        def after_epoch(epoch: int, losses: dict[str, float]) -> None:
-            self.losses_.append(losses)
-            self._save_state(checkpoint, optimiser, epoch + 1, run)
-            if on_epoch is not None:
-                self.backbone_.eval()
-                on_epoch(epoch + 1, self)
-
-        train(
-            self.backbone_,
-            self.head_,
-            self.bias_,
-            samples,
-            Judge(self.clip, self.prompts, values),
-            values,
-            optimiser=optimiser,
-            first_epoch=0 if stored is None else stored[1]["epoch"],
-            after_epoch=after_epoch,
-        )
-        self.backbone_.eval()
-        return self
-
-    def _check_classes(self, found: Sequence[str], *, named: bool) -> None:
-        """Refuse samples of other classes than the prompts', by name or, unnamed, by number."""
-        expected = self.prompts.classes
-        if (named and tuple(found) != expected) or len(found) != len(expected):
+        if (named and found != expected) or len(found) != len(expected):
             raise ValueError(
                 f"the samples have {len(found)} classes ({', '.join(found[:4])}, …) and the "
                 f"prompts {len(expected)} ({', '.join(expected[:4])}, …); "
                 "expected the same in the same order"
             )
+        base = self._baseline(values, baseline)
+        self._begin(self.prompts.classes, seed)
+        network = self.backbone_, self.head_, self.bias_
+        prompts = json.loads(self.prompts.to_json())
+        place = self._place(checkpoint, samples, values, base, prompts=prompts)
+        stored, done = self._resume(place, values["epochs"])
+        if not stored:
+            if base is not None:
+                self._train_classifier(samples, base)
+            if values["calibrated"]:
+                calibrate(*network, samples)
+        optimiser = make_optimiser(*network, values)
+        restore_optimiser(optimiser, stored)
+        if not stored:
+            self._save_state(place, optimiser, 0)
+        keep, judge = self._after_epoch(place, optimiser), Judge(self.clip, self.prompts, values)
+
+        def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
+            where = f"epoch {len(self.losses_) + 1}"
+            return train_step(*network, images, labels, judge, values, optimiser, where=where)
+
+        def after_epoch(epoch: int, losses: dict[str, float]) -> None:
+            check_maps(losses.pop("maps"), f"epoch {epoch + 1}")
+            keep(epoch, losses)
+            if on_epoch is not None:
+                self.backbone_.eval()
+                on_epoch(epoch + 1, self)
+
+        train_epochs(
+            *(step, LabelledImages(samples, values), self.backbone_, optimiser, values),
+            what="CLIMS",
+            done=done,
+            decay=partial(cosine_decay, warmup=WARM_UP) if values["optimiser"] == "adamw" else None,
+            fixed=() if values["trains_batch_norm"] else batch_norms(self.backbone_),
+            after_epoch=after_epoch,
+        )
+        self.backbone_.eval()
+        return self
 
     def _begin(self, classes: Sequence[str], seed: int) -> None:
         super()._begin(classes, seed)
@@ -230,8 +224,9 @@ class CLIMS(TrainedCAM):
 
     # -- files ------------------------------------------------------------------------------
 
-    def _card(self) -> dict[str, Any]:
-        return {**super()._card(), "prompts": json.loads(self.prompts.to_json())}
+    def card(self) -> dict[str, Any]:
+        """Return the description that is saved beside the weights."""
+        return {**super().card(), "prompts": json.loads(self.prompts.to_json())}
 
     def _tensors(self) -> dict[str, Tensor]:
         return {**super()._tensors(), "bias": self.bias_}
@@ -244,6 +239,3 @@ class CLIMS(TrainedCAM):
     @classmethod
     def _more_arguments(cls, card: Mapping[str, Any]) -> dict[str, Any]:
         return {"clip": None, "prompts": Prompts.from_json(json.dumps(card["prompts"]))}
-
-    def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super()._run(samples, recipe), "prompts": self._card()["prompts"]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_images, check_scales, check_word
+from wsss_kit.checks import check_count, check_given, check_images, check_scales, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import SIMILARITY, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
@@ -22,7 +23,7 @@ from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.methods.clip_es.opened import OpenedImage
 from wsss_kit.methods.clip_es.refined import PRESETS, as_images
-from wsss_kit.methods.clip_es.views import batch_maps, run_views
+from wsss_kit.methods.clip_es.views import batch_maps
 from wsss_kit.prompts import Prompts
 
 TARGETS = ("softmax", "classes", "logit")
@@ -89,15 +90,12 @@ class CLIPES(CAMMethod):
                 "FrozenCLIP from load_clip and Prompts"
             )
         preset_values(PRESETS, preset, {})
-        if n_layers is not None:
-            check_count("n_layers", n_layers)
-        if squarings is not None:
-            check_count("squarings", squarings, least=0)
+        check_given(check_count, n_layers=n_layers)
+        check_given(partial(check_count, least=0), squarings=squarings)
         check_word("target", target, TARGETS)
         if scales is not None:
             check_scales(scales)
-        if similarity is not None:
-            check_word("similarity", similarity, SIMILARITY)
+        check_given(partial(check_word, known=SIMILARITY), similarity=similarity)
         self.clip, self.prompts, self.n_layers, self.preset = clip, prompts, n_layers, preset
         self.squarings, self.target, self.flip = squarings, target, flip
         self.scales = None if scales is None else tuple(scales)
@@ -188,13 +186,10 @@ class CLIPES(CAMMethod):
         if isinstance(classes, Tensor):
             check_batch(images, classes[None], len(self.prompts.classes))
             classes = [self.prompts.classes[c] for c in classes.nonzero().flatten().tolist()]
-        options = self._options()
-        distribution, size = options.pop("distribution"), tuple(images.shape[2:])
-        views = list(run_views(self.clip, images, **options))
-        return OpenedImage(self, views, classes=classes, distribution=distribution, size=size)
+        return OpenedImage(self, images, classes)
 
     def _options(self) -> dict[str, Any]:
-        """Options of `batch_maps`: the preset's, unless an argument was given."""
+        """Return options of `batch_maps`: the preset's, unless an argument was given."""
         own = {name: getattr(self, name) for name in _OPTIONS}
         values = {"n_layers": self.n_layers, **preset_values(PRESETS, self.preset, own)}
         del values["clamp_boxes"]  # the boxes come after the maps
@@ -203,13 +198,9 @@ class CLIPES(CAMMethod):
     def save(self, path: str | Path) -> Path:
         """Write prompts and arguments as JSON: everything but CLIP itself."""
         path = weights_path(path).with_suffix(".json")
-        arguments = {name: getattr(self, name) for name in _SAVED}
-        card = {
-            "method": "CLIP-ES",
-            "version": _CARD_VERSION,
-            **arguments,
-            "prompts": json.loads(self.prompts.to_json()),
-        }
+        card = {"method": "CLIP-ES", "version": _CARD_VERSION}
+        card |= {name: getattr(self, name) for name in _SAVED}
+        card["prompts"] = json.loads(self.prompts.to_json())
         return write_whole(path, json.dumps(card, indent=1) + "\n")
 
     @classmethod
@@ -231,7 +222,5 @@ class CLIPES(CAMMethod):
             card["similarity"] = card.pop("likeness")
         check_card(card, path, method="CLIP-ES", version=_CARD_VERSION, keys=_SAVED)
         saved = {key: card[key] for key in _SAVED}
-        if saved["scales"] is not None:
-            saved["scales"] = tuple(saved["scales"])
         saved["prompts"] = Prompts.from_json(json.dumps(card["prompts"]))
         return cls(clip if clip is not None else load_clip("paper"), **{**saved, **options}).fit()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from wsss_kit.affinity import BalancedWalk, box_masks
 from wsss_kit.checks import check_probability
@@ -26,6 +25,7 @@ from wsss_kit.methods.clip_es.views import (
     merged,
     probability_weights,
     raw_maps,
+    run_views,
     scaled,
     wide,
 )
@@ -43,27 +43,19 @@ class OpenedImage:
     """An image whose backbone has run, and what is known of it; `CLIPES.open` makes it.
 
     Args:
-        method: the model, the prompts to begin with and the options.
-        views: the views of the image, backbone already run.
+        method: the model, the prompts to begin with and the options; where the affinity is weighed
+            by class distributions, it depends on the prompts as well, and an edit costs more.
+        images: (1, 3, H, W) RGB in [0, 1].
         classes: names of the classes present.
-        distribution: whether the affinity is weighed by class distributions; it then depends on
-            the prompts as well, and an edit costs more.
-        size: (H, W) of the image.
     """
 
-    def __init__(
-        self,
-        method: CLIPES,
-        views: Sequence[View],
-        *,
-        classes: Sequence[str],
-        distribution: bool,
-        size: tuple[int, int],
-    ) -> None:
-        self.clip, self.prompts, self.size = method.clip, method.prompts, size
+    def __init__(self, method: CLIPES, images: Tensor, classes: Sequence[str]) -> None:
+        self.clip, self.prompts, self.size = method.clip, method.prompts, tuple(images.shape[2:])
         self.classes = checked_words(list(classes), "classes", among=self.prompts.classes)
-        self._target, self._distribution = method.target, distribution
+        options = method._options()
+        self._target, self._distribution = method.target, options.pop("distribution")
         self._squarings, self._clamp = method.walk_squarings, method.clamp_boxes
+        views = list(run_views(self.clip, images, **options))
         self._seen = [_Seen(view, float(self.clip.logit_scale)) for view in views]
         self._walked: tuple[list[Key], BalancedWalk] | None = None
 
@@ -136,13 +128,12 @@ class OpenedImage:
         _, features, _ = self._texts(prompts, classes, without)
         claims = []
         for seen in self._seen:
-            patches = F.normalize(seen.view.last.patches[0].float(), dim=-1)  # (N, E)
-            probs = (seen.scale * patches @ features.to(patches).T).softmax(-1)  # (N, T)
-            claims.append(seen.view.put_back(probs.T.unflatten(1, seen.view.grid)))
+            (logits,) = seen.view.patch_logits(seen.scale, [features])  # (N, T)
+            claims.append(seen.view.put_back(logits.softmax(-1).T.unflatten(1, seen.view.grid)))
         return merged(claims)
 
     def _walk(self, keys: list[Key], features: Tensor) -> BalancedWalk:
-        """The affinity's walk: one for all prompts, or by their distributions for these."""
+        """Return the affinity's walk: one for all prompts, or by their distributions for these."""
         keys = keys if self._distribution else []
         if self._walked is None or self._walked[0] != keys:
             views, texts = [seen.view for seen in self._seen], [(features, features[:0])]
@@ -153,7 +144,7 @@ class OpenedImage:
     def _texts(
         self, prompts: Prompts | None, classes: Sequence[str] | None, without: Collection[str]
     ) -> tuple[list[Key], Tensor, int]:
-        """Keys and unit embeddings (T, E), the classes first, and the number of classes."""
+        """Return keys and unit embeddings (T, E), classes first, and the number of classes."""
         prompts = self.prompts if prompts is None else prompts
         names = list(self.classes if classes is None else classes)
         names = checked_words(names, "classes", among=prompts.classes)
@@ -178,13 +169,12 @@ class _Seen:
     def maps(
         self, keys: Sequence[Key], features: Tensor, n_classes: int, target: str
     ) -> tuple[Tensor, Tensor]:
-        """Scaled maps (C, h, w) of the first texts, and the probabilities of all (T,)."""
+        """Compute scaled maps (C, h, w) of the first texts, and probabilities of all (T,)."""
         last = self.view.last
         logits, slopes = logits_of(self.embedding, features, self.scale)
         probs = logits.softmax(0)
-        if target == "logit":
-            combine = torch.eye(n_classes, len(keys), dtype=probs.dtype, device=probs.device)
-        else:
+        combine = torch.eye(n_classes, len(keys)).to(probs)
+        if target != "logit":
             combine = probability_weights(probs, n_classes)  # (C, T)
         new = [i for i, key in enumerate(keys) if key not in self._known]
         if new and (last.prepared or len(new) <= n_classes):  # one by one, and kept
@@ -198,7 +188,6 @@ class _Seen:
         if old:
             weights = combine[:, old] @ torch.stack([self._known[keys[i]] for i in old])
         if new:
-            rest = combine[:, new] @ slopes[new]
-            weights = weights + last.mean_gradients(rest[None])[0]
+            weights = weights + last.mean_gradients((combine[:, new] @ slopes[new])[None])[0]
         raw = raw_maps(self.view, weights[None].to(last.normed))
         return self.view.put_back(scaled(raw[0])), probs.float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,36 +17,30 @@ from wsss_kit.clip import FrozenCLIP
 from wsss_kit.clip.vision import end_block
 from wsss_kit.methods.base import preset_values
 from wsss_kit.methods.clip_es.views import EPS, SINKHORN, Texts, batch_maps
+from wsss_kit.training import columns
 
-_REFERENCE: dict[str, Any] = {
-    "round_positions": True,
-    "clamp_boxes": True,
-    "flip": False,
-    "scales": (1.0,),
-    "similarity": "queries",
-    "distribution": False,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    # Reference: the released code rounds the resized position embedding to half precision, even
-    # where the rest runs in full precision, and clamps boxes so that they miss the last row and
-    # column. It also makes a flipped image and leaves it out.
-    "reference": _REFERENCE,
-    # The flipped image gains half a point to one on the embedded world's val.
-    "clean": {**_REFERENCE, "round_positions": False, "clamp_boxes": False, "flip": True},
-    # Beyond the paper, without training: maps of a larger image as well, the similarity of values
-    # as affinity (after ExCEL, CVPR 2025), weighed by the class distributions of the cells (after
-    # CD-CLIP, CVPR 2026). Clamped boxes pay where objects seldom touch the border. All of it was
-    # chosen on the embedded world's val, and what the papers gained on photographs with their
-    # models is not measured here.
-    "plus": {
-        **_REFERENCE,
-        "round_positions": False,
-        "flip": True,
-        "scales": (1.0, 1.5),
-        "similarity": "values",
-        "distribution": True,
+PRESETS = columns(
+    ("reference", "clean", "plus"),
+    {
+        # Reference: the released code rounds the resized position embedding to half precision, even
+        # where the rest runs in full precision.
+        "round_positions": (True, False, False),
+        # Reference: boxes are clamped so that they miss the last row and column. This pays where
+        # objects seldom touch the border.
+        "clamp_boxes": (True, False, True),
+        # Reference: a flipped image is made and left out. It gains half a point to one on the
+        # embedded world's val.
+        "flip": (False, True, True),
+        # "plus" goes beyond the paper, without training: maps of a larger image as well, the
+        # similarity of values as affinity (after ExCEL, CVPR 2025), weighed by the class
+        # distributions of the cells (after CD-CLIP, CVPR 2026). All of it was chosen on the
+        # embedded world's val, and what the papers gained on photographs with their models is not
+        # measured here.
+        "scales": ((1.0,), (1.0,), (1.0, 1.5)),
+        "similarity": ("queries", "queries", "values"),
+        "distribution": (False, False, True),
     },
-}
+)
 """Every choice in which the released CLIP-ES and this kit differ; the recipes look at the preset
 too, because the released code's CRF gets images that wrap around."""
 
@@ -164,14 +158,13 @@ def literal_maps(
         y = block.ln_1(x).detach().requires_grad_()
         mixed, weights = block.attn(y, y, y, need_weights=True, attn_mask=mask)
         embedding = visual.ln_post(end_block(block, x, mixed))[0, 1:].mean(0) @ visual.proj
-        logits = clip.logit_scale * texts @ F.normalize(embedding, dim=0)
-        probs = logits.softmax(0)
+        probs = (clip.logit_scale * texts @ F.normalize(embedding, dim=0)).softmax(0)
         (gradient,) = torch.autograd.grad(probs[c], y)
         cam = (y[0, 1:].detach() @ gradient[0, 1:].mean(0)).relu().view(1, 1, *grid)
         for _ in range(2):
             cam = normalize_cams(cam, subtract_min=True, eps=EPS)
-        attention = torch.stack([*layers, weights.detach()])[-clip.attention_layers :].mean(0)
-        attention = attention[:, 1:, 1:]
+        attention = torch.stack([*layers, weights.detach()])[-clip.attention_layers :]
+        attention = attention.mean(0)[:, 1:, 1:]
         box = box_masks(cam, threshold=box_threshold, clamp=True)
         walk = transition_matrix(attention, sinkhorn=SINKHORN, squarings=clip.walk_squarings)
         found.append((cam[0, 0], random_walk(box * cam, walk)[0, 0], box[0, 0]))

@@ -9,7 +9,7 @@ how it is computed here: where p is nearly 1, :math:`1 - p` would have lost its 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +52,11 @@ class View(NamedTuple):
             maps = upsample(maps[:, None], self.home)[:, 0]  # a batch may be empty, channels not
         return maps.flip(-1) if self.mirrored else maps
 
+    def patch_logits(self, scale: float, texts: Iterable[Tensor]) -> list[Tensor]:
+        """Compute logits of every patch by itself: (N, T) for each image with its texts (T, E)."""
+        patches = F.normalize(self.last.patches.float(), dim=-1)  # (B, N, E)
+        return [scale * own @ t.to(own).T for own, t in zip(patches, texts, strict=True)]
+
     def put_cells_back(self, affinity: Tensor) -> Tensor:
         """Flip what is between cells, (B, N, N), to the cells of the image itself."""
         if not self.mirrored:
@@ -79,13 +84,10 @@ def run_views(
         similarity: see `FrozenCLIP.last_block`.
         **options: ``n_layers``, ``round_positions``, see `FrozenCLIP.encode_dense`.
     """
-    H, W = images.shape[-2:]
-    home = None
+    (H, W), home = images.shape[-2:], None
     for scale in dict.fromkeys((1.0, *map(float, scales))):
-        sized, wanted = images, similarity
-        if scale != 1:
-            sized = upsample(images, (max(1, round(H * scale)), max(1, round(W * scale))))
-            wanted = None
+        size = max(1, round(H * scale)), max(1, round(W * scale))
+        sized, wanted = (images, similarity) if scale == 1 else (upsample(images, size), None)
         for mirrored in (False, True)[: 1 + flip]:
             shown = sized.flip(-1) if mirrored else sized
             last, attention, grid = clip.last_block(shown, similarity=wanted, **options)
@@ -111,14 +113,11 @@ def affinity_of(
     attention = merged([view.attention for view in views])
     if not distribution:
         return attention
-    scale, alike = float(clip.logit_scale), []
+    alike = []
     for view in views:
-        patches = F.normalize(view.last.patches.float(), dim=-1)  # (B, N, E)
-        between = [
-            similarity_of_classes(scale * cells @ torch.cat(own).to(cells).T)
-            for cells, own in zip(patches, texts, strict=True)
-        ]
-        alike.append(view.put_cells_back(torch.stack(between)))
+        of_images = view.patch_logits(float(clip.logit_scale), map(torch.cat, texts))
+        between = torch.stack([similarity_of_classes(logits) for logits in of_images])
+        alike.append(view.put_cells_back(between))
     return attention * merged(alike)
 
 
@@ -192,10 +191,8 @@ def _maps_of_view(
     counts = [len(positives) for positives, _ in texts]
     wanted = last.embedding.new_zeros(len(texts), max(counts), last.embedding.shape[1])
     probs = []
-    for b, (positives, backgrounds) in enumerate(texts):
-        wanted[b, : counts[b]], of_image = directions(
-            last.embedding[b], positives, backgrounds, scale, softmax
-        )
+    for b, own in enumerate(texts):
+        wanted[b, : counts[b]], of_image = directions(last.embedding[b], *own, scale, softmax)
         probs.append(of_image.float())
     raw = raw_maps(view, last.mean_gradients(wanted))
     return [view.put_back(scaled(maps[:C])) for maps, C in zip(raw, counts, strict=True)], probs
@@ -260,10 +257,8 @@ def directions(
         (C, E) and the probabilities (C + P,), both in double precision where the device has it.
     """
     logits, slopes = logits_of(wide(embedding), torch.cat([positives, backgrounds]), scale)
-    probs, n_positives = logits.softmax(0), len(positives)
-    if not softmax:
-        return slopes[:n_positives], probs
-    return probability_weights(probs, n_positives) @ slopes, probs
+    probs, C = logits.softmax(0), len(positives)
+    return probability_weights(probs, C) @ slopes if softmax else slopes[:C], probs
 
 
 def raw_maps(view: View, weights: Tensor) -> Tensor:

@@ -3,17 +3,8 @@
 Chang et al., "Weakly-Supervised Semantic Segmentation via Sub-category Exploration", CVPR 2020.
 """
 
-from wsss_kit.methods.sc_cam.clusters import Clusters, class_features, kmeans, subcategory_labels
-from wsss_kit.methods.sc_cam.look import (
-    Agreement,
-    Purity,
-    agreement,
-    exemplars,
-    listed,
-    plane,
-    purity,
-    stability,
-)
+from wsss_kit.methods.sc_cam.clusters import class_features, kmeans, subcategory_labels
+from wsss_kit.methods.sc_cam.look import agreement, exemplars, listed, plane, purity, stability
 from wsss_kit.methods.sc_cam.method import SCCAM
 from wsss_kit.methods.sc_cam.names import name_subcategories
-from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
+from wsss_kit.methods.sc_cam.train import PRESETS

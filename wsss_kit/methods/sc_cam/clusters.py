@@ -26,11 +26,9 @@ from wsss_kit.checks import (
     check_word,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.methods.sc_cam.presets import FEATURES
+from wsss_kit.methods.sc_cam.train import FEATURES
 from wsss_kit.processes import each
 from wsss_kit.training import progress
-
-ENGINES = ("auto", "sklearn", "torch")
 
 
 class Clusters(NamedTuple):
@@ -57,7 +55,7 @@ def kmeans(
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> Clusters:
-    """Lloyd's algorithm from greedy k-means++ starts, all restarts at once; the best of them.
+    """Run Lloyd's algorithm from greedy k-means++ starts, all at once; return the best.
 
     Args:
         features: (N, D) with N at least k; where they are, the work is done.
@@ -87,24 +85,20 @@ def kmeans(
         check_count(name, value)
     check_positive("tolerance", tolerance)
     check_count("seed", seed, least=0)
-    N, D = features.shape
+    N = len(features)
     if k > N:
-        raise ValueError(
-            f"k is {k} and there are {N} points, expected at least as many as clusters"
-        )
+        raise ValueError(f"k is {k} and there are {N} points, expected at least k points")
     points = features.float()
     middle = points.mean(0)
     points = points - middle  # small numbers lose fewer digits in the products below
     squares = points.square().sum(1)  # (N,)
     still = tolerance * points.var(0, correction=0).mean()
-    random = torch.Generator(device=points.device).manual_seed(seed)
-    centres = points[_plus_plus(points, squares, k, restarts, random)]  # (R, k, D)
+    centres = points[_first_rows(points, squares, k, restarts, seed)]  # (R, k, D)
     labels = torch.full((restarts, N), -1, dtype=torch.long, device=points.device)
     moving = torch.arange(restarts, device=points.device)
     for _ in range(iterations):
         costs, nearest = _assign(points, centres[moving])  # (r, N) both
-        moved = _means(points, nearest, k)
-        _revive(moved, points, costs + squares)
+        moved = _means(points, nearest, costs + squares, k)
         shift = (moved - centres[moving]).square().sum((1, 2))
         settled = (nearest == labels[moving]).all(1) | (shift <= still)
         labels[moving], centres[moving] = nearest, moved
@@ -117,60 +111,50 @@ def kmeans(
     return Clusters(labels[best], centres[best] + middle, inertia[best].item())
 
 
-def _distances(points: Tensor, squares: Tensor, others: Tensor, of_others: Tensor) -> Tensor:
-    """Squared distances (M, N) from M others to N points, by one product."""
-    products = others @ points.T
-    return (of_others[:, None] + squares[None] - 2 * products).clamp(min=0)
+def _first_rows(points: Tensor, squares: Tensor, k: int, restarts: int, seed: int) -> Tensor:
+    """Choose the rows of the first centres (R, k): each the best of a few drawn by distance."""
+    N, trials, where = len(points), 2 + int(math.log(k)), {"device": points.device}
+    random = torch.Generator(**where).manual_seed(seed)
 
+    def distances(rows: Tensor) -> Tensor:  # (M,) -> (M, N), squared, by one product
+        products = points[rows] @ points.T
+        return (squares[rows, None] + squares - 2 * products).clamp(min=0)
 
-def _plus_plus(
-    points: Tensor, squares: Tensor, k: int, restarts: int, random: torch.Generator
-) -> Tensor:
-    """Rows of the first centres (R, k): each the best of a few drawn by their distance so far."""
-    N, trials = len(points), 2 + int(math.log(k))
-    chosen = torch.randint(N, (restarts, 1), device=points.device, generator=random)
-    nearest = _distances(points, squares, points[chosen[:, 0]], squares[chosen[:, 0]])  # (R, N)
-    rows = torch.arange(restarts, device=points.device)
+    chosen = torch.randint(N, (restarts, 1), generator=random, **where)
+    nearest, every = distances(chosen[:, 0]), torch.arange(restarts, **where)
     for _ in range(1, k):
         drawn = torch.multinomial(nearest + 1e-12, trials, replacement=True, generator=random)
-        flat = drawn.flatten()
-        found = _distances(points, squares, points[flat], squares[flat]).view(restarts, trials, N)
-        found = torch.minimum(found, nearest[:, None])
-        best = found.sum(2).argmin(1)  # (R,)
-        nearest = found[rows, best]
-        chosen = torch.cat([chosen, drawn[rows, best][:, None]], 1)
+        closer = distances(drawn.flatten()).unflatten(0, (-1, trials))
+        closer = torch.minimum(closer, nearest[:, None])
+        best = closer.sum(2).argmin(1)  # (R,)
+        nearest = closer[every, best]
+        chosen = torch.cat([chosen, drawn[every, best][:, None]], 1)
     return chosen
 
 
 def _assign(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Each point's nearest centre, and the distance to it less the point's own square: (R, N)."""
-    R, k, D = centres.shape
-    flat = centres.reshape(R * k, D)
+    """Find each point's nearest centre, and the distance less the point's own square: (R, N)."""
+    flat = centres.flatten(0, 1)
     costs = torch.addmm(flat.square().sum(1)[:, None], flat, points.T, alpha=-2)  # (R * k, N)
-    return costs.view(R, k, -1).min(1)
+    return costs.unflatten(0, centres.shape[:2]).min(1)
 
 
-def _means(points: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Mean of the points of every cluster, (R, k, D); NaN for a cluster without points."""
-    R, N = labels.shape
-    members = torch.zeros(R, k, N, device=points.device)
-    members.scatter_(1, labels[:, None], 1.0)
-    sums = (members.view(R * k, N) @ points).view(R, k, -1)
-    return sums / members.sum(2, keepdim=True)
-
-
-def _revive(centres: Tensor, points: Tensor, costs: Tensor) -> None:
-    """Give clusters without points (NaN) those farthest from where they belong, in place."""
+def _means(points: Tensor, labels: Tensor, costs: Tensor, k: int) -> Tensor:
+    """Compute the mean of every cluster, (R, k, D); an empty one gets the most distant point."""
+    members = F.one_hot(labels, k).mT.to(points)  # (R, k, N)
+    centres = (members.flatten(0, 1) @ points).view(*members.shape[:2], -1)
+    centres = centres / members.sum(2, keepdim=True)
     for r, j in centres[..., 0].isnan().nonzero().tolist():
         farthest = int(costs[r].argmax())
         centres[r, j] = points[farthest]
         costs[r, farthest] = 0
+    return centres
 
 
 def subcategory_labels(
     features: Tensor, labels: Tensor, *, k: int, seed: int = 0, engine: str = "auto"
 ) -> Tensor:
-    """Cluster the images of every class and say which cluster each is in.
+    """Cluster the images of every class and return which cluster each is in.
 
     An image with several classes is clustered once for each. A class with no more images than k
     has one cluster an image; a class that is never present has none.
@@ -199,7 +183,7 @@ def subcategory_labels(
     check_labels(labels)
     check_count("k", k)
     check_count("seed", seed, least=0)
-    check_word("engine", engine, ENGINES)
+    check_word("engine", engine, ("auto", "sklearn", "torch"))
     expected = features.shape[:2] if features.ndim == 3 else (len(features), labels.shape[1])
     if labels.shape != expected:
         raise ValueError(
@@ -212,15 +196,13 @@ def subcategory_labels(
     found = torch.zeros(M, C * k, device=features.device)
     for c in range(C):
         rows = (labels[:, c] > 0).nonzero().flatten().to(features.device)
-        own = features[rows] if features.ndim == 2 else features[rows, c]
-        if not len(rows):
-            continue
+        values = features[rows] if features.ndim == 2 else features[rows, c]
         if len(rows) <= k:
             cluster = torch.arange(len(rows), device=features.device)
         elif engine == "torch":
-            cluster = kmeans(own, k, seed=seed).labels
+            cluster = kmeans(values, k, seed=seed).labels
         else:
-            cluster = _sklearn(own, k, seed)
+            cluster = _sklearn(values, k, seed)
         found[rows, c * k + cluster] = 1
     return found
 
@@ -237,7 +219,7 @@ def _sklearn(features: Tensor, k: int, seed: int) -> Tensor:
 
 
 def check_features(features: Tensor, *dimensions: int) -> None:
-    """Refuse what is no matrix of finite features, of 2 or, for one of each class, 3 dimensions.
+    """Refuse anything but finite features of 2 dimensions or, with one for each class, 3.
 
     Raises:
         ValueError: saying what arrived and what was expected.
@@ -247,9 +229,7 @@ def check_features(features: Tensor, *dimensions: int) -> None:
         expected = "(M, D) or (M, C, D)" if 3 in dimensions else "(N, D)"
         raise ValueError(f"features have shape {tuple(features.shape)}, expected {expected}")
     if not torch.isfinite(features).all():
-        raise ValueError(
-            "features hold NaN or infinity, expected finite numbers; look at the backbone"
-        )
+        raise ValueError("features hold NaN or infinity, expected numbers; look at the backbone")
 
 
 @torch.no_grad()
@@ -262,7 +242,7 @@ def class_features(
     unit_length: bool = False,
     shown: bool = True,
 ) -> Tensor:
-    """Features of every image, for `subcategory_labels`.
+    """Compute features of every image, for `subcategory_labels`.
 
     The average over a whole image holds as much of its background as of its object, and objects
     of one class share their background. Under the class's own map it holds the object.

@@ -1,4 +1,4 @@
-"""Looking into sub-categories: their most typical images, and features on a plane."""
+"""Look into sub-categories: their most typical images, and features on a plane."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from wsss_kit.checks import check_count, check_floating, check_labels, check_word
+from wsss_kit.checks import check_count, check_labels, check_word
 from wsss_kit.methods.sc_cam.clusters import check_features
-
-VIEWS = ("pca", "tsne")
 
 
 def exemplars(
     features: Tensor, subcategories: Tensor, *, n_classes: int, n: int = 4
 ) -> list[list[int]]:
-    """The images nearest to the centre of each sub-category.
+    """Find the images nearest to the centre of each sub-category.
 
     Args:
         features: (M, D) or (M, C, D), what was clustered.
@@ -46,21 +44,20 @@ def exemplars(
     if tuple(parts.shape[:2]) != tuple(expected):
         raise ValueError(
             f"features have shape {tuple(features.shape)} and sub-categories "
-            f"{tuple(subcategories.shape)}; expected (M, D) or (M, {n_classes}, D) and "
-            f"(M, {n_classes} * k)"
+            f"{tuple(subcategories.shape)}; expected (M, D) or (M, C, D) and (M, {n_classes} * k)"
         )
     found = []
-    for c in range(n_classes):
-        own = (features if features.ndim == 2 else features[:, c]).float().cpu()
-        for j in range(parts.shape[2]):
-            rows = parts[:, c, j].nonzero().flatten()
-            distances = (own[rows] - own[rows].mean(0)).square().sum(1)
-            found.append(rows[distances.argsort(stable=True)[:n]].tolist())
+    for column, of_images in enumerate(parts.flatten(1).T):
+        values = features if features.ndim == 2 else features[:, column // parts.shape[2]]
+        rows = of_images.nonzero().flatten()
+        values = values.float().cpu()[rows]
+        distances = (values - values.mean(0)).square().sum(1)
+        found.append(rows[distances.argsort(stable=True)[:n]].tolist())
     return found
 
 
 def plane(features: Tensor, *, how: str = "pca", seed: int = 0) -> Tensor:
-    """Features as points on a plane, to be drawn.
+    """Project features to points on a plane, to draw them.
 
     ``"pca"`` turns them so that they are seen from their widest side; distances on the plane are
     never larger than they were. ``"tsne"`` keeps neighbours together and gives up distances: what
@@ -86,26 +83,21 @@ def plane(features: Tensor, *, how: str = "pca", seed: int = 0) -> Tensor:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    check_floating(features, "features")
     check_features(features, 2)
     check_count("seed", seed, least=0)
-    check_word("how", how, VIEWS)
+    check_word("how", how, ("pca", "tsne"))
     N, D = features.shape
     if N < 2:
         raise ValueError(f"features have shape {(N, D)}, expected two rows at least")
-    values = features.detach().float().cpu().numpy()
-    if D < 2:
-        values = np.pad(values, ((0, 0), (0, 1)))
+    values = F.pad(features.detach().float().cpu(), (0, max(0, 2 - D))).numpy()
+    fitted = PCA(2, svd_solver="full")
     if how == "tsne":
-        near = min(30.0, (N - 1) / 3)
-        found = TSNE(perplexity=near, init="pca", random_state=seed).fit_transform(values)
-    else:
-        found = PCA(2, svd_solver="full").fit_transform(values)
-    return torch.from_numpy(found).float()
+        fitted = TSNE(perplexity=min(30.0, (N - 1) / 3), init="pca", random_state=seed)
+    return torch.from_numpy(fitted.fit_transform(values)).float()
 
 
 def listed(names: Sequence[Mapping[str, float]], classes: Sequence[str], k: int) -> list[str]:
-    """One name for each sub-category: the word with the highest lift, else class and number.
+    """Return one name for each sub-category: the word with the highest lift, else its number.
 
     Args:
         names: C * k, from `name_subcategories`.
@@ -123,9 +115,7 @@ def listed(names: Sequence[Mapping[str, float]], classes: Sequence[str], k: int)
         ['red boat', 'boat 2', 'red boat 3']
     """
     if len(names) != len(classes) * k:
-        raise ValueError(
-            f"{len(names)} names for {len(classes)} classes of {k}, expected one for each"
-        )
+        raise ValueError(f"{len(names)} names for {len(classes)} classes of {k}, expected as many")
     found: list[str] = []
     for i, lifts in enumerate(names):
         best = max(lifts, key=lifts.__getitem__, default=None)
@@ -150,7 +140,7 @@ class Agreement(NamedTuple):
     @property
     def mean_nmi(self) -> float:
         """Mean over the classes that have one."""
-        return _mean(self.nmi)
+        return torch.tensor(self.nmi).nanmean().item()
 
 
 class Purity(NamedTuple):
@@ -192,18 +182,19 @@ def agreement(first: Tensor, second: Tensor, *, n_classes: int) -> Agreement:
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     one, two = _of_same_images(first, second, n_classes)
-    nmi, ari = [], []
+    scores = []
     for c in range(n_classes):
         single = (one[:, c].sum(1) == 1) & (two[:, c].sum(1) == 1)
         pairs = [found[single, c].argmax(1).numpy() for found in (one, two)]
-        enough = int(single.sum()) > 1
-        nmi.append(float(normalized_mutual_info_score(*pairs)) if enough else float("nan"))
-        ari.append(float(adjusted_rand_score(*pairs)) if enough else float("nan"))
-    return Agreement(tuple(nmi), tuple(ari))
+        measures = (normalized_mutual_info_score, adjusted_rand_score)
+        scores.append(
+            [float(score(*pairs)) if single.sum() > 1 else torch.nan for score in measures]
+        )
+    return Agreement(*zip(*scores, strict=True))
 
 
 def stability(rounds: Sequence[Tensor], *, n_classes: int) -> list[Agreement]:
-    """How far each round's sub-categories are those of the round before.
+    """Compare each round's sub-categories with those of the round before.
 
     Args:
         rounds: R divisions (M, C * k), as `SCCAM.rounds_`.
@@ -217,7 +208,7 @@ def stability(rounds: Sequence[Tensor], *, n_classes: int) -> list[Agreement]:
 
 
 def purity(found: Tensor, kinds: Tensor, *, n_classes: int) -> Purity:
-    """What each sub-category's images mostly are, over images with one kind of its class.
+    """Find what each sub-category's images mostly are, over images with one kind of its class.
 
     Args:
         found: (M, C * k) of 0 and 1.
@@ -237,7 +228,7 @@ def purity(found: Tensor, kinds: Tensor, *, n_classes: int) -> Purity:
 
 
 def _of_same_images(first: Tensor, second: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Both divisions by class, see `divided`."""
+    """Return both divisions by class, see `divided`."""
     one, two = divided(first, n_classes), divided(second, n_classes)
     if len(one) != len(two):
         raise ValueError(f"{len(one)} images and {len(two)}, expected the same ones in order")
@@ -245,7 +236,7 @@ def _of_same_images(first: Tensor, second: Tensor, n_classes: int) -> tuple[Tens
 
 
 def divided(labels: Tensor, n_classes: int) -> Tensor:
-    """Sub-categories by class: (M, C * k) of 0 and 1 -> (M, C, k) float32 on the CPU.
+    """Arrange sub-categories by class: (M, C * k) of 0 and 1 -> (M, C, k) float32 on the CPU.
 
     Raises:
         ValueError: if something else arrives.
@@ -253,11 +244,5 @@ def divided(labels: Tensor, n_classes: int) -> Tensor:
     check_count("n_classes", n_classes)
     check_labels(labels)
     if not labels.shape[1] or labels.shape[1] % n_classes:
-        raise ValueError(
-            f"sub-categories have shape {tuple(labels.shape)}, expected (M, {n_classes} * k)"
-        )
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, expected (M, {n_classes} * k)")
     return labels.detach().cpu().float().unflatten(1, (n_classes, -1))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return torch.tensor(values).nanmean().item()

@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from wsss_kit.checkpoints import restore_optimiser
-from wsss_kit.checks import (
-    check_count,
-    check_not_negative,
-    check_samples,
-    check_word,
-)
+from wsss_kit.checks import check_count, check_given, check_not_negative, check_samples, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.backbones import classifier_tensors, new_head
-from wsss_kit.classifier.train import check_recipe
+from wsss_kit.classifier.backbones import (
+    build_backbone,
+    classifier_tensors,
+    new_head,
+    restore_classifier,
+)
+from wsss_kit.classifier.train import LabelledImages, check_recipe
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.sc_cam.clusters import class_features, subcategory_labels
-from wsss_kit.methods.sc_cam.presets import FEATURES, PRESETS, READ_OUTS
 from wsss_kit.methods.sc_cam.train import (
+    FEATURES,
+    PRESETS,
+    READ_OUTS,
+    Recipe,
     check_subcategories,
-    check_untrained,
-    copied,
+    drop,
     epochs_of_rounds,
+    jitter,
+    joint_loss,
     make_optimiser,
-    restart,
-    train_round,
-    untrained,
 )
-from wsss_kit.methods.trained import TrainedCAM, baseline_recipe, train_baseline
+from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.processes import as_first
-from wsss_kit.training import classes_of, labels_of
+from wsss_kit.training import batch_norms, classes_of, descend, labels_of, train_epochs
 
 
 class SCCAM(TrainedCAM):
@@ -56,7 +59,7 @@ class SCCAM(TrainedCAM):
             sub-categories carry over (published), or where the last ended.
         scales: factors on the image's sides whose maps are summed.
         flip: whether mirror images join the sum.
-        preset: ``"reference"`` or ``"clean"``, see ``presets.PRESETS``; an argument that is None
+        preset: ``"reference"`` or ``"clean"``, see ``train.PRESETS``; an argument that is None
             takes its value.
         device: where a named backbone goes.
 
@@ -100,25 +103,12 @@ class SCCAM(TrainedCAM):
         preset: str = "reference",
         device: str = "auto",
     ) -> None:
-        super().__init__(
-            backbone,
-            weights=weights,
-            stride=stride,
-            scales=scales,
-            flip=flip,
-            preset=preset,
-            device=device,
-        )
-        counts = {"n_subcategories": n_subcategories, "rounds": rounds}
-        for name, count in counts.items():
-            if count is not None:
-                check_count(name, count)
-        if features is not None:
-            check_word("features", features, FEATURES)
-        if read_out is not None:
-            check_word("read_out", read_out, READ_OUTS)
-        if subcategory_weight is not None:
-            check_not_negative("subcategory_weight", subcategory_weight)
+        shared = {"weights": weights, "stride": stride, "scales": scales, "flip": flip}
+        super().__init__(backbone, **shared, preset=preset, device=device)
+        check_given(check_count, n_subcategories=n_subcategories, rounds=rounds)
+        check_given(check_not_negative, subcategory_weight=subcategory_weight)
+        check_given(partial(check_word, known=FEATURES), features=features)
+        check_given(partial(check_word, known=READ_OUTS), read_out=read_out)
         self.n_subcategories, self.rounds = n_subcategories, rounds
         self.subcategory_weight, self.features = subcategory_weight, features
         self.read_out, self.restart_each_round = read_out, restart_each_round
@@ -174,97 +164,98 @@ class SCCAM(TrainedCAM):
             Diverged: if the loss runs away.
         """
         check_samples(samples)
-        values = self._values({"batch_size": batch_size, "learning_rate": learning_rate})
+        values = self._values(batch_size=batch_size, learning_rate=learning_rate)
         values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
         rounds = 1 if subcategories is not None else values["rounds"]
-        lengths = epochs_of_rounds(epochs, values["epochs"], rounds)
-        check_recipe({**values, "epochs": max(lengths)})
-        values["epochs"] = lengths
-        classes = classes_of(samples)
-        how = {"preset": self.preset, "weights": self.weights}
-        base = baseline_recipe(self.backbone, values, baseline or {}, **how)
-        k = values["n_subcategories"]
+        values["epochs"] = epochs_of_rounds(epochs, values["epochs"], rounds)
+        check_recipe({**values, "epochs": max(values["epochs"])})
+        classes, k = classes_of(samples), values["n_subcategories"]
+        base = self._baseline(values, baseline)
         if subcategories is not None:
             k = check_subcategories(subcategories, labels_of(samples))
-        from_backbone = values["starts_from"] == "trunk"
-        if from_backbone:
-            check_untrained(self.backbone)
         self._begin(classes, seed, k)
-        run = {}
-        if checkpoint is not None:
-            run = self._run(samples, {**values, "baseline": base})
-            run["clustered"] = subcategories is None
-
-        def save(optimiser: torch.optim.Optimizer, epoch: int) -> None:
-            self._save_state(checkpoint, optimiser, epoch, run)
-
-        stored = self._resume(checkpoint, run, sum(lengths))
-        done = 0 if stored is None else stored[1]["epoch"]
-        if stored is None:
+        place = self._place(checkpoint, samples, values, base, k=k, clustered=subcategories is None)
+        stored, done = self._resume(place, sum(values["epochs"]))
+        if not stored:
+            from_backbone = values["starts_from"] == "trunk"
             if from_backbone:
-                self.origin_ = untrained(self.backbone_, self.backbone, len(classes))
+                self.origin_ = self._untrained()
             if base is not None:
-                train_baseline(self.backbone_, self.head_, samples, base)
+                self._train_classifier(samples, base)
             if not from_backbone:
-                self.origin_ = copied(classifier_tensors(self.backbone_, self.head_))
-            save(self._optimiser(values), 0)
-        for number in range(rounds):
-            before = sum(lengths[:number])
-            if done >= before + lengths[number]:
-                continue
-            if done <= before:
-                self._begin_round(samples, number, values, subcategories)
-            optimiser = self._optimiser(values)
-            if done > before:
-                restore_optimiser(optimiser, stored[0])
-
-            def after_epoch(
-                epoch: int,
-                losses: dict[str, float],
-                before: int = before,
-                optimiser: torch.optim.Optimizer = optimiser,
-            ) -> None:
-                self.losses_.append(losses)
-                save(optimiser, before + epoch + 1)
-
-            train_round(
-                self.backbone_,
-                self.head_,
-                self.sub_head_,
-                samples,
-                self.subcategories_,
-                values,
-                optimiser=optimiser,
-                number=number,
-                epochs=lengths[number],
-                first_epoch=max(done, before) - before,
-                before=before,
-                after_epoch=after_epoch,
-            )
-            self.backbone_.eval()
-            if on_round is not None:
-                on_round(number + 1, self)
+                self.origin_ = _copied(classifier_tensors(self.backbone_, self.head_))
+            self._save_state(place, self._optimiser(values), 0)
+        before = 0
+        for number, length in enumerate(values["epochs"]):
+            if done < before + length:
+                if done <= before:
+                    self._begin_round(samples, number, values, subcategories)
+                optimiser = self._optimiser(values)
+                if done > before:
+                    restore_optimiser(optimiser, stored)
+                recipe, what = {**values, "epochs": length}, f"SC-CAM, round {number + 1}"
+                keep = self._after_epoch(place, optimiser, before)
+                options = {"done": max(done - before, 0), "before": before, "after_epoch": keep}
+                self._train_round(samples, recipe, optimiser, what=what, **options)
+                self.backbone_.eval()
+                if on_round is not None:
+                    on_round(number + 1, self)
+            before += length
         self.backbone_.eval()
         return self
 
-    def _optimiser(self, values: Mapping[str, Any]) -> torch.optim.Optimizer:
+    def _train_round(
+        self, samples: Sequence[Sample], recipe: Recipe, optimiser: Optimizer, **options: Any
+    ) -> None:
+        """Train backbone and both heads on one set of sub-categories; options of `train_epochs`."""
+        backbone, heads = self.backbone_, (self.head_, self.sub_head_)
+        device, weight = self.head_.device, recipe["subcategory_weight"]
+
+        def step(images: Tensor, targets: Tensor, random: torch.Generator) -> dict[str, float]:
+            if recipe["jitter"] is not None:
+                images = jitter(images, recipe["jitter"], random)
+            pooled = backbone(images.to(device)).mean((2, 3)).float()  # (B, D)
+            pooled = drop(pooled, recipe["dropout"], random)
+            both = targets.to(device).tensor_split([len(self.head_)], 1)  # (B, C) and (B, C * k)
+            return descend(joint_loss(pooled, *heads, *both, weight=weight), optimiser)
+
+        data = LabelledImages(samples, recipe, self.subcategories_.cpu())
+        fixed = batch_norms(backbone) if recipe["fixed_batch_norm"] else ()
+        train_epochs(step, data, backbone, optimiser, recipe, fixed=fixed, **options)
+
+    def _optimiser(self, values: Mapping[str, Any]) -> Optimizer:
         return make_optimiser(self.backbone_, [self.head_, self.sub_head_], values)
 
     def _begin(self, classes: Sequence[str], seed: int, k: int) -> None:
         super()._begin(classes, seed)
-        self.k_ = k
+        self.k_, self.rounds_ = k, []
         self.sub_head_ = self._new_sub_head(seed)
         self.subcategories_ = torch.zeros(0, len(classes) * k)
-        self.rounds_: list[Tensor] = []
 
     def _begin_as(self, card: Mapping[str, Any]) -> None:
         self._begin(card["classes"], 0, card["k"])
 
     def _new_sub_head(self, seed: int) -> Tensor:
         C, D = self.head_.shape
-        xavier = self._values()["xavier_heads"]
-        head = new_head(C * self.k_, D, seed=seed, xavier=xavier)
+        head = new_head(C * self.k_, D, seed=seed, xavier=self._values()["xavier_heads"])
         return head.to(self.head_.device).requires_grad_()
+
+    def _untrained(self) -> dict[str, Tensor]:
+        """Return the backbone's weights before any classifier; those of a fitted CAM built anew.
+
+        Raises:
+            ValueError: for a fitted CAM on a module, whose first weights are lost.
+        """
+        backbone, start = self.backbone_, self.backbone
+        if isinstance(start, CAMMethod):
+            if not isinstance(start.backbone, str):
+                raise ValueError(
+                    "preset reference begins every round with the backbone before any classifier, "
+                    "which a fitted CAM on a module of your own no longer has; give the module "
+                    'itself, or take preset="clean"'
+                )
+            backbone = build_backbone(start.backbone, stride=start.stride, weights=start.weights)
+        return _copied({f"backbone.{name}": value for name, value in backbone.state_dict().items()})
 
     def _begin_round(
         self,
@@ -273,17 +264,21 @@ class SCCAM(TrainedCAM):
         values: Mapping[str, Any],
         given: Tensor | None,
     ) -> None:
-        """Cluster by what the network sees now, then put it where the round begins."""
+        """Cluster what the network computes now, then put it where the round begins."""
         if given is not None:
             self.subcategories_ = given.float().cpu()
         else:
-            found = self.features_of(samples, progress=values["shown"])
+            features = self.features_of(samples, progress=values["shown"])
             options = {"k": self.k_, "seed": values["seed"]}
-            self.subcategories_ = subcategory_labels(found, labels_of(samples), **options).cpu()
+            self.subcategories_ = subcategory_labels(features, labels_of(samples), **options).cpu()
         as_first([self.subcategories_])  # clusters are found on each process's own device
         self.rounds_.append(self.subcategories_)
         if number == 0 or values["restart_each_round"]:
-            restart(self.backbone_, self.head_, self.origin_, values)
+            origin = self.origin_
+            if values["starts_from"] == "trunk":
+                options = {"seed": values["seed"], "xavier": values["xavier_heads"]}
+                origin = {**origin, "head": new_head(*self.head_.shape, **options)}
+            restore_classifier(self.backbone_, self.head_, origin, "the beginning of the run")
         self.sub_head_ = self._new_sub_head(values["seed"])
 
     # -- maps -------------------------------------------------------------------------------
@@ -294,7 +289,7 @@ class SCCAM(TrainedCAM):
         return self.sub_head_, self.k_
 
     def features_of(self, samples: Sequence[Sample], *, progress: bool = True) -> Tensor:
-        """What a further round would cluster, to look at clusters with.
+        """Compute what a further round would cluster, to look at clusters with.
 
         Args:
             samples: M images with labels.
@@ -314,11 +309,12 @@ class SCCAM(TrainedCAM):
 
     # -- files ------------------------------------------------------------------------------
 
-    def _card(self) -> dict[str, Any]:
-        return {**super()._card(), "k": self.k_}
+    def card(self) -> dict[str, Any]:
+        """Return the description that is saved beside the weights."""
+        return {**super().card(), "k": self.k_}
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The networks and the sub-categories of every round, to look at the clusters later."""
+        """Return the networks and the sub-categories of every round, to look at them later."""
         rounds = {f"round.{i}": found.to(torch.uint8) for i, found in enumerate(self.rounds_)}
         return {**super()._tensors(), "sub_head": self.sub_head_, **rounds}
 
@@ -331,13 +327,11 @@ class SCCAM(TrainedCAM):
             self.sub_head_.copy_(tensors["sub_head"])
         n_rounds = sum(name.startswith("round.") for name in tensors)
         self.rounds_ = [tensors[f"round.{i}"].float() for i in range(n_rounds)]
-        if n_rounds:
-            self.subcategories_ = self.rounds_[-1]
-        self.origin_ = {
-            name.removeprefix("origin."): value
-            for name, value in tensors.items()
-            if name.startswith("origin.")
-        }
+        self.subcategories_ = self.rounds_[-1] if n_rounds else self.subcategories_
+        origin = {name for name in tensors if name.startswith("origin.")}
+        self.origin_ = {name.removeprefix("origin."): tensors[name] for name in origin}
 
-    def _run(self, samples: Sequence[Sample], recipe: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super()._run(samples, recipe), "k": self.k_}
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the CPU, which no training changes."""
+    return {name: value.detach().cpu().clone() for name, value in tensors.items()}

@@ -21,6 +21,7 @@ Words = Sequence[str] | Mapping[str, Sequence[str]]
 """Words for every class, or each class's own."""
 
 
+@torch.no_grad()
 def name_subcategories(
     clip: FrozenCLIP,
     method: CAMMethod,
@@ -32,7 +33,7 @@ def name_subcategories(
     threshold: float = 0.3,
     shown: bool = True,
 ) -> list[dict[str, float]]:
-    """What CLIP sees in the images of a sub-category and less in those of its siblings.
+    """Find what CLIP sees in the images of a sub-category and less in those of its siblings.
 
     Of every image CLIP is shown what the class's map shows, and spreads a probability over the
     words. A word's lift for a sub-category is its mean probability there minus the mean over the
@@ -67,8 +68,7 @@ def name_subcategories(
     parts = divided(subcategories, len(classes))  # (M, C, k)
     if len(parts) != len(samples):
         raise ValueError(
-            f"{len(samples)} samples and {len(parts)} rows of sub-categories, expected one row a "
-            "sample"
+            f"{len(samples)} samples and {len(parts)} rows of sub-categories, expected as many rows"
         )
     if (parts.amax(2) > labels_of(samples)).any():
         raise ValueError(
@@ -76,16 +76,24 @@ def name_subcategories(
             "that were clustered, in their order"
         )
     names = _names(words, classes)
-    texts = [_encoded(clip, template, own) for own in names]
+    scale = clip.logit_scale.float()
+    texts = [clip.encode_text([template.format(n) for n in own]) if own else None for own in names]
     seen = [torch.zeros(len(samples), len(own)) for own in names]
     for i, sample in enumerate(progress(samples, what="names", shown=shown, total=len(samples))):
-        for c, probabilities in _asked(clip, method, sample, texts, threshold).items():
-            seen[c][i] = probabilities
+        present = [c for c in sample.labels.nonzero().flatten().tolist() if names[c]]
+        if not present:
+            continue
+        cams = method(sample.image[None], sample.labels[None]).cams
+        maps = upsample(cams, sample.image.shape[-2:])[0, present]  # (P, H, W)
+        views = sample.image * (maps >= threshold)[:, None].to(sample.image)  # (P, 3, H, W)
+        vectors = F.normalize(clip.encode_image(views).float(), dim=-1)
+        for c, vector in zip(present, vectors, strict=True):
+            seen[c][i] = (scale * vector @ texts[c].T).softmax(0).cpu()
     return [found for c in range(len(classes)) for found in _lifts(parts[:, c], seen[c], names[c])]
 
 
 def _names(words: Words, classes: Sequence[str]) -> list[list[str]]:
-    """The candidates of each class, "wooden boat" and so on."""
+    """Return the candidates of each class, "wooden boat" and so on."""
     if isinstance(words, Mapping):
         unknown = [name for name in words if name not in classes]
         if unknown or not words:
@@ -98,36 +106,8 @@ def _names(words: Words, classes: Sequence[str]) -> list[list[str]]:
     return [[f"{word} {name}" for word in own.get(name, ())] for name in classes]
 
 
-def _encoded(clip: FrozenCLIP, template: str, names: Sequence[str]) -> Tensor | None:
-    """(W, E), or None for a class without words."""
-    return clip.encode_text([template.format(name) for name in names]) if names else None
-
-
-@torch.no_grad()
-def _asked(
-    clip: FrozenCLIP,
-    method: CAMMethod,
-    sample: Sample,
-    texts: Sequence[Tensor | None],
-    threshold: float,
-) -> dict[int, Tensor]:
-    """Class present -> (W,) softmax over its words, of what its map shows."""
-    present = [c for c in sample.labels.nonzero().flatten().tolist() if texts[c] is not None]
-    if not present:
-        return {}
-    cams = method(sample.image[None], sample.labels[None]).cams
-    maps = upsample(cams, sample.image.shape[-2:])[0, present]  # (P, H, W)
-    views = sample.image * (maps >= threshold)[:, None].to(sample.image)  # (P, 3, H, W)
-    vectors = F.normalize(clip.encode_image(views).float(), dim=-1)
-    scale = clip.logit_scale.float()
-    return {
-        c: (scale * vector @ texts[c].T).softmax(0).cpu()
-        for c, vector in zip(present, vectors, strict=True)
-    }
-
-
 def _lifts(parts: Tensor, seen: Tensor, names: Sequence[str]) -> list[dict[str, float]]:
-    """For each sub-category of one class: name -> lift. (M, k) and (M, W) -> k."""
+    """Compute name -> lift for each sub-category of one class: (M, k) and (M, W) -> k."""
     size = parts.sum(0)  # (k,)
     means = (parts.T @ seen) / size.clamp(min=1)[:, None]  # (k, W)
     lift = means - means[size > 0].mean(0)
