@@ -141,7 +141,7 @@ def test_a_card_that_is_no_json(tmp_path, text):
 def test_a_card_that_is_no_object_no_text_or_nowhere(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[1]")
-    with pytest.raises(ValueError, match="holds list, no JSON object"):
+    with pytest.raises(ValueError, match="holds list, expected a JSON object"):
         read_card(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="is no card"):

@@ -214,7 +214,7 @@ def _are_numbers(values: Any, kind: type = Real) -> bool:
 
 
 def check_positive(name: str, value: float, advice: str = "") -> None:
-    """Raise an error for what is no finite number above 0; it may end in advice.
+    """Raise an error for what is no finite number above 0; ``advice`` ends the message.
 
     Raises:
         ValueError: with what arrived.
@@ -223,7 +223,7 @@ def check_positive(name: str, value: float, advice: str = "") -> None:
 
 
 def check_not_negative(name: str, value: float, advice: str = "") -> None:
-    """Raise an error for what is no finite number of at least 0; it may end in advice.
+    """Raise an error for what is no finite number of at least 0; ``advice`` ends the message.
 
     Raises:
         ValueError: with what arrived.

@@ -76,7 +76,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
     except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path} is no card: {error}; copy or save it again") from error
     if not isinstance(card, dict):
-        raise ValueError(f"{path} holds {type(card).__name__}, no JSON object; save it again")
+        raise ValueError(f"{path} holds {type(card).__name__}, expected a JSON object; save again")
     return card
 
 

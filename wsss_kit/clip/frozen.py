@@ -80,7 +80,7 @@ class FrozenCLIP(FrozenTexts):
         super().__init__(model, tokenizer)
         visual = getattr(model, "visual", None)
         if getattr(visual, "attn_pool", None) is not None or not hasattr(visual, "transformer"):
-            expected = "a VisionTransformer pooling by class token or average: ViT-B-16-quickgelu"
+            expected = "a VisionTransformer with class-token or average pooling, as in ViT-B-16"
             raise ValueError(f"the image tower is {type(visual).__name__}, expected {expected}")
         check_count("max_cells", max_cells)
         if autocast not in (None, *AUTOCAST):
@@ -176,7 +176,7 @@ class FrozenCLIP(FrozenTexts):
             H, W = images.shape[-2:]
             if (H, W) != self.whole_patches(images) or not torch.isfinite(images).all():
                 expected = f"finite numbers at a multiple of {self.patch_size} pixels"
-                raise ValueError(f"normalised images are {H}x{W}, expected {expected}; resize")
+                raise ValueError(f"images are {H}x{W}, expected {expected}; resize, then normalise")
             x = images.to(self.device)
         else:
             check_images(images)

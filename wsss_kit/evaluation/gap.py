@@ -51,9 +51,7 @@ class Gap:
         """Write the gap in a sentence, then a reason a line."""
         head = f"{self.ours:.1f} where {self.row.value:g} is published, {self.points:+.1f} points:"
         if not self.reasons:
-            return (
-                f"{head} no usual reason was found. Compare the protocol line by line: {self.row}"
-            )
+            return f"{head} no usual reason was found. Compare line by line: {self.row}"
         return "\n".join([head, *(f"- {each.name}: {each.sentence}" for each in self.reasons)])
 
     __repr__ = __str__
