@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.cam import upsample
-from wsss_kit.checks import check_count, check_device, check_size
+from wsss_kit.checks import check_count, check_device, check_given, check_size
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.commands.resources import run_folder
 from wsss_kit.files import write_whole
@@ -93,8 +93,7 @@ def run_bench(
         ValueError: if a number is out of range, there is no such model or device, or the folder
             cannot be written to.
     """
-    for name, value in (("rounds", rounds), ("threads", threads)):
-        check_count(name, value)
+    check_given(check_count, rounds=rounds, threads=threads)
     check_size("size", size)
     check_device(device)
     rows, before = {}, torch.get_num_threads()
@@ -104,9 +103,9 @@ def run_bench(
         try:
             clip = load_clip(model, device=device)
             chip = platform.processor() or platform.machine()
-            cores = f", {threads} thread{'s' * (threads > 1)}"
             if clip.device.type == "cuda":
-                chip, cores = torch.cuda.get_device_name(clip.device), ""
+                chip = torch.cuda.get_device_name(clip.device)
+            cores = f", {threads} thread{'s' * (threads > 1)}" if clip.device.type == "cpu" else ""
             vectors = torch.backends.cpu.get_cpu_capability()
             where = f"{chip} ({vectors}){cores}, torch {torch.__version__}"
             print(f"{where}\n{model}, {size[1]}x{size[0]} pixels, median of {rounds} rounds\n")

@@ -29,7 +29,7 @@ class Findings:
     """What was found: a kind of problem -> the images, each with what is wrong.
 
     Args:
-        n_pictures: that were looked at.
+        n_images: that were looked at.
         n_masks: that were looked at.
         errors: what stops a run or falsifies its numbers.
         remarks: what may be meant so.

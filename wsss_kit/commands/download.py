@@ -55,14 +55,9 @@ SETS: dict[str, tuple[_Part, ...]] = {
 }
 """Data set -> its archives. Addresses, sizes and checksums are quoted from public sources."""
 
-_SBD = Archive(
-    "benchmark.tgz",
-    (
-        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
-        "semantic_contours/benchmark.tgz",
-    ),
-    "md5:82b4d87ceb2ed10f6038a1cba92111cb",
-)
+_BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
+_SBD_SUM = "md5:82b4d87ceb2ed10f6038a1cba92111cb"
+_SBD = Archive("benchmark.tgz", (f"{_BERKELEY}/benchmark.tgz",), _SBD_SUM)
 _READ = {"voc": "train", "coco": "val", "pets": "trainval"}
 """The split whose first image is read at the end."""
 

@@ -31,8 +31,6 @@ from wsss_kit.plot.page import write_report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_EXAMPLES, _WORST = 4, 6
-
 
 def run_evaluate(
     folder: str | Path,
@@ -141,8 +139,8 @@ def _figures(
     target: Mapping[str, Tensor],
 ) -> dict[str, Figure]:
     """Draw the first images, the worst images with their errors, and the confusion of classes."""
-    first = [samples[i] for i in range(min(_EXAMPLES, len(samples)))]
-    worst = [samples[list(samples.names).index(name)] for name, _ in report.worst[:_WORST]]
+    first = [samples[i] for i in range(min(4, len(samples)))]
+    worst = [samples[list(samples.names).index(name)] for name, _ in report.worst[:6]]
     columns = {"masks": predicted, "ground truth": target}
     figures = {
         "The first images, not a choice.": show_masks(first, columns, report.values[1:]),

@@ -296,10 +296,9 @@ def masks_in(folder: Path, names: Sequence[str]) -> tuple[Mapping[str, Tensor], 
     if card.is_file():
         written = read_masks(folder)
         if missing := [name for name in names if name in written.failed]:
-            raise ValueError(
-                f"{len(missing)} of {len(names)} images have no mask, the first is {missing[0]!r}: "
-                f"{written.failed[missing[0]]}; mend them, or score a split without them"
-            )
+            problem = f"{len(missing)} of {len(names)} images have no mask, the first is"
+            reason = f"{missing[0]!r}: {written.failed[missing[0]]}"
+            raise ValueError(f"{problem} {reason}; mend them, or score a split without them")
         return written.masks, json.loads(card.read_text(encoding="utf-8"))
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}, expected one of NAME.png")

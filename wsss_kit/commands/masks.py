@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
-from wsss_kit.checks import check_count, check_device, check_probability, check_word
+from wsss_kit.checks import check_count, check_device, check_given, check_probability, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.generate import MANIFEST, Written, write_masks
 from wsss_kit.commands.resources import backbone_named, clip_named, run_folder
@@ -98,13 +98,11 @@ def run_masks(
     of_maps |= {"maps": maps or None, "affinity": affinity}
     views = {"scales": scales, "flip": flip or None, "fuse": fuse}
     views = {name: value for name, value in views.items() if value is not None}
-    if min_confidence is not None:
-        check_probability("min_confidence", min_confidence)
+    check_given(check_probability, min_confidence=min_confidence)
     rule = None
     if threshold is not None or power is not None:
         rule = BackgroundRule(threshold, power)
-    check_count("batch_size", batch_size)
-    check_count("workers", workers)
+    check_given(check_count, batch_size=batch_size, workers=workers)
     check_device(device)
     samples = open_dataset(data, root, split, limit=limit)
     (rank, world), device = place_in_run(), own_device(device)
@@ -114,8 +112,7 @@ def run_masks(
     made_by |= {"method": title, "min_confidence": min_confidence}
     if isinstance(fitted, Segmenter):
         for name in [name for name, value in of_maps.items() if value is not None]:
-            problem = "a segmenter's masks come from no maps, so it takes no"
-            raise ValueError(f"{problem} {name}; leave it out")
+            raise ValueError(f"a segmenter has no maps, so it takes no {name}; leave it out")
         if isinstance(samples, LazySamples):  # nobody has the labels of VOC's test
             samples = samples.without_labels()
 
@@ -131,10 +128,8 @@ def run_masks(
             walk = AffinityNet.load(affinity, device=device)
             made_by["affinity"] = weights_path(affinity).stem
         elif affinity not in (None, "none"):
-            raise ValueError(
-                f"clip-es walks with CLIP's attention, and affinity is {affinity}; expected none "
-                "for maps without that walk, or leave it out; recipes.clip_es_maps takes another"
-            )
+            problem = f"clip-es walks with CLIP's attention, and affinity is {affinity}"
+            raise ValueError(f"{problem}; expected none; recipes.clip_es_maps takes a learned one")
         options = {"background": rule, "crf": crf, "min_confidence": min_confidence}
         options["box_threshold"] = 0.7 if data == "coco" else 0.4  # of CLIP-ES, as published
         recipe = Pipeline(fitted, affinity=walk, **options)

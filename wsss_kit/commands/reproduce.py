@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsss_kit.checks import check_count, check_device
+from wsss_kit.checks import check_count, check_device, check_given
 from wsss_kit.commands.generate import MANIFEST
 from wsss_kit.commands.resources import run_folder
 from wsss_kit.commands.train_method import CONFIG
@@ -98,9 +98,7 @@ def run_reproduce(
     name, row = row, published(row)
     check_count("seed", seed, least=0)
     check_device(device)
-    for option, value in (("limit", limit), ("iterations", iterations)):
-        if value is not None:
-            check_count(option, value)
+    check_given(check_count, limit=limit, iterations=iterations)
     if row.cannot:
         print(f"{row}\nThis cannot be run: {row.cannot}.")
         if run:
@@ -174,9 +172,8 @@ def filled(row: Published, needs: Sequence[Need], **places: str) -> list[list[st
 def _shortened(line: str, limit: int | None, iterations: int | None) -> str:
     """Shorten a command for a trial: fewer images, fewer steps of the segmenter."""
     if limit is not None and not line.startswith("#"):
-        own = re.search(r" --limit (\d+)", line)
-        line = line.replace(own[0], "") if own else line
-        line += f" --limit {min(limit, int(own[1])) if own else limit}"
+        own = map(int, re.findall(r" --limit (\d+)", line))
+        line = re.sub(r" --limit \d+", "", line) + f" --limit {min([limit, *own])}"
     if iterations is not None and line.startswith("train segmenter"):
         line = re.sub(r" --epochs \d+", "", line) + f" --iterations {iterations}"
     return line

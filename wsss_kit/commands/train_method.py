@@ -178,10 +178,8 @@ def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) 
     """Return the settings: what is given, else what the folder holds, else what is usual."""
     if resume:
         if not (folder / CONFIG).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {CONFIG}, so there is nothing to go on with; leave --resume out, "
-                "or give --out the folder of the training"
-            )
+            problem = f"{folder} has no {CONFIG}, so there is nothing to go on with"
+            raise FileNotFoundError(f"{problem}; leave --resume out, or give --out its folder")
         stored = read_card(folder / CONFIG)
         if (other := stored.pop("what", None)) != what:
             problem = f"{folder} holds a training of {other}, and {what} is asked for"
@@ -223,10 +221,8 @@ def _prepare(what: str, config: Mapping[str, Any], samples: Sequence[Sample], de
             return partial(train_segmenter, samples, masks, **fitting)
         return partial(AffinityNet(**making[0], device=device).fit, samples, masks, **fitting)
     if not labels_of(samples).any():
-        raise ValueError(
-            f"none of the {len(samples)} images shows a class, expected image-level labels; see "
-            f"`python -m wsss_kit check {config['data']}`"
-        )
+        problem = f"none of the {len(samples)} images shows a class, expected image-level labels"
+        raise ValueError(f"{problem}; see `python -m wsss_kit check {config['data']}`")
     (making,) = making
     if "start" in config:
         own = making.get("backbone")
@@ -246,10 +242,8 @@ def _open_masks(
 ) -> tuple[Mapping[str, Tensor], str]:
     """Open the masks to learn from; return also how they were made, in words."""
     if "masks" not in config:
-        raise ValueError(
-            "no masks are given to learn from, expected --masks FOLDER: one that `python -m "
-            "wsss_kit masks` wrote, or any of NAME.png"
-        )
+        problem = "no masks are given to learn from, expected --masks FOLDER"
+        raise ValueError(f"{problem}: one that `python -m wsss_kit masks` wrote, or of NAME.png")
     if config["masks"] == GROUND_TRUTH:
         return samples.open_masks(), "ground truth"
     masks, made = masks_in(Path(config["masks"]), list(samples.names))
