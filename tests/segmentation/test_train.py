@@ -184,8 +184,6 @@ def test_odd_masks_and_numbers_are_refused(world):
         ({"preset": "psa"}, "preset is 'psa', expected one of"),
         ({"loss": "focal"}, "loss is 'focal', expected one of"),
         ({"network": Tiny(), "backbone": "paper"}, "belong to named networks"),
-        ({"network": "deeplab_v3", "backbone": TinyBackbone()}, "takes the name of a ResNet"),
-        ({"network": "deeplab_v3", "weights": "x.pth"}, "weights is 'x.pth', expected one of"),
     ):
         with pytest.raises(ValueError, match=message):
             train_segmenter(world, world.masks, **{**FAST, **options})
@@ -260,13 +258,3 @@ def test_saved_and_loaded_it_is_the_same(world, tmp_path):
         Segmenter.load(tmp_path / "own")
     with pytest.raises(ValueError, match="has the weights of another network than Tiny"):
         Segmenter.load(tmp_path / "own", net=Tiny(5))
-
-
-@pytest.mark.parametrize("n_values", [9, 21])
-def test_torchvision_s_deeplab_is_the_convenient_one(n_values):
-    net = build_network("deeplab_v3", n_values, backbone="resnet50").eval()
-    with torch.no_grad():
-        assert net(torch.rand(1, 3, 64, 64)).shape == (1, n_values, 8, 8)
-    backbone, head = net.groups(1e-3)
-    assert head["lr"] == pytest.approx(10 * backbone["lr"])
-    assert sum(len(group["params"]) for group in (backbone, head)) == len(list(net.parameters()))

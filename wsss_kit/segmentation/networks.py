@@ -1,4 +1,4 @@
-"""Networks that give every pixel a class: small, DeepLabV2, DeepLabV3; and their losses.
+"""Networks that give every pixel a class: small, DeepLabV2; and their losses.
 
 Each maps (B, 3, H, W) RGB in [0, 1] to logits (B, K, h, w) on a grid of its own, background first.
 Where its weights do not all learn alike, ``groups`` says which of them learn how fast.
@@ -18,10 +18,9 @@ from torch.nn import functional as F
 from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.classifier import build_backbone
-from wsss_kit.classifier.pretrained import Normalised
 from wsss_kit.processes import total
 
-NETWORKS = ("small", "deeplab_v2", "deeplab_v3")
+NETWORKS = ("small", "deeplab_v2")
 ASPP_RATES = (6, 12, 18, 24)
 """Dilations of DeepLabV2's four branches at stride 8."""
 
@@ -86,57 +85,6 @@ class DeepLabV2(nn.Module):
         ]
 
 
-class DeepLabV3(Normalised):
-    """torchvision's DeepLabV3 (Chen et al., 2017) on a ResNet: the convenient alternative.
-
-    Args:
-        n_values: K.
-        backbone: ``"resnet50"`` or ``"resnet101"``.
-        weights: None, ``"imagenet"`` for the backbone, or ``"coco_with_voc_labels"`` for the whole,
-            which has seen pixel labels.
-    """
-
-    def __init__(self, n_values: int, *, backbone: str, weights: str | None) -> None:
-        super().__init__()
-        from torchvision.models import segmentation
-
-        check_word("backbone", backbone, ("resnet50", "resnet101"))
-        known = (None, "imagenet", "coco_with_voc_labels")
-        if weights not in known:
-            raise ValueError(
-                f"weights is {weights!r}, expected one of {known} for deeplab_v3; a file of your "
-                "own weights is for deeplab_v2, or bring a module"
-            )
-        options: dict[str, Any] = {"weights_backbone": None, "num_classes": n_values}
-        if weights == "imagenet":
-            options["weights_backbone"] = "IMAGENET1K_V1"
-        elif weights is not None:
-            options |= {"weights": "COCO_WITH_VOC_LABELS_V1", "num_classes": 21, "aux_loss": True}
-        try:
-            self.net = getattr(segmentation, f"deeplabv3_{backbone}")(**options)
-        except OSError as error:
-            raise RuntimeError(
-                f"the weights of {backbone} could not be fetched ({error}); where there is no "
-                "network, train deeplab_v2 with weights from a file"
-            ) from error
-        self.net.aux_classifier = None
-        if n_values != options["num_classes"]:
-            last = self.net.classifier[-1]
-            self.net.classifier[-1] = nn.Conv2d(last.in_channels, n_values, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute logits: (B, 3, H, W) -> (B, K, h, w)."""
-        features = self.net.backbone(self.normalise(images))["out"]
-        return self.net.classifier(features)
-
-    def groups(self, rate: float) -> list[dict[str, Any]]:
-        """Return parameter groups: the backbone, and the head at ten times its rate."""
-        return [
-            {"params": list(self.net.backbone.parameters()), "lr": rate},
-            {"params": list(self.net.classifier.parameters()), "lr": 10 * rate},
-        ]
-
-
 def build_network(
     network: str | nn.Module,
     n_values: int,
@@ -151,8 +99,8 @@ def build_network(
         network: one of ``NETWORKS``, or a module (B, 3, H, W) RGB in [0, 1] -> (B, K, h, w).
         n_values: K, background included.
         backbone: the backbone of ``"small"`` (the paper backbone at stride 4) or ``"deeplab_v2"``
-            (ResNet-101 at stride 8), by name or as a module; of ``"deeplab_v3"`` a ResNet's name.
-        weights: of a named backbone, see `build_backbone`; of ``"deeplab_v3"`` see `DeepLabV3`.
+            (ResNet-101 at stride 8), by name or as a module.
+        weights: of a named backbone, see `build_backbone`.
         seed: of new weights; the global random state is left as it was.
 
     Raises:
@@ -183,10 +131,6 @@ def build_network(
     stride = stride if isinstance(backbone, str) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if network == "deeplab_v3":
-            if not isinstance(backbone, str):
-                raise ValueError("deeplab_v3 takes the name of a ResNet as backbone")
-            return DeepLabV3(n_values, backbone=backbone, weights=weights)
         trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
         return (Small if network == "small" else DeepLabV2)(trunk, n_values)
 

@@ -151,7 +151,7 @@ def train_segmenter(
     check_samples(samples)
     check_count("seed", seed, least=0)
     if preset is None:
-        preset = "deeplab" if network in ("deeplab_v2", "deeplab_v3") else "small"
+        preset = "deeplab" if network == "deeplab_v2" else "small"
     check_word("preset", preset, PRESETS)
     given = {"epochs": epochs, "iterations": iterations, "batch_size": batch_size, "loss": loss}
     given |= {"accumulate": accumulate, "learning_rate": learning_rate, "crop": crop}
