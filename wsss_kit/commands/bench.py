@@ -1,4 +1,4 @@
-"""How fast CLIP-ES is here, against the same written to the letter, on this machine.
+"""Measure how fast CLIP-ES is on this machine, beside a literal implementation of the paper.
 
 Times are noisy. Both sides therefore take turns, and a row shows the median of the ratios of
 neighbours. Large models have random weights: time does not depend on them.

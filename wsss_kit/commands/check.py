@@ -1,4 +1,4 @@
-"""``python -m wsss_kit check``: what is wrong with a data set, before hours are spent on it."""
+"""``python -m wsss_kit check``: look for errors in a data set before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Findings:
     """What was found: a kind of problem -> the images, each with what is wrong.
 
     Args:
-        n_images: that were looked at.
-        n_masks: that were looked at.
-        errors: what stops a run or falsifies its numbers.
-        remarks: what may be meant so.
+        n_images: number of images that were decoded.
+        n_masks: number of masks that were decoded.
+        errors: problems that stop a run or falsify its numbers.
+        remarks: problems that may be intended.
     """
 
     n_images: int = 0

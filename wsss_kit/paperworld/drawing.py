@@ -100,6 +100,7 @@ def _background(
 
 
 def _cut(image: NDArray[np.float32], hole: Hole) -> None:
+    """Darken the pixels of a hole in place."""
     size = len(image)
     along = (np.arange(size) + 0.5) / size
     away = ((along[:, None] - hole.y) / hole.ry) ** 2 + ((along[None] - hole.x) / hole.rx) ** 2
@@ -138,6 +139,7 @@ def _things(
 
 
 def _light(image: NDArray[np.float32], dice: Dice, light: float) -> NDArray[np.uint8]:
+    """Light the image from one side, and add grain."""
     size = len(image)
     ramp = (np.arange(size) * (2.0 / max(1, size - 1)) - 1).astype(np.float32)
     x, y = np.float32(dice.uniform(-0.1, 0.1)), np.float32(dice.uniform(-0.1, 0.1))

@@ -81,8 +81,8 @@ def page(
     return Page(scene, drawing, caption(scene, dice))
 
 
-class _Door(ByName):
-    """Name of an image -> one thing that is known of it."""
+class _PageValues(ByName):
+    """Mapping from the name of an image to one thing that is known of it."""
 
     def __init__(self, world: PaperWorld, what: str, read: Callable[[Page], Any]) -> None:
         self._names, self._world, self._what, self._read = world.places, world, what, read
@@ -107,8 +107,8 @@ class PaperWorld(Sequence[Sample]):
     learns from: objects mostly elsewhere, cut-outs, close-ups, backgrounds alone, dim images,
     images with holes, and objects whose signature part is torn off.
 
-    Samples carry image-level labels only. What else is known of an image comes by other doors,
-    each a mapping from its name: ``masks`` ((H, W) int64, 0 background, 1..8 classes), ``parts``
+    Samples carry image-level labels only. Whatever else is known of an image is a mapping from
+    its name: ``masks`` ((H, W) int64, 0 background, 1..8 classes), ``parts``
     ((H, W) int64, 1 body, 2 signature part), ``stuff`` ((H, W) int64, index of the background
     kind, 255 on objects), ``subtypes`` (tuple of (class, sub-type), one per object) and
     ``captions``. Masks are for evaluation and analysis, never for training.
@@ -207,26 +207,26 @@ class PaperWorld(Sequence[Sample]):
     @property
     def masks(self) -> Mapping[str, Tensor]:
         """Name -> (H, W) int64 ground truth; for evaluation only."""
-        return _Door(self, "masks", lambda p: torch.from_numpy(p.drawing.mask).long())
+        return _PageValues(self, "masks", lambda p: torch.from_numpy(p.drawing.mask).long())
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
         """Name -> (H, W) int64: 0 background, 1 body, 2 signature part."""
-        return _Door(self, "parts", lambda p: torch.from_numpy(p.drawing.parts).long())
+        return _PageValues(self, "parts", lambda p: torch.from_numpy(p.drawing.parts).long())
 
     @property
     def stuff(self) -> Mapping[str, Tensor]:
         """Name -> (H, W) int64: index into ``words.STUFF``, 255 on objects and plain paper."""
-        return _Door(self, "stuff", lambda p: torch.from_numpy(p.drawing.stuff).long())
+        return _PageValues(self, "stuff", lambda p: torch.from_numpy(p.drawing.stuff).long())
 
     @property
     def subtypes(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
         """Name -> (class, sub-type) of every object, the farthest first."""
-        return _Door(
+        return _PageValues(
             self, "sub-types", lambda p: tuple((t.name, t.subtype) for t in p.scene.things)
         )
 
     @property
     def captions(self) -> Mapping[str, str]:
         """Name -> caption."""
-        return _Door(self, "captions", lambda p: p.caption)
+        return _PageValues(self, "captions", lambda p: p.caption)
