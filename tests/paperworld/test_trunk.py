@@ -11,9 +11,8 @@ from wsss_kit.files import load_model
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.backbone import (
     PAPER_TRUNK,
-    PaperBackbone,
     _teacher,
-    load_web_weights,
+    paper_backbone,
     train_backbone,
 )
 from wsss_kit.paperworld.pretrain import Pretraining
@@ -48,7 +47,7 @@ def test_cards_say_how_much_was_torn(trained, tmp_path):
 
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_weights_fit_every_stride(trained, stride):
-    backbone = load_web_weights(PaperBackbone(stride=stride), trained)
+    backbone = paper_backbone(stride=stride, weights=trained)
     tensors, _ = load_model(trained)
     state = backbone.state_dict()
     assert set(state) == set(tensors)
@@ -58,7 +57,7 @@ def test_weights_fit_every_stride(trained, stride):
 
 def test_by_name(trained):
     backbone = build_backbone("paper", weights=trained, stride=4)
-    expected = load_web_weights(PaperBackbone(stride=4), trained)
+    expected = paper_backbone(stride=4, weights=trained)
     assert all(
         torch.equal(one, other)
         for one, other in zip(backbone.parameters(), expected.parameters(), strict=True)
@@ -94,12 +93,12 @@ def area_under_curve(weights, images, labels):
 
 def test_damaged_or_missing_weights(trained, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nope\.safetensors is missing"):
-        load_web_weights(PaperBackbone(), tmp_path / "nope")
+        paper_backbone(weights=tmp_path / "nope")
     for ending in (".safetensors", ".json"):
         (tmp_path / f"copy{ending}").write_bytes(trained.with_suffix(ending).read_bytes()[:-9])
     (tmp_path / "copy.json").write_bytes(trained.with_suffix(".json").read_bytes())
     with pytest.raises(ValueError, match="truncated or changed"):
-        load_web_weights(PaperBackbone(), tmp_path / "copy")
+        paper_backbone(weights=tmp_path / "copy")
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from wsss_kit.checks import check_count, check_word
+from wsss_kit.checks import check_count, check_given, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.classifier.train import pool_features
@@ -39,12 +39,9 @@ def train_heads(backbone: nn.Module, samples: Sequence[Sample], seeds: Sequence[
         Fitted CAMs that share their backbone.
     """
     pooled = pool_features(backbone, samples)
-    return [
-        CAM(backbone, scales=SCALES, preset="clean").fit(
-            samples, train_backbone=False, pooled=pooled, seed=seed
-        )
-        for seed in seeds
-    ]
+    options = {"train_backbone": False, "pooled": pooled}
+    cams = [CAM(backbone, scales=SCALES, preset="clean") for _ in seeds]
+    return [cam.fit(samples, **options, seed=n) for cam, n in zip(cams, seeds, strict=True)]
 
 
 def run_baseline(
@@ -85,13 +82,11 @@ def run_baseline(
     if isinstance(seeds, int):
         check_count("seeds", seeds)
         seeds = range(seeds)
-    seeds = list(seeds)
     if not seeds:
         raise ValueError("seeds is empty, expected at least one; each trains a head")
     for seed in seeds:
         check_count("a seed", seed, least=0)
-    if limit is not None:
-        check_count("limit", limit)
+    check_given(check_count, limit=limit)
     check_word("data", data, ("voc", "folder"))
     root = default_root(data) if root is None else Path(root)
     train, val, target = _open(data, root, limit)
@@ -100,21 +95,21 @@ def run_baseline(
             f"scored names {', '.join(unknown)}, expected classes among {', '.join(val.classes)}"
         )
     with run_folder(out) as folder:
-        _refuse_other_heads(folder, seeds)
+        own = {f"head-seed-{seed}.safetensors" for seed in seeds}
+        heads = (path.name for path in folder.glob("head-seed-*.safetensors"))
+        if others := sorted(set(heads) - own):
+            problem = f"{folder} holds {', '.join(others)} of another run, and the two would mix"
+            raise ValueError(f"{problem}; give --out another folder, or remove them")
         network, name = _backbone(backbone, weights)
         cams = train_heads(network, train, seeds)
         for seed, cam in zip(seeds, cams, strict=True):
             card = {"method": "CAM head", "trunk": name, "seed": seed}
             card |= {"classes": list(cam.classes_), "losses": cam.losses_}
             save_model(folder / f"head-seed-{seed}", {"head": cam.head_}, card)
-        protocol = Protocol(
-            f"{data} ({root.name})",
-            "val",
-            resolution="original",
-            background=f"{rule}, fixed beforehand",
-            refinement="dense CRF" if crf else "none",
-            preset=f"frozen {name}, linear head, scales {SCALES} with flip",
-        )
+        stated = {"resolution": "original", "background": f"{rule}, fixed beforehand"}
+        stated["refinement"] = "dense CRF" if crf else "none"
+        stated["preset"] = f"frozen {name}, linear head, scales {SCALES} with flip"
+        protocol = Protocol(f"{data} ({root.name})", "val", **stated)
         truth, masks, reports = {name: target[name] for name in val.names}, [], {}
         for seed, cam in zip(seeds, cams, strict=True):
             row = f"seed {seed}"
@@ -141,28 +136,16 @@ def run_baseline(
 def _backbone(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module, str]:
     """Build the backbone; return it and its name for protocol and cards."""
     if not isinstance(backbone, str):
-        return build_backbone(backbone, weights=weights), type(backbone).__name__
-    if ":" in backbone:
-        return build_backbone(load_function(backbone), weights=weights), Path(backbone).name
-    network = build_backbone(backbone, weights=weights)
-    if weights is None:
-        print(
-            f"No --weights: the backbone {backbone} is RANDOM. It has never seen an image, and the "
-            "maps will mean little; --weights imagenet or a file gives it eyes."
-        )
-        return network, f"{backbone} with random weights"
-    return network, f"{backbone} with weights {Path(weights).name}"
-
-
-def _refuse_other_heads(folder: Path, seeds: Sequence[int]) -> None:
-    """Refuse a folder with heads of an earlier run, which would look like those of this one."""
-    own = {f"head-seed-{seed}.safetensors" for seed in seeds}
-    others = sorted(p.name for p in folder.glob("head-seed-*.safetensors") if p.name not in own)
-    if others:
-        raise ValueError(
-            f"{folder} holds {', '.join(others)} of another run, and the two would mix; give --out "
-            "another folder, or remove what is not needed any more"
-        )
+        name = type(backbone).__name__
+    elif ":" in backbone:
+        backbone, name = load_function(backbone), Path(backbone).name
+    elif weights is None:
+        print(f"No --weights: the backbone {backbone} is RANDOM, and the maps will mean little;")
+        print("pass --weights imagenet or a file.")
+        name = f"{backbone} with random weights"
+    else:
+        name = f"{backbone} with weights {Path(weights).name}"
+    return build_backbone(backbone, weights=weights), name
 
 
 def _open(
@@ -175,9 +158,8 @@ def _open(
     target = samples.open_masks()
     with_mask = [name for name in samples.names if name in target]
     if len(with_mask) < 4:
-        raise ValueError(
-            f"{root} has {len(with_mask)} images with masks; scoring needs at least 4 under masks/"
-        )
+        count = f"{root} has {len(with_mask)} images with masks"
+        raise ValueError(f"{count}; scoring needs at least 4 under masks/")
     held_out = with_mask[::4]
     train = samples.pick(name for name in samples.names if name not in set(held_out))
     return train, samples.pick(held_out), target

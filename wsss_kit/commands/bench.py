@@ -1,4 +1,4 @@
-"""How fast CLIP-ES is here, against the same written to the letter, on this machine.
+"""Measure how fast CLIP-ES is on this machine, beside a literal implementation of the paper.
 
 Times are noisy. Both sides therefore take turns, and a row shows the median of the ratios of
 neighbours. Large models have random weights: time does not depend on them.
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.cam import upsample
-from wsss_kit.checks import check_count, check_device, check_size
+from wsss_kit.checks import check_count, check_device, check_given, check_size
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.commands.resources import run_folder
 from wsss_kit.files import write_whole
@@ -93,8 +93,7 @@ def run_bench(
         ValueError: if a number is out of range, there is no such model or device, or the folder
             cannot be written to.
     """
-    for name, value in (("rounds", rounds), ("threads", threads)):
-        check_count(name, value)
+    check_given(check_count, rounds=rounds, threads=threads)
     check_size("size", size)
     check_device(device)
     rows, before = {}, torch.get_num_threads()
@@ -103,13 +102,17 @@ def run_bench(
         torch.set_num_threads(threads)
         try:
             clip = load_clip(model, device=device)
-            where = _where(clip.device, threads)
+            chip = platform.processor() or platform.machine()
+            if clip.device.type == "cuda":
+                chip = torch.cuda.get_device_name(clip.device)
+            cores = f", {threads} thread{'s' * (threads > 1)}" if clip.device.type == "cpu" else ""
+            vectors = torch.backends.cpu.get_cpu_capability()
+            where = f"{chip} ({vectors}){cores}, torch {torch.__version__}"
             print(f"{where}\n{model}, {size[1]}x{size[0]} pixels, median of {rounds} rounds\n")
             print(f"{'':<52}{'ours':>10}{'literal':>10}{'':>9}")
             for comparison in _comparisons(clip, tuple(size)):
-                row = _row(comparison, rounds, clip.device)
-                rows[row.what] = row
-                print(row, flush=True)
+                rows[comparison.what] = _row(comparison, rounds, clip.device)
+                print(rows[comparison.what], flush=True)
         finally:
             torch.set_num_threads(before)
         card = {"machine": where, "model": model, "size": list(size), "rounds": rounds}
@@ -147,9 +150,13 @@ def _images(clip: FrozenCLIP, size: tuple[int, int]) -> Iterator[_Comparison]:
         def note(a: Any, b: Any, _: float, sides: Sequence[Callable] = (ours, literal)) -> str:
             error = max((x - y).abs().max().item() for x, y in zip(a, b, strict=True))
             text = f"largest difference {error:.0e}"
-            if clip.device.type == "cuda":
-                peaks = [_peak(side, clip.device) for side in sides]
-                text += f", {peaks[0]:.0f} MB above the model, literal {peaks[1]:.0f} MB"
+            for what, side in zip(("", "literal "), sides, strict=True):
+                if clip.device.type == "cuda":  # memory beside what is allocated already
+                    torch.cuda.reset_peak_memory_stats(clip.device)
+                    before = torch.cuda.memory_allocated(clip.device)
+                    side()
+                    peak = (torch.cuda.max_memory_allocated(clip.device) - before) / 1e6
+                    text += f", {what}{peak:.0f} MB above the model"
             return text
 
         lossy = ", backbone in bfloat16 (LOSSY)" if model is rough else ""
@@ -160,8 +167,7 @@ def _images(clip: FrozenCLIP, size: tuple[int, int]) -> Iterator[_Comparison]:
 def _batches(clip: FrozenCLIP, size: tuple[int, int]) -> Iterator[_Comparison]:
     """Compare batches of equal size on a GPU, with the time that all of VOC would take."""
     images = torch.rand(_BATCH, 3, *size, device=clip.device)
-    labels = torch.zeros(_BATCH, 20, device=clip.device)
-    labels[torch.arange(_BATCH), torch.arange(_BATCH)] = 1
+    labels = torch.eye(_BATCH, 20, device=clip.device)
     labels[::2, 14] = 1  # one and a half classes an image, as in VOC
     texts, one = _texts(clip, 20 + _BACKGROUNDS), _image(size)
 
@@ -169,8 +175,8 @@ def _batches(clip: FrozenCLIP, size: tuple[int, int]) -> Iterator[_Comparison]:
         return [literal_maps(clip, one, texts[:1], texts[20:]) for _ in range(_BATCH)]
 
     def note(_: Any, __: Any, seconds: float) -> str:
-        rate = _BATCH / seconds
-        return f"{rate:.0f} images a second, {IMAGES:,} in {IMAGES / rate:.0f} s"
+        each = seconds / _BATCH
+        return f"{1 / each:.0f} images a second, {IMAGES:,} in {IMAGES * each:.0f} s"
 
     for autocast in (None, torch.float16, torch.bfloat16):
         model = FrozenCLIP(clip.model, window=clip.window, autocast=autocast).to(clip.device)
@@ -197,11 +203,10 @@ def _edits(
     ready = time.perf_counter()
     opened.prepare()
     prepared = _seconds(time.perf_counter() - ready)
-    said = f"opened in {_seconds(ready - start)}, prepared in {prepared}"
-    present = [prompts.classes.index(name) for name in names]
-    features = method.class_features_[present], method.background_features_
-    switches = cycle(prompts.backgrounds)
-    classes = f"{len(names)} class{'es' * (len(names) > 1)}"
+    note = f"opened in {_seconds(ready - start)}, prepared in {prepared}"
+    texts = method.class_features_[[prompts.classes.index(name) for name in names]]
+    again = partial(literal_maps, clip, image, texts, method.background_features_)
+    switches, classes = cycle(prompts.backgrounds), f"{len(names)} class{'es' * (len(names) > 1)}"
 
     def edited() -> Any:  # another word each time, because words are remembered
         return opened.maps(prompts.replace(backgrounds=[*prompts.backgrounds[1:], next(words)]))
@@ -209,38 +214,25 @@ def _edits(
     def switched() -> Any:
         return opened.maps(without=[next(switches)])
 
-    again = partial(literal_maps, clip, image, *features)
-    yield _Comparison(f"{where}a word edited, {classes}", edited, again, lambda *_: said)
+    yield _Comparison(f"{where}a word edited, {classes}", edited, again, lambda *_: note)
     yield _Comparison(f"{where}a word switched off, {classes}", switched, again, lambda *_: "")
 
 
 def _row(comparison: _Comparison, rounds: int, device: torch.device) -> Row:
     """Let the two sides take turns. A first round does not count: it loads and remembers."""
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     results, seconds = [None, None], ([], [])
     for turn in range(1 + rounds):
         for i, side in enumerate((comparison.ours, comparison.other)):
-            _wait(device)
+            wait()
             start = time.perf_counter()
             results[i] = side()
-            _wait(device)
+            wait()
             if turn:
                 seconds[i].append(time.perf_counter() - start)
     ours, other = map(statistics.median, seconds)
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     return Row(comparison.what, ours, other, ratio, comparison.note(*results, ours))
-
-
-def _peak(side: Callable[[], Any], device: torch.device) -> float:
-    """Measure the megabytes of GPU memory that a call needs beside what is there."""
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    side()
-    return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _image(size: tuple[int, int]) -> np.ndarray:
@@ -254,17 +246,8 @@ def _bytes(image: Tensor) -> np.ndarray:
 
 def _texts(clip: FrozenCLIP, n: int) -> Tensor:
     width = clip.model.visual.proj.shape[1]
-    generator = torch.Generator().manual_seed(0)
-    return F.normalize(torch.randn(n, width, generator=generator), dim=-1).to(clip.device)
-
-
-def _where(device: torch.device, threads: int) -> str:
-    chip = platform.processor() or platform.machine()
-    if device.type == "cuda":
-        chip = torch.cuda.get_device_name(device)
-    cores = f", {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else ""
-    vectors = torch.backends.cpu.get_cpu_capability()
-    return f"{chip} ({vectors}){cores}, torch {torch.__version__}"
+    random = torch.randn(n, width, generator=torch.Generator().manual_seed(0))
+    return F.normalize(random, dim=-1).to(clip.device)
 
 
 def _seconds(value: float) -> str:

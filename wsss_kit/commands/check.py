@@ -1,10 +1,10 @@
-"""``python -m wsss_kit check``: what is wrong with a data set, before hours are spent on it."""
+"""``python -m wsss_kit check``: look for errors in a data set before hours are spent on it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,10 +29,10 @@ class Findings:
     """What was found: a kind of problem -> the images, each with what is wrong.
 
     Args:
-        n_pictures: that were looked at.
-        n_masks: that were looked at.
-        errors: what stops a run or falsifies its numbers.
-        remarks: what may be meant so.
+        n_images: number of images that were decoded.
+        n_masks: number of masks that were decoded.
+        errors: problems that stop a run or falsify its numbers.
+        remarks: problems that may be intended.
     """
 
     n_images: int = 0
@@ -54,13 +54,13 @@ class Findings:
 
 
 class _Looked(NamedTuple):
-    """One image, looked at: its pixels' digest and labels, unless it cannot be read; problems."""
+    """Digest, labels and problems of one image; an image that cannot be read has no digest."""
 
-    digest: str
-    labels: set[int]
-    has_mask: bool
     errors: dict[str, str]
     remarks: dict[str, str]
+    digest: str = ""
+    labels: Collection[int] = ()
+    has_mask: bool = False
 
 
 def check_data(
@@ -100,7 +100,7 @@ def check_data(
                 found.n_masks += one.has_mask
                 if one.digest:
                     by_digest[one.digest].append(name)
-                seen |= one.labels
+                seen.update(one.labels)
                 for kinds, problems in ((found.errors, one.errors), (found.remarks, one.remarks)):
                     for kind, text in problems.items():
                         kinds[kind].append(f"{name}: {text}" if text else name)
@@ -118,8 +118,7 @@ def _look(samples: Sequence[Sample], masks: Mapping[str, Tensor] | None, number:
     try:
         sample = samples[number]
     except (OSError, ValueError) as error:
-        problem = {"images that cannot be read": f"{type(error).__name__}: {error}"}
-        return _Looked("", set(), False, problem, {})
+        return _Looked({"images that cannot be read": f"{type(error).__name__}: {error}"}, {})
     pixels = (255 * sample.image).round().byte().numpy().tobytes()
     labels, size = set(sample.labels.nonzero()[:, 0].tolist()), tuple(sample.image.shape[1:])
     errors, remarks, has_mask = {}, {}, masks is not None and sample.name in masks
@@ -130,9 +129,9 @@ def _look(samples: Sequence[Sample], masks: Mapping[str, Tensor] | None, number:
     try:
         values = set(masks[sample.name].unique().tolist()) if has_mask else None
     except (OSError, ValueError) as error:
-        values, has_mask = None, False
+        has_mask = False
         errors["masks that cannot be read"] = f"{type(error).__name__}: {error}"
-    if values is not None:
+    if has_mask:
         drawn = {value - 1 for value in values - {0, IGNORE_INDEX}}
         for problems, kind, those in (
             (errors, "classes drawn but not labelled", drawn - labels),
@@ -142,7 +141,7 @@ def _look(samples: Sequence[Sample], masks: Mapping[str, Tensor] | None, number:
                 problems[kind] = ", ".join(samples.classes[c] for c in sorted(those))
         if values == {IGNORE_INDEX}:
             errors["masks that ignore everything"] = ""
-    return _Looked(hashlib.sha256(pixels).hexdigest(), labels, has_mask, errors, remarks)
+    return _Looked(errors, remarks, hashlib.sha256(pixels).hexdigest(), labels, has_mask)
 
 
 def run_check(

@@ -13,7 +13,7 @@ from threading import Event
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_word
+from wsss_kit.checks import check_count, check_given, check_word
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.resources import run_folder
 from wsss_kit.evaluation import (
@@ -37,13 +37,10 @@ from wsss_kit.plot import iou_bars, show_cams, show_masks, show_samples
 from wsss_kit.plot.page import table_text, write_report
 from wsss_kit.prompts import Prompts
 
-Rows = dict[str, tuple[dict[str, Tensor], Report]]
-"""Row of the table -> masks of ``test`` by name, and their report."""
-_METHODS = ("CAM", "SC-CAM", "CLIMS", "CLIP-ES")
-"""In the order of the table."""
+Scored = tuple[CAMMethod, dict[str, dict[str, Tensor]], dict[str, Report]]
+"""A method, and for each of its rows in the table the masks of ``test`` by name and the report."""
 _RULES_WITH_CRF = tuple(rule for rule in CRF_RULES if rule.threshold is not None)
 """Powers among them were never the best here, and each rule is a CRF for every image."""
-_EXAMPLES = 4  # the first images of the test split: not chosen
 
 
 def _plain_cam(train: PaperWorld, seed: int, progress: bool = True) -> CAM:
@@ -98,8 +95,7 @@ def run_demo(
     Raises:
         ValueError: if a number is out of range, or the folder cannot be written to or is in use.
     """
-    for name, n in (("n_train", n_train), ("n_val", n_val), ("n_test", n_test)):
-        check_count(name, n)
+    check_given(check_count, n_train=n_train, n_val=n_val, n_test=n_test)
     check_count("seed", seed, least=0)
     started = time.monotonic()
     with run_folder(folder) as folder:
@@ -111,13 +107,14 @@ def run_demo(
             "SC-CAM": partial(SCCAM.load, "paper", device="cpu"),
             "CLIMS": partial(CLIMS.load, "paper", device="cpu"),
         }
-        _import_before_threads(makers)
         scored = _score_all(makers, val, test)
-        methods = {name: method for name, (method, _) in scored.items()}
+        methods, masks, reports = {}, {}, {}
+        for name, (method, masks_of, report_of) in scored.items():
+            methods[name] = method
+            masks |= masks_of
+            reports |= report_of
         methods["CAM"].save(folder / "cam")
-        rows = {row: made for _, own in scored.values() for row, made in own.items()}
-        reports = {row: report for row, (_, report) in rows.items()}
-        figures = _figures(test, methods, {row: masks for row, (masks, _) in rows.items()}, reports)
+        figures = _figures(test, methods, masks, reports)
         page = write_report(
             folder / "report.html",
             beside="figure",
@@ -169,30 +166,25 @@ def demo(
     run_demo(out, seed=seed)
 
 
-def _import_before_threads(makers: Mapping[str, Callable[[], CAMMethod]]) -> None:
-    """Run every method once on two images, so that the threads find every module imported.
-
-    Methods and libraries import modules when they are first used. Two threads that import parts of
-    one library at the same time can wait for each other, or see a module that is half imported.
-    """
-    few = PaperWorld(2, split="val")
-    makers = {**makers, "CAM": partial(_plain_cam, few, 0, progress=False)}
-    for name, make in makers.items():
-        _score(name, make, few, few, Event(), n_rules=1, shown=False)
-
-
 def _score_all(
     makers: Mapping[str, Callable[[], CAMMethod]], val: PaperWorld, test: PaperWorld
-) -> dict[str, tuple[CAMMethod, Rows]]:
+) -> dict[str, Scored]:
     """Make and score every method, each in a thread: one operation is too small for two.
 
-    Stopped from the keyboard, all threads end with the batch that they are at.
+    Methods and libraries import modules when they are first used. Two threads that import parts of
+    one library at the same time can wait for each other, or see a module that is half imported. So
+    every method runs once on two images before. Stopped from the keyboard, all threads end with
+    the batch that they are at.
     """
+    few = PaperWorld(2, split="val")
+    for name, make in {**makers, "CAM": partial(_plain_cam, few, 0, progress=False)}.items():
+        _score(name, make, few, few, Event(), n_rules=1, shown=False)
     threads, stopped = torch.get_num_threads(), Event()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         futures = {n: pool.submit(_score, n, m, val, test, stopped) for n, m in makers.items()}
-        return {name: futures[name].result() for name in _METHODS}
+        order = ("CAM", "SC-CAM", "CLIMS", "CLIP-ES")  # of the table
+        return {name: futures[name].result() for name in order}
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
@@ -208,52 +200,51 @@ def _score(
     *,
     n_rules: int | None = None,
     shown: bool = True,
-) -> tuple[CAMMethod, Rows]:
+) -> Scored:
     """Make a method; return it with its rows without and with the CRF."""
-    method, scored = make(), {}
+    method, masks, reports = make(), {}, {}
     maps_of = _Remembered(Pipeline(method).maps, stopped)
-    for row, crf, rules in (
-        (f"{name}, no CRF", False, CONSTANTS + POWERS),
-        (name, True, _RULES_WITH_CRF),
-    ):
+    rules = {f"{name}, no CRF": CONSTANTS + POWERS, name: _RULES_WITH_CRF}
+    for row, crf in zip(rules, (False, True), strict=True):
         pipeline = Pipeline(method, crf=crf)
         options = {"refine": pipeline.refine, "what": row, "shown": shown}
-        chosen = choose_rule(maps_of, val, val.masks, test, rules=rules[:n_rules], **options)
+        chosen = choose_rule(maps_of, val, val.masks, test, rules=rules[row][:n_rules], **options)
         stated = {"background": chosen.said, "refinement": pipeline.refinement}
         stated |= {"preset": method.preset, "resolution": f"{test.size}x{test.size}"}
         protocol = Protocol(f"PaperWorld seed {test.seed}", test.split, **stated)
-        report = evaluate(chosen.masks, test.masks, classes=test.classes, protocol=protocol)
-        scored[row] = chosen.masks, report
-    return method, scored
+        masks[row] = chosen.masks
+        reports[row] = evaluate(masks[row], test.masks, classes=test.classes, protocol=protocol)
+    return method, masks, reports
 
 
 def _figures(
     test: PaperWorld,
     methods: Mapping[str, CAMMethod],
-    masks: dict[str, dict[str, Tensor]],
-    reports: dict[str, Report],
+    masks: Mapping[str, Mapping[str, Tensor]],
+    reports: Mapping[str, Report],
 ) -> dict:
-    shown = [test[i] for i in range(min(_EXAMPLES, len(test)))]
-    truth = {sample.name: test.masks[sample.name] for sample in shown}
-    figures = {  # the first one leads the page
-        "Masks without and with the dense CRF, and the ground truth.": show_masks(
-            shown, {**masks, "ground truth": truth}, test.classes
-        ),
+    """Draw the masks, the IoU of every class, the images and the maps of every method."""
+    shown, classes = [test[i] for i in range(min(4, len(test)))], test.classes  # the first four
+    columns = {**masks, "ground truth": {sample.name: test.masks[sample.name] for sample in shown}}
+    leading = "Masks without and with the dense CRF, and the ground truth."
+    figures = {
+        leading: show_masks(shown, columns, classes),
         "IoU of every class.": iou_bars(reports),
-        "Images of the test split with their captions and image-level labels.": show_samples(
-            shown, test.classes, test.captions
-        ),
     }
+    title = "Images of the test split with their captions and image-level labels."
+    figures[title] = show_samples(shown, classes, test.captions)
     for name, method in methods.items():
-        pipeline = Pipeline(method)
-        cams = [pipeline.maps(s.image[None], s.labels[None])[0] for s in shown]
-        figures[f"{name}: one map for every class that is present."] = show_cams(
-            shown, cams, test.classes, [s.labels for s in shown]
-        )
+        maps_of, present = Pipeline(method).maps, [s.labels for s in shown]
+        cams = [maps_of(s.image[None], s.labels[None])[0] for s in shown]
+        title = f"{name}: one map for every class that is present."
+        figures[title] = show_cams(shown, cams, classes, present)
     return figures
 
 
 def _notes(cam: CAM, sc_cam: SCCAM, clims: CLIMS, clip_es: CLIPES) -> Sequence[str]:
+    """Return the paragraphs of the page."""
+    shipped = "weights that come with the package and were trained by `python -m wsss_kit train"
+    n_backgrounds = len(clip_es.prompts.backgrounds)
     return (
         "The examples are the first images of the test split, not a choice. Ground truth entered "
         "twice: on val to choose each row's background rule (and, when the tiny CLIP was made, one "
@@ -265,15 +256,12 @@ def _notes(cam: CAM, sc_cam: SCCAM, clims: CLIMS, clip_es: CLIPES) -> Sequence[s
         f"Plain CAM: a linear head trained for {len(cam.losses_)} epochs on image-level labels, on "
         "a small backbone that learned from a tiny CLIP without labels. In its training images "
         "objects mostly stand on their usual background, so it answers to that as well.",
-        "SC-CAM: weights that come with the package and were trained by `python -m wsss_kit train "
-        f"paper-sc-cam`: {len(sc_cam.rounds_)} rounds of clustering each class into {sc_cam.k_} "
-        "sub-categories and of training on these, on 1,000 images of the training split; the "
-        "sub-categories' maps are shown.",
-        "CLIMS: weights that come with the package and were trained by `python -m wsss_kit train "
-        "paper-clims`: a CAM of its own, backbone and head, on 1,000 images of the training split, "
-        f"and then {len(clims.losses_)} epochs by what the tiny CLIP sees where the maps look and "
-        "where they do not.",
+        f"SC-CAM: {shipped} paper-sc-cam`: {len(sc_cam.rounds_)} rounds of clustering each class "
+        f"into {sc_cam.k_} sub-categories and of training on these, on 1,000 images of the "
+        "training split; the sub-categories' maps are shown.",
+        f"CLIMS: {shipped} paper-clims`: a CAM of its own, backbone and head, on 1,000 images of "
+        f"the training split, and then {len(clims.losses_)} epochs by what the tiny CLIP sees "
+        "where the maps look and where they do not.",
         "CLIP-ES: no training on these images; a tiny CLIP that learned from captions, of whole "
-        "objects and of torn ones, compares "
-        f"each class with {len(clip_es.prompts.backgrounds)} background words.",
+        f"objects and of torn ones, compares each class with {n_backgrounds} background words.",
     )

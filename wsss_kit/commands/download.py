@@ -1,4 +1,4 @@
-"""Data sets into their folders: fetched from whoever answers, checked, unpacked, and read once."""
+"""Download a data set into its folder: fetch, verify and unpack it, and read its first image."""
 
 from __future__ import annotations
 
@@ -17,10 +17,6 @@ from wsss_kit.data.images import mask_png
 from wsss_kit.files import write_whole
 from wsss_kit.training import progress
 
-_VOC = "VOCtrainval_11-May-2012.tar"
-_PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
-_COCO = "http://images.cocodataset.org"
-
 
 class _Part(NamedTuple):
     """An archive, and what of it goes where below the data set's folder."""
@@ -31,47 +27,37 @@ class _Part(NamedTuple):
     only: tuple[str, ...] = ()
 
 
+_VOC = "VOCtrainval_11-May-2012.tar"
+_VOC_HOSTS = (
+    "https://d2l-data.s3-accelerate.amazonaws.com",
+    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012",
+    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
+)
+_VOC_SUM = "sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb"
+_COCO = ("annotations/annotations_trainval2014.zip", "zips/train2014.zip", "zips/val2014.zip")
+_PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
+_PETS_SUMS = {
+    "images": "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c",
+    "annotations": "md5:95a8c909bbe2e81eed6a22bccdf3f68f",
+}
 SETS: dict[str, tuple[_Part, ...]] = {
     "voc": (
-        _Part(
-            Archive(
-                _VOC,
-                (
-                    f"https://d2l-data.s3-accelerate.amazonaws.com/{_VOC}",
-                    f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/{_VOC}",
-                    f"http://host.robots.ox.ac.uk/pascal/VOC/voc2012/{_VOC}",
-                ),
-                "sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
-            ),
-            strip=2,
-        ),
+        _Part(Archive(_VOC, tuple(f"{host}/{_VOC}" for host in _VOC_HOSTS), _VOC_SUM), strip=2),
     ),
     "coco": tuple(
-        _Part(Archive(name, (f"{_COCO}/{folder}/{name}",)))
-        for folder, name in (
-            ("annotations", "annotations_trainval2014.zip"),
-            ("zips", "train2014.zip"),
-            ("zips", "val2014.zip"),
-        )
+        _Part(Archive(Path(path).name, (f"http://images.cocodataset.org/{path}",)))
+        for path in _COCO
     ),
     "pets": tuple(
-        _Part(Archive(f"{name}.tar.gz", (f"{_PETS}/{name}.tar.gz",), f"md5:{md5}"), only=(name,))
-        for name, md5 in (
-            ("images", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
-            ("annotations", "95a8c909bbe2e81eed6a22bccdf3f68f"),
-        )
+        _Part(Archive(f"{name}.tar.gz", (f"{_PETS}/{name}.tar.gz",), checksum), only=(name,))
+        for name, checksum in _PETS_SUMS.items()
     ),
 }
 """Data set -> its archives. Addresses, sizes and checksums are quoted from public sources."""
 
-_SBD = Archive(
-    "benchmark.tgz",
-    (
-        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
-        "semantic_contours/benchmark.tgz",
-    ),
-    "md5:82b4d87ceb2ed10f6038a1cba92111cb",
-)
+_BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
+_SBD_SUM = "md5:82b4d87ceb2ed10f6038a1cba92111cb"
+_SBD = Archive("benchmark.tgz", (f"{_BERKELEY}/benchmark.tgz",), _SBD_SUM)
 _READ = {"voc": "train", "coco": "val", "pets": "trainval"}
 """The split whose first image is read at the end."""
 
@@ -159,21 +145,18 @@ def add_train_aug(root: str | Path, *, shown: bool = True) -> int:
     """
     root = Path(root)
     sets, sbd = root / "ImageSets" / "Segmentation", root / "SBD"
-    listed = {}
-    for what, file in (
-        *(("sbd", sbd / f"{split}.txt") for split in ("train", "val")),
-        *((split, sets / f"{split}.txt") for split in ("train", "val")),
-    ):
+    listed = []
+    for file in (sbd / "train.txt", sbd / "val.txt", sets / "train.txt", sets / "val.txt"):
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing; SBD's archive holds its lists, unpack it")
-        listed.setdefault(what, []).extend(file.read_text(encoding="utf-8").split())
-    names = sorted({*listed["sbd"], *listed["train"]} - set(listed["val"]))
-    to, own = root / "SegmentationClassAug", root / "SegmentationClass"
+        listed.append(set(file.read_text(encoding="utf-8").split()))
+    *learned, val = listed
+    names = sorted(set.union(*learned) - val)
     for name in progress(names, what="masks of train_aug", shown=shown, total=len(names)):
-        target, drawn = to / f"{name}.png", own / f"{name}.png"
-        if target.exists():
-            continue
-        write_whole(target, drawn.read_bytes() if drawn.exists() else _of_mat(sbd, name))
+        target = root / "SegmentationClassAug" / f"{name}.png"
+        drawn = root / "SegmentationClass" / f"{name}.png"
+        if not target.exists():
+            write_whole(target, drawn.read_bytes() if drawn.exists() else _of_mat(sbd, name))
     write_whole(sets / "train_aug.txt", "\n".join(names) + "\n")
     return len(names)
 
@@ -189,6 +172,5 @@ def _of_mat(sbd: Path, name: str) -> bytes:
     except FileNotFoundError:
         raise
     except Exception as error:  # every kind of damage has its own
-        raise ValueError(
-            f"{file} holds no mask ({error}), expected GTcls.Segmentation; unpack SBD again"
-        ) from error
+        message = f"{file} holds no mask ({error}), expected GTcls.Segmentation; unpack SBD again"
+        raise ValueError(message) from error

@@ -18,9 +18,7 @@ from wsss_kit.evaluation import (
     BackgroundRule,
     ConfusionMatrix,
     Protocol,
-    Published,
     Report,
-    beside_published,
     best_rule,
     evaluate,
     explain_gap,
@@ -32,8 +30,6 @@ from wsss_kit.plot.page import write_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_EXAMPLES, _WORST = 4, 6
 
 
 def run_evaluate(
@@ -77,31 +73,31 @@ def run_evaluate(
     predicted, made = masks_in(Path(folder), list(samples.names))
     target = {name: target[name] for name in samples.names if name in target}
     if power is not None:
-        rules = [BackgroundRule(power=each) for each in power]
-        rule = best_rule(_sweep(rules, Path(folder), predicted, target, len(samples.classes)))
-        predicted = _masks_by(rule, Path(folder), predicted, len(samples.classes))
+        parts = Path(folder), predicted, target, len(samples.classes)
+        rule, predicted = _best_power(power, *parts)
         span = f"{min(power):g} to {max(power):g}"
         made = {**made, "background": f"the best of the powers {span}, chosen here: {rule}"}
-    stated = {
-        name: str(made[name]) for name in ("background", "refinement", "preset") if name in made
-    }
+    stated = {k: str(made[k]) for k in ("background", "refinement", "preset") if k in made}
     protocol = Protocol(TITLES.get(data, "own folder"), str(samples.split or "all"), **stated)
-    kinds = {"stuff": samples.stuff, "stuff_names": STUFF} if data == "paper" else {}
-    report = evaluate(
-        predicted,
-        target,
-        classes=samples.classes,
-        protocol=protocol,
-        scored=scored,
-        **kinds,
-    )
-    page = Path(folder) / "report.html" if out is None else Path(out)
-    _write_page(
-        page,
-        report,
+    options = {"classes": samples.classes, "protocol": protocol, "scored": scored}
+    if data == "paper":
+        options |= {"stuff": samples.stuff, "stuff_names": STUFF}
+    report = evaluate(predicted, target, **options)
+    errors = [["class", "IoU", *ERROR_KINDS], *report.rows()]
+    tables = {"IoU and what each kind of error takes from it, in percent": errors}
+    notes = []
+    if beside is not None and beside.percent is not None:
+        frame = report.beside_published(beside.method, beside.what).round(1).reset_index()
+        cells = frame.astype(str).to_numpy().tolist()
+        tables["Ours beside what is published, percent"] = [list(frame.columns), *cells]
+        notes.append(str(explain_gap(report, beside)))
+    page = write_report(
+        Path(folder) / "report.html" if out is None else out,
         title=f"{made.get('method', 'Masks')} on {protocol.data} {protocol.split}",
+        reports={"masks": report},
         figures=_figures(report, samples, predicted, target),
-        row=beside,
+        notes=notes,
+        tables=tables,
     )
     print(f"{report}\n{page} has the tables and figures.")
     if beside is not None:
@@ -109,62 +105,30 @@ def run_evaluate(
     return report
 
 
-def _masks_by(
-    rule: BackgroundRule, folder: Path, masks: Mapping[str, Tensor], n_classes: int
-) -> LazyMasks:
-    """Make masks by a background rule, of the soft maps that ``masks --maps`` wrote."""
-
-    def read(name: str) -> Tensor:
-        return rule.masks(*_soft_maps(folder, name, masks, n_classes))[0]
-
-    return LazyMasks(list(masks), read=read, folder=folder)
-
-
-def _soft_maps(
-    folder: Path, name: str, masks: Mapping[str, Tensor], n_classes: int
-) -> tuple[Tensor, Tensor]:
-    """Read the maps (1, C, H, W) of one image, zero for absent classes, and its labels (1, C)."""
-    maps = torch.zeros(1, n_classes, *masks[name].shape)
-    labels = torch.zeros(1, n_classes)
-    for c, each in read_maps(folder, name).items():
-        maps[0, c], labels[0, c] = each, 1
-    return maps, labels
-
-
-def _sweep(
-    rules: Sequence[BackgroundRule],
+def _best_power(
+    powers: Sequence[float],
     folder: Path,
     masks: Mapping[str, Tensor],
     target: Mapping[str, Tensor],
     n_classes: int,
-) -> dict[BackgroundRule, float]:
-    """Score rules: rule -> mIoU in [0, 1]; the maps of an image are read once for all rules."""
-    matrices = {rule: ConfusionMatrix(1 + n_classes) for rule in rules}
+) -> tuple[BackgroundRule, LazyMasks]:
+    """Return the power with the highest mIoU, and the masks that it makes of the soft maps."""
+
+    def soft_maps(name: str) -> tuple[Tensor, Tensor]:
+        """Read the maps (1, C, H, W) of one image, zero for absent classes, and its labels."""
+        maps, labels = torch.zeros(1, n_classes, *masks[name].shape), torch.zeros(1, n_classes)
+        for c, each in read_maps(folder, name).items():
+            maps[0, c], labels[0, c] = each, 1
+        return maps, labels
+
+    matrices = {BackgroundRule(power=each): ConfusionMatrix(1 + n_classes) for each in powers}
     for name, truth in target.items():
-        maps, labels = _soft_maps(folder, name, masks, n_classes)
+        maps = soft_maps(name)  # read once for all rules
         for rule, matrix in matrices.items():
-            matrix.update(rule.masks(maps, labels)[0], truth)
-    return {rule: float(matrix.iou().nanmean()) for rule, matrix in matrices.items()}
-
-
-def _write_page(
-    path: Path, report: Report, *, title: str, figures: Mapping[str, Figure], row: Published | None
-) -> None:
-    """Write the table of every class with its kinds of errors, ours beside published, figures."""
-    tables = {
-        "IoU and what each kind of error takes from it, in percent": [
-            ["class", "IoU", *ERROR_KINDS],
-            *report.rows(),
-        ]
-    }
-    notes = []
-    if row is not None and row.percent is not None:
-        frame = beside_published(report, method=row.method, what=row.what).round(1).reset_index()
-        cells = frame.astype(str).to_numpy().tolist()
-        tables["Ours beside what is published, percent"] = [list(frame.columns), *cells]
-        notes.append(str(explain_gap(report, row)))
-    write_report(
-        path, title=title, reports={"masks": report}, figures=figures, notes=notes, tables=tables
+            matrix.update(rule.masks(*maps)[0], truth)
+    best = best_rule({rule: float(each.iou().nanmean()) for rule, each in matrices.items()})
+    return best, LazyMasks(
+        list(masks), read=lambda name: best.masks(*soft_maps(name))[0], folder=folder
     )
 
 
@@ -175,9 +139,8 @@ def _figures(
     target: Mapping[str, Tensor],
 ) -> dict[str, Figure]:
     """Draw the first images, the worst images with their errors, and the confusion of classes."""
-    numbers = {name: number for number, name in enumerate(samples.names)}
-    first = [samples[i] for i in range(min(_EXAMPLES, len(samples)))]
-    worst = [samples[numbers[name]] for name, _ in report.worst[:_WORST]]
+    first = [samples[i] for i in range(min(4, len(samples)))]
+    worst = [samples[list(samples.names).index(name)] for name, _ in report.worst[:6]]
     columns = {"masks": predicted, "ground truth": target}
     figures = {
         "The first images, not a choice.": show_masks(first, columns, report.values[1:]),

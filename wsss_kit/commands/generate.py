@@ -92,27 +92,38 @@ def write_masks(
     if rank >= world:
         raise ValueError(f"rank is {rank} of world {world}, expected 0 to {world - 1}")
     folder = Path(folder)
-    _claim(folder, {**made_by, "batch_size": batch_size})
+    folder.mkdir(parents=True, exist_ok=True)
+    protocol = {**made_by, "batch_size": batch_size}
+    text, card = json.dumps(protocol, indent=1, sort_keys=True) + "\n", folder / PROTOCOL
+    if not card.exists():
+        write_whole(card, text)
+    elif card.read_text(encoding="utf-8") != text:
+        problem = f"{folder} holds masks that were made otherwise ({PROTOCOL} there says how)"
+        raise ValueError(f"{problem}; remove it, or give --out another one")
     names = list(samples.names)
     for name in names:
         _place(folder, "masks", name)  # refuse before any work
     cell = masks_of.cell if isinstance(masks_of, Pipeline) else 1
-    batches = plan_batches(samples, batch_size, side=cell)
-    left = [
-        batch
-        for batch in batches[rank::world]
-        if not all(_is_done(folder, names[number]) for number in batch)
-    ]
+    batches = plan_batches(samples, batch_size, side=cell)[rank::world]
+    left = [batch for batch in batches if not all(_is_done(folder, names[i]) for i in batch)]
 
-    def made() -> Iterator[_Read]:
-        resize = masks_of.fit if cell > 1 else None
-        for batch in _decoded(samples, left, workers, resize):
-            _make(batch, masks_of, folder, maps)
+    def write() -> Iterator[_Read]:
+        for batch in _decode(samples, left, workers, masks_of.fit if cell > 1 else None):
+            _write_batch(batch, masks_of, folder, maps)
             yield from batch
 
-    for _ in progress(made(), what="masks", shown=shown, total=sum(map(len, left))):
+    for _ in progress(write(), what="masks", shown=shown, total=sum(map(len, left))):
         pass
-    return _finish(folder, names, made_by, getattr(samples, "classes", ()))
+    failed = {name: _failure(folder, name) for name in names if _failure(folder, name).exists()}
+    done = [name for name in names if _place(folder, "masks", name).exists()]
+    failed = {n: p.read_text(encoding="utf-8") for n, p in failed.items() if n not in done}
+    if len(done) + len(failed) == len(names):
+        manifest = {"made_by": dict(made_by), "classes": list(getattr(samples, "classes", ()))}
+        manifest |= {"pictures": done, "failed": failed}
+        for torn in folder.rglob(".*.tmp"):  # of runs that were killed while they wrote
+            torn.unlink(missing_ok=True)
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return Written(_masks(folder, done), failed)
 
 
 def read_masks(folder: str | Path) -> Written:
@@ -122,14 +133,11 @@ def read_masks(folder: str | Path) -> Written:
         FileNotFoundError: if there is no manifest: the run has not ended, or the folder is none.
     """
     folder = Path(folder)
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} has no {MANIFEST}: the run has not ended (the same command goes on), or "
-            "this is not its folder"
-        )
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return Written(_masks(folder, found["pictures"]), found["failed"])
+    if not (folder / MANIFEST).is_file():
+        problem = f"{folder} has no {MANIFEST}: the run has not ended (the same command goes on)"
+        raise FileNotFoundError(f"{problem}, or this is not its folder")
+    stored = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return Written(_masks(folder, stored["pictures"]), stored["failed"])
 
 
 def read_maps(folder: str | Path, name: str) -> dict[int, Tensor]:
@@ -141,21 +149,8 @@ def read_maps(folder: str | Path, name: str) -> dict[int, Tensor]:
     path = _place(Path(folder), "maps", name, ".safetensors")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; give the run --maps to keep soft maps")
-    found = load_file(path)
-    return {int(c): m.float() for c, m in zip(found["classes"], found["maps"], strict=True)}
-
-
-def _claim(folder: Path, made_by: Mapping[str, Any]) -> None:
-    """Write down how the masks are made; refuse a folder of others."""
-    folder.mkdir(parents=True, exist_ok=True)
-    said, card = json.dumps(made_by, indent=1, sort_keys=True) + "\n", folder / PROTOCOL
-    if card.exists() and card.read_text(encoding="utf-8") != said:
-        raise ValueError(
-            f"{folder} holds masks that were made otherwise ({PROTOCOL} there says how); expected "
-            "a folder of their own: remove it, or give --out another one"
-        )
-    if not card.exists():
-        write_whole(card, said)
+    stored = load_file(path)
+    return {int(c): m.float() for c, m in zip(stored["classes"], stored["maps"], strict=True)}
 
 
 def _place(folder: Path, kind: str, name: str, ending: str = ".png") -> Path:
@@ -183,7 +178,7 @@ class _Read(NamedTuple):
     resized: Tensor | None = None
 
 
-def _decoded(
+def _decode(
     samples: Sequence[Sample],
     batches: Sequence[Sequence[int]],
     workers: int,
@@ -213,8 +208,8 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
-def _make(batch: Sequence[_Read], masks_of: Recipe, folder: Path, maps: bool) -> None:
-    """Make the masks of one batch, and write them when all of them are made."""
+def _write_batch(batch: Sequence[_Read], masks_of: Recipe, folder: Path, maps: bool) -> None:
+    """Write the masks of one batch when all of them are computed."""
     good = [read for read in batch if read.sample is not None]
     for read in batch:
         if read.sample is None:
@@ -222,15 +217,15 @@ def _make(batch: Sequence[_Read], masks_of: Recipe, folder: Path, maps: bool) ->
     if not good:
         return
     try:
-        made = _made(good, masks_of)
+        computed = _compute(good, masks_of)
     except (ValueError, RuntimeError) as error:
-        if len(good) > 1:  # one of them alone may be to blame
-            for read in good:
-                _make([read], masks_of, folder, maps)
+        if len(good) == 1:
+            write_whole(_failure(folder, good[0].name), f"{type(error).__name__}: {error}")
             return
-        write_whole(_failure(folder, good[0].name), f"{type(error).__name__}: {error}")
+        for read in good:  # one of them alone may be to blame
+            _write_batch([read], masks_of, folder, maps)
         return
-    for read, (mask, soft) in zip(good, made, strict=True):
+    for read, (mask, soft) in zip(good, computed, strict=True):
         if maps:
             present = read.sample.labels.nonzero()[:, 0]
             kept = {"classes": present, "maps": soft[present].half().cpu().contiguous()}
@@ -238,8 +233,8 @@ def _make(batch: Sequence[_Read], masks_of: Recipe, folder: Path, maps: bool) ->
         write_whole(_place(folder, "masks", read.name), mask_png(mask))
 
 
-def _made(good: Sequence[_Read], masks_of: Recipe) -> list[tuple[Tensor, Tensor | None]]:
-    """Compute the mask of every image of a batch, and its maps if a pipeline makes them."""
+def _compute(good: Sequence[_Read], masks_of: Recipe) -> list[tuple[Tensor, Tensor | None]]:
+    """Compute the mask of every image of a batch, and its maps if a pipeline computes them."""
     images = [read.sample.image for read in good]
     labels = torch.stack([read.sample.labels for read in good])
     if not isinstance(masks_of, Pipeline):
@@ -249,13 +244,14 @@ def _made(good: Sequence[_Read], masks_of: Recipe) -> list[tuple[Tensor, Tensor 
         maps, scores = masks_of.maps_and_scores(stacked, labels)
         return list(zip(masks_of.masks_of(scores, stacked, labels), maps, strict=True))
     cams = masks_of.own_maps(torch.stack([read.resized for read in good]), labels)
-    made: dict[int, tuple[Tensor, Tensor]] = {}
+    pairs: list = [None] * len(good)
     for size in dict.fromkeys(image.shape[1:] for image in images):
         equal = [b for b, image in enumerate(images) if image.shape[1:] == size]
         maps, stacked = upsample(cams[equal], size), torch.stack([images[b] for b in equal])
         masks = masks_of.masks_of(masks_of.rule.scores(maps), stacked, labels[equal])
-        made.update(zip(equal, zip(masks, maps, strict=True), strict=True))
-    return [made[b] for b in range(len(good))]
+        for b, *pair in zip(equal, masks, maps, strict=True):
+            pairs[b] = pair
+    return pairs
 
 
 def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -> list[list[int]]:
@@ -273,18 +269,15 @@ def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -
     if batch_size == 1:  # no size has to be read
         return [[number] for number in range(len(samples))]
     open_batches, batches = {}, []
-    for number in range(len(samples)):
+    for number, name in enumerate(samples.names):
         try:
-            pixels = samples.size_of(samples.names[number])
-            size = tuple(-(-length // side) for length in pixels)
+            size = tuple(-(-length // side) for length in samples.size_of(name))
         except (OSError, ValueError):
-            size = None  # its own batch, where reading it says why
-        batch = open_batches.get(size) if size is not None else None
-        if batch is None or len(batch) == batch_size:
-            batch = []
-            batches.append(batch)
-            open_batches[size] = batch
-        batch.append(number)
+            size = number  # its own batch, where reading it says why
+        if len(open_batches.get(size, ())) in (0, batch_size):
+            open_batches[size] = []
+            batches.append(open_batches[size])
+        open_batches[size].append(number)
     return batches
 
 
@@ -302,12 +295,10 @@ def masks_in(folder: Path, names: Sequence[str]) -> tuple[Mapping[str, Tensor], 
     card = folder / PROTOCOL
     if card.is_file():
         written = read_masks(folder)
-        missing = [name for name in names if name in written.failed]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} of {len(names)} images have no mask, the first is {missing[0]!r}: "
-                f"{written.failed[missing[0]]}; mend them, or score a split without them"
-            )
+        if missing := [name for name in names if name in written.failed]:
+            problem = f"{len(missing)} of {len(names)} images have no mask, the first is"
+            reason = f"{missing[0]!r}: {written.failed[missing[0]]}"
+            raise ValueError(f"{problem} {reason}; mend them, or score a split without them")
         return written.masks, json.loads(card.read_text(encoding="utf-8"))
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}, expected one of NAME.png")
@@ -315,28 +306,7 @@ def masks_in(folder: Path, names: Sequence[str]) -> tuple[Mapping[str, Tensor], 
     return LazyMasks(there, read=lambda n: read_mask(folder / f"{n}.png"), folder=folder), {}
 
 
-def _finish(
-    folder: Path, names: Sequence[str], made_by: Mapping[str, Any], classes: Sequence[str]
-) -> Written:
-    """Write the manifest once every image has a mask or a reason."""
-    failed, done = {}, []
-    for name in names:
-        if _place(folder, "masks", name).exists():
-            done.append(name)
-        elif _failure(folder, name).exists():
-            failed[name] = _failure(folder, name).read_text(encoding="utf-8")
-    if len(done) + len(failed) == len(names):
-        manifest = {"made_by": dict(made_by), "classes": list(classes)}
-        manifest |= {"pictures": done, "failed": failed}
-        for torn in folder.rglob(".*.tmp"):  # of runs that were killed while they wrote
-            torn.unlink(missing_ok=True)
-        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    return Written(_masks(folder, done), failed)
-
-
 def _masks(folder: Path, names: Sequence[str]) -> LazyMasks:
     return LazyMasks(
-        names,
-        read=lambda name: read_mask(_place(folder, "masks", name)),
-        folder=folder / "masks",
+        names, read=lambda name: read_mask(_place(folder, "masks", name)), folder=folder / "masks"
     )

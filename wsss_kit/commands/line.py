@@ -177,11 +177,9 @@ def _annotation(name: str, hint: Any, text: str) -> Any:
     for kind in kinds:
         if get_origin(kind) in (tuple, Sequence):
             item = get_args(kind)[0]
-            read = partial(_read_list, flag=flag, of=item, single=item in kinds)
-            shown = item if item in _KINDS else str
-            return Annotated[
-                list[shown], option(converter=read, consume_multiple=True, negative=())
-            ]
+            read = partial(_read, flag=flag, of=item, many=True, single=item in kinds)
+            shown = list[item if item in _KINDS else str]
+            return Annotated[shown, option(converter=read, consume_multiple=True, negative=())]
         if get_origin(kind) is Mapping:
             return Annotated[str, option(converter=partial(_read, flag=flag, of=json.loads))]
     for kind in (int, float):
@@ -190,14 +188,20 @@ def _annotation(name: str, hint: Any, text: str) -> Any:
     return Annotated[bool if bool in kinds else str, option()]
 
 
-def _read(_: Any, tokens: Sequence[Token], *, flag: str, of: Callable[[str], Any]) -> Any:
-    return _value(tokens[0].value, flag, of)
+def _read(
+    _: Any, tokens: Sequence[Token], *, flag: str, of: Any, many: bool = False, single: bool = True
+) -> Any:
+    """Read a value, or a list as ``1 0.5`` or ``1,0.5``; paths and JSON may hold commas.
 
-
-def _read_list(_: Any, tokens: Sequence[Token], *, flag: str, of: Any, single: bool) -> Any:
-    """Read ``1 0.5`` and ``1,0.5``; ``single`` if one value is no list. Paths may hold commas."""
+    Args:
+        tokens: the words of the option.
+        flag: the option, for messages.
+        of: type of a value, or what converts it.
+        many: whether there may be several values.
+        single: whether one value is no list.
+    """
     words = [token.value for token in tokens]
-    if of is str or of in _KINDS:
+    if many and (of is str or of in _KINDS):
         words = [part.strip() for word in words for part in word.split(",") if part.strip()]
     values = [_value(word, flag, of) if of in _KINDS else word for word in words]
     return values[0] if single and len(values) == 1 else values

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
-from wsss_kit.checks import check_count, check_device, check_probability, check_word
+from wsss_kit.checks import check_count, check_device, check_given, check_probability, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands.generate import MANIFEST, Written, write_masks
 from wsss_kit.commands.resources import backbone_named, clip_named, run_folder
@@ -95,29 +94,25 @@ def run_masks(
             masks that were made otherwise.
         FileNotFoundError: if the data or the method is not there.
     """
-    given = {"threshold": threshold, "power": power, "min_confidence": min_confidence}
-    if min_confidence is not None:
-        check_probability("min_confidence", min_confidence)
+    of_maps = {"threshold": threshold, "power": power, "min_confidence": min_confidence}
+    of_maps |= {"maps": maps or None, "affinity": affinity}
+    views = {"scales": scales, "flip": flip or None, "fuse": fuse}
+    views = {name: value for name, value in views.items() if value is not None}
+    check_given(check_probability, min_confidence=min_confidence)
     rule = None
     if threshold is not None or power is not None:
         rule = BackgroundRule(threshold, power)
-    for name, value in (("batch_size", batch_size), ("workers", workers)):
-        check_count(name, value)
+    check_given(check_count, batch_size=batch_size, workers=workers)
     check_device(device)
     samples = open_dataset(data, root, split, limit=limit)
     (rank, world), device = place_in_run(), own_device(device)
     own = backbone_named(backbone)
-    fitted, title = _open(method, data, samples, clip, clip_weights, own, device)
+    fitted, title = _open(method, data, samples, (clip, clip_weights), own, device)
     made_by = {"data": data, "split": samples.split or "all", "pictures": len(samples)}
     made_by |= {"method": title, "min_confidence": min_confidence}
-    views = {"scales": scales, "flip": flip or None, "fuse": fuse}
-    views = {name: value for name, value in views.items() if value is not None}
     if isinstance(fitted, Segmenter):
-        for name, value in {**given, "maps": maps or None, "affinity": affinity}.items():
-            if value is not None:
-                raise ValueError(
-                    f"a segmenter's masks come from no maps, so it takes no {name}; leave it out"
-                )
+        for name in [name for name, value in of_maps.items() if value is not None]:
+            raise ValueError(f"a segmenter has no maps, so it takes no {name}; leave it out")
         if isinstance(samples, LazySamples):  # nobody has the labels of VOC's test
             samples = samples.without_labels()
 
@@ -128,33 +123,31 @@ def run_masks(
     else:
         for name in views:
             raise ValueError(f"{name} belongs to a segmenter, and {title} is none; leave it out")
-        recipe = Pipeline(
-            fitted,
-            background=rule,
-            affinity=_affinity(fitted, affinity, device),
-            crf=crf,
-            min_confidence=min_confidence,
-            box_threshold=0.7 if data == "coco" else 0.4,  # of CLIP-ES, as published
-        )
+        walk = "own" if affinity is None else None
+        if affinity is not None and not fitted.brings_affinity:
+            walk = AffinityNet.load(affinity, device=device)
+            made_by["affinity"] = weights_path(affinity).stem
+        elif affinity not in (None, "none"):
+            problem = f"clip-es walks with CLIP's attention, and affinity is {affinity}"
+            raise ValueError(f"{problem}; expected none; recipes.clip_es_maps takes a learned one")
+        options = {"background": rule, "crf": crf, "min_confidence": min_confidence}
+        options["box_threshold"] = 0.7 if data == "coco" else 0.4  # of CLIP-ES, as published
+        recipe = Pipeline(fitted, affinity=walk, **options)
         made_by |= {"preset": fitted.preset, "background": str(recipe.rule)}
         made_by |= {"refinement": recipe.refinement}
-        if callable(recipe.affinity):
-            made_by["affinity"] = weights_path(affinity).stem
-    write = partial(
-        write_masks,
-        *(samples, recipe),
-        made_by=made_by,
-        maps=maps,
-        batch_size=batch_size,
-        workers=workers,
-        rank=rank,
-        world=world,
-        shown=rank == 0,
-    )
+    options = {"maps": maps, "batch_size": batch_size, "workers": workers}
+    options |= {"rank": rank, "world": world, "shown": rank == 0}
     with run_folder(out) as folder:
-        written = write(folder)
+        written = write_masks(samples, recipe, folder, made_by=made_by, **options)
         if world == 1 or (folder / MANIFEST).is_file():  # of several processes the last one
-            print(_summary(written, out))
+            print(f"{out} holds {len(written.masks)} masks (masks/, manifest.json).")
+            failed = list(written.failed.items())
+            if failed:
+                print(f"{len(failed)} images have none:")
+            for name, reason in failed[:10]:
+                print(f"  {name}: {reason}")
+            if len(failed) > 10:
+                print(f"  and {len(failed) - 10} more")
         return written
 
 
@@ -162,15 +155,13 @@ def _open(
     method: str | Path,
     data: str,
     samples: Sequence[Sample],
-    clip: str | None,
-    clip_weights: str | Path | None,
+    clip: tuple[str | None, str | Path | None],
     own: nn.Module | None,
     device: str,
 ) -> tuple[CAMMethod | Segmenter, str]:
     """Load the method; return also its name for the protocol."""
     if method == "clip-es":
-        which = {"usual": "ViT-B-16-quickgelu", "device": device}
-        loaded, called = clip_named(data, clip, clip_weights, **which)
+        loaded, called = clip_named(data, *clip, usual="ViT-B-16-quickgelu", device=device)
         return CLIPES(loaded, prompts=samples.prompts()).fit(), f"CLIP-ES, {called}"
     if data == "paper" and method in _SHIPPED:
         fitted = _KINDS[_SHIPPED[method]].load("paper", device=device)
@@ -179,39 +170,11 @@ def _open(
     check_word("the method of the file", str(card.get("method")), _KINDS)
     given = {} if own is None else {"backbone": own}
     if given and card["method"] == "segmenter":
-        raise ValueError(
-            "a segmenter with a backbone of your own is loaded by Segmenter.load(net=)"
-        )
+        raise ValueError("a segmenter with your own backbone is loaded by Segmenter.load(net=)")
     fitted = _KINDS[card["method"]].load(method, device=device, **given)
     known = fitted.classes if isinstance(fitted, Segmenter) else fitted.classes_
     if tuple(known) != tuple(samples.classes):
-        raise ValueError(
-            f"{method} knows {', '.join(known[:3])}, … and {data} has "
-            f"{', '.join(samples.classes[:3])}, …; expected the same classes"
-        )
+        first, other = ", ".join(known[:3]), ", ".join(samples.classes[:3])
+        problem = f"{method} knows {first}, … and {data} has {other}, …"
+        raise ValueError(f"{problem}; expected the same classes")
     return fitted, f"{card['method']}, {weights_path(method).name}"
-
-
-def _affinity(fitted: CAMMethod, path: str | Path | None, device: str) -> AffinityNet | str | None:
-    """Load the affinity of the pipeline."""
-    if path is None:
-        return "own"
-    if not fitted.brings_affinity:
-        return AffinityNet.load(path, device=device)
-    if path != "none":
-        raise ValueError(
-            f"clip-es walks with CLIP's attention, and affinity is {path}; expected none for "
-            "maps without that walk, or leave it out; recipes.clip_es_maps takes a learned one"
-        )
-    return None
-
-
-def _summary(written: Written, out: str | Path) -> str:
-    """Return what a run has done, in words; images that failed with their reasons."""
-    lines = [f"{out} holds {len(written.masks)} masks (masks/, manifest.json)."]
-    failed: Mapping[str, str] = written.failed
-    if failed:
-        lines.append(f"{len(failed)} images have none:")
-        lines += [f"  {name}: {reason}" for name, reason in list(failed.items())[:10]]
-        lines += [f"  and {len(failed) - 10} more"] * (len(failed) > 10)
-    return "\n".join(lines)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.checks import check_count
-from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.resources import openai_clip, run_folder
 from wsss_kit.data import LazySamples, open_dataset
@@ -62,15 +61,17 @@ def run_own_images(
         RuntimeError: if CLIP's weights are neither there nor to be fetched, with what to do.
     """
     check_count("limit", limit)
-    folder = Path(images)
-    samples = _open(folder, classes)
+    samples = _open(Path(images), classes)
     samples = samples[: min(limit, len(samples))]
-    model = load_clip("paper", device=device) if clip == "paper" else None
-    if model is None:
+    if clip == "paper":
+        model, paper = load_clip("paper", device=device), Prompts.paper()
+        backgrounds = [word for word in paper.backgrounds if word not in samples.classes]
+        prompts = Prompts(tuple(samples.classes), backgrounds, template=paper.templates[0])
+    else:
         model = openai_clip("ViT-B-16", Path(weights), device)
-    method = CLIPES(model, prompts=_prompts(samples.classes, clip)).fit()
-    with run_folder(out) as written:
-        return _write(written, samples, method)
+        prompts = Prompts.for_classes(samples.classes)
+    with run_folder(out) as folder:
+        return _write(folder, samples, CLIPES(model, prompts=prompts).fit())
 
 
 def _open(folder: Path, classes: Sequence[str] | None) -> LazySamples:
@@ -81,31 +82,14 @@ def _open(folder: Path, classes: Sequence[str] | None) -> LazySamples:
         return open_dataset("folder", folder, classes=classes)
     files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in ENDINGS}
     if not files:
-        raise ValueError(
-            f"{folder} holds no image ({', '.join(ENDINGS)}), expected some, beside a labels.csv "
-            "or with --classes"
-        )
+        problem = f"{folder} holds no image ({', '.join(ENDINGS)})"
+        raise ValueError(f"{problem}, expected some, beside a labels.csv or with --classes")
     if not classes:
-        raise ValueError(
-            f"{folder} has no labels.csv, so say which classes to look for: --classes cat,dog; "
-            "or write one: file,labels, several names with ; between"
-        )
-    return LazySamples(
-        list(files),
-        image=lambda name: read_image(files[name]),
-        labels=lambda name: torch.ones(len(classes)),
-        classes=tuple(classes),
-        split=None,
-    )
-
-
-def _prompts(classes: Sequence[str], clip: str | None) -> Prompts:
-    """Make the prompts: the papers' backgrounds that are no classes, or the tiny CLIP's."""
-    if clip != "paper":
-        return Prompts.for_classes(classes)
-    paper = Prompts.paper()
-    backgrounds = [word for word in paper.backgrounds if word not in classes]
-    return Prompts(tuple(classes), backgrounds, template=paper.templates[0])
+        problem = f"{folder} has no labels.csv, so say which classes to look for: --classes cat,dog"
+        raise ValueError(f"{problem}; or write one: file,labels, several names with ; between")
+    readers = {"image": lambda name: read_image(files[name])}
+    readers["labels"] = lambda name: torch.ones(len(classes))
+    return LazySamples(list(files), **readers, classes=tuple(classes), split=None)
 
 
 def shrunk(image: Tensor, longest: int = LONGEST) -> Tensor:
@@ -118,29 +102,37 @@ def shrunk(image: Tensor, longest: int = LONGEST) -> Tensor:
 
 
 def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
+    """Compute maps and masks, score the masks if there is a ground truth, and write the page."""
     try:
         truth = samples.open_masks()
     except FileNotFoundError:
         truth = {}
     target = {name: truth[name] for name in samples.names if name in truth}
     pipelines = {"CLIP-ES": Pipeline(method), "CLIP-ES, CRF": Pipeline(method, crf=True)}
-    masks: dict[str, dict[str, Tensor]] = {row: {} for row in pipelines}
-    scored: dict[str, dict[str, Tensor]] = {row: {} for row in pipelines}
-    shown, cams, said = [], [], [["image", "asked about", "what CLIP says of it"]]
+    masks, scored = {row: {} for row in pipelines}, {row: {} for row in pipelines}
+    shown, cams, answers = [], [], [["image", "asked about", "what CLIP says of it"]]
     for sample in progress(samples, what="CLIP-ES", total=len(samples)):
         small = sample._replace(image=shrunk(sample.image))
-        maps, words = _maps_and_words(method, small, samples.classes)
+        size, present = tuple(small.image.shape[1:]), sample.labels > 0
+        maps, words = torch.zeros(len(samples.classes), *size), ("nothing", "-")
+        asked = [samples.classes[c] for c in present.nonzero().flatten()]
+        if asked:
+            refined = method.open(small.image, asked).maps()
+            maps[present] = refined.full_size(size).float().cpu()
+            texts = [*asked, *method.prompts.backgrounds]
+            probs, best = refined.probs.topk(min(3, len(texts)))
+            best = zip(best.tolist(), probs.tolist(), strict=True)
+            words = ", ".join(asked), ", ".join(f"{texts[i]} {100 * p:.0f} %" for i, p in best)
         scores = method.background.scores(maps[None])
         for row, pipeline in pipelines.items():
             (mask,) = pipeline.masks_of(scores, small.image[None], small.labels[None])
             masks[row][sample.name] = mask
             if sample.name in target:  # the ground truth is scored at its own size
-                size = tuple(target[sample.name].shape)
-                resized = F.interpolate(mask[None, None].float(), size=size)
+                resized = F.interpolate(mask[None, None].float(), size=target[sample.name].shape)
                 scored[row][sample.name] = resized[0, 0].long()
         shown.append(small)
         cams.append(maps)
-        said.append([sample.name, *words])
+        answers.append([sample.name, *words])
     figures = {  # the first one leads the page
         "Masks without and with the dense CRF.": show_masks(shown, masks, samples.classes),
         "The images and the classes they are asked about.": show_samples(shown, samples.classes),
@@ -150,44 +142,12 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
     }
     reports = {}
     for row, pipeline in pipelines.items() if target else ():
-        refinement, preset = pipeline.refinement, method.preset
-        stated = {"background": str(pipeline.rule), "refinement": refinement, "preset": preset}
-        protocol = Protocol("own images", "all", resolution="image", **stated)
+        stated = {"background": str(pipeline.rule), "refinement": pipeline.refinement}
+        stated |= {"preset": method.preset, "resolution": "image"}
+        protocol = Protocol("own images", "all", **stated)
         reports[row] = evaluate(scored[row], target, classes=samples.classes, protocol=protocol)
-    page = write_report(
-        folder / "report.html",
-        title="CLIP-ES on images of your own",
-        reports=reports,
-        figures=figures,
-        tables={"What CLIP says, a softmax over the classes and background words": said},
-        notes=_notes(method),
-        beside="figure",
-    )
-    if reports:
-        print(f"\n{table_text(reports)}\n")
-    print(f"{page} shows {len(shown)} images: maps, masks, and what CLIP says of each.")
-    return page
-
-
-def _maps_and_words(
-    method: CLIPES, sample: Sample, classes: Sequence[str]
-) -> tuple[Tensor, tuple[str, str]]:
-    """Compute maps (C, H, W), zero for classes not asked about, and the words for the table."""
-    present = sample.labels > 0
-    maps = torch.zeros(len(classes), *sample.image.shape[1:])
-    asked = [name for name, on in zip(classes, present.tolist(), strict=True) if on]
-    if not asked:
-        return maps, ("nothing", "-")
-    refined = method.open(sample.image, asked).maps()
-    maps[present] = refined.full_size(tuple(sample.image.shape[1:])).float().cpu()
-    words = [*asked, *method.prompts.backgrounds]
-    best = zip(*map(Tensor.tolist, refined.probs.topk(min(3, len(words)))), strict=True)
-    return maps, (", ".join(asked), ", ".join(f"{words[i]} {100 * p:.0f} %" for p, i in best))
-
-
-def _notes(method: CLIPES) -> list[str]:
     words = ", ".join(method.prompts.backgrounds)
-    return [
+    notes = [
         f"No training: a CLIP compares each class with background words ({words}). Class names are "
         f"asked as {method.prompts.class_texts()[0]!r}.",
         f"Background is {method.background}, as published; images are shown to the model with at "
@@ -195,3 +155,16 @@ def _notes(method: CLIPES) -> list[str]:
         'To change words and see what they do: notebook 05 with DATA = "folder", or '
         "widgets.PromptLab.",
     ]
+    page = write_report(
+        folder / "report.html",
+        title="CLIP-ES on images of your own",
+        reports=reports,
+        figures=figures,
+        tables={"What CLIP says, a softmax over the classes and background words": answers},
+        notes=notes,
+        beside="figure",
+    )
+    if reports:
+        print(f"\n{table_text(reports)}\n")
+    print(f"{page} shows {len(shown)} images: maps, masks, and what CLIP says of each.")
+    return page

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsss_kit.checks import check_count, check_device
+from wsss_kit.checks import check_count, check_device, check_given
 from wsss_kit.commands.generate import MANIFEST
 from wsss_kit.commands.resources import run_folder
 from wsss_kit.commands.train_method import CONFIG
@@ -88,14 +88,17 @@ def run_reproduce(
         FileNotFoundError: if something has to be put in its place before the commands can run.
     """
     if row is None:
-        print(_rows_text())
+        for each in published_rows():
+            if each.commands:
+                numbers = f"{each.method:<12} {each.what:<10} {each.value:>5g}"
+                print(f"{each.name:<28} {numbers}  {each.data} {each.split}")
+        others = sum(not each.commands for each in published_rows())
+        print(f"{others} more have no recipe; `reproduce ROW` says why, and what these need.")
         return 0
     name, row = row, published(row)
     check_count("seed", seed, least=0)
     check_device(device)
-    for option, value in (("limit", limit), ("iterations", iterations)):
-        if value is not None:
-            check_count(option, value)
+    check_given(check_count, limit=limit, iterations=iterations)
     if row.cannot:
         print(f"{row}\nThis cannot be run: {row.cannot}.")
         if run:
@@ -103,50 +106,36 @@ def run_reproduce(
         return 0
     folder = Path("data/runs") / name.replace("/", "-") if out is None else Path(out)
     row = replace(row, commands=tuple(_shortened(c, limit, iterations) for c in row.commands))
+    if root is None:
+        root = published_table()["data"].get(row.data, {}).get("root", "")
     needs = needs_of(row, root=root, weights=weights)
-    places = {"root": str(_root_of(row, root)), "weights": str(weights), "out": str(folder)}
+    places = {"root": str(Path(root)), "weights": str(weights), "out": str(folder)}
     commands = filled(row, needs, **places, seed=str(seed))
-    print(_text(row, commands, needs))
+    print(row, "Commands:", *(f"  {_line(command)}" for command in commands), sep="\n")
+    print("Needs:", *(needs or ["nothing that the package does not bring"]), sep="\n  ")
     if limit is not None or iterations is not None:
         print("A trial on a part of the images or with fewer steps, not the row itself.")
     if not run:
         return 0
     missing = [str(need.path) for need in needs if need.missing]
     if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(needs)} things are missing: {', '.join(missing)}; the list "
-            "above says where each comes from"
-        )
+        count = f"{len(missing)} of {len(needs)} things are missing: {', '.join(missing)}"
+        raise FileNotFoundError(f"{count}; the list above says where each comes from")
     with run_folder(folder):
         return _run(commands, folder, device)
 
 
-def _rows_text() -> str:
-    """List every row that has commands, a line each, and how many have none."""
-    rows = published_rows()
-    able = [row for row in rows if row.commands]
-    lines = [
-        f"{row.name:<28} {row.method:<12} {row.what:<10} {row.value:>5g}  {row.data} {row.split}"
-        for row in able
-    ]
-    lines.append(
-        f"{len(rows) - len(able)} more have no recipe; `reproduce ROW` says why, and what these "
-        "need."
-    )
-    return "\n".join(lines)
-
-
 def needs_of(
-    row: Published, *, root: str | Path | None = None, weights: str | Path = "data/weights"
+    row: Published, *, root: str | Path, weights: str | Path = "data/weights"
 ) -> list[Need]:
     """List the files and folders that the commands of a row read, found or not.
 
     Args:
         row: from `evaluation.published`.
-        root: folder of the data set; None for the usual one.
+        root: folder of the data set.
         weights: folder of files of weights.
     """
-    table, lines, root = published_table(), "\n".join(row.commands), _root_of(row, root)
+    table, lines = published_table(), "\n".join(row.commands)
     data = table["data"].get(row.data, {})
     splits = sorted(set(re.findall(r"--split (\S+)", lines)))
     needs = []
@@ -154,7 +143,7 @@ def needs_of(
         if need.get("only", "") not in lines:
             continue
         for split in splits if "{split}" in need["what"] else [""]:
-            paths = [root / need[k].format(split=split) for k in ("path", "or") if k in need]
+            paths = [Path(root) / need[k].format(split=split) for k in ("path", "or") if k in need]
             how = data.get("lists", {}).get(split, data["how"])
             found = any(path.exists() for path in paths)
             needs.append(Need(paths[0], need["what"].format(split=split), how, found))
@@ -180,28 +169,14 @@ def filled(row: Published, needs: Sequence[Need], **places: str) -> list[list[st
     return commands
 
 
-def _root_of(row: Published, root: str | Path | None) -> Path:
-    usual = published_table()["data"].get(row.data, {}).get("root", "")
-    return Path(usual if root is None else root)
-
-
 def _shortened(line: str, limit: int | None, iterations: int | None) -> str:
     """Shorten a command for a trial: fewer images, fewer steps of the segmenter."""
     if limit is not None and not line.startswith("#"):
-        own = re.search(r" --limit (\d+)", line)
-        line = line.replace(own[0], "") if own else line
-        line += f" --limit {min(limit, int(own[1])) if own else limit}"
+        own = map(int, re.findall(r" --limit (\d+)", line))
+        line = re.sub(r" --limit \d+", "", line) + f" --limit {min([limit, *own])}"
     if iterations is not None and line.startswith("train segmenter"):
         line = re.sub(r" --epochs \d+", "", line) + f" --iterations {iterations}"
     return line
-
-
-def _text(row: Published, commands: Sequence[Sequence[str]], needs: Sequence[Need]) -> str:
-    lines = [str(row), "Commands:", *(f"  {_line(command)}" for command in commands)]
-    lines += ["Needs:", *(f"  {need}" for need in needs)]
-    if not needs:
-        lines.append("  nothing that the package does not bring")
-    return "\n".join(lines)
 
 
 def _line(command: Sequence[str]) -> str:
@@ -217,32 +192,21 @@ def _run(commands: Sequence[list[str]], folder: Path, device: str) -> int:
     text = "".join(f"{_line(command)}\n" for command in commands)
     record = folder / COMMANDS
     if record.exists() and record.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"{folder} holds a run of other commands ({COMMANDS} lists them), expected the same "
-            "ones; give --out another folder, or remove it"
-        )
+        problem = f"{folder} holds a run of other commands ({COMMANDS} lists them)"
+        raise ValueError(f"{problem}, expected the same ones; give --out another folder")
     write_whole(record, text)
     for command in commands:
-        left = _left(command)
-        print(f"\n{_line(left or command)}{' (done)' * (left is None)}")
-        if left is None or left[0] == "#":
+        done, resume = False, []
+        if command[0] in ("masks", "train"):
+            written = Path(command[command.index("--out") + 1])
+            product = MANIFEST if command[0] == "masks" else f"{command[1]}.json"
+            done = (written / product).exists()
+            if command[0] == "train" and (written / CONFIG).exists() and not done:
+                resume = ["--resume"]
+        print(f"\n{_line([*command, *resume])}{' (done)' * done}")
+        if done or command[0] == "#":
             continue
-        on = ["--device", device] if device != "auto" and left[0] != "evaluate" else []
-        if status := main([*left, *on]):
+        on = ["--device", device] if device != "auto" and command[0] != "evaluate" else []
+        if status := main([*command, *resume, *on]):
             return status
     return 0
-
-
-def _left(command: list[str]) -> list[str] | None:
-    """Return the command that finishes the work of this one; None if its product is there."""
-    if command[0] not in ("masks", "train"):
-        return command
-    folder = Path(command[command.index("--out") + 1])
-    if command[0] == "masks" and (folder / MANIFEST).exists():
-        return None
-    if command[0] == "train":
-        if (folder / f"{command[1]}.json").exists():
-            return None
-        if (folder / CONFIG).exists():
-            return [*command, "--resume"]
-    return command

@@ -49,14 +49,11 @@ def run_folder(path: str | Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise ValueError(
-            f"another run is writing into {folder}, and the two would mix; wait for it, or give "
-            "--out another folder"
-        ) from None
+        problem = f"another run is writing into {folder}, and the two would mix"
+        raise ValueError(f"{problem}; wait for it, or give --out another folder") from None
     except OSError as error:
-        raise ValueError(
-            f"{folder} cannot be written to ({error.strerror or error}); give --out another folder"
-        ) from error
+        problem = f"{folder} cannot be written to ({error.strerror or error})"
+        raise ValueError(f"{problem}; give --out another folder") from error
     try:
         yield folder
     finally:
@@ -75,12 +72,11 @@ def openai_clip(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
         RuntimeError: if it is not there and cannot be fetched, with what to do.
     """
     file = folder / f"{name}.pt"
+    if file.exists():
+        return load_clip(f"{name}-quickgelu", weights=file, device=device)
     try:
-        given = file if file.exists() else "openai"
-        return load_clip(f"{name}-quickgelu", weights=given, device=device)
+        return load_clip(f"{name}-quickgelu", weights="openai", device=device)
     except (OSError, RuntimeError) as error:
-        if file.exists():
-            raise
         raise RuntimeError(
             f"CLIP {name} could not be fetched ({error}); where there is no network, put OpenAI's "
             f"file ({URL}{FILES[name]}) there as {file}. The embedded world needs no weights: "

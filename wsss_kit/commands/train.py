@@ -38,7 +38,6 @@ from wsss_kit.training import progress
 
 ZERO_SHOT = {"cutouts": 0.98, "out_of_context": 0.98, "backgrounds": 0.94}
 """Minimum accuracy of a tiny CLIP that is chosen, on held-out images, see `zero_shot_accuracy`."""
-_SQUARINGS = (0, 1)  # a walk of one step, and the published one of two
 
 BASE = {"epochs": 6, "learning_rate": 0.02}
 """Of the plain CAM that CLIMS starts from: backbone and head, end to end."""
@@ -72,11 +71,10 @@ def train_paper_clip(
     Returns:
         The path of the weights.
     """
+    options = {"steps": steps, "fall": fall, "seed": seed, "workers": workers, "torn": torn}
     device = str(chosen_device(device))
     with run_folder(out) as folder:
-        run = Pretraining(
-            folder, steps=steps, fall=fall, seed=seed, workers=workers, device=device, torn=torn
-        )
+        run = Pretraining(folder, **options, device=device)
         path = run.run(progress=partial(progress, what="paper-clip")).export(folder / "tiny_clip")
         return write_affinity(path)
 
@@ -105,25 +103,19 @@ def choose_paper_clip(
     """
     if not candidates:
         raise ValueError("no candidates given, expected the weights of at least one tiny CLIP")
-    loaded = [load_model(path) for path in candidates]
+    loaded, figures, able = [load_model(path) for path in candidates], [], []
     for path, (_, card) in zip(candidates, loaded, strict=True):
         how = card.get("attention", {}).get("chosen_on")
         if how is None or how != loaded[0][1]["attention"]["chosen_on"]:
-            raise ValueError(
-                f"{path} was measured on {how or 'nothing'}, expected the same for all candidates; "
-                "measure it by write_affinity, as the training command does"
-            )
-    figures = [_figures_of(card) for _, card in loaded]
-    able = [
-        i
-        for i, each in enumerate(figures)
-        if all(each["zero_shot"][test] >= least for test, least in ZERO_SHOT.items())
-    ]
+            problem = f"{path} was measured on {how or 'nothing'}, expected the same for all"
+            raise ValueError(f"{problem}; measure it by write_affinity, as the training does")
+        figures.append(_figures_of(card))
+        if all(figures[-1]["zero_shot"][test] >= least for test, least in ZERO_SHOT.items()):
+            able.append(len(figures) - 1)
     if not able:
         bars = ", ".join(f"{name} {100 * least:.0f} %" for name, least in ZERO_SHOT.items())
         raise ValueError(f"no candidate reaches {bars} zero-shot; train longer (--steps)")
-    best = max(able, key=lambda i: sum(figures[i]["mean_iou"].values()))
-    tensors, card = loaded[best]
+    tensors, card = loaded[max(able, key=lambda i: sum(figures[i]["mean_iou"].values()))]
     card["chosen"] = {"on": card["attention"]["chosen_on"], "among": figures}
     with run_folder(out) as folder:
         return save_model(folder / "tiny_clip", tensors, card)
@@ -131,16 +123,15 @@ def choose_paper_clip(
 
 def _figures_of(card: Mapping[str, Any]) -> dict[str, Any]:
     """Return what tells one tiny CLIP from others: how it was trained and what came of it."""
-    attention, training, data = card["attention"], card["training"], card["data"]
-    squarings, layers = attention["squarings"], attention["layers"]
+    squarings, layers = card["attention"]["squarings"], card["attention"]["layers"]
     return {
-        "seed": training["seed"],
-        "torn": data.get("torn", 0.0),
-        "pictures": data["pictures"],
-        "steps_averaged": training.get("steps_averaged", 0),
+        "seed": card["training"]["seed"],
+        "torn": card["data"].get("torn", 0.0),
+        "pictures": card["data"]["pictures"],
+        "steps_averaged": card["training"].get("steps_averaged", 0),
         "attention_layers": layers,
         "walk_squarings": squarings,
-        "mean_iou": attention["mean_iou"][f"squarings {squarings}, layers {layers}"],
+        "mean_iou": card["attention"]["mean_iou"][f"squarings {squarings}, layers {layers}"],
         "zero_shot": {test: round(card["zero_shot"][test], 4) for test in ZERO_SHOT},
     }
 
@@ -204,7 +195,8 @@ def score_affinity(
     """
     val = PaperWorld(n_images, split="val")
     scores = {}
-    for squarings, n_layers in product(_SQUARINGS, range(1, 1 + len(clip.blocks))):
+    # a walk of one step, and the published one of two
+    for squarings, n_layers in product((0, 1), range(1, 1 + len(clip.blocks))):
         options = {"n_layers": n_layers, "squarings": squarings}
         method = CLIPES(clip, prompts=Prompts.paper(), **options).fit()
         bar = {"shown": shown, "what": f"{2**squarings} steps, the last {n_layers} layers"}
@@ -222,27 +214,21 @@ def write_affinity(path: str | Path, *, n_images: int = 100, shown: bool = True)
     clip = load_clip("paper", weights=path, device="cpu")
     scores = score_affinity(clip, n_images=n_images, shown=shown)
     squarings, layers = max(scores, key=lambda key: scores[key].mean)
-    rows = {
-        f"squarings {squared}, layers {n}": {k: round(v, 3) for k, v in score._asdict().items()}
-        for (squared, n), score in scores.items()
-    }
+    rows = {}
+    for (squared, n), (maps, crf) in scores.items():
+        rows[f"squarings {squared}, layers {n}"] = {"maps": round(maps, 3), "crf": round(crf, 3)}
     tensors, card = load_model(path)
-    card["attention"] = {
-        "layers": layers,
-        "squarings": squarings,
-        "chosen_on": f"PaperWorld seed 0, val, {n_images} images: CLIP-ES (reference), mean of "
-        "the mIoU without and with the dense CRF, the best background rule of each",
-        "mean_iou": rows,
-    }
+    chosen_on = (
+        f"PaperWorld seed 0, val, {n_images} images: CLIP-ES (reference), mean of the mIoU "
+        "without and with the dense CRF, the best background rule of each"
+    )
+    card["attention"] = {"layers": layers, "squarings": squarings, "chosen_on": chosen_on}
+    card["attention"]["mean_iou"] = rows
     return save_model(path, tensors, card)
 
 
 def train_paper_clims(
-    out: str | Path = "data/runs/paper",
-    *,
-    seed: int = 0,
-    n_train: int = 1000,
-    n_val: int = 100,
+    out: str | Path = "data/runs/paper", *, seed: int = 0, n_train: int = 1000, n_val: int = 100
 ) -> Path:
     """Train a CAM and, from it, CLIMS on the embedded world; resumes where it was stopped.
 
@@ -264,15 +250,12 @@ def train_paper_clims(
         clip, prompts = load_clip("paper", device="cpu"), Prompts.paper(method="clims")
         clims = CLIMS(clip, cam, prompts=prompts, scales=(1.0,), preset="clean")
         clims.fit(train, seed=seed, checkpoint=folder / "clims-training")
-        return _ship(folder / "clims", {"CAM": cam, "CLIMS": clims}, train, val, seed, base=BASE)
+        methods = {"CAM": cam, "CLIMS": clims}
+        return _ship(folder / "clims", methods, train, val, seed=seed, base=BASE)
 
 
 def train_paper_sc_cam(
-    out: str | Path = "data/runs/paper",
-    *,
-    seed: int = 0,
-    n_train: int = 1000,
-    n_val: int = 100,
+    out: str | Path = "data/runs/paper", *, seed: int = 0, n_train: int = 1000, n_val: int = 100
 ) -> Path:
     """Train a CAM's head and, from it, SC-CAM on the embedded world; resumes where it was stopped.
 
@@ -298,10 +281,9 @@ def train_paper_sc_cam(
         sc_cam.fit(train, seed=seed, checkpoint=folder / "sc-cam-training")
         truth, C = subtype_labels(train), len(train.classes)
         nmi = [agreement(each, truth, n_classes=C).mean_nmi for each in sc_cam.rounds_]
-        card = {"base": "a head on the backbone as it comes with the package"}
+        card = {"seed": seed, "base": "a head on the backbone as it comes with the package"}
         card["nmi_with_true_subtypes"] = [round(each, 3) for each in nmi]
-        methods = {"CAM": cam, "SC-CAM": sc_cam}
-        return _ship(folder / "sc-cam", methods, train, val, seed, **card)
+        return _ship(folder / "sc-cam", {"CAM": cam, "SC-CAM": sc_cam}, train, val, **card)
 
 
 def _new_cam() -> CAM:
@@ -309,12 +291,7 @@ def _new_cam() -> CAM:
 
 
 def _ship(
-    path: Path,
-    methods: Mapping[str, CAMMethod],
-    train: PaperWorld,
-    val: PaperWorld,
-    seed: int,
-    **made: Any,
+    path: Path, methods: Mapping[str, CAMMethod], train: PaperWorld, val: PaperWorld, **made: Any
 ) -> Path:
     """Write the last of the methods in half precision, and on its card the scores of all.
 
@@ -323,21 +300,18 @@ def _ship(
         methods: by their names; the last one is scored as it was written.
         train: the images it was trained on.
         val: the images to score on.
-        seed: of the training.
         **made: more for the card.
     """
     *_, name = methods
     tensors, card = load_model(methods[name].save(path))
     path = save_model(path, halved(tensors), card)
     methods = {**methods, name: type(methods[name]).load(path, device="cpu")}
-    measured = {
-        "on": f"PaperWorld seed 0, val, {len(val)} images, no refinement, best constant "
-        "background of each"
-    }
+    on = f"PaperWorld seed 0, val, {len(val)} images, no refinement"
+    measured = {"on": f"{on}, best constant background of each"}
     for each, method in methods.items():
         swept = sweep_background(partial(cam_maps, method=method), val, val.masks, rules=CONSTANTS)
         best = best_rule(swept)
         measured[each] = {"background": str(best), "mean_iou": round(swept[best], 3)}
     on = f"PaperWorld seed 0, train, {len(train)} images with image-level labels"
-    card |= {"trained_on": on, "seed": seed, **made, "measured": measured}
+    card |= {"trained_on": on, **made, "measured": measured}
     return save_model(path, halved(tensors), card)

@@ -120,8 +120,7 @@ def train_method(
         settle()  # all have read before the first writes
         data, root, split, limit = map(config.get, _DATA)
         samples = open_dataset(data, root, split, limit=limit)
-        prepare = _from_masks if "masks" in options_of(what) else _classifier
-        fit = prepare(what, config, samples, device)
+        fit = _prepare(what, config, samples, device)
         settings = folder / CONFIG
         before = settings.read_text(encoding="utf-8") if resume else None
         if rank() == 0:
@@ -148,10 +147,9 @@ def options_of(what: str) -> list[str]:
 
 def _check_options(what: str, asked: Mapping[str, Any]) -> None:
     takes = options_of(what)
-    for name in asked:
-        if name not in takes:
-            flags = [f"--{each.replace('_', '-')}" for each in (name, *takes)]
-            raise ValueError(f"{what} takes no {flags[0]}, expected {', '.join(flags[1:])}")
+    for name in [each for each in asked if each not in takes]:
+        flags = [f"--{each.replace('_', '-')}" for each in (name, *takes)]
+        raise ValueError(f"{what} takes no {flags[0]}, expected {', '.join(flags[1:])}")
 
 
 def called_by(what: str) -> tuple[Callable[..., Any], ...]:
@@ -169,64 +167,52 @@ def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) 
     """Return the settings: what is given, else what the folder holds, else what is usual."""
     if resume:
         if not (folder / CONFIG).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {CONFIG}, so there is nothing to go on with; leave --resume out, "
-                "or give --out the folder of the training"
-            )
+            problem = f"{folder} has no {CONFIG}, so there is nothing to go on with"
+            raise FileNotFoundError(f"{problem}; leave --resume out, or give --out its folder")
         stored = read_card(folder / CONFIG)
-        if stored.get("what") != what:
-            raise ValueError(
-                f"{folder} holds a training of {stored.get('what')}, and {what} is asked for; "
-                "give --out another folder"
-            )
-        del stored["what"]
+        if (other := stored.pop("what", None)) != what:
+            problem = f"{folder} holds a training of {other}, and {what} is asked for"
+            raise ValueError(f"{problem}; give --out another folder")
         _check_options(what, stored)
         return {**stored, **asked}
     for name in (CHECKPOINT, what):
         if (folder / f"{name}.json").exists():
-            raise ValueError(
-                f"{folder} holds a training ({name}.safetensors), which would be lost; go on with "
-                "it by --resume, or give --out another folder"
-            )
+            problem = f"{folder} holds a training ({name}.safetensors), which would be lost"
+            raise ValueError(f"{problem}; go on with it by --resume, or give --out another")
     config = {"data": "voc", **asked}
     config.setdefault("split", SPLITS.get(config["data"]))
-    return {**_usual(what, config), **config}
-
-
-def _usual(what: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that are not given, beside the method's own defaults."""
-    network = {"backbone": "resnet50", "weights": "imagenet"}
-    if what == "segmenter":
-        network = {"network": "deeplab_v2", "weights": "imagenet"}
     named = any(name in config for name in ("backbone", "start", "network"))
     if config["data"] == "paper":
         network = {"backbone": "paper", "weights": "web"} if what != "segmenter" else {}
         usual = {"preset": "clean"} if what in ("cam", "sc-cam", "clims") else {}
-        return usual if named else {**network, **usual}
-    return CROPS[what] if named or "weights" in config else {**network, **CROPS[what]}
+    else:
+        network = {"backbone": "resnet50", "weights": "imagenet"}
+        if what == "segmenter":
+            network = {"network": "deeplab_v2", "weights": "imagenet"}
+        named, usual = named or "weights" in config, CROPS[what]
+    return {**({} if named else network), **usual, **config}
 
 
-def _parts(what: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the options of the constructor and those of ``fit``; ``seed`` may be for both."""
+def _prepare(what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str) -> Fit:
+    """Return the training with its arguments: call it with a checkpoint."""
     given = {name: value for name, value in config.items() if value is not None}
     if "scales" in given:
         scales = given["scales"]
         given["scales"] = (scales,) if isinstance(scales, int | float) else tuple(scales)
     if "backbone" in given:
         given["backbone"] = backbone_named(given["backbone"])
-    return [{n: given[n] for n in _names(called) if n in given} for called in called_by(what)]
-
-
-def _classifier(
-    what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str
-) -> Fit:
-    """Prepare the training of a CAM, SC-CAM or CLIMS."""
+    # the options of the constructor and those of fit; seed may be for both
+    *making, fitting = [{n: given[n] for n in _names(f) if n in given} for f in called_by(what)]
+    if "masks" in options_of(what):
+        masks, taught_by = _open_masks(config, samples)
+        if what == "segmenter":
+            fitting |= {"taught_by": taught_by, "device": device}
+            return partial(train_segmenter, samples, masks, **fitting)
+        return partial(AffinityNet(**making[0], device=device).fit, samples, masks, **fitting)
     if not labels_of(samples).any():
-        raise ValueError(
-            f"none of the {len(samples)} images shows a class, expected image-level labels; see "
-            f"`python -m wsss_kit check {config['data']}`"
-        )
-    making, fitting = _parts(what, config)
+        problem = f"none of the {len(samples)} images shows a class, expected image-level labels"
+        raise ValueError(f"{problem}; see `python -m wsss_kit check {config['data']}`")
+    (making,) = making
     if "start" in config:
         own = making.get("backbone")
         if isinstance(own, str):
@@ -234,37 +220,21 @@ def _classifier(
         start = {"backbone": own, "classes": samples.classes, "device": device}
         making["backbone"] = CAM.load(config["start"], **start)
     if what == "clims":
-        asked = (config["data"], config.get("clip"), config.get("clip_weights"))
-        which = {"usual": "ViT-B-32-quickgelu", "device": device}
-        making["clip"], _ = clip_named(*asked, **which)
-        given = config.get("prompts")
-        making["prompts"] = samples.prompts("clims", given)
+        clip = config["data"], config.get("clip"), config.get("clip_weights")
+        making["clip"], _ = clip_named(*clip, usual="ViT-B-32-quickgelu", device=device)
+        making["prompts"] = samples.prompts("clims", config.get("prompts"))
     return partial(_MAKES[what](**making, device=device).fit, samples, **fitting)
 
 
-def _from_masks(
-    what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str
-) -> Fit:
-    """Prepare the training of an affinity or a segmenter, which learn from masks."""
-    *making, fitting = _parts(what, config)
-    masks, taught_by = _taught(config, samples)
-    if what == "segmenter":
-        fitting |= {"taught_by": taught_by, "device": device}
-        return partial(train_segmenter, samples, masks, **fitting)
-    return partial(AffinityNet(**making[0], device=device).fit, samples, masks, **fitting)
-
-
-def _taught(
+def _open_masks(
     config: Mapping[str, Any], samples: Sequence[Sample]
 ) -> tuple[Mapping[str, Tensor], str]:
     """Open the masks to learn from; return also how they were made, in words."""
     if "masks" not in config:
-        raise ValueError(
-            "no masks are given to learn from, expected --masks FOLDER: one that `python -m "
-            "wsss_kit masks` wrote, or any of NAME.png"
-        )
+        problem = "no masks are given to learn from, expected --masks FOLDER"
+        raise ValueError(f"{problem}: one that `python -m wsss_kit masks` wrote, or of NAME.png")
     if config["masks"] == GROUND_TRUTH:
         return samples.open_masks(), "ground truth"
     masks, made = masks_in(Path(config["masks"]), list(samples.names))
-    said = [str(made[name]) for name in ("method", "background", "refinement") if name in made]
-    return masks, ", ".join(said) or f"masks in {Path(config['masks']).name}"
+    stated = [str(made[name]) for name in ("method", "background", "refinement") if name in made]
+    return masks, ", ".join(stated) or f"masks in {Path(config['masks']).name}"

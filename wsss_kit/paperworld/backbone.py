@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_given
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.pretrain import WebBatches, halved
@@ -53,20 +54,16 @@ class PaperBackbone(nn.Module):
         super().__init__()
         from torchvision.models.resnet import BasicBlock
 
-        strides = {4: (1, 2, 1, 1), 8: (1, 2, 2, 1), 16: (1, 2, 2, 2)}.get(stride)
+        strides = {4: (2, 1, 1), 8: (2, 2, 1), 16: (2, 2, 2)}.get(stride)
         if strides is None:
             raise ValueError(f"stride is {stride}, expected 4, 8 or 16 for the paper backbone")
         self.stem = nn.Sequential(
             nn.Conv2d(3, 24, 5, 2, 2, bias=False), nn.BatchNorm2d(24), nn.ReLU(inplace=True)
         )
-        stages, channels = [], 24
-        for width, depth, step in zip((24, 32, 64, 96), (1, 1, 2, 2), strides, strict=True):
-            shortcut = None
-            if step != 1 or width != channels:
-                shortcut = nn.Sequential(
-                    nn.Conv2d(channels, width, 1, step, bias=False), nn.BatchNorm2d(width)
-                )
-            stages.append(BasicBlock(channels, width, step, shortcut))
+        stages, channels = [BasicBlock(24, 24)], 24
+        for width, depth, step in zip((32, 64, 96), (1, 2, 2), strides, strict=True):
+            shortcut = nn.Conv2d(channels, width, 1, step, bias=False), nn.BatchNorm2d(width)
+            stages.append(BasicBlock(channels, width, step, nn.Sequential(*shortcut)))
             stages += [BasicBlock(width, width) for _ in range(depth - 1)]
             channels = width
         self.stages = nn.Sequential(*stages)
@@ -77,35 +74,17 @@ class PaperBackbone(nn.Module):
 
     def levels(self, images: Tensor) -> list[Tensor]:
         """Return the features after 32, 64 and 96 channels, the first at stride 4."""
-        x, found = self.stem((images - MEAN[0]) / STD[0]), []
-        for number, stage in enumerate(self.stages):
-            x = stage(x)
-            if number in (1, 3, 5):
-                found.append(x)
-        return found
-
-
-def load_web_weights(backbone: PaperBackbone, weights: str | Path = "web") -> PaperBackbone:
-    """Load the weights that come with the package, or others of `train_backbone`.
-
-    Args:
-        backbone: of any stride; the weights do not depend on it.
-        weights: ``"web"`` or the path of a file that `train_backbone` wrote.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged.
-    """
-    tensors, _ = load_model(PAPER_TRUNK if weights == "web" else weights)
-    backbone.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    return backbone
+        features = [self.stem((images - MEAN[0]) / STD[0])]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        return features[2::2]  # of the last block of each width
 
 
 def paper_backbone(*, stride: int = 8, weights: str | Path | None = None) -> PaperBackbone:
     """Build the paper backbone, with random weights unless others are given.
 
     Args:
-        stride: 4, 8 or 16.
+        stride: 4, 8 or 16; the weights do not depend on it.
         weights: None, ``"web"`` or the path of a file that `train_backbone` wrote.
 
     Raises:
@@ -114,11 +93,12 @@ def paper_backbone(*, stride: int = 8, weights: str | Path | None = None) -> Pap
     """
     backbone = PaperBackbone(stride=stride)
     if weights == "imagenet":
-        raise ValueError(
-            'weights is "imagenet", expected None, "web" or a file of train_trunk for '
-            "the paper backbone; ImageNet weights are for the ResNets"
-        )
-    return backbone if weights is None else load_web_weights(backbone, weights)
+        problem = 'weights is "imagenet", expected None, "web" or a file for the paper backbone'
+        raise ValueError(f"{problem}; ImageNet weights are for the ResNets")
+    if weights is not None:
+        tensors, _ = load_model(PAPER_TRUNK if weights == "web" else weights)
+        backbone.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return backbone
 
 
 def train_backbone(
@@ -151,10 +131,8 @@ def train_backbone(
         FileNotFoundError: if the teacher is missing.
         Diverged: if the loss runs away.
     """
-    check_count("steps", steps)
-    check_count("batch", batch)
-    check_count("seed", seed, least=0)
-    check_count("workers", workers, least=0)
+    check_given(check_count, steps=steps, batch=batch)
+    check_given(partial(check_count, least=0), seed=seed, workers=workers)
     started = time.monotonic()
     patches_of, teacher_card = _teacher(teacher)
     with torch.random.fork_rng(devices=[]):
@@ -171,12 +149,11 @@ def train_backbone(
     for drawn, _ in progress(DataLoader(web, batch_size=None, num_workers=workers)):
         images = drawn.float().div(255).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            wanted = patches_of(images)  # (B, E, h, w)
-            made = head(backbone(images))
-        pooled = made.float().mean((2, 3)), wanted.float().mean((2, 3))
-        cells = 1 - F.cosine_similarity(made.float(), wanted.float(), dim=1).mean()
-        whole = 1 - F.cosine_similarity(*pooled, dim=1).mean()
-        loss = cells + whole
+            target = patches_of(images)  # (B, E, h, w)
+            output = head(backbone(images))
+        pooled = output.float().mean((2, 3)), target.float().mean((2, 3))
+        cells = 1 - F.cosine_similarity(output.float(), target.float(), dim=1).mean()
+        loss = cells + (1 - F.cosine_similarity(*pooled, dim=1).mean())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -185,20 +162,13 @@ def train_backbone(
         if len(losses) % 50 == 0:
             mean, where = sum(losses[-50:]) / 50, f"step {len(losses)}"
             check_loss(mean, losses[0], where=where, learning_rate=_LEARNING_RATE)
+    seen = {"sha256": teacher_card["sha256"], "torn": teacher_card["data"].get("torn", 0.0)}
+    data = {"split": "web", "seed": web.seed, "torn": web.torn, "cooccurrence": COOCCURRENCE["web"]}
     card: dict[str, Any] = {
         "name": "paper backbone",
         "objective": "the tiny CLIP's embedding of every patch and of the whole image",
-        "teacher": {
-            "sha256": teacher_card["sha256"],
-            "torn": teacher_card["data"].get("torn", 0.0),
-            **teacher_card["training"],
-        },
-        "data": {
-            "split": "web",
-            "seed": web.seed,
-            "torn": web.torn,
-            "cooccurrence": COOCCURRENCE["web"],
-        },
+        "teacher": {**seen, **teacher_card["training"]},
+        "data": data,
         "pictures": steps * batch,
         "steps": steps,
         "batch": batch,

@@ -149,9 +149,8 @@ def _quadruped(pen: Pen, low: float, high: float, legs: Sequence[float]) -> None
     for x in legs:
         pen.paint(box(x - 0.03, 0.0, x + 0.03, low + 0.1), 0.78)
         pen.detail(box(x - 0.03, 0.0, x + 0.03, 0.035), (52, 44, 40))
-    pen.paint(
-        [(0.05, high - 0.04), (0.02, low + 0.02), (0.05, low + 0.02), (0.09, high - 0.1)], 0.6
-    )
+    tail = [(0.05, high - 0.04), (0.02, low + 0.02), (0.05, low + 0.02), (0.09, high - 0.1)]
+    pen.paint(tail, 0.6)
     pen.paint(disc(0.41, (low + high) / 2, 0.35, (high - low) / 2, n=24))
     pen.paint(box(0.13, low + 0.04, 0.69, high - 0.02))
 
@@ -173,10 +172,8 @@ def _cow(pen: Pen) -> None:
 def _camel(pen: Pen) -> None:
     _quadruped(pen, 0.38, 0.62, (0.16, 0.27, 0.56, 0.67))
     pen.paint(disc(0.40, 0.62, 0.17, 0.17, n=22))
-    pen.sign(
-        [(0.66, 0.58), (0.74, 0.42), (0.86, 0.56), (0.94, 0.86), (0.84, 0.90), (0.78, 0.64)],
-        (178, 134, 80),
-    )
+    neck = [(0.66, 0.58), (0.74, 0.42), (0.86, 0.56), (0.94, 0.86), (0.84, 0.90), (0.78, 0.64)]
+    pen.sign(neck, (178, 134, 80))
     pen.sign(disc(0.92, 0.89, 0.105, 0.062, n=14), (178, 134, 80))
     pen.sign(disc(0.85, 0.95, 0.03, 0.025, n=8), (140, 100, 58))
     pen.sign(box(0.93, 0.83, 0.955, 0.95), (182, 30, 62))

@@ -56,11 +56,9 @@ def mass_shares(maps: Mapping[str, Tensor], world: PaperWorld) -> dict[str, floa
         if sample.name not in maps:
             raise ValueError(f"there are no maps for {sample.name!r}; expected some for each")
         shown, mask = maps[sample.name].detach().cpu(), world.masks[sample.name]
-        if shown.shape != (len(PAPER_CLASSES), *mask.shape):
-            raise ValueError(
-                f"the maps of {sample.name!r} have shape {tuple(shown.shape)}, expected "
-                f"{(len(PAPER_CLASSES), *mask.shape)}; resize them with cam.upsample"
-            )
+        if shown.shape != (shape := (len(PAPER_CLASSES), *mask.shape)):
+            problem = f"the maps of {sample.name!r} have shape {tuple(shown.shape)}"
+            raise ValueError(f"{problem}, expected {shape}; resize them with cam.upsample")
         check_range(f"the maps of {sample.name!r}", shown, "scale them with cam.normalize_cams")
         stuff = world.stuff[sample.name]
         for c in sample.labels.nonzero().flatten().tolist():
@@ -96,10 +94,8 @@ def part_recall(masks: Mapping[str, Tensor], world: PaperWorld) -> dict[str, flo
             raise ValueError(f"there is no mask for {name!r}; expected one for each of {world!r}")
         truth, parts, mask = world.masks[name], world.parts[name], masks[name]
         if mask.shape != truth.shape:
-            raise ValueError(
-                f"the mask of {name!r} has shape {tuple(mask.shape)}, expected "
-                f"{tuple(truth.shape)} as the image"
-            )
+            problem = f"the mask of {name!r} has shape {tuple(mask.shape)}"
+            raise ValueError(f"{problem}, expected {tuple(truth.shape)} as the image")
         for k in range(len(PARTS)):
             part = parts == k + 1
             shown[k] += part.sum()
@@ -172,19 +168,17 @@ def zero_shot_accuracy(
         ("out_of_context", "scene", classes),
         ("backgrounds", "background", kinds),
     ):
-        # drawn once and not cached
-        drawn = (page.__wrapped__("val", HELD_OUT_SEED, i, size, 0.0, kind) for i in range(n))
-        pages = [each for each in drawn if len(_answers(each)) == 1]
-        targets = torch.tensor([_answers(each)[0] for each in pages])
+        pages, targets = [], []
+        for i in range(n):
+            drawn = page.__wrapped__("val", HELD_OUT_SEED, i, size, 0.0, kind)  # not cached
+            answers = [PAPER_CLASSES.index(name) for name in drawn.scene.classes]
+            if kind == "background":
+                answers = [STUFF.index(band.stuff) for band in drawn.scene.bands]
+            if len(answers) == 1:
+                pages.append(drawn)
+                targets += answers
         batches = [pages[i : i + 100] for i in range(0, len(pages), 100)]
         features = torch.cat([encode_image(image_batch(batch)) for batch in batches])
         guesses = (features @ texts.T).argmax(1).cpu()
-        result[test] = (guesses == targets).float().mean().item()
+        result[test] = (guesses == torch.tensor(targets)).float().mean().item()
     return result
-
-
-def _answers(page: Page) -> list[int]:
-    """Return the indices of the classes; of the background kinds, where there is no object."""
-    if page.scene.kind == "background":
-        return [STUFF.index(band.stuff) for band in page.scene.bands]
-    return [PAPER_CLASSES.index(name) for name in page.scene.classes]

@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from wsss_kit.checkpoints import CHECKPOINT, load_checkpoint, restore_optimiser, save_checkpoint
-from wsss_kit.checks import check_count, check_positive, check_probability
+from wsss_kit.checks import check_count, check_given, check_positive, check_probability
 from wsss_kit.clip.texts import text_features
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import save_model
@@ -81,8 +81,8 @@ class WebBatches(Dataset):
     def __init__(
         self, batch: int, seed: int, size: int, first: int, last: int, *, torn: float
     ) -> None:
-        self.batch, self.seed, self.size, self.first, self.last = batch, seed, size, first, last
-        self.torn = torn
+        self.batch, self.seed, self.size, self.torn = batch, seed, size, torn
+        self.first, self.last = first, last
 
     def __len__(self) -> int:
         return max(0, self.last - self.first)
@@ -131,13 +131,10 @@ class Pretraining:
         device: str = "cpu",
         torn: float = TORN["web"],
     ) -> None:
-        check_count("steps", steps)
-        check_count("batch", batch)
-        check_count("seed", seed, least=0)
-        check_count("workers", workers, least=0)
+        check_given(check_count, steps=steps, batch=batch)
+        check_given(partial(check_count, least=0), seed=seed, workers=workers)
+        check_given(check_probability, fall=fall, torn=torn)
         check_positive("learning_rate", learning_rate)
-        check_probability("fall", fall)
-        check_probability("torn", torn)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.steps, self.batch, self.seed, self.workers = steps, batch, seed, workers
@@ -148,14 +145,11 @@ class Pretraining:
             self.model = build(ARCHITECTURE).to(self.device).train()
         self.average = AveragedModel(self.model)  # over the last stretch
         self._both = nn.ModuleDict({"model": self.model, "average": self.average})
-        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
-        others = [p for p in self.model.parameters() if p.ndim < 2]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-            lr=learning_rate,
-            betas=(0.9, 0.98),
-            eps=1e-6,
-        )
+        parameters = list(self.model.parameters())
+        decayed = {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1}
+        others = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
+        options = {"lr": learning_rate, "betas": (0.9, 0.98), "eps": 1e-6}
+        self.optimiser = torch.optim.AdamW([decayed, others], **options)
         self.step, self.seconds = 0, 0.0
         self.tokenizer = WordTokenizer()
         self.mask = float_mask(trained_grid(ARCHITECTURE), ARCHITECTURE["window"]).to(self.device)
@@ -231,13 +225,10 @@ class Pretraining:
             Diverged: if the loss runs away; the last checkpoint stays.
         """
         self.resume()
-        size = ARCHITECTURE["vision_cfg"]["image_size"]
-        batches = DataLoader(
-            WebBatches(self.batch, self.seed, size, self.step, self.steps, torn=self.torn),
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=8 if self.workers else None,
-        )
+        size, ahead = ARCHITECTURE["vision_cfg"]["image_size"], 8 if self.workers else None
+        web = WebBatches(self.batch, self.seed, size, self.step, self.steps, torn=self.torn)
+        options = {"num_workers": self.workers, "prefetch_factor": ahead}
+        batches = DataLoader(web, batch_size=None, **options)
         losses: list[float] = []
         started = time.monotonic() - self.seconds
         for images, captions in progress(batches):
@@ -285,28 +276,21 @@ class Pretraining:
                 lambda texts: model.encode_text(self.tokenizer(texts).to(self.device)),
                 n=n,
             )
+        data = {"split": "web", "seed": self.seed, "cooccurrence": COOCCURRENCE["web"]}
+        data |= {"torn": self.torn, "kinds": dict(zip(KINDS, WEB_KINDS, strict=True))}
+        data |= {"pictures": self.step * self.batch, "supervision": "captions alone"}
+        training = {"steps": self.step, "batch": self.batch, "seed": self.seed}
+        training |= {"learning_rate": self.learning_rate, "fall": self.fall}
+        training["patches_kept"] = _PATCHES_KEPT
+        training["steps_averaged"] = int(self.average.n_averaged)
+        training |= {"seconds": round(self.seconds), "torch": torch.__version__.split("+")[0]}
         card = {
             "name": "tiny CLIP of the embedded world",
             "architecture": ARCHITECTURE,
             "words": list(self.tokenizer.words),
             "parameters": sum(p.numel() for p in model.parameters()),
-            "data": {
-                "split": "web",
-                "seed": self.seed,
-                "cooccurrence": COOCCURRENCE["web"],
-                "torn": self.torn,
-                "kinds": dict(zip(KINDS, WEB_KINDS, strict=True)),
-                "pictures": self.step * self.batch,
-                "supervision": "captions alone",
-            },
-            "training": {
-                "steps": self.step,
-                **{key: getattr(self, key) for key in ("batch", "seed", "learning_rate", "fall")},
-                "patches_kept": _PATCHES_KEPT,
-                "steps_averaged": int(self.average.n_averaged),
-                "seconds": round(self.seconds),
-                "torch": torch.__version__.split("+")[0],
-            },
+            "data": data,
+            "training": training,
             "zero_shot": {"pictures_drawn": n, **accuracy},
         }
         return save_model(path, weights, card)
@@ -338,10 +322,9 @@ class Pretraining:
             return False
         tensors, card = stored
         if card["epoch"] > card["falls_from"] != self.falls_from:
-            raise ValueError(
-                f"{path} is at step {card['epoch']}, beyond {card['falls_from']} where its "
-                "learning rate began to fall; to prolong the run, start from steady.safetensors"
-            )
+            problem = f"{path} is at step {card['epoch']}, and its learning rate fell from"
+            hint = "to prolong the run, start from steady.safetensors"
+            raise ValueError(f"{problem} step {card['falls_from']} on; {hint}")
         self._both.load_state_dict({name: tensors[name] for name in self._both.state_dict()})
         restore_optimiser(self.optimiser, tensors)
         self.step, self.seconds = card["epoch"], card["seconds"]

@@ -74,10 +74,6 @@ def _two_classes(dice: Dice, cooccurrence: float) -> Scene:
     return Scene("scene", tuple(bands), tuple(things))
 
 
-def _scene(dice: Dice, cooccurrence: float) -> Scene:
-    return (_two_classes if dice.chance(0.4) else _one_class)(dice, cooccurrence)
-
-
 def _background(dice: Dice, cooccurrence: float) -> Scene:
     stuff = dice.draw(STUFF, dice.pick((1, 2, 3), (0.5, 0.35, 0.15)))
     tops = [0.0, *sorted(dice.uniform(0.2, 0.8) for _ in stuff[1:])]
@@ -116,7 +112,7 @@ def _collage(dice: Dice, cooccurrence: float) -> Scene:
 
 
 _DESCRIBERS = {
-    "scene": _scene,
+    "scene": lambda dice, share: (_two_classes if dice.chance(0.4) else _one_class)(dice, share),
     "background": _background,
     "cutout": _cutout,
     "closeup": _closeup,

@@ -26,27 +26,16 @@ TINY_CLIP = Path(__file__).parent / "tiny_clip.safetensors"
 MEAN, STD = (0.45, 0.45, 0.45), (0.27, 0.27, 0.27)
 """Per-channel statistics the tiny CLIP normalises its images by."""
 
+_VISION = {"layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "image_size": 96}
+_TEXT = {"context_length": 20, "vocab_size": len(vocabulary()) + 2, "width": 128, "heads": 4}
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 128,
-    "vision_cfg": {
-        "layers": 4,
-        "width": 128,
-        "head_width": 32,
-        "patch_size": 8,
-        "image_size": 96,
-        "mlp_ratio": 4.0,
-        "pool_type": "avg",
-    },
-    "text_cfg": {
-        "context_length": 20,
-        "vocab_size": len(vocabulary()) + 2,
-        "width": 128,
-        "heads": 4,
-        "layers": 3,
-    },
+    "vision_cfg": {**_VISION, "mlp_ratio": 4.0, "pool_type": "avg"},
+    "text_cfg": {**_TEXT, "layers": 3},
     "window": 2,
     "tied_keys": True,
 }
+"""Of `build` and of the card; ``window`` and ``tied_keys`` are not open_clip's."""
 
 
 def build(architecture: dict[str, Any]) -> nn.Module:
@@ -80,9 +69,8 @@ def load_tiny_clip(path: str | Path | None = None) -> tuple[nn.Module, dict[str,
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not hold the model that its card describes: {error}"
-        ) from error
+        problem = f"{path} does not hold the model that its card describes"
+        raise ValueError(f"{problem}: {error}") from error
     return model.eval().requires_grad_(False), card
 
 
@@ -99,23 +87,16 @@ def frozen_tiny_clip(path: str | Path | None = None, **options: Any) -> FrozenCL
     """
     model, card = load_tiny_clip(path)
     architecture, attention = card["architecture"], card.get("attention", {})
-    return FrozenCLIP(
-        model,
-        WordTokenizer(card["words"], architecture["text_cfg"]["context_length"]),
-        mean=MEAN,
-        std=STD,
-        window=architecture["window"],
-        attention_layers=attention.get("layers"),
-        walk_squarings=attention.get("squarings"),
-        **options,
-    )
+    tokenizer = WordTokenizer(card["words"], architecture["text_cfg"]["context_length"])
+    options |= {"mean": MEAN, "std": STD, "window": architecture["window"]}
+    options |= {"attention_layers": attention.get("layers")}
+    return FrozenCLIP(model, tokenizer, walk_squarings=attention.get("squarings"), **options)
 
 
 def trained_grid(architecture: dict[str, Any]) -> tuple[int, int]:
     """Return the (h, w) cells of the images that a tiny CLIP is trained on."""
     vision = architecture["vision_cfg"]
-    side = vision["image_size"] // vision["patch_size"]
-    return side, side
+    return (vision["image_size"] // vision["patch_size"],) * 2
 
 
 def tie_keys(model: nn.Module) -> None:
@@ -173,11 +154,9 @@ def _tied_attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None)
     B, N, D = x.shape
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
     # queries serve as keys, so the middle third of the projection rests until `tie_keys`
-    queries = F.linear(x, weight[:D], bias[:D])
-    values = F.linear(x, weight[2 * D :], bias[2 * D :])
-    queries, values = (
-        t.view(B, N, attn.num_heads, -1).transpose(1, 2) for t in (queries, values)
-    )  # (B, heads, N, d)
+    queries = F.linear(x, weight[:D], bias[:D]).view(B, N, attn.num_heads, -1).transpose(1, 2)
+    values = F.linear(x, weight[2 * D :], bias[2 * D :]).view(B, N, attn.num_heads, -1)
+    values = values.transpose(1, 2)  # (B, heads, N, d), as the queries
     scores = queries @ queries.transpose(-2, -1) / math.sqrt(queries.shape[-1])
     if mask is not None:
         scores = scores + mask

@@ -20,24 +20,13 @@ if TYPE_CHECKING:
 VEHICLE_STYLES = ("wooden", "red", "striped")
 ANIMAL_STYLES = ("spotted", "golden", "grey")
 
-SUBTYPES = {
-    name: VEHICLE_STYLES if name in ("boat", "train", "plane", "bus") else ANIMAL_STYLES
-    for name in PAPER_CLASSES
-}
+SUBTYPES = dict.fromkeys(PAPER_CLASSES[:4], VEHICLE_STYLES)
+SUBTYPES |= dict.fromkeys(PAPER_CLASSES[4:], ANIMAL_STYLES)
 """Sub-types of each class: the style of its body. A style is shared by four classes, so a patch
 of body tells the sub-type and, but for its outline, not the class; the signature part does."""
 
-_OF_CLASS = {  # usual background, second noun
-    "boat": ("water", "ship"),
-    "train": ("rails", "railcar"),
-    "plane": ("sky", "airplane"),
-    "bus": ("road", "coach"),
-    "cow": ("grass", "bull"),
-    "camel": ("sand", "dromedary"),
-    "bird": ("leaves", "songbird"),
-    "cat": ("carpet", "kitten"),
-}
-HOME = {name: home for name, (home, _) in _OF_CLASS.items()}
+_HOMES = ("water", "rails", "sky", "road", "grass", "sand", "leaves", "carpet")
+HOME = dict(zip(PAPER_CLASSES, _HOMES, strict=True))
 """The usual background of each class: what it co-occurs with in the task's splits."""
 
 NEUTRAL = ("bricks", "snow", "stone", "fog")
@@ -46,7 +35,8 @@ NEUTRAL = ("bricks", "snow", "stone", "fog")
 STUFF = (*HOME.values(), *NEUTRAL)
 """The twelve background kinds; a stuff map holds indices into this tuple, 255 elsewhere."""
 
-NOUNS = {name: (name, second) for name, (_, second) in _OF_CLASS.items()}
+_SECOND = ("ship", "railcar", "airplane", "coach", "bull", "dromedary", "songbird", "kitten")
+NOUNS = {first: (first, second) for first, second in zip(PAPER_CLASSES, _SECOND, strict=True)}
 """Each class's own word and a second one that captions use less often."""
 
 PLURALS = {"bus": "buses", "coach": "coaches", "dromedary": "dromedaries"}

@@ -6,13 +6,13 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_probability, check_word
+from wsss_kit.checks import check_count, check_given, check_probability, check_word
 from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.data.datasets import ByName
 from wsss_kit.paperworld.description import Dice, Scene
@@ -32,7 +32,6 @@ WEB_KINDS = (0.40, 0.18, 0.20, 0.12, 0.10)
 
 _SMALLEST = 0.008  # a scene in which less than this share of a named class is seen is drawn anew
 _TRIES = 20
-_SIZES = (32, 2048)
 
 
 class Page(NamedTuple):
@@ -77,26 +76,14 @@ def page(
         if torn:  # by dice of their own: all else stays as it is
             scene = tear(Dice(f"{split}/{seed}/{index}/{attempt}/torn"), scene, torn)
         drawing = draw(scene, dice, size)
-        if _all_seen(scene, drawing):
+        shares = np.bincount(drawing.mask.ravel(), minlength=1 + len(PAPER_CLASSES)) / size**2
+        if all(shares[1 + PAPER_CLASSES.index(name)] >= _SMALLEST for name in scene.classes):
             break
     return Page(scene, drawing, caption(scene, dice))
 
 
-def _all_seen(scene: Scene, drawing: Drawing) -> bool:
-    if not scene.things:
-        return True
-    shares = np.bincount(drawing.mask.ravel(), minlength=1 + len(PAPER_CLASSES)) / drawing.mask.size
-    return all(shares[1 + PAPER_CLASSES.index(name)] >= _SMALLEST for name in scene.classes)
-
-
-def _dial(name: str, given: float | None, usual: float) -> float:
-    dial = usual if given is None else given
-    check_probability(name, dial)
-    return float(dial)
-
-
-class _Door(ByName):
-    """Name of an image -> one thing that is known of it."""
+class _PageValues(ByName):
+    """Mapping from the name of an image to one thing that is known of it."""
 
     def __init__(self, world: PaperWorld, what: str, read: Callable[[Page], Any]) -> None:
         self._names, self._world, self._what, self._read = world.places, world, what, read
@@ -121,8 +108,8 @@ class PaperWorld(Sequence[Sample]):
     learns from: objects mostly elsewhere, cut-outs, close-ups, backgrounds alone, dim images,
     images with holes, and objects whose signature part is torn off.
 
-    Samples carry image-level labels only. What else is known of an image comes by other doors,
-    each a mapping from its name: ``masks`` ((H, W) int64, 0 background, 1..8 classes), ``parts``
+    Samples carry image-level labels only. Whatever else is known of an image is a mapping from
+    its name: ``masks`` ((H, W) int64, 0 background, 1..8 classes), ``parts``
     ((H, W) int64, 1 body, 2 signature part), ``stuff`` ((H, W) int64, index of the background
     kind, 255 on objects), ``subtypes`` (tuple of (class, sub-type), one per object) and
     ``captions``. Masks are for evaluation and analysis, never for training.
@@ -165,15 +152,15 @@ class PaperWorld(Sequence[Sample]):
         cooccurrence: float | None = None,
         torn: float | None = None,
     ) -> None:
-        check_count("n", n)
-        check_count("size", size)
+        check_given(check_count, n=n, size=size)
         check_count("seed", seed, least=0)
         check_word("split", split, COOCCURRENCE)
-        if not _SIZES[0] <= size <= _SIZES[1]:
-            raise ValueError(f"size is {size}, expected {_SIZES[0]} to {_SIZES[1]} pixels")
+        check_given(check_probability, cooccurrence=cooccurrence, torn=torn)
+        if not 32 <= size <= 2048:
+            raise ValueError(f"size is {size}, expected 32 to 2048 pixels")
         self.split, self.size, self.seed = split, size, seed
-        self.cooccurrence = _dial("cooccurrence", cooccurrence, COOCCURRENCE[split])
-        self.torn = _dial("torn", torn, TORN[split])
+        self.cooccurrence = float(COOCCURRENCE[split] if cooccurrence is None else cooccurrence)
+        self.torn = float(TORN[split] if torn is None else torn)
         self._hold(range(n))
 
     def _hold(self, indices: range) -> None:
@@ -190,11 +177,8 @@ class PaperWorld(Sequence[Sample]):
         number = self._indices[index]
         return page(self.split, self.seed, number, self.size, self.cooccurrence, torn=self.torn)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> PaperWorld: ...
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | slice) -> Sample | PaperWorld:
+        """Return an image with its labels, or the world of a slice."""
         if isinstance(index, slice):
             part = copy.copy(self)
             part._hold(self._indices[index])
@@ -210,10 +194,8 @@ class PaperWorld(Sequence[Sample]):
         return len(self._indices)
 
     def __repr__(self) -> str:
-        return (
-            f"PaperWorld({len(self)}, split={self.split!r}, size={self.size}, seed={self.seed}, "
-            f"cooccurrence={self.cooccurrence}, torn={self.torn})"
-        )
+        world = f"{len(self)}, split={self.split!r}, size={self.size}, seed={self.seed}"
+        return f"PaperWorld({world}, cooccurrence={self.cooccurrence}, torn={self.torn})"
 
     def prompts(self, method: str = "clip_es", file: str | Path | None = None) -> Prompts:
         """Return the prompts for a method, or those of a file of `Prompts.to_json`."""
@@ -226,26 +208,26 @@ class PaperWorld(Sequence[Sample]):
     @property
     def masks(self) -> Mapping[str, Tensor]:
         """Name -> (H, W) int64 ground truth; for evaluation only."""
-        return _Door(self, "masks", lambda p: torch.from_numpy(p.drawing.mask).long())
+        return _PageValues(self, "masks", lambda p: torch.from_numpy(p.drawing.mask).long())
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
         """Name -> (H, W) int64: 0 background, 1 body, 2 signature part."""
-        return _Door(self, "parts", lambda p: torch.from_numpy(p.drawing.parts).long())
+        return _PageValues(self, "parts", lambda p: torch.from_numpy(p.drawing.parts).long())
 
     @property
     def stuff(self) -> Mapping[str, Tensor]:
         """Name -> (H, W) int64: index into ``words.STUFF``, 255 on objects and plain paper."""
-        return _Door(self, "stuff", lambda p: torch.from_numpy(p.drawing.stuff).long())
+        return _PageValues(self, "stuff", lambda p: torch.from_numpy(p.drawing.stuff).long())
 
     @property
     def subtypes(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
         """Name -> (class, sub-type) of every object, the farthest first."""
-        return _Door(
+        return _PageValues(
             self, "sub-types", lambda p: tuple((t.name, t.subtype) for t in p.scene.things)
         )
 
     @property
     def captions(self) -> Mapping[str, str]:
         """Name -> caption."""
-        return _Door(self, "captions", lambda p: p.caption)
+        return _PageValues(self, "captions", lambda p: p.caption)
