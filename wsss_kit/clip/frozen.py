@@ -134,7 +134,7 @@ class FrozenCLIP(FrozenTexts):
         if new != (whole := self.whole_patches(images)):
             cells, (H, W) = whole[0] * whole[1] // self.patch_size**2, images.shape[-2:]
             problem = f"images of {H}x{W} are {cells:,} patches: {4 * cells**2 / 1e9:.1f} GB a map"
-            limit = f"the model sees them at {new[0]}x{new[1]}, at most {self.max_cells:,} patches"
+            limit = f"CLIP is shown them at {new[0]}x{new[1]}, {self.max_cells:,} patches at most"
             advice = "maps still cover the whole image. Resize them, or give another max_cells"
             warnings.warn(f"{problem} of attention; {limit}, and {advice}", stacklevel=2)
         return vision.resize_bicubic(images, new)
