@@ -50,11 +50,11 @@ from wsss_kit import (
 from wsss_kit.affinity import box_masks, transition_matrix
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES
+from wsss_kit.evaluation.prompt_ranking import leave_one_out, rank_synonyms, rank_templates
 from wsss_kit.notebook_data import make_clip_es, open_data
 from wsss_kit.paperworld.measures import part_recall
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import new_figure, show_cams, show_masks, step_bars
-from wsss_kit.prompts.ranking import leave_one_out, rank_synonyms, rank_templates
 from wsss_kit.widgets import PromptLab
 
 # %%

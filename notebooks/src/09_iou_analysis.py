@@ -46,6 +46,7 @@ from wsss_kit.evaluation import (
     CRF_RULES,
     ERROR_KINDS,
     Protocol,
+    beside_published,
     boundary_band,
     error_map,
     error_sources,
@@ -287,7 +288,7 @@ print(explain_gap(scored(half, half), row))
 # And ours, of another world altogether, beside everything that is published of CLIP-ES's masks: the last column says why none of it compares.
 
 # %%
-reports["CLIP-ES"].beside_published("CLIP-ES", "masks").T
+beside_published(reports["CLIP-ES"], method="CLIP-ES", what="masks").T
 
 # %% [markdown]
 # ## Exercises

@@ -156,7 +156,7 @@ STOPS = {
         *(nothing, MASKS.replace("cam", "paper")),
         "knows boat, train, plane, … and voc has aeroplane",
     ),
-    "a pickle": (pickled, MASKS.replace("w/cam", "w/x.pth"), "can run code when it is read"),
+    "a pickle": (pickled, MASKS.replace("w/cam", "w/x.pth"), "can run code when read"),
     "an affinity that is none": (
         *(nothing, f"{MASKS} --affinity w/cam"),
         "is a card of CAM, expected one of AffinityNet",
@@ -200,7 +200,7 @@ STOPS = {
     "no prompts": (nothing, f"{CLIMS} --prompts p.json", "no file p.json; write one with"),
     "a start of other classes": (
         *(nothing, f"{CLIMS} --start w/cam"),
-        "was trained for 20 classes .* but 8 are asked for",
+        "was trained for 20 classes .*, not for 8",
     ),
 }
 FAILS = {

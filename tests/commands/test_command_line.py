@@ -119,7 +119,7 @@ def test_help_lists_every_argument_of_the_function(words, capsys, monkeypatch):
 @pytest.mark.parametrize("what", METHODS)
 def test_help_lists_every_option_of_a_method(what, capsys, monkeypatch):
     """With the text of the docstring of the method or of its ``fit``."""
-    called = train_method._called(what)
+    called = train_method.called_by(what)
     for name in options_of(what):
         source = next(
             c

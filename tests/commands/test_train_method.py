@@ -202,7 +202,7 @@ def test_photographs_are_cropped_as_published(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("what", METHODS)
 def test_every_argument_is_an_option(what):
-    for called in module._called(what):
+    for called in module.called_by(what):
         given = {
             name
             for name, each in inspect.signature(called).parameters.items()

@@ -8,8 +8,9 @@ import pytest
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.paperworld.description import Band, Dice, Scene, Thing
 from wsss_kit.paperworld.drawing import draw
-from wsss_kit.paperworld.scenes import KINDS, Band, Dice, Scene, Thing, describe, weather
+from wsss_kit.paperworld.scenes import KINDS, describe, weather
 from wsss_kit.paperworld.words import (
     ANIMAL_STYLES,
     HOME,

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from wsss_kit.paperworld.scenes import Dice
+from wsss_kit.paperworld.description import Dice
 
 
 def test_frozen_values():

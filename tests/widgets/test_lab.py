@@ -12,12 +12,12 @@ import traitlets
 
 from tests.widgets.conftest import same, shows_map
 from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate
+from wsss_kit.evaluation.prompt_ranking import leave_one_out
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import enlarged, painted_claims
 from wsss_kit.prompts import Prompts
-from wsss_kit.prompts.ranking import leave_one_out
 from wsss_kit.recipes import clip_es_maps
 from wsss_kit.widgets import PromptLab
 

@@ -97,7 +97,7 @@ def build_app(command: str = "") -> App:
             app.command(lambda: None, name=name, help=text)
     train = App("train", help="train a method on a data set, or what the package ships")
     if command == "train":
-        from wsss_kit.commands.train_method import METHODS, training_of
+        from wsss_kit.commands.train_method import METHODS
 
         for what in METHODS:
             train.command(training_of(what), name=what)
@@ -124,6 +124,17 @@ def _goes_on(words: Sequence[str], bound: inspect.BoundArguments | None) -> str:
             resume = "" if words[1] in _SHIPPED else "with --resume "
             return f"{resume}goes on from the last checkpoint"
     return "begins again"
+
+
+def training_of(what: str) -> Callable[..., Path]:
+    """Return `train_method` of one method for the command line, with all of its options."""
+    from wsss_kit.commands.train_method import called_by, options_of, train_method
+
+    names, called = ("out", "resume", "device", *options_of(what)), called_by(what)
+    command = as_command(partial(train_method, what), train_method, *called, only=names)
+    about = inspect.getdoc(called[0]).partition("\n")[0]
+    command.__doc__ = f"{about}\n\n{inspect.getdoc(train_method).partition('Args:')[0]}"
+    return command
 
 
 def as_command(

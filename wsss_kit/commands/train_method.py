@@ -139,21 +139,10 @@ def train_method(
     return path
 
 
-def training_of(what: str) -> Callable[..., Path]:
-    """Return `train_method` of one method for the command line, with all of its options."""
-    from wsss_kit.commands.line import as_command
-
-    names, called = ("out", "resume", "device", *options_of(what)), _called(what)
-    command = as_command(partial(train_method, what), train_method, *called, only=names)
-    about = inspect.getdoc(called[0]).partition("\n")[0]
-    command.__doc__ = f"{about}\n\n{inspect.getdoc(train_method).partition('Args:')[0]}"
-    return command
-
-
 def options_of(what: str) -> list[str]:
     """List what a training can be told: of data and start, of its method and of its ``fit``."""
     names = [*_DATA, *_STARTS.get(what, ())]
-    return list(dict.fromkeys(names + [n for called in _called(what) for n in _names(called)]))
+    return list(dict.fromkeys(names + [n for called in called_by(what) for n in _names(called)]))
 
 
 def _check_options(what: str, asked: Mapping[str, Any]) -> None:
@@ -163,7 +152,7 @@ def _check_options(what: str, asked: Mapping[str, Any]) -> None:
         raise ValueError(f"{what} takes no {flags[0]}, expected {', '.join(flags[1:])}")
 
 
-def _called(what: str) -> tuple[Callable[..., Any], ...]:
+def called_by(what: str) -> tuple[Callable[..., Any], ...]:
     """Return what takes the options: a constructor and ``fit``, or one function for both."""
     if what == "segmenter":
         return (train_segmenter,)
@@ -213,7 +202,7 @@ def _prepare(what: str, config: Mapping[str, Any], samples: Sequence[Sample], de
     if "backbone" in given:
         given["backbone"] = backbone_named(given["backbone"])
     # the options of the constructor and those of fit; seed may be for both
-    *making, fitting = [{n: given[n] for n in _names(f) if n in given} for f in _called(what)]
+    *making, fitting = [{n: given[n] for n in _names(f) if n in given} for f in called_by(what)]
     if "masks" in options_of(what):
         masks, taught_by = _open_masks(config, samples)
         if what == "segmenter":

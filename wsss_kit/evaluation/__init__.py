@@ -16,9 +16,8 @@ from wsss_kit.evaluation.background import (
     sweep_background,
 )
 from wsss_kit.evaluation.compare import Comparison, compare_reports
-from wsss_kit.evaluation.confusion import ConfusionMatrix
+from wsss_kit.evaluation.confusion import ERROR_KINDS, ConfusionMatrix
 from wsss_kit.evaluation.error_kinds import (
-    ERROR_KINDS,
     boundary_band,
     error_map,
     error_shares,

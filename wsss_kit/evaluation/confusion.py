@@ -13,6 +13,9 @@ from torch import Tensor
 from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX
 
+ERROR_KINDS = ("boundary", "missed", "spilled", "confused")
+"""The kinds in the order they are asked; value k + 1 of an error map is ``ERROR_KINDS[k]``."""
+
 
 class ConfusionMatrix:
     """Counts of pixels by target and predicted class, summed over images.

@@ -17,15 +17,12 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_not_negative
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.evaluation.confusion import as_mask, divide, unions_of
+from wsss_kit.evaluation.confusion import ERROR_KINDS, as_mask, divide, unions_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from wsss_kit.evaluation.report import Report
-
-ERROR_KINDS = ("boundary", "missed", "spilled", "confused")
-"""The kinds in the order they are asked; value k + 1 of an error map is ``ERROR_KINDS[k]``."""
 
 
 def boundary_band(target: Tensor, width: int | None = None) -> Tensor:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsss_kit.evaluation.confusion import mean_of
-from wsss_kit.evaluation.error_kinds import ERROR_KINDS
+from wsss_kit.evaluation.confusion import ERROR_KINDS, mean_of
 from wsss_kit.evaluation.published_numbers import Published, differences
 from wsss_kit.evaluation.report import Report
 from wsss_kit.prompts import Prompts

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsss_kit.checks import check_count
-from wsss_kit.evaluation.confusion import divide, mean_of
-from wsss_kit.evaluation.error_kinds import ERROR_KINDS
+from wsss_kit.evaluation.confusion import ERROR_KINDS, divide, mean_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,17 +187,6 @@ refinement: not stated, preset: not stated, scored: all classes
         frame = pd.DataFrame({"iou": self.iou, **columns}, index=index)
         frame.attrs.update(protocol=str(self.protocol), headline=self.headline)
         return frame
-
-    def beside_published(self, method: str, what: str | None = None) -> pd.DataFrame:
-        """Tabulate ours beside what is published, as `evaluation.beside_published`.
-
-        Args:
-            method: ``"CAM"``, ``"SC-CAM"``, ``"CLIMS"`` or ``"CLIP-ES"``.
-            what: ``"maps"``, ``"masks"`` or ``"segmenter"``; None for all.
-        """
-        from wsss_kit.evaluation.published_numbers import beside_published
-
-        return beside_published(self, method=method, what=what)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain Python values that JSON can hold; NaN becomes None."""

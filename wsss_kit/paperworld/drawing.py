@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsss_kit.classes import IGNORE_INDEX, PAPER_CLASSES
+from wsss_kit.paperworld.description import Dice, Hole, Scene
 from wsss_kit.paperworld.figures import FIGURES, PAINTED, SIGNATURE, Pen
 from wsss_kit.paperworld.papers import SHEET, VARIANTS, paper
-from wsss_kit.paperworld.scenes import Dice, Hole, Scene
 from wsss_kit.paperworld.words import STUFF
 
 OVERSAMPLING = 2  # figures are cut on a canvas of twice the side: smooth edges, exact masks

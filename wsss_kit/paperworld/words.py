@@ -15,7 +15,7 @@ from torch import Tensor
 from wsss_kit.classes import PAPER_CLASSES
 
 if TYPE_CHECKING:
-    from wsss_kit.paperworld.scenes import Dice, Scene
+    from wsss_kit.paperworld.description import Dice, Scene
 
 VEHICLE_STYLES = ("wooden", "red", "striped")
 ANIMAL_STYLES = ("spotted", "golden", "grey")
@@ -71,7 +71,7 @@ def caption(scene: Scene, dice: Dice) -> str:
         Lower-case words separated by single spaces.
 
     Example:
-        >>> from wsss_kit.paperworld.scenes import Band, Dice, Scene
+        >>> from wsss_kit.paperworld.description import Band, Dice, Scene
         >>> caption(Scene("background", (Band("fog", 0.0),)), Dice("plain"))
         'fog texture'
     """

@@ -15,8 +15,9 @@ from torch import Tensor
 from wsss_kit.checks import check_count, check_given, check_probability, check_word
 from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.data.datasets import ByName
+from wsss_kit.paperworld.description import Dice, Scene
 from wsss_kit.paperworld.drawing import Drawing, draw
-from wsss_kit.paperworld.scenes import KINDS, Dice, Scene, describe, tear, weather
+from wsss_kit.paperworld.scenes import KINDS, describe, tear, weather
 from wsss_kit.paperworld.words import caption
 from wsss_kit.prompts import Prompts
 
@@ -151,7 +152,8 @@ class PaperWorld(Sequence[Sample]):
         cooccurrence: float | None = None,
         torn: float | None = None,
     ) -> None:
-        check_given(check_count, n=n, size=size)
+        check_count("n", n)
+        check_count("size", size)
         check_count("seed", seed, least=0)
         check_word("split", split, COOCCURRENCE)
         check_given(check_probability, cooccurrence=cooccurrence, torn=torn)

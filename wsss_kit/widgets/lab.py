@@ -15,12 +15,12 @@ from torch import Tensor
 
 from wsss_kit.classes import Sample
 from wsss_kit.evaluation import BackgroundRule
+from wsss_kit.evaluation.prompt_ranking import WordTally
 from wsss_kit.methods.clip_es import CLIPES, OpenedImage
 from wsss_kit.plot import overlay, show_words
 from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import fitted_image, painted_claims
 from wsss_kit.prompts import Prompts
-from wsss_kit.prompts.ranking import WordTally
 from wsss_kit.widgets import screens
 from wsss_kit.widgets.instrument import WIDTH, column, row
 from wsss_kit.widgets.stages import Images

@@ -9,13 +9,13 @@ off or on costs a sum.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from wsss_kit.affinity import BalancedWalk, box_masks
 from wsss_kit.checks import check_probability
+from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clip_es.refined import RefinedMaps
 from wsss_kit.methods.clip_es.views import (
     SINKHORN,
@@ -32,9 +32,6 @@ from wsss_kit.methods.clip_es.views import (
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
 
-if TYPE_CHECKING:
-    from wsss_kit.methods.clip_es.method import CLIPES
-
 MOST_KNOWN = 200  # texts kept for an image beside those of the current call; the oldest go first
 Key = tuple[str, ...]  # the texts of one phrase
 
@@ -43,13 +40,14 @@ class OpenedImage:
     """An image whose backbone has run, and what is known of it; `CLIPES.open` makes it.
 
     Args:
-        method: the model, the prompts to begin with and the options; where the affinity is weighed
-            by class distributions, it depends on the prompts as well, and an edit costs more.
+        method: a `CLIPES`, with the model, the prompts to begin with and the options; where the
+            affinity is weighed by class distributions, it depends on the prompts as well, and an
+            edit costs more.
         images: (1, 3, H, W) RGB in [0, 1].
         classes: names of the classes present.
     """
 
-    def __init__(self, method: CLIPES, images: Tensor, classes: Sequence[str]) -> None:
+    def __init__(self, method: CAMMethod, images: Tensor, classes: Sequence[str]) -> None:
         self.clip, self.prompts, self.size = method.clip, method.prompts, tuple(images.shape[2:])
         self.classes = checked_words(list(classes), "classes", among=self.prompts.classes)
         options = method._options()

@@ -8,10 +8,15 @@ import torch
 
 from wsss_kit.clip import load_clip
 from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate
+from wsss_kit.evaluation.prompt_ranking import (
+    leave_one_out,
+    rank_synonyms,
+    rank_templates,
+    sharpness,
+)
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
-from wsss_kit.prompts.ranking import leave_one_out, rank_synonyms, rank_templates, sharpness
 from wsss_kit.recipes import clip_es_maps
 
 RULE = BackgroundRule(threshold=0.4)
