@@ -126,14 +126,16 @@ def test_the_thin_walk_refuses_what_the_matrix_refuses(affinity):
     for bad in (-affinity, affinity * torch.nan, affinity * (torch.arange(6) > 0)[:, None]):
         with pytest.raises(ValueError, match="expected numbers of 0 or more and no empty row"):
             balanced_walk(scores, bad)
-    with pytest.raises(ValueError, match="affinity has 6 nodes but the maps are 2x2 = 4 cells"):
+    with pytest.raises(ValueError, match=r"affinity has shape .*6, 6.*for 2 maps of 2x2; resize"):
         balanced_walk(scores[..., :2], affinity)
     with pytest.raises(ValueError, match=r"affinity has shape \(2, 5, 6\), expected \(B, N, N\)"):
         balanced_walk(scores, affinity[:, 1:])
 
 
 def test_a_transition_of_another_grid():
-    text = "transition has 5 nodes but the maps are 6x10 = 60 cells; resize the maps to the grid"
+    text = (
+        r"transition has shape \(1, 5, 5\), expected \(1, 60, 60\) for 1 maps of 6x10; resize the"
+    )
     with pytest.raises(ValueError, match=text):
         random_walk(torch.zeros(1, 2, 6, 10), torch.zeros(1, 5, 5))
 

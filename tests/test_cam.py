@@ -84,7 +84,7 @@ def test_maps_without_a_positive_value_stay_zero():
 
 
 def test_over_is_one_of_two_words():
-    with pytest.raises(ValueError, match='over is \'batch\', expected "map" or "image"'):
+    with pytest.raises(ValueError, match="over is 'batch', expected one of map, image"):
         normalize_cams(torch.zeros(1, 1, 1, 1), over="batch")
 
 

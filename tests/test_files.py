@@ -130,7 +130,7 @@ def test_another_class_list_is_refused(stored, wanted, place):
 def test_a_card_that_is_no_json(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"a\.json is no card: .*; copy it again, or train"):
+    with pytest.raises(ValueError, match=r"a\.json is no card: .*; copy or save it again"):
         read_card(path)
     save_model(tmp_path / "a", TENSORS, {})
     path.write_text(text)

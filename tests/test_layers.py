@@ -180,7 +180,7 @@ def test_a_module_keeps_to_the_house(module, path):
             "paperworld is in layer 3 and recipes",
         ),
         (
-            "clip.weights",
+            "clip",
             "def f():\n    from wsss_kit.paperworld import PaperWorld",
             "line 2: wsss_kit.paperworld.PaperWorld: clip is in layer 1 and paperworld in layer 3",
         ),
@@ -225,7 +225,7 @@ def test_the_checker_sees_what_is_wrong(module, source, reason):
         ),
         ("methods.sc_cam", "from .base import CAMMethod\nfrom wsss_kit.methods.base import fit"),
         ("methods.sc_cam", "from wsss_kit.cam import normalize_cams"),
-        ("clip.weights", "from wsss_kit.clip.frozen import FrozenCLIP"),
+        ("clip", "from wsss_kit.clip.frozen import FrozenCLIP"),
         ("masks", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import scipy"),
         ("plot", "import matplotlib.pyplot as plt\nfrom wsss_kit import recipes"),
         ("__main__", "from wsss_kit import CAM\nfrom wsss_kit.commands.demo import run"),

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_maps, check_positive, check_probability, check_range
+from wsss_kit.checks import (
+    check_count,
+    check_maps,
+    check_positive,
+    check_probability,
+    check_range,
+    check_shape,
+)
 
 
 def transition_matrix(
@@ -58,8 +65,8 @@ def transition_matrix(
 
 
 def _check_square(affinity: Tensor) -> None:
-    if affinity.ndim != 3 or affinity.shape[1] != affinity.shape[2]:
-        raise ValueError(f"affinity has shape {tuple(affinity.shape)}, expected (B, N, N)")
+    is_square = affinity.ndim == 3 and affinity.shape[1] == affinity.shape[2]
+    check_shape(is_square, "affinity", affinity, "(B, N, N)")
 
 
 def _check_rows(walk: Tensor) -> None:
@@ -68,11 +75,9 @@ def _check_rows(walk: Tensor) -> None:
         return
     low, least = walk.detach().amin().item(), walk.detach().sum(2).amin().item()
     if not (0 <= low and 0 < least < math.inf):  # NaN fails
-        raise ValueError(
-            f"the affinity has entries from {low:.4g} on and a smallest row sum of {least:.4g}, "
-            "expected numbers of 0 or more and no empty row; give every cell itself as neighbour, "
-            "and choose a power that leaves something of the largest entry"
-        )
+        problem = f"has entries from {low:.4g} on and a smallest row sum of {least:.4g}"
+        expected = "numbers of 0 or more and no empty row; give every cell itself as neighbour"
+        raise ValueError(f"the affinity {problem}, expected {expected} and a lower power")
 
 
 def random_walk(scores: Tensor, transition: Tensor) -> Tensor:
@@ -97,16 +102,8 @@ def _check_walk(scores: Tensor, walk: Tensor, name: str) -> None:
     """Refuse maps and a matrix to walk them with that do not belong together."""
     check_maps(scores, "scores")
     B, K, h, w = scores.shape
-    if walk.ndim != 3 or len(walk) != B:
-        raise ValueError(
-            f"{name} has shape {tuple(walk.shape)} but scores hold {B} images; "
-            "expected one matrix an image, (B, N, N)"
-        )
-    if walk.shape[1:] != (h * w, h * w):
-        raise ValueError(
-            f"{name} has {walk.shape[-1]} nodes but the maps are {h}x{w} = {h * w} "
-            "cells; resize the maps to the grid of the affinity before the walk"
-        )
+    expected = f"({B}, {h * w}, {h * w}) for {B} maps of {h}x{w}; resize the maps to the affinity"
+    check_shape(walk.shape == (B, h * w, h * w), name, walk, expected)
 
 
 def balanced_walk(

@@ -19,7 +19,9 @@ from wsss_kit.checks import (
     check_maps,
     check_positive,
     check_scales,
+    check_shape,
     check_size,
+    check_word,
 )
 
 
@@ -47,10 +49,8 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
     check_floating(features, "features")
     check_floating(weight, "weight")
     if features.ndim != 4 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"features {tuple(features.shape)} and weight {tuple(weight.shape)} do not fit; "
-            "expected (B, D, h, w) and (C, D) with the same D"
-        )
+        problem = f"features {tuple(features.shape)} and weight {tuple(weight.shape)} do not fit"
+        raise ValueError(f"{problem}; expected (B, D, h, w) and (C, D) with the same D")
     return torch.einsum("bdhw,cd->bchw", features, weight)
 
 
@@ -77,8 +77,7 @@ def normalize_cams(
         >>> normalize_cams(cams).flatten().round(decimals=3).tolist()
         [0.0, 0.0, 1.0]
     """
-    if over not in ("map", "image"):
-        raise ValueError(f'over is {over!r}, expected "map" or "image"')
+    check_word("over", over, ("map", "image"))
     check_maps(cams, "cams")
     check_positive("eps", eps)
     dims = (-2, -1) if over == "map" else (-3, -2, -1)
@@ -178,11 +177,8 @@ def softmax_grad_cam(
         ValueError: if tokens and grid do not fit.
     """
     h, w = grid
-    if tokens.ndim != 2 or tokens.shape[0] != 1 + h * w:
-        raise ValueError(
-            f"tokens have shape {tuple(tokens.shape)}, expected (1 + {h}*{w}, D): the class "
-            "token and one token a cell"
-        )
+    right = tokens.ndim == 2 and len(tokens) == 1 + h * w
+    check_shape(right, "tokens", tokens, f"(1 + {h}*{w}, D): the class token and one token a cell")
     texts = torch.cat([positives, backgrounds]).float()
     with torch.enable_grad():
         normed = norm(tokens[None]).detach().requires_grad_()

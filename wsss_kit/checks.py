@@ -38,6 +38,16 @@ def checked() -> Iterator[None]:
         _CHECKED.reset(token)
 
 
+def check_shape(right: bool, name: str, values: Tensor, expected: str) -> None:
+    """Raise an error that names the shape and what was expected, if it is not right.
+
+    Raises:
+        ValueError: with the shape that arrived.
+    """
+    if not right:
+        raise ValueError(f"{name} has shape {tuple(values.shape)}, expected {expected}")
+
+
 def check_tensor(values: Tensor, name: str) -> None:
     """Raise an error for what is no tensor: arrays, lists, None.
 
@@ -142,9 +152,8 @@ def check_maps(maps: Tensor, name: str = "maps") -> None:
         ValueError: saying what arrived and what was expected.
     """
     check_floating(maps, name)
-    if maps.ndim != 4:
-        expected = f"(B, C, h, w); add the batch axis of one image with {name}[None]"
-        raise ValueError(f"{name} has shape {tuple(maps.shape)}, expected {expected}")
+    expected = f"(B, C, h, w); add the batch axis of one image with {name}[None]"
+    check_shape(maps.ndim == 4, name, maps, expected)
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
@@ -204,22 +213,23 @@ def _are_numbers(values: Any, kind: type = Real) -> bool:
     return listed and all(_is_number(value, kind) for value in values)
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise an error for what is no finite number above 0.
+def check_positive(name: str, value: float, advice: str = "") -> None:
+    """Raise an error for what is no finite number above 0; ``advice`` ends the message.
 
     Raises:
         ValueError: with what arrived.
     """
-    _expect(_is_number(value) and 0 < value < math.inf, name, value, "a number above 0")
+    _expect(_is_number(value) and 0 < value < math.inf, name, value, f"a number above 0{advice}")
 
 
-def check_not_negative(name: str, value: float) -> None:
-    """Raise an error for what is no finite number of at least 0.
+def check_not_negative(name: str, value: float, advice: str = "") -> None:
+    """Raise an error for what is no finite number of at least 0; ``advice`` ends the message.
 
     Raises:
         ValueError: with what arrived.
     """
-    _expect(_is_number(value) and 0 <= value < math.inf, name, value, "a number of 0 or more")
+    right = _is_number(value) and 0 <= value < math.inf
+    _expect(right, name, value, f"a number of 0 or more{advice}")
 
 
 def check_probability(name: str, value: float) -> None:

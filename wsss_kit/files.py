@@ -71,13 +71,12 @@ def read_card(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; save it again or copy it from where it was")
-    advice = "copy it again, or train and save it again"
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f"{path} is no card: {error}; {advice}") from error
+        raise ValueError(f"{path} is no card: {error}; copy or save it again") from error
     if not isinstance(card, dict):
-        raise ValueError(f"{path} holds {type(card).__name__}, expected a JSON object; {advice}")
+        raise ValueError(f"{path} holds {type(card).__name__}, expected a JSON object; save again")
     return card
 
 
@@ -101,12 +100,10 @@ def check_card(
         raise ValueError(f"{problem}; load it by the class that saved it")
     if card.get("version") != version:
         problem = f"{path} has a card of version {card.get('version', 'none')}"
-        advice = "another version of the kit saved it; fit and save it again"
-        raise ValueError(f"{problem}, expected {version}: {advice}")
+        raise ValueError(f"{problem}, expected {version} of this kit; fit and save it again")
     missing = ", ".join(key for key in keys if key not in card)
     if missing:
-        advice = "it was changed or cut off, so copy it again or fit and save it again"
-        raise ValueError(f"the card of {path} lacks {missing}; {advice}")
+        raise ValueError(f"the card of {path} lacks {missing}; copy it, or fit and save it again")
 
 
 def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -123,8 +120,7 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors.torch import load
 
     if Path(path).suffix in (".pth", ".pt", ".ckpt", ".pkl", ".bin"):
-        expected = "what a method of the kit saved: NAME.safetensors and NAME.json"
-        raise ValueError(f"{path} is a pickle, which can run code when read; expected {expected}")
+        raise ValueError(f"{path} is a pickle, which can run code; expected NAME.safetensors")
     path = weights_path(path)
     card_path = path.with_suffix(".json")
     old = path.with_name(path.name + ".old")
@@ -138,15 +134,13 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     card, data = read_card(card_path), path.read_bytes()
     for key in ("sha256", "bytes"):
         if key not in card:
-            advice = "it is no card of a saved model, so copy the pair or save it again"
-            raise ValueError(f"{card_path} does not say the {key} of its weights; {advice}")
+            raise ValueError(f"{card_path} does not say the {key} of its weights; save them again")
     found = hashlib.sha256(data).hexdigest()
     if found != card["sha256"]:
         problem = f"{len(data)} bytes with sha256 {found[:12]}"
-        expected = f"{card['bytes']} bytes with {card['sha256'][:12]}"
-        advice = "it is truncated or changed, so copy it again or train and save it again"
+        expected = f"{card['bytes']} bytes with {card['sha256'][:12]}; it is truncated or changed"
         what = f"{path} is not the file that its card describes: {problem}, expected {expected}"
-        raise ValueError(f"{what}; {advice}")
+        raise ValueError(f"{what}, so copy or save it again")
     return load(data), card
 
 
@@ -162,5 +156,4 @@ def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | 
     equal = [one == other for one, other in zip(stored, wanted, strict=False)]
     place, names = [*equal, False].index(False), ", ".join(stored[:8])
     problem = f"{where} was trained for {len(stored)} classes ({names}), not for {len(wanted)}"
-    advice = "use samples with the same class list, or another checkpoint path"
-    raise ValueError(f"{problem}; they differ from class {place} on; {advice}")
+    raise ValueError(f"{problem}; they differ from class {place} on; use another checkpoint path")

@@ -20,6 +20,7 @@ from wsss_kit.checks import (
     check_positive,
     check_probability,
     check_range,
+    check_shape,
     check_tensor,
 )
 from wsss_kit.classes import IGNORE_INDEX
@@ -60,21 +61,14 @@ def add_background(
         >>> add_background(cams, threshold=0.25).flatten().tolist()
         [0.25, 0.0, 0.0]
     """
-    if (threshold is None) == (power is None):
-        given = "neither threshold nor power" if threshold is None else "both threshold and power"
-        raise ValueError(f"add_background got {given}; give exactly one of the two")
+    BackgroundRule(threshold, power)  # raises an error for a wrong rule
     check_maps(cams, "cams")
-    if cams.shape[1] == 0:
-        raise ValueError(f"cams has shape {tuple(cams.shape)}, expected at least one class")
+    check_shape(cams.shape[1] > 0, "cams", cams, "at least one class")
     check_range("cams", cams, "scale them first with cam.normalize_cams")
     cams = cams.detach().float()
     best = cams.amax(1, keepdim=True)  # (B, 1, H, W)
-    if threshold is not None:
-        check_probability("threshold", threshold)
-        background = torch.full_like(best, threshold)
-    else:
-        check_positive("power", power)
-        background = (1 - best).clamp(0, 1) ** power
+    constant = threshold is not None
+    background = torch.full_like(best, threshold) if constant else (1 - best).clamp(0, 1) ** power
     return torch.cat([background, cams], 1)  # (B, 1+C, H, W)
 
 
@@ -145,19 +139,16 @@ class BackgroundRule:
 
     def __post_init__(self) -> None:
         if (self.threshold is None) == (self.power is None):
-            raise ValueError(
-                f"threshold is {self.threshold} and power {self.power}, expected exactly one of "
-                "the two"
-            )
-        if self.threshold is not None:
+            problem = f"threshold is {self.threshold} and power {self.power}"
+            raise ValueError(f"{problem}, expected exactly one of the two")
+        if self.power is None:
             check_probability("threshold", self.threshold)
         else:
             check_positive("power", self.power)
 
     def __str__(self) -> str:
-        if self.threshold is not None:
-            return f"constant {self.threshold:g}"
-        return f"(1 - max)^{self.power:g}"
+        constant = self.power is None
+        return f"constant {self.threshold:g}" if constant else f"(1 - max)^{self.power:g}"
 
     def scores(self, maps: Tensor) -> Tensor:
         """Add the background to maps: (B, C, H, W) -> (B, 1 + C, H, W)."""
@@ -172,31 +163,11 @@ def _check_scores(scores: Tensor, labels: Tensor) -> None:
     """Raise the errors of ``scores_to_masks``."""
     check_tensor(scores, "scores")
     check_tensor(labels, "labels")
-    if scores.ndim != 4:
-        raise ValueError(
-            f"scores has shape {tuple(scores.shape)}, expected (B, K, H, W); "
-            "add the batch axis of one image with scores[None]"
-        )
-    if labels.ndim != 2:
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)}, expected (B, C); "
-            "add the batch axis of one image with labels[None]"
-        )
-    (n_scores, n_channels), (n_labels, n_classes) = scores.shape[:2], labels.shape
-    if n_scores != n_labels:
-        raise ValueError(
-            f"scores holds {n_scores} images but labels {n_labels}; give one row of labels "
-            "for each image"
-        )
-    if n_channels != n_classes + 1:
-        advice = (
-            "add the background first with add_background"
-            if n_channels == n_classes
-            else "background comes first, then one channel for each class of labels"
-        )
-        raise ValueError(
-            f"scores has {n_channels} channels but labels {n_classes} classes, "
-            f"expected {n_classes + 1} channels; {advice}"
-        )
+    check_shape(scores.ndim == 4, "scores", scores, "(B, K, H, W); of one image scores[None]")
+    check_shape(labels.ndim == 2, "labels", labels, "(B, C); of one image labels[None]")
+    if len(scores) != len(labels):
+        raise ValueError(f"there are {len(scores)} images of scores and {len(labels)} of labels")
+    needed = f"{1 + labels.shape[1]} channels: background (masks.add_background), then each class"
+    check_shape(scores.shape[1] == 1 + labels.shape[1], "scores", scores, needed)
     check_labels(labels)
     check_not_nan("scores", scores)

@@ -28,7 +28,6 @@ from wsss_kit.paperworld import STUFF, PaperWorld
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.segmentation import Segmenter, train_segmenter
 
-NAMES = ("paper", "voc", "folder")
 _SPLITS = {"voc": {"val": "train, its end", "test": "val"}}
 """What a protocol calls the splits where the data set has other names."""
 
@@ -89,11 +88,10 @@ class OpenData(NamedTuple):
         """
         check_word("split", split, ("val", "test"))
         samples, target = getattr(self, split), getattr(self, f"{split}_masks")
-        kinds = {}
+        options = {"classes": self.classes, "protocol": self.protocol(split, **stated)}
         if isinstance(samples, PaperWorld):
-            kinds = {"stuff": samples.stuff, "stuff_names": STUFF}
-        protocol = self.protocol(split, **stated)
-        return evaluate(masks, target, classes=self.classes, protocol=protocol, **kinds)
+            options |= {"stuff": samples.stuff, "stuff_names": STUFF}
+        return evaluate(masks, target, **options)
 
     def score(
         self,
@@ -159,18 +157,16 @@ def open_data(
     sizes = {"train": n_train, "val": n_val, "test": n_test}
     for split, size in sizes.items():
         check_count(f"n_{split}", size)
-    check_word("DATA", name, NAMES)
+    check_word("DATA", name, ("paper", "voc", "folder"))
     if name == "paper":
         train, val, test = (open_dataset(name, split=s, limit=n) for s, n in sizes.items())
         return OpenData(name, val.classes, train, val, test, val.open_masks(), test.open_masks())
-    found = Path(root) if root is not None else default_root(name)
+    found = default_root(name) if root is None else Path(root)
     data = _open_voc(found, sizes) if name == "voc" else _open_folder(found, sizes, classes)
     for split in sizes:
         if not len(getattr(data, split)):
-            raise ValueError(
-                f"{found} leaves no image for {split}; expected at least 5 images, and 5 with "
-                "a mask where there is a folder masks/"
-            )
+            expected = "at least 5 images, and 5 with a mask where there is a folder masks/"
+            raise ValueError(f"{found} leaves no image for {split}; expected {expected}")
     return data
 
 
@@ -195,9 +191,9 @@ def train_cam(
     Raises:
         RuntimeError: if ImageNet's weights cannot be downloaded.
     """
-    usual = ("paper", "web") if data.name == "paper" else ("resnet50", "imagenet")
-    if backbone is None:
-        backbone, weights = usual[0], usual[1] if weights is None else weights
+    if data.name == "paper" and backbone is None:
+        backbone, weights = "paper", weights or "web"
+    backbone, weights = _usual_backbone(data, backbone, weights)
     cam = CAM(backbone, weights=weights, preset="clean", scales=(1.0,))
     return cam.fit(data.train, train_backbone=False)
 
@@ -245,10 +241,8 @@ def make_sc_cam(data: OpenData, cam: CAM, **options: Any) -> SCCAM:
         cam: what gives the first features.
         **options: arguments of `SCCAM` where they are to be others.
     """
-    usual: dict[str, Any] = {}
-    if data.name == "paper":
-        usual = {"preset": "clean", "scales": (1.0,), "n_subcategories": 3}
-    return SCCAM(cam, **{**usual, **options})
+    usual: dict[str, Any] = {"preset": "clean", "scales": (1.0,), "n_subcategories": 3}
+    return SCCAM(cam, **{**(usual if data.name == "paper" else {}), **options})
 
 
 def train_affinity_net(
@@ -275,10 +269,8 @@ def train_affinity_net(
         RuntimeError: if ImageNet's weights cannot be downloaded.
     """
     if data.name == "paper":
-        net = AffinityNet(backbone, weights=weights)
-        return net.fit(learned, seeds)
-    if backbone is None:
-        backbone, weights = "resnet50", "imagenet" if weights is None else weights
+        return AffinityNet(backbone, weights=weights).fit(learned, seeds)
+    backbone, weights = _usual_backbone(data, backbone, weights)
     stride = 8 if isinstance(backbone, str) else None
     net = AffinityNet(backbone, weights=weights, stride=stride)
     options = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-4, "crop": 320}
@@ -313,12 +305,20 @@ def teach_segmenter(
     Raises:
         RuntimeError: if ImageNet's weights cannot be downloaded.
     """
+    backbone, weights = _usual_backbone(data, backbone, weights)
     options = {"epochs": epochs, "taught_by": taught_by, "backbone": backbone, "weights": weights}
-    if data.name == "paper":
-        return train_segmenter(learned, masks, **options)
-    if backbone is None:
-        options |= {"backbone": "resnet50", "weights": "imagenet" if weights is None else weights}
-    return train_segmenter(learned, masks, network="deeplab_v2", loss="balanced", **options)
+    if data.name != "paper":
+        options |= {"network": "deeplab_v2", "loss": "balanced"}
+    return train_segmenter(learned, masks, **options)
+
+
+def _usual_backbone(
+    data: OpenData, backbone: str | nn.Module | None, weights: str | Path | None
+) -> tuple[str | nn.Module | None, str | Path | None]:
+    """Return a backbone and its weights; for photographs by default those of ImageNet."""
+    if backbone is None and data.name != "paper":
+        return "resnet50", weights or "imagenet"
+    return backbone, weights
 
 
 def _open_voc(root: Path, sizes: Mapping[str, int]) -> OpenData:

@@ -81,10 +81,8 @@ class Pipeline:
         if not (self.background is None or isinstance(self.background, BackgroundRule)):
             self.background = BackgroundRule(threshold=self.background)
         if not (self.affinity in ("own", None) or callable(self.affinity)):
-            raise ValueError(
-                f"affinity is {self.affinity!r}, expected 'own', None, or an AffinityNet or "
-                "another function of images"
-            )
+            expected = "'own', None, or an AffinityNet or another function of images"
+            raise ValueError(f"affinity is {self.affinity!r}, expected {expected}")
         check_probability("box_threshold", self.box_threshold)
         check_count("squarings", self.squarings, least=0)
         if self.walk_power is not None:
@@ -157,17 +155,14 @@ class Pipeline:
             cams = self.own_maps(images, labels)  # (B, C, h, w)
         check_range("the maps", cams, "scale them first with cam.normalize_cams")
         with checked():
-            return self._maps_and_scores(cams, images)
-
-    def _maps_and_scores(self, cams: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        if callable(self.affinity):
-            if self.rule.power is not None and not self._attends:
-                scores = self.walk(self.rule.scores(cams), images)
-                return scores[:, 1:], scores
-            scale = {"subtract_min": True, "eps": EPS} if self._attends else {"over": "image"}
-            cams = normalize_cams(self.walk(cams, images), **scale)
-        maps = upsample(cams, images.shape[-2:])  # (B, C, H, W)
-        return maps, self.rule.scores(maps)
+            if callable(self.affinity):
+                if self.rule.power is not None and not self._attends:
+                    scores = self.walk(self.rule.scores(cams), images)
+                    return scores[:, 1:], scores
+                scale = {"subtract_min": True, "eps": EPS} if self._attends else {"over": "image"}
+                cams = normalize_cams(self.walk(cams, images), **scale)
+            maps = upsample(cams, images.shape[-2:])  # (B, C, H, W)
+            return maps, self.rule.scores(maps)
 
     def walk(self, scores: Tensor, images: Tensor) -> Tensor:
         """Walk scores or maps (B, K, h, w) with the learned affinity: -> (B, K, H, W).

@@ -53,8 +53,7 @@ def cam_masks(
     """
     walked, plain = BackgroundRule(power=background_power), BackgroundRule(threshold=threshold)
     background = plain if affinity_net is None else walked
-    pipeline = Pipeline(_maps_alone(method), background, affinity_net, **options)
-    return pipeline(images, labels)
+    return Pipeline(_maps_alone(method), background, affinity_net, **options)(images, labels)
 
 
 sc_cam_masks = cam_masks
@@ -92,8 +91,7 @@ def clims_masks(
     """
     if threshold is None:
         threshold = 0.15 if affinity_net is None else 0.2
-    pipeline = Pipeline(_maps_alone(method), threshold, affinity_net, **options)
-    return pipeline(images, labels)
+    return Pipeline(_maps_alone(method), threshold, affinity_net, **options)(images, labels)
 
 
 def clip_es_maps(
@@ -166,8 +164,6 @@ def _maps_alone(method: CAMMethod) -> MapsOf:
 def _clip_es(method: CAMMethod, affinity_net: AffinityOf | None, **options: Any) -> Pipeline:
     """Build the chain of CLIP-ES, for methods that bring an affinity."""
     if not method.brings_affinity:
-        raise ValueError(
-            f"{type(method).__name__} has no affinity to refine its maps with; give a CLIPES, or "
-            "take cam_maps for maps as they are"
-        )
+        problem = f"{type(method).__name__} has no affinity to refine its maps with"
+        raise ValueError(f"{problem}; give a CLIPES, or take cam_maps for maps as they are")
     return Pipeline(method, affinity=affinity_net or "own", **options)

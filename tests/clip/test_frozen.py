@@ -180,7 +180,7 @@ def test_a_window_is_honoured_on_every_path():
 def test_what_is_not_a_vit_is_refused():
     model = nn.Module()
     model.visual = nn.Conv2d(3, 3, 1)
-    with pytest.raises(ValueError, match="image tower is Conv2d; expected open_clip's Vision"):
+    with pytest.raises(ValueError, match="image tower is Conv2d, expected a Vision"):
         FrozenCLIP(model)
 
 

@@ -111,7 +111,7 @@ def test_gradients_equal_finite_differences(rng):
         ({"dilations": ()}, r"dilations is \(\), expected whole numbers of pixels"),
         ({"dilations": (0, 1)}, r"dilations is \(0, 1\)"),
         ({"dilations": (1.5,)}, r"dilations is \(1.5,\)"),
-        ({"images": torch.zeros(1, 3, 4, 4)}, r"needs \(1, 3, 4, 5\)"),
+        ({"images": torch.zeros(1, 3, 4, 4)}, r"expected \(1, 3, 4, 5\)"),
         ({"scores": torch.full((1, 2, 4, 5), float("nan"))}, r"scores holds NaN"),
     ],
 )

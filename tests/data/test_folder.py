@@ -61,7 +61,7 @@ def test_harmless_habits_of_spreadsheets(root, data):
 def test_unknown_class(root):
     write(root, "cat1.jpg,cat", "wall.jpg,cat;Dgo")
     expected = (
-        r"labels\.csv has 1 bad entry, correct it and load again:\n"
+        r"labels\.csv has 1 bad entry, correct and load again:\n"
         r"  line 3: unknown class 'Dgo'; closest: 'dog'\n  valid classes: cat, dog$"
     )
     with pytest.raises(ValueError, match=expected):
@@ -127,9 +127,9 @@ def test_missing_folder_table_and_masks(root, tmp_path):
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        ("file;labels", "begins 'file;labels', expected 'file,labels'; .*separated by ';'"),
-        ("file\tlabels", ".*columns are separated by tabs"),
-        ("name,classes", "begins 'name,classes', expected 'file,labels'; write"),
+        ("file;labels", "begins 'file;labels', expected 'file,labels': ',' between"),
+        ("file\tlabels", "begins .*tlabels', expected 'file,labels': ',' between"),
+        ("name,classes", "begins 'name,classes', expected 'file,labels': ',' between"),
         ("cat1.jpg,cat", "begins 'cat1.jpg,cat', expected 'file,labels'"),
         ("file,labels,note", "begins 'file,labels,note', expected 'file,labels'"),
         ("", "begins '', expected 'file,labels'"),
@@ -143,10 +143,10 @@ def test_wrong_header(root, header, expected):
 
 def test_wrong_encoding(root):
     (root / "labels.csv").write_bytes(TABLE.encode("utf-16"))
-    with pytest.raises(ValueError, match=r"labels\.csv is UTF-16 text, expected UTF-8; save it"):
+    with pytest.raises(ValueError, match=r"labels\.csv line 1 is not UTF-8; save it"):
         load_folder(root)
     (root / "labels.csv").write_bytes("file,labels\ncat1.jpg,b\u00e4r\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"labels\.csv line 2 is not UTF-8 text; save it"):
+    with pytest.raises(ValueError, match=r"labels\.csv line 2 is not UTF-8; save it"):
         load_folder(root)
 
 
@@ -162,7 +162,7 @@ def test_empty_tables(root):
 
 def test_classes_that_differ_in_case(root):
     write(root, "cat1.jpg,cat", "wall.jpg,Cat")
-    with pytest.raises(ValueError, match="classes 'Cat' and 'cat', which differ only in upper"):
+    with pytest.raises(ValueError, match="classes 'Cat' and 'cat', which differ only in case"):
         load_folder(root)
 
 
@@ -200,15 +200,13 @@ def test_the_case_of_a_masks_ending_does_not_matter(root, ending):
 @pytest.mark.parametrize("name", ["mask_cat1.png", "cat1.jpg", "cat1.npy", "1.png", "CAT1.png"])
 def test_masks_none_of_which_belongs_to_an_image(root, name):
     (root / "masks" / "cat1.png").rename(root / "masks" / name)
-    with pytest.raises(
-        ValueError, match=rf"holds 1 files, such as '{name}', .*expected .*cat1\.png"
-    ):
+    with pytest.raises(ValueError, match=rf"holds \['{name}'\], .*expected .*cat1\.png"):
         load_folder_masks(root)
 
 
 def test_an_empty_folder_of_masks(root):
     (root / "masks" / "cat1.png").unlink()
-    with pytest.raises(ValueError, match="holds 0 files, and none is the PNG mask of an image"):
+    with pytest.raises(ValueError, match=r"holds \[\], and no PNG mask of an image"):
         load_folder_masks(root)
 
 
@@ -242,11 +240,11 @@ def test_labels_with_another_mark_between_them(root, label):
 
 @pytest.mark.parametrize("name", ["background", "Background", "", " ", None, 3])
 def test_a_class_is_the_name_of_a_thing(root, name):
-    with pytest.raises(ValueError, match=r"a class is|is among the classes, expected things"):
+    with pytest.raises(ValueError, match=r"a class is|is no class; leave labels"):
         load_folder(root, classes=["cat", name])
     if name == "background":
         (root / "labels.csv").write_text("file,labels\ncat1.jpg,background\n")
-        with pytest.raises(ValueError, match="leave the label of an image without a thing empty"):
+        with pytest.raises(ValueError, match="leave labels of images without things empty"):
             load_folder(root)
 
 

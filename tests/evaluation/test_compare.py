@@ -123,7 +123,7 @@ def test_what_cannot_be_compared(rng):
     fewer = scored(target, {"p0": target["p0"]})
     with pytest.raises(ValueError, match="2 images are in one report alone, such as 'p1'"):
         compare_reports(report, fewer)
-    with pytest.raises(ValueError, match="expected the same classes"):
+    with pytest.raises(ValueError, match="not the same classes"):
         compare_reports(report, scored(target, target, scored=("cow",)))
     with pytest.raises(ValueError, match="n_bootstrap is -1"):
         compare_reports(report, report, n_bootstrap=-1)

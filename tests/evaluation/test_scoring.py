@@ -98,7 +98,7 @@ def test_matrices_add_up():
     both = ConfusionMatrix(4).merge(one).merge(two)
     assert torch.equal((one + two).matrix, both.matrix)
     assert one.matrix.sum() < both.matrix.sum()  # the sum left its parts alone
-    with pytest.raises(ValueError, match=r"4 classes.*3"):
+    with pytest.raises(ValueError, match=r"\(4, 255\) here, there \(3, 255\)"):
         one.merge(ConfusionMatrix(3))
 
 
@@ -107,10 +107,10 @@ def test_matrices_add_up():
     [
         ([[0, 1]], [[0], [1]], "resize predictions"),
         ([0, 1], [0, 1], r"\(2,\)"),
-        ([[0, 7]], [[0, 1]], "predicted holds 7 at row 0, column 1.*0 to 1"),
-        ([[0, 1]], [[-1, 1]], "target holds -1 at row 0, column 0"),
-        ([[[0, 1]], [[1, 3]]], [[[0, 1]], [[1, 1]]], "holds 3 at image 1, row 0, column 1"),
-        ([[0.0, 1.0]], [[0, 1]], "float32.*argmax"),
+        ([[0, 7]], [[0, 1]], "predicted holds 7 at \\[0, 1\\].*0 to 1"),
+        ([[0, 1]], [[-1, 1]], "target holds -1 at \\[0, 0\\]"),
+        ([[[0, 1]], [[1, 3]]], [[[0, 1]], [[1, 1]]], "holds 3 at \\[1, 0, 1\\]"),
+        ([[0.0, 1.0]], [[0, 1]], "float32.*scores_to_masks"),
     ],
 )
 def test_bad_masks_are_refused_and_nothing_is_counted(predicted, target, message):
@@ -121,7 +121,7 @@ def test_bad_masks_are_refused_and_nothing_is_counted(predicted, target, message
 
 
 def test_ignore_index_is_no_class():
-    with pytest.raises(ValueError, match="outside 0 to 2"):
+    with pytest.raises(ValueError, match="ignore_index is 0, a class"):
         ConfusionMatrix(3, ignore_index=0)
     other = ConfusionMatrix(3, ignore_index=-1)
     other.update(torch.tensor([[1, -1]]), torch.tensor([[-1, 2]]))
@@ -329,17 +329,17 @@ def test_an_image_of_255_only_counts_for_nothing():
 def test_evaluate_refuses_with_names():
     predicted, target = random_masks(9)
     options = {"classes": CLASSES, "protocol": PROTOCOL}
-    with pytest.raises(ValueError, match=r"8 of 9.*p1, p2, p3, p4, p5 and 3 more"):
+    with pytest.raises(ValueError, match=r"8 of 9.*p1, p2, p3, p4, p5, "):
         evaluate({"p0": predicted["p0"]}, target, **options)
     with pytest.raises(ValueError, match=r"image 'p3'.*\(10, 30\).*\(20, 30\)"):
         evaluate({**predicted, "p3": predicted["p3"][:10]}, target, **options)
-    with pytest.raises(ValueError, match=r"image 'p0': predicted holds [23] at row"):
+    with pytest.raises(ValueError, match=r"image 'p0': predicted holds [23] at "):
         evaluate(predicted, target, classes=("cow",), protocol=PROTOCOL)
-    with pytest.raises(ValueError, match="never travels alone"):
+    with pytest.raises(ValueError, match=r"expected Protocol\(data="):
         evaluate(predicted, target, classes=CLASSES, protocol="val")
     with pytest.raises(ValueError, match=r"scored names \['dog'\]"):
         evaluate(predicted, target, **options, scored=["cow", "dog"])
-    with pytest.raises(ValueError, match="leave it out"):
+    with pytest.raises(ValueError, match="without 'background'"):
         evaluate(predicted, target, classes=("background", *CLASSES), protocol=PROTOCOL)
     with pytest.raises(ValueError, match="says 149 images but target holds 9"):
         evaluate(predicted, target, classes=CLASSES, protocol=Protocol("a", "b", n_images=149))

@@ -168,7 +168,7 @@ def test_cams_show_present_classes_only():
     assert titles(figure) == ["image 1", "boat", "image 2", "train", "plane"]
     with pytest.raises(ValueError, match="without labels"):
         show_cams(images, cams, PAPER_CLASSES)
-    with pytest.raises(ValueError, match="cams has 1 entries for 2"):
+    with pytest.raises(ValueError, match="cams has 1 for 2"):
         show_cams(samples, cams[:1], PAPER_CLASSES)
 
 
@@ -213,11 +213,11 @@ def test_mask_errors():
     samples, _, masks = world()
     with pytest.raises(ValueError, match="'CAM' has no mask for 'val-1'"):
         show_masks(samples, {"CAM": {"val-0": masks["val-0"]}}, PAPER_CLASSES)
-    with pytest.raises(ValueError, match="1 masks for 2"):
+    with pytest.raises(ValueError, match="has 1 for 2"):
         show_masks(samples, {"CAM": [masks["val-0"]]}, PAPER_CLASSES)
     with pytest.raises(ValueError, match=r"\(5, 5\).*\(24, 36\)"):
         show_masks(samples, {"CAM": torch.zeros(2, 5, 5)}, PAPER_CLASSES)
-    with pytest.raises(ValueError, match="holds 3, expected 0 to 2"):
+    with pytest.raises(ValueError, match="holds 3, not 0 to 2"):
         show_masks(samples, {"CAM": masks}, PAPER_CLASSES[:2])
     with pytest.raises(ValueError, match="show samples"):
         show_masks([s.image for s in samples], {"CAM": masks}, PAPER_CLASSES)
@@ -313,7 +313,7 @@ def test_steps_show_their_reports_and_what_the_protocols_share():
     caption = figure.get_supxlabel().replace("\n", " ")
     assert caption == str(replace(steps["logit"].protocol, refinement="varies"))
     assert f"with CRF: logit {height / 2:.1f}, softmax" in alt_text(figure)
-    with pytest.raises(ValueError, match="'b' has the steps softmax, expected logit, softmax, aff"):
+    with pytest.raises(ValueError, match=r"'b' has the steps \['softmax'\], expected \['logit'"):
         step_bars({"a": steps, "b": {"softmax": steps["softmax"]}})
     for nothing in ({}, {"a": {}}):
         with pytest.raises(ValueError, match="series is empty"):

@@ -34,9 +34,9 @@ def test_stages_in_their_order(sample, masks):
         *("boundary", "missed", "spilled", "confused")
     ]
     assert len(png_bytes(figure)) > 1000
-    with pytest.raises(ValueError, match="a mask holds 2, expected 0 to 1"):
+    with pytest.raises(ValueError, match="a mask holds 2, not 0 to 1"):
         show_stages(sample, {}, {"mask": masks[0]}, ["cow"])
-    with pytest.raises(ValueError, match=r"a mask has shape \(2, 2\) but its image"):
+    with pytest.raises(ValueError, match=r"a mask has shape \(2, 2\), expected \(20, 30\)"):
         show_stages(sample, {}, {"mask": torch.zeros(2, 2).long()}, ["cow"])
 
 

@@ -251,15 +251,15 @@ def test_a_path_that_is_a_folder(tmp_path, prompts):
 
 
 BAD = [
-    ({"classes": "cat"}, "classes is 'cat', expected a list of words; put"),
+    ({"classes": "cat"}, "classes is 'cat', expected a list such as"),
     ({"classes": None}, "classes is None, expected a list"),
     ({"classes": {"cat": 1}}, "classes is {'cat': 1}, expected a list"),
     ({"classes": []}, "classes is empty, expected at least one word; add one"),
     ({"classes": ["cat", ""]}, "classes has '', expected text"),
-    ({"classes": ["cat", " dog"]}, "classes has ' dog', expected text without spaces around it"),
+    ({"classes": ["cat", " dog"]}, "classes has ' dog', expected text, no spaces around it"),
     ({"classes": ["cat", 3]}, "classes has 3, expected text"),
     ({"classes": ["cat", "dog", "cat"]}, "classes has 'cat' and 'cat', expected different words"),
-    ({"backgrounds": 7}, "backgrounds is 7, expected a list of words"),
+    ({"backgrounds": 7}, "backgrounds is 7, expected a list such"),
     ({"backgrounds": []}, "backgrounds is empty"),
     ({"backgrounds": ["sea", "Sea"]}, "backgrounds has 'sea' and 'Sea', .* remove one"),
     ({"backgrounds": ["sea", None]}, "backgrounds has None, expected text"),
@@ -271,7 +271,7 @@ BAD = [
     ({"template": []}, r"template is \[\], expected"),
     ({"template": ["a {}", "b"]}, "template is 'b', expected"),
     ({"synonyms": ["kitten"]}, r"synonyms is \['kitten'\], expected a mapping"),
-    ({"synonyms": {"catt": "x"}}, "synonyms has the class 'catt', .* closest: 'cat'; correct it"),
+    ({"synonyms": {"catt": "x"}}, "synonyms has the class 'catt', .* closest: 'cat'; correct"),
     ({"synonyms": {"cat": 1}}, "synonyms of 'cat' is 1, expected"),
     ({"synonyms": {"cat": " "}}, "synonyms of 'cat' has ' ', expected text"),
     ({"synonyms": {"cat": []}}, "synonyms of 'cat' is empty"),
@@ -298,10 +298,10 @@ def test_bad_words(changes, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the text is not JSON, line 1, column 1"),
+        ("", "the text is not JSON .*line 1 column 1"),
         (
             '{"classes": ["cat",]',  # Python 3.13 points at the comma
-            "the text is not JSON, line 1, column (20: Expecting value|19: Illegal trailing comma)",
+            "the text is not JSON .*(Expecting value|Illegal trailing).*line 1 column (20|19)",
         ),
         ("[1]", r"the text: \[1\] arrived, expected an object with the keys classes, backgrounds"),
         (
@@ -330,7 +330,7 @@ def test_bad_files(tmp_path):
         Prompts.from_json("cat " * 5000)
     latin = tmp_path / "latin.json"
     latin.write_bytes('{"classes": ["Bär"]}'.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.json is not UTF-8 text; save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"latin\.json is not JSON in UTF-8 .*; correct it"):
         Prompts.from_json(latin)
 
 
@@ -341,18 +341,18 @@ def test_unknown_method(make):
 
 
 def test_unknown_names(prompts):
-    with pytest.raises(ValueError, match=r"preset is 'celan'; expected .*; closest: 'clean'"):
+    with pytest.raises(ValueError, match=r"preset is 'celan', expected .*clean"):
         Prompts.coco(preset="celan")
     with pytest.raises(ValueError, match=r"method is None; expected one of 'clip_es', 'clims'"):
         Prompts.for_classes(["cat"], method=None)
     with pytest.raises(ValueError, match=r"unknown key 'tempalte', .*; closest: 'template'"):
         prompts.replace(tempalte="a {}")
-    with pytest.raises(ValueError, match=r"names is 'cat', expected a list of words"):
+    with pytest.raises(ValueError, match=r"names is 'cat', expected a list such"):
         Prompts.for_classes("cat")
 
 
 def test_fewer_classes_need_fewer_synonyms():
-    with pytest.raises(ValueError, match=r"synonyms has the class 'bird', .*remove it from syn"):
+    with pytest.raises(ValueError, match=r"synonyms has the class 'bird', .*remove it"):
         Prompts.voc().replace(classes=("cat", "dog"))
     assert len(Prompts.voc().replace(classes=("cat", "dog"), synonyms=None).class_texts()) == 2
 

@@ -123,7 +123,7 @@ def test_images_are_counted_piece_by_piece(pictures, masks, reports):
 
 def test_refusals(pictures, masks, reports, atlas):
     truth = pictures.masks
-    with pytest.raises(ValueError, match="there are masks of CAM, CLIP-ES and reports of CAM"):
+    with pytest.raises(ValueError, match=r"masks of \['CAM', 'CLIP-ES'\] and reports of \['CAM'\]"):
         ErrorAtlas(pictures, masks, truth, {"CAM": reports["CAM"]})
     with pytest.raises(ValueError, match=r"'CAM' has no mask for 'test_0_000000'"):
         ErrorAtlas(pictures, {"CAM": {}}, truth, {"CAM": reports["CAM"]})
@@ -139,7 +139,7 @@ def test_refusals(pictures, masks, reports, atlas):
 def test_reports_that_score_some_classes(pictures, masks):
     options = {"classes": pictures.classes, "protocol": PROTOCOL, "n_bootstrap": 0}
     report = evaluate(masks["CAM"], pictures.masks, scored=["cow", "cat"], **options)
-    with pytest.raises(ValueError, match="give classes, the names of all mask values"):
+    with pytest.raises(ValueError, match="expected classes to name all mask values"):
         ErrorAtlas(pictures, {"CAM": masks["CAM"]}, pictures.masks, {"CAM": report})
     atlas = ErrorAtlas(
         pictures, {"CAM": masks["CAM"]}, pictures.masks, {"CAM": report}, pictures.classes

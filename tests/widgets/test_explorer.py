@@ -187,7 +187,7 @@ def test_the_button_opens_an_image_too(explorer):
 def test_what_is_no_image_is_said_on_the_panel(explorer):
     before = explorer.picture, explorer.view.after
     drop(explorer, "notes.txt", b"no image")
-    assert explorer.problem.startswith("notes.txt does not decode as an image: 8 bytes arrived")
+    assert explorer.problem.startswith("notes.txt does not decode as an image: 8 bytes that")
     assert escape(explorer.problem) in explorer._warned.value
     assert (explorer.picture, explorer.view.after) == before
     explorer.stage = "mask"

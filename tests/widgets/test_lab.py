@@ -333,7 +333,7 @@ def test_its_still_and_its_start(lab, clip_es, world):
     said = alt_text(lab.still())
     assert said.startswith(f"{lab.class_name}, 'a {{}} without background': map, cells by the word")
     bare = [s._replace(labels=torch.zeros(8)) for s in world]
-    with pytest.raises(ValueError, match="0 of 5 images have a label, for 8 classes"):
+    with pytest.raises(ValueError, match=r"0 of 5 images have a label, .*8 labels for"):
         PromptLab(clip_es, bare)
     with pytest.raises(ValueError, match="there is no field 'words', expected one of name"):
         lab.edit("words", "a")

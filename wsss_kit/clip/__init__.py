@@ -1,6 +1,89 @@
-"""A frozen CLIP: embeddings of texts, of images and of every patch."""
+"""A frozen CLIP: embeddings of texts, of images and of every patch. `load_clip` opens one."""
 
-from wsss_kit.clip.frozen import OPENAI_MEAN, OPENAI_STD, WALK_SQUARINGS, FrozenCLIP
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wsss_kit.checks import chosen_device
+from wsss_kit.clip.frozen import AUTOCAST, OPENAI_MEAN, OPENAI_STD, WALK_SQUARINGS, FrozenCLIP
 from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.vision import SIMILARITY
-from wsss_kit.clip.weights import load_clip
+from wsss_kit.registry import find
+
+
+def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> FrozenCLIP:
+    """Build a model of open_clip's by name, with random weights where none are given.
+
+    Raises:
+        ValueError: for an unknown name, the wrong activation, or a damaged or foreign file.
+        FileNotFoundError: if the weights are neither a tag nor a file.
+    """
+    import open_clip
+
+    if name not in open_clip.list_models():
+        expected = "'paper' or one of open_clip.list_models(), such as 'ViT-B-16-quickgelu'"
+        raise ValueError(f"name is {name!r}, expected {expected}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    is_ours = weights is None or str(weights) in tags
+    if not is_ours and not Path(weights).exists():
+        problem = f"weights is {str(weights)!r}: neither a file nor a tag of {name}"
+        raise FileNotFoundError(f"{problem} (its tags: {', '.join(tags) or 'none'})")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*QuickGELU.*")
+        try:
+            model = open_clip.create_model(name, None if weights is None else str(weights))
+        except UserWarning as warning:
+            problem = f"{name} with {weights!r} would run with the wrong activation ({warning})"
+            raise ValueError(f"{problem}; use {name}-quickgelu") from warning
+        except Exception as error:  # every reader of weights has its own exceptions
+            if is_ours:
+                raise
+            problem = f"{weights} does not hold the weights of {name} ({error})"
+            raise ValueError(f"{problem}; it is truncated or of another model") from error
+    options |= {"mean": model.visual.image_mean, "std": model.visual.image_std}
+    return FrozenCLIP(model, open_clip.get_tokenizer(name), **options)
+
+
+def load_clip(
+    name: str = "paper",
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    autocast: str | torch.dtype | None = None,
+) -> FrozenCLIP:
+    """Load a frozen CLIP by name.
+
+    Args:
+        name: ``"paper"`` for the tiny CLIP of the embedded world, which comes with the package; any
+            other name is open_clip's, for example ``"ViT-B-16-quickgelu"``.
+        weights: open_clip's tag (``"openai"``; downloads once) or a local file; None for the tiny
+            CLIP's own weights, and for random weights with an open_clip name.
+        device: ``"auto"`` takes CUDA where there is one.
+        dtype: ``"auto"`` is float32; or a torch dtype or its name.
+        autocast: dtype of the products in all blocks but the last, ``"bfloat16"`` or
+            ``"float16"``, or None for that of the weights; see `FrozenCLIP`.
+
+    Returns:
+        The model in evaluation mode, without gradients.
+
+    Raises:
+        ValueError: if the name is unknown, if weights need another activation than the name has
+            (QuickGELU), if a weights file is damaged or of another architecture, or if the device
+            is not there.
+        FileNotFoundError: if a weights file is not there.
+    """
+    device = chosen_device(device)
+    number_type = torch.float32 if dtype == "auto" else _number_type(dtype)
+    if number_type not in (*AUTOCAST, torch.float64):
+        raise ValueError(f"dtype is {dtype!r}, expected auto, float32, bfloat16, float16, float64")
+    build = find("clip", name) if name == "paper" else partial(_from_open_clip, name)
+    return build(weights, autocast=_number_type(autocast)).to(device=device, dtype=number_type)
+
+
+def _number_type(name: Any) -> Any:
+    """Look up a dtype by its name; return anything else unchanged."""
+    return getattr(torch, name, name) if isinstance(name, str) else name

@@ -17,18 +17,9 @@ from torch.nn import functional as F
 
 from wsss_kit.checks import check_count, check_image, check_images, check_word
 from wsss_kit.classes import Sample
+from wsss_kit.clip import vision
 from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.texts import FrozenTexts
-from wsss_kit.clip.vision import (
-    SIMILARITY,
-    Backbone,
-    DenseTokens,
-    Weights,
-    end_block,
-    float_mask,
-    layer_norm,
-    resize_bicubic,
-)
 from wsss_kit.training import progress
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -65,7 +56,7 @@ class FrozenCLIP(FrozenTexts):
             ``max_cells`` is no count or ``autocast`` no such type.
 
     Example:
-        >>> from wsss_kit.clip.weights import load_clip
+        >>> from wsss_kit.clip import load_clip
         >>> clip = load_clip("paper", device="cpu")
         >>> dense = clip.encode_dense(torch.rand(1, 3, 64, 90))
         >>> tuple(dense.tokens.shape), tuple(dense.attention.shape), dense.grid
@@ -89,10 +80,8 @@ class FrozenCLIP(FrozenTexts):
         super().__init__(model, tokenizer)
         visual = getattr(model, "visual", None)
         if getattr(visual, "attn_pool", None) is not None or not hasattr(visual, "transformer"):
-            raise ValueError(
-                f"the image tower is {type(visual).__name__}; expected open_clip's "
-                "VisionTransformer pooling by class token or average, such as ViT-B-16-quickgelu"
-            )
+            expected = "a VisionTransformer with class-token or average pooling, as in ViT-B-16"
+            raise ValueError(f"the image tower is {type(visual).__name__}, expected {expected}")
         check_count("max_cells", max_cells)
         if autocast not in (None, *AUTOCAST):
             names = ", ".join(str(kind).removeprefix("torch.") for kind in AUTOCAST)
@@ -103,7 +92,7 @@ class FrozenCLIP(FrozenTexts):
         self.walk_squarings = WALK_SQUARINGS if walk_squarings is None else walk_squarings
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self._folded: tuple[tuple, Weights] | None = None
+        self._folded: tuple[tuple, vision.Weights] | None = None
 
     @property
     def patch_size(self) -> int:
@@ -143,16 +132,12 @@ class FrozenCLIP(FrozenTexts):
         if new == images.shape[-2:]:
             return images
         if new != (whole := self.whole_patches(images)):
-            cells = whole[0] * whole[1] // self.patch_size**2
-            H, W = images.shape[-2:]
-            warnings.warn(
-                f"images of {H}x{W} are {cells:,} patches, and attention between them would take "
-                f"{4 * cells**2 / 1e9:.1f} GB a map; the model is shown them at {new[0]}x{new[1]}, "
-                f"{self.max_cells:,} patches at most, and maps still cover the whole image. "
-                "Resize them yourself, or give FrozenCLIP another max_cells",
-                stacklevel=2,
-            )
-        return resize_bicubic(images, new)
+            cells, (H, W) = whole[0] * whole[1] // self.patch_size**2, images.shape[-2:]
+            problem = f"images of {H}x{W} are {cells:,} patches: {4 * cells**2 / 1e9:.1f} GB a map"
+            limit = f"the model sees them at {new[0]}x{new[1]}, at most {self.max_cells:,} patches"
+            advice = "maps still cover the whole image. Resize them, or give another max_cells"
+            warnings.warn(f"{problem} of attention; {limit}, and {advice}", stacklevel=2)
+        return vision.resize_bicubic(images, new)
 
     def position_embedding(self, grid: tuple[int, int], *, rounded: bool | None = None) -> Tensor:
         """Resize the position embedding bilinearly to a grid, the class row kept.
@@ -190,25 +175,22 @@ class FrozenCLIP(FrozenTexts):
         if normalised:
             H, W = images.shape[-2:]
             if (H, W) != self.whole_patches(images) or not torch.isfinite(images).all():
-                raise ValueError(
-                    f"normalised images of {H}x{W} arrived, expected finite numbers at a "
-                    f"multiple of {self.patch_size} pixels; resize them before they are normalised"
-                )
+                expected = f"finite numbers at a multiple of {self.patch_size} pixels"
+                raise ValueError(f"images are {H}x{W}, expected {expected}; resize, then normalise")
             x = images.to(self.device)
         else:
             check_images(images)
             x = (self.fit_to_patches(images).to(self.device) - self.mean) / self.std
         x = visual.conv1(x.to(self.dtype))  # (B, D, h, w)
-        grid = (x.shape[2], x.shape[3])
-        x = x.flatten(2).transpose(1, 2)  # (B, N, D)
+        grid, x = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2)  # (B, N, D)
         cls = visual.class_embedding.expand(len(x), 1, -1)
         x = torch.cat([cls, x], dim=1) + self.position_embedding(grid, rounded=rounded)
         return visual.ln_pre(x), grid
 
     def attention_mask(self, grid: tuple[int, int]) -> Tensor | None:
         """Return (1 + N, 1 + N) float, -inf where the card forbids attention; None if nowhere."""
-        make = float_mask if math.prod(grid) <= 1024 else float_mask.__wrapped__  # large: not kept
-        mask = make(grid, self.window)
+        is_small, make = math.prod(grid) <= 1024, vision.float_mask  # only small masks are kept
+        mask = (make if is_small else make.__wrapped__)(grid, self.window)
         return None if mask is None else mask.to(self.device, self.dtype)
 
     def encode_image(self, images: Tensor, *, normalised: bool = False) -> Tensor:
@@ -249,7 +231,7 @@ class FrozenCLIP(FrozenTexts):
     @torch.no_grad()
     def encode_dense(
         self, images: Tensor, *, n_layers: int | None = None, round_positions: bool | None = None
-    ) -> DenseTokens:
+    ) -> vision.DenseTokens:
         """Compute the last block's input and the attention of the last layers.
 
         Like `last_block`, but for methods that differentiate the last block themselves.
@@ -265,11 +247,11 @@ class FrozenCLIP(FrozenTexts):
         """
         backbone, grid, n_layers = self._run_backbone(images, n_layers, round_positions)
         block, heads = self.blocks[-1], self.blocks[-1].attn.num_heads
-        q, k, _ = backbone.projected(block, layer_norm(block.ln_1, backbone.x))
+        q, k, _ = backbone.projected(block, vision.layer_norm(block.ln_1, backbone.x))
         for head in range(heads):
             backbone.add(backbone.head_map(q[head], k[head]), heads)
         attention = backbone.attention[:, 1:, 1:] / n_layers
-        return DenseTokens(backbone.x.float(), attention.float(), grid)
+        return vision.DenseTokens(backbone.x.float(), attention.float(), grid)
 
     @torch.no_grad()
     def last_block(
@@ -278,7 +260,7 @@ class FrozenCLIP(FrozenTexts):
         *,
         n_layers: int | None = None,
         round_positions: bool | None = None,
-        similarity: str | None = SIMILARITY[0],
+        similarity: str | None = vision.SIMILARITY[0],
     ) -> tuple[LastBlock, Tensor | None, tuple[int, int]]:
         """Compute the last block in float32 or more, ready for gradients, and the attention.
 
@@ -302,27 +284,27 @@ class FrozenCLIP(FrozenTexts):
         images: Tensor,
         n_layers: int | None,
         round_positions: bool | None,
-        similarity: str | None = SIMILARITY[0],
-    ) -> tuple[Backbone, tuple[int, int], int]:
+        similarity: str | None = vision.SIMILARITY[0],
+    ) -> tuple[vision.Backbone, tuple[int, int], int]:
         """Run all blocks but the last; keep attention of those among the last ``n_layers``."""
         if similarity is not None:
-            check_word("similarity", similarity, SIMILARITY)
+            check_word("similarity", similarity, vision.SIMILARITY)
         n_layers = self.attention_layers if n_layers is None else n_layers
         check_count("n_layers", n_layers)
         x, grid = self.embed(images, round_positions)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        backbone = Backbone(x, self.attention_mask(grid), self.autocast, similarity)
+        backbone = vision.Backbone(x, self.attention_mask(grid), self.autocast, similarity)
         n_layers = min(n_layers, len(self.blocks))
         first = len(self.blocks) - n_layers
         for i, block in enumerate(self.blocks[:-1]):
             backbone.run(block, keep_attention=similarity is not None and i >= first)
         return backbone, grid, n_layers
 
-    def _last_weights(self, dtype: torch.dtype) -> Weights:
+    def _last_weights(self, dtype: torch.dtype) -> vision.Weights:
         """Fold the last block's weights, once for each device and dtype."""
         key = (self.device, self.dtype, dtype, self.model.visual.proj.data_ptr())
         if self._folded is None or self._folded[0] != key:
-            self._folded = (key, Weights(self.model, dtype))
+            self._folded = (key, vision.Weights(self.model, dtype))
         return self._folded[1]
 
     def finish(self, tokens: Tensor, normed: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -339,4 +321,4 @@ class FrozenCLIP(FrozenTexts):
         block, visual = self.blocks[-1], self.model.visual
         mask = self.attention_mask(grid)
         mixed, _ = block.attn(normed, normed, normed, need_weights=False, attn_mask=mask)
-        return visual.ln_post(end_block(block, tokens, mixed))[:, 1:].mean(1) @ visual.proj
+        return visual.ln_post(vision.end_block(block, tokens, mixed))[:, 1:].mean(1) @ visual.proj

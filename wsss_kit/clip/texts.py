@@ -79,10 +79,10 @@ class FrozenTexts(nn.Module):
             asked = set(texts)
             for text in [text for text in self._texts if text not in asked][:-MOST_TEXTS]:
                 del self._texts[text]
-        device = self.device  # of now: the model may have been moved since
         if not texts:
-            return torch.zeros(0, self.model.visual.proj.shape[1], device=device)
-        return torch.stack([self._texts[text].to(device) for text in texts])
+            return torch.zeros(0, self.model.visual.proj.shape[1], device=self.device)
+        # on the device of now: the model may have been moved since
+        return torch.stack([self._texts[text].to(self.device) for text in texts])
 
     def _encode_ids(self, ids: Tensor) -> Tensor:
         """Compute open_clip's ``encode_text`` without padding, where the tower is causal.
@@ -126,29 +126,24 @@ class FrozenTexts(nn.Module):
         features = self.encode_text([text for each in sentences for text in each])  # all at once
         if all(count == 1 for count in counts):
             return features
-        means = torch.stack([each.mean(0) for each in features.split(counts)])
-        return F.normalize(means, dim=-1)
+        return F.normalize(torch.stack([each.mean(0) for each in features.split(counts)]), dim=-1)
 
     def _warn_of(self, texts: Sequence[str]) -> None:
         """Warn of unknown words and of texts that are longer than the model's context."""
         unknown = {word: text for text in texts for word in self.unknown_words(text)}
         if unknown:
-            first = next(iter(unknown.values()))
-            warnings.warn(
-                f"this model never read {_listed(unknown)}, as in {first!r}: words it does not "
-                "know all mean the same to it, and so do texts that differ in nothing else",
-                stacklevel=4,  # past encode_text and its decorator
-            )
+            example = f"{_listed(unknown)}, as in {next(iter(unknown.values()))!r}"
+            reason = "words it does not know all mean the same to it"
+            # the level is past encode_text and its decorator
+            warnings.warn(f"this model never read {example}: {reason}", stacklevel=4)
         most, encode = (getattr(self.tokenizer, n, None) for n in ("context_length", "encode"))
         if most is None or encode is None:
             return
         long = [text for text in texts if len(encode(text)) > most - 2]  # start and end go along
         if long:
-            warnings.warn(
-                f"this model reads {most - 2} tokens of a text and cuts the rest off: "
-                f"{_listed(long)}; say it in fewer words",
-                stacklevel=4,  # past encode_text and its decorator
-            )
+            problem = f"this model reads {most - 2} tokens of a text and cuts the rest off"
+            advice = f"{_listed(long)}; say it in fewer words"
+            warnings.warn(f"{problem}: {advice}", stacklevel=4)
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the words outside the vocabulary; always empty for sub-word vocabularies."""

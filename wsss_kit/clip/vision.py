@@ -39,10 +39,8 @@ class DenseTokens(NamedTuple):
 def resize_bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize images as Pillow resizes 8-bit images: (B, 3, H, W) RGB in [0, 1] to ``size``."""
     pixels = (images.detach() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
-    resized = [
-        np.asarray(Image.fromarray(x.numpy()).resize(size[::-1], Image.Resampling.BICUBIC))
-        for x in pixels
-    ]
+    shown = (Image.fromarray(each.numpy()) for each in pixels)
+    resized = [np.asarray(each.resize(size[::-1], Image.Resampling.BICUBIC)) for each in shown]
     fitted = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
     return fitted.to(images.device, torch.float32) / 255
 
@@ -140,9 +138,7 @@ class Backbone:
     def attended(self, qkv: Tensor, *, keep_attention: bool) -> Tensor:
         """Compute the heads' output (B, T, D) before its projection."""
         _, heads, B, T, d = qkv.shape
-        if (
-            not keep_attention or self.similarity == "values"
-        ):  # a fused kernel, which returns no map
+        if not keep_attention or self.similarity == "values":  # a fused kernel returns no map
             q, k, v = qkv.transpose(1, 2)  # (B, heads, T, d)
             mask = None if self.mask is None else self.mask.to(q.dtype)
             fused = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
@@ -179,11 +175,9 @@ class Backbone:
     def _mlp(self, mlp: nn.Module, x: Tensor) -> Tensor:
         """Apply a block's MLP; QuickGELU without its two extra passes over the hidden layer."""
         dtype = self.dtype or mlp.c_fc.weight.dtype
-        width = len(mlp.c_fc.weight)
-        hidden = self._room("hidden", (x.shape[0] * x.shape[1], width), dtype)
+        hidden = self._room("hidden", (x.shape[0] * x.shape[1], len(mlp.c_fc.weight)), dtype)
         weight, bias = (p.to(dtype) for p in (mlp.c_fc.weight, mlp.c_fc.bias))
-        factor = QUICK if is_quick(mlp.gelu) else 1
-        rows = x.flatten(0, 1).to(dtype)
+        factor, rows = QUICK if is_quick(mlp.gelu) else 1, x.flatten(0, 1).to(dtype)
         torch.addmm(bias, rows, weight.T, alpha=factor, beta=factor, out=hidden)
         active = F.silu(hidden, inplace=True) if factor != 1 else mlp.gelu(hidden)
         weight, bias = (p.to(dtype) for p in (mlp.c_proj.weight, mlp.c_proj.bias))

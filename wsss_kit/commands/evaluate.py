@@ -19,7 +19,6 @@ from wsss_kit.evaluation import (
     ConfusionMatrix,
     Protocol,
     Report,
-    beside_published,
     best_rule,
     evaluate,
     explain_gap,

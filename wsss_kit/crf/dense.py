@@ -22,6 +22,8 @@ from wsss_kit.checks import (
     check_not_negative,
     check_positive,
     check_range,
+    check_shape,
+    check_word,
 )
 from wsss_kit.crf.permutohedral import Lattice
 
@@ -86,29 +88,26 @@ def dense_crf(
     """
     check_scores_and_images(scores, images)
     check_count("iterations", iterations, least=0)
-    check_weight("spatial_weight", spatial_weight)
-    check_weight("bilateral_weight", bilateral_weight)
-    check_deviation("spatial_std", spatial_std, "spatial_weight")
-    check_deviation("bilateral_xy_std", bilateral_xy_std, "bilateral_weight")
-    check_deviation("bilateral_rgb_std", bilateral_rgb_std, "bilateral_weight")
-    if unary not in ("soft", "hard"):
-        raise ValueError(f"unary is {unary!r}, expected 'soft' or 'hard'")
+    check_not_negative("spatial_weight", spatial_weight, "; 0 leaves its kernel out")
+    check_not_negative("bilateral_weight", bilateral_weight, "; 0 leaves its kernel out")
+    check_positive("spatial_std", spatial_std, "; spatial_weight=0 leaves it out")
+    check_positive("bilateral_xy_std", bilateral_xy_std, "; bilateral_weight=0 leaves it out")
+    check_positive("bilateral_rgb_std", bilateral_rgb_std, "; bilateral_weight=0 leaves it out")
+    check_word("unary", unary, ("soft", "hard"))
     B, K, H, W = scores.shape
     device = scores.device if scores.is_cuda else torch.device("cpu")
-    spatial = None
+    spatial = []
     if spatial_weight:
-        spatial = _spatial_lattice(H, W, float(spatial_std), device)
+        spatial = [(spatial_weight, _spatial_lattice(H, W, float(spatial_std), device))]
     levels = [image.cpu().numpy().tobytes() for image in _levels(images)]
     refined = torch.empty(B, K, H, W, device=device)
     # scores of the same image, one after the other, go through its lattice together
     for image, group in groupby(range(B), key=levels.__getitem__):
-        kernels = [] if spatial is None else [(spatial_weight, spatial)]
+        kernels, rows = list(spatial), list(group)
         if bilateral_weight:
-            lattice = _bilateral_lattice(
-                image, (H, W), float(bilateral_xy_std), float(bilateral_rgb_std), device
-            )
+            stds = float(bilateral_xy_std), float(bilateral_rgb_std)
+            lattice = _bilateral_lattice(image, (H, W), *stds, device)
             kernels.append((bilateral_weight, lattice))
-        rows = list(group)
         logits = _log_unary(scores[rows].to(device), unary)  # (G, K, H, W)
         logits = logits.flatten(2).permute(2, 0, 1).contiguous()  # (H * W, G, K)
         probs = _mean_field(logits, kernels, int(iterations))
@@ -172,10 +171,8 @@ def _softmax(logits: Tensor) -> Tensor:
 
 def _pixel_positions(H: int, W: int, std: float, device: torch.device) -> Tensor:
     """Compute columns and rows (2, H * W) in standard deviations."""
-    y, x = torch.meshgrid(
-        torch.arange(H, device=device), torch.arange(W, device=device), indexing="ij"
-    )
-    return torch.stack([x, y]).view(2, -1) / std
+    cells = torch.cartesian_prod(torch.arange(H, device=device), torch.arange(W, device=device))
+    return cells.fliplr().T.contiguous() / std
 
 
 @lru_cache(maxsize=8)
@@ -193,26 +190,16 @@ def _bilateral_lattice(
     return Lattice(torch.cat([positions, colours / rgb_std]))  # (5, H * W)
 
 
-PSA_CRF: dict[str, Any] = {
-    "spatial_std": 3,
-    "bilateral_weight": 10,
-    "bilateral_xy_std": 80,
-    "bilateral_rgb_std": 13,
-}
+PSA_CRF: dict[str, Any] = {"spatial_std": 3, "bilateral_weight": 10}
+PSA_CRF |= {"bilateral_xy_std": 80, "bilateral_rgb_std": 13}
 """Of PSA and SC-CAM: ``crf_of_present(scores, images, labels, **PSA_CRF)``."""
-IRN_CRF: dict[str, Any] = {
-    "spatial_std": 3,
-    "bilateral_weight": 10,
-    "bilateral_xy_std": 50,
-    "bilateral_rgb_std": 5,
-    "unary": "hard",
-}
+IRN_CRF = {**PSA_CRF, "bilateral_xy_std": 50, "bilateral_rgb_std": 5, "unary": "hard"}
 """Of the labels that IRN and CLIMS learn their boundary from; the masks of CLIMS' first code went
 through it once more with ``iterations=1``."""
 
 
 def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
-    """Refuse scores and images that do not belong together or are not what they should be.
+    """Raise `ValueError` if scores or images are malformed or do not belong together.
 
     Args:
         scores: (B, K, H, W) in [0, 1].
@@ -223,35 +210,13 @@ def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
     """
     check_floating(scores, "scores")
     check_floating(images, "images")
-    if scores.ndim != 4 or 0 in scores.shape[1:]:
-        raise ValueError(
-            f"scores has shape {tuple(scores.shape)}, expected (B, K, H, W) with at least one "
-            "class and one pixel; give one image's scores as scores[None]"
-        )
-    expected = (len(scores), 3, *scores.shape[-2:])
-    if images.shape != expected:
-        raise ValueError(
-            f"images has shape {tuple(images.shape)} but scores {tuple(scores.shape)} needs "
-            f"{expected}; resize the scores to the image with cam.upsample"
-        )
+    expected = "(B, K, H, W) with a class and a pixel; of one image scores[None]"
+    check_shape(scores.ndim == 4 and 0 not in scores.shape[1:], "scores", scores, expected)
+    needed = (len(scores), 3, *scores.shape[-2:])
+    expected = f"{needed} for these scores; resize them to the image with cam.upsample"
+    check_shape(images.shape == needed, "images", images, expected)
     check_range("scores", scores, "scale maps with cam.normalize_cams, logits with a softmax")
     check_range("images", images, "divide 8-bit images by 255")
-
-
-def check_weight(name: str, weight: float) -> None:
-    """Refuse a kernel's weight that is negative, infinite or NaN."""
-    try:
-        check_not_negative(name, weight)
-    except ValueError as error:
-        raise ValueError(f"{error}; 0 leaves its kernel out") from None
-
-
-def check_deviation(name: str, deviation: float, weight: str) -> None:
-    """Refuse a standard deviation that is not above 0."""
-    try:
-        check_positive(name, deviation)
-    except ValueError as error:
-        raise ValueError(f"{error}; {weight}=0 leaves its kernel out") from None
 
 
 def crf_of_present(
@@ -287,11 +252,8 @@ def crf_of_present(
     """
     check_scores_and_images(scores, images)
     B, K = scores.shape[:2]
-    if labels.shape != (B, K - 1):
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)} but scores {tuple(scores.shape)} needs "
-            f"({B}, {K - 1}): one column a class, background not among them"
-        )
+    expected = f"({B}, {K - 1}) for these scores: one column a class, background left out"
+    check_shape(labels.shape == (B, K - 1), "labels", labels, expected)
     check_labels(labels)
     kept = torch.cat([labels.new_ones(B, 1), labels], 1) > 0  # (B, K)
     refined = torch.zeros(scores.shape, device=scores.device)

@@ -46,14 +46,8 @@ class SparseRows:
     def __matmul__(self, values: Tensor) -> Tensor:
         """Compute weighted sums of the rows of (columns, K) float32: (rows, K)."""
         # embedding_bag is the fastest such product on a CPU, and runs on CUDA as it stands
-        return embedding_bag(
-            self.columns,
-            values,
-            self.starts,
-            mode="sum",
-            per_sample_weights=self.weights,
-            include_last_offset=True,
-        )
+        options = {"per_sample_weights": self.weights, "include_last_offset": True}
+        return embedding_bag(self.columns, values, self.starts, mode="sum", **options)
 
 
 class Lattice:
@@ -177,10 +171,8 @@ def _corner_codes(cell: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
     low, high = cell[:-1].aminmax(dim=1)
     spans = (high - low + 4).long()  # one to spare on either side, for neighbours
     if n * spans.double().prod() >= LARGEST_CODE:
-        raise ValueError(
-            f"the features span {spans.tolist()} lattice cells, more than 64-bit integers can "
-            "number; use larger standard deviations or a smaller image"
-        )
+        problem = f"the features span {spans.tolist()} cells, more than 64-bit integers can number"
+        raise ValueError(f"{problem}; use larger standard deviations or a smaller image")
     strides = n * torch.cat([spans.new_ones(1), spans[:-1].cumprod(0), spans.new_zeros(1)])
     codes = torch.empty_like(rank)
     codes[0] = 0

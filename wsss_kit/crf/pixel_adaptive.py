@@ -79,10 +79,8 @@ def _affinity(images: Tensor, dilations: Sequence[int]) -> Tensor:
     variance = (squares + L * (images - mean) ** 2) / (9 * L - 1)
     deviation = variance.clamp_min(1e-12).sqrt()  # where all is flat, a finite slope
     scale = 1 / (SHARPNESS * deviation + 1e-8)  # (B, 3, H, W)
-    distances = [
-        ((near - images).abs() * scale).mean(1, keepdim=True)
-        for near in _neighbours(images, dilations)
-    ]
+    shifts = ((near - images).abs() for near in _neighbours(images, dilations))
+    distances = [(shift * scale).mean(1, keepdim=True) for shift in shifts]
     return (-torch.cat(distances, 1)).softmax(1)
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES
-from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
+from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
 from wsss_kit.data.images import mask_png
 from wsss_kit.files import write_whole
+from wsss_kit.prompts.checks import closest
 
 
 def load_coco(
@@ -92,7 +93,7 @@ data/README.md says where to get COCO 2014."""
         self.split, self.folder = split, folders[0]
         self.mask_folder = root / "masks" / f"{split}2014"
         found = _read(file)
-        self.value_of = _values(found["categories"], file)
+        self.value_of = {each["id"]: _value(each["name"], file) for each in found["categories"]}
         self.sizes, self.files, name_of = {}, {}, {}
         for image in found["images"]:
             path = str(image["file_name"])
@@ -104,8 +105,8 @@ data/README.md says where to get COCO 2014."""
         for annotation in found["annotations"]:
             image, category = annotation["image_id"], annotation["category_id"]
             if image not in name_of or category not in self.value_of:
-                problem = f"{file} has an annotation of image {image} and category {category}"
-                raise ValueError(f"{problem}, expected those that it lists")
+                problem = f"an annotation of image {image} and category {category}"
+                raise ValueError(f"{file} has {problem}, expected those that it lists")
             self.annotations[name_of[image]].append(annotation)
         self.names = sorted(self.annotations)
 
@@ -135,9 +136,8 @@ data/README.md says where to get COCO 2014."""
                 inside = outlines.decode(outline).astype(bool)
                 drawn[inside] = self.value_of[annotation["category_id"]]
             except Exception as error:  # pycocotools raises many kinds, and plain ones
-                problem = f"annotation {annotation.get('id')} of {name} has no outline"
-                advice = f"that can be read ({error}); expected polygons or run lengths"
-                raise ValueError(f"{problem} {advice}") from error
+                problem = f"annotation {annotation.get('id')} of {name} has no outline ({error})"
+                raise ValueError(f"{problem}; expected polygons or run lengths") from error
         return drawn
 
 
@@ -152,13 +152,9 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
-def _values(categories: list[dict[str, Any]], file: Path) -> dict[int, int]:
-    """Map COCO's category ids, which leave gaps up to 90, to mask values 1 to 80."""
-    values = {}
-    for category in categories:
-        name = category["name"]
-        if name not in COCO_CLASSES:
-            hint = closest(name, COCO_CLASSES)
-            raise ValueError(f"{file} has a category {name!r}, expected one of COCO's 80{hint}")
-        values[category["id"]] = 1 + COCO_CLASSES.index(name)
-    return values
+def _value(name: str, file: Path) -> int:
+    """Return the mask value of a category."""
+    if name not in COCO_CLASSES:
+        hint = closest(name, COCO_CLASSES)
+        raise ValueError(f"{file} has a category {name!r}, expected one of COCO's 80{hint}")
+    return 1 + COCO_CLASSES.index(name)

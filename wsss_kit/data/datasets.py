@@ -6,7 +6,6 @@ A data set is a lazy sequence of samples with ``classes``, ``names`` and ``split
 
 from __future__ import annotations
 
-import difflib
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.data.images import image_size, read_image, read_mask_of
 from wsss_kit.prompts import Prompts
+from wsss_kit.prompts.checks import closest
 from wsss_kit.registry import find
 
 FOLDERS = {"voc": "VOC2012", "coco": "COCO2014", "pets": "pets", "folder": "mine"}
@@ -164,8 +164,7 @@ class LazySamples(Sequence[Sample]):
         names = tuple(names)
         unknown = sorted(set(names) - set(self.names))
         if unknown:
-            listed = ", ".join(unknown[:5])
-            raise ValueError(f"{listed}: not among the {len(self)} images; `names` lists them")
+            raise ValueError(f"{unknown[:5]} are not among the {len(self)} images of `names`")
         samples = copy(self)
         samples.names = names
         return samples
@@ -237,7 +236,7 @@ class LazyMasks(ByName):
         ([[0]], False)
         >>> masks["b"]
         Traceback (most recent call last):
-        KeyError: "no mask for 'b': expected it at masks/b.png; masks known here: 1"
+        KeyError: "no mask for 'b': expected it at masks/b.png"
     """
 
     def __init__(
@@ -248,9 +247,8 @@ class LazyMasks(ByName):
     def __getitem__(self, name: str) -> Tensor:
         """Read the (H, W) int64 mask of one image."""
         if name not in self._names:
-            problem = f"no mask for {name!r}: expected it at {self._folder / str(name)}.png"
-            hint = closest(str(name), self._names)
-            raise KeyError(f"{problem}; masks known here: {len(self)}{hint}")
+            where = f"expected it at {self._folder / str(name)}.png"
+            raise KeyError(f"no mask for {name!r}: {where}{closest(str(name), self._names)}")
         return self._read(name)
 
     def __repr__(self) -> str:
@@ -308,22 +306,3 @@ class ImageFiles:
     def not_found(self, problem: str, root: str | Path) -> FileNotFoundError:
         """Return the error for a missing part of the layout."""
         return FileNotFoundError(f"{problem}; expected{self.LAYOUT.format(root=root)}")
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-    """Return the end of a message: the name that was probably meant, or nothing.
-
-    Args:
-        name: what arrived.
-        names: what would have been right.
-
-    Returns:
-        ``"; closest: 'cat'"`` or an empty string.
-
-    Example:
-        >>> closest("Catt", ["dog", "cat"]), closest("x", ["dog", "cat"])
-        ("; closest: 'cat'", '')
-    """
-    by_lower = {candidate.lower(): candidate for candidate in names}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f"; closest: {by_lower[found[0]]!r}" if found else ""

@@ -73,8 +73,7 @@ def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: 
                 raise  # another source would not help
             failures.append(f"{source}: {error}")
     reasons = "\n  ".join([f"{archive.name} could not be downloaded:", *failures])
-    advice = f"Download it by hand, put it into {folder}, and run the same command again"
-    raise ConnectionError(f"{reasons}\n{advice}")
+    raise ConnectionError(f"{reasons}\nDownload it by hand into {folder}, and run this again")
 
 
 def _copy(source: str, target: str, _: Pooch) -> None:

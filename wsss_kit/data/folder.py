@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
+from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
+from wsss_kit.prompts.checks import closest
 
 PROBLEMS_SHOWN = 5
 
@@ -112,8 +113,7 @@ def _report(problems: list[_Problem], table: Path, classes: Sequence[str]) -> No
     if not problems:
         return
     count = len(problems)
-    entries, them = ("entry", "it") if count == 1 else ("entries", "them")
-    lines = [f"{table} has {count} bad {entries}, correct {them} and load again:"]
+    lines = [f"{table} has {count} bad entr{'y' if count == 1 else 'ies'}, correct and load again:"]
     for problem in sorted(problems, key=lambda problem: problem.line)[:PROBLEMS_SHOWN]:
         hint = closest(problem.name, problem.candidates)
         lines.append(f"line {problem.line}: {problem.text}{hint}")
@@ -162,15 +162,15 @@ class _Folder(ImageFiles):
             yield _Problem(row.line, f"'{row.file}' is named twice, first in line {first.line}")
         elif first is not row:
             text = f"'{row.file}' and '{first.file}' of line {first.line} are both called {name!r}"
-            yield _Problem(row.line, f"{text}, and masks are found by that name; rename one")
+            yield _Problem(row.line, f"{text}; rename one")
         elif not (self.root / row.file).is_file():
             there = (path.name for path in (self.root / row.file.parent).glob("*"))
             text = f"there is no image '{row.file}'"
             yield _Problem(row.line, text, row.file.name, there, missing=True)
         for label in row.labels:
             if label in mixed:
-                text = f"{label!r} looks like several classes; put ';' between them, or pass "
-                yield _Problem(row.line, f"{text}classes= if it is one name")
+                text = f"{label!r} looks like several classes; put ';' between, or pass classes="
+                yield _Problem(row.line, text)
             elif label not in self.classes:
                 yield _Problem(row.line, f"unknown class {label!r}", label, self.classes)
 
@@ -196,9 +196,8 @@ class _Folder(ImageFiles):
         example = next(iter(self.rows))
         expected = f"expected {folder / example}.png for the image {example!r}"
         if not masks:
-            names = "".join(f", such as {path.name!r}" for path in foreign[:1])
-            problem = f"{folder} holds {len(foreign)} files{names}"
-            raise ValueError(f"{problem}, and none is the PNG mask of an image; {expected}")
+            names = [path.name for path in foreign[:3]]
+            raise ValueError(f"{folder} holds {names}, and no PNG mask of an image; {expected}")
         images = {path.stem for path in self.root.rglob("*") if folder not in path.parents}
         lost = [path.name for path in foreign if path.stem not in images]
         if lost:
@@ -215,30 +214,20 @@ class _Folder(ImageFiles):
 
 def _read_text(table: Path) -> str:
     data = table.read_bytes()
-    advice = "save it as UTF-8 (in Excel: 'CSV UTF-8')"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{table} is UTF-16 text, expected UTF-8; {advice}")
     try:
         return data.decode("utf-8-sig")  # Excel begins its UTF-8 with a byte order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{table} line {line} is not UTF-8 text; {advice}") from error
+        raise ValueError(f"{table} line {line} is not UTF-8; save it as 'CSV UTF-8'") from error
 
 
 def _read_rows(table: Path, problems: list[_Problem]) -> list[_Row]:
     """Read the well-formed rows; the others go to ``problems``."""
     reader = csv.reader(io.StringIO(_read_text(table), newline=""))
     header = ",".join(next(reader, []))
-    begins = re.sub(r"\s*([,;\t])\s*", r"\1", header.strip().lower())
-    if begins != "file,labels":
-        advice = "write file,labels in the first line"
-        mark = {"file;labels": "';'", "file\tlabels": "tabs"}.get(begins)
-        if mark is not None:
-            advice = (
-                f"its columns are separated by {mark}, as some versions of Excel do; put ',' "
-                "between the two columns and keep ';' between class names"
-            )
-        raise ValueError(f"{table} begins {header!r}, expected 'file,labels'; {advice}")
+    if header.lower().replace(" ", "") != "file,labels":
+        expected = "'file,labels': ',' between the columns, ';' between class names"
+        raise ValueError(f"{table} begins {header!r}, expected {expected}")
     rows = []
     for cells in reader:
         cells = [cell.strip() for cell in cells]
@@ -261,14 +250,12 @@ def _checked(classes: Sequence[str]) -> tuple[str, ...]:
     names = tuple(classes)
     most = IGNORE_INDEX - 1
     if isinstance(classes, str) or len(set(names)) != len(names) or not 1 <= len(names) <= most:
-        expected = f'a list of 1 to {most} different names, such as ["cat", "dog"]'
-        raise ValueError(f"classes is {classes!r}, expected {expected}")
+        raise ValueError(f"classes is {classes!r}, expected a list of 1 to {most} different names")
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"a class is {name!r}, expected a name")
         if name.lower() == "background":
-            advice = "leave the label of an image without a thing empty"
-            raise ValueError(f"{name!r} is among the classes, expected things alone; {advice}")
+            raise ValueError(f"{name!r} is no class; leave labels of images without things empty")
     return names
 
 
@@ -294,6 +281,5 @@ def _classes_of(rows: list[_Row], table: Path) -> tuple[str, ...]:
         twin = by_lower.setdefault(name.lower(), name)
         if twin != name:
             problem = f"{table} has the classes {twin!r} and {name!r}"
-            advice = "write them alike, or pass classes="
-            raise ValueError(f"{problem}, which differ only in upper and lower case; {advice}")
+            raise ValueError(f"{problem}, which differ only in case; write one, or pass classes=")
     return _checked(names) if names else ()

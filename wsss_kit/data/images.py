@@ -121,8 +121,7 @@ def read_mask(path: str | Path) -> Tensor:
         return torch.from_numpy(np.asarray(image).astype(np.int64) // step)
     if image.mode in ("RGB", "RGBA"):
         return torch.from_numpy(_ids_of_colours(np.asarray(image.convert("RGB")), path))
-    expected = "a palette or grey image of class ids; save it as an 8-bit PNG"
-    raise ValueError(f"mask {path} has mode {image.mode}, expected {expected}")
+    raise ValueError(f"mask {path} has mode {image.mode}, expected a palette or grey 8-bit PNG")
 
 
 def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tensor:
@@ -152,18 +151,16 @@ def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tens
         [[2, 2]]
     """
     mask = read_mask(path)
-    size = image_size(image)
-    if tuple(mask.shape) != size:
-        problem = f"{mask.shape[0]}x{mask.shape[1]} pixels (H x W) but its image {image}"
-        advice = "expected equal sizes (EXIF rotation counts); draw the mask on the image again"
-        raise ValueError(f"mask {path} is {problem} is {size[0]}x{size[1]}; {advice}")
+    (h, w), (H, W) = mask.shape, image_size(image)
+    if (h, w) != (H, W):
+        problem = f"{h}x{w} pixels (H x W) but its image {image} is {H}x{W}, EXIF rotation counted"
+        raise ValueError(f"mask {path} is {problem}; draw the mask on the image again")
     ids = mask.numpy()
     outside = np.unique(ids[((ids < 0) | (ids > n_classes)) & (ids != IGNORE_INDEX)])
     if len(outside):
         problem = f"mask {path} has values {outside[:5].tolist()}"
-        expected = f"0 (background), 1 to {n_classes} (class c is value c + 1) or {IGNORE_INDEX}"
-        advice = "check the class list and that the mask was saved without smoothing"
-        raise ValueError(f"{problem}, expected {expected} (ignored); {advice}")
+        expected = f"0 or 1 to {n_classes} (class c is c + 1) or {IGNORE_INDEX} (ignored)"
+        raise ValueError(f"{problem}, expected {expected}; check the class list")
     return mask
 
 
@@ -181,13 +178,12 @@ def mask_png(mask: Tensor | np.ndarray) -> bytes:
         b'PNG'
         >>> mask_png(np.array([[256]]))
         Traceback (most recent call last):
-        ValueError: a mask has values from 256 to 256 and shape (1, 1), expected (H, W) of 0 to 255
+        ValueError: a mask has shape (1, 1) of 256 to 256, expected (H, W) of 0 to 255
     """
     values = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
     if values.ndim != 2 or not values.size or values.min() < 0 or values.max() > 255:
         span = f"{values.min()} to {values.max()}" if values.size else "none"
-        problem = f"a mask has values from {span} and shape {values.shape}"
-        raise ValueError(f"{problem}, expected (H, W) of 0 to 255")
+        raise ValueError(f"a mask has shape {values.shape} of {span}, expected (H, W) of 0 to 255")
     image = Image.fromarray(values.astype(np.uint8))
     image.putpalette(palette().ravel().tolist())
     written = io.BytesIO()
@@ -232,19 +228,17 @@ def _open(path: Path, content: bytes | None = None) -> Image.Image:
     try:
         data = path.read_bytes() if content is None else content
     except FileNotFoundError:
-        advice = "check the name, its upper and lower case and its suffix"
-        raise FileNotFoundError(f"there is no image {path}; {advice}") from None
+        raise FileNotFoundError(f"there is no image {path}; check the name and its case") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder, expected an image file") from None
     try:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        advice = "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        advice = "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
         raise ValueError(f"{path} is a huge image ({error}); {advice}") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
-        problem = f"{len(data)} bytes arrived, beginning {data[:12]!r}"
-        advice = "expected a whole PNG, JPEG, TIFF, BMP, GIF or WebP file; copy or export it again"
-        raise ValueError(f"{path} does not decode as an image: {problem}; {advice}") from error
+        problem = f"{len(data)} bytes that begin with {data[:12]!r}; copy or export it again"
+        raise ValueError(f"{path} does not decode as an image: {problem}") from error
 
 
 @contextmanager
@@ -253,10 +247,9 @@ def _whole(opened: Image.Image, path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        promised = "{1}x{0} pixels (H x W)".format(*opened.size)
-        problem = f"its header promises a {opened.format} of {promised} that the file does not hold"
-        advice = f"{problem}; copy or export it again"
-        raise ValueError(f"{path} is damaged or cut short ({error}): {advice}") from error
+        problem = f"{path} is damaged or cut short ({error})"
+        promised = "a {0} of {2}x{1} pixels".format(opened.format, *opened.size)
+        raise ValueError(f"{problem}: its header promises {promised}; copy it again") from error
 
 
 def _decode(opened: Image.Image, path: Path) -> Image.Image:
@@ -276,8 +269,7 @@ def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray
     scale = next((top for top in ranges if high <= top * 1.001), None)
     if not np.isfinite(values).all() or low < 0 or scale is None:
         problem = f"{path} (mode {image.mode}) has values from {low:g} to {high:g}"
-        expected = f"finite ones from 0 to one of {ranges}; rescale it or save it as an 8-bit PNG"
-        raise ValueError(f"{problem}, expected {expected}")
+        raise ValueError(f"{problem}, expected 0 to one of {ranges}; rescale it to 8 bits")
     return (values / scale).clip(max=1).astype(np.float32)
 
 
@@ -288,8 +280,7 @@ def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
     codes, where = np.unique(rgb.astype(np.int64) @ weights, return_inverse=True)
     strange = [code for code in codes.tolist() if code not in known]
     if strange:
-        red, green, blue = (strange[0] >> shift & 255 for shift in (16, 8, 0))
         problem = f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette"
-        advice = "save the mask as a palette or grey PNG of class ids"
-        raise ValueError(f"{problem}, the first is RGB ({red}, {green}, {blue}); {advice}")
+        first = tuple(strange[0].to_bytes(3, "big"))
+        raise ValueError(f"{problem}, first RGB {first}; save the mask as a palette or grey PNG")
     return np.array([known[code] for code in codes.tolist()])[where].reshape(rgb.shape[:2])

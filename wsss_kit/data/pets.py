@@ -117,8 +117,7 @@ data/README.md says where to get it."""
         trimap = read_mask_of(self.path(name), path, n_classes=IGNORE_INDEX)  # any value
         wrong = sorted(set(trimap.unique().tolist()) - {_PET, _BACKGROUND, _BORDER})
         if wrong:
-            expected = "1 (pet), 2 (background) and 3 (border)"
-            raise ValueError(f"trimap {path} holds {wrong[:5]}, expected {expected}")
+            raise ValueError(f"trimap {path} holds {wrong[:5]}, expected 1 (pet), 2 and 3 (border)")
         mask = torch.where(trimap == _PET, 1 + self.present(name)[0], 0)
         return mask.masked_fill(trimap == _BORDER, IGNORE_INDEX)
 
@@ -135,8 +134,7 @@ def _read_list(file: Path) -> dict[str, dict[str, str]]:
         if not cells or line.startswith("#"):
             continue
         if len(cells) < 3 or cells[2] not in ("1", "2") or "/" in cells[0] or "_" not in cells[0]:
-            expected = "'Abyssinian_100 1 1 1': name, breed, species (1 cat, 2 dog)"
-            raise ValueError(f"{file} line {number} is {line!r}, expected such as {expected}")
+            raise ValueError(f"{file} line {number} is {line!r}, expected as Abyssinian_100 1 1 1")
         breed = cells[0].rpartition("_")[0].replace("_", " ")
         rows[cells[0]] = {"breed": breed, "species": SPECIES[int(cells[2]) - 1]}
     if not rows:

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX, VOC_CLASSES
-from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples, closest
+from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
+from wsss_kit.prompts.checks import closest
 
 
 def load_voc(
@@ -116,9 +117,8 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
         file = folder / f"{split}.txt"
         if not file.is_file():
             splits = sorted(path.stem for path in folder.glob("*.txt"))
-            known = f"{', '.join(splits) or 'none'}{closest(split, splits)}"
-            problem = f"there is no split {split!r} in {folder}"
-            raise FileNotFoundError(f"{problem}; the splits there are: {known}")
+            known = f"the splits there are: {', '.join(splits) or 'none'}{closest(split, splits)}"
+            raise FileNotFoundError(f"there is no split {split!r} in {folder}; {known}")
         lines = file.read_text(encoding="utf-8-sig").splitlines()
         paths = [PurePosixPath(line.split()[0]) for line in lines if line.strip()]
         suffixes = (".jpg", ".jpeg", ".png")
@@ -142,9 +142,8 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
         for file in files:
             if file.is_file():
                 return self.read_mask(name, file)
-        expected = f"image {name} has no mask, expected {' or '.join(map(str, files))}"
-        advice = "train_aug has masks in SegmentationClassAug/ only, and VOC keeps those of test"
-        raise FileNotFoundError(f"{expected}; most of {advice}")
+        expected = f"{' or '.join(map(str, files))}; train_aug needs SegmentationClassAug/"
+        raise FileNotFoundError(f"image {name} has no mask, expected {expected}")
 
     def present(self, name: str) -> set[int]:
         if name not in self._present:
@@ -158,8 +157,8 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
     def _of_xml(self, name: str) -> set[int]:
         file = self.annotations / f"{name}.xml"
         if not file.is_file():
-            advice = "unpack Annotations/ whole, or take it away to have labels from the masks"
-            raise FileNotFoundError(f"image {name} has no annotation, expected {file}; {advice}")
+            expected = f"{file}, or no Annotations/ to have labels from the masks"
+            raise FileNotFoundError(f"image {name} has no annotation, expected {expected}")
         try:
             tree = ElementTree.parse(file)
         except ElementTree.ParseError as error:
@@ -168,8 +167,7 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
         for item in tree.iterfind("object"):  # not the parts inside a person
             found = (item.findtext("name") or "").strip()
             if found not in VOC_CLASSES:
-                known = f"one of {', '.join(VOC_CLASSES)}{closest(found, VOC_CLASSES)}"
-                advice = f"expected {known}; for classes of your own use load_folder"
-                raise ValueError(f"{file} names an object {found!r}, {advice}")
+                hint = f"{closest(found, VOC_CLASSES)}; for classes of your own use load_folder"
+                raise ValueError(f"{file} names an object {found!r}, no class of VOC{hint}")
             present.add(VOC_CLASSES.index(found))
         return present

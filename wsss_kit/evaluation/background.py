@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_counts, check_samples, checked
+from wsss_kit.checks import check_count, check_counts, check_samples, check_shape, checked
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.masks import BackgroundRule, MapsOf, Refine
@@ -47,9 +47,8 @@ def _batches(
             images = torch.stack([sample.image for sample in batch])
             labels = torch.stack([sample.labels for sample in batch])
             maps = pipeline.maps(images, labels)
-            if maps.shape[:2] != labels.shape:
-                expected = f"({len(labels)}, {labels.shape[1]}, H, W), as recipes.cam_maps makes"
-                raise ValueError(f"the maps have shape {tuple(maps.shape)}, expected {expected}")
+            expected = f"({len(labels)}, {labels.shape[1]}, H, W), as recipes.cam_maps makes"
+            check_shape(maps.shape[:2] == labels.shape, "maps_of(...)", maps, expected)
             yield [sample.name for sample in batch], images, labels, maps
 
 
@@ -166,11 +165,8 @@ def sweep_background(
 
 def _check_rules(rules: Sequence[BackgroundRule]) -> None:
     """Raise an error for what are no rules, and for none at all."""
-    if not rules:
-        raise ValueError("rules is empty, expected at least one BackgroundRule")
-    for rule in rules:
-        if not isinstance(rule, BackgroundRule):
-            raise ValueError(f"a rule is {rule!r}, expected BackgroundRule(threshold=...)")
+    if not rules or not all(isinstance(rule, BackgroundRule) for rule in rules):
+        raise ValueError(f"rules is {rules}, expected such as [BackgroundRule(threshold=0.3)]")
 
 
 def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> None:
@@ -179,8 +175,8 @@ def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> N
     names = getattr(samples, "names", None) or [sample.name for sample in listed]
     missing = [name for name in names if name not in target]
     if missing:
-        problem = f"{len(missing)} of {len(names)} images have no ground truth"
-        raise ValueError(f"{problem}, such as {missing[0]!r}; samples.pick those that have one")
+        problem = f"{len(missing)} images have no ground truth, such as {missing[0]!r}"
+        raise ValueError(f"{problem}; samples.pick those that have one")
 
 
 def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
@@ -191,8 +187,7 @@ def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
     """
     scored = {rule: score for rule, score in swept.items() if not math.isnan(score)}
     if not scored:
-        problem = f"none of {len(swept)} rules has an mIoU that is a number"
-        raise ValueError(f"{problem}, expected what sweep_background returns")
+        raise ValueError(f"none of {len(swept)} rules has an mIoU; give what sweep_background made")
     return max(scored, key=lambda rule: scored[rule])
 
 

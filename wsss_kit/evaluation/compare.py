@@ -111,12 +111,10 @@ def compare_reports(
     check_count("n_bootstrap", n_bootstrap, least=0)
     check_count("seed", seed, least=0)
     if first.classes != second.classes:
-        problem = f"the reports score {first.classes} and {second.classes}"
-        raise ValueError(f"{problem}, expected the same classes")
+        raise ValueError(f"{first.classes} and {second.classes} are scored, not the same classes")
     other = set(first.names) ^ set(second.names)
     if other:
-        problem = f"{len(other)} images are in one report alone, such as {min(other)!r}"
-        raise ValueError(f"{problem}; score both on the same images")
+        raise ValueError(f"{len(other)} images are in one report alone, such as {min(other)!r}")
     place = {name: i for i, name in enumerate(second.names)}
     rows = [place[name] for name in first.names]
     counts = [first.intersections, first.unions, second.intersections[rows], second.unions[rows]]

@@ -50,8 +50,7 @@ class ConfusionMatrix:
     def __init__(self, n_classes: int = 21, *, ignore_index: int = IGNORE_INDEX) -> None:
         check_count("n_classes", n_classes)
         if 0 <= ignore_index < n_classes:
-            expected = f"a value outside 0 to {n_classes - 1}, the classes"
-            raise ValueError(f"ignore_index is {ignore_index}, expected {expected}")
+            raise ValueError(f"ignore_index is {ignore_index}, a class; choose another value")
         self.n_classes, self.ignore_index = n_classes, ignore_index
         self.matrix = torch.zeros(n_classes, n_classes, dtype=torch.int64)
 
@@ -130,11 +129,9 @@ class ConfusionMatrix:
             >>> ConfusionMatrix(2).merge(ConfusionMatrix(2).update(one, one)).matrix.sum().item()
             3
         """
-        mine, theirs = (
-            f"{each.n_classes} classes and ignores {each.ignore_index}" for each in (self, other)
-        )
+        mine, theirs = ((each.n_classes, each.ignore_index) for each in (self, other))
         if mine != theirs:
-            raise ValueError(f"one matrix has {mine}, the other {theirs}; count both alike")
+            raise ValueError(f"classes and ignored value are {mine} here, there {theirs}")
         self.matrix += other.matrix
         return self
 
@@ -152,9 +149,7 @@ def check_values(mask: Tensor, name: str, n_classes: int, ignore_index: int = IG
     outside = ((mask < 0) | (mask >= n_classes)) & (mask != ignore_index)
     if outside.any():
         place = outside.nonzero()[0].tolist()
-        axes = ("image", "row", "column")[-mask.ndim :]
-        where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
-        problem = f"{name} holds {mask[tuple(place)].item()} at {where}"
+        problem = f"{name} holds {mask[tuple(place)].item()} at {place} of {tuple(mask.shape)}"
         expected = f"0 to {n_classes - 1} or {ignore_index}; check the class list"
         raise ValueError(f"{problem}, expected {expected}, and read masks as indices, not colours")
 
@@ -180,8 +175,7 @@ def as_mask(mask: Tensor | np.ndarray, name: str) -> Tensor:
         mask = torch.from_numpy(mask.astype(np.int64))
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
         kind = getattr(mask, "dtype", type(mask).__name__)
-        advice = "turn scores into a mask with masks.scores_to_masks or argmax over the classes"
-        raise ValueError(f"{name} is {kind}, expected a tensor or array of integers; {advice}")
+        raise ValueError(f"{name} is {kind}, expected integers; make masks by scores_to_masks")
     return mask.detach().long()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_not_negative
+from wsss_kit.checks import check_count, check_not_negative, check_shape
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.evaluation.confusion import ERROR_KINDS, as_mask, divide, unions_of
 
@@ -52,8 +52,7 @@ def boundary_band(target: Tensor, width: int | None = None) -> Tensor:
     from scipy import ndimage
 
     target = as_mask(target, "target")
-    if target.ndim != 2 or not target.numel():
-        raise ValueError(f"target has shape {tuple(target.shape)}, expected (H, W)")
+    check_shape(target.ndim == 2 and target.numel() > 0, "target", target, "(H, W)")
     if width is None:
         width = max(2, round(0.01 * math.hypot(*target.shape)))
     check_count("the boundary width", width, least=0)
@@ -90,9 +89,8 @@ def error_map(predicted: Tensor, target: Tensor, *, boundary: int | None = None)
         [[3, 4, 2, 0]]
     """
     predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
-    if predicted.shape != target.shape:
-        problem = f"predicted has shape {tuple(predicted.shape)} and target {tuple(target.shape)}"
-        raise ValueError(f"{problem}, expected (H, W) for both; resize the prediction")
+    expected = f"{tuple(target.shape)} as target; resize the prediction"
+    check_shape(predicted.shape == target.shape, "predicted", predicted, expected)
     predicted = predicted.masked_fill(predicted == IGNORE_INDEX, 0)
     kinds = torch.full_like(target, 1 + ERROR_KINDS.index("confused"))
     kinds[target == 0] = 1 + ERROR_KINDS.index("spilled")
@@ -128,8 +126,7 @@ def error_shares(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """
     shapes = np.shape(inside), np.shape(outside)
     if len(shapes[0]) != 2 or len(set(shapes[0])) != 1 or shapes[0] != shapes[1]:
-        problem = f"inside has shape {shapes[0]} and outside {shapes[1]}"
-        raise ValueError(f"{problem}, expected (K, K) for both")
+        raise ValueError(f"inside and outside have shapes {shapes}, expected (K, K) for both")
     whole = inside + outside
     boundary = inside.sum(0) + inside.sum(1) - 2 * inside.diagonal()
     missed, spilled = outside[:, 0].copy(), outside[0].copy()  # of each class 1 to K - 1
@@ -167,9 +164,7 @@ def stuff_counts(
         ValueError: if the sizes differ, or a value is no kind.
     """
     stuff = as_mask(stuff, "stuff").to(target.device)
-    if stuff.shape != target.shape:
-        problem = f"stuff has shape {tuple(stuff.shape)} and target {tuple(target.shape)}"
-        raise ValueError(f"{problem}, expected the same size")
+    check_shape(stuff.shape == target.shape, "stuff", stuff, f"{tuple(target.shape)} as target")
     J, K = shape[0] - 1, shape[1]
     wrong = sorted(set(stuff.unique().tolist()) - {*range(J), IGNORE_INDEX})
     if wrong:
@@ -250,8 +245,7 @@ def spills(report: Report) -> tuple[tuple[str, ...], np.ndarray]:
         ValueError: if the report knows no kinds of background.
     """
     if report.stuff is None:
-        advice = "give evaluate stuff=, such as PaperWorld(...).stuff, and stuff_names="
-        raise ValueError(f"the report knows no kinds of background; {advice}")
+        raise ValueError("the report knows no kinds of background; give evaluate stuff=")
     columns = [report.values.index(name) for name in report.classes]
     counts = report.stuff[:, columns].T.copy()  # (S, J)
     counts[[column == 0 for column in columns]] = 0

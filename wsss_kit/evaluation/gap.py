@@ -50,8 +50,7 @@ class Gap:
         """Write the gap in a sentence, then a reason a line."""
         head = f"{self.ours:.1f} where {self.row.value:g} is published, {self.points:+.1f} points:"
         if not self.reasons:
-            advice = "none of the usual reasons was found. Compare the protocol line by line:"
-            return f"{head} {advice} {self.row}"
+            return f"{head} no usual reason was found. Compare line by line: {self.row}"
         return "\n".join([head, *(f"- {each.name}: {each.sentence}" for each in self.reasons)])
 
     __repr__ = __str__
@@ -98,17 +97,14 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
     words = [] if prompts is None else _background_prompts(row)
     missing = [word for word in words if word not in prompts.backgrounds]
     if missing and len(missing) >= len(words) / 2:
-        found["background words missing"] = (
-            f"{len(missing)} of the {len(words)} published background words are not among the "
-            f"prompts', such as {', '.join(missing[:3])}: they are what a lonely class is compared "
-            "with. CLIP-ES without any was reported at 29.5 instead of 70.8"
-        )
+        what = f"{len(missing)} of the {len(words)} published background words are not among the"
+        advice = "a class is compared with them; CLIP-ES without any has 29.5 instead of 70.8"
+        found["background words missing"] = f"{what} prompts, such as {missing[:3]}: {advice}"
     if "data" in apart or "split" in apart:
         scored, published = f"{protocol.data} {protocol.split}", f"{row.data} {row.split}"
-        sentence = f"{scored} was scored, the published number is of {published}"
+        found["wrong split"] = f"{scored} was scored, the published number is of {published}"
         if (protocol.split, row.split) == ("train_aug", "train"):
-            sentence += "; the 10,582 images of train_aug give CLIP-ES 68.7 instead of 75.0"
-        found["wrong split"] = sentence
+            found["wrong split"] += "; train_aug gives CLIP-ES 68.7 instead of 75.0"
     if protocol.stride > 1:
         advice = "bring maps to the image's size before they become masks (58.6 became 50 once)"
         found["low resolution"] = f"masks were compared at stride {protocol.stride}; {advice}"
@@ -117,16 +113,14 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
     is_usual = longest <= VOC_LONGEST_SIDE and (len(sizes) != 1 or longest > 400)
     if row.data.startswith("VOC") and not is_usual:
         shown = ", ".join("x".join(map(str, size)) for size in sizes[:3])
-        found["resized ground truth"] = (
-            f"the ground truth has {len(sizes)} size{'s' * (len(sizes) != 1)} ({shown}), and VOC's "
-            f"own masks have many, with {VOC_LONGEST_SIDE} pixels on the longer side: resize "
-            "predictions, never the ground truth"
-        )
+        here = f"the ground truth has {len(sizes)} size{'s' * (len(sizes) != 1)} ({shown})"
+        there = f"VOC's own masks have many, with {VOC_LONGEST_SIDE} pixels on the longer side"
+        found["resized ground truth"] = f"{here}, and {there}: resize predictions instead"
     share = report.settings.get("predicted_255", 0.0)
     if share >= 0.001:
         predicted = f"{100 * share:.1f} % of the scored pixels are predicted 255"
-        advice = "give the recipe min_confidence=None, so that masks keep every pixel"
-        found["predicted 255"] = f"{predicted}, which counts as background; {advice}"
+        advice = "which counts as background; give the recipe min_confidence=None"
+        found["predicted 255"] = f"{predicted}, {advice}"
     if "refinement" in apart:
         ours, theirs = apart["refinement"]
         steps, needed = (set(stated.lower().split(", ")) for stated in (ours, theirs))
@@ -137,11 +131,9 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
     objects = report.iou[1:][np.isfinite(report.iou[1:])]
     kinds = mean_of(report.error_shares[1:].T)
     if len(objects) and objects.mean() <= 0.1 and ERROR_KINDS[kinds.argmax()] == "missed":
-        found["only background"] = (
-            f"objects have a mean IoU of {100 * objects.mean():.1f} and are missed nearly "
-            "everywhere: a background rule that is too strong, empty maps, or a segmenter that "
-            'learned background alone (loss="balanced" and a lower rate help)'
-        )
+        what = f"objects have a mean IoU of {100 * objects.mean():.1f} and are missed everywhere"
+        causes = "a background rule that is too strong, empty maps, or a segmenter that learned"
+        found["only background"] = f'{what}: {causes} background alone (try loss="balanced")'
     precision, recall = mean_of(report.precision[1:]), mean_of(report.recall[1:])
     if recall >= 0.1 and abs(precision - recall) >= 0.2:  # both are numbers
         name, advice = ("strong", "lower") if recall < precision else ("weak", "raise")

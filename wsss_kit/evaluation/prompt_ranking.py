@@ -49,10 +49,8 @@ def sharpness(scores: Tensor, present: Tensor) -> Tensor:
         [0.0, 0.125, nan]
     """
     if scores.shape != present.shape or scores.ndim != 2:
-        raise ValueError(
-            f"scores have shape {tuple(scores.shape)} and present {tuple(present.shape)}, expected "
-            "(M, C) for both"
-        )
+        problem = f"scores have shape {tuple(scores.shape)} and present {tuple(present.shape)}"
+        raise ValueError(f"{problem}, expected (M, C) for both")
     on = (present > 0).to(scores)
     n = on.sum(1)
     mean = (scores * on).sum(1) / n
@@ -188,18 +186,14 @@ def leave_one_out(
     prompts = method.prompts
     words = checked_words(list(words or prompts.backgrounds), "words", among=prompts.backgrounds)
     if (masks is None) != (rule is None):
-        raise ValueError(
-            f"masks is {type(masks).__name__} and rule {rule}, expected both or none: a background "
-            "rule makes masks of maps, and ground truth scores them"
-        )
+        raise ValueError(f"masks is {type(masks).__name__} and rule {rule}, expected both or none")
     missing = [] if masks is None else [s.name for s in samples if s.name not in masks]
     if missing:
         raise ValueError(f"{len(missing)} images have no mask, the first is {missing[0]!r}")
     tally = WordTally(prompts, words, rule=rule)
     for sample in progress(samples, what="words", shown=shown, total=len(samples)):
-        opened = None
-        if sample.labels.any():
-            opened = method.open(sample.image, sample.labels).prepare()
+        has_class = bool(sample.labels.any())
+        opened = method.open(sample.image, sample.labels).prepare() if has_class else None
         tally.add(sample, opened, None if masks is None else masks[sample.name])
     return tally.changes()
 
@@ -320,18 +314,12 @@ def _ranked(
     chosen = counts.nonzero().flatten().tolist()
     if not chosen:
         missing = "two classes" if among is None else f"{among!r} and another class"
-        raise ValueError(
-            f"none of {len(samples)} images has {missing}, and sharpness compares the classes of "
-            "an image; give images with several"
-        )
+        raise ValueError(f"none of {len(samples)} images has {missing}, which sharpness compares")
     images = clip.encode_samples([samples[i] for i in chosen], what="images", shown=shown)
     rows = {}
     for key, prompts in asked.items():
         texts = clip.encode_sentences(prompts.class_sentences()).cpu()
         scores = (float(clip.logit_scale) * images @ texts.T).softmax(1)  # (M, C)
-        rows[key] = {
-            "sharpness": sharpness(scores, labels[chosen]).mean().item(),
-            "images": len(images),
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(what)
-    return table.astype({"images": int}).sort_values("sharpness", kind="stable")
+        rows[key] = sharpness(scores, labels[chosen]).mean().item()
+    table = pd.Series(rows, name="sharpness").rename_axis(what).to_frame()
+    return table.assign(images=len(images)).sort_values("sharpness", kind="stable")

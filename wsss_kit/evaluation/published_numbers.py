@@ -198,8 +198,7 @@ def beside_published(report: Report, *, method: str, what: str | None = None) ->
             rows.append((row.name, row.percent, ours, ours - row.percent, parts or "yes"))
     if not rows:
         known = ", ".join(sorted({f"{row.method} {row.what}" for row in published_rows()}))
-        problem = f"nothing is published of method {method!r} and what {what!r}"
-        raise ValueError(f"{problem}, expected one of {known}")
+        raise ValueError(f"nothing is published of method {method!r} and {what!r}; known: {known}")
     columns = ["row", "published", "ours", "difference", "same protocol?"]
     frame = pd.DataFrame(rows, columns=columns).set_index("row")
     frame.attrs["ours"] = f"{percent(report.mean_iou)} % ({report.protocol})"

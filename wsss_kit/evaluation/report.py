@@ -224,11 +224,9 @@ refinement: not stated, preset: not stated, scored: all classes
         frame = pd.DataFrame(self.rows(), columns=["class", "IoU", *ERROR_KINDS])
         frame = frame.set_index("class").rename_axis(index=None, columns="class")
         worst = ", ".join(f"{name} {percent(iou)}" for name, iou in self.worst[:5])
-        return (
-            f"<p><b>{self.headline}</b>; IoU and what each kind of error takes from it, in "
-            f"percent</p>{frame.to_html(border=0)}<p>Worst images: "
-            f"{html.escape(worst)}<br><small>{html.escape(str(self.protocol))}</small></p>"
-        )
+        head = f"<b>{self.headline}</b>; IoU and what each kind of error takes from it, in percent"
+        foot = f"{html.escape(worst)}<br><small>{html.escape(str(self.protocol))}</small>"
+        return f"<p>{head}</p>{frame.to_html(border=0)}<p>Worst images: {foot}</p>"
 
 
 def percent(value: float) -> str:

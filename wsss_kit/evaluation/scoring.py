@@ -184,8 +184,7 @@ def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.n
         if isinstance(names, str) or not isinstance(names, Collection) or not len(names):
             raise ValueError(f"{what} is {names!r}, expected a sequence of at least one class name")
     if len(set(classes)) < len(classes) or "background" in classes:
-        expected = "different names without 'background'; leave it out, it is value 0"
-        raise ValueError(f"classes is {list(classes)}, expected {expected}")
+        raise ValueError(f"classes is {classes}, expected different names without 'background'")
     unknown = [name for name in scored if name not in classes]
     if unknown:
         raise ValueError(f"scored names {unknown}, expected names among {list(classes)}")
@@ -195,23 +194,20 @@ def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.n
 def _check_arguments(predicted: Mapping, target: Mapping, protocol: Protocol) -> None:
     """Raise the errors of ``evaluate`` that need no mask."""
     if not isinstance(protocol, Protocol):
-        expected = "Protocol(data=..., split=...); a number never travels alone"
-        raise ValueError(f"protocol is {protocol!r}, expected evaluation.{expected}")
+        raise ValueError(f"protocol is {protocol!r}, expected Protocol(data=..., split=...)")
     for what, masks in (("predicted", predicted), ("target", target)):
         if not isinstance(masks, Mapping):
-            kind = type(masks).__name__
-            raise ValueError(f"{what} is {kind}, expected a mapping from image names to masks")
+            raise ValueError(f"{what} is {type(masks).__name__}, expected masks by image name")
     if not len(target):
         raise ValueError("target holds no images, expected at least one mask")
     missing = [str(name) for name in target if name not in predicted]
     if missing:
-        listed = ", ".join(missing[:N_NAMED])
-        listed += f" and {len(missing) - N_NAMED} more" if len(missing) > N_NAMED else ""
+        listed = ", ".join(missing[:N_NAMED]) + (", ..." if len(missing) > N_NAMED else "")
         problem = f"{len(missing)} of {len(target)} images have no predicted mask: {listed}"
         raise ValueError(f"{problem}; predict them too, or leave them out of target")
     if protocol.n_images not in (None, len(target)):
-        problem = f"the protocol says {protocol.n_images} images but target holds {len(target)}"
-        raise ValueError(f"{problem}; leave n_images out, it is filled in")
+        counts = f"{protocol.n_images} images but target holds {len(target)}"
+        raise ValueError(f"the protocol says {counts}; leave n_images out")
 
 
 def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[str]) -> None:
@@ -222,5 +218,4 @@ def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[s
         raise ValueError("expected stuff and stuff_names together, or neither")
     missing = [] if stuff is None else [name for name in target if name not in stuff]
     if missing:
-        problem = f"{len(missing)} of {len(target)} images have no stuff"
-        raise ValueError(f"{problem}, the first is {missing[0]!r}")
+        raise ValueError(f"{len(missing)} images have no stuff, the first is {missing[0]!r}")

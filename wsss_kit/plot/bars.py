@@ -100,8 +100,7 @@ def step_bars(series: Mapping[str, Mapping[str, Report]]) -> Figure:
         raise ValueError("series is empty, expected at least one with a step and its report")
     for name, reports in series.items():
         if list(reports) != steps:
-            found, expected = ", ".join(reports), ", ".join(steps)
-            raise ValueError(f"{name!r} has the steps {found}, expected {expected}, as the first")
+            raise ValueError(f"{name!r} has the steps {[*reports]}, expected {steps}, as the first")
     table, alt = {}, "Bars of mIoU in percent by step."
     for name, reports in series.items():
         table[name] = [(r.mean_iou, *r.interval) for r in reports.values()]

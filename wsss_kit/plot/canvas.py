@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_positive, check_range
+from wsss_kit.checks import check_count, check_positive, check_range, check_shape
 from wsss_kit.classes import IGNORE_INDEX, Sample, palette
 from wsss_kit.files import write_whole
 
@@ -246,9 +246,9 @@ def image_array(image: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(image, Tensor):
         image = image.detach().cpu().movedim(0, -1).numpy()
     image = np.asarray(image)
-    if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-        expected = "a (3, H, W) tensor or (H, W, 3) array; take one image of a batch: images[0]"
-        raise ValueError(f"an image has shape {image.shape}, channels last, expected {expected}")
+    right = image.ndim == 3 and image.shape[-1] == 3 and image.size > 0
+    expected = "a (3, H, W) tensor or (H, W, 3) array; take one image of a batch: images[0]"
+    check_shape(right, "an image, channels last,", image, expected)
     check_range("an image", torch.from_numpy(image), "divide 8-bit values by 255")
     return image.astype(np.float32).clip(0, 1)
 
@@ -292,8 +292,7 @@ def in_order(
     """
     if not isinstance(values, Mapping):
         if len(values) != len(images):
-            many = f"{len(values)} {'entries' if what == 'entry' else f'{what}s'}"
-            raise ValueError(f"{title} has {many} for {len(images)} images; give one for each")
+            raise ValueError(f"{title} has {len(values)} for {len(images)} images; give one each")
         return list(values)
     if not all(isinstance(image, Sample) for image in images):
         raise ValueError(f"{title} is a mapping but the images have no names; show samples")
@@ -321,12 +320,10 @@ def mask_values(mask: Tensor | np.ndarray, image: np.ndarray, n_classes: int) ->
         >>> mask_values(torch.tensor([[0, 2, 255]]), np.zeros((1, 3, 3)), 2) == {2, 255}
         True
     """
-    if tuple(mask.shape) != image.shape[:2]:
-        problem = f"a mask has shape {tuple(mask.shape)} but its image {image.shape[:2]}"
-        raise ValueError(f"{problem}; make masks at the size of the image")
+    size = image.shape[:2]
+    check_shape(tuple(mask.shape) == size, "a mask", mask, f"{size}, the size of its image")
     values = set(np.unique(torch.as_tensor(mask).cpu()).tolist()) - {0}
     outside = values - {*range(1, n_classes + 1), IGNORE_INDEX}
     if outside:
-        expected = f"0 to {n_classes} or {IGNORE_INDEX}; check the class list"
-        raise ValueError(f"a mask holds {min(outside)}, expected {expected}")
+        raise ValueError(f"a mask holds {min(outside)}, not 0 to {n_classes} or {IGNORE_INDEX}")
     return values

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wsss_kit.checks import check_count, check_labels, check_probability, check_range
+from wsss_kit.checks import (
+    check_count,
+    check_labels,
+    check_probability,
+    check_range,
+    check_shape,
+)
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.plot import canvas, regions
 
@@ -51,8 +57,7 @@ def overlay(
         raise ValueError(f"cmap is {cmap!r}, expected a colour map of matplotlib, as viridis")
     array = canvas.image_array(image)  # (H, W, 3)
     cam = torch.as_tensor(cam).detach().float().cpu()
-    if cam.ndim != 2 or not cam.numel():
-        raise ValueError(f"cam has shape {tuple(cam.shape)}, expected (h, w); choose one class")
+    check_shape(cam.ndim == 2 and cam.numel() > 0, "cam", cam, "(h, w); choose one class")
     check_range("cam", cam, "scale maps first with cam.normalize_cams")
     cam = interpolate(cam[None, None], array.shape[:2], mode="bilinear", align_corners=False)
     colour = colormaps[cmap](cam[0, 0].clamp(0, 1).numpy())[..., :3]  # (H, W, 3)
@@ -201,8 +206,7 @@ def show_masks(
             colours[occurring] = canvas.class_colours(len(occurring))[1:]
     colours = np.asarray(colours)
     expected = (1 + len(classes), 3)
-    if colours.shape != expected:
-        raise ValueError(f"colours has shape {colours.shape}, expected {expected}: RGB in [0, 1]")
+    check_shape(colours.shape == expected, "colours", colours, f"{expected}: RGB in [0, 1]")
     check_probability("alpha", alpha)
     styles = regions.mask_styles(sorted(seen), len(classes), colours)
     alt = f"Masks over {_count(arrays)} in the columns {', '.join(table)}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 N_SHOWN = 8
 
 
-def expected_one_of(name: Any, names: Iterable[str]) -> str:
+def expected_one_of(name: Any, names: Collection[str]) -> str:
     """Write the part of an error message that lists what was expected.
 
     Args:
@@ -33,12 +33,28 @@ def expected_one_of(name: Any, names: Iterable[str]) -> str:
         >>> expected_one_of("Catt", ["dog", "cat"]), expected_one_of(None, ["dog"])
         ("expected one of 'dog', 'cat'; closest: 'cat'", "expected one of 'dog'")
     """
-    by_lower = {candidate.lower(): candidate for candidate in names}
-    found = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
-    shown = [repr(candidate) for candidate in by_lower.values()]
+    shown = [repr(candidate) for candidate in names]
     shown = [*shown[:N_SHOWN], "..."] if len(shown) > N_SHOWN else shown
-    closest = f"; closest: {by_lower[found[0]]!r}" if found else ""
-    return f"expected one of {', '.join(shown)}{closest}"
+    return f"expected one of {', '.join(shown)}{closest(str(name), names)}"
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """Return the end of a message: the name that was probably meant, or nothing.
+
+    Args:
+        name: what arrived.
+        names: what would have been right.
+
+    Returns:
+        ``"; closest: 'cat'"`` or an empty string.
+
+    Example:
+        >>> closest("Catt", ["dog", "cat"]), closest("x", ["dog", "cat"])
+        ("; closest: 'cat'", '')
+    """
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; closest: {by_lower[found[0]]!r}" if found else ""
 
 
 def checked_words(value: Any, what: str, *, among: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -65,21 +81,18 @@ def checked_words(value: Any, what: str, *, among: Sequence[str] | None = None) 
 aside; remove one
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        advice = "expected a list of words; put a single one into a list too"
-        raise ValueError(f"{what} is {reprlib.repr(value)}, {advice}")
+        raise ValueError(f"{what} is {reprlib.repr(value)}, expected a list such as ['cat']")
     if not value:
         raise ValueError(f"{what} is empty, expected at least one word; add one")
     first: dict[str, str] = {}
     for word in value:
         if not isinstance(word, str) or not word or word != word.strip():
-            advice = "expected text without spaces around it; correct it"
-            raise ValueError(f"{what} has {reprlib.repr(word)}, {advice}")
+            raise ValueError(f"{what} has {reprlib.repr(word)}, expected text, no spaces around it")
         if word.casefold() in first:
             advice = "expected different words, upper and lower case aside; remove one"
             raise ValueError(f"{what} has {first[word.casefold()]!r} and {word!r}, {advice}")
         if among is not None and word not in among:
-            advice = "correct it, or add it there"
-            raise ValueError(f"{what} has {word!r}, {expected_one_of(word, among)}; {advice}")
+            raise ValueError(f"{what} has {word!r}, {expected_one_of(word, among)}; correct it")
         first[word.casefold()] = word
     return tuple(value)
 
@@ -117,13 +130,11 @@ def checked_by_class(
     """
     value = {} if value is None else value
     if not isinstance(value, Mapping):
-        advice = "expected a mapping from class names; write {} for none"
-        raise ValueError(f"{what} is {reprlib.repr(value)}, {advice}")
+        raise ValueError(f"{what} is {reprlib.repr(value)}, expected a mapping from class names")
     for name in value:
         if name not in classes:
             right = expected_one_of(name, classes)
-            advice = f"correct it, add it to classes, or remove it from {what}"
-            raise ValueError(f"{what} has the class {name!r}, {right}; {advice}")
+            raise ValueError(f"{what} has the class {name!r}, {right}; correct or remove it")
     named = [name for name in classes if name in value]
     return MappingProxyType({name: check(value[name], f"{what} of {name!r}") for name in named})
 
@@ -137,10 +148,8 @@ def labels_for(samples: Sequence[Sample], classes: Sequence[str]) -> Tensor:
     check_samples(samples)
     labels = labels_of(samples)
     if labels.shape[1] != len(classes):
-        raise ValueError(
-            f"the samples have {labels.shape[1]} labels and the prompts {len(classes)} "
-            "classes; expected one label a class"
-        )
+        problem = f"{labels.shape[1]} labels and the prompts {len(classes)} classes"
+        raise ValueError(f"the samples have {problem}; expected one label a class")
     return labels
 
 
@@ -153,10 +162,10 @@ def one_template(value: Any) -> str:
         ValueError: template is 'a photo of a {0}', expected text with exactly one {} for the \
 phrase, such as 'a photo of a {}'
     """
-    text = value if isinstance(value, str) else ""
-    if "{}" not in text or text.count("{") != 1 or text.count("}") != 1:
-        advice = "expected text with exactly one {} for the phrase, such as 'a photo of a {}'"
-        raise ValueError(f"template is {value!r}, {advice}")
+    right = isinstance(value, str) and "{}" in value and len(re.findall("[{}]", value)) == 2
+    if not right:
+        expected = "text with exactly one {} for the phrase, such as 'a photo of a {}'"
+        raise ValueError(f"template is {value!r}, expected {expected}")
     return value
 
 
@@ -183,8 +192,8 @@ def check_keys(values: Any, known: Sequence[str], *, required: Sequence[str] = (
 'classes'; correct or remove it
     """
     if not isinstance(values, Mapping):
-        advice = f"expected an object with the keys {', '.join(known)}; see to_json for the layout"
-        raise ValueError(f"{reprlib.repr(values)} arrived, {advice}")
+        expected = f"an object with the keys {', '.join(known)}, as to_json writes it"
+        raise ValueError(f"{reprlib.repr(values)} arrived, expected {expected}")
     for key in values:
         if key not in known:
             right = expected_one_of(key, known)

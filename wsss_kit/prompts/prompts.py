@@ -17,21 +17,9 @@ from typing import Any
 from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES, PAPER_CLASSES, VOC_CLASSES
 from wsss_kit.files import write_whole
-from wsss_kit.prompts.checks import (
-    check_keys,
-    checked_by_class,
-    checked_phrase,
-    checked_template,
-    checked_words,
-    expected_one_of,
-    one_template,
-    overlap,
-    unique_keys,
-)
+from wsss_kit.prompts import checks
 
 TABLES = Path(__file__).with_name("tables.json")
-REQUIRED = ("classes", "backgrounds", "template")
-PRESETS = ("reference", "clean")
 FUSIONS = ("sentence", "feature")
 """Several synonyms of a class in one text, as published, or the mean of their embeddings."""
 
@@ -80,24 +68,18 @@ class Prompts:
 
     def __post_init__(self) -> None:
         check_word("fusion", self.fusion, FUSIONS)
-        classes = checked_words(self.classes, "classes")
-        backgrounds = checked_words(self.backgrounds, "backgrounds")
-        related = functools.partial(checked_words, among=backgrounds)
-        checked = {
-            "classes": classes,
-            "backgrounds": backgrounds,
-            "template": checked_template(self.template),
-            "synonyms": checked_by_class(self.synonyms, "synonyms", classes, checked_phrase),
-            "class_backgrounds": checked_by_class(
-                self.class_backgrounds, "class_backgrounds", classes, related
-            ),
-        }
+        classes = checks.checked_words(self.classes, "classes")
+        backgrounds = checks.checked_words(self.backgrounds, "backgrounds")
+        checked = {"classes": classes, "backgrounds": backgrounds}
+        checked["template"] = checks.checked_template(self.template)
+        related = functools.partial(checks.checked_words, among=backgrounds)
+        for name, check in (("synonyms", checks.checked_phrase), ("class_backgrounds", related)):
+            checked[name] = checks.checked_by_class(getattr(self, name), name, classes, check)
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def __hash__(self) -> int:
-        pairs = (tuple(self.synonyms.items()), tuple(self.class_backgrounds.items()))
-        return hash((self.classes, self.backgrounds, self.template, self.fusion, *pairs))
+        return hash(self.to_json())  # holds all fields
 
     def __reduce__(self) -> tuple[Callable[[str], Prompts], tuple[str]]:
         return type(self).from_json, (self.to_json(),)  # read-only mappings do not pickle
@@ -107,10 +89,8 @@ class Prompts:
         names = ", ".join(self.classes[:3]) + (", ..." if C > 3 else "")
         one = isinstance(self.template, str)
         template = f"template {self.template!r}" if one else f"{len(self.template)} templates"
-        return (
-            f"Prompts({C} class{'es' if C > 1 else ''}: {names}; "
-            f"{P} background{'s' if P > 1 else ''}; {template})"
-        )
+        classes = f"{C} class{'es' if C > 1 else ''}: {names}"
+        return f"Prompts({classes}; {P} background{'s' if P > 1 else ''}; {template})"
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -165,11 +145,9 @@ class Prompts:
 
     def _fill(self, phrases: Sequence[str], template: str | None) -> list[str]:
         if template is None and len(self.templates) > 1:
-            raise ValueError(
-                f"no template given, expected one of the {len(self.templates)} of "
-                "prompts.templates; encode the texts of each and average their embeddings"
-            )
-        chosen = self.templates[0] if template is None else one_template(template)
+            expected = f"one of the {len(self.templates)} of prompts.templates"
+            raise ValueError(f"no template given, expected {expected}; average over them")
+        chosen = self.templates[0] if template is None else checks.one_template(template)
         return [chosen.replace("{}", phrase) for phrase in phrases]
 
     def backgrounds_of(self, name: str) -> tuple[str, ...]:
@@ -188,7 +166,8 @@ class Prompts:
             (('water', 'sky'), ())
         """
         if name not in self.classes:
-            raise ValueError(f"there is no class {name!r}; {expected_one_of(name, self.classes)}")
+            expected = checks.expected_one_of(name, self.classes)
+            raise ValueError(f"there is no class {name!r}; {expected}")
         if not self.class_backgrounds:
             return self.backgrounds
         return self.class_backgrounds.get(name, ())
@@ -220,8 +199,7 @@ class Prompts:
             >>> Prompts.coco().phrases[31], Prompts.coco(preset="clean").phrases[31]
             ('sknowboard', 'snowboard')
         """
-        if preset not in PRESETS:
-            raise ValueError(f"preset is {preset!r}; {expected_one_of(preset, PRESETS)}")
+        check_word("preset", preset, ("reference", "clean"))
         table = _table(method, "coco")
         if preset == "clean":
             table["synonyms"].pop("snowboard", None)
@@ -260,15 +238,13 @@ class Prompts:
             >>> {"tree", "house"} & set(prompts.backgrounds), "sky" in prompts.backgrounds
             (set(), True)
         """
-        names = checked_words(names, "names")
-        published = [_table("clip_es", data)["backgrounds"] for data in ("voc", "coco")]
-        union = dict.fromkeys(word for words in published for word in words)  # each once, in order
-        backgrounds = [word for word in union if not any(overlap(word, name) for name in names)]
+        names = checks.checked_words(names, "names")
+        voc, coco = (_table("clip_es", data)["backgrounds"] for data in ("voc", "coco"))
+        union = dict.fromkeys([*voc, *coco])  # each once, in order
+        backgrounds = [word for word in union if not any(checks.overlap(word, n) for n in names)]
         if not backgrounds:
-            raise ValueError(
-                "names leave none of the published backgrounds, expected at least one that is no "
-                "class; write Prompts(names, backgrounds, template=...) with your own"
-            )
+            advice = "write Prompts(names, backgrounds, template=...) with your own"
+            raise ValueError(f"names leave none of the published backgrounds; {advice}")
         spoken = {name: " ".join(name.replace("_", " ").split()) or name for name in names}
         synonyms = {name: phrase for name, phrase in spoken.items() if phrase != name}
         template = _table(method, "voc")["template"]
@@ -284,7 +260,7 @@ class Prompts:
             >>> Prompts.voc().replace(template="a photo of {}.").class_texts()[0]
             'a photo of aeroplane.'
         """
-        check_keys(changes, FIELDS)
+        checks.check_keys(changes, FIELDS)
         return dataclasses.replace(self, **changes)
 
     def to_json(self, path: str | Path | None = None) -> str:
@@ -320,20 +296,15 @@ class Prompts:
         is_text = isinstance(path_or_text, str) and path_or_text.lstrip()[:1] in ("", "{", "[")
         source = "the text" if is_text else str(path_or_text)
         if not is_text and not os.path.isfile(path_or_text):
-            raise FileNotFoundError(
-                f"no file {source}; write one with prompts.to_json({source!r}), "
-                "or pass JSON text, which begins with {"
-            )
+            advice = "write one with prompts.to_json, or pass JSON text, which begins with {"
+            raise FileNotFoundError(f"no file {source}; {advice}")
         try:
             text = path_or_text if is_text else Path(path_or_text).read_text("utf-8-sig")
-            values = json.loads(text, object_pairs_hook=unique_keys)
-            check_keys(values, FIELDS, required=REQUIRED)
+            values = json.loads(text, object_pairs_hook=checks.unique_keys)
+            checks.check_keys(values, FIELDS, required=("classes", "backgrounds", "template"))
             return cls(**values)
-        except json.JSONDecodeError as error:
-            where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-            raise ValueError(f"{source} is not JSON, {where}; correct it there") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{source} is not UTF-8 text; save it as UTF-8") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{source} is not JSON in UTF-8 ({error}); correct it") from error
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
 
@@ -345,5 +316,5 @@ def _table(method: str, data: str) -> dict[str, Any]:
     """Load a method's published arguments of ``Prompts`` for a data set, without the classes."""
     tables = json.loads(TABLES.read_text("utf-8"))
     if method not in tables:
-        raise ValueError(f"method is {method!r}; {expected_one_of(method, tables)}")
+        raise ValueError(f"method is {method!r}; {checks.expected_one_of(method, tables)}")
     return {key: value for key, value in tables[method][data].items() if key != "source"}

@@ -89,8 +89,7 @@ class ErrorAtlas(Instrument):
     ) -> None:
         check_samples(samples)
         if not masks or list(masks) != list(reports):
-            problem = f"masks of {', '.join(masks) or 'none'} and reports of {', '.join(reports)}"
-            raise ValueError(f"there are {problem}, expected the same methods in the same order")
+            raise ValueError(f"masks of {[*masks]} and reports of {[*reports]}, expected the same")
         names = getattr(samples, "names", None) or [sample.name for sample in samples]
         self._places = {name: i for i, name in enumerate(names) if name in truth}
         self._samples, self._masks, self._truth = samples, dict(masks), truth
@@ -236,6 +235,5 @@ def _class_names(reports: Mapping[str, Report], classes: Sequence[str] | None) -
         n = len(each.matrix) - 1
         if n != len(names) or not set(each.classes) <= {"background", *names}:
             problem = f"{len(names)} class names, but the report of {method!r} counts {n} classes"
-            advice = "give classes, the names of all mask values"
-            raise ValueError(f"{problem} and scores {', '.join(each.classes)}; {advice}")
+            raise ValueError(f"{problem}, expected classes to name all mask values")
     return names

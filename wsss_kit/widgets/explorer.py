@@ -234,9 +234,8 @@ class CAMExplorer(Instrument):
         start += f" by {self.background}, {'dense CRF' if self.crf else 'no CRF'}"
         mask, truth = self._mask(self.method), self._truth()
         if truth is None:
-            share = 100 * (mask > 0).float().mean()
-            end = "of the image is no background; its true mask is unknown."
-            return f"{start}: {share:.0f} % {end}"
+            share = f"{100 * (mask > 0).float().mean():.0f} % of the image is no background"
+            return f"{start}: {share}; its true mask is unknown."
         if self.stage == "error":
             return f"{start}: {self._errors_in_words(truth)}."
         value = 1 + self._names.index(self.class_name)
@@ -251,9 +250,8 @@ class CAMExplorer(Instrument):
 
     def words_html(self) -> str:
         """Return the words, with a legend where colours and hatches need one."""
-        if self.stage == "error" and self.picture in self._masks:
-            return f"{escape(self.words)}<br>{_LEGEND}"
-        return escape(self.words)
+        explained = self.stage == "error" and self.picture in self._masks
+        return escape(self.words) + (f"<br>{_LEGEND}" if explained else "")
 
     def open_image(self, name: str, content: bytes) -> None:
         """Read an image file, as if it were dropped on the panel, and show it.

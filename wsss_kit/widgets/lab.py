@@ -104,8 +104,8 @@ class PromptLab(PromptEditor):
         self._samples = Images(samples)
         n = len(method.prompts.classes)
         if not self._samples or any(len(own) != n for own in self._samples.labels.values()):
-            counts = f"{len(self._samples)} of {len(samples)} images have a label, for {n} classes"
-            raise ValueError(f"{counts} of the prompts; expected some, a label for every class")
+            counts = f"{len(self._samples)} of {len(samples)} images have a label"
+            raise ValueError(f"{counts}, expected some, with {n} labels for the prompts' classes")
         self.method = method
         self.rule = BackgroundRule(threshold=0.4) if rule is None else rule
         self._masks = {} if masks is None else masks
@@ -215,10 +215,11 @@ class PromptLab(PromptEditor):
     def _in_words(self, asked: Prompts, probs: Tensor) -> str:
         names = self._present(asked)
         p, rivals = probs[names.index(self.class_name)], probs[len(names) :]
-        return (
-            f"{self.picture}: {self.class_name} {100 * p:.1f} %; of the background words "
+        strongest = (
             f"{asked.backgrounds[rivals.argmax()]} is strongest, {100 * rivals.max():.1f} %."
         )
+        head = f"{self.picture}: {self.class_name} {100 * p:.1f} %"
+        return f"{head}; of the background words {strongest}"
 
     def _unknown_words(self, asked: Prompts) -> tuple[str, ...]:
         """List words of the classes present, the backgrounds and the templates never read."""
@@ -231,10 +232,8 @@ class PromptLab(PromptEditor):
         """Return the words, and which of the prompts' words the model never read."""
         if not self.unknown:
             return escape(self.words)
-        return (
-            f"{escape(self.words)} <b>This CLIP never read: {escape(', '.join(self.unknown))}.</b> "
-            "Words it does not know all mean the same to it, so an image says nothing about them."
-        )
+        unknown = f"<b>This CLIP never read: {escape(', '.join(self.unknown))}.</b>"
+        return f"{escape(self.words)} {unknown} Words it does not know all mean the same to it."
 
     def _score(self, asked: Prompts, panel: str) -> Iterator[None]:
         """Compute the numbers of a panel, image by image; show them at the end."""

@@ -206,9 +206,9 @@ class PromptEditor(Instrument):
 
     @traitlets.validate("prompts", "off")
     def _fit(self, proposal: Any) -> Any:
-        check = {"prompts": self._checked_prompts, "off": self._checked_off}
+        is_off = proposal["trait"].name == "off"
         try:
-            return check[proposal["trait"].name](proposal["value"])
+            return (self._checked_off if is_off else self._checked_prompts)(proposal["value"])
         except ValueError as error:
             raise traitlets.TraitError(str(error)) from error
 
@@ -223,8 +223,7 @@ class PromptEditor(Instrument):
         words = self.prompts.backgrounds
         off = checked_words(tuple(off), "off", among=words) if off else ()
         if len(off) == len(words):
-            problem = f"all {len(words)} background words would be off, expected one at least"
-            raise ValueError(f"{problem}: a class alone has nothing to compete with")
+            raise ValueError(f"all {len(words)} background words would be off, expected one on")
         return off
 
     @property
@@ -290,8 +289,7 @@ class PromptEditor(Instrument):
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            problem = f"{name} is no text ({error.reason} at byte {error.start})"
-            raise ValueError(f"{problem}, expected JSON as the lab saves it") from error
+            raise ValueError(f"{name} is no text ({error}), expected JSON of the lab") from error
         self.load(text)
 
     def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
