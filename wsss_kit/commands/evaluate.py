@@ -19,6 +19,7 @@ from wsss_kit.evaluation import (
     ConfusionMatrix,
     Protocol,
     Report,
+    beside_published,
     best_rule,
     evaluate,
     explain_gap,
