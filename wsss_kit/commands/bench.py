@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.cam import upsample
-from wsss_kit.checks import check_count, check_device, check_given, check_size
+from wsss_kit.checks import check_count, check_device, check_size
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.commands.resources import run_folder
 from wsss_kit.files import write_whole
@@ -93,7 +93,8 @@ def run_bench(
         ValueError: if a number is out of range, there is no such model or device, or the folder
             cannot be written to.
     """
-    check_given(check_count, rounds=rounds, threads=threads)
+    check_count("rounds", rounds)
+    check_count("threads", threads)
     check_size("size", size)
     check_device(device)
     rows, before = {}, torch.get_num_threads()

@@ -13,7 +13,7 @@ from threading import Event
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_given, check_word
+from wsss_kit.checks import check_count, check_word
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.resources import run_folder
 from wsss_kit.evaluation import (
@@ -95,7 +95,8 @@ def run_demo(
     Raises:
         ValueError: if a number is out of range, or the folder cannot be written to or is in use.
     """
-    check_given(check_count, n_train=n_train, n_val=n_val, n_test=n_test)
+    for name, n in (("n_train", n_train), ("n_val", n_val), ("n_test", n_test)):
+        check_count(name, n)
     check_count("seed", seed, least=0)
     started = time.monotonic()
     with run_folder(folder) as folder:

@@ -19,6 +19,7 @@ from wsss_kit.evaluation import (
     ConfusionMatrix,
     Protocol,
     Report,
+    beside_published,
     best_rule,
     evaluate,
     explain_gap,
@@ -87,7 +88,8 @@ def run_evaluate(
     tables = {"IoU and what each kind of error takes from it, in percent": errors}
     notes = []
     if beside is not None and beside.percent is not None:
-        frame = report.beside_published(beside.method, beside.what).round(1).reset_index()
+        frame = beside_published(report, method=beside.method, what=beside.what)
+        frame = frame.round(1).reset_index()
         cells = frame.astype(str).to_numpy().tolist()
         tables["Ours beside what is published, percent"] = [list(frame.columns), *cells]
         notes.append(str(explain_gap(report, beside)))

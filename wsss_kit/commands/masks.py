@@ -102,7 +102,8 @@ def run_masks(
     rule = None
     if threshold is not None or power is not None:
         rule = BackgroundRule(threshold, power)
-    check_given(check_count, batch_size=batch_size, workers=workers)
+    check_count("batch_size", batch_size)
+    check_count("workers", workers)
     check_device(device)
     samples = open_dataset(data, root, split, limit=limit)
     (rank, world), device = place_in_run(), own_device(device)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from wsss_kit.checks import check_count, check_given
+from wsss_kit.checks import check_count
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.pretrain import WebBatches, halved
@@ -131,8 +130,10 @@ def train_backbone(
         FileNotFoundError: if the teacher is missing.
         Diverged: if the loss runs away.
     """
-    check_given(check_count, steps=steps, batch=batch)
-    check_given(partial(check_count, least=0), seed=seed, workers=workers)
+    check_count("steps", steps)
+    check_count("batch", batch)
+    check_count("seed", seed, least=0)
+    check_count("workers", workers, least=0)
     started = time.monotonic()
     patches_of, teacher_card = _teacher(teacher)
     with torch.random.fork_rng(devices=[]):

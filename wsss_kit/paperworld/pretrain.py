@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from wsss_kit.checkpoints import CHECKPOINT, load_checkpoint, restore_optimiser, save_checkpoint
-from wsss_kit.checks import check_count, check_given, check_positive, check_probability
+from wsss_kit.checks import check_count, check_positive, check_probability
 from wsss_kit.clip.texts import text_features
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import save_model
@@ -131,9 +131,12 @@ class Pretraining:
         device: str = "cpu",
         torn: float = TORN["web"],
     ) -> None:
-        check_given(check_count, steps=steps, batch=batch)
-        check_given(partial(check_count, least=0), seed=seed, workers=workers)
-        check_given(check_probability, fall=fall, torn=torn)
+        check_count("steps", steps)
+        check_count("batch", batch)
+        check_count("seed", seed, least=0)
+        check_count("workers", workers, least=0)
+        check_probability("fall", fall)
+        check_probability("torn", torn)
         check_positive("learning_rate", learning_rate)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)

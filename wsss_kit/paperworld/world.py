@@ -152,7 +152,8 @@ class PaperWorld(Sequence[Sample]):
         cooccurrence: float | None = None,
         torn: float | None = None,
     ) -> None:
-        check_given(check_count, n=n, size=size)
+        check_count("n", n)
+        check_count("size", size)
         check_count("seed", seed, least=0)
         check_word("split", split, COOCCURRENCE)
         check_given(check_probability, cooccurrence=cooccurrence, torn=torn)
