@@ -1,7 +1,5 @@
 """From an affinity between cells to refined maps: transition matrix, random walk, box masks."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -5,8 +5,6 @@ Grad-CAM (CLIP-ES, CVPR 2023, section 3.2) weighs CLIP's last tokens by the grad
 *probability* among the classes present and the background words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

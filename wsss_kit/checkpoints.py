@@ -1,7 +1,5 @@
 """Checkpoints: save and resume a training; refuse the checkpoint of another one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ Every public function checks its arguments before its work begins. A check costs
 the values.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

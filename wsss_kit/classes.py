@@ -3,8 +3,6 @@
 Class ``c`` of ``labels`` is value ``c + 1`` of a mask; 0 is background, 255 is ignored.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

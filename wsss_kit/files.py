@@ -1,7 +1,5 @@
 """Files that are written whole and read checked: safetensors with a JSON card beside them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

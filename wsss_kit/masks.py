@@ -4,8 +4,6 @@ This is the only module that crosses from labels to masks: class ``c`` of ``labe
 ``c + 1`` of ``scores`` and value ``c + 1`` of a mask. Tensor in, tensor out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Ground-truth masks come beside the samples, never in them: those of ``val`` choo
 rule, those of ``test`` score.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ The methods differ in who supplies the affinity, which background rule holds and
 joins. `recipes` has the chains of the papers as presets of `Pipeline`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ choices depend on how many processes there are.
 Alone, every function here returns at once.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ Every function takes images (B, 3, H, W) RGB in [0, 1] and labels (B, C) of 0 an
 size of the image; in masks class c is value c + 1.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

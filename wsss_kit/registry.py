@@ -4,8 +4,6 @@ The methods know the name ``"paper"``, not the embedded world: modules are impor
 asked for.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The training loop that all trained methods share: epochs, schedules, augmentation, progress."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

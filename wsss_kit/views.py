@@ -1,7 +1,5 @@
 """Random views of an image and its mask, flipped, scaled and cropped alike."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Where maps are trusted: two CRF passes, one that doubts objects, one that doubts background."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

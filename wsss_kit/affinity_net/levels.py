@@ -4,8 +4,6 @@ A backbone with levels has ``levels(images)``, a list of features from fine to c
 ``level_channels``, how many channels each of them has.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

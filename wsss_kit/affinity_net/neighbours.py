@@ -6,8 +6,6 @@ cell for radius 5, where the whole matrix has N: 1.6 MB instead of 560 for 500x3
 4.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import reduce
 

@@ -1,7 +1,5 @@
 """What backbones share: normalisation of images and files of weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Wu et al., "Wider or Deeper: Revisiting the ResNet Model for Visual Recognition"
 Recognition 2019, model A1, dilated as Ahn and Kwak (CVPR 2018) and Chang et al. (CVPR 2020) use it.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path

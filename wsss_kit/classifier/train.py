@@ -5,8 +5,6 @@ A recipe is a dictionary with the numbers of a run: ``epochs``, ``batch_size``, 
 backbone is trained, ``crop``, ``long_side``, ``fixed_batch_norm`` and ``pretrained``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any

@@ -5,8 +5,6 @@ dense method needs and ``encode_image`` hides: the last block's input and the at
 any image size.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Sequence

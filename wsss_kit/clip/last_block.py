@@ -18,8 +18,6 @@ derivative is a constant vector minus two rank-one terms, so all that does not d
 is computed once.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import torch

@@ -5,8 +5,6 @@ the attention of one head at a time, the hidden layer of the MLP. New arrays of 
 from the system page by page, which costs about as much as filling them.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import NamedTuple
 

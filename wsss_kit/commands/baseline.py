@@ -3,8 +3,6 @@
 The backbone is frozen. A linear head is trained on image-level labels alone, once a seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Times are noisy. Both sides therefore take turns, and a row shows the median of 
 neighbours. Large models have random weights: time does not depend on them.
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import statistics

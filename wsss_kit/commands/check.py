@@ -1,7 +1,5 @@
 """``python -m wsss_kit check``: look for errors in a data set before hours are spent on it."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence

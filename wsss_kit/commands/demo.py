@@ -1,7 +1,5 @@
 """The first thing to run: every method on the embedded world, offline, on the CPU."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Download a data set into its folder: fetch, verify and unpack it, and read its first image."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ whole or not at all. So the files of a run that was stopped any number of times 
 that was not, bit for bit, and so are those of several processes that share the batches.
 """
 
-from __future__ import annotations
-
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence

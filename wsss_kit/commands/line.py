@@ -5,8 +5,6 @@ a function is told only what was given, a flag may have a value, and a converter
 and ``1,0.5`` alike.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import math

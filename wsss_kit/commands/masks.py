@@ -1,7 +1,5 @@
 """``python -m wsss_kit masks``: a data set and a method to a folder of pseudo masks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``python -m wsss_kit demo --pictures FOLDER``: CLIP-ES on images of one's own, on one page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Measure a published number again: print its commands with what they need, or run them."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Resources of a command: the folder of its run, and the CLIP or backbone that an option names."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager

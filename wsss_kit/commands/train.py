@@ -8,8 +8,6 @@ place the torn tiny CLIP would give plain CAM the bodies that SC-CAM is there to
 name their data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product

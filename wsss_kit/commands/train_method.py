@@ -4,8 +4,6 @@ Every argument of a method and of its ``fit`` is an option by its name; what was
 ``config.json`` beside the weights, and ``resume`` goes on by it.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence

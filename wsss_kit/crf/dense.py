@@ -4,8 +4,6 @@ Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gauss
 NeurIPS 2011. What makes it fast is the filter, see `permutohedral`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import groupby

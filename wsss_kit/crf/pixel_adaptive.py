@@ -1,7 +1,5 @@
 """PAMR: refining scores by the nearest pixels alone, light and differentiable."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

@@ -5,8 +5,6 @@ and never a mask. Masks come from the function of the same name with ``_masks``,
 evaluation calls. Everything is lazy: a file is read when its item is asked for.
 """
 
-from __future__ import annotations
-
 from wsss_kit.data.coco import load_coco, load_coco_masks
 from wsss_kit.data.datasets import LazyMasks, LazySamples, open_dataset
 from wsss_kit.data.folder import load_folder, load_folder_masks

@@ -1,7 +1,5 @@
 """COCO 2014: labels from its annotation file, masks rendered from it once and kept as PNG."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from pathlib import Path

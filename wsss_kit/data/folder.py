@@ -1,7 +1,5 @@
 """Your own images: a folder with ``labels.csv``, and masks if there are any."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

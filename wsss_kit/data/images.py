@@ -1,7 +1,5 @@
 """Image files of every sort to tensors: RGB in [0, 1], masks of class ids."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Oxford-IIIT Pet: cats and dogs of 37 breeds, one an image."""
 
-from __future__ import annotations
-
 from itertools import zip_longest
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """PASCAL VOC 2012, and any data set in its folder layout and with its 20 classes."""
 
-from __future__ import annotations
-
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 

@@ -4,8 +4,6 @@ A rule is either a constant (``threshold``: a pixel is background where no map e
 power (``power``: the background score is ``(1 - max) ** power``).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

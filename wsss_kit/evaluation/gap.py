@@ -1,7 +1,5 @@
 """Why a number is not the published one: the usual reasons, read from protocol and figures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

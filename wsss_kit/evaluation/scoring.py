@@ -1,7 +1,5 @@
 """Where ground-truth masks enter: ``evaluate`` compares predictions with them and reports."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 

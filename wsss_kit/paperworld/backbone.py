@@ -6,8 +6,6 @@ embedding that CLIP has of that patch. No label, caption or mask enters. From ra
 classifier trained where objects stand at home learns the homes and hardly looks at the objects.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -4,8 +4,6 @@ A description is all that captions and labels are made from, so neither ever dep
 Positions and sizes are in units of the image's side, y downwards.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """From a description to pixels: image, mask, parts and background kinds, all exact."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 from typing import NamedTuple

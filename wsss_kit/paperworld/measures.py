@@ -3,8 +3,6 @@
 And whether a CLIP knows this world: three classification tests on held-out images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import torch

@@ -4,8 +4,6 @@ All randomness is NumPy's frozen ``RandomState`` and all smoothing is Pillow's i
 so the papers come out equal everywhere.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Invent what is in an image, before anything is drawn: see `description`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

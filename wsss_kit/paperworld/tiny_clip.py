@@ -6,8 +6,6 @@ cells a patch sees in each direction (class token excluded), and ``tied_keys``, 
 the queries, which makes attention a measure of similarity.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

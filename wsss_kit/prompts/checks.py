@@ -1,7 +1,5 @@
 """Checks of words, templates and keys, and their error messages."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import reprlib

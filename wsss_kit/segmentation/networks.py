@@ -4,8 +4,6 @@ Each maps (B, 3, H, W) RGB in [0, 1] to logits (B, K, h, w) on a grid of its own
 Where its weights do not all learn alike, ``groups`` says which of them learn how fast.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Train a segmenter on pseudo masks, with the papers' presets; resume a stopped training."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Images by name, and the steps from map to mask for each, computed once and kept for a while."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial

@@ -3,8 +3,6 @@
 Text boxes hold words apart by commas, and templates apart by bars.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

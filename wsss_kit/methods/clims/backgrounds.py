@@ -1,7 +1,5 @@
 """Which backgrounds come with which class, from image-level labels and CLIP alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from wsss_kit.checks import check_count, check_probability

@@ -1,7 +1,5 @@
 """Compute the four losses of a batch of maps with a frozen CLIP."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

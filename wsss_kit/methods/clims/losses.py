@@ -6,8 +6,6 @@ same text, :math:`s^{ob}_l` between the masked image and the text of a backgroun
 no logit scale.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Train by the similarity that a frozen CLIP computes between masked images and texts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CLIP-ES of one image, from its pixels to refined maps: the fast way, and the literal one."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

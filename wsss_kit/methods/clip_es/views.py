@@ -6,8 +6,6 @@ class has the gradient :math:`\sum_{k \ne c} p_c p_k (\nabla \ell_c - \nabla \el
 how it is computed here: where p is nearly 1, :math:`1 - p` would have lost its digits.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple

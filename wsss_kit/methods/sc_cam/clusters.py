@@ -4,8 +4,6 @@ Two engines for the same question. scikit-learn's is the reference on a CPU. The
 restarts at once, one matrix product a step, and stays on the device that the features are on.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Look into sub-categories: their most typical images, and features on a plane."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple

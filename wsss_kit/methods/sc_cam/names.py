@@ -1,7 +1,5 @@
 """Names for sub-categories, from a list of words and CLIP: "boat 3" reads "wooden boat"."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

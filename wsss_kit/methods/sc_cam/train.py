@@ -1,7 +1,5 @@
 """One round of SC-CAM: a classifier that learns classes and sub-categories at once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
