@@ -102,7 +102,11 @@ def test_background_errors(cams, options, message):
     [
         (torch.zeros(3, 4, 4), torch.zeros(1, 2), r"scores\[None\]"),
         (torch.zeros(1, 3, 4, 4), torch.zeros(2), r"labels\[None\]"),
-        (torch.zeros(1, 3, 4, 4), torch.zeros(2, 2), "1 images of scores and 2 of labels"),
+        (
+            torch.zeros(1, 3, 4, 4),
+            torch.zeros(2, 2),
+            "1 images of scores and 2 rows of labels, expected one row",
+        ),
         (torch.zeros(1, 2, 4, 4), torch.zeros(1, 2), "add_background"),
         (torch.zeros(1, 5, 4, 4), torch.zeros(1, 2), "expected 3 channels"),
         (torch.zeros(1, 3, 4, 4), torch.full((1, 2), 0.4), "holds 0.4"),

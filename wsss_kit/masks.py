@@ -164,7 +164,8 @@ def _check_scores(scores: Tensor, labels: Tensor) -> None:
     check_shape(scores.ndim == 4, "scores", scores, "(B, K, H, W); of one image scores[None]")
     check_shape(labels.ndim == 2, "labels", labels, "(B, C); of one image labels[None]")
     if len(scores) != len(labels):
-        raise ValueError(f"there are {len(scores)} images of scores and {len(labels)} of labels")
+        unequal = f"there are {len(scores)} images of scores and {len(labels)} rows of labels"
+        raise ValueError(f"{unequal}, expected one row for each image")
     needed = f"{1 + labels.shape[1]} channels: background (masks.add_background), then each class"
     check_shape(scores.shape[1] == 1 + labels.shape[1], "scores", scores, needed)
     check_labels(labels)
