@@ -241,12 +241,19 @@ def test_the_root_shows_the_line_and_nothing_else():
     assert len(beside_the_folders) <= MOST_IN_THE_ROOT, beside_the_folders
 
 
-def imports_between_units() -> dict[str, set[str]]:
-    """Unit -> units that its modules import, wherever in a module the import stands."""
+def imports_of_modules() -> dict[str, set[str]]:
+    """Module -> dotted names that it imports, wherever in the module the import stands."""
     found = {}
     for module, path in modules().items():
-        tree = ast.parse(path.read_text("utf-8"))
-        names = [n for _, n in imported(ast.walk(tree), module, path.name == "__init__.py")]
+        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+        found[module] = {n for _, n in imported(nodes, module, path.name == "__init__.py")}
+    return found
+
+
+def imports_between_units() -> dict[str, set[str]]:
+    """Unit -> units that its modules import."""
+    found = {}
+    for module, names in imports_of_modules().items():
         units = {unit_of(name) for name in names if name.startswith("wsss_kit.")}
         if module != "wsss_kit":
             found.setdefault(unit_of(module), set()).update(units - {unit_of(module)})
@@ -261,13 +268,11 @@ def test_no_circle_of_imports_between_the_units():
 
 def test_no_circle_of_imports_between_the_modules():
     """Wherever an import stands: for annotations and inside functions too."""
-    graph: dict[str, set[str]] = {}
-    for module, path in modules().items():
-        if path.name != "__init__.py":  # it imports what it hands on
-            tree = ast.parse(path.read_text("utf-8"))
-            names = {name for _, name in imported(ast.walk(tree), module, is_package=False)}
-            names |= {name.rpartition(".")[0] for name in names}
-            graph[module] = names & modules().keys() - {module}
+    files, graph = modules(), {}
+    for module, names in imports_of_modules().items():
+        if files[module].name != "__init__.py":  # it imports what it hands on
+            names = names | {name.rpartition(".")[0] for name in names}
+            graph[module] = names & files.keys() - {module}
     assert "wsss_kit.checks" in graph["wsss_kit.masks"]  # the walk sees the arrows
     assert list(TopologicalSorter(graph).static_order())
 
@@ -310,10 +315,8 @@ def test_requirements_name_what_the_package_imports():
     listed = re.findall(r"^[A-Za-z0-9_.-]+", (ROOT / "requirements.txt").read_text(), re.M)
     pinned = re.findall(r"^([A-Za-z0-9_.-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
     used = set()
-    for module, path in modules().items():
-        tree = ast.parse(path.read_text("utf-8"))
-        for _, name in imported(ast.walk(tree), module, path.name == "__init__.py"):
-            top = name.split(".")[0]
+    for names in imports_of_modules().values():
+        for top in {name.split(".")[0] for name in names}:
             if top not in sys.stdlib_module_names and top != "wsss_kit":
                 used.add(DISTRIBUTIONS.get(top, top))
     assert used <= set(listed), f"requirements.txt lacks {sorted(used - set(listed))}"

@@ -262,15 +262,15 @@ def test_saved_and_loaded_it_gives_the_same_maps(name, method, batch, tmp_path):
     path = method.save(tmp_path / "deep" / "method")
     assert path.exists()
     assert {p.suffix for p in path.parent.iterdir()} <= {".safetensors", ".json"}  # no pickle
-    options = options_of(name)
+    options = options_of(METHODS[name])
     for given in (path, str(path.with_suffix(""))):
         loaded = type(method).load(given, **options)
         expected = method(batch.images, batch.labels)
         assert torch.equal(loaded(batch.images, batch.labels).cams, expected.cams)
 
 
-def options_of(name):
-    return {k: v() if callable(v) else v for k, v in METHODS[name].load.items()}
+def options_of(case):
+    return {k: v() if callable(v) else v for k, v in case.load.items()}
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
@@ -287,8 +287,7 @@ def test_every_argument_is_saved(case, apart, world, batch, tmp_path):
     if apart:  # larger, so only a few steps
         fit |= {"epochs": 8} | ({"baseline": {"epochs": 20}} if "baseline" in fit else {})
     method = case.make(**given).fit(world, **fit)
-    options = {k: v() if callable(v) else v for k, v in case.load.items()}
-    loaded = type(method).load(method.save(tmp_path / "method"), **options)
+    loaded = type(method).load(method.save(tmp_path / "method"), **options_of(case))
     for key in case.others:
         assert getattr(loaded, key) == getattr(method, key), key
     found, expected = (m(batch.images, batch.labels) for m in (loaded, method))
@@ -318,7 +317,7 @@ def test_a_card_that_is_none_is_refused(method, name, tmp_path, text, message):
     path = method.save(tmp_path / "method").with_suffix(".json")
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        type(method).load(path, **options_of(name))
+        type(method).load(path, **options_of(METHODS[name]))
 
 
 def test_a_card_of_another_kind_is_refused(method, name, tmp_path):
@@ -330,14 +329,14 @@ def test_a_card_of_another_kind_is_refused(method, name, tmp_path):
     for change, message in changes:
         path.write_text(json.dumps({**card, **change}))
         with pytest.raises(ValueError, match=message):
-            type(method).load(path, **options_of(name))
+            type(method).load(path, **options_of(METHODS[name]))
     for key in set(card) - {"method", "version", "sha256", "bytes"}:
         path.write_text(json.dumps({k: v for k, v in card.items() if k != key}))
         with pytest.raises(ValueError, match=f"lacks {key}"):
-            type(method).load(path, **options_of(name))
+            type(method).load(path, **options_of(METHODS[name]))
     path.write_text(json.dumps({k: v for k, v in card.items() if k != "version"}))
     with pytest.raises(ValueError, match="version none, expected"):
-        type(method).load(path, **options_of(name))
+        type(method).load(path, **options_of(METHODS[name]))
 
 
 # -- what is refused ------------------------------------------------------------------------

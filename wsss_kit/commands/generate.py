@@ -112,9 +112,10 @@ def write_masks(
 
     for _ in progress(write(), what="masks", shown=shown, total=sum(map(len, left))):
         pass
-    failed = {name: _failure(folder, name) for name in names if _failure(folder, name).exists()}
     done = [name for name in names if _place(folder, "masks", name).exists()]
-    failed = {n: p.read_text(encoding="utf-8") for n, p in failed.items() if n not in done}
+    made = set(done)
+    rest = {name: _failure(folder, name) for name in names if name not in made}
+    failed = {n: p.read_text(encoding="utf-8") for n, p in rest.items() if p.exists()}
     if len(done) + len(failed) == len(names):
         manifest = {"made_by": dict(made_by), "classes": list(getattr(samples, "classes", ()))}
         manifest |= {"pictures": done, "failed": failed}
