@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.shared_training import trained
 from wsss_kit import processes
 from wsss_kit.checkpoints import load_checkpoint
 from wsss_kit.files import load_model
@@ -18,27 +19,28 @@ from wsss_kit.processes import own, own_device, own_views, place_in_run, totals
 from wsss_kit.training import augment, skip_augment
 from wsss_kit.views import random_view, skip_view
 
-TRAINING = ("-m", "tests.shared_training")
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Losses of every training: alone, and of each of two processes; and their folder."""
-    found = []
-    for start in ((), TWO):
-        folder = tmp_path_factory.mktemp("run")
-        done = subprocess.run(
-            [sys.executable, *start, *TRAINING, str(folder)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        found += [json.loads(path.read_text()) for path in sorted(folder.glob("[01].json"))]
-    return found, folder
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = trained(tmp_path_factory.mktemp("alone"))
+    torch.set_num_threads(threads)
+    folder = tmp_path_factory.mktemp("both")
+    done = subprocess.run(
+        [sys.executable, *TWO, "-m", "tests.shared_training", str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    both = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return [alone, *both], folder
 
 
 WHAT = (

@@ -11,8 +11,10 @@ from PIL import Image
 from torch import nn
 
 from wsss_kit import CAM, PaperWorld
-from wsss_kit.commands.baseline import run_baseline, train_heads
+from wsss_kit.commands.baseline import predict_all, run_baseline, train_heads
 from wsss_kit.commands.resources import load_function
+from wsss_kit.evaluation import BackgroundRule, predict_masks
+from wsss_kit.pipeline import Pipeline
 
 
 class Colours(nn.Module):
@@ -62,6 +64,15 @@ def test_the_crf_is_in_the_protocol_and_in_the_masks(folder, tmp_path):
     )
     assert (plain.protocol.refinement, refined.protocol.refinement) == ("none", "dense CRF")
     assert not (plain.matrix == refined.matrix).all()
+
+
+def test_all_heads_at_once_are_each_by_itself():
+    world, rule = PaperWorld(3, split="val"), BackgroundRule(threshold=0.3)
+    cams = train_heads(Colours(), PaperWorld(6), (0, 1))
+    for cam, masks in zip(cams, predict_all(cams, world, rule, crf=True), strict=True):
+        alone = predict_masks(Pipeline(cam, crf=True), world, rule, shown=False)
+        assert list(masks) == list(alone)
+        assert all(torch.equal(masks[name], mask) for name, mask in alone.items())
 
 
 def test_a_backbone_from_a_file(tmp_path):

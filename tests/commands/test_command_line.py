@@ -110,16 +110,18 @@ PLAIN = [*([name] for name in _COMMANDS), *(["train", name] for name in _SHIPPED
 def test_help_lists_every_argument_of_the_function(words, capsys, monkeypatch):
     where = _SHIPPED[words[1]] if words[0] == "train" else _COMMANDS[words[0]][0]
     function = _load(where)
+    page = help_of(words, capsys, monkeypatch)
     for name, argument in inspect.signature(function).parameters.items():
         flag = _NAMES.get(name, f"--{name.replace('_', '-')}")
         shown = name.upper() if argument.kind is argument.POSITIONAL_ONLY else flag
-        assert_shown(words, shown, function, name, capsys, monkeypatch)
+        assert_shown(page, shown, function, name)
 
 
 @pytest.mark.parametrize("what", METHODS)
 def test_help_lists_every_option_of_a_method(what, capsys, monkeypatch):
     """With the text of the docstring of the method or of its ``fit``."""
     called = train_method.called_by(what)
+    page = help_of(["train", what], capsys, monkeypatch)
     for name in options_of(what):
         source = next(
             c
@@ -127,13 +129,16 @@ def test_help_lists_every_option_of_a_method(what, capsys, monkeypatch):
             if name in inspect.signature(c).parameters
         )
         flag = f"--{name.replace('_', '-')}"
-        assert_shown(["train", what], flag, source, name, capsys, monkeypatch)
+        assert_shown(page, flag, source, name)
 
 
-def assert_shown(words, shown, function, name, capsys, monkeypatch):
+def help_of(words, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     assert main([*words, "--help"]) == 0
-    page = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def assert_shown(page, shown, function, name):
     (line,) = (each for each in page.splitlines() if re.search(rf"[│*] +{shown}( |$)", each))
     text = re.search(rf"^ +{name}: (.*)$", inspect.getdoc(function), re.MULTILINE)[1]
     words = [word.strip("`.,;:") for word in re.sub("`+", "", text).split()[:6]]
@@ -148,12 +153,6 @@ def test_the_first_page_lists_the_commands_and_is_quick():
     *page, quick, heavy = run.stdout.splitlines()
     assert quick == "True" and heavy == "[]"
     assert all(any(f" {name} " in line for line in page) for name in (*_COMMANDS, "train"))
-
-
-def test_the_package_is_imported_without_the_command_line():
-    code = "import sys, wsss_kit; print('cyclopts' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "False\n"
 
 
 @pytest.mark.parametrize("words", [[], ["train"]])

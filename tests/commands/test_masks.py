@@ -124,18 +124,16 @@ def test_an_image_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
 
 
 def test_two_processes_write_what_one_writes(tmp_path):
-    command = [sys.executable, "-m", "wsss_kit", "masks", "clip-es", "--data", "paper"]
-    command += ["--limit", "6", "--batch-size", "2", "--device", "cpu", "--out"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    alone = subprocess.run([*command, str(tmp_path / "one")], env=environment, check=False)
-    assert alone.returncode == 0
+    command = ["masks", "clip-es", "--data", "paper", "--limit", "6", "--batch-size", "2"]
+    command += ["--device", "cpu", "--out"]
     both = [
         subprocess.Popen(
-            [*command, str(tmp_path / "two")],
-            env={**environment, "RANK": str(rank), "WORLD_SIZE": "2"},
+            [sys.executable, "-m", "wsss_kit", *command, str(tmp_path / "two")],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": "2"},
         )
         for rank in range(2)
     ]
+    assert main([*command, str(tmp_path / "one")]) == 0
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     found = {name: data for name, data in files(tmp_path / "two").items() if name != ".lock"}
     assert found == {n: d for n, d in files(tmp_path / "one").items() if n != ".lock"}

@@ -21,18 +21,18 @@ def test_voc_from_check_to_score(voc_root, tmp_path, capsys):
     backbone = voc_root.parent / BACKBONE
     if not backbone.is_file():
         pytest.skip(f"there is no {BACKBONE} beside WSSS_KIT_VOC")
-    assert run_check("voc", root=voc_root, split="val", limit=16).errors == {}
+    assert run_check("voc", root=voc_root, split="val", limit=8).errors == {}
     backbone = f"{backbone}:load_trunk"
     words = ["--root", str(voc_root), "--backbone", backbone]
-    train = ["train", "cam", *words, "--split", "train", "--limit", "40", "--out"]
+    train = ["train", "cam", *words, "--split", "train", "--limit", "24", "--out"]
     train += [str(tmp_path / "cam"), "--train-backbone", "false", "--preset", "clean"]
     assert main([*train, "--scales", "1", "--flip", "false"]) == 0, capsys.readouterr().err
     config = json.loads((tmp_path / "cam" / "config.json").read_text())
     assert config["backbone"] == backbone and config["root"] == str(voc_root)
-    masks = ["masks", str(tmp_path / "cam" / "cam"), *words, "--split", "val", "--limit", "16"]
+    masks = ["masks", str(tmp_path / "cam" / "cam"), *words, "--split", "val", "--limit", "8"]
     masks += ["--threshold", "0.25", "--batch-size", "4", "--out", str(tmp_path / "masks")]
     assert main(masks) == 0, capsys.readouterr().err
-    options = {"root": voc_root, "split": "val", "limit": 16, "scored": SCORED.split(",")}
+    options = {"root": voc_root, "split": "val", "limit": 8, "scored": SCORED.split(",")}
     report = run_evaluate(tmp_path / "masks", **options)
     assert 0.2 < report.mean_iou < 0.7 and report.iou[0] > 0.6
     assert (tmp_path / "masks" / "report.html").is_file()

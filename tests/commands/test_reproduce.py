@@ -32,6 +32,12 @@ ABLE = [row.name for row in published_rows() if row.commands]
 PLACES = {"root": "data/x", "weights": "w", "out": "o", "seed": "0"}
 
 
+@pytest.fixture(autouse=True)
+def pages_without_figures(monkeypatch):
+    """`test_evaluate` looks at them; here every row would draw several pages of them."""
+    monkeypatch.setattr("wsss_kit.commands.evaluate._figures", lambda *_: {})
+
+
 @pytest.fixture
 def voc(tmp_path):
     return build_voc(tmp_path / "VOC2012")

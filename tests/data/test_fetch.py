@@ -6,8 +6,6 @@ import hashlib
 import http.server
 import io
 import os
-import subprocess
-import sys
 import tarfile
 import threading
 import zipfile
@@ -133,11 +131,6 @@ def test_a_full_disk_is_no_fault_of_the_source(host, tmp_path, monkeypatch):
     monkeypatch.setattr("pooch.HTTPDownloader.__call__", full)
     with pytest.raises(OSError, match="No space left"):
         fetch(archive(f"{host}/ranges", f"{host}/plain"), tmp_path, shown=False)
-
-
-def test_importing_the_kit_loads_no_pooch():
-    code = "import sys, wsss_kit, wsss_kit.data.fetch; sys.exit('pooch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # -- archives -------------------------------------------------------------------------------

@@ -223,8 +223,8 @@ def test_real_sample():
         assert len(samples) == len(masks) == count
         labels = samples.image_labels()
         for name, row in zip(samples.names, labels, strict=True):
-            stored = np.asarray(Image.open(Path(folder, "SegmentationClassAug", f"{name}.png")))
-            expected = set(np.unique(stored).tolist()) - {0, 255}
+            counts = Image.open(Path(folder, "SegmentationClassAug", f"{name}.png")).histogram()
+            expected = {value for value in range(1, 255) if counts[value]}
             assert {c + 1 for c in row.nonzero().flatten().tolist()} == expected
         for name in samples.names[:20]:
             stored = np.asarray(Image.open(Path(folder, "SegmentationClassAug", f"{name}.png")))

@@ -1,8 +1,6 @@
 """Figures: what they show, that nothing is clipped, and the words that come with them."""
 
 import io
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 
@@ -121,11 +119,6 @@ def test_pyplot_knows_of_no_figure():
     before = pyplot.get_fignums()
     draw_everything()
     assert pyplot.get_fignums() == before
-
-
-def test_importing_plot_loads_no_matplotlib():
-    code = "import sys, wsss_kit.plot; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_overlay_blends_the_map_with_grey():

@@ -4,8 +4,10 @@ The backbone is frozen. A linear head is trained on image-level labels alone, on
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from wsss_kit.checks import check_count, check_given, check_word
@@ -15,12 +17,13 @@ from wsss_kit.classifier.train import pool_features
 from wsss_kit.commands.resources import load_function, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import default_root
-from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate, predict_masks
+from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
 from wsss_kit.files import save_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_masks
 from wsss_kit.plot.page import table_text, write_report
+from wsss_kit.training import progress
 
 SCALES = (0.5, 1.0, 1.5)
 
@@ -40,6 +43,31 @@ def train_heads(backbone: nn.Module, samples: Sequence[Sample], seeds: Sequence[
     options = {"train_backbone": False, "pooled": pooled}
     cams = [CAM(backbone, scales=SCALES, preset="clean") for _ in seeds]
     return [cam.fit(samples, **options, seed=n) for cam, n in zip(cams, seeds, strict=True)]
+
+
+def predict_all(
+    cams: Sequence[CAM], samples: Sequence[Sample], rule: BackgroundRule, crf: bool = False
+) -> list[dict[str, Tensor]]:
+    """Compute masks of every CAM in one pass: their backbone runs once for all heads.
+
+    Args:
+        cams: S of them, fitted on one backbone.
+        samples: the images.
+        rule: puts a background before the maps.
+        crf: whether scores go through the dense CRF.
+
+    Returns:
+        S mappings: name -> (H, W) int64.
+    """
+    together, pipeline = copy(cams[0]), Pipeline(cams[0], crf=crf)
+    together.head_ = torch.cat([cam.head_ for cam in cams])  # (S * C, D)
+    predicted: list[dict[str, Tensor]] = [{} for _ in cams]
+    for sample in progress(samples, what="masks on val"):
+        images, labels = sample.image[None], sample.labels[None]
+        maps = Pipeline(together).maps(images, labels.repeat(1, len(cams)))  # (1, S * C, H, W)
+        for masks, own in zip(predicted, maps.chunk(len(cams), 1), strict=True):
+            masks[sample.name] = pipeline.masks_of(rule.scores(own), images, labels)[0]
+    return predicted
 
 
 def run_baseline(
@@ -89,13 +117,11 @@ def run_baseline(
     root = default_root(data) if root is None else Path(root)
     train, val, target = _open(data, root, limit)
     if scored is not None and (unknown := sorted(set(scored) - set(val.classes))):
-        raise ValueError(
-            f"scored names {', '.join(unknown)}, expected classes among {', '.join(val.classes)}"
-        )
+        known = ", ".join(val.classes)
+        raise ValueError(f"scored names {', '.join(unknown)}, expected classes among {known}")
     with run_folder(out) as folder:
         own = {f"head-seed-{seed}.safetensors" for seed in seeds}
-        heads = (path.name for path in folder.glob("head-seed-*.safetensors"))
-        if others := sorted(set(heads) - own):
+        if others := sorted({p.name for p in folder.glob("head-seed-*.safetensors")} - own):
             problem = f"{folder} holds {', '.join(others)} of another run, and the two would mix"
             raise ValueError(f"{problem}; give --out another folder, or remove them")
         network, name = _backbone(backbone, weights)
@@ -108,13 +134,11 @@ def run_baseline(
         stated["refinement"] = "dense CRF" if crf else "none"
         stated["preset"] = f"frozen {name}, linear head, scales {SCALES} with flip"
         protocol = Protocol(f"{data} ({root.name})", "val", **stated)
-        truth, masks, reports = {name: target[name] for name in val.names}, [], {}
-        for seed, cam in zip(seeds, cams, strict=True):
-            row = f"seed {seed}"
-            options = {"batch_size": 1, "what": f"masks, {row}"}
-            masks.append(predict_masks(Pipeline(cam, crf=crf), val, rule, **options))
-            options = {"protocol": protocol, "scored": scored}
-            reports[row] = evaluate(masks[-1], truth, classes=val.classes, **options)
+        truth, masks = {name: target[name] for name in val.names}, predict_all(cams, val, rule, crf)
+        stated = {"classes": val.classes, "protocol": protocol, "scored": scored}
+        reports = {}
+        for seed, own in zip(seeds, masks, strict=True):
+            reports[f"seed {seed}"] = evaluate(own, truth, **stated)
         shown = [val[i] for i in range(0, len(val), max(1, len(val) // 8))][:8]
         columns = {"CAM": masks[0], "ground truth": truth}
         mean = sum(report.mean_iou for report in reports.values()) / len(reports)

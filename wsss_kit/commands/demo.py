@@ -182,8 +182,7 @@ def _score_all(
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         futures = {n: pool.submit(_score, n, m, val, test, stopped) for n, m in makers.items()}
-        order = ("CAM", "SC-CAM", "CLIMS", "CLIP-ES")  # of the table
-        return {name: futures[name].result() for name in order}
+        return {name: futures[name].result() for name in ("CAM", "SC-CAM", "CLIMS", "CLIP-ES")}
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)

@@ -74,8 +74,7 @@ def run_evaluate(
     predicted, made = masks_in(Path(folder), list(samples.names))
     target = {name: target[name] for name in samples.names if name in target}
     if power is not None:
-        parts = Path(folder), predicted, target, len(samples.classes)
-        rule, predicted = _best_power(power, *parts)
+        rule, predicted = _best_power(power, Path(folder), predicted, target, len(samples.classes))
         span = f"{min(power):g} to {max(power):g}"
         made = {**made, "background": f"the best of the powers {span}, chosen here: {rule}"}
     stated = {k: str(made[k]) for k in ("background", "refinement", "preset") if k in made}
@@ -88,8 +87,8 @@ def run_evaluate(
     tables = {"IoU and what each kind of error takes from it, in percent": errors}
     notes = []
     if beside is not None and beside.percent is not None:
-        frame = beside_published(report, method=beside.method, what=beside.what)
-        frame = frame.round(1).reset_index()
+        frame = beside_published(report, method=beside.method, what=beside.what).round(1)
+        frame = frame.reset_index()
         cells = frame.astype(str).to_numpy().tolist()
         tables["Ours beside what is published, percent"] = [list(frame.columns), *cells]
         notes.append(str(explain_gap(report, beside)))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from wsss_kit.checks import chosen_device
 from wsss_kit.clip import FrozenCLIP, load_clip
@@ -70,9 +70,8 @@ def train_paper_clip(
         The path of the weights.
     """
     options = {"steps": steps, "fall": fall, "seed": seed, "workers": workers, "torn": torn}
-    device = str(chosen_device(device))
     with run_folder(out) as folder:
-        run = Pretraining(folder, **options, device=device)
+        run = Pretraining(folder, **options, device=str(chosen_device(device)))
         path = run.run(progress=partial(progress, what="paper-clip")).export(folder / "tiny_clip")
         return write_affinity(path)
 
@@ -83,7 +82,7 @@ def choose_paper_clip(
     """Choose, of several trained tiny CLIPs, the one whose maps on ``val`` are best.
 
     Equally trained towers differ by points, so several are trained and one is chosen, by the mean
-    of `AffinityScore`. One that has not learned to tell images apart (``ZERO_SHOT``) cannot be.
+    of `score_affinity`. One that has not learned to tell images apart (``ZERO_SHOT``) cannot be.
     The card gets all of their figures, for what was chosen among several is a little too good on
     ``val``.
 
@@ -160,26 +159,9 @@ def train_paper_backbone(
         return train_backbone(folder / "paper_trunk", **options, progress=bar)
 
 
-class AffinityScore(NamedTuple):
-    """mIoU in [0, 1] on ``val``, each under its best background rule.
-
-    Args:
-        maps: of the refined maps as they are.
-        crf: of the refined maps after the dense CRF.
-    """
-
-    maps: float
-    crf: float
-
-    @property
-    def mean(self) -> float:
-        """Of both: what an affinity and a tower are chosen by, for maps are used either way."""
-        return (self.maps + self.crf) / 2
-
-
 def score_affinity(
     clip: FrozenCLIP, *, n_images: int = 100, shown: bool = True
-) -> dict[tuple[int, int], AffinityScore]:
+) -> dict[tuple[int, int], tuple[float, float]]:
     """Score CLIP-ES on PaperWorld's ``val``, by its affinity and how far it walks.
 
     Args:
@@ -188,22 +170,20 @@ def score_affinity(
         shown: whether to show progress bars.
 
     Returns:
-        (squarings of the transition, last layers that attention is averaged over) -> mIoU without
-        and with the dense CRF.
+        (squarings of the transition, last layers that attention is averaged over) -> mIoU in
+        [0, 1] without and with the dense CRF, each under its best background rule.
     """
     val = PaperWorld(n_images, split="val")
     scores = {}
     # a walk of one step, and the published one of two
     for squarings, n_layers in product((0, 1), range(1, 1 + len(clip.blocks))):
-        options = {"n_layers": n_layers, "squarings": squarings}
-        method = CLIPES(clip, prompts=Prompts.paper(), **options).fit()
+        method = CLIPES(clip, prompts=Prompts.paper(), n_layers=n_layers, squarings=squarings).fit()
         bar = {"shown": shown, "what": f"{2**squarings} steps, the last {n_layers} layers"}
         best = []
         for rules, crf in ((CONSTANTS + POWERS, False), (CRF_RULES, True)):
-            pipeline = Pipeline(method, crf=crf)
-            swept = sweep_background(pipeline, val, val.masks, rules=rules, **bar)
+            swept = sweep_background(Pipeline(method, crf=crf), val, val.masks, rules=rules, **bar)
             best.append(max(swept.values()))
-        scores[squarings, n_layers] = AffinityScore(*best)
+        scores[squarings, n_layers] = tuple(best)
     return scores
 
 
@@ -211,17 +191,16 @@ def write_affinity(path: str | Path, *, n_images: int = 100, shown: bool = True)
     """Measure `score_affinity` for a saved tiny CLIP and put the best into its card."""
     clip = load_clip("paper", weights=path, device="cpu")
     scores = score_affinity(clip, n_images=n_images, shown=shown)
-    squarings, layers = max(scores, key=lambda key: scores[key].mean)
+    squarings, layers = max(scores, key=lambda key: sum(scores[key]))  # both uses of maps
     rows = {}
     for (squared, n), (maps, crf) in scores.items():
         rows[f"squarings {squared}, layers {n}"] = {"maps": round(maps, 3), "crf": round(crf, 3)}
     tensors, card = load_model(path)
-    chosen_on = (
+    card["attention"] = {"layers": layers, "squarings": squarings, "mean_iou": rows}
+    card["attention"]["chosen_on"] = (
         f"PaperWorld seed 0, val, {n_images} images: CLIP-ES (reference), mean of the mIoU "
         "without and with the dense CRF, the best background rule of each"
     )
-    card["attention"] = {"layers": layers, "squarings": squarings, "chosen_on": chosen_on}
-    card["attention"]["mean_iou"] = rows
     return save_model(path, tensors, card)
 
 

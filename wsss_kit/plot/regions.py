@@ -152,14 +152,17 @@ def paint_regions(
     """
     from matplotlib.colors import to_rgb
 
-    shown = grey(image).astype(np.float32)
     small, size = torch.as_tensor(values).cpu().numpy(), image.shape[:2]
-    values = enlarged_mask(small, size)
-    for value in styles.keys() & set(np.unique(small).tolist()):
-        inside, style = values == value, styles[value]
-        shown[inside] = (1 - alpha) * shown[inside] + alpha * np.float32(to_rgb(style.colour))
-        lines = inside & hatching(style.hatch, size)
-        shown[lines] = (1 - alpha) * shown[lines]
+    kinds, numbers = np.unique(small, return_inverse=True)
+    values = enlarged_mask(numbers.reshape(small.shape), size)
+    own = [styles.get(kind, Style("black")) for kind in kinds.tolist()]  # of K values
+    weights = np.array([alpha * (kind in styles) for kind in kinds.tolist()])[:, None]  # (K, 1)
+    colours = np.float32([to_rgb(style.colour) for style in own])  # (K, 3)
+    shown = np.float32(1 - weights)[values] * grey(image).astype(np.float32)
+    shown += (np.float32(weights) * colours)[values]
+    for hatch in {style.hatch for style in own} - {""}:
+        hatched = np.array([style.hatch == hatch for style in own])[values]  # (h, w)
+        shown[hatched & hatching(hatch, size)] *= 1 - alpha
     right, below = np.diff(values, axis=1) != 0, np.diff(values, axis=0) != 0
     edges = np.pad(right, ((0, 0), (1, 0))) | np.pad(below, ((1, 0), (0, 0)))
     around = np.pad(edges[:, 1:], ((0, 0), (0, 1))) | np.pad(edges[1:], ((0, 1), (0, 0)))

@@ -122,9 +122,9 @@ def build_network(
             "it (the papers call it COCO-pretrained), or start from ImageNet",
             stacklevel=2,
         )
-    if backbone is None and network == "small":
-        backbone, weights = "paper", weights or "web"
-    backbone = "resnet101" if backbone is None else backbone
+    if backbone is None:
+        small = network == "small"
+        backbone, weights = ("paper", weights or "web") if small else ("resnet101", weights)
     stride = 4 if (network, backbone) == ("small", "paper") else 8
     stride = stride if isinstance(backbone, str) else None
     with torch.random.fork_rng(devices=[]):
