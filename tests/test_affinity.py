@@ -27,17 +27,17 @@ def test_rows_sum_to_one(affinity, power, squarings):
 
 def test_transition_equals_the_loop(affinity):
     """PSA's: powers, column normalisation and repeated squaring, here transposed."""
-    found = transition_matrix(affinity, power=8, squarings=2)
+    result = transition_matrix(affinity, power=8, squarings=2)
     for b in range(2):
         psa = affinity[b].T.double().numpy() ** 8
         psa = psa / psa.sum(0, keepdims=True)
         literal = np.linalg.matrix_power(psa, 4).T
-        np.testing.assert_allclose(found[b].numpy(), literal, rtol=1e-4)
+        np.testing.assert_allclose(result[b].numpy(), literal, rtol=1e-4)
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_sinkhorn_equals_the_loop_and_is_symmetric(affinity, rounds):
-    found = transition_matrix(affinity, sinkhorn=rounds, squarings=1)
+    result = transition_matrix(affinity, sinkhorn=rounds, squarings=1)
     for b in range(2):
         d = affinity[b].double().numpy()
         for _ in range(rounds):
@@ -45,8 +45,8 @@ def test_sinkhorn_equals_the_loop_and_is_symmetric(affinity, rounds):
             d = d / d.sum(axis=1, keepdims=True)
             np.testing.assert_allclose(d.sum(1), 1)
         half = (d + d.T) / 2
-        np.testing.assert_allclose(found[b].numpy(), half @ half, rtol=1e-4)
-    assert torch.allclose(found, found.transpose(1, 2))
+        np.testing.assert_allclose(result[b].numpy(), half @ half, rtol=1e-4)
+    assert torch.allclose(result, result.transpose(1, 2))
 
 
 def test_many_rounds_make_it_doubly_stochastic(affinity):
@@ -72,13 +72,13 @@ def test_an_affinity_is_square(shape):
 
 def test_a_step_equals_the_loop(rng, affinity):
     scores, walk = torch.rand(2, 3, 2, 3, generator=rng), transition_matrix(affinity)
-    found = random_walk(scores, walk)
+    result = random_walk(scores, walk)
     for b in range(2):
         for k in range(3):
             old = scores[b, k].flatten().tolist()
             for i in range(6):
                 new = sum(walk[b, i, j].item() * old[j] for j in range(6))
-                assert found[b, k, i // 3, i % 3].item() == pytest.approx(new, abs=1e-5)
+                assert result[b, k, i // 3, i % 3].item() == pytest.approx(new, abs=1e-5)
 
 
 def test_without_edges_nothing_moves(rng):
@@ -174,14 +174,14 @@ def test_boxes_equal_a_flood_fill(rng, clamp, threshold):
     cams = torch.rand(3, 4, 7, 9, generator=rng) ** 3  # a few separate peaks
     cams[0, 0] = 0
     cams[0, 1] *= 0.3  # a maximum below 1
-    found = box_masks(cams, threshold=threshold, clamp=clamp)
+    result = box_masks(cams, threshold=threshold, clamp=clamp)
     for b in range(3):
         for c in range(4):
             level = np.floor(cams[b, c].numpy().astype(np.float32) * np.float32(255))
             kept = level > np.floor(threshold * level.max())
             literal = flood_fill_boxes(level, kept, clamp)
-            np.testing.assert_array_equal(found[b, c].numpy(), literal)
-    assert found.dtype == cams.dtype and found.shape == cams.shape
+            np.testing.assert_array_equal(result[b, c].numpy(), literal)
+    assert result.dtype == cams.dtype and result.shape == cams.shape
 
 
 def test_diagonal_neighbours_are_one_region():

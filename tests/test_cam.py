@@ -65,15 +65,15 @@ def test_features_and_weight_that_do_not_fit():
 @pytest.mark.parametrize("subtract_min", [False, True])
 def test_normalising_equals_the_loop(rng, over, subtract_min):
     cams = torch.randn(2, 3, 2, 4, generator=rng)
-    found = normalize_cams(cams, over=over, subtract_min=subtract_min, eps=1e-3)
+    result = normalize_cams(cams, over=over, subtract_min=subtract_min, eps=1e-3)
     for b in range(2):
         for c in range(3):
             family = cams[b, c] if over == "map" else cams[b]
             low = family.min().item() if subtract_min else 0
             high = max(max(value - low, 0) for value in family.flatten().tolist())
             literal = [max(v - low, 0) / (high + 1e-3) for v in cams[b, c].flatten().tolist()]
-            assert found[b, c].flatten().tolist() == pytest.approx(literal, abs=1e-6)
-    assert found.min() == 0 and found.max() < 1
+            assert result[b, c].flatten().tolist() == pytest.approx(literal, abs=1e-6)
+    assert result.min() == 0 and result.max() < 1
 
 
 def test_maps_without_a_positive_value_stay_zero():
@@ -116,9 +116,9 @@ def test_multi_scale_equals_the_literal_sum(rng, maps_of, flip):
             mirrored = maps_of(view.flip(3)).clamp_min(0).flip(3)
             maps = maps + mirrored
         literal += literal_resize(maps, 4, 6)
-    found = multi_scale(maps_of, images, scales=(1.0, 0.5, 1.5), flip=flip)
-    torch.testing.assert_close(found, literal, atol=1e-5, rtol=1e-4)
-    assert found.min() >= 0
+    result = multi_scale(maps_of, images, scales=(1.0, 0.5, 1.5), flip=flip)
+    torch.testing.assert_close(result, literal, atol=1e-5, rtol=1e-4)
+    assert result.min() >= 0
 
 
 def test_with_mirror_images_the_sum_is_symmetric(rng, maps_of):
@@ -195,12 +195,12 @@ def test_weights_have_the_closed_form(scene, softmax):
     run, patches = logits_of(tower, tokens, texts)
     g = torch.autograd.functional.jacobian(run, patches).mean(1)  # (7, D)
     p = run(patches).softmax(0)
-    found = softmax_grad_cam(tokens, positives, backgrounds, softmax=softmax, **options(tower))
+    result = softmax_grad_cam(tokens, positives, backgrounds, softmax=softmax, **options(tower))
     for c in range(3):
         weights = p[c] * (g[c] - (p[:, None] * g).sum(0)) if softmax else g[c]
         literal = (patches @ weights).clamp_min(0).view(3, 4)
-        torch.testing.assert_close(found[c], literal, atol=1e-6, rtol=1e-4)
-    assert (found.amax((1, 2)) > 0).any()
+        torch.testing.assert_close(result[c], literal, atol=1e-6, rtol=1e-4)
+    assert (result.amax((1, 2)) > 0).any()
 
 
 def test_gradients_agree_with_finite_differences(scene):
@@ -217,8 +217,8 @@ def test_gradients_agree_with_finite_differences(scene):
     tower, tokens, positives, backgrounds = (
         thing.float() for thing in (tower, tokens, positives, backgrounds)
     )
-    found = softmax_grad_cam(tokens, positives, backgrounds, **options(tower))[0]
-    torch.testing.assert_close(found, literal, atol=1e-5, rtol=1e-3)
+    result = softmax_grad_cam(tokens, positives, backgrounds, **options(tower))[0]
+    torch.testing.assert_close(result, literal, atol=1e-5, rtol=1e-3)
 
 
 def test_a_single_text_gives_a_map_of_zeros(scene):
@@ -233,16 +233,16 @@ def test_a_single_text_gives_a_map_of_zeros(scene):
 
 def test_no_class_gives_no_map(scene):
     tower, tokens, positives, backgrounds = scene
-    found = softmax_grad_cam(tokens, positives[:0], backgrounds, **options(tower))
-    assert found.shape == (0, 3, 4) and found.dtype == torch.float32
+    result = softmax_grad_cam(tokens, positives[:0], backgrounds, **options(tower))
+    assert result.shape == (0, 3, 4) and result.dtype == torch.float32
 
 
 def test_maps_are_detached_also_without_gradients(scene):
     tower, tokens, positives, backgrounds = scene
     expected = softmax_grad_cam(tokens, positives, backgrounds, **options(tower))
     with torch.no_grad():
-        found = softmax_grad_cam(tokens, positives, backgrounds, **options(tower))
-    assert torch.equal(found, expected) and not found.requires_grad
+        result = softmax_grad_cam(tokens, positives, backgrounds, **options(tower))
+    assert torch.equal(result, expected) and not result.requires_grad
 
 
 @pytest.mark.parametrize("shape", [(12, 8), (14, 8), (1, 13, 8)])

@@ -45,8 +45,8 @@ def test_a_restored_optimiser_goes_on_as_if_nothing_had_been(name):
     tensors = load(save({**kept, **optimiser_tensors(optimiser)}))  # as a file would hold them
     resumed, _ = trained(OPTIMISERS[name], range(2, 4), tensors)
     whole, _ = trained(OPTIMISERS[name], range(4))
-    for found, expected in zip(resumed, whole, strict=True):
-        assert torch.equal(found, expected)
+    for result, expected in zip(resumed, whole, strict=True):
+        assert torch.equal(result, expected)
 
 
 def test_what_was_taken_does_not_move_with_the_optimiser():

@@ -46,11 +46,11 @@ def test_a_model_comes_back_as_it_was(tmp_path):
     shared = torch.rand(4, 4)
     tensors = {**TENSORS, "turned": shared.T, "shared": shared, "half": shared.half()}
     path = save_model(tmp_path / "model", tensors, {"classes": ["cat"]})
-    found, card = load_model(path.with_suffix(""))
+    result, card = load_model(path.with_suffix(""))
     assert path == tmp_path / "model.safetensors"
-    assert set(found) == set(tensors)
+    assert set(result) == set(tensors)
     for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+        assert result[name].dtype == tensor.dtype and torch.equal(result[name], tensor)
     data = path.read_bytes()
     assert card["classes"] == ["cat"] and card["bytes"] == len(data)
     assert card["sha256"] == hashlib.sha256(data).hexdigest()

@@ -116,49 +116,49 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
         is_package: whether the text is an ``__init__.py``.
     """
     unit = module.split(".")[1] if "." in module else ""
-    found = [f"{name}: name it after what it holds" for name in module.split(".") if name in VAGUE]
+    result = [f"{name}: name it after what it holds" for name in module.split(".") if name in VAGUE]
     if unit and unit not in LAYER_OF:
         return [
-            *found,
+            *result,
             f"{unit} is in no layer: add it to LAYERS in tests/test_layers.py, above all that it "
             "imports; split it if no layer fits",
         ]
     tree = ast.parse(source)
     for line, name in imported(ast.walk(tree), module, is_package):
         if name.split(".")[0] in PICKLES:
-            found.append(f"line {line}: {name}: weights are safetensors, never pickle")
+            result.append(f"line {line}: {name}: weights are safetensors, never pickle")
         if unit and name.split(".")[0] == "wsss_kit":
             reason = arrow_broken(module, name)
-            found += [f"line {line}: {name}: {reason}"] if reason else []
+            result += [f"line {line}: {name}: {reason}"] if reason else []
     for line, name in imported(run_at_import(tree), module, is_package):
         if name.split(".")[0] in LATE and unit not in MAY_LOAD_EARLY:
-            found.append(f"line {line}: {name}: import it inside the function that needs it")
+            result.append(f"line {line}: {name}: import it inside the function that needs it")
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             options = {k.arg: ast.unparse(k.value) for k in node.keywords}
             called = ast.unparse(node.func)
             if called == "torch.load" and options.get("weights_only") != "True":
-                found.append(f"line {node.lineno}: torch.load without weights_only=True")
+                result.append(f"line {node.lineno}: torch.load without weights_only=True")
             if called in ("np.load", "numpy.load") and options.get("allow_pickle") == "True":
-                found.append(f"line {node.lineno}: {called} with allow_pickle=True")
-    return found
+                result.append(f"line {node.lineno}: {called} with allow_pickle=True")
+    return result
 
 
 def modules() -> dict[str, Path]:
     """Dotted name to file, for every module of the package."""
-    found = {}
+    result = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        result[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return result
 
 
 @pytest.mark.parametrize(
     ("module", "path"), [pytest.param(m, p, id=m) for m, p in modules().items()]
 )
 def test_a_module_keeps_to_the_house(module, path):
-    found = violations(module, path.read_text("utf-8"), is_package=path.name == "__init__.py")
-    assert not found, f"{path.relative_to(ROOT)}\n" + "\n".join(found)
+    result = violations(module, path.read_text("utf-8"), is_package=path.name == "__init__.py")
+    assert not result, f"{path.relative_to(ROOT)}\n" + "\n".join(result)
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,8 @@ def test_a_module_keeps_to_the_house(module, path):
     ],
 )
 def test_the_checker_sees_what_is_wrong(module, source, reason):
-    (found,) = violations(f"wsss_kit.{module}", source)
-    assert reason in found
+    (result,) = violations(f"wsss_kit.{module}", source)
+    assert reason in result
 
 
 @pytest.mark.parametrize(
@@ -243,21 +243,21 @@ def test_the_root_shows_the_line_and_nothing_else():
 
 def imports_of_modules() -> dict[str, set[str]]:
     """Module -> dotted names that it imports, wherever in the module the import stands."""
-    found = {}
+    result = {}
     for module, path in modules().items():
         nodes = ast.walk(ast.parse(path.read_text("utf-8")))
-        found[module] = {n for _, n in imported(nodes, module, path.name == "__init__.py")}
-    return found
+        result[module] = {n for _, n in imported(nodes, module, path.name == "__init__.py")}
+    return result
 
 
 def imports_between_units() -> dict[str, set[str]]:
     """Unit -> units that its modules import."""
-    found = {}
+    result = {}
     for module, names in imports_of_modules().items():
         units = {unit_of(name) for name in names if name.startswith("wsss_kit.")}
         if module != "wsss_kit":
-            found.setdefault(unit_of(module), set()).update(units - {unit_of(module)})
-    return found
+            result.setdefault(unit_of(module), set()).update(units - {unit_of(module)})
+    return result
 
 
 def test_no_circle_of_imports_between_the_units():

@@ -109,10 +109,10 @@ def test_bad_arguments_are_refused(folder):
 
 
 def test_clims_gets_the_words_and_the_clip_of_the_data(voc, folder, monkeypatch):
-    asked = []
+    given = []
     tiny = load_clip("paper", device="cpu")
     monkeypatch.setattr(
-        "wsss_kit.notebook_data.load_clip", lambda *a, **k: asked.append((a, k)) or tiny
+        "wsss_kit.notebook_data.load_clip", lambda *a, **k: given.append((a, k)) or tiny
     )
     cam = CAM("paper", preset="clean", device="cpu")
     paper = make_clims(open_data("paper", n_train=1, n_val=1, n_test=1), cam, cbs=0.0)
@@ -121,11 +121,11 @@ def test_clims_gets_the_words_and_the_clip_of_the_data(voc, folder, monkeypatch)
     photographs = make_clims(open_data("voc", n_train=3, n_val=2, n_test=2, root=voc), cam)
     assert (photographs.preset, photographs.scales) == ("reference", None)
     assert photographs.prompts == Prompts.voc(method="clims")
-    own = make_clims(open_data("folder", root=folder), cam, btm=2.0)
-    assert own.prompts.classes == ("cat", "dog") and own.btm == 2.0
-    assert own.prompts.templates == Prompts.voc(method="clims").templates
+    mine = make_clims(open_data("folder", root=folder), cam, btm=2.0)
+    assert mine.prompts.classes == ("cat", "dog") and mine.btm == 2.0
+    assert mine.prompts.templates == Prompts.voc(method="clims").templates
     large = (("ViT-B-32-quickgelu",), {"weights": "openai"})
-    assert asked == [(("paper",), {}), large, large]
+    assert given == [(("paper",), {}), large, large]
 
 
 def test_sc_cam_looks_for_as_many_subcategories_as_the_data_has(voc):

@@ -171,14 +171,14 @@ def test_a_notebook_that_would_fail_a_student_is_refused(write, old, new, messag
 
 def test_two_at_a_time_each_with_one_thread(write, capsys, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    said = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    message = "import os; print(os.environ['OMP_NUM_THREADS'])"
     # each waits for the other's kernel to have started
     meet = (
         "\nimport pathlib, time\npathlib.Path(OWN).touch()\nend = time.time() + 60\n"
         "while not pathlib.Path(OTHER).exists():\n"
         "    assert time.time() < end\n    time.sleep(0.05)\n"
     )
-    folder = write(f"# %%\nOWN, OTHER = 'a', 'b'{meet}{said}\n", name="00_a").parent.parent
+    folder = write(f"# %%\nOWN, OTHER = 'a', 'b'{meet}{message}\n", name="00_a").parent.parent
     write(f"# %%\nOWN, OTHER = 'b', 'a'{meet}raise KeyError('lost')\n", name="01_b")
     assert build.main(["--jobs", "2"], folder=folder) == 1
     assert "01_b: FAILED" in capsys.readouterr().err

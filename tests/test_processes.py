@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -19,8 +20,6 @@ from wsss_kit.processes import own, own_device, own_views, place_in_run, totals
 from wsss_kit.training import augment, skip_augment
 from wsss_kit.views import random_view, skip_view
 
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
@@ -30,15 +29,22 @@ def runs(tmp_path_factory):
     alone = trained(tmp_path_factory.mktemp("alone"))
     torch.set_num_threads(threads)
     folder = tmp_path_factory.mktemp("both")
-    done = subprocess.run(
-        [sys.executable, *TWO, "-m", "tests.shared_training", str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.shared_training", str(folder)],
+            env={**os.environ, **together, "OMP_NUM_THREADS": "1", "RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    for process in started:
+        _, message = process.communicate(timeout=300)
+        assert process.returncode == 0, message[-3000:]
     both = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
     return [alone, *both], folder
 
@@ -137,8 +143,8 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch):
 
 
 def test_no_checkpoint_is_none(tmp_path):
-    kind = {"method": "CAM", "version": 1, "keys": (), "classes": (), "run": {}, "epochs": 1}
-    assert load_checkpoint(tmp_path / "none", **kind) is None
+    variant = {"method": "CAM", "version": 1, "keys": (), "classes": (), "run": {}, "epochs": 1}
+    assert load_checkpoint(tmp_path / "none", **variant) is None
 
 
 def test_normalisation_by_hand_is_torchs(monkeypatch):

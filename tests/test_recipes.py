@@ -116,20 +116,20 @@ def test_plain_maps_and_masks(given):
     method, images, labels = given
     maps = cam_maps(images, labels, method=method)
     torch.testing.assert_close(maps, resize(method.output.cams, (17, 22)))
-    found = cam_masks(images, labels, method=method, threshold=0.5)
-    assert torch.equal(found, masks_by_hand(maps, labels, lambda _: 0.5))
+    result = cam_masks(images, labels, method=method, threshold=0.5)
+    assert torch.equal(result, masks_by_hand(maps, labels, lambda _: 0.5))
     assert torch.equal(
         cam_masks(images, labels, method=method), masks_by_hand(maps, labels, lambda _: 0.15)
     )
-    assert found.dtype == torch.int64 and found.unique().tolist() == [0, 1, 2, 3]
+    assert result.dtype == torch.int64 and result.unique().tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("masks_of", [clims_masks, sc_cam_masks])
 def test_masks_of_a_constant_background_and_a_crf_if_asked_for(given, masks_of):
     method, images, labels = given
     maps = resize(method.output.cams, (17, 22))
-    found = masks_of(images, labels, method=method)
-    assert torch.equal(found, masks_by_hand(maps, labels, lambda _: 0.15))
+    result = masks_of(images, labels, method=method)
+    assert torch.equal(result, masks_by_hand(maps, labels, lambda _: 0.15))
     options = {"method": method, "threshold": 0.4, "min_confidence": 0.6}
     refined = masks_of(images, labels, crf=True, **options)
     assert torch.equal(refined, crf_by_hand(maps, images, labels, 0.4, 0.6))
@@ -143,11 +143,11 @@ def test_masks_of_a_constant_background_and_a_crf_if_asked_for(given, masks_of):
 @pytest.mark.parametrize("threshold", [0.4, 0.7])
 def test_clip_es_maps(given, threshold):
     method, images, labels = given
-    found = clip_es_maps(images, labels, method=method, box_threshold=threshold)
+    result = clip_es_maps(images, labels, method=method, box_threshold=threshold)
     literal = refined_by_hand(method.output.cams, method.output.affinity, (17, 22), threshold)
-    torch.testing.assert_close(found, literal, atol=1e-5, rtol=1e-4)
-    assert found.min() >= 0 and found.max() <= 1
-    assert (found[labels == 0] == 0).all()
+    torch.testing.assert_close(result, literal, atol=1e-5, rtol=1e-4)
+    assert result.min() >= 0 and result.max() <= 1
+    assert (result[labels == 0] == 0).all()
 
 
 @pytest.mark.parametrize("squarings", [0, 1, 2])
@@ -155,9 +155,9 @@ def test_clip_es_maps_walk_as_often_as_their_method_says(given, squarings):
     method, images, labels = given
     method.walk_squarings = squarings
     method.output = method.output._replace(affinity=method.output.affinity**8)  # not all alike
-    found = clip_es_maps(images, labels, method=method)
+    result = clip_es_maps(images, labels, method=method)
     literal = refined_by_hand(method.output.cams, method.output.affinity, (17, 22), 0.4, squarings)
-    torch.testing.assert_close(found, literal, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(result, literal, atol=1e-5, rtol=1e-4)
 
 
 def wrapped(image):
@@ -176,26 +176,26 @@ def test_clip_es_masks(given, power, confidence, preset):
     method.preset = preset
     maps = clip_es_maps(images, labels, method=method, box_threshold=0.7)
     options = {"box_threshold": 0.7, "power": power, "min_confidence": confidence}
-    found = clip_es_masks(images, labels, method=method, **options)
+    result = clip_es_masks(images, labels, method=method, **options)
     for b, row in enumerate(labels):
         (present,) = np.nonzero(row.numpy())
-        own = maps[b, present]
-        scores = torch.cat([(1 - own.amax(0, keepdim=True)) ** power, own])
+        mine = maps[b, present]
+        scores = torch.cat([(1 - mine.amax(0, keepdim=True)) ** power, mine])
         seen = wrapped(images[b]) if preset == "reference" else images[b]
         best, value = dense_crf(scores[None], seen[None])[0].max(0)
         literal = torch.tensor([0, *(present + 1)])[value]
         if confidence is not None:
             literal[best < confidence] = 255
-        assert torch.equal(found[b], literal)
-    assert found.dtype == torch.int64
-    assert (found == 255).any() == (confidence is not None)
+        assert torch.equal(result[b], literal)
+    assert result.dtype == torch.int64
+    assert (result == 255).any() == (confidence is not None)
 
 
 def test_an_image_without_a_label_is_background(given):
     method, images, labels = given
     method.output = MethodOutput(0 * method.output.cams, method.output.affinity)
-    found = clip_es_masks(images, 0 * labels, method=method)
-    assert (found == 0).all()
+    result = clip_es_masks(images, 0 * labels, method=method)
+    assert (result == 0).all()
 
 
 def test_presets_differ_in_boxes_and_in_what_the_crf_sees(given):
@@ -222,9 +222,9 @@ def test_presets_differ_in_boxes_and_in_what_the_crf_sees(given):
 def test_a_constant_background_and_the_crf(given, masks_of, confidence):
     method, images, labels = given
     options = {"threshold": 0.4, "min_confidence": confidence, "crf": True}
-    found = masks_of(images, labels, method=method, **options)
+    result = masks_of(images, labels, method=method, **options)
     maps = resize(method.output.cams, (17, 22))
-    assert torch.equal(found, crf_by_hand(maps, images, labels, 0.4, confidence))
+    assert torch.equal(result, crf_by_hand(maps, images, labels, 0.4, confidence))
 
 
 def crf_by_hand(maps, images, labels, background, confidence):
@@ -292,14 +292,14 @@ def test_sc_cam_and_cam_walk_with_their_background(given):
         absent = torch.cat([torch.ones(2, 1), labels], 1) == 0
         expected = full.masked_fill(absent[:, :, None, None], -1).argmax(1)
         for recipe in (sc_cam_masks, cam_masks):
-            found = recipe(
+            result = recipe(
                 images, labels, method=method, affinity_net=lambda x: affinity, **options
             )
-            assert torch.equal(found, expected)
+            assert torch.equal(result, expected)
     other = sc_cam_masks(
         *(images, labels), method=method, affinity_net=lambda x: affinity, background_power=1.0
     )
-    assert not torch.equal(other, found)
+    assert not torch.equal(other, result)
 
 
 def test_clims_walks_without_background_and_divides_by_the_images_maximum(given):
@@ -311,14 +311,14 @@ def test_clims_walks_without_background_and_divides_by_the_images_maximum(given)
     for threshold, used in ((None, 0.2), (0.6, 0.6)):
         best, c = full.max(1)
         expected = torch.where(best > used, c + 1, 0)
-        found = clims_masks(
+        result = clims_masks(
             *(images, labels),
             method=method,
             affinity_net=lambda x: affinity,
             threshold=threshold,
             squarings=1,
         )
-        assert torch.equal(found, expected)
+        assert torch.equal(result, expected)
 
 
 def test_a_learned_affinity_is_walked_on_its_own_grid():
@@ -329,10 +329,10 @@ def test_a_learned_affinity_is_walked_on_its_own_grid():
     cams = torch.rand(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
     method = Given(cams * labels[:, :, None, None])
     pipeline = Pipeline(method, affinity=net, walk_power=4, squarings=3)
-    found = pipeline.walk(method.output.cams, images)
+    result = pipeline.walk(method.output.cams, images)
     sized = resize(method.output.cams, (12, 12))
     steps = walk_by_hand(sized.flatten(2), net(images), 4, 8).view(2, 8, 12, 12)
-    assert torch.allclose(found, resize(steps, (96, 96)), atol=1e-4)
+    assert torch.allclose(result, resize(steps, (96, 96)), atol=1e-4)
     masks = sc_cam_masks(images, labels, method=method, affinity_net=net, crf=True)
     for mask, row in zip(masks, labels, strict=True):
         assert set(mask.unique().tolist()) <= {0, *(1 + row.nonzero()[:, 0]).tolist()}
@@ -346,8 +346,8 @@ def test_clip_es_maps_walk_with_a_learned_affinity_instead(given):
     full = full - full.amin((2, 3), keepdim=True)
     expected = full / (full.amax((2, 3), keepdim=True) + 1e-7)
     walk = {"affinity_net": lambda x: other, "squarings": 1}
-    found = clip_es_maps(images, labels, method=method, **walk)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    result = clip_es_maps(images, labels, method=method, **walk)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
     method.output = MethodOutput(cams)  # none of its own is needed
     masks = clip_es_masks(images, labels, method=method, min_confidence=None, **walk)
     scores = torch.cat([1 - expected.amax(1, keepdim=True), expected], 1)
@@ -368,6 +368,6 @@ def test_maps_that_walk_with_a_boundary_leave_it_first():
     best, c = (full / (full.amax((1, 2, 3), keepdim=True) + 1e-5)).max(1)
     options = {"method": Given(cams), "affinity_net": net, "squarings": 2}
     assert edges.std() > 0.01
-    found = clims_masks(images, labels, **options)
-    assert (found == torch.where(best > 0.2, c + 1, 0)).float().mean() > 0.999
-    assert len(found.unique()) > 2
+    result = clims_masks(images, labels, **options)
+    assert (result == torch.where(best > 0.2, c + 1, 0)).float().mean() > 0.999
+    assert len(result.unique()) > 2

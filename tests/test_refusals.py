@@ -814,11 +814,11 @@ def test_commands_refuse_before_they_write(name, tmp_path):
 def _refuses_all(door: Door) -> None:
     """Every wrong value is refused by a ValueError that says what was expected."""
     failures = []
-    for argument, kind in door.kinds.items():
-        for value in wrong_values(kind, door.good[argument]):
-            found = _answer(lambda arg=argument, v=value: door.call(**{**door.good, arg: v}))
-            if found is not None:
-                failures.append(f"{argument}={reprlib.repr(value)}: {found}")
+    for argument, variant in door.kinds.items():
+        for value in wrong_values(variant, door.good[argument]):
+            result = _answer(lambda arg=argument, v=value: door.call(**{**door.good, arg: v}))
+            if result is not None:
+                failures.append(f"{argument}={reprlib.repr(value)}: {result}")
     assert not failures, "\n".join(failures)
 
 

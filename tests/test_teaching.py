@@ -60,7 +60,7 @@ def test_every_image_of_a_notebook_is_described(notebook):
         output
         for cell in nbformat.read(notebook, 4).cells
         for output in cell.get("outputs", ())
-        if any(kind.startswith("image/") for kind in output.get("data", ()))
+        if any(variant.startswith("image/") for variant in output.get("data", ()))
     ]
     assert len(images) >= 3
     for output in images:

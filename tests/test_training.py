@@ -71,13 +71,13 @@ def windows(image, height, width):
 def test_a_crop_is_a_window_of_the_image_or_of_its_mirror_image(size):
     image = numbered(*size)
     possible = list(windows(image, 8, 8))
-    found = set()
+    result = set()
     for seed in range(60):
         view = augment(image, generator(seed), crop=8, long_side=None)
         places = [k for k, window in enumerate(possible) if torch.equal(view, window)]
         assert places
-        found.update(places)
-    assert len(found) == len(possible)  # corners too: no window is out of reach
+        result.update(places)
+    assert len(result) == len(possible)  # corners too: no window is out of reach
 
 
 @pytest.mark.parametrize("size", [(5, 12), (12, 5), (5, 6), (1, 1)])

@@ -11,11 +11,11 @@ def test_crops_take_image_and_labels_from_one_place(rng):
     image = torch.arange(30.0).view(1, 5, 6).expand(3, 5, 6)
     labels = torch.arange(30).view(5, 6)
     for _ in range(30):
-        shown, asked = random_view(image, labels, rng, crop=4)
-        assert shown.shape == (3, 4, 4) and torch.equal(shown[0].long(), asked)
-    shown, asked = random_view(image, labels, rng, crop=8)
-    assert (asked[5:] == 255).all() and (shown[:, :, 6:] == 0).all()
-    assert sorted(asked[:5, :6].flatten().tolist()) == list(range(30))
+        shown, given = random_view(image, labels, rng, crop=4)
+        assert shown.shape == (3, 4, 4) and torch.equal(shown[0].long(), given)
+    shown, given = random_view(image, labels, rng, crop=8)
+    assert (given[5:] == 255).all() and (shown[:, :, 6:] == 0).all()
+    assert sorted(given[:5, :6].flatten().tolist()) == list(range(30))
 
 
 def test_resized_masks_keep_their_values(rng):

@@ -103,9 +103,9 @@ def test_import_and_demo_in_an_empty_folder(installed, tmp_path):
     code += "from wsss_kit.commands import demo\n"
     code += "demo._figures = lambda *_: {}  # they need nothing of the package's files\n"
     code += "demo.run_demo('out', n_train=8, n_val=2, n_test=2)"
-    said = run(sys.executable, "-c", code, folder=tmp_path, installed=installed)
-    assert Path(said.partition("\n")[0]).is_relative_to(installed)
-    assert "CLIP-ES, no CRF" in said
+    message = run(sys.executable, "-c", code, folder=tmp_path, installed=installed)
+    assert Path(message.partition("\n")[0]).is_relative_to(installed)
+    assert "CLIP-ES, no CRF" in message
     assert (tmp_path / "out" / "report.html").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 

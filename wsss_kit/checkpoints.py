@@ -108,11 +108,11 @@ def load_checkpoint(
         ValueError: if it is damaged, of another method, version, class list or run, or has done
             more epochs than are asked for.
     """
-    found = load_model(path) if weights_path(path).with_suffix(".json").exists() else None
+    loaded = load_model(path) if weights_path(path).with_suffix(".json").exists() else None
     settle()
-    if found is None:
+    if loaded is None:
         return None
-    tensors, card = found
+    tensors, card = loaded
     added = ("epoch", "run", "optimiser")
     check_card(card, path, method=method, version=version, keys=(*keys, *added))
     check_classes(card, classes, path)
@@ -125,18 +125,18 @@ def load_checkpoint(
     return tensors, card
 
 
-def check_same_run(stored: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path) -> None:
+def check_same_run(stored: Mapping[str, Any], run: Mapping[str, Any], where: str | Path) -> None:
     """Raise an error if a checkpoint is of another run.
 
     Args:
         stored: what the checkpoint says of its run.
-        asked: what is asked for now, under the same names.
+        run: settings of the current run, under the same names.
         where: path of the checkpoint, for the message.
 
     Raises:
         ValueError: naming the first difference.
     """
-    for key, wanted in json.loads(json.dumps(asked)).items():
+    for key, wanted in json.loads(json.dumps(run)).items():
         if stored.get(key) != wanted:
             raise ValueError(
                 f"{where} is a checkpoint of a run with {key} {stored.get(key)!r}, and this one "
@@ -154,11 +154,11 @@ def fingerprint(samples: Sequence[Sample]) -> str:
         samples: M images with labels, at least one.
     """
     names = getattr(samples, "names", None) or [sample.name for sample in samples]
-    found = hashlib.sha256("\n".join(names).encode())
-    found.update(samples[0].image.detach().cpu().contiguous().numpy().tobytes())
+    digest = hashlib.sha256("\n".join(names).encode())
+    digest.update(samples[0].image.detach().cpu().contiguous().numpy().tobytes())
     if hasattr(samples, "image_labels") or isinstance(samples, (list, tuple)):
-        found.update(labels_of(samples).numpy().tobytes())
-    return found.hexdigest()[:16]
+        digest.update(labels_of(samples).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def fingerprint_masks(masks: Mapping[str, Tensor]) -> str:
@@ -168,10 +168,10 @@ def fingerprint_masks(masks: Mapping[str, Tensor]) -> str:
         masks: name to (H, W) integers. All names count, and the pixels of up to 64 masks.
     """
     names = sorted(masks)
-    found = hashlib.sha256("\n".join(names).encode())
+    digest = hashlib.sha256("\n".join(names).encode())
     for name in names[:: max(1, len(names) // 64)]:
-        found.update(masks[name].to(torch.uint8).cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+        digest.update(masks[name].to(torch.uint8).cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 Place = tuple[str | Path, Mapping[str, Any]]
@@ -243,13 +243,13 @@ class Resumable:
         if place is None:
             return {}, 0
         path, run = place
-        kind = {"method": self.METHOD, "version": self.VERSION, "keys": (*self._keys(), "classes")}
+        same = {"method": self.METHOD, "version": self.VERSION, "keys": (*self._keys(), "classes")}
         classes = self.card().get("classes", ())
-        found = load_checkpoint(path, **kind, classes=classes, run=run, epochs=epochs)
-        if found is None:
+        loaded = load_checkpoint(path, **same, classes=classes, run=run, epochs=epochs)
+        if loaded is None:
             return {}, 0
-        self._take(*found, path)
-        return found[0], found[1]["epoch"]
+        self._take(*loaded, path)
+        return loaded[0], loaded[1]["epoch"]
 
     def _save_state(self, place: Place | None, optimiser: Optimizer, epoch: int) -> None:
         """Write a checkpoint after ``epoch`` epochs, if there is a place for it."""

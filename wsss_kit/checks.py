@@ -53,8 +53,8 @@ def check_tensor(values: Tensor, name: str) -> None:
         ValueError: with the type that arrived.
     """
     if not isinstance(values, Tensor):
-        kind = type(values).__name__
-        raise ValueError(f"{name} is {kind}, expected a tensor; use torch.from_numpy or stack")
+        type_name = type(values).__name__
+        raise ValueError(f"{name} is {type_name}, expected a tensor; use torch.from_numpy or stack")
 
 
 def check_range(name: str, values: Tensor, advice: str) -> None:
@@ -103,8 +103,8 @@ def _check_rgb(values: Tensor, name: str, verb: str, n_axes: int, expected: str)
         raise ValueError(f"{name} {verb} shape {shape}, expected {expected}")
     advice = "divide 8-bit images by 255; a network's own normalisation is its own affair"
     if not values.is_floating_point():
-        kind = str(values.dtype).removeprefix("torch.")
-        raise ValueError(f"{name} hold {kind}, expected floating-point RGB in [0, 1]; {advice}")
+        dtype = str(values.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} hold {dtype}, expected floating-point RGB in [0, 1]; {advice}")
     check_range(name, values, advice)
 
 
@@ -139,8 +139,8 @@ def check_floating(values: Tensor, name: str) -> None:
         ValueError: with what arrived.
     """
     if not isinstance(values, Tensor) or not values.is_floating_point():
-        kind = str(getattr(values, "dtype", type(values).__name__)).removeprefix("torch.")
-        raise ValueError(f"{name} is {kind}, expected a tensor of floating-point numbers")
+        dtype = str(getattr(values, "dtype", type(values).__name__)).removeprefix("torch.")
+        raise ValueError(f"{name} is {dtype}, expected a tensor of floating-point numbers")
 
 
 def check_maps(maps: Tensor, name: str = "maps") -> None:
@@ -200,15 +200,15 @@ def _expect(right: bool, name: str, value: Any, expected: str) -> None:
         raise ValueError(f"{name} is {value!r}, expected {expected}")
 
 
-def _is_number(value: Any, kind: type = Real) -> bool:
+def _is_number(value: Any, number_type: type = Real) -> bool:
     """Return whether a value is a number of a kind; bools are none."""
-    return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, number_type) and not isinstance(value, bool)
 
 
-def _are_numbers(values: Any, kind: type = Real) -> bool:
+def _are_numbers(values: Any, number_type: type = Real) -> bool:
     """Return whether this is a sequence of numbers of a kind that is not empty."""
     listed = isinstance(values, Sequence) and len(values) > 0
-    return listed and all(_is_number(value, kind) for value in values)
+    return listed and all(_is_number(value, number_type) for value in values)
 
 
 def check_positive(name: str, value: float, advice: str = "") -> None:
@@ -268,12 +268,12 @@ def check_device(device: str | torch.device) -> None:
     if device == "auto":
         return
     try:
-        kind = torch.device(device).type
+        device_type = torch.device(device).type
     except (RuntimeError, TypeError):
-        kind = ""
+        device_type = ""
     optional = {"cuda": torch.cuda, "mps": torch.backends.mps}
     here = ["cpu", *(name for name, backend in optional.items() if backend.is_available())]
-    right = kind in here or kind not in ("", "meta", *optional)
+    right = device_type in here or device_type not in ("", "meta", *optional)
     _expect(right, "device", device, f"'auto' or one that is here: {', '.join(here)}")
 
 
@@ -295,12 +295,12 @@ def check_samples(samples: Sequence[Any]) -> None:
     Raises:
         ValueError: with what arrived.
     """
-    kind = type(samples).__name__
+    type_name = type(samples).__name__
     if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
-        raise ValueError(f"samples is a {kind}, expected a sequence; give list(samples)")
+        raise ValueError(f"samples is a {type_name}, expected a sequence; give list(samples)")
     if len(samples) == 0:
         raise ValueError("samples is empty, expected at least one labelled image")
     first = next(iter(samples))
     if not all(hasattr(first, part) for part in ("name", "image", "labels")):
-        kind = type(first).__name__
-        raise ValueError(f"samples holds a {kind} first, expected Sample(name, image, labels)")
+        type_name = type(first).__name__
+        raise ValueError(f"samples holds a {type_name} first, expected Sample(name, image, labels)")

@@ -133,9 +133,9 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for key in ("sha256", "bytes"):
         if key not in card:
             raise ValueError(f"{card_path} does not say the {key} of its weights; save them again")
-    found = hashlib.sha256(data).hexdigest()
-    if found != card["sha256"]:
-        problem = f"{len(data)} bytes with sha256 {found[:12]}"
+    checksum = hashlib.sha256(data).hexdigest()
+    if checksum != card["sha256"]:
+        problem = f"{len(data)} bytes with sha256 {checksum[:12]}"
         expected = f"{card['bytes']} bytes with {card['sha256'][:12]}; it is truncated or changed"
         what = f"{path} is not the file that its card describes: {problem}, expected {expected}"
         raise ValueError(f"{what}, so copy or save it again")

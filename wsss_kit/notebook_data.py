@@ -108,7 +108,7 @@ class OpenData(NamedTuple):
             **options: ``rules``, ``refine``, ``what`` and ``shown`` of `evaluation.choose_rule`.
         """
         chosen = choose_rule(maps_of, self.val, self.val_masks, self.test, **options)
-        stated = {"background": chosen.said, "refinement": refinement, "preset": preset}
+        stated = {"background": chosen.text, "refinement": refinement, "preset": preset}
         return chosen, self.evaluate(chosen.masks, **stated)
 
 
@@ -159,12 +159,12 @@ def open_data(
     if name == "paper":
         train, val, test = (open_dataset(name, split=s, limit=n) for s, n in sizes.items())
         return OpenData(name, val.classes, train, val, test, val.open_masks(), test.open_masks())
-    found = default_root(name) if root is None else Path(root)
-    data = _open_voc(found, sizes) if name == "voc" else _open_folder(found, sizes, classes)
+    folder = default_root(name) if root is None else Path(root)
+    data = _open_voc(folder, sizes) if name == "voc" else _open_folder(folder, sizes, classes)
     for split in sizes:
         if not len(getattr(data, split)):
             expected = "at least 5 images, and 5 with a mask where there is a folder masks/"
-            raise ValueError(f"{found} leaves no image for {split}; expected {expected}")
+            raise ValueError(f"{folder} leaves no image for {split}; expected {expected}")
     return data
 
 

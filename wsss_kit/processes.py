@@ -27,14 +27,14 @@ def place_in_run() -> tuple[int, int]:
     Raises:
         ValueError: if the environment holds no such pair of numbers.
     """
-    told = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    variables = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     try:
-        rank, world = map(int, told)
+        rank, world = map(int, variables)
     except ValueError:
         rank, world = -1, 0
     if not 0 <= rank < world:
         raise ValueError(
-            f"the environment has RANK {told[0]} and WORLD_SIZE {told[1]}, expected 0 to "
+            f"the environment has RANK {variables[0]} and WORLD_SIZE {variables[1]}, expected 0 to "
             "WORLD_SIZE - 1 as torchrun sets them; start the processes by torchrun"
         )
     return rank, world
@@ -153,8 +153,8 @@ def sum_gradients(optimiser: torch.optim.Optimizer) -> None:
     if world() == 1:
         return
     grads = [p.grad for g in optimiser.param_groups for p in g["params"] if p.grad is not None]
-    for kind in dict.fromkeys((grad.dtype, grad.device) for grad in grads):
-        alike = [grad for grad in grads if (grad.dtype, grad.device) == kind]
+    for group in dict.fromkeys((grad.dtype, grad.device) for grad in grads):
+        alike = [grad for grad in grads if (grad.dtype, grad.device) == group]
         flat = total(torch.cat([grad.flatten() for grad in alike]))
         for grad, summed in zip(alike, flat.split([g.numel() for g in alike]), strict=True):
             grad.copy_(summed.view_as(grad))
@@ -207,8 +207,8 @@ def norms_of_whole_batches(module: nn.Module) -> Iterator[None]:
     Args:
         module: whose layers of batch normalisation are meant.
     """
-    kind = nn.modules.batchnorm._BatchNorm
-    layers = [layer for layer in module.modules() if isinstance(layer, kind) and world() > 1]
+    batch_norm = nn.modules.batchnorm._BatchNorm
+    layers = [layer for layer in module.modules() if isinstance(layer, batch_norm) and world() > 1]
     for layer in layers:
         layer.forward = partial(_normalised, layer)
     try:

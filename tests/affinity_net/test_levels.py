@@ -32,10 +32,10 @@ class Pyramid(nn.Module):
         return self.levels(images)[-1]
 
     def levels(self, images):
-        found = [images]
+        result = [images]
         for conv in self.convs:
-            found.append(conv(found[-1]).relu())
-        return found[1:]
+            result.append(conv(result[-1]).relu())
+        return result[1:]
 
 
 @pytest.mark.parametrize("name", ["paper", "resnet18", "resnet50"])
@@ -149,12 +149,12 @@ def test_irn_s_released_boundary_is_walked_as_its_layout_says(tmp_path):
     logit = F.conv2d(torch.cat(edges, 1), state["fc_edge6.weight"], state["fc_edge6.bias"])
     logit = logit[..., :18, :14]  # every fourth pixel of 70 and of 53
     expected = (logit[:1] / 2 + logit[1:].flip(-1) / 2).sigmoid()
-    found = net.boundaries(images)
-    assert found.shape == (1, 1, 18, 14) and found.logit().std() > 0.2
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    result = net.boundaries(images)
+    assert result.shape == (1, 1, 18, 14) and result.logit().std() > 0.2
+    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)
     net.save(tmp_path / "ours")
     again = AffinityNet.load(tmp_path / "ours", device="cpu")
-    assert torch.equal(again.boundaries(images), found) and again.pad_to == 96
+    assert torch.equal(again.boundaries(images), result) and again.pad_to == 96
 
 
 def test_another_file_is_no_affinity(tmp_path):

@@ -45,11 +45,11 @@ def world():
 @pytest.fixture(scope="module")
 def seeds(world):
     """Labels to learn from: here the truth, with a stripe that nobody is sure of."""
-    found = {}
+    result = {}
     for name in world.names:
-        found[name] = world.masks[name].clone()
-        found[name][:, 40:50] = 255
-    return found
+        result[name] = world.masks[name].clone()
+        result[name][:, 40:50] = 255
+    return result
 
 
 def test_the_affinity_is_symmetric_and_local(net, rng):
@@ -69,8 +69,8 @@ def test_both_ways_to_walk_are_one(net, rng, monkeypatch):
     expected = random_walk(upsample(scores, (5, 7)), walk)
     for most in (10**9, 0):
         monkeypatch.setattr(network, "_MOST_DENSE", most)
-        found = net.walk(scores, images, power=4, squarings=3)
-        assert torch.allclose(found, expected, atol=1e-5)
+        result = net.walk(scores, images, power=4, squarings=3)
+        assert torch.allclose(result, expected, atol=1e-5)
 
 
 def test_it_learns_and_the_same_seed_learns_the_same(world, seeds):
@@ -87,11 +87,11 @@ def test_it_learns_and_the_same_seed_learns_the_same(world, seeds):
 
 def test_images_of_several_sizes_are_cropped(world, seeds):
     cut = [world[i]._replace(image=world[i].image[:, : 60 + 9 * i]) for i in range(4)]
-    own = {s.name: seeds[s.name][: s.image.shape[1]] for s in cut}
+    mine = {s.name: seeds[s.name][: s.image.shape[1]] for s in cut}
     net = AffinityNet(device="cpu", channels=8)
     with pytest.raises(ValueError, match="all images of one size; give a crop"):
-        net.fit(cut, own)
-    net.fit(cut, own, epochs=3, crop=80, progress=False)
+        net.fit(cut, mine)
+    net.fit(cut, mine, epochs=3, crop=80, progress=False)
     assert net.losses_[-1] < net.losses_[0]
 
 

@@ -82,7 +82,7 @@ def test_the_affinity_of_features_by_nested_loops(features, radius):
 def test_kinds_of_pairs_and_the_loss_by_nested_loops(features, labels, radius):
     offsets = half_plane(radius)
     between = feature_affinity(features, offsets)
-    found = balanced_pair_loss(between, pair_kinds(labels, offsets))
+    result = balanced_pair_loss(between, pair_kinds(labels, offsets))
     logs = {"background": [], "foreground": [], "different": []}
     for b in range(2):
         for i, j, first, second in near(radius):
@@ -94,9 +94,9 @@ def test_kinds_of_pairs_and_the_loss_by_nested_loops(features, labels, radius):
                 logs["different"].append(-math.log(1 - a + 1e-5))
             else:
                 logs["foreground" if one else "background"].append(-math.log(a + 1e-5))
-    mean = {kind: sum(values) / len(values) for kind, values in logs.items()}
+    mean = {variant: sum(values) / len(values) for variant, values in logs.items()}
     expected = mean["background"] / 4 + mean["foreground"] / 4 + mean["different"] / 2
-    assert found.item() == pytest.approx(expected, rel=1e-4)
+    assert result.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_kind_without_pairs_costs_nothing(features):
@@ -133,10 +133,10 @@ def test_the_walk_by_matrix_powers(features, rng, power, squarings):
     walk = transition_matrix(dense(between, offsets), power=power, squarings=squarings)
     assert torch.allclose(walk.sum(2), walk.new_ones(2, H * W), atol=1e-9)  # rows: who gives
     expected = random_walk(scores, walk)
-    found = windowed_walk(scores, between, offsets, power=power, steps=steps)
-    assert torch.allclose(found, expected, atol=1e-9)
-    found = windowed_walk(scores.float(), between.float(), offsets, power=power, steps=steps)
-    assert torch.allclose(found.double(), expected, atol=2e-4)
+    result = windowed_walk(scores, between, offsets, power=power, steps=steps)
+    assert torch.allclose(result, expected, atol=1e-9)
+    result = windowed_walk(scores.float(), between.float(), offsets, power=power, steps=steps)
+    assert torch.allclose(result.double(), expected, atol=2e-4)
 
 
 def test_psa_writes_the_same_walk_with_columns(features, rng):
@@ -177,8 +177,8 @@ def test_small_images_have_fewer_neighbours(rng):
         between = feature_affinity(torch.randn(1, 3, h, w, generator=rng), offsets)
         walk = transition_matrix(dense(between, offsets), power=8, squarings=2)
         scores = torch.rand(1, 2, h, w, generator=rng)
-        found = windowed_walk(scores, between, offsets, power=8, steps=4)
-        assert torch.allclose(found, random_walk(scores, walk), atol=1e-6)
+        result = windowed_walk(scores, between, offsets, power=8, steps=4)
+        assert torch.allclose(result, random_walk(scores, walk), atol=1e-6)
 
 
 def test_confident_labels_by_hand():
@@ -191,10 +191,10 @@ def test_confident_labels_by_hand():
     options = {"images": torch.zeros(1, 3, 1, 5), "labels": torch.ones(1, 2)}
     options["refine"] = lambda scores, images, labels: scores
     #                both background, weak object, both cow, both cat, strong cow but background
-    found = confident_labels(doubting, background, **options)
-    assert found.tolist() == [[[0, 255, 1, 2, 0]]]
-    found = confident_labels(doubting, background, **options, background_first=False)
-    assert found.tolist() == [[[0, 255, 1, 2, 1]]]
+    result = confident_labels(doubting, background, **options)
+    assert result.tolist() == [[[0, 255, 1, 2, 0]]]
+    result = confident_labels(doubting, background, **options, background_first=False)
+    assert result.tolist() == [[[0, 255, 1, 2, 1]]]
 
 
 def test_seeds_of_a_data_set_are_two_passes_of_every_image():
@@ -203,14 +203,14 @@ def test_seeds_of_a_data_set_are_two_passes_of_every_image():
     def maps_of(images, labels):
         return labels[:, :, None, None] * cam
 
-    found = confident_seeds(maps_of, world, powers=(2, 8), refine=lambda s, i, la: s, shown=False)
+    result = confident_seeds(maps_of, world, powers=(2, 8), refine=lambda s, i, la: s, shown=False)
     for sample in world:
         value = 1 + int(sample.labels.argmax())
         sure, background = cam > (1 - cam) ** 2, cam <= (1 - cam) ** 8
         expected = torch.full((96, 96), 255)
         expected[sure] = value
         expected[background] = 0
-        assert torch.equal(found[sample.name], expected)
+        assert torch.equal(result[sample.name], expected)
         assert {0, value, 255} == set(expected.unique().tolist())
     by_constants = confident_seeds(
         maps_of, world, thresholds=(0.3, 0.05), refine=lambda s, i, la: s, shown=False
@@ -251,12 +251,12 @@ def test_published_constants():
 def test_cells_take_what_most_of_their_pixels_are(rng):
     values = torch.tensor([0, 1, 2, 255])
     labels = values[torch.randint(0, 4, (2, 12, 20), generator=rng)]
-    found = labels_on_grid(labels, (3, 5), 2)
+    result = labels_on_grid(labels, (3, 5), 2)
     for b in range(2):
         for y in range(3):
             for x in range(5):
                 cell = labels[b, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].flatten().tolist()
-                assert cell.count(int(found[b, y, x])) == max(map(cell.count, cell))
+                assert cell.count(int(result[b, y, x])) == max(map(cell.count, cell))
 
 
 @pytest.mark.parametrize("radius", [2, 3, 5])

@@ -18,10 +18,10 @@ def browser():
 
     path = chromium()
     if path is None:
-        said = "there is no chromium; install the system's (Debian: apt install chromium)"
+        message = "there is no chromium; install the system's (Debian: apt install chromium)"
         if os.environ.get("CI"):
-            pytest.fail(said)
-        pytest.skip(said)
+            pytest.fail(message)
+        pytest.skip(message)
     with sync_playwright() as driver:
         launched = driver.chromium.launch(executable_path=path, args=list(CHROMIUM))
         yield launched

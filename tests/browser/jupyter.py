@@ -72,14 +72,14 @@ def serving(folder: Path, runtime: Path, screenshots: Path, application: str) ->
     quiet = runtime / "settings" / "@jupyterlab" / "apputils-extension"
     quiet.mkdir(parents=True)
     (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
-    own = {variable: str(runtime / name) for name, variable in names.items()}
-    own |= {"PYTHONPATH": str(ROOT)}
+    mine = {variable: str(runtime / name) for name, variable in names.items()}
+    mine |= {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "jupyter", application, "--no-browser", "--allow-root"]
     command += [f"--port={port}", "--ip=127.0.0.1", f"--ServerApp.root_dir={folder}"]
     command += ["--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.news_url="]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     with (runtime / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **own})
+        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **mine})
     address = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
@@ -110,8 +110,8 @@ class Kernel:
 
     def value(self, expression: str, timeout: float = 120) -> Any:
         """What an expression is now; plain values only. Waits for the cell that is running."""
-        asked = {"value": f"repr({expression})"}
-        options = {"silent": True, "user_expressions": asked, "reply": True, "timeout": timeout}
+        given = {"value": f"repr({expression})"}
+        options = {"silent": True, "user_expressions": given, "reply": True, "timeout": timeout}
         reply = self._client.execute("pass", **options)["content"]["user_expressions"]["value"]
         assert reply["status"] == "ok", reply
         return ast.literal_eval(ast.literal_eval(reply["data"]["text/plain"]))
@@ -193,5 +193,5 @@ def wait_for(found: Callable[[], Any], seconds: float = 60) -> Any:
 
 def chromium() -> str | None:
     """Where the system's chromium is."""
-    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
-    return next((path for path in found if path), None)
+    result = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    return next((path for path in result if path), None)

@@ -176,7 +176,7 @@ def complaints(page, opened, served):
     plain = opened(served, write_notebook(served.folder / "plain.ipynb", PLAIN).name)
     plain.run_all()
     plain.page.locator(".widget-slider").wait_for()
-    return [said for said in page.console if said not in plain.console]
+    return [message for message in page.console if message not in plain.console]
 
 
 @pytest.mark.parametrize("application", ["lab", "notebook"])

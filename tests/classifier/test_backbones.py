@@ -163,24 +163,24 @@ class Own(nn.Module):
 
 
 def test_an_own_module_comes_back_as_it_is():
-    own = Own().double()
-    before = {k: v.clone() for k, v in own.state_dict().items()}
-    assert build_backbone(own, seed=5) is own
-    assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
-    assert own.training and own.layer.weight.dtype == torch.float64
+    mine = Own().double()
+    before = {k: v.clone() for k, v in mine.state_dict().items()}
+    assert build_backbone(mine, seed=5) is mine
+    assert all(torch.equal(v, before[k]) for k, v in mine.state_dict().items())
+    assert mine.training and mine.layer.weight.dtype == torch.float64
 
 
 def test_errors():
-    own = Own()
+    mine = Own()
     with pytest.raises(ValueError, match="stride and weights belong to named backbones"):
-        build_backbone(own, stride=8)
+        build_backbone(mine, stride=8)
     with pytest.raises(ValueError, match="stride and weights belong to named backbones"):
-        build_backbone(own, weights="imagenet")
+        build_backbone(mine, weights="imagenet")
     with pytest.raises(ValueError, match="Linear has no integer out_channels"):
         build_backbone(nn.Linear(3, 3))
-    own.out_channels = "five"
+    mine.out_channels = "five"
     with pytest.raises(ValueError, match="Own has no integer out_channels; set it"):
-        build_backbone(own)
+        build_backbone(mine)
     with pytest.raises(ValueError, match="backbone is 'vgg', expected one of paper, resnet18"):
         build_backbone("vgg")
     with pytest.raises(ValueError, match="stride is 32, expected 16 or 8"):

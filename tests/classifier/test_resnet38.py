@@ -32,8 +32,8 @@ def test_released_weights_give_what_the_layout_says(state, file):
     images = torch.rand(2, 3, 40, 33, generator=torch.Generator().manual_seed(1))
     features = backbone(images)
     assert features.shape == (2, 4096, 5, 5) and backbone.out_channels == 4096
-    for found, expected in zip(backbone.levels(images), walk(state, images), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    for result, expected in zip(backbone.levels(images), walk(state, images), strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
     assert torch.equal(backbone.levels(images)[-1], features)
     assert features.std() > 0.1
 

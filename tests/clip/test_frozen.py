@@ -52,9 +52,9 @@ def paper():
 def test_encode_image_equals_open_clip(pool_type, final_ln_after_pool):
     model = small_model(pool_type, final_ln_after_pool=final_ln_after_pool)
     images = torch.rand(2, 3, 24, 24)
-    found = FrozenCLIP(model).encode_image(images)
-    torch.testing.assert_close(found, model.encode_image(normalised(images)))
-    assert found.std() > 0.01
+    result = FrozenCLIP(model).encode_image(images)
+    torch.testing.assert_close(result, model.encode_image(normalised(images)))
+    assert result.std() > 0.01
 
 
 @torch.no_grad()
@@ -124,9 +124,9 @@ def test_resizing_is_pillows_bicubic(size):
     image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
     height, width = (int(np.ceil(side / 8)) * 8 for side in size)
     literal = Image.fromarray(image.numpy()).resize((width, height), Image.Resampling.BICUBIC)
-    found = clip.fit_to_patches(image.permute(2, 0, 1)[None].float() / 255)
+    result = clip.fit_to_patches(image.permute(2, 0, 1)[None].float() / 255)
     assert torch.equal(
-        (found[0] * 255).round().byte().permute(1, 2, 0), torch.tensor(np.array(literal))
+        (result[0] * 255).round().byte().permute(1, 2, 0), torch.tensor(np.array(literal))
     )
 
 
@@ -401,10 +401,10 @@ def test_zero_shot_beats_chance(measured):
 def test_a_new_measurement_agrees_with_the_card(measured):
     """Within four standard errors; at least a third of the images drawn are counted."""
     figures = load_model(TINY_CLIP)[1]["zero_shot"]
-    for test, found in measured.items():
+    for test, result in measured.items():
         share = figures[test]
         error = (max(share * (1 - share), 0.01) / (IMAGES / 3)) ** 0.5
-        assert abs(found - share) <= 4 * error, test
+        assert abs(result - share) <= 4 * error, test
 
 
 def test_the_card_says_what_the_affinity_is_made_of(paper, tmp_path):
@@ -435,8 +435,8 @@ def test_the_card_says_what_was_torn_and_among_which_towers_it_was_chosen():
     able = [t for t in among if all(t["zero_shot"][k] >= v for k, v in ZERO_SHOT.items())]
     best = max(able, key=lambda tower: sum(tower["mean_iou"].values()))
     assert best["mean_iou"] in card["attention"]["mean_iou"].values()
-    own = (card["training"]["seed"], card["data"]["torn"], card["data"]["pictures"])
-    assert own == (best["seed"], best["torn"], best["pictures"])
+    mine = (card["training"]["seed"], card["data"]["torn"], card["data"]["pictures"])
+    assert mine == (best["seed"], best["torn"], best["pictures"])
     assert card["training"]["steps_averaged"] == best["steps_averaged"] > 0
 
 

@@ -11,14 +11,14 @@ from wsss_kit.clip import last_block, load_clip
 
 def differentiated(clip, images, directions):
     """The mean gradient of every number by automatic differentiation: (B, C, D)."""
-    found = []
-    for image, own in zip(images, directions, strict=True):
+    result = []
+    for image, mine in zip(images, directions, strict=True):
         backbone, grid, _ = clip._run_backbone(image[None], None, None)
         normed = clip.blocks[-1].ln_1(backbone.x).detach().requires_grad_()
         embedding = clip.finish(backbone.x, normed, grid)[0]
-        gradients = [torch.autograd.grad(embedding @ d, normed, retain_graph=True)[0] for d in own]
-        found.append(torch.stack([gradient[0, 1:].mean(0) for gradient in gradients]))
-    return torch.stack(found)
+        gradients = [torch.autograd.grad(embedding @ d, normed, retain_graph=True)[0] for d in mine]
+        result.append(torch.stack([gradient[0, 1:].mean(0) for gradient in gradients]))
+    return torch.stack(result)
 
 
 @pytest.mark.parametrize("n_classes", [1, 2, 3, 5])
@@ -29,9 +29,9 @@ def test_mean_gradients_are_those_of_automatic_differentiation(make, n_classes):
     last, _, _ = clip.last_block(images)
     directions = torch.randn(2, n_classes, last.embedding.shape[1], dtype=torch.float64)
     expected = differentiated(clip, images, directions)
-    found = last.mean_gradients(directions)
+    result = last.mean_gradients(directions)
     assert expected.abs().min() > 0
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
 
 
 @pytest.mark.parametrize(("name", "value"), [("MOST_KEPT", 0), ("_AT_ONCE", 1)])
@@ -56,8 +56,8 @@ def test_the_whole_derivative_gives_every_gradient(make):
     assert not last.prepared
     last.prepare()
     assert last.prepared and not last._kept and "shared_hidden" not in vars(last)
-    found = last.mean_gradients(directions)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
+    result = last.mean_gradients(directions)
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
 
 
 def test_what_it_remembers_does_not_change_what_it_gives():

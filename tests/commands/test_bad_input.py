@@ -225,9 +225,9 @@ def test_it_stops_and_says_why(what, room, capsys):
     damage()
     before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
     assert main(words.split()) == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    assert _matches(message, said), said
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    assert _matches(message, printed), printed
     after = {path: path.read_bytes() for path in before}
     assert after == before  # nothing that was there has changed
 
@@ -237,8 +237,8 @@ def test_it_goes_on_and_lists_it(what, room, capsys):
     damage, message = FAILS[what]
     damage()
     assert main(MASKS.split()) == 0
-    said = capsys.readouterr().out
-    assert "1 images have none" in said and _matches(message, said), said
+    printed = capsys.readouterr().out
+    assert "1 images have none" in printed and _matches(message, printed), printed
     (failed,) = (room / "out" / "failed").iterdir()
     assert not (room / "out" / "masks" / f"{failed.stem}.png").exists()
     assert len(list((room / "out" / "masks").iterdir())) == (1 if "leaves" in what else 3)

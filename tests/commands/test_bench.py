@@ -16,30 +16,30 @@ def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     threads = torch.get_num_threads()
     state = torch.get_rng_state()
-    found = run_bench(folder, model="paper", size=(40, 56), rounds=2, device="cpu")
+    result = run_bench(folder, model="paper", size=(40, 56), rounds=2, device="cpu")
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
-    return folder, found
+    return folder, result
 
 
 def test_every_comparison_is_there(rows):
-    _, found = rows
-    assert len(found) == 6 and all(name == row.what for name, row in found.items())
+    _, result = rows
+    assert len(result) == 6 and all(name == row.what for name, row in result.items())
     for what in ("1 class", "3 classes", "5 classes"):
-        row = found[f"image to refined maps, {what}"]
+        row = result[f"image to refined maps, {what}"]
         assert float(row.note.split("difference ")[1].split(",")[0]) < 1e-4
-    assert "image to refined maps, 3 classes, backbone in bfloat16 (LOSSY)" in found
-    switched = found["embedded world, a word switched off, 2 classes"]
-    edited = found["embedded world, a word edited, 2 classes"]
+    assert "image to refined maps, 3 classes, backbone in bfloat16 (LOSSY)" in result
+    switched = result["embedded world, a word switched off, 2 classes"]
+    edited = result["embedded world, a word edited, 2 classes"]
     assert switched.ours < edited.ours < 0.1
     assert switched.ratio > edited.ratio > 1
 
 
 def test_what_is_written_is_what_was_printed(rows):
-    folder, found = rows
+    folder, result = rows
     card = json.loads((folder / "bench.json").read_text("utf-8"))
     assert card["model"] == "paper" and card["size"] == [40, 56] and card["rounds"] == 2
     assert "1 thread" in card["machine"] and torch.__version__ in card["machine"]
-    assert [row["what"] for row in card["rows"]] == list(found)
+    assert [row["what"] for row in card["rows"]] == list(result)
     assert all(row["ours"] > 0 and row["ratio"] > 0 for row in card["rows"])
 
 

@@ -38,9 +38,9 @@ def looked(root):
 
 
 def test_a_data_set_that_is_right(voc, capsys):
-    found = looked(voc)
-    assert not found.errors and (found.n_images, found.n_masks) == (4, 4)
-    assert len(found.remarks["classes that no image is labelled with"]) == 18
+    result = looked(voc)
+    assert not result.errors and (result.n_images, result.n_masks) == (4, 4)
+    assert len(result.remarks["classes that no image is labelled with"]) == 18
     assert main(["check", "voc", "--root", str(voc)]) == 0
     assert "nothing is wrong" in capsys.readouterr().out
 
@@ -57,8 +57,8 @@ def test_what_stops_a_run_is_wrong(voc, capsys):
     assert "10x10" in errors["masks that cannot be read"][0]
     assert errors["classes drawn but not labelled"] == ["train_aug_1: cow"]
     assert main(["check", "voc", "--root", str(voc)]) == 1
-    said = capsys.readouterr().out
-    assert "wrong: images that are there twice: 1" in said and "nothing is wrong" not in said
+    message = capsys.readouterr().out
+    assert "wrong: images that are there twice: 1" in message and "nothing is wrong" not in message
 
 
 def test_what_may_be_meant_so_is_remarked(voc):
@@ -67,11 +67,11 @@ def test_what_may_be_meant_so_is_remarked(voc):
     (voc / "SegmentationClass" / "train_aug_2.png").unlink()
     (voc / "Annotations" / "train_aug_3.xml").write_text("<annotation></annotation>")
     draw(voc, "train_aug_3", [0])
-    found = looked(voc)
-    assert found.remarks["classes labelled but not drawn"][0] == "train_aug_0: cow"
-    assert found.remarks["images without a label"] == ["train_aug_3"]
-    assert found.errors["masks that ignore everything"] == ["train_aug_1"]
-    assert found.n_masks == 3
+    result = looked(voc)
+    assert result.remarks["classes labelled but not drawn"][0] == "train_aug_0: cow"
+    assert result.remarks["images without a label"] == ["train_aug_3"]
+    assert result.errors["masks that ignore everything"] == ["train_aug_1"]
+    assert result.n_masks == 3
 
 
 def test_small_images_and_many_problems_are_shortened(voc):
@@ -79,10 +79,10 @@ def test_small_images_and_many_problems_are_shortened(voc):
         path = voc / "JPEGImages" / f"train_aug_{i}.jpg"
         Image.fromarray(np.full((20, 30, 3), 50 * i, np.uint8)).save(path)
         draw(voc, f"train_aug_{i}", [COW if i % 2 == 0 else DOG], size=(20, 30))
-    found = looked(voc)
-    assert len(found.remarks["images smaller than 32 pixels"]) == 4 and not found.errors
-    found.errors["anything"].extend(str(i) for i in range(9))
-    assert "  and 4 more" in str(found)
+    result = looked(voc)
+    assert len(result.remarks["images smaller than 32 pixels"]) == 4 and not result.errors
+    result.errors["anything"].extend(str(i) for i in range(9))
+    assert "  and 4 more" in str(result)
 
 
 def test_data_without_masks_and_the_embedded_world(voc, capsys):

@@ -208,9 +208,9 @@ def test_a_folder_that_cannot_be_written_to(command, number, tmp_path, capsys, m
     def refuse(self, *_, **__):
         if self.name == "out":
             raise OSError(number, os.strerror(number), str(self))
-        return made(self, *_, **__)
+        return created(self, *_, **__)
 
-    arguments, made = prepared(command, tmp_path), Path.mkdir
+    arguments, created = prepared(command, tmp_path), Path.mkdir
     monkeypatch.setattr(Path, "mkdir", refuse)
     message = refused([*arguments, "--out", str(tmp_path / "out")], capsys)
     assert os.strerror(number) in message and "give --out another folder" in message
@@ -313,12 +313,12 @@ def test_a_stopped_command_promises_what_it_keeps(
         (tmp_path / "checkpoint.safetensors").touch()
     assert main([*COMMANDS[command], "--out", str(tmp_path)]) == 130
     goes_on = checkpoint and command in ("paper-clip", "cam")
-    said = "goes on from the last checkpoint" if goes_on else "begins again"
+    message = "goes on from the last checkpoint" if goes_on else "begins again"
     if goes_on and command == "cam":
-        said = f"with --resume {said}"
+        message = f"with --resume {message}"
     if command in ("download", "masks", "reproduce"):  # what came so far lies there
-        said = "goes on from what is written"
-    assert said in capsys.readouterr().err
+        message = "goes on from what is written"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"\x10", b"nonsense" * 20, None])

@@ -73,9 +73,10 @@ def test_voc_comes_from_the_first_source_that_has_it(mirror, tmp_path, capsys):
 def test_no_source_says_what_each_answered_and_what_to_do(tmp_path, capsys):
     out = tmp_path / "VOC2012"
     assert main(["download", "voc", "--out", str(out), "--from", str(tmp_path / "no")]) == 2
-    said = capsys.readouterr().err
-    assert "VOCtrainval_11-May-2012.tar could not be downloaded" in said and "No such file" in said
-    assert f"put it into {out / 'archives'}" in said
+    message = capsys.readouterr().err
+    assert "VOCtrainval_11-May-2012.tar could not be downloaded" in message
+    assert "No such file" in message
+    assert f"put it into {out / 'archives'}" in message
     assert main(["download", "pets", "--aug", "--out", str(out)]) == 2
     assert "aug belongs to voc" in capsys.readouterr().err
 
@@ -112,8 +113,8 @@ def test_train_aug_is_sbd_and_train_without_val(mirror, tmp_path):
     samples, masks = load_voc(out, "train_aug"), load_voc_masks(out, "train_aug")
     assert samples.names == ("train_0", "train_1", "train_aug_0", "train_aug_1")
     assert (masks["train_aug_0"] == 10).all()  # SBD's
-    own = np.asarray(Image.open(voc / "SegmentationClass" / "train_0.png"))
-    assert (masks["train_0"].numpy() == own).all()  # VOC's own goes before
+    mine = np.asarray(Image.open(voc / "SegmentationClass" / "train_0.png"))
+    assert (masks["train_0"].numpy() == mine).all()  # VOC's own goes before
 
 
 def test_sbd_that_is_damaged_or_missing(tmp_path):
@@ -140,7 +141,7 @@ def test_pets_and_coco_are_read_after_they_are_unpacked(mirror, tmp_path):
     out = download("pets", tmp_path / "pets", sources=[mirror], keep=True, shown=False)
     assert load_pets(out).names == ("Abyssinian_1",)
     assert (out / "archives" / "images.tar.gz").exists()
-    found = {
+    result = {
         "images": [{"id": 1, "file_name": "COCO_1.jpg", "height": 3, "width": 4}],
         "categories": [{"id": 18, "name": "dog"}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 18}],
@@ -150,7 +151,7 @@ def test_pets_and_coco_are_read_after_they_are_unpacked(mirror, tmp_path):
     listed.mkdir()
     Image.new("RGB", (4, 3)).save(images / "COCO_1.jpg")
     for split in ("train", "val"):
-        (listed / f"instances_{split}2014.json").write_text(json.dumps(found))
+        (listed / f"instances_{split}2014.json").write_text(json.dumps(result))
         pack(images, mirror / f"{split}2014.zip", f"{split}2014/")
     pack(listed, mirror / "annotations_trainval2014.zip", "annotations/")
     out = download("coco", tmp_path / "COCO2014", sources=[mirror], shown=False)

@@ -46,9 +46,9 @@ def test_the_protocol_comes_from_the_folder(paper, capsys):
 
 def test_a_folder_of_masks_of_anybody_beside_a_published_number(tmp_path, capsys):
     voc = build_voc(tmp_path / "VOC2012")
-    own = tmp_path / "own"
-    shutil.copytree(voc / "SegmentationClass", own)
-    arguments = ["evaluate", str(own), "--root", str(voc), "--split", "train"]
+    mine = tmp_path / "own"
+    shutil.copytree(voc / "SegmentationClass", mine)
+    arguments = ["evaluate", str(mine), "--root", str(voc), "--split", "train"]
     page = tmp_path / "page.html"
     assert main([*arguments, "--row", "clip-es/train/crf", "--out", str(page)]) == 0
     assert "mIoU 100.0 %" in capsys.readouterr().out

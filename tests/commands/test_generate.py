@@ -250,8 +250,8 @@ def test_memory_is_flat_over_two_thousand_images(tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"{i}.jpg")
     command = [sys.executable, "-c", MEMORY, str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    early, late = map(int, found.stdout.split())
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    early, late = map(int, result.stdout.split())
     assert late < 1.05 * early, f"{early} kB after 200 images, {late} kB after 2,000"
 
 
@@ -340,5 +340,5 @@ def test_images_of_nearly_one_size_go_through_together(tmp_path, crf, monkeypatc
         assert one.shape == sample.image.shape[1:]
         assert (one != other).float().mean() < 2e-3
         expected = clip_es_maps(sample.image[None], sample.labels[None], method=method)[0]
-        for c, found in read_maps(tmp_path / "a", sample.name).items():
-            assert torch.allclose(found, expected[c], atol=2e-3)
+        for c, result in read_maps(tmp_path / "a", sample.name).items():
+            assert torch.allclose(result, expected[c], atol=2e-3)

@@ -41,9 +41,9 @@ def test_clip_es_as_the_recipe_has_it(tmp_path):
         expected = recipe(sample.image[None], sample.labels[None])[0]
         assert (written.masks[sample.name] != expected).float().mean() < 1e-3
         assert list(read_maps(tmp_path, sample.name)) == sample.labels.nonzero()[:, 0].tolist()
-    made = json.loads((tmp_path / "protocol.json").read_text())
-    assert made["background"] == "(1 - max)^1"
-    assert made["refinement"] == "attention affinity, dense CRF"
+    created = json.loads((tmp_path / "protocol.json").read_text())
+    assert created["background"] == "(1 - max)^1"
+    assert created["refinement"] == "attention affinity, dense CRF"
 
 
 def test_clip_es_without_its_walk(tmp_path, capsys):
@@ -117,9 +117,9 @@ def test_an_image_that_is_damaged_is_noted(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Pipeline, "own_maps", flat)
     out = tmp_path / "out"
     assert main(["masks", "clip-es", "--root", str(voc), "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "holds 2 masks" in said and "2 images have none" in said
-    assert "train_aug_1: ValueError" in said and "train_aug_2: FileNotFoundError" in said
+    message = capsys.readouterr().out
+    assert "holds 2 masks" in message and "2 images have none" in message
+    assert "train_aug_1: ValueError" in message and "train_aug_2: FileNotFoundError" in message
     assert list(read_masks(out).masks) == ["train_aug_0", "train_aug_3"]
 
 
@@ -135,8 +135,8 @@ def test_two_processes_write_what_one_writes(tmp_path):
     ]
     assert main([*command, str(tmp_path / "one")]) == 0
     assert [process.wait(timeout=120) for process in both] == [0, 0]
-    found = {name: data for name, data in files(tmp_path / "two").items() if name != ".lock"}
-    assert found == {n: d for n, d in files(tmp_path / "one").items() if n != ".lock"}
+    result = {name: data for name, data in files(tmp_path / "two").items() if name != ".lock"}
+    assert result == {n: d for n, d in files(tmp_path / "one").items() if n != ".lock"}
 
 
 def test_data_by_its_name(tmp_path, monkeypatch):

@@ -60,9 +60,9 @@ def test_labels_and_masks_are_scored_at_their_own_size(images, tmp_path, capsys)
     labelled(images, masks=True)
     options = {"classes": PAPER_CLASSES, "clip": "paper", "device": "cpu"}
     page = run_own_images(images, tmp_path / "out", **options)
-    said = capsys.readouterr().out
-    assert "CLIP-ES, CRF: own images all, 4 images" in said
-    means = [float(m) for m in re.findall(r"(\d+\.\d) \[", said)]
+    message = capsys.readouterr().out
+    assert "CLIP-ES, CRF: own images all, 4 images" in message
+    means = [float(m) for m in re.findall(r"(\d+\.\d) \[", message)]
     assert len(means) == 2 and means[1] > 40  # the tiny CLIP knows paper
     assert "dense CRF" in page.read_text(encoding="utf-8")
 
@@ -84,10 +84,10 @@ def test_what_is_missing_is_said(images, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(weights, "load_clip", unreachable)
     monkeypatch.chdir(tmp_path)
-    said = refused(str(images), "--classes", "cow")
-    assert "CLIP ViT-B-16 could not be fetched (no route to host)" in said
-    assert "put OpenAI's file (https://openaipublic" in said and "ViT-B-16.pt" in said
-    assert "The embedded world needs no weights: python -m wsss_kit demo" in said
+    message = refused(str(images), "--classes", "cow")
+    assert "CLIP ViT-B-16 could not be fetched (no route to host)" in message
+    assert "put OpenAI's file (https://openaipublic" in message and "ViT-B-16.pt" in message
+    assert "The embedded world needs no weights: python -m wsss_kit demo" in message
     assert not (tmp_path / "out" / "report.html").exists()
     assert main(["demo", "--classes", "cow", "--out", str(tmp_path / "out")]) == 2
     assert "--classes goes with --pictures" in capsys.readouterr().err

@@ -58,10 +58,10 @@ def random_clip(monkeypatch):
     import open_clip
     from open_clip.model import CLIP
 
-    asked = []
+    given = []
 
     def load(name, *, weights, device):
-        asked.append((name, str(weights)))
+        given.append((name, str(weights)))
         torch.manual_seed(0)
         vision = {"layers": 3, "width": 64, "head_width": 16, "patch_size": 16, "image_size": 64}
         text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1}
@@ -69,22 +69,22 @@ def random_clip(monkeypatch):
         return FrozenCLIP(model, open_clip.get_tokenizer("ViT-B-16-quickgelu"))
 
     monkeypatch.setattr(resources, "load_clip", load)
-    return asked
+    return given
 
 
 @pytest.fixture
 def small_segmenter(monkeypatch):
     """A segmenter that a test has time for; returns what the recipe asked for."""
-    asked = {}
+    given = {}
 
     @functools.wraps(train_segmenter)
     def train(samples, masks, *, network, weights, preset, **options):
-        asked.update(network=network, weights=weights, preset=preset, masks=masks, **options)
+        given.update(network=network, weights=weights, preset=preset, masks=masks, **options)
         kept = {name: options[name] for name in ("taught_by", "iterations", "seed", "checkpoint")}
         return train_segmenter(samples, masks, batch_size=2, device="cpu", **kept)
 
     monkeypatch.setattr(train_method, "train_segmenter", train)
-    return asked
+    return given
 
 
 def parsed(words):
@@ -301,10 +301,10 @@ def coco(places, tmp_path):
             {"id": i, "image_id": i, "category_id": 18, "area": 600, "segmentation": outline}
             for i in range(2)
         ]
-        found = {"images": images, "annotations": annotations}
-        found["categories"] = [{"id": 18, "name": "dog"}]
+        result = {"images": images, "annotations": annotations}
+        result["categories"] = [{"id": 18, "name": "dog"}]
         path = root / "annotations" / f"instances_{split}2014.json"
-        path.write_text(json.dumps(found))
+        path.write_text(json.dumps(result))
     return {**places, "root": root}
 
 

@@ -80,8 +80,8 @@ def test_the_best_tower_on_val_is_chosen_and_its_card_names_the_others(towers, t
     tensors, card = load_model(out / "tiny_clip")
     assert tensors["logit_scale"] == 1 and card["attention"]["squarings"] == 1
     among = card["chosen"]["among"]
-    told = ("seed", "torn", "walk_squarings", "mean_iou")
-    assert [tuple(a[key] for key in told) for a in among] == [
+    recorded = ("seed", "torn", "walk_squarings", "mean_iou")
+    assert [tuple(a[key] for key in recorded) for a in among] == [
         (0, 0.0, 0, {"maps": 0.5, "crf": 0.7}),
         (1, 0.35, 1, {"maps": 0.6, "crf": 0.66}),
         (2, 0.5, 0, {"maps": 0.4, "crf": 0.7}),
@@ -124,8 +124,8 @@ def test_the_shipped_card_repeats():
     card = load_model(TINY_CLIP)[1]["attention"]
     scores = train.score_affinity(load_clip("paper", device="cpu"), shown=False)
     for (squarings, layers), score in scores.items():
-        told = card["mean_iou"][f"squarings {squarings}, layers {layers}"]
-        assert dict(zip(("maps", "crf"), score, strict=True)) == pytest.approx(told, abs=0.005)
+        recorded = card["mean_iou"][f"squarings {squarings}, layers {layers}"]
+        assert dict(zip(("maps", "crf"), score, strict=True)) == pytest.approx(recorded, abs=0.005)
 
 
 def test_the_command_line_passes_everything_on(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_the_command_line_passes_everything_on(tmp_path, monkeypatch):
     )
     assert main(["train", "paper-clip", "--out", out]) == 0
     assert main(["train", "paper-trunk", "--out", out, "--teacher", f"{out}/t.safetensors"]) == 0
-    asked, usual, backbone = (keywords for _, keywords in calls)
-    assert (asked["torn"], asked["steps"], asked["seed"]) == (0.0, 5, 2)
+    given, usual, backbone = (keywords for _, keywords in calls)
+    assert (given["torn"], given["steps"], given["seed"]) == (0.0, 5, 2)
     assert "torn" not in usual and "steps" not in usual
     assert backbone["teacher"] == f"{out}/t.safetensors" and "torn" not in backbone

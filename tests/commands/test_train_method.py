@@ -38,9 +38,9 @@ def test_a_cam_as_the_class_trains_it(trained):
     cam.fit(PaperWorld(8, split="train"), epochs=1, batch_size=4, progress=False)
     assert torch.equal(CAM.load(trained, device="cpu").head_, cam.head_)
     config = json.loads((trained.parent / CONFIG).read_text())
-    said = {"what": "cam", "backbone": "paper", "weights": "web", "preset": "clean"}
-    said |= {"data": "paper", "split": "train", "limit": 8, "epochs": 1, "batch_size": 4}
-    assert config == said
+    message = {"what": "cam", "backbone": "paper", "weights": "web", "preset": "clean"}
+    message |= {"data": "paper", "split": "train", "limit": 8, "epochs": 1, "batch_size": 4}
+    assert config == message
 
 
 def test_the_chain_of_all_methods(trained, tmp_path, capsys):
@@ -60,12 +60,12 @@ def test_the_chain_of_all_methods(trained, tmp_path, capsys):
     walk = ("--affinity", tmp_path / "affinity" / "affinity")
     for name, where in (("sc-cam", tmp_path / "sc"), ("clims", tmp_path / "clims")):
         run("masks", where / name, "--out", tmp_path / f"{name}-walked", *walk, "--maps")
-    made = json.loads((tmp_path / "sc-cam-walked" / "protocol.json").read_text())
-    assert (made["background"], made["refinement"]) == (
+    created = json.loads((tmp_path / "sc-cam-walked" / "protocol.json").read_text())
+    assert (created["background"], created["refinement"]) == (
         *("(1 - max)^16", "random walk, PSA's affinity"),
     )
-    made = json.loads((tmp_path / "clims-walked" / "protocol.json").read_text())
-    assert made["background"] == "constant 0.2"
+    created = json.loads((tmp_path / "clims-walked" / "protocol.json").read_text())
+    assert created["background"] == "constant 0.2"
     run("train", "segmenter", "--out", tmp_path / "seg", *learns)
     segmenter = Segmenter.load(tmp_path / "seg" / "segmenter", device="cpu")
     assert segmenter.taught_by == "CAM, cam.safetensors, constant 0.15, none"
@@ -114,8 +114,8 @@ def test_a_training_is_never_written_over(trained, tmp_path, capsys):
 
 
 def test_a_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    how = {**PAPER, "epochs": 2, "learning_rate": 0.01}
-    whole = train_method("cam", tmp_path / "whole", **how)
+    settings = {**PAPER, "epochs": 2, "learning_rate": 0.01}
+    whole = train_method("cam", tmp_path / "whole", **settings)
     kept = CAM.fit
 
     @functools.wraps(kept)
@@ -133,7 +133,7 @@ def test_a_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(CAM, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train_method("cam", tmp_path / "stopped", **how)
+        train_method("cam", tmp_path / "stopped", **settings)
     monkeypatch.setattr(CAM, "fit", kept)
     assert not (tmp_path / "stopped" / "cam.json").exists()
     resumed = train_method("cam", tmp_path / "stopped", resume=True, device="cpu")
@@ -148,9 +148,9 @@ def test_being_stopped_says_how_to_go_on(trained, tmp_path, monkeypatch, capsys)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "train_method", functools.wraps(train_method)(stop))
-    for out, said in ((tmp_path, "begins again"), (trained.parent, "with --resume goes on")):
+    for out, message in ((tmp_path, "begins again"), (trained.parent, "with --resume goes on")):
         assert main(["train", "cam", "--out", str(out)]) == 130
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_a_head_alone_leaves_no_checkpoint(tmp_path):
@@ -182,22 +182,22 @@ def test_two_processes_write_one_training(trained, tmp_path):
 
 
 def test_photographs_are_cropped_as_published(tmp_path, monkeypatch):
-    voc, asked = build_voc(tmp_path / "VOC2012"), {}
+    voc, given = build_voc(tmp_path / "VOC2012"), {}
 
     def fit(self, samples, **options):
-        asked.update(options, backbone=self.backbone, weights=self.weights, n=len(samples))
+        given.update(options, backbone=self.backbone, weights=self.weights, n=len(samples))
         raise ValueError("enough")
 
-    for kind in (CAM, module.SCCAM):
-        monkeypatch.setattr(kind, "fit", functools.wraps(kind.fit)(fit))
+    for variant in (CAM, module.SCCAM):
+        monkeypatch.setattr(variant, "fit", functools.wraps(variant.fit)(fit))
     for what, crop in (("cam", 512), ("sc-cam", 224)):
         with pytest.raises(ValueError, match="enough"):
             train_method(what, tmp_path / what, root=voc, device="cpu")
-        assert asked["crop"] == crop and asked["n"] == 4
-        assert (asked["backbone"], asked["weights"]) == ("resnet50", "imagenet")
+        assert given["crop"] == crop and given["n"] == 4
+        assert (given["backbone"], given["weights"]) == ("resnet50", "imagenet")
     with pytest.raises(ValueError, match="enough"):
         train_method("cam", tmp_path / "own", root=voc, device="cpu", backbone="resnet18", crop=64)
-    assert (asked["backbone"], asked["weights"], asked["crop"]) == ("resnet18", None, 64)
+    assert (given["backbone"], given["weights"], given["crop"]) == ("resnet18", None, 64)
 
 
 @pytest.mark.parametrize("what", METHODS)
@@ -216,20 +216,20 @@ def test_every_argument_is_an_option(what):
 
 def test_words_of_a_command_line(monkeypatch):
     """What is not given does not arrive, so that a training that goes on keeps what it has."""
-    asked = {}
+    requested = {}
 
     @functools.wraps(train_method)
     def train(what, **options):
-        asked.update(options, what=what)
+        requested.update(options, what=what)
 
     monkeypatch.setattr(module, "train_method", train)
 
     def given(words):
-        asked.clear()
+        requested.clear()
         assert main(["train", *words.split()]) == 0
-        return {name: value for name, value in asked.items() if name != "what"}
+        return {name: value for name, value in requested.items() if name != "what"}
 
-    assert given("cam") == {} and asked == {"what": "cam"}
+    assert given("cam") == {} and requested == {"what": "cam"}
     words = "--learning-rate 1e-3 --scales=1,0.5 --flip false --weights imagenet --epochs 8"
     assert given(f"cam {words}") == {
         **{"learning_rate": 1e-3, "scales": [1, 0.5], "flip": False, "weights": "imagenet"},

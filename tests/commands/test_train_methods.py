@@ -58,9 +58,9 @@ def test_the_card_says_how_it_was_made_and_what_came_of_it(made):
     world = PaperWorld(3, split="val")
     maps_of = functools.partial(cam_maps, method=method.cls.load(path, device="cpu"))
     swept = sweep_background(maps_of, world, world.masks, rules=CONSTANTS, shown=False)
-    told = card["measured"][method.name]
-    assert told["mean_iou"] == pytest.approx(max(swept.values()), abs=5e-4)
-    assert swept[next(r for r in swept if str(r) == told["background"])] == max(swept.values())
+    recorded = card["measured"][method.name]
+    assert recorded["mean_iou"] == pytest.approx(max(swept.values()), abs=5e-4)
+    assert swept[next(r for r in swept if str(r) == recorded["background"])] == max(swept.values())
 
 
 def test_a_run_that_was_stopped_goes_on(made, monkeypatch, capsys):
@@ -108,17 +108,17 @@ def test_the_shipped_clims_is_small_and_looks_at_objects():
 def test_the_shipped_sc_cam_is_small_and_has_found_the_subtypes():
     assert SCCAM.SHIPPED.stat().st_size < 1.5e6
     sc_cam, world = SCCAM.load("paper", device="cpu"), PaperWorld(1000, split="train")
-    truth, told = subtype_labels(world), load_model(SCCAM.SHIPPED)[1]["nmi_with_true_subtypes"]
-    found = [agreement(each, truth, n_classes=8).mean_nmi for each in sc_cam.rounds_]
-    assert found == pytest.approx(told, abs=1e-3)
-    assert found == sorted(found) and found[-1] >= 0.7 and len(found) == 3
+    truth, recorded = subtype_labels(world), load_model(SCCAM.SHIPPED)[1]["nmi_with_true_subtypes"]
+    result = [agreement(each, truth, n_classes=8).mean_nmi for each in sc_cam.rounds_]
+    assert result == pytest.approx(recorded, abs=1e-3)
+    assert result == sorted(result) and result[-1] >= 0.7 and len(result) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", SHIPPED)
 def test_the_shipped_card_repeats(method):
-    told, val = load_model(method.weights)[1]["measured"], PaperWorld(100, split="val")
+    recorded, val = load_model(method.weights)[1]["measured"], PaperWorld(100, split="val")
     maps_of = functools.partial(cam_maps, method=method.cls.load("paper", device="cpu"))
     swept = sweep_background(maps_of, val, val.masks, rules=CONSTANTS, shown=False)
-    assert max(swept.values()) == pytest.approx(told[method.name]["mean_iou"], abs=0.005)
-    assert max(swept.values()) >= told["CAM"]["mean_iou"] + method.gain
+    assert max(swept.values()) == pytest.approx(recorded[method.name]["mean_iou"], abs=0.005)
+    assert max(swept.values()) >= recorded["CAM"]["mean_iou"] + method.gain

@@ -138,7 +138,7 @@ def test_mean_field_comes_near_to_the_exact_kernels(seed):
             norm = kernel.sum(1, keepdim=True).rsqrt()
             pulls = pulls + weight * norm * (kernel @ (norm * probs))
         probs = (unary + pulls).softmax(1)
-    found = dense_crf(
+    result = dense_crf(
         scores,
         images,
         iterations=5,
@@ -149,7 +149,7 @@ def test_mean_field_comes_near_to_the_exact_kernels(seed):
         bilateral_rgb_std=60,
     )
     change = (scores[0].reshape(3, -1).T - probs).abs().mean()
-    assert (found[0].view(3, -1).T - probs).abs().mean() < 0.05 * change
+    assert (result[0].view(3, -1).T - probs).abs().mean() < 0.05 * change
 
 
 def test_edges_come_from_the_image():
@@ -305,5 +305,5 @@ def test_reference_images_wrap_as_numpy_does(rng):
     bgr = image[..., ::-1].astype(np.float32) - np.float32(dense.BGR_MEAN)
     expected = bgr.astype(np.int64).astype(np.uint8)
     image = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    found = (reference_crf_images(image)[0] * 255).round().byte()
-    np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), expected)
+    result = (reference_crf_images(image)[0] * 255).round().byte()
+    np.testing.assert_array_equal(result.permute(1, 2, 0).numpy(), expected)

@@ -95,8 +95,8 @@ def test_it_comes_near_to_the_gaussian(d, error, rng):
     kernel = torch.exp(-(torch.cdist(features.T, features.T) ** 2) / 2)
     norm = kernel.sum(1, keepdim=True).rsqrt()
     exact = norm * (kernel @ (norm * values))
-    found = Lattice(features) @ values
-    assert (found - exact).abs().mean() < error < (values - exact).abs().mean() / 5
+    result = Lattice(features) @ values
+    assert (result - exact).abs().mean() < error < (values - exact).abs().mean() / 5
 
 
 def test_both_paths_agree_to_the_bit(monkeypatch, rng):

@@ -27,10 +27,10 @@ def literal(scores, images, iterations, dilations):
             near = [place for d in dilations for place in around(y, x, d)]
             distances = torch.zeros(len(near))
             for c in range(3):
-                own = images[c, y, x]
+                mine = images[c, y, x]
                 values = torch.stack([images[c, v, u] for v, u in near])
-                spread = torch.cat([values, own.repeat(len(dilations))]).std()
-                distances += (values - own).abs() / (0.1 * spread + 1e-8) / 3
+                spread = torch.cat([values, mine.repeat(len(dilations))]).std()
+                distances += (values - mine).abs() / (0.1 * spread + 1e-8) / 3
             weights[y, x] = near, torch.softmax(-distances, 0)
     for _ in range(iterations):
         new = torch.zeros_like(probs)
@@ -45,10 +45,10 @@ def literal(scores, images, iterations, dilations):
 def test_equals_the_loops(iterations, dilations, rng):
     scores = torch.rand(2, 3, 6, 7, generator=rng)
     images = torch.rand(2, 3, 6, 7, generator=rng)
-    found = pamr(scores, images, iterations=iterations, dilations=dilations)
+    result = pamr(scores, images, iterations=iterations, dilations=dilations)
     for b in range(2):
         expected = literal(scores[b], images[b], iterations, dilations)
-        torch.testing.assert_close(found[b], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(result[b], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_probabilities_with_the_published_dilations(rng):

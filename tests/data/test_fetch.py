@@ -169,8 +169,8 @@ def test_files_come_out_without_their_leading_folders(pack, tmp_path):
     unpack(path, tmp_path / "all", strip=2, shown=False)
     assert (tmp_path / "all" / "Annotations" / "a.xml").read_bytes() == b"22"
     unpack(path, tmp_path / "some", strip=2, only=("JPEG",), shown=False)
-    found = [p.name for p in (tmp_path / "some").rglob("*") if p.is_file()]
-    assert found == ["a.jpg"]
+    result = [p.name for p in (tmp_path / "some").rglob("*") if p.is_file()]
+    assert result == ["a.jpg"]
 
 
 @pytest.mark.parametrize("pack", [tar, zipped])

@@ -231,11 +231,11 @@ def test_masks_some_of_which_belong_to_no_image(root):
 def test_labels_with_another_mark_between_them(root, label):
     table = root / "labels.csv"
     table.write_text(f"file,labels\ncat1.jpg,{label}\n")
-    said = label.strip('"')
+    message = label.strip('"')
     with pytest.raises(ValueError, match=r"line 2: .* looks like several classes; put ';' between"):
         load_folder(root)
     table.write_text(f"file,labels\ncat1.jpg,{label}\n")
-    assert load_folder(root, classes=[said, "dog"])[0].labels.tolist() == [1, 0]
+    assert load_folder(root, classes=[message, "dog"])[0].labels.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("name", ["background", "Background", "", " ", None, 3])

@@ -29,9 +29,9 @@ def write_png(path, values, *, depth, colour_type):
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     body = zlib.compress(b"".join(b"\0" + line for line in lines))
     chunks = b""
-    for kind, data in ((b"IHDR", header), (b"IDAT", body), (b"IEND", b"")):
-        crc = struct.pack(">I", zlib.crc32(kind + data))
-        chunks += struct.pack(">I", len(data)) + kind + data + crc
+    for variant, data in ((b"IHDR", header), (b"IDAT", body), (b"IEND", b"")):
+        crc = struct.pack(">I", zlib.crc32(variant + data))
+        chunks += struct.pack(">I", len(data)) + variant + data + crc
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
 
 

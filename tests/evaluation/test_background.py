@@ -71,9 +71,9 @@ def test_the_sweep_equals_every_rule_alone(data, scored):
     assert maps_of.calls == len(samples)  # maps are made once, not once a rule
     assert list(swept) == list(RULES)
     values = [0, 1, 2, 3] if scored is None else [0, *scored]
-    for rule, found in swept.items():
+    for rule, result in swept.items():
         predicted = predict_masks(maps_of, samples, rule, shown=False)
-        assert found == pytest.approx(literal_iou(predicted, target, values))
+        assert result == pytest.approx(literal_iou(predicted, target, values))
     assert len({round(v, 6) for v in swept.values()}) > 1
 
 
@@ -104,12 +104,12 @@ def test_refined_scores_are_swept_image_by_image(data, batch_size):
     options = {"rules": RULES, "refine": refine, "batch_size": batch_size, "shown": False}
     swept = sweep_background(maps_of, samples, target, **options)
     assert seen == [[s.image.mean().item()] * len(RULES) for s in samples]
-    for rule, found in swept.items():
+    for rule, result in swept.items():
         predicted = predict_masks(maps_of, samples, rule, refine=refine, shown=False)
         plain = predict_masks(maps_of, samples, rule, shown=False)
         for name, mask in predicted.items():
             assert torch.equal(mask, plain[name].flip(-1))
-        assert found == pytest.approx(literal_iou(predicted, target, [0, 1, 2, 3]))
+        assert result == pytest.approx(literal_iou(predicted, target, [0, 1, 2, 3]))
 
 
 def test_rules_for_a_crf_are_few_and_of_both_kinds():

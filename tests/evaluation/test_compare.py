@@ -17,12 +17,12 @@ PROTOCOL = Protocol("random masks", "val")
 
 def noisy(target, share, random):
     """Masks in which a share of the pixels is drawn again."""
-    found = {}
+    result = {}
     for name, mask in target.items():
         again = torch.rand(mask.shape, generator=random) < share
         drawn = torch.randint(0, 4, mask.shape, generator=random)
-        found[name] = torch.where(again & (mask != 255), drawn, mask)
-    return found
+        result[name] = torch.where(again & (mask != 255), drawn, mask)
+    return result
 
 
 def world(n, random, size=(6, 7)):
@@ -41,12 +41,12 @@ def test_precision_recall_and_iou_are_scikit_learn_s(rng):
     t = torch.cat([target[n].flatten() for n in target])
     p = torch.cat([predicted[n].flatten() for n in target])
     kept = t != 255
-    for score, found in (
+    for score, result in (
         (precision_score, report.precision),
         (recall_score, report.recall),
         (jaccard_score, report.iou),
     ):
-        np.testing.assert_allclose(found, score(t[kept], p[kept], average=None), rtol=1e-12)
+        np.testing.assert_allclose(result, score(t[kept], p[kept], average=None), rtol=1e-12)
     nowhere = scored({n: 0 * m for n, m in target.items()}, target, n_bootstrap=0)
     assert math.isnan(nowhere.precision[1]) and nowhere.recall[1] == 0
 
@@ -62,9 +62,9 @@ def test_scored_classes_have_precision_among_their_targets_only():
 def test_a_difference_by_hand(rng):
     target = world(8, rng)
     first, second = scored(noisy(target, 0.6, rng), target), scored(noisy(target, 0.3, rng), target)
-    found = compare_reports(first, second, n_bootstrap=200, seed=3)
-    assert found.difference == pytest.approx(second.mean_iou - first.mean_iou)
-    np.testing.assert_allclose(found.by_class, second.iou - first.iou)
+    result = compare_reports(first, second, n_bootstrap=200, seed=3)
+    assert result.difference == pytest.approx(second.mean_iou - first.mean_iou)
+    np.testing.assert_allclose(result.by_class, second.iou - first.iou)
     draws = np.random.default_rng(3)
     differences = []
     for _ in range(200):
@@ -73,15 +73,15 @@ def test_a_difference_by_hand(rng):
             (r.intersections[rows].sum(0) / r.unions[rows].sum(0)).mean() for r in (first, second)
         ]
         differences.append(values[1] - values[0])
-    np.testing.assert_allclose(found.interval, np.percentile(differences, [2.5, 97.5]))
+    np.testing.assert_allclose(result.interval, np.percentile(differences, [2.5, 97.5]))
     better = sum(second.image_iou[n] > first.image_iou[n] for n in target)
-    assert found.better == better and found.better + found.worse <= 8
-    assert "0 is outside" in found.headline and found.headline in found._repr_html_()
-    frame = found.to_frame()
+    assert result.better == better and result.better + result.worse <= 8
+    assert "0 is outside" in result.headline and result.headline in result._repr_html_()
+    frame = result.to_frame()
     assert list(frame.index) == ["background", *CLASSES]
     assert (frame["low"] <= frame["difference"]).all()
     back = compare_reports(second, first, n_bootstrap=200, seed=3)
-    assert back.interval == pytest.approx((-found.interval[1], -found.interval[0]))
+    assert back.interval == pytest.approx((-result.interval[1], -result.interval[0]))
     same = compare_reports(first, first)
     assert same.interval == (0.0, 0.0) and "no difference was shown" in same.headline
 
@@ -106,9 +106,9 @@ def test_the_intervals_cover_what_they_should():
     names, held, held_difference = list(target), 0, 0
     for _ in range(n):
         some = [names[i] for i in draws.choice(400, 40)]
-        own = {f"{i}": target[name] for i, name in enumerate(some)}
+        mine = {f"{i}": target[name] for i, name in enumerate(some)}
         reports = [
-            scored({f"{i}": masks[name] for i, name in enumerate(some)}, own, **drawn)
+            scored({f"{i}": masks[name] for i, name in enumerate(some)}, mine, **drawn)
             for masks in (first, second)
         ]
         low, high = reports[0].interval

@@ -35,13 +35,13 @@ def world():
 
 def test_sharpness_by_hand(rng):
     scores, present = torch.rand(5, 4, generator=rng), torch.rand(5, 4, generator=rng) > 0.4
-    found = sharpness(scores, present)
-    for row, on, value in zip(scores, present, found, strict=True):
-        own = row[on].double().numpy()
-        if len(own) < 2:
+    result = sharpness(scores, present)
+    for row, on, value in zip(scores, present, result, strict=True):
+        mine = row[on].double().numpy()
+        if len(mine) < 2:
             assert value.isnan()
         else:
-            assert value == pytest.approx(np.var(own) / np.mean(own), rel=1e-5)
+            assert value == pytest.approx(np.var(mine) / np.mean(mine), rel=1e-5)
     assert sharpness(torch.zeros(1, 2), torch.ones(1, 2)) == 0
     with pytest.raises(ValueError, match=r"scores have shape \(2,\) and present \(2,\)"):
         sharpness(torch.zeros(2), torch.zeros(2))
@@ -58,8 +58,8 @@ def literal_sharpness(clip, world, prompts):
         seen = clip.encode_image(sample.image[None])
         seen = seen / seen.norm()
         p = (100 * seen @ texts.T * clip.logit_scale / 100).softmax(1)[0]
-        own = np.array([p[c].item() for c in range(8) if sample.labels[c] > 0])
-        values.append(own.var() / own.mean())
+        mine = np.array([p[c].item() for c in range(8) if sample.labels[c] > 0])
+        values.append(mine.var() / mine.mean())
     return np.mean(values), len(values)
 
 

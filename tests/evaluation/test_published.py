@@ -102,8 +102,8 @@ def test_the_usual_reasons_are_found_one_by_one():
 
     def more(row="clip-es/train/crf", prompts=None, **changes):
         report = reported(**{**full, **changes})
-        found = reasons(report, row, prompts=prompts)
-        return {name: said for name, said in found.items() if name not in usual}
+        result = reasons(report, row, prompts=prompts)
+        return {name: message for name, message in result.items() if name not in usual}
 
     aug = more(split="train_aug")
     assert set(aug) == {"wrong split"} and "68.7 instead of 75.0" in aug["wrong split"]

@@ -43,23 +43,23 @@ def test_the_points_of_a_class_sum_to_what_its_iou_lacks(masks, known, only):
         assert points[name] == pytest.approx(100 * (1 - iou), abs=1e-9)
     by_kind = frame.groupby(["class", "kind"])["points"].sum()
     for name, shares in zip(report.classes, report.error_shares, strict=True):
-        for kind, share in zip(("boundary", "missed", "spilled", "confused"), shares, strict=True):
-            assert by_kind.get((name, kind), 0.0) == pytest.approx(100 * share, abs=1e-9)
+        for error, share in zip(("boundary", "missed", "spilled", "confused"), shares, strict=True):
+            assert by_kind.get((name, error), 0.0) == pytest.approx(100 * share, abs=1e-9)
 
 
 def test_spills_are_counted_pixel_by_pixel(masks):
     guess, target, stuff = masks
-    names, found = spills(scored(masks))
-    assert names == ("grass", "sand", "other") and not found[0].any()
+    names, result = spills(scored(masks))
+    assert names == ("grass", "sand", "other") and not result[0].any()
     counts, unions = np.zeros((4, 3)), np.zeros(4)
     for name in target:
         t, g, s = (one[name] for one in (target, guess, stuff))
         outside = ~boundary_band(t)
         for c in (1, 2, 3):
             unions[c] += int((((t == c) | (g == c)) & (t != 255)).sum())
-            for j, kind in enumerate((0, 1, 255)):
-                counts[c, j] += int(((t == 0) & (g == c) & outside & (s == kind)).sum())
-    np.testing.assert_allclose(found[1:], 100 * counts[1:] / unions[1:, None], rtol=1e-12)
+            for j, variant in enumerate((0, 1, 255)):
+                counts[c, j] += int(((t == 0) & (g == c) & outside & (s == variant)).sum())
+    np.testing.assert_allclose(result[1:], 100 * counts[1:] / unions[1:, None], rtol=1e-12)
 
 
 def test_rows_below_the_least_are_left_out_and_the_largest_come_first(masks):
@@ -87,9 +87,9 @@ def test_the_embedded_world_says_what_a_plane_spills_onto():
         stuff=world.stuff,
         stuff_names=STUFF,
     )
-    names, found = spills(report)
-    assert np.nansum(found) == pytest.approx(found[3].sum())
-    assert names == (*STUFF, "other") and found[3].sum() > 20
+    names, result = spills(report)
+    assert np.nansum(result) == pytest.approx(result[3].sum())
+    assert names == (*STUFF, "other") and result[3].sum() > 20
 
 
 def test_kinds_and_their_names_come_together_and_fit(masks):

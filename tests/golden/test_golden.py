@@ -108,8 +108,8 @@ def test_texts(clip):
 def test_network_input(clip):
     arrays = read("case_portrait_3")
     image = torch.from_numpy(arrays["image"]).permute(2, 0, 1)[None].float() / 255
-    found = (clip.fit_to_patches(image) - clip.mean) / clip.std
-    close(found[0], torch.from_numpy(arrays["input"]), 1e-5)
+    result = (clip.fit_to_patches(image) - clip.mean) / clip.std
+    close(result[0], torch.from_numpy(arrays["input"]), 1e-5)
 
 
 def test_last_block_input_and_attention(case, dense):
@@ -146,18 +146,18 @@ def test_transition_and_refined_maps(case, dense):
 
 @pytest.mark.parametrize("make", [refined_maps, literal_maps])
 def test_refined_maps_of_the_image(clip, case, make):
-    found = make(clip, case.image.numpy(), case.text_pos, case.text_bg)
-    close(found.cams, case.cam, 1e-4)
-    close(found.refined, case.refined, 1e-5)
-    close(found.attention, case.attn_mean, 1e-5)
-    close(found.probs, case.probs, 1e-5)
-    assert torch.equal(found.masks, case.mask.float())
-    close(found.full_size(case.saved.shape[1:]), case.saved, 2e-3)
+    result = make(clip, case.image.numpy(), case.text_pos, case.text_bg)
+    close(result.cams, case.cam, 1e-4)
+    close(result.refined, case.refined, 1e-5)
+    close(result.attention, case.attn_mean, 1e-5)
+    close(result.probs, case.probs, 1e-5)
+    assert torch.equal(result.masks, case.mask.float())
+    close(result.full_size(case.saved.shape[1:]), case.saved, 2e-3)
 
 
 def test_the_thin_walk_is_the_transition(case, dense):
-    found = balanced_walk((case.mask * case.cam)[None], dense.attention, sinkhorn=3, squarings=1)
-    close(found[0], case.refined, 1e-5)
+    result = balanced_walk((case.mask * case.cam)[None], dense.attention, sinkhorn=3, squarings=1)
+    close(result[0], case.refined, 1e-5)
 
 
 def test_the_recipe_ends_where_the_reference_does(clip, case):

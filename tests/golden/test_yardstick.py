@@ -53,8 +53,8 @@ def recipes(row):
         crf = partial(clip_es_masks, method=method)
         every = partial(clip_es_masks, method=method, min_confidence=None)
         return partial(clip_es_maps, method=method), {"confident": crf, "crf": every}
-    kind, masks = {"sc-cam": (SCCAM, sc_cam_masks), "clims": (CLIMS, clims_masks)}[row]
-    method = kind.load("paper", device="cpu")
+    variant, masks = {"sc-cam": (SCCAM, sc_cam_masks), "clims": (CLIMS, clims_masks)}[row]
+    method = variant.load("paper", device="cpu")
     plain, crf = (partial(masks, method=method, crf=crf) for crf in (False, True))
     return partial(cam_maps, method=method), {"masks": plain, "crf": crf}
 
@@ -71,13 +71,13 @@ def outputs(row):
 @pytest.mark.parametrize("row", ROWS)
 def test_maps_and_masks_are_those_recorded(row):
     recorded = np.load(FILE)
-    for name, found in outputs(row).items():
+    for name, result in outputs(row).items():
         expected = torch.from_numpy(recorded[name])
-        assert found.shape == expected.shape, name
+        assert result.shape == expected.shape, name
         if name.endswith("/maps"):
-            assert (found.float() - expected.float()).abs().max() <= MAPS_APART, name
+            assert (result.float() - expected.float()).abs().max() <= MAPS_APART, name
         else:
-            assert (found != expected).float().mean() <= PIXELS_APART, name
+            assert (result != expected).float().mean() <= PIXELS_APART, name
 
 
 if __name__ == "__main__":

@@ -43,14 +43,14 @@ class Named(list):
 def samples():
     """Eight images of red or green or both."""
     generator = torch.Generator().manual_seed(0)
-    made = Named()
+    created = Named()
     for i in range(8):
         labels = torch.tensor([[1.0, 0], [0, 1], [1, 1]][i % 3])
         image = torch.rand(3, 32, 40, generator=generator) * 0.2
         image[0, 4:16] += 0.7 * labels[0]
         image[1, 16:28] += 0.7 * labels[1]
-        made.append(Sample(f"{i}", image, labels))
-    return made
+        created.append(Sample(f"{i}", image, labels))
+    return created
 
 
 def make(**options):
@@ -116,13 +116,13 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(samples):
 
 
 def test_a_frozen_backbone_is_left_untouched(samples):
-    own = Own().train()
-    before = copy.deepcopy(own.state_dict())
-    method = CAM(own, preset="clean").fit(samples, **QUICK, train_backbone=False)
-    assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())  # statistics too
-    assert all(p.grad is None for p in own.parameters())
-    assert method.backbone_ is own
-    trained = CAM(own, preset="clean").fit(samples, **QUICK)
+    mine = Own().train()
+    before = copy.deepcopy(mine.state_dict())
+    method = CAM(mine, preset="clean").fit(samples, **QUICK, train_backbone=False)
+    assert all(torch.equal(v, before[k]) for k, v in mine.state_dict().items())  # statistics too
+    assert all(p.grad is None for p in mine.parameters())
+    assert method.backbone_ is mine
+    trained = CAM(mine, preset="clean").fit(samples, **QUICK)
     assert any(not torch.equal(v, before[k]) for k, v in trained.backbone_.state_dict().items())
 
 
@@ -134,15 +134,15 @@ def test_the_reference_keeps_batch_normalisation_fixed(samples):
 
 
 def test_an_own_module_is_never_moved_or_renamed(samples):
-    own = Own()
-    keys, parameters = list(own.state_dict()), [id(p) for p in own.parameters()]
-    attributes = set(vars(own))
-    method = CAM(own, preset="clean").fit(samples, **QUICK)
+    mine = Own()
+    keys, parameters = list(mine.state_dict()), [id(p) for p in mine.parameters()]
+    attributes = set(vars(mine))
+    method = CAM(mine, preset="clean").fit(samples, **QUICK)
     method(*batch_of(samples))
-    assert method.backbone is method.backbone_ is own
-    assert list(own.state_dict()) == keys and [id(p) for p in own.parameters()] == parameters
-    assert set(vars(own)) == attributes
-    assert all(p.device.type == "cpu" for p in own.parameters())
+    assert method.backbone is method.backbone_ is mine
+    assert list(mine.state_dict()) == keys and [id(p) for p in mine.parameters()] == parameters
+    assert set(vars(mine)) == attributes
+    assert all(p.device.type == "cpu" for p in mine.parameters())
 
 
 def test_an_own_module_says_its_channels(samples):
@@ -341,10 +341,10 @@ def test_a_checkpoint_of_another_run_is_refused_and_untouched(
     first = {**QUICK, "epochs": epochs_done}
     make().fit(samples, **first, checkpoint=tmp_path / "run")
     before = files_of(tmp_path)
-    own = ("data", "preset")
+    mine = ("data", "preset")
     data = change["data"](samples) if "data" in change else samples
     preset = change.get("preset", "clean")
-    options = {**QUICK, **{k: v for k, v in change.items() if k not in own}}
+    options = {**QUICK, **{k: v for k, v in change.items() if k not in mine}}
     with pytest.raises(ValueError, match=rf"a checkpoint of a run with {key} .* asks for .*same"):
         make(preset=preset).fit(data, **options, checkpoint=tmp_path / "run")
     assert files_of(tmp_path) == before
@@ -379,8 +379,8 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(samples, tmp_path, m
 def test_pooled_features_belong_to_the_samples(samples):
     pooled = make().pool(samples, progress=False)
     quick = {**QUICK, "train_backbone": False}
-    shared, own = (make().fit(samples, **quick, pooled=x) for x in (pooled, None))
-    assert_equal_states(shared, own)
+    shared, mine = (make().fit(samples, **quick, pooled=x) for x in (pooled, None))
+    assert_equal_states(shared, mine)
     for wrong in (pooled[:3], pooled[:, :1], pooled[..., :5], torch.cat([pooled, pooled])):
         with pytest.raises(ValueError, match=r"pooled has shape .*, expected \(8, 2, 6\) as pool"):
             make().fit(samples, **quick, pooled=wrong)

@@ -292,11 +292,11 @@ def test_every_argument_is_saved(case, apart, world, batch, tmp_path):
     loaded = type(method).load(method.save(tmp_path / "method"), **options_of(case))
     for key in case.others:
         assert getattr(loaded, key) == getattr(method, key), key
-    found, expected = (m(batch.images, batch.labels) for m in (loaded, method))
-    assert expected.cams.any() and torch.equal(found.cams, expected.cams)
-    assert (found.affinity is None) == (expected.affinity is None)
-    if found.affinity is not None:
-        assert torch.equal(found.affinity, expected.affinity)
+    result, expected = (m(batch.images, batch.labels) for m in (loaded, method))
+    assert expected.cams.any() and torch.equal(result.cams, expected.cams)
+    assert (result.affinity is None) == (expected.affinity is None)
+    if result.affinity is not None:
+        assert torch.equal(result.affinity, expected.affinity)
 
 
 @pytest.mark.parametrize("case", METHODS.values(), ids=METHODS)

@@ -40,10 +40,10 @@ def test_pixel_by_pixel(world):
                         place = "other background"
                     mass[place] += values[y][x]
     whole = sum(mass.values())
-    found = mass_shares(maps, world)
-    assert list(found) == list(PLACES) and sum(found.values()) == pytest.approx(1)
-    assert found == pytest.approx({place: value / whole for place, value in mass.items()})
-    assert all(value > 0 for value in found.values())  # the images show all four
+    result = mass_shares(maps, world)
+    assert list(result) == list(PLACES) and sum(result.values()) == pytest.approx(1)
+    assert result == pytest.approx({place: value / whole for place, value in mass.items()})
+    assert all(value > 0 for value in result.values())  # the images show all four
 
 
 def test_maps_of_absent_classes_do_not_count(world):

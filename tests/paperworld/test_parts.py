@@ -28,9 +28,9 @@ def test_pixel_by_pixel(world):
         for ours, truth, part in rows:
             all_of[part] += 1
             right[part] += ours == truth
-    found = part_recall(masks, world)
-    assert list(found) == list(PARTS)
-    assert list(found.values()) == pytest.approx([right[k] / all_of[k] for k in (1, 2)])
+    result = part_recall(masks, world)
+    assert list(result) == list(PARTS)
+    assert list(result.values()) == pytest.approx([right[k] / all_of[k] for k in (1, 2)])
 
 
 def test_only_the_body(world):
@@ -40,8 +40,8 @@ def test_only_the_body(world):
 
 def test_a_part_that_nobody_shows():
     torn = PaperWorld(4, split="val", torn=1.0)
-    found = part_recall(torn.masks, torn)
-    assert found["body"] == 1 and math.isnan(found["signature part"])
+    result = part_recall(torn.masks, torn)
+    assert result["body"] == 1 and math.isnan(result["signature part"])
 
 
 def test_masks_that_do_not_fit(world):

@@ -59,10 +59,10 @@ def model():
 @torch.no_grad()
 def test_image_features_equal_open_clip(model):
     images = torch.rand(2, 3, 96, 96)
-    found = train_image_features(model, images, None, None)
-    torch.testing.assert_close(found, model.encode_image(images), atol=1e-5, rtol=1e-4)
+    result = train_image_features(model, images, None, None)
+    torch.testing.assert_close(result, model.encode_image(images), atol=1e-5, rtol=1e-4)
     every = torch.arange(145)
-    torch.testing.assert_close(train_image_features(model, images, None, every), found)
+    torch.testing.assert_close(train_image_features(model, images, None, every), result)
 
 
 @torch.no_grad()
@@ -73,8 +73,8 @@ def test_image_features_with_a_window_equal_the_frozen_model(model):
     clip = FrozenCLIP(model, mean=MEAN, std=STD, window=2)
     images = torch.rand(2, 3, 96, 96)
     mask = torch.zeros(145, 145).masked_fill(window_mask((12, 12), 2), float("-inf"))
-    found = train_image_features(model, (images - 0.45) / 0.27, mask, None)
-    torch.testing.assert_close(found, clip.encode_image(images), atol=1e-5, rtol=1e-4)
+    result = train_image_features(model, (images - 0.45) / 0.27, mask, None)
+    torch.testing.assert_close(result, clip.encode_image(images), atol=1e-5, rtol=1e-4)
     model.requires_grad_(True)
 
 
@@ -94,8 +94,8 @@ def test_text_features_equal_open_clip_also_when_cut(model):
     ids = WordTokenizer()(["a cat on the grass", "the sky", "fog"])
     expected = model.encode_text(ids)
     for length in (20, 7):
-        found = text_features(model, ids[:, :length])
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        result = text_features(model, ids[:, :length])
+        torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_tying_copies_queries_over_keys():
@@ -123,8 +123,8 @@ def test_the_loss_by_hand(rng):
             logits = [3.0 * float(one[i] @ other[j]) for j in range(4)]
             whole = math.log(sum(map(math.exp, logits)))
             total += sum(whole - logits[j] for j in same[i]) / len(same[i]) / 8
-    found = contrastive_loss(images, texts, torch.tensor(3.0), captions)
-    assert found.item() == pytest.approx(total, rel=1e-5)
+    result = contrastive_loss(images, texts, torch.tensor(3.0), captions)
+    assert result.item() == pytest.approx(total, rel=1e-5)
 
 
 def test_equal_pairs_with_a_large_scale_cost_nothing():
@@ -201,9 +201,9 @@ def test_what_comes_out_is_the_mean_of_the_weights_over_the_last_stretch(tmp_pat
     assert run.falls_from == 2 and run.result is run.model
     run.run(progress=watched)
     assert run.average.n_averaged == 3
-    for name, found in run.result.state_dict().items():
+    for name, result in run.result.state_dict().items():
         expected = torch.stack([weights[name] for weights in seen[2:]]).mean(0)
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(result, expected)
     assert not torch.allclose(run.result.visual.proj, run.model.visual.proj, atol=1e-7)
 
 

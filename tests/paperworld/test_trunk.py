@@ -69,9 +69,9 @@ def test_the_weights_in_the_package():
     world = PaperWorld(240, split="web", seed=4, cooccurrence=0.0)
     images = torch.stack([sample.image for sample in world])
     labels = torch.stack([sample.labels for sample in world])
-    found = {weights: area_under_curve(weights, images, labels) for weights in ("web", None)}
-    assert found["web"] > 0.6
-    assert found["web"] > found[None] + 0.05  # 0.11 to 0.20 for five seeds of the world
+    result = {weights: area_under_curve(weights, images, labels) for weights in ("web", None)}
+    assert result["web"] > 0.6
+    assert result["web"] > result[None] + 0.05  # 0.11 to 0.20 for five seeds of the world
 
 
 def area_under_curve(weights, images, labels):

@@ -27,15 +27,15 @@ FROZEN = {
 
 def digest(world):
     """One hash over images, masks, parts, background kinds and captions."""
-    found = hashlib.sha256()
+    result = hashlib.sha256()
     for i, sample in enumerate(world):
         assert sample.name == world.names[i]
-        found.update((sample.image * 255).round().byte().numpy().tobytes())
+        result.update((sample.image * 255).round().byte().numpy().tobytes())
         for door in (world.masks, world.parts, world.stuff):
-            found.update(door[sample.name].byte().numpy().tobytes())
-        found.update(world.captions[sample.name].encode())
-        found.update(repr(world.subtypes[sample.name]).encode())
-    return found.hexdigest()[:32]
+            result.update(door[sample.name].byte().numpy().tobytes())
+        result.update(world.captions[sample.name].encode())
+        result.update(repr(world.subtypes[sample.name]).encode())
+    return result.hexdigest()[:32]
 
 
 @pytest.mark.parametrize(("split", "torn"), FROZEN)
@@ -200,7 +200,7 @@ def test_the_dial_is_the_share_of_objects_at_home(dial):
     at_home = []
     for i, sample in enumerate(world):
         pairs = grounds(world.page(i).scene)
-        at_home += [kind == HOME[name] for name, kind in pairs]
+        at_home += [variant == HOME[name] for name, variant in pairs]
         if len(pairs) == 1:  # the same, read from the door
             stuff = world.stuff[sample.name]
             seen = {STUFF[k] for k in stuff[stuff != 255].unique().tolist()}
@@ -214,16 +214,16 @@ def test_objects_are_at_home_in_the_task_and_elsewhere_on_the_web(split, share):
     world = PaperWorld(150, split=split)
     scenes = [world.page(i).scene for i in range(150)]
     pairs = [p for scene in scenes if scene.kind == "scene" for p in grounds(scene)]
-    found = np.mean([kind == HOME[name] for name, kind in pairs])
-    assert abs(found - share) <= 4 * (share * (1 - share) / len(pairs)) ** 0.5
+    result = np.mean([variant == HOME[name] for name, variant in pairs])
+    assert abs(result - share) <= 4 * (share * (1 - share) / len(pairs)) ** 0.5
     assert world.cooccurrence == share
 
 
 def test_the_web_has_all_kinds_and_the_task_has_scenes(web, val):
     counts = Counter(web.page(i).scene.kind for i in range(300))
     assert set(counts) == set(KINDS)
-    for kind, share in zip(KINDS, WEB_KINDS, strict=True):
-        assert abs(counts[kind] / 300 - share) <= 4 * (share * (1 - share) / 300) ** 0.5
+    for variant, share in zip(KINDS, WEB_KINDS, strict=True):
+        assert abs(counts[variant] / 300 - share) <= 4 * (share * (1 - share) / 300) ** 0.5
     assert {val.page(i).scene.kind for i in range(300)} == {"scene"}
 
 

@@ -22,10 +22,10 @@ def right_answers():
     objects = {
         test: [
             (p, PAPER_CLASSES.index(p.scene.classes[0]))
-            for p in pages(kind)
+            for p in pages(variant)
             if len(p.scene.classes) == 1
         ]
-        for test, kind in (("cutouts", "cutout"), ("out_of_context", "scene"))
+        for test, variant in (("cutouts", "cutout"), ("out_of_context", "scene"))
     }
     grounds = [
         (p, STUFF.index(p.scene.bands[0].stuff))
@@ -57,19 +57,19 @@ def oracle(wrong=()):
 
 def test_who_knows_all_gets_everything_right():
     encode_image, encode_text = oracle()
-    found = zero_shot_accuracy(encode_image, encode_text, n=N, size=48)
-    assert found == {"cutouts": 1.0, "out_of_context": 1.0, "backgrounds": 1.0}
+    result = zero_shot_accuracy(encode_image, encode_text, n=N, size=48)
+    assert result == {"cutouts": 1.0, "out_of_context": 1.0, "backgrounds": 1.0}
     classes, kinds = encode_text.asked
     assert classes == [f"a photo of a {name}" for name in PAPER_CLASSES]
-    assert kinds == [f"a photo of {kind}" for kind in STUFF]
+    assert kinds == [f"a photo of {variant}" for variant in STUFF]
 
 
 def test_each_mistake_costs_its_share():
     encode_image, encode_text = oracle(wrong=(0, 1))
-    found = zero_shot_accuracy(encode_image, encode_text, n=N, size=48)
+    result = zero_shot_accuracy(encode_image, encode_text, n=N, size=48)
     for test, rows in right_answers().items():
         assert 2 < len(rows) <= N
-        assert found[test] == pytest.approx(1 - 2 / len(rows))
+        assert result[test] == pytest.approx(1 - 2 / len(rows))
 
 
 def test_no_object_is_at_home():

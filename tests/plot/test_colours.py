@@ -69,13 +69,13 @@ def test_the_measure_knows_red_from_green_and_who_does_not():
 @pytest.mark.parametrize("eyes", SEEN)
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_kinds_of_error_are_told_apart_by_colour(eyes, pair):
-    one, other = (ERROR_STYLES[kind].colour for kind in pair)
+    one, other = (ERROR_STYLES[variant].colour for variant in pair)
     assert distance(one, other, eyes) > APART
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_and_without_any_colour_by_their_hatches(pair):
-    one, other = (hatching(ERROR_STYLES[kind].hatch, (48, 48)) for kind in pair)
+    one, other = (hatching(ERROR_STYLES[variant].hatch, (48, 48)) for variant in pair)
     assert (one != other).mean() > 0.05
 
 

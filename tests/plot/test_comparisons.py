@@ -35,9 +35,9 @@ def test_rows_of_the_heat_map_are_shares_of_the_ground_truth(reports):
 
 def test_the_heat_map_names_classes_that_are_not_scored_too():
     options = {"classes": CLASSES, "protocol": Protocol("one image", "val")}
-    found = {"a": torch.tensor([[0, 1, 1]])}
+    result = {"a": torch.tensor([[0, 1, 1]])}
     predicted = {"a": torch.tensor([[2, 1, 2]])}
-    report = evaluate(predicted, found, scored=("cow",), **options)
+    report = evaluate(predicted, result, scored=("cow",), **options)
     ax = show_confusion(report).axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["background", "cow", "camel"]
     assert np.ma.getmaskarray(ax.collections[0].get_array().reshape(3, 3))[2].all()
@@ -60,14 +60,14 @@ def test_the_heat_map_of_spills_shows_points_of_the_union(rng):
 
 
 def test_bars_of_differences_are_hatched_where_nothing_is_sure(reports):
-    found = compare_reports(*reports)
-    figure = show_difference(found, first="CAM", second="truth")
+    result = compare_reports(*reports)
+    figure = show_difference(result, first="CAM", second="truth")
     bars = figure.axes[0].patches
     heights = [bar.get_height() for bar in bars]
-    known = found.by_class[np.isfinite(found.by_class)]
-    np.testing.assert_allclose(heights, 100 * np.array([*known, found.difference]))
+    known = result.by_class[np.isfinite(result.by_class)]
+    np.testing.assert_allclose(heights, 100 * np.array([*known, result.difference]))
     assert not any(bar.get_hatch() for bar in bars)
-    assert f"mean {100 * found.difference:+.1f}." in alt_text(figure)
+    assert f"mean {100 * result.difference:+.1f}." in alt_text(figure)
     assert "truth minus CAM" in figure.axes[0].get_ylabel()
     same = show_difference(compare_reports(reports[0], reports[0]), first="a", second="b")
     assert all(bar.get_hatch() for bar in same.axes[0].patches)

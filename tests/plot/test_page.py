@@ -27,7 +27,7 @@ def reports(rng):
         for step, share in (("maps", 0.5), ("<masks>", 0.2))
     }
     options = {"classes": CLASSES, "protocol": Protocol("VOC 2012", "train"), "boundary": 0}
-    return {step: evaluate(found, target, **options) for step, found in masks.items()}
+    return {step: evaluate(result, target, **options) for step, result in masks.items()}
 
 
 def cells(page, caption):

@@ -90,5 +90,5 @@ def test_names_are_written_inside_their_regions():
 
 def test_pixels_come_back_from_the_file(rng):
     pixels = torch.rand(6, 5, 3, generator=rng).numpy()
-    found = np.asarray(Image.open(io.BytesIO(pixels_png(pixels)))) / 255
-    assert np.abs(found - pixels).max() <= 0.5 / 255 + 1e-6
+    result = np.asarray(Image.open(io.BytesIO(pixels_png(pixels)))) / 255
+    assert np.abs(result - pixels).max() <= 0.5 / 255 + 1e-6

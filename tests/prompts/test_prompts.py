@@ -80,9 +80,9 @@ def test_clip_es_says():
 def test_the_released_spelling_is_an_option():
     reference, clean = Prompts.coco(preset="reference"), Prompts.coco(preset="clean")
     differ = [
-        (name, said, meant)
-        for name, said, meant in zip(COCO_CLASSES, reference.phrases, clean.phrases, strict=True)
-        if said != meant
+        (name, message, meant)
+        for name, message, meant in zip(COCO_CLASSES, reference.phrases, clean.phrases, strict=True)
+        if message != meant
     ]
     assert differ == [("snowboard", "sknowboard", "snowboard")]
     assert Prompts.coco() == reference
@@ -112,10 +112,10 @@ def test_paper_words_are_those_of_the_world():
     assert {name: clims.backgrounds_of(name) for name in PAPER_CLASSES} == {
         name: (home,) for name, home in HOME.items()
     }
-    said = clip_es.class_texts()
+    message = clip_es.class_texts()
     for template in clims.templates:
-        said += clims.class_texts(template) + clims.background_texts(template)
-    for text in said:
+        message += clims.class_texts(template) + clims.background_texts(template)
+    for text in message:
         assert not WordTokenizer().unknown(text), text
     assert clip_es.class_texts()[0] == "a boat without background"
     assert clims.background_texts(clims.templates[1])[1] == "a clean cutout of a rails"

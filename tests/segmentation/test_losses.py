@@ -23,13 +23,13 @@ def given(rng):
 
 def pixel_losses(logits, masks):
     """(value, loss) of every pixel that says something."""
-    found = []
+    result = []
     for b, y, x in torch.cartesian_prod(*map(torch.arange, masks.shape)).tolist():
         value = masks[b, y, x].item()
         if value != 255:
             of = logits[b, :, y, x].tolist()
-            found.append((value, math.log(sum(map(math.exp, of))) - of[value]))
-    return found
+            result.append((value, math.log(sum(map(math.exp, of))) - of[value]))
+    return result
 
 
 def test_cross_entropy_against_a_loop(given):
@@ -46,10 +46,10 @@ def test_cross_entropy_against_a_loop(given):
 def test_a_mask_of_one_value_gives_no_nan(given, value):
     logits, masks = given[0].requires_grad_(), torch.full_like(given[1], value)
     for loss in (confident_cross_entropy, balanced_cross_entropy):
-        found = loss(logits, masks)
-        (gradient,) = torch.autograd.grad(found, logits)
-        assert found.isfinite() and gradient.isfinite().all()
-        assert (found == 0) == (value == 255)
+        result = loss(logits, masks)
+        (gradient,) = torch.autograd.grad(result, logits)
+        assert result.isfinite() and gradient.isfinite().all()
+        assert (result == 0) == (value == 255)
 
 
 def test_deeplab_s_loss_of_several_sizes_written_out(rng):
@@ -66,7 +66,7 @@ def test_deeplab_s_loss_of_several_sizes_written_out(rng):
         + F.cross_entropy(larger, under_centres, ignore_index=255)
     )
     options = {"loss": confident_cross_entropy}
-    found = multi_scale_loss(net, images, masks, scales=(0.5,), **options)
-    torch.testing.assert_close(found, expected)
+    result = multi_scale_loss(net, images, masks, scales=(0.5,), **options)
+    torch.testing.assert_close(result, expected)
     alone = multi_scale_loss(net, images, masks, scales=(), **options)
     torch.testing.assert_close(alone, F.cross_entropy(whole, under_centres, ignore_index=255))

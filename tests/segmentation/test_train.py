@@ -77,7 +77,7 @@ def test_deeplab_learns_two_images_by_heart(world):
     net = train_segmenter(
         *(two, masks),
         **{"network": "deeplab_v2", "backbone": backbone, "loss": "balanced", "crop": 96},
-        **{"scales": (1.0,), "batch_size": 2, "accumulate": 1, "iterations": 50},
+        **{"scales": (1.0,), "batch_size": 2, "accumulate": 1, "iterations": 36},
         **{"learning_rate": 2e-3, "device": "cpu", "progress": False},
     )
     assert (net.network, net.backbone) == ("deeplab_v2", "PaperBackbone")
@@ -88,8 +88,8 @@ def test_deeplab_learns_two_images_by_heart(world):
 def test_pixels_of_255_teach_nothing(world):
     doubtful = {name: mask.masked_fill(mask > 0, 255) for name, mask in world.masks.items()}
     net = train_segmenter(world, doubtful, **{**FAST, "epochs": 6})
-    found = torch.stack([net.predict(s.image[None])[0] for s in world])
-    assert (found == 0).float().mean() > 0.99  # nothing but background was taught
+    result = torch.stack([net.predict(s.image[None])[0] for s in world])
+    assert (result == 0).float().mean() > 0.99  # nothing but background was taught
     nothing = {name: torch.full_like(mask, 255) for name, mask in world.masks.items()}
     assert train_segmenter(world, nothing, **FAST).losses_ == [0.0, 0.0]
 
@@ -251,9 +251,9 @@ def test_saved_and_loaded_it_is_the_same(world, tmp_path):
     again = Segmenter.load(tmp_path / "net", device="cpu")
     assert torch.equal(again(image), net(image)) and again.losses_ == net.losses_
     assert (again.classes, again.taught_by) == (world.classes, "ground truth")
-    own = train_segmenter(world, world.masks, **{**FAST, "network": Tiny()})
-    own.save(tmp_path / "own")
-    assert torch.equal(Segmenter.load(tmp_path / "own", net=Tiny())(image), own(image))
+    mine = train_segmenter(world, world.masks, **{**FAST, "network": Tiny()})
+    mine.save(tmp_path / "own")
+    assert torch.equal(Segmenter.load(tmp_path / "own", net=Tiny())(image), mine(image))
     with pytest.raises(ValueError, match="network is 'Tiny', expected one of"):
         Segmenter.load(tmp_path / "own")
     with pytest.raises(ValueError, match="has the weights of another network than Tiny"):

@@ -49,10 +49,10 @@ def same(png: bytes, *pixels: np.ndarray) -> bool:
         png: the file.
         pixels: (h, w, 3) in [0, 1]; of several, each pixel is compared with the closest.
     """
-    found = decoded(png)
-    if {each.shape for each in pixels} != {found.shape}:
+    result = decoded(png)
+    if {each.shape for each in pixels} != {result.shape}:
         return False
-    errors = [np.abs(found - each).max(-1) for each in pixels]  # each (h, w)
+    errors = [np.abs(result - each).max(-1) for each in pixels]  # each (h, w)
     return bool((np.min(errors, axis=0) < 1.01 / 255).all())
 
 

@@ -40,7 +40,7 @@ def masks(pictures, cam, clip_es):
 @pytest.fixture(scope="module")
 def reports(pictures, masks):
     options = {"classes": pictures.classes, "protocol": PROTOCOL, "n_bootstrap": 20}
-    return {m: evaluate(own, pictures.masks, **options) for m, own in masks.items()}
+    return {m: evaluate(mine, pictures.masks, **options) for m, mine in masks.items()}
 
 
 @pytest.fixture
@@ -151,6 +151,6 @@ def test_reports_that_score_some_classes(pictures, masks):
 
 
 def test_its_still(atlas):
-    said = alt_text(atlas.still())
-    assert said.startswith("What each kind of error takes from the IoU, in percent. background: ")
-    assert said.endswith(f"Error maps of {', '.join(list(atlas.worst())[:6])}.")
+    alt = alt_text(atlas.still())
+    assert alt.startswith("What each kind of error takes from the IoU, in percent. background: ")
+    assert alt.endswith(f"Error maps of {', '.join(list(atlas.worst())[:6])}.")

@@ -199,8 +199,8 @@ def test_what_is_no_image_is_said_on_the_panel(explorer):
 def test_few_own_images_are_kept(explorer):
     for i in range(9):
         drop(explorer, f"{i}.png", file_of(8, 8))
-    own = [name for name in explorer._controls["picture"].options if name.startswith("own: ")]
-    assert own == [f"own: {i}.png" for i in range(4, 9)]
+    mine = [name for name in explorer._controls["picture"].options if name.startswith("own: ")]
+    assert mine == [f"own: {i}.png" for i in range(4, 9)]
 
 
 def test_errors_of_a_method_are_said_on_the_panel(world, cam):

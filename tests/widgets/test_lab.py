@@ -213,8 +213,8 @@ def test_iou_is_that_of_evaluate(lab, world):
         for name, iou, was in zip(now.classes, now.iou, start.iou, strict=True)
         if not np.isnan(iou)
     }
-    found = {row["name"]: row["text"] for row in lab.bars.rows}
-    assert {name: found[name] for name in expected} == expected
+    result = {row["name"]: row["text"] for row in lab.bars.rows}
+    assert {name: result[name] for name in expected} == expected
     change = 100 * (now.mean_iou - start.mean_iou)
     assert f"mIoU {100 * now.mean_iou:.1f} % ({change:+.1f} since the start)" in lab.words
 
@@ -223,8 +223,8 @@ def test_a_word_is_worth_what_is_lost_without_it(lab, world):
     lab.panel = "leave one out"
     table = leave_one_out(lab.method, world, world.masks, rule=RULE, shown=False)
     mean = table[table["class"] == "mean"].set_index("word")["iou"]
-    found = {row["name"]: row["text"] for row in lab.bars.rows}
-    assert found == {word: f"{-mean[word]:+.1f}" for word in lab.prompts.backgrounds}
+    result = {row["name"]: row["text"] for row in lab.bars.rows}
+    assert result == {word: f"{-mean[word]:+.1f}" for word in lab.prompts.backgrounds}
     lab.off = ("sky",)
     (row,) = [row for row in lab.bars.rows if row["name"] == "sky"]
     assert row["text"] == "off" and row["off"]
@@ -330,8 +330,8 @@ def test_an_error_in_long_work_is_said(lab, monkeypatch):
 
 
 def test_its_still_and_its_start(lab, clip_es, world):
-    said = alt_text(lab.still())
-    assert said.startswith(f"{lab.class_name}, 'a {{}} without background': map, cells by the word")
+    alt = alt_text(lab.still())
+    assert alt.startswith(f"{lab.class_name}, 'a {{}} without background': map, cells by the word")
     bare = [s._replace(labels=torch.zeros(8)) for s in world]
     with pytest.raises(ValueError, match=r"0 of 5 images have a label, .*8 labels for"):
         PromptLab(clip_es, bare)

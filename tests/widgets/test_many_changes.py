@@ -20,8 +20,8 @@ from wsss_kit.widgets.explorer import RULES
 from wsss_kit.widgets.lab import COMPARES, PANELS, VIEWS
 from wsss_kit.widgets.stages import STAGES
 
-CHANGES = 200
-SETTLED = 120
+CHANGES = 140
+SETTLED = 90
 """Changes after which everything that is kept has been met once."""
 GROWTH = 16
 """MB that a process may grow by in the rest of them: an allocator's own ups and downs."""
@@ -34,18 +34,19 @@ def used() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def change_often(make, changes, look, *, seed, every=40):
-    """Make a random change ``CHANGES`` times; now and then compare with a fresh instrument.
+def change_often(make, changes, look, *, seed, more=0, every=40):
+    """Make a random change ``CHANGES + more`` times; now and then compare with a fresh instrument.
 
     Args:
         make: a new instrument.
         changes: functions of the instrument and a random generator.
         look: what an instrument shows.
         seed: of the changes.
+        more: changes, for an instrument that keeps much.
         every: changes between comparisons.
     """
     dice, instrument, settled = random.Random(seed), make(), None
-    for i in range(1, CHANGES + 1):
+    for i in range(1, CHANGES + more + 1):
         change = dice.choice(changes)
         change(instrument, dice)
         assert not instrument.problem, (i, instrument.problem)
@@ -63,11 +64,11 @@ def change_often(make, changes, look, *, seed, every=40):
                 equal = alike if isinstance(mine, bytes) else operator.eq
                 assert equal(mine, theirs), (i, theirs)
             fresh.close()
-        if i == SETTLED:
+        if i == SETTLED + more // 2:
             settled = used()
     grown = used() - settled
     print(
-        f"{type(instrument).__name__}: {CHANGES} changes, {grown:+.1f} MB after {SETTLED} of them"
+        f"{type(instrument).__name__}: {grown:+.1f} MB in {CHANGES - SETTLED + more // 2} changes"
     )
     assert grown < GROWTH
 
@@ -152,7 +153,7 @@ def test_lab(world, clip_es):
     def look(it):
         return it.screen.before, it.screen.after, it.bars.rows, it.unknown
 
-    change_often(make, changes, look, seed=2)
+    change_often(make, changes, look, seed=2, more=60)
 
 
 @needs_proc
@@ -164,7 +165,7 @@ def test_atlas(world, cam, clip_es):
     rule, protocol = BackgroundRule(threshold=0.3), Protocol("PaperWorld", "val")
     masks = {m: predict_masks(of, world, rule, shown=False) for m, of in methods.items()}
     options = {"classes": world.classes, "protocol": protocol, "n_bootstrap": 0}
-    reports = {m: evaluate(own, world.masks, **options) for m, own in masks.items()}
+    reports = {m: evaluate(mine, world.masks, **options) for m, mine in masks.items()}
 
     def make():
         return ErrorAtlas(world, masks, world.masks, reports)

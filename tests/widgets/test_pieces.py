@@ -27,10 +27,10 @@ SMALL = (widgets.Layout, widgets.Style)
 def test_the_script_asks_for_traits_that_are_there(widget):
     """What JavaScript reads by name has to be a trait that travels to the page."""
     script = widget._esm if isinstance(widget._esm, str) else widget._esm.default_value
-    asked = set(re.findall(r"""model\.(?:get|set)\("(\w+)\"""", script))
-    asked |= set(re.findall(r"""model\.on\("change:(\w+)\"""", script))
+    given = set(re.findall(r"""model\.(?:get|set)\("(\w+)\"""", script))
+    given |= set(re.findall(r"""model\.on\("change:(\w+)\"""", script))
     synced = {name for name, trait in widget.class_traits().items() if trait.metadata.get("sync")}
-    assert len(asked) > 3 and asked <= synced, asked - synced
+    assert len(given) > 3 and given <= synced, given - synced
 
 
 def test_a_bar_goes_from_zero_to_its_value():
@@ -43,8 +43,8 @@ def test_a_bar_goes_from_zero_to_its_value():
 
 
 def test_parts_of_a_bar_follow_each_other():
-    made = stacked_bar("a", {"x": 10, "y": 0, "z": 30}, 100, text="60", said="a: 60")
-    assert [(p["style"], p["from"], p["to"]) for p in made["parts"]] == [
+    created = stacked_bar("a", {"x": 10, "y": 0, "z": 30}, 100, text="60", said="a: 60")
+    assert [(p["style"], p["from"], p["to"]) for p in created["parts"]] == [
         ("x", 0.0, 0.1),
         ("z", 0.1, 0.4),
     ]
@@ -71,23 +71,23 @@ def test_files_are_taken_and_other_messages_are_not():
 
 
 def test_typing_is_answered_once_it_pauses():
-    said = []
+    message = []
 
     async def typing():
-        answer = Debounced(said.append, 0.03)
+        answer = Debounced(message.append, 0.03)
         for i in range(20):
             answer(i)
             await asyncio.sleep(0.001)
-        assert said == []
+        assert message == []
         await asyncio.sleep(0.06)
         answer(99)
         answer.forget()
         await asyncio.sleep(0.06)
 
     asyncio.run(typing())
-    assert said == [19]
-    Debounced(said.append)(7)  # without a loop at once
-    assert said == [19, 7]
+    assert message == [19]
+    Debounced(message.append)(7)  # without a loop at once
+    assert message == [19, 7]
 
 
 def test_long_work_lets_others_in_and_can_be_dropped():

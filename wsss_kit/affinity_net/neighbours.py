@@ -165,9 +165,9 @@ def pair_kinds(labels: Tensor, offsets: Sequence[Offset]) -> Tensor:
     kinds = labels.new_full((B, len(offsets), h, w), -1)
     for p, first, second in pairs(h, w, offsets):
         one, other = labels[first], labels[second]
-        kind = torch.where(one == other, (one > 0).long(), 2)
+        pair_kind = torch.where(one == other, (one > 0).long(), 2)
         ignored = (one == IGNORE_INDEX) | (other == IGNORE_INDEX)
-        kinds[:, p][first] = kind.masked_fill(ignored, -1)
+        kinds[:, p][first] = pair_kind.masked_fill(ignored, -1)
     return kinds
 
 
@@ -193,10 +193,10 @@ def balanced_pair_loss(between: Tensor, kinds: Tensor) -> Tensor:
     """
     loss = between.new_zeros(())
     for k, weight in enumerate((0.25, 0.25, 0.5)):
-        asked = kinds == k
-        values = between[asked]
+        selected = kinds == k
+        values = between[selected]
         likely = 1 - values if PAIR_KINDS[k] == "different" else values
-        loss = loss - weight * (likely + EPS).log().sum() / (total(asked.sum()) + EPS)
+        loss = loss - weight * (likely + EPS).log().sum() / (total(selected.sum()) + EPS)
     return loss
 
 

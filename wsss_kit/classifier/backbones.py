@@ -69,10 +69,10 @@ class ResNetBackbone(Normalised):
 
     def levels(self, images: Tensor) -> list[Tensor]:
         """Compute the features of the stem and the four stages, from stride 4 on."""
-        found = [self.stem(self.normalise(images))]
+        features = [self.stem(self.normalise(images))]
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            found.append(stage(found[-1]))
-        return found
+            features.append(stage(features[-1]))
+        return features
 
 
 def _flatten_stage(stage: nn.Sequential, *, dilation: int) -> None:

@@ -113,12 +113,12 @@ class ResNet38Backbone(Normalised):
 
     def levels(self, images: Tensor) -> list[Tensor]:
         """Compute the input of blocks 5 and 6, normalised, and the features: all at stride 8."""
-        x, found = self.stem(self.normalise(images)), []
+        x, features = self.stem(self.normalise(images)), []
         for name, block in self.body.named_children():
             if name in ("b5", "b6"):
-                found.append(F.relu(block.norm1(x)))
+                features.append(F.relu(block.norm1(x)))
             x = block(x)
-        return [*found, F.relu(self.norm(x))]
+        return [*features, F.relu(self.norm(x))]
 
 
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ class FrozenCLIP(FrozenTexts):
             raise ValueError(f"the image tower is {type(visual).__name__}, expected {expected}")
         check_count("max_cells", max_cells)
         if autocast not in (None, *AUTOCAST):
-            names = ", ".join(str(kind).removeprefix("torch.") for kind in AUTOCAST)
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in AUTOCAST)
             raise ValueError(f"autocast is {autocast!r}, expected None or one of {names}")
         self.max_cells, self.autocast = max_cells, autocast
         self.window, self.round_positions = window, round_positions

@@ -90,8 +90,8 @@ class LastBlock:
         keep = heads * B * T * T * qkv.element_size() <= MOST_KEPT
         gathered = qkv.new_empty(B, T, heads, d)
         for head, (q, k, v) in enumerate(qkv.transpose(0, 1)):
-            own = qkv.new_empty(B, T, T) if keep else None
-            weights = self._backbone.head_map(q, k, out=own)
+            attention = qkv.new_empty(B, T, T) if keep else None
+            weights = self._backbone.head_map(q, k, out=attention)
             if keep:
                 self._kept.append(weights)
             if self._backbone.similarity == "queries":
@@ -124,8 +124,8 @@ class LastBlock:
         known = directions.to(self.outer.dtype) @ self.weights.embed.T / N  # (B, C, D)
         known = known - known.mean(2, keepdim=True)
         chunk = max(1, _AT_ONCE // max(1, B * N * D * known.element_size()))
-        found = [self._through_attention(known[:, c : c + chunk]) for c in range(0, C, chunk)]
-        return torch.cat(found, 1) if found else known
+        parts = [self._through_attention(known[:, c : c + chunk]) for c in range(0, C, chunk)]
+        return torch.cat(parts, 1) if parts else known
 
     @torch.no_grad()
     def prepare(self) -> None:
@@ -152,10 +152,10 @@ class LastBlock:
         carry = self._through_mlp_shared if shared else self._through_mlp
         grads = torch.stack([carry(known[:, c]) for c in range(C)], 1)  # (B, C, N, D)
         grads = grads.view(B, C, -1, heads, d)
-        found = known.new_empty(3, B, C, heads, d)
+        gradients = known.new_empty(3, B, C, heads, d)
         for head in range(heads):
-            found[:, :, :, head] = HeadGradient(self, head).classes(grads[..., head, :])
-        queries, keys, values = found.flatten(3)
+            gradients[:, :, :, head] = HeadGradient(self, head).classes(grads[..., head, :])
+        queries, keys, values = gradients.flatten(3)
         weights = self.weights
         total = queries @ weights.queries + keys @ weights.keys + values @ weights.values
         return total / self.outer.shape[1]
@@ -167,9 +167,9 @@ class LastBlock:
         grads = (known[:, None] - along * self.outer) * self.outer_scale
         hidden = (grads @ weights.leave).mul_(self._slope)  # (B, N, F)
         inner = (hidden * self._hidden).sum(2, keepdim=True) / D
-        found = (hidden @ weights.enter).mul_(self.inner_scale)
-        found -= inner * self.inner_gathered
-        return found.add_(grads @ weights.gather)
+        gradients = (hidden @ weights.enter).mul_(self.inner_scale)
+        gradients -= inner * self.inner_gathered
+        return gradients.add_(grads @ weights.gather)
 
     def _through_mlp_shared(self, known: Tensor) -> Tensor:
         """Do the same, with the part that all classes share taken from `shared_hidden`."""
@@ -178,12 +178,12 @@ class LastBlock:
         along = self.outer @ known[:, :, None] / D  # (B, N, 1)
         leave = (known @ weights.leave)[:, None]  # (B, 1, F)
         inner = (self.steep_hidden @ leave.mT - along * inner_of_enter) / D
-        found = self.steep @ (leave.mT * weights.enter)
-        found.mul_(self.inner_scale)
-        found -= along * enter
-        found -= inner * self.inner_gathered
+        gradients = self.steep @ (leave.mT * weights.enter)
+        gradients.mul_(self.inner_scale)
+        gradients -= along * enter
+        gradients -= inner * self.inner_gathered
         gathered = (known @ weights.gather)[:, None]  # (B, 1, D)
-        return found.add_(self.outer_scale * gathered).sub_(along * outer_gathered)
+        return gradients.add_(self.outer_scale * gathered).sub_(along * outer_gathered)
 
     def _whole_derivative(self) -> Tensor:
         """Compute the mean derivative of ``embedding`` by the patches of ``normed``: (B, E, D).
@@ -201,15 +201,15 @@ class LastBlock:
         patches = mass.new_empty(3, B, N, heads, d)
         total = mass.new_zeros(3, B, D, D)
         for head in range(heads):
-            own = slice(head * d, (head + 1) * d)
+            columns = slice(head * d, (head + 1) * d)
             carry = HeadGradient(self, head)
-            hidden[:, :, :, head] = carry.masses(mass, weights.enter[:, own])
-            inner = carry.tokens(self.inner_gathered[..., own])  # (3, B, N, d)
+            hidden[:, :, :, head] = carry.masses(mass, weights.enter[:, columns])
+            inner = carry.tokens(self.inner_gathered[..., columns])  # (3, B, N, d)
             hidden[:, :, :, head] -= self.steep_hidden.mT @ inner / D
-            patches[:, :, :, head] = carry.tokens(alike[..., own])
+            patches[:, :, :, head] = carry.tokens(alike[..., columns])
             even = self.outer_scale.expand(B, N, d)
             unit = carry.masses(even, torch.eye(d, dtype=mass.dtype, device=mass.device))
-            total[..., own] += weights.gather[:, own] @ unit
+            total[..., columns] += weights.gather[:, columns] @ unit
         total += weights.leave @ hidden.flatten(3) - self.outer.mT @ patches.flatten(3) / D
         by_token = total[0] @ weights.queries + total[1] @ weights.keys + total[2] @ weights.values
         embed = weights.embed - weights.embed.mean(0)
@@ -250,11 +250,11 @@ class HeadGradient:
     """
 
     def __init__(self, block: LastBlock, head: int) -> None:
-        own = slice(head * block.q.shape[-1], (head + 1) * block.q.shape[-1])
+        columns = slice(head * block.q.shape[-1], (head + 1) * block.q.shape[-1])
         self.map = block.head_map(head)  # (B, N, T)
         self.to_class = self.map[..., :1]
         self.q, self.k, self.v = block.q[head][:, 1:], block.k[head], block.v[head]
-        self.gathered = block.gathered[..., own]  # (B, N, d)
+        self.gathered = block.gathered[..., columns]  # (B, N, d)
         self.away = self.v[:, :1] - self.gathered
 
     @cached_property

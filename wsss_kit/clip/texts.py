@@ -76,8 +76,8 @@ class FrozenTexts(nn.Module):
             ids = self.tokenizer(new).to(self.device)
             features = F.normalize(self._encode_ids(ids).float(), dim=-1)
             self._texts.update(zip(new, features, strict=True))
-            asked = set(texts)
-            for text in [text for text in self._texts if text not in asked][:-MOST_TEXTS]:
+            requested = set(texts)
+            for text in [text for text in self._texts if text not in requested][:-MOST_TEXTS]:
                 del self._texts[text]
         if not texts:
             return torch.zeros(0, self.model.visual.proj.shape[1], device=self.device)

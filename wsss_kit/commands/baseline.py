@@ -65,8 +65,8 @@ def predict_all(
     for sample in progress(samples, what="masks on val"):
         images, labels = sample.image[None], sample.labels[None]
         maps = Pipeline(together).maps(images, labels.repeat(1, len(cams)))  # (1, S * C, H, W)
-        for masks, own in zip(predicted, maps.chunk(len(cams), 1), strict=True):
-            masks[sample.name] = pipeline.masks_of(rule.scores(own), images, labels)[0]
+        for masks, head_maps in zip(predicted, maps.chunk(len(cams), 1), strict=True):
+            masks[sample.name] = pipeline.masks_of(rule.scores(head_maps), images, labels)[0]
     return predicted
 
 
@@ -120,8 +120,8 @@ def run_baseline(
         known = ", ".join(val.classes)
         raise ValueError(f"scored names {', '.join(unknown)}, expected classes among {known}")
     with run_folder(out) as folder:
-        own = {f"head-seed-{seed}.safetensors" for seed in seeds}
-        if others := sorted({p.name for p in folder.glob("head-seed-*.safetensors")} - own):
+        expected = {f"head-seed-{seed}.safetensors" for seed in seeds}
+        if others := sorted({p.name for p in folder.glob("head-seed-*.safetensors")} - expected):
             problem = f"{folder} holds {', '.join(others)} of another run, and the two would mix"
             raise ValueError(f"{problem}; give --out another folder, or remove them")
         network, name = _backbone(backbone, weights)
@@ -137,8 +137,8 @@ def run_baseline(
         truth, masks = {name: target[name] for name in val.names}, predict_all(cams, val, rule, crf)
         stated = {"classes": val.classes, "protocol": protocol, "scored": scored}
         reports = {}
-        for seed, own in zip(seeds, masks, strict=True):
-            reports[f"seed {seed}"] = evaluate(own, truth, **stated)
+        for seed, predicted in zip(seeds, masks, strict=True):
+            reports[f"seed {seed}"] = evaluate(predicted, truth, **stated)
         shown = [val[i] for i in range(0, len(val), max(1, len(val) // 8))][:8]
         columns = {"CAM": masks[0], "ground truth": truth}
         mean = sum(report.mean_iou for report in reports.values()) / len(reports)

@@ -181,8 +181,8 @@ def _batches(clip: FrozenCLIP, size: tuple[int, int]) -> Iterator[_Comparison]:
         model = FrozenCLIP(clip.model, window=clip.window, autocast=autocast).to(clip.device)
         method = CLIPES(model, prompts=Prompts.voc())
         method.class_features_, method.background_features_ = texts[:20], texts[20:]
-        kind = str(autocast or clip.dtype).removeprefix("torch.")
-        what = f"{_BATCH} images to maps and attention, {kind}"
+        dtype = str(autocast or clip.dtype).removeprefix("torch.")
+        what = f"{_BATCH} images to maps and attention, {dtype}"
         yield _Comparison(what, partial(method, images, labels), literal, note)
 
 

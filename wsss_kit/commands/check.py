@@ -42,10 +42,10 @@ class Findings:
         """Return counts, then every kind of problem with its first images."""
         lines = [f"{self.n_images} images, {self.n_masks} masks"]
         for title, kinds in (("wrong", self.errors), ("to look at", self.remarks)):
-            for kind, found in kinds.items():
-                lines.append(f"{title}: {kind}: {len(found)}")
-                lines += [f"  {one}" for one in found[:_SHOWN]]
-                lines += [f"  and {len(found) - _SHOWN} more"] * (len(found) > _SHOWN)
+            for problem, images in kinds.items():
+                lines.append(f"{title}: {problem}: {len(images)}")
+                lines += [f"  {one}" for one in images[:_SHOWN]]
+                lines += [f"  and {len(images) - _SHOWN} more"] * (len(images) > _SHOWN)
         if not self.errors:
             lines.append("nothing is wrong")
         return "\n".join(lines)
@@ -86,7 +86,7 @@ def check_data(
     names = list(samples.names)
     if not names:
         raise ValueError("there is no image, expected at least one")
-    found, by_digest, seen = Findings(), defaultdict(list), set()
+    result, by_digest, seen = Findings(), defaultdict(list), set()
     import_decoders()
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(names), 256):  # in portions, so that memory stays flat
@@ -94,21 +94,21 @@ def check_data(
             looked = pool.map(partial(_look, samples, masks), portion)
             bar = progress(looked, what="check", shown=shown, total=len(portion))
             for name, one in zip(names[start:], bar, strict=False):
-                found.n_images += 1
-                found.n_masks += one.has_mask
+                result.n_images += 1
+                result.n_masks += one.has_mask
                 if one.digest:
                     by_digest[one.digest].append(name)
                 seen.update(one.labels)
-                for kinds, problems in ((found.errors, one.errors), (found.remarks, one.remarks)):
-                    for kind, text in problems.items():
-                        kinds[kind].append(f"{name}: {text}" if text else name)
+                for kinds, problems in ((result.errors, one.errors), (result.remarks, one.remarks)):
+                    for problem, text in problems.items():
+                        kinds[problem].append(f"{name}: {text}" if text else name)
     twice = [" = ".join(same) for same in by_digest.values() if len(same) > 1]
     never = [name for c, name in enumerate(samples.classes) if c not in seen]
     bare = [] if masks is None else [name for name in names if name not in masks]
-    found.errors |= {"images that are there twice": twice} if twice else {}
-    found.remarks |= {"classes that no image is labelled with": never} if never else {}
-    found.remarks |= {"images without a mask": bare} if bare else {}
-    return found
+    result.errors |= {"images that are there twice": twice} if twice else {}
+    result.remarks |= {"classes that no image is labelled with": never} if never else {}
+    result.remarks |= {"images without a mask": bare} if bare else {}
+    return result
 
 
 def _look(samples: Sequence[Sample], masks: Mapping[str, Tensor] | None, number: int) -> _Looked:
@@ -131,12 +131,12 @@ def _look(samples: Sequence[Sample], masks: Mapping[str, Tensor] | None, number:
         errors["masks that cannot be read"] = f"{type(error).__name__}: {error}"
     if has_mask:
         drawn = {value - 1 for value in values - {0, IGNORE_INDEX}}
-        for problems, kind, those in (
+        for problems, problem, those in (
             (errors, "classes drawn but not labelled", drawn - labels),
             (remarks, "classes labelled but not drawn", labels - drawn),
         ):
             if those:
-                problems[kind] = ", ".join(samples.classes[c] for c in sorted(those))
+                problems[problem] = ", ".join(samples.classes[c] for c in sorted(those))
         if values == {IGNORE_INDEX}:
             errors["masks that ignore everything"] = ""
     return _Looked(errors, remarks, hashlib.sha256(pixels).hexdigest(), labels, has_mask)
@@ -165,6 +165,6 @@ def run_check(
         masks = samples.open_masks()
     except FileNotFoundError:
         masks = None  # a data set without masks can be trained on
-    found = check_data(samples, masks, workers=workers)
-    print(found)
-    return found
+    findings = check_data(samples, masks, workers=workers)
+    print(findings)
+    return findings

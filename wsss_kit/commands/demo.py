@@ -153,14 +153,14 @@ def demo(
     """
     from wsss_kit.commands.own_images import run_own_images
 
-    own = {"classes": classes, "clip": clip, "limit": limit}
-    own = {name: value for name, value in own.items() if value is not None}
+    options = {"classes": classes, "clip": clip, "limit": limit}
+    options = {name: value for name, value in options.items() if value is not None}
     if clip is not None:
         check_word("clip", clip, ("ViT-B-16", "paper"))
     if images is not None:
-        run_own_images(images, out, **own)
+        run_own_images(images, out, **options)
         return
-    for name in own:
+    for name in options:
         raise ValueError(f"--{name} goes with --pictures FOLDER; leave it out, or add that")
     run_demo(out, seed=seed)
 
@@ -207,7 +207,7 @@ def _score(
         pipeline = Pipeline(method, crf=crf)
         options = {"refine": pipeline.refine, "what": row, "shown": shown}
         chosen = choose_rule(maps_of, val, val.masks, test, rules=rules[row][:n_rules], **options)
-        stated = {"background": chosen.said, "refinement": pipeline.refinement}
+        stated = {"background": chosen.text, "refinement": pipeline.refinement}
         stated |= {"preset": method.preset, "resolution": f"{test.size}x{test.size}"}
         protocol = Protocol(f"PaperWorld seed {test.seed}", test.split, **stated)
         masks[row] = chosen.masks

@@ -115,8 +115,8 @@ def _place(
     done = archives / f"{name}.unpacked"
     if done.exists():
         return
-    own = tuple(f"{str(source).rstrip('/')}/{name}" for source in sources)
-    archive = part.archive._replace(sources=own + part.archive.sources)
+    urls = tuple(f"{str(source).rstrip('/')}/{name}" for source in sources)
+    archive = part.archive._replace(sources=urls + part.archive.sources)
     path = fetch(archive, archives, shown=shown)
     unpack(path, folder / part.to, strip=part.strip, only=part.only, shown=shown)
     write_whole(done, "")

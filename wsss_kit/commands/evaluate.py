@@ -71,13 +71,13 @@ def run_evaluate(
     beside = published(row) if row is not None else None
     samples = open_dataset(data, root, split, limit=limit)
     target = samples.open_masks()
-    predicted, made = masks_in(Path(folder), list(samples.names))
+    predicted, settings = masks_in(Path(folder), list(samples.names))
     target = {name: target[name] for name in samples.names if name in target}
     if power is not None:
         rule, predicted = _best_power(power, Path(folder), predicted, target, len(samples.classes))
         span = f"{min(power):g} to {max(power):g}"
-        made = {**made, "background": f"the best of the powers {span}, chosen here: {rule}"}
-    stated = {k: str(made[k]) for k in ("background", "refinement", "preset") if k in made}
+        settings = {**settings, "background": f"the best of the powers {span}, chosen here: {rule}"}
+    stated = {k: str(settings[k]) for k in ("background", "refinement", "preset") if k in settings}
     protocol = Protocol(TITLES.get(data, "own folder"), str(samples.split or "all"), **stated)
     options = {"classes": samples.classes, "protocol": protocol, "scored": scored}
     if data == "paper":
@@ -94,7 +94,7 @@ def run_evaluate(
         notes.append(str(explain_gap(report, beside)))
     page = write_report(
         Path(folder) / "report.html" if out is None else out,
-        title=f"{made.get('method', 'Masks')} on {protocol.data} {protocol.split}",
+        title=f"{settings.get('method', 'Masks')} on {protocol.data} {protocol.split}",
         reports={"masks": report},
         figures=_figures(report, samples, predicted, target),
         notes=notes,

@@ -113,8 +113,8 @@ def write_masks(
     for _ in progress(write(), what="masks", shown=shown, total=sum(map(len, left))):
         pass
     done = [name for name in names if _place(folder, "masks", name).exists()]
-    made = set(done)
-    rest = {name: _failure(folder, name) for name in names if name not in made}
+    written = set(done)
+    rest = {name: _failure(folder, name) for name in names if name not in written}
     failed = {n: p.read_text(encoding="utf-8") for n, p in rest.items() if p.exists()}
     if len(done) + len(failed) == len(names):
         manifest = {"made_by": dict(made_by), "classes": list(getattr(samples, "classes", ()))}
@@ -152,10 +152,10 @@ def read_maps(folder: str | Path, name: str) -> dict[int, Tensor]:
     return {int(c): m.float() for c, m in zip(stored["classes"], stored["maps"], strict=True)}
 
 
-def _place(folder: Path, kind: str, name: str, ending: str = ".png") -> Path:
+def _place(folder: Path, subfolder: str, name: str, ending: str = ".png") -> Path:
     """Return the file of an image; never one outside the folder."""
-    path = folder / kind / f"{name}{ending}"
-    if not path.resolve().is_relative_to((folder / kind).resolve()):
+    path = folder / subfolder / f"{name}{ending}"
+    if not path.resolve().is_relative_to((folder / subfolder).resolve()):
         raise ValueError(f"an image is called {name!r}, expected a name that stays in its folder")
     return path
 

@@ -155,9 +155,9 @@ def as_command(
             if argument.kind is argument.VAR_KEYWORD or not (only is None or name in only):
                 continue
             stays = argument.kind is argument.POSITIONAL_ONLY
-            kind = argument.kind if stays else argument.KEYWORD_ONLY
+            parameter_kind = argument.kind if stays else argument.KEYWORD_ONLY
             annotation = _annotation(name, hints[name], texts.get(name, ""))
-            options.setdefault(name, argument.replace(kind=kind, annotation=annotation))
+            options.setdefault(name, argument.replace(kind=parameter_kind, annotation=annotation))
 
     def command(*arguments: Any, **given: Any) -> Any:
         return run(*arguments, **given)
@@ -172,17 +172,17 @@ def _annotation(name: str, hint: Any, text: str) -> Any:
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     flag = _NAMES.get(name, f"--{name.replace('_', '-')}")
     option = partial(Parameter, name=_NAMES.get(name), help=text)
-    for kind in kinds:
-        if get_origin(kind) in (tuple, Sequence):
-            item = get_args(kind)[0]
+    for each in kinds:
+        if get_origin(each) in (tuple, Sequence):
+            item = get_args(each)[0]
             read = partial(_read, flag=flag, of=item, many=True, single=item in kinds)
             shown = list[item if item in _KINDS else str]
             return Annotated[shown, option(converter=read, consume_multiple=True, negative=())]
-        if get_origin(kind) is Mapping:
+        if get_origin(each) is Mapping:
             return Annotated[str, option(converter=partial(_read, flag=flag, of=json.loads))]
-    for kind in (int, float):
-        if kind in kinds:
-            return Annotated[kind, option(converter=partial(_read, flag=flag, of=kind))]
+    for each in (int, float):
+        if each in kinds:
+            return Annotated[each, option(converter=partial(_read, flag=flag, of=each))]
     return Annotated[bool if bool in kinds else str, option()]
 
 

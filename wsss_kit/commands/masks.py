@@ -105,8 +105,8 @@ def run_masks(
     check_device(device)
     samples = open_dataset(data, root, split, limit=limit)
     (rank, world), device = place_in_run(), own_device(device)
-    own = backbone_named(backbone)
-    fitted, title = _open(method, data, samples, (clip, clip_weights), own, device)
+    network = backbone_named(backbone)
+    fitted, title = _open(method, data, samples, (clip, clip_weights), network, device)
     made_by = {"data": data, "split": samples.split or "all", "pictures": len(samples)}
     made_by |= {"method": title, "min_confidence": min_confidence}
     if isinstance(fitted, Segmenter):
@@ -155,7 +155,7 @@ def _open(
     data: str,
     samples: Sequence[Sample],
     clip: tuple[str | None, str | Path | None],
-    own: nn.Module | None,
+    backbone: nn.Module | None,
     device: str,
 ) -> tuple[CAMMethod | Segmenter, str]:
     """Load the method; return also its name for the protocol."""
@@ -167,7 +167,7 @@ def _open(
         return fitted, f"{_SHIPPED[method]}, weights of the package"
     _, card = load_model(method)
     check_word("the method of the file", str(card.get("method")), _KINDS)
-    given = {} if own is None else {"backbone": own}
+    given = {} if backbone is None else {"backbone": backbone}
     if given and card["method"] == "segmenter":
         raise ValueError("a segmenter with your own backbone is loaded by Segmenter.load(net=)")
     fitted = _KINDS[card["method"]].load(method, device=device, **given)

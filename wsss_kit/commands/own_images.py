@@ -113,14 +113,14 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
         small = sample._replace(image=shrunk(sample.image))
         size, present = tuple(small.image.shape[1:]), sample.labels > 0
         maps, words = torch.zeros(len(samples.classes), *size), ("nothing", "-")
-        asked = [samples.classes[c] for c in present.nonzero().flatten()]
-        if asked:
-            refined = method.open(small.image, asked).maps()
+        names = [samples.classes[c] for c in present.nonzero().flatten()]
+        if names:
+            refined = method.open(small.image, names).maps()
             maps[present] = refined.full_size(size).float().cpu()
-            texts = [*asked, *method.prompts.backgrounds]
+            texts = [*names, *method.prompts.backgrounds]
             probs, best = refined.probs.topk(min(3, len(texts)))
             best = zip(best.tolist(), probs.tolist(), strict=True)
-            words = ", ".join(asked), ", ".join(f"{texts[i]} {100 * p:.0f} %" for i, p in best)
+            words = ", ".join(names), ", ".join(f"{texts[i]} {100 * p:.0f} %" for i, p in best)
         scores = method.background.scores(maps[None])
         for row, pipeline in pipelines.items():
             (mask,) = pipeline.masks_of(scores, small.image[None], small.labels[None])

@@ -24,27 +24,27 @@ class Need:
     Args:
         path: where it is expected.
         what: content of the file or folder.
-        how: where it comes from.
-        found: whether it is there.
+        source: where it comes from.
+        exists: whether it is there.
         fetched: name by which a library downloads it, or None.
     """
 
     path: Path
     what: str
-    how: str
-    found: bool
+    source: str
+    exists: bool
     fetched: str | None = None
 
     @property
     def missing(self) -> bool:
         """Whether it has to be put there by hand."""
-        return not self.found and self.fetched is None
+        return not self.exists and self.fetched is None
 
     def __str__(self) -> str:
         """Return one line with its state."""
-        state = "there" if self.found else "MISSING" if self.missing else "fetched"
-        how = "" if self.found else f"; {self.how}"
-        return f"[{state}] {self.path}: {self.what}{how}"
+        state = "there" if self.exists else "MISSING" if self.missing else "fetched"
+        source = "" if self.exists else f"; {self.source}"
+        return f"[{state}] {self.path}: {self.what}{source}"
 
 
 def run_reproduce(
@@ -142,12 +142,12 @@ def needs_of(
             continue
         for split in splits if "{split}" in need["what"] else [""]:
             paths = [Path(root) / need[k].format(split=split) for k in ("path", "or") if k in need]
-            how = data.get("lists", {}).get(split, data["how"])
-            found = any(path.exists() for path in paths)
-            needs.append(Need(paths[0], need["what"].format(split=split), how, found))
+            source = data.get("lists", {}).get(split, data["source"])
+            exists = any(path.exists() for path in paths)
+            needs.append(Need(paths[0], need["what"].format(split=split), source, exists))
     for name in dict.fromkeys(re.findall(r"\{weights\}/(\S+)", lines)):
         path = Path(weights) / name
-        needs.append(Need(path, found=path.exists(), **table["files"][name]))
+        needs.append(Need(path, exists=path.exists(), **table["files"][name]))
     return needs
 
 
@@ -159,7 +159,7 @@ def filled(row: Published, needs: Sequence[Need], **places: str) -> list[list[st
         needs: of `needs_of`; a file that is not there is replaced by the name it is fetched by.
         **places: ``root``, ``weights``, ``out`` and ``seed``.
     """
-    fetched = {str(need.path): need.fetched for need in needs if not need.found and need.fetched}
+    fetched = {str(need.path): need.fetched for need in needs if not need.exists and need.fetched}
     commands = []
     for line in row.commands:
         words = [word.format(**places) for word in line.split()]
@@ -170,8 +170,8 @@ def filled(row: Published, needs: Sequence[Need], **places: str) -> list[list[st
 def _shortened(line: str, limit: int | None, iterations: int | None) -> str:
     """Shorten a command for a trial: fewer images, fewer steps of the segmenter."""
     if limit is not None and not line.startswith("#"):
-        own = map(int, re.findall(r" --limit (\d+)", line))
-        line = re.sub(r" --limit \d+", "", line) + f" --limit {min([limit, *own])}"
+        limits = map(int, re.findall(r" --limit (\d+)", line))
+        line = re.sub(r" --limit \d+", "", line) + f" --limit {min([limit, *limits])}"
     if iterations is not None and line.startswith("train segmenter"):
         line = re.sub(r" --epochs \d+", "", line) + f" --iterations {iterations}"
     return line

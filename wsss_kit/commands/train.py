@@ -102,9 +102,9 @@ def choose_paper_clip(
         raise ValueError("no candidates given, expected the weights of at least one tiny CLIP")
     loaded, figures, able = [load_model(path) for path in candidates], [], []
     for path, (_, card) in zip(candidates, loaded, strict=True):
-        how = card.get("attention", {}).get("chosen_on")
-        if how is None or how != loaded[0][1]["attention"]["chosen_on"]:
-            problem = f"{path} was measured on {how or 'nothing'}, expected the same for all"
+        protocol = card.get("attention", {}).get("chosen_on")
+        if protocol is None or protocol != loaded[0][1]["attention"]["chosen_on"]:
+            problem = f"{path} was measured on {protocol or 'nothing'}, expected the same for all"
             raise ValueError(f"{problem}; measure it by write_affinity, as the training does")
         figures.append(_figures_of(card))
         if all(figures[-1]["zero_shot"][test] >= least for test, least in ZERO_SHOT.items()):
@@ -268,7 +268,7 @@ def _new_cam() -> CAM:
 
 
 def _ship(
-    path: Path, methods: Mapping[str, CAMMethod], train: PaperWorld, val: PaperWorld, **made: Any
+    path: Path, methods: Mapping[str, CAMMethod], train: PaperWorld, val: PaperWorld, **facts: Any
 ) -> Path:
     """Write the last of the methods in half precision, and on its card the scores of all.
 
@@ -277,7 +277,7 @@ def _ship(
         methods: by their names; the last one is scored as it was written.
         train: the images it was trained on.
         val: the images to score on.
-        **made: more for the card.
+        **facts: more for the card.
     """
     *_, name = methods
     tensors, card = load_model(methods[name].save(path))
@@ -290,5 +290,5 @@ def _ship(
         best = best_rule(swept)
         measured[each] = {"background": str(best), "mean_iou": round(swept[best], 3)}
     on = f"PaperWorld seed 0, train, {len(train)} images with image-level labels"
-    card |= {"trained_on": on, **made, "measured": measured}
+    card |= {"trained_on": on, **facts, "measured": measured}
     return save_model(path, halved(tensors), card)

@@ -107,14 +107,14 @@ def train_method(
     """
     check_word("what is trained", what, METHODS)
     check_device(device)
-    asked = {"data": data, "root": root, "split": split, "limit": limit, "start": start, **options}
-    asked |= {"masks": masks, "clip": clip, "clip_weights": clip_weights, "prompts": prompts}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    asked = {name: str(v) if isinstance(v, Path) else v for name, v in asked.items()}
-    _check_options(what, asked)
+    given = {"data": data, "root": root, "split": split, "limit": limit, "start": start, **options}
+    given |= {"masks": masks, "clip": clip, "clip_weights": clip_weights, "prompts": prompts}
+    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: str(v) if isinstance(v, Path) else v for name, v in given.items()}
+    _check_options(what, given)
     folder = Path(f"data/runs/{what}" if out is None else out)
     with joined(device) as device, run_folder(folder):
-        config = _config(what, folder, asked, resume=resume)
+        config = _config(what, folder, given, resume=resume)
         settle()  # all have read before the first writes
         data, root, split, limit = map(config.get, _DATA)
         samples = open_dataset(data, root, split, limit=limit)
@@ -143,9 +143,9 @@ def options_of(what: str) -> list[str]:
     return list(dict.fromkeys(names + [n for called in called_by(what) for n in _names(called)]))
 
 
-def _check_options(what: str, asked: Mapping[str, Any]) -> None:
+def _check_options(what: str, given: Mapping[str, Any]) -> None:
     takes = options_of(what)
-    for name in [each for each in asked if each not in takes]:
+    for name in [each for each in given if each not in takes]:
         flags = [f"--{each.replace('_', '-')}" for each in (name, *takes)]
         raise ValueError(f"{what} takes no {flags[0]}, expected {', '.join(flags[1:])}")
 
@@ -161,7 +161,7 @@ def _names(called: Callable[..., Any]) -> list[str]:
     return [name for name in inspect.signature(called).parameters if name not in _NOT_OPTIONS]
 
 
-def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
+def _config(what: str, folder: Path, given: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
     """Return the settings: what is given, else what the folder holds, else what is usual."""
     if resume:
         if not (folder / CONFIG).is_file():
@@ -172,12 +172,12 @@ def _config(what: str, folder: Path, asked: Mapping[str, Any], *, resume: bool) 
             problem = f"{folder} holds a training of {other}, and {what} is asked for"
             raise ValueError(f"{problem}; give --out another folder")
         _check_options(what, stored)
-        return {**stored, **asked}
+        return {**stored, **given}
     for name in (CHECKPOINT, what):
         if (folder / f"{name}.json").exists():
             problem = f"{folder} holds a training ({name}.safetensors), which would be lost"
             raise ValueError(f"{problem}; go on with it by --resume, or give --out another")
-    config = {"data": "voc", **asked}
+    config = {"data": "voc", **given}
     config.setdefault("split", SPLITS.get(config["data"]))
     named = any(name in config for name in ("backbone", "start", "network"))
     if config["data"] == "paper":
@@ -212,10 +212,10 @@ def _prepare(what: str, config: Mapping[str, Any], samples: Sequence[Sample], de
         raise ValueError(f"{problem}; see `python -m wsss_kit check {config['data']}`")
     (making,) = making
     if "start" in config:
-        own = making.get("backbone")
-        if isinstance(own, str):
-            raise ValueError(f"backbone is {own!r} and --start a saved CAM; give one of the two")
-        start = {"backbone": own, "classes": samples.classes, "device": device}
+        network = making.get("backbone")
+        if isinstance(network, str):
+            raise ValueError(f"backbone is {network!r} and --start a saved CAM; give only one")
+        start = {"backbone": network, "classes": samples.classes, "device": device}
         making["backbone"] = CAM.load(config["start"], **start)
     if what == "clims":
         clip = config["data"], config.get("clip"), config.get("clip_weights")
@@ -233,6 +233,6 @@ def _open_masks(
         raise ValueError(f"{problem}: one that `python -m wsss_kit masks` wrote, or of NAME.png")
     if config["masks"] == GROUND_TRUTH:
         return samples.open_masks(), "ground truth"
-    masks, made = masks_in(Path(config["masks"]), list(samples.names))
-    stated = [str(made[name]) for name in ("method", "background", "refinement") if name in made]
+    masks, card = masks_in(Path(config["masks"]), list(samples.names))
+    stated = [str(card[name]) for name in ("method", "background", "refinement") if name in card]
     return masks, ", ".join(stated) or f"masks in {Path(config['masks']).name}"

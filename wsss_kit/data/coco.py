@@ -90,17 +90,17 @@ data/README.md says where to get COCO 2014."""
             raise self.not_found(f"no COCO 2014 in {root}", root)
         self.split, self.folder = split, folders[0]
         self.mask_folder = root / "masks" / f"{split}2014"
-        found = _read(file)
-        self.value_of = {each["id"]: _value(each["name"], file) for each in found["categories"]}
+        data = _read(file)
+        self.value_of = {each["id"]: _value(each["name"], file) for each in data["categories"]}
         self.sizes, self.files, name_of = {}, {}, {}
-        for image in found["images"]:
+        for image in data["images"]:
             path = str(image["file_name"])
             if "/" in path or "\\" in path:
                 raise ValueError(f"{file} names an image {path!r}, expected a name alone")
             name_of[image["id"]] = name = Path(path).stem
             self.files[name], self.sizes[name] = path, (int(image["height"]), int(image["width"]))
         self.annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in found["annotations"]:
+        for annotation in data["annotations"]:
             image, category = annotation["image_id"], annotation["category_id"]
             if image not in name_of or category not in self.value_of:
                 problem = f"an annotation of image {image} and category {category}"
@@ -141,13 +141,13 @@ data/README.md says where to get COCO 2014."""
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_bytes())
+        data = json.loads(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file} is no whole JSON ({error}); unpack it again") from error
-    missing = [key for key in ("images", "annotations", "categories") if key not in found]
+    missing = [key for key in ("images", "annotations", "categories") if key not in data]
     if missing:
         raise ValueError(f"{file} has no {', '.join(missing)}, expected COCO's instances file")
-    return found
+    return data
 
 
 def _value(name: str, file: Path) -> int:

@@ -150,8 +150,8 @@ def unpack(
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    return "folder" if info.is_dir() else "file" if kind in (0, stat.S_IFREG) else "link"
+    mode = stat.S_IFMT(info.external_attr >> 16)
+    return "folder" if info.is_dir() else "file" if mode in (0, stat.S_IFREG) else "link"
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:

@@ -96,10 +96,10 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
         root = Path(root).expanduser()
         places = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
         needed = ("JPEGImages", "ImageSets/Segmentation")
-        found = [place for place in places if all((place / part).is_dir() for part in needed)]
-        if not found:
+        folders = [place for place in places if all((place / part).is_dir() for part in needed)]
+        if not folders:
             raise self.not_found(f"no VOC layout in {root}", root)
-        self.root = found[0]
+        self.root = folders[0]
         xml = self.root / "Annotations"
         self.annotations = xml if next(xml.glob("*.xml"), None) else None
         masks = (self.root / part for part in ("SegmentationClassAug", "SegmentationClass"))
@@ -163,9 +163,9 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
             raise ValueError(f"{file} is no whole XML ({error}); unpack it again") from error
         present = set()
         for item in tree.iterfind("object"):  # not the parts inside a person
-            found = (item.findtext("name") or "").strip()
-            if found not in VOC_CLASSES:
-                hint = f"{closest(found, VOC_CLASSES)}; for classes of your own use load_folder"
-                raise ValueError(f"{file} names an object {found!r}, no class of VOC{hint}")
-            present.add(VOC_CLASSES.index(found))
+            label = (item.findtext("name") or "").strip()
+            if label not in VOC_CLASSES:
+                hint = f"{closest(label, VOC_CLASSES)}; for classes of your own use load_folder"
+                raise ValueError(f"{file} names an object {label!r}, no class of VOC{hint}")
+            present.add(VOC_CLASSES.index(label))
         return present

@@ -196,13 +196,13 @@ class Chosen(NamedTuple):
         rule: the best one.
         swept: every rule that was tried -> its mIoU in [0, 1] where it was chosen.
         masks: name -> (H, W) int64.
-        said: the rule in the words of a protocol.
+        text: the rule in the words of a protocol.
     """
 
     rule: BackgroundRule
     swept: Mapping[BackgroundRule, float]
     masks: dict[str, Tensor]
-    said: str
+    text: str
 
 
 def choose_rule(

@@ -174,8 +174,8 @@ def as_mask(mask: Tensor | np.ndarray, name: str) -> Tensor:
     if isinstance(mask, np.ndarray) and mask.dtype.kind in "biu":
         mask = torch.from_numpy(mask.astype(np.int64))
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
-        kind = getattr(mask, "dtype", type(mask).__name__)
-        raise ValueError(f"{name} is {kind}, expected integers; make masks by scores_to_masks")
+        dtype = getattr(mask, "dtype", type(mask).__name__)
+        raise ValueError(f"{name} is {dtype}, expected integers; make masks by scores_to_masks")
     return mask.detach().long()
 
 

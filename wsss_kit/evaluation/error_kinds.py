@@ -219,8 +219,8 @@ def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
     for name in report.classes:
         value = report.values.index(name)
         of_class = [
-            (name, kind, other, 100 * float(pixels) / unions[value])
-            for kind, other, pixels in _of_class(report, value)
+            (name, error_kind, other, 100 * float(pixels) / unions[value])
+            for error_kind, other, pixels in _of_class(report, value)
             if pixels
         ]
         rows += sorted(of_class, key=lambda row: -row[-1])

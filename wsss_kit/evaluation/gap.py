@@ -91,21 +91,21 @@ def explain_gap(report: Report, row: Published, *, prompts: Prompts | None = Non
 
 def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[str, str]:
     """Return what explains the gap, name to sentence, the most telling first."""
-    protocol, apart, found = report.protocol, differences(report, row), {}
+    protocol, apart, reasons = report.protocol, differences(report, row), {}
     words = [] if prompts is None else _background_prompts(row)
     missing = [word for word in words if word not in prompts.backgrounds]
     if missing and len(missing) >= len(words) / 2:
         what = f"{len(missing)} of the {len(words)} published background words are not among the"
         advice = "a class is compared with them; CLIP-ES without any has 29.5 instead of 70.8"
-        found["background words missing"] = f"{what} prompts, such as {missing[:3]}: {advice}"
+        reasons["background words missing"] = f"{what} prompts, such as {missing[:3]}: {advice}"
     if "data" in apart or "split" in apart:
         scored, published = f"{protocol.data} {protocol.split}", f"{row.data} {row.split}"
-        found["wrong split"] = f"{scored} was scored, the published number is of {published}"
+        reasons["wrong split"] = f"{scored} was scored, the published number is of {published}"
         if (protocol.split, row.split) == ("train_aug", "train"):
-            found["wrong split"] += "; train_aug gives CLIP-ES 68.7 instead of 75.0"
+            reasons["wrong split"] += "; train_aug gives CLIP-ES 68.7 instead of 75.0"
     if protocol.stride > 1:
         advice = "bring maps to the image's size before they become masks (58.6 became 50 once)"
-        found["low resolution"] = f"masks were compared at stride {protocol.stride}; {advice}"
+        reasons["low resolution"] = f"masks were compared at stride {protocol.stride}; {advice}"
     sizes = report.settings.get("sizes", ())
     longest = max((max(size) for size in sizes), default=VOC_LONGEST_SIDE)
     is_usual = longest <= VOC_LONGEST_SIDE and (len(sizes) != 1 or longest > 400)
@@ -113,40 +113,40 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
         shown = ", ".join("x".join(map(str, size)) for size in sizes[:3])
         here = f"the ground truth has {len(sizes)} size{'s' * (len(sizes) != 1)} ({shown})"
         there = f"VOC's own masks have many, with {VOC_LONGEST_SIDE} pixels on the longer side"
-        found["resized ground truth"] = f"{here}, and {there}: resize predictions instead"
+        reasons["resized ground truth"] = f"{here}, and {there}: resize predictions instead"
     share = report.settings.get("predicted_255", 0.0)
     if share >= 0.001:
         predicted = f"{100 * share:.1f} % of the scored pixels are predicted 255"
         advice = "which counts as background; give the recipe min_confidence=None"
-        found["predicted 255"] = f"{predicted}, {advice}"
+        reasons["predicted 255"] = f"{predicted}, {advice}"
     if "refinement" in apart:
         ours, theirs = apart["refinement"]
         steps, needed = (set(stated.lower().split(", ")) for stated in (ours, theirs))
         name = "refinement left out" if needed - steps - {"none"} else "another refinement"
-        found[name] = f"ours says {ours!r}, the published number comes after {theirs!r}"
+        reasons[name] = f"ours says {ours!r}, the published number comes after {theirs!r}"
     if "scored" in apart:
-        found["other classes"] = f"scored were {apart['scored'][0]}, published are all classes"
+        reasons["other classes"] = f"scored were {apart['scored'][0]}, published are all classes"
     objects = report.iou[1:][np.isfinite(report.iou[1:])]
     kinds = mean_of(report.error_shares[1:].T)
     if len(objects) and objects.mean() <= 0.1 and ERROR_KINDS[kinds.argmax()] == "missed":
         what = f"objects have a mean IoU of {100 * objects.mean():.1f} and are missed everywhere"
         causes = "a background rule that is too strong, empty maps, or a segmenter that learned"
-        found["only background"] = f'{what}: {causes} background alone (try loss="balanced")'
+        reasons["only background"] = f'{what}: {causes} background alone (try loss="balanced")'
     precision, recall = mean_of(report.precision[1:]), mean_of(report.recall[1:])
     if recall >= 0.1 and abs(precision - recall) >= 0.2:  # both are numbers
         name, advice = ("strong", "lower") if recall < precision else ("weak", "raise")
         rates = f"a precision of {100 * precision:.0f} and a recall of {100 * recall:.0f}"
         advice += " the background, as chosen on a validation split"
-        found[f"background too {name}"] = f"objects have {rates}: {advice}"
+        reasons[f"background too {name}"] = f"objects have {rates}: {advice}"
     if "background" in apart:
-        found["background rule"] = "ours is {}, theirs {}".format(*apart["background"])
+        reasons["background rule"] = "ours is {}, theirs {}".format(*apart["background"])
     if "n_images" in apart and protocol.n_images <= 0.9 * row.n_images:
         low, high = (100 * bound for bound in report.interval)
         place = "inside" if low <= row.percent <= high else "outside"
         there = f"the published number lies {place} the interval of ours, {low:.1f} to {high:.1f}"
         counts = f"{protocol.n_images} of {row.n_images} images were scored"
-        found["few images"] = f"{counts}; {there}"
-    return found
+        reasons["few images"] = f"{counts}; {there}"
+    return reasons
 
 
 def _background_prompts(row: Published) -> tuple[str, ...]:

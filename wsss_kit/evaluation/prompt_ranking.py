@@ -94,8 +94,8 @@ def rank_templates(
         ['sharpness', 'images']
     """
     templates = checked_words(list(templates), "templates")
-    asked = {template: prompts.replace(template=template) for template in templates}
-    return _ranked(clip, samples, asked, "template", shown=shown)
+    candidates = {template: prompts.replace(template=template) for template in templates}
+    return _ranked(clip, samples, candidates, "template", shown=shown)
 
 
 def rank_synonyms(
@@ -130,12 +130,12 @@ def rank_synonyms(
     phrases = checked_words(list(phrases), "phrases")
     prompts = prompts.replace(fusion=FUSIONS[0])
     others = {k: v for k, v in prompts.synonyms.items() if k != name}
-    asked = {each: prompts.replace(synonyms={**others, name: each}) for each in phrases}
+    candidates = {each: prompts.replace(synonyms={**others, name: each}) for each in phrases}
     if len(phrases) > 1:
         together = prompts.replace(synonyms={**others, name: list(phrases)})
-        asked["all, one sentence"] = together
-        asked["all, mean feature"] = together.replace(fusion="feature")
-    return _ranked(clip, samples, asked, "phrase", shown=shown, among=name)
+        candidates["all, one sentence"] = together
+        candidates["all, mean feature"] = together.replace(fusion="feature")
+    return _ranked(clip, samples, candidates, "phrase", shown=shown, among=name)
 
 
 def leave_one_out(
@@ -297,7 +297,7 @@ class WordTally:
 def _ranked(
     clip: FrozenCLIP,
     samples: Sequence[Sample],
-    asked: Mapping[str, Prompts],
+    candidates: Mapping[str, Prompts],
     what: str,
     *,
     shown: bool,
@@ -306,7 +306,7 @@ def _ranked(
     """Rank prompts by their sharpness on images with several classes, the lowest first."""
     import pandas as pd
 
-    classes = next(iter(asked.values())).classes
+    classes = next(iter(candidates.values())).classes
     labels = labels_for(samples, classes)
     counts = labels.sum(1) > 1
     if among is not None:
@@ -317,7 +317,7 @@ def _ranked(
         raise ValueError(f"none of {len(samples)} images has {missing}, which sharpness compares")
     images = clip.encode_samples([samples[i] for i in chosen], what="images", shown=shown)
     rows = {}
-    for key, prompts in asked.items():
+    for key, prompts in candidates.items():
         texts = clip.encode_sentences(prompts.class_sentences()).cpu()
         scores = (float(clip.logit_scale) * images @ texts.T).softmax(1)  # (M, C)
         rows[key] = sharpness(scores, labels[chosen]).mean().item()

@@ -122,7 +122,7 @@ def _published(row: Mapping[str, Any], table: Mapping[str, Any]) -> Published:
 def _filled(line: str, values: Mapping[str, str]) -> str:
     """Replace ``{name}`` in a line where ``values`` has it, also in the values themselves."""
     for _ in range(2):
-        line = re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), line)
+        line = re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), line)
     return " ".join(line.split())
 
 
@@ -158,7 +158,7 @@ def differences(report: Report, row: Published) -> dict[str, tuple[str, str]]:
         >>> differences(report, published("clims/train/maps"))
         {'n_images': ('1', '1464'), 'refinement': ('dense CRF', 'none')}
     """
-    found = {}
+    differing = {}
     for name in ("data", "split", "n_images", "background", "refinement"):
         if getattr(row, name) is None:
             continue
@@ -166,10 +166,10 @@ def differences(report: Report, row: Published) -> dict[str, tuple[str, str]]:
         mine, other = ours.lower().replace("(1 - max)^", "power "), theirs.lower()
         is_same = mine == other or mine.startswith(f"{other}, chosen")  # how a rule was chosen
         if NOT_STATED not in (ours, theirs) and not is_same:
-            found[name] = ours, theirs
+            differing[name] = ours, theirs
     if report.protocol.scored != "all classes":
-        found["scored"] = report.protocol.scored, "all classes"
-    return found
+        differing["scored"] = report.protocol.scored, "all classes"
+    return differing
 
 
 def beside_published(report: Report, *, method: str, what: str | None = None) -> pd.DataFrame:

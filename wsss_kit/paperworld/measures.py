@@ -159,18 +159,18 @@ def zero_shot_accuracy(
         home background; ``backgrounds``: one background kind and no object. Each in [0, 1].
     """
     classes = F.normalize(encode_text([f"a photo of a {name}" for name in PAPER_CLASSES]), dim=-1)
-    kinds = F.normalize(encode_text([f"a photo of {kind}" for kind in STUFF]), dim=-1)
+    kinds = F.normalize(encode_text([f"a photo of {stuff}" for stuff in STUFF]), dim=-1)
     result = {}
-    for test, kind, texts in (
+    for test, scene, texts in (
         ("cutouts", "cutout", classes),
         ("out_of_context", "scene", classes),
         ("backgrounds", "background", kinds),
     ):
         pages, targets = [], []
         for i in range(n):
-            drawn = page.__wrapped__("val", HELD_OUT_SEED, i, size, 0.0, kind)  # not cached
+            drawn = page.__wrapped__("val", HELD_OUT_SEED, i, size, 0.0, scene)  # not cached
             answers = [PAPER_CLASSES.index(name) for name in drawn.scene.classes]
-            if kind == "background":
+            if scene == "background":
                 answers = [STUFF.index(band.stuff) for band in drawn.scene.bands]
             if len(answers) == 1:
                 pages.append(drawn)

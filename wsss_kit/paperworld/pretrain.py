@@ -319,8 +319,8 @@ class Pretraining:
                 or share of torn objects, or is beyond the step from which a longer run could go on.
         """
         path, keys = self.folder / name, ("seconds", "falls_from")
-        asked = {"classes": (), "run": self._identity, "epochs": self.steps}
-        stored = load_checkpoint(path, **_KIND, keys=keys, **asked)
+        requested = {"classes": (), "run": self._identity, "epochs": self.steps}
+        stored = load_checkpoint(path, **_KIND, keys=keys, **requested)
         if stored is None:
             return False
         tensors, card = stored

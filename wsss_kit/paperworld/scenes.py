@@ -38,7 +38,7 @@ def _ground_of(dice: Dice, name: str, cooccurrence: float) -> str:
 def _one_class(dice: Dice, cooccurrence: float) -> Scene:
     name = dice.pick(PAPER_CLASSES)
     stuff = _ground_of(dice, name, cooccurrence)
-    others = [kind for kind in NEUTRAL if kind != stuff]
+    others = [other for other in NEUTRAL if other != stuff]
     top, bottom = 0.0, 0.97
     if dice.chance(0.3):
         bands = [Band(stuff, 0.0)]
@@ -97,7 +97,7 @@ def _closeup(dice: Dice, cooccurrence: float) -> Scene:
     stuff = _ground_of(dice, name, cooccurrence)
     bands = [Band(stuff, 0.0)]
     if dice.chance(0.5):
-        far = dice.pick([kind for kind in NEUTRAL if kind != stuff])
+        far = dice.pick([other for other in NEUTRAL if other != stuff])
         bands = [Band(far, 0.0), Band(stuff, dice.uniform(0.2, 0.5))]
     x, ground, width = dice.uniform(0.1, 0.9), dice.uniform(0.8, 1.3), dice.uniform(0.9, 1.7)
     return Scene("closeup", tuple(bands), (_thing(dice, name, x, ground, width),))

@@ -47,8 +47,8 @@ def build(architecture: dict[str, Any]) -> nn.Module:
     """
     from open_clip.model import CLIP
 
-    own = ("window", "tied_keys")
-    return CLIP(**{key: value for key, value in architecture.items() if key not in own})
+    options = ("window", "tied_keys")
+    return CLIP(**{key: value for key, value in architecture.items() if key not in options})
 
 
 def load_tiny_clip(path: str | Path | None = None) -> tuple[nn.Module, dict[str, Any]]:

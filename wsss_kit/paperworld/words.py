@@ -105,7 +105,7 @@ def _noun_phrase(scene: Scene, name: str, dice: Dice) -> str:
 
 def _background_phrase(scene: Scene, dice: Dice) -> str:
     kinds = dice.draw([band.stuff for band in scene.bands], len(scene.bands))
-    names = " and ".join(f"the {kind}" if dice.chance(0.3) else kind for kind in kinds)
+    names = " and ".join(f"the {stuff}" if dice.chance(0.3) else stuff for stuff in kinds)
     ending = dice.pick(("", "", "texture", "background")) if len(kinds) == 1 else ""
     return _joined(names, ending)
 
@@ -114,9 +114,9 @@ def _place_phrase(scene: Scene, dice: Dice) -> str:
     if not dice.chance(0.75):
         return ""
     kinds = list(dict.fromkeys(band.stuff for band in scene.bands))
-    homes = [kind for kind in kinds if kind in HOME.values()] or kinds
+    homes = [stuff for stuff in kinds if stuff in HOME.values()] or kinds
     place = dice.pick(homes)
-    others = [kind for kind in kinds if kind != place]
+    others = [stuff for stuff in kinds if stuff != place]
     more = f"with {dice.pick(others)}" if others and dice.chance(0.5) else ""
     return _joined(PLACES[place], more)
 
@@ -130,7 +130,7 @@ def vocabulary() -> tuple[str, ...]:
     """Return every word that a caption of the embedded world can hold, after two special ones."""
     nouns = [noun for name in PAPER_CLASSES for noun in NOUNS[name]]
     styles = [style for name in PAPER_CLASSES for style in SUBTYPES[name]]
-    places = " ".join(PLACES[kind] for kind in STUFF).split()
+    places = " ".join(PLACES[stuff] for stuff in STUFF).split()
     words = [*_FUNCTION_WORDS, *nouns, *map(plural, nouns), *styles, *STUFF, *places]
     return ("<pad>", "<unknown>", *dict.fromkeys(words))
 

@@ -155,13 +155,13 @@ def paint_regions(
     small, size = torch.as_tensor(values).cpu().numpy(), image.shape[:2]
     kinds, numbers = np.unique(small, return_inverse=True)
     values = enlarged_mask(numbers.reshape(small.shape), size)
-    own = [styles.get(kind, Style("black")) for kind in kinds.tolist()]  # of K values
-    weights = np.array([alpha * (kind in styles) for kind in kinds.tolist()])[:, None]  # (K, 1)
-    colours = np.float32([to_rgb(style.colour) for style in own])  # (K, 3)
+    region_styles = [styles.get(value, Style("black")) for value in kinds.tolist()]  # of K values
+    weights = np.array([alpha * (value in styles) for value in kinds.tolist()])[:, None]  # (K, 1)
+    colours = np.float32([to_rgb(style.colour) for style in region_styles])  # (K, 3)
     shown = np.float32(1 - weights)[values] * grey(image).astype(np.float32)
     shown += (np.float32(weights) * colours)[values]
-    for hatch in {style.hatch for style in own} - {""}:
-        hatched = np.array([style.hatch == hatch for style in own])[values]  # (h, w)
+    for hatch in {style.hatch for style in region_styles} - {""}:
+        hatched = np.array([style.hatch == hatch for style in region_styles])[values]  # (h, w)
         shown[hatched & hatching(hatch, size)] *= 1 - alpha
     right, below = np.diff(values, axis=1) != 0, np.diff(values, axis=0) != 0
     edges = np.pad(right, ((0, 0), (1, 0))) | np.pad(below, ((1, 0), (0, 0)))

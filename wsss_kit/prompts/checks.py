@@ -51,8 +51,8 @@ def closest(name: str, names: Iterable[str]) -> str:
         ("; closest: 'cat'", '')
     """
     by_lower = {candidate.lower(): candidate for candidate in names}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f"; closest: {by_lower[found[0]]!r}" if found else ""
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; closest: {by_lower[matches[0]]!r}" if matches else ""
 
 
 def checked_words(value: Any, what: str, *, among: Sequence[str] | None = None) -> tuple[str, ...]:

@@ -80,16 +80,16 @@ class Segmenter(Resumable, nn.Module):
         check_images(images)
         check_scales(scales)
         check_word("fuse", fuse, ("mean", "max"))
-        size, found = images.shape[-2:], []
+        size, of_views = images.shape[-2:], []
         for scale in scales:
             scaled = [max(1, round(side * scale)) for side in size]
             view = images.to(device_of(self))
             if scaled != list(size):
                 view = F.interpolate(view, size=scaled, mode="bilinear", antialias=scale < 1)
-            found.append(upsample(self.net(view), size))
+            of_views.append(upsample(self.net(view), size))
             if flip:
-                found.append(upsample(self.net(view.flip(-1)).flip(-1), size))
-        logits = torch.stack(found)
+                of_views.append(upsample(self.net(view.flip(-1)).flip(-1), size))
+        logits = torch.stack(of_views)
         fused = logits.softmax(2).mean(0) if fuse == "mean" else logits.amax(0).softmax(1)
         return fused.to(images.device)
 

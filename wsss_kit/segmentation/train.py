@@ -248,13 +248,13 @@ def _train(segmenter: Segmenter, masked: MaskedImages, recipe: Recipe, place: Pl
 
 def _numbers(n: int, first: int, count: int, seed: int) -> list[int]:
     """Return the next images: shuffled passes one after the other, from any position."""
-    found: list[int] = []
-    while len(found) < count:
-        a_pass, place = divmod(first + len(found), n)
+    numbers: list[int] = []
+    while len(numbers) < count:
+        a_pass, place = divmod(first + len(numbers), n)
         random = torch.Generator().manual_seed((seed + 1) * 1_000_003 + a_pass)
         order = torch.randperm(n, generator=random).tolist()
-        found += order[place : place + count - len(found)]
-    return found
+        numbers += order[place : place + count - len(numbers)]
+    return numbers
 
 
 def _check_values(masks: Tensor, n_classes: int) -> None:

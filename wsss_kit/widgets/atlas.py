@@ -96,8 +96,8 @@ class ErrorAtlas(Instrument):
         self._reports, self._names = dict(reports), _class_names(reports, classes)
         if not self._places:
             raise ValueError(f"none of {len(names)} images has ground truth")
-        for method, own in masks.items():
-            missing = [name for name in self._places if name not in own]
+        for method, of_method in masks.items():
+            missing = [name for name in self._places if name not in of_method]
             if missing:
                 raise ValueError(f"{method!r} has no mask for {missing[0]!r}; predict it too")
         self._counts: dict[str, dict[str, np.ndarray]] = {}
@@ -218,14 +218,14 @@ class ErrorAtlas(Instrument):
 
 def _loss_bar(name: str, loss: Loss, what: str) -> dict[str, Any]:
     iou = "-" if np.isnan(loss.iou) else f"{100 * loss.iou:.0f}"
-    said = f"{name}: {what} {iou} %, {_kinds_in_words(loss.shares)}"
+    message = f"{name}: {what} {iou} %, {_kinds_in_words(loss.shares)}"
     values = dict(zip(ERROR_KINDS, (100 * np.nan_to_num(loss.shares)).tolist(), strict=True))
-    return stacked_bar(name, values, 100, text=iou, said=said)
+    return stacked_bar(name, values, 100, text=iou, said=message)
 
 
 def _kinds_in_words(shares: np.ndarray) -> str:
     parts = zip(ERROR_KINDS, 100 * np.nan_to_num(shares), strict=True)
-    return "lost to " + ", ".join(f"{kind} {share:.0f}" for kind, share in parts)
+    return "lost to " + ", ".join(f"{error_kind} {share:.0f}" for error_kind, share in parts)
 
 
 def _class_names(reports: Mapping[str, Report], classes: Sequence[str] | None) -> tuple[str, ...]:

@@ -245,7 +245,7 @@ class CAMExplorer(Instrument):
     def _errors_in_words(self, truth: Tensor) -> str:
         errors, counted = self._errors(self.method), (truth != IGNORE_INDEX).sum().clamp(min=1)
         shares = [100 * float((errors == k + 1).sum() / counted) for k in range(len(ERROR_KINDS))]
-        kinds = ", ".join(f"{kind} {s:.1f}" for kind, s in zip(ERROR_KINDS, shares, strict=True))
+        kinds = ", ".join(f"{error} {s:.1f}" for error, s in zip(ERROR_KINDS, shares, strict=True))
         return f"{sum(shares):.1f} % of the pixels are wrong ({kinds})"
 
     def words_html(self) -> str:

@@ -103,7 +103,7 @@ class PromptLab(PromptEditor):
     ) -> None:
         self._samples = Images(samples)
         n = len(method.prompts.classes)
-        if not self._samples or any(len(own) != n for own in self._samples.labels.values()):
+        if not self._samples or any(len(labels) != n for labels in self._samples.labels.values()):
             counts = f"{len(self._samples)} of {len(samples)} images have a label"
             raise ValueError(f"{counts}, expected some, with {n} labels for the prompts' classes")
         self.method = method
@@ -175,33 +175,33 @@ class PromptLab(PromptEditor):
 
     def _show(self) -> None:
         self._slices.stop()
-        asked = self.asked
+        prompts = self.asked
         with _no_warnings():
-            after, probs = self._painted(asked)
+            after, probs = self._painted(prompts)
             before = self._compared()
         self.screen.show(*before, after, f"{self.view}, {self.class_name}, these words")
-        self.unknown = self._unknown_words(asked)
-        self.words = self._in_words(asked, probs)
+        self.unknown = self._unknown_words(prompts)
+        self.words = self._in_words(prompts, probs)
         self.bars.chosen = self.class_name
         if self.panel == "words":
-            names, words = self._present(asked), self.prompts.backgrounds
-            self.bars.show(**screens.probability_bars(names, words, asked.backgrounds, probs))
+            names, words = self._present(prompts), self.prompts.backgrounds
+            self.bars.show(**screens.probability_bars(names, words, prompts.backgrounds, probs))
         else:
-            self._slices.start(self._score(asked, self.panel))
+            self._slices.start(self._score(prompts, self.panel))
 
     def _painted(self, prompts: Prompts) -> tuple[np.ndarray, Tensor]:
         """Paint the view of the image with some prompts, (h, w, 3); probabilities (T,)."""
         sample, opened = self._samples[self.picture], self._open(self.picture)
         names = self._present(prompts)
         image = image_array(sample.image)
-        found = opened.maps(prompts, classes=names)
+        output = opened.maps(prompts, classes=names)
         if self.view == "competition":
             claims = opened.claims(prompts, classes=names).argmax(0).cpu()
             words = [*names, *prompts.backgrounds]
-            return painted_claims(image, claims, words, max(BOX), self.opacity), found.probs.cpu()
+            return painted_claims(image, claims, words, max(BOX), self.opacity), output.probs.cpu()
         c = names.index(prompts.classes[self._index])
-        cam = found.full_size(image.shape[:2])[c].cpu()
-        return overlay(fitted_image(image, BOX), cam, alpha=self.opacity), found.probs.cpu()
+        cam = output.full_size(image.shape[:2])[c].cpu()
+        return overlay(fitted_image(image, BOX), cam, alpha=self.opacity), output.probs.cpu()
 
     def _compared(self) -> tuple[np.ndarray, str]:
         """Return the image left of the handle, and its name."""
@@ -212,19 +212,19 @@ class PromptLab(PromptEditor):
         image = image_array(self._samples[self.picture].image)
         return fitted_image(image, BOX), f"image {self.picture}"
 
-    def _in_words(self, asked: Prompts, probs: Tensor) -> str:
-        names = self._present(asked)
+    def _in_words(self, prompts: Prompts, probs: Tensor) -> str:
+        names = self._present(prompts)
         p, rivals = probs[names.index(self.class_name)], probs[len(names) :]
         strongest = (
-            f"{asked.backgrounds[rivals.argmax()]} is strongest, {100 * rivals.max():.1f} %."
+            f"{prompts.backgrounds[rivals.argmax()]} is strongest, {100 * rivals.max():.1f} %."
         )
         head = f"{self.picture}: {self.class_name} {100 * p:.1f} %"
         return f"{head}; of the background words {strongest}"
 
-    def _unknown_words(self, asked: Prompts) -> tuple[str, ...]:
+    def _unknown_words(self, prompts: Prompts) -> tuple[str, ...]:
         """List words of the classes present, the backgrounds and the templates never read."""
-        texts = [asked.phrases[asked.classes.index(name)] for name in self._present(asked)]
-        texts += [*asked.backgrounds, *(each.replace("{}", " ") for each in asked.templates)]
+        texts = [prompts.phrases[prompts.classes.index(name)] for name in self._present(prompts)]
+        texts += [*prompts.backgrounds, *(each.replace("{}", " ") for each in prompts.templates)]
         unknown = self.method.clip.unknown_words
         return tuple(dict.fromkeys(word for text in texts for word in unknown(text)))
 
@@ -235,16 +235,16 @@ class PromptLab(PromptEditor):
         unknown = f"<b>This CLIP never read: {escape(', '.join(self.unknown))}.</b>"
         return f"{escape(self.words)} {unknown} Words it does not know all mean the same to it."
 
-    def _score(self, asked: Prompts, panel: str) -> Iterator[None]:
+    def _score(self, prompts: Prompts, panel: str) -> Iterator[None]:
         """Compute the numbers of a panel, image by image; show them at the end."""
         if panel == "leave one out":
-            tally = yield from self._tallied(panel, asked, asked.backgrounds)
+            tally = yield from self._tallied(panel, prompts, prompts.backgrounds)
             self.bars.show(**screens.worth_bars(tally.changes(), self.prompts))
         else:
             if self._at_start is None:
                 tally = yield from self._tallied("start words", self.start)
                 self._at_start = tally.per_class()
-            tally = yield from self._tallied(panel, asked)
+            tally = yield from self._tallied(panel, prompts)
             names = dict(zip(self.start.classes, self.prompts.classes, strict=True))
             tables = tally.per_class(), self._at_start.rename(index=names)
             means = screens.scores_in_words(*tables)
@@ -266,10 +266,10 @@ class PromptLab(PromptEditor):
 
     def still(self) -> Figure:
         """Draw the map, who claims which cell and what CLIP believes, as a figure."""
-        sample, opened, asked = self._samples[self.picture], self._open(self.picture), self.asked
-        names = self._present(asked)
-        maps = opened.maps(asked, classes=names)
+        sample, opened, prompts = self._samples[self.picture], self._open(self.picture), self.asked
+        names = self._present(prompts)
+        maps = opened.maps(prompts, classes=names)
         cam = maps.full_size(sample.image.shape[1:])[names.index(self.class_name)].cpu()
-        claims = opened.claims(asked, classes=names).argmax(0).cpu()
-        named = sample._replace(name=f"{self.class_name}, {asked.templates[0]!r}")
-        return show_words(named, cam, claims, maps.probs.cpu(), [*names, *asked.backgrounds])
+        claims = opened.claims(prompts, classes=names).argmax(0).cpu()
+        named = sample._replace(name=f"{self.class_name}, {prompts.templates[0]!r}")
+        return show_words(named, cam, claims, maps.probs.cpu(), [*names, *prompts.backgrounds])

@@ -211,24 +211,24 @@ def _parts(
 
 
 def probability_bars(
-    names: Sequence[str], words: Sequence[str], asked: Sequence[str], probs: Tensor
+    names: Sequence[str], words: Sequence[str], backgrounds: Sequence[str], probs: Tensor
 ) -> dict[str, Any]:
     """Describe what CLIP takes an image for, as arguments of `Bars.show`.
 
     Args:
         names: of the classes present.
         words: all background words.
-        asked: those that are on.
+        backgrounds: those that are on.
         probs: of the names, then of the words that are on.
     """
-    percents = dict(zip([*names, *asked], (100 * probs).tolist(), strict=True))
+    percents = dict(zip([*names, *backgrounds], (100 * probs).tolist(), strict=True))
     rows = []
     for name in (*names, *words):
         p, is_class = percents.get(name, math.nan), name in names
-        said = f"{name}: probability {p:.1f} %" if name in percents else f"{name}: off"
+        message = f"{name}: probability {p:.1f} %" if name in percents else f"{name}: off"
         look = {"style": "class" if is_class else "word", "off": name not in percents}
-        said += "" if is_class else ", press to switch"
-        rows.append(bar(name, p, 0, 100, said=said, **look))
+        message += "" if is_class else ", press to switch"
+        rows.append(bar(name, p, 0, 100, said=message, **look))
     return {"title": "what CLIP takes the image for, percent", "rows": rows}
 
 
@@ -243,11 +243,11 @@ def score_bars(table: pd.DataFrame, start: pd.DataFrame) -> dict[str, Any]:
     digits, high = (1, 100.0) if column == "iou" else (4, float(table[column].max()) or 1.0)
     rows = []
     for name, value in table[column].items():
-        text, said = "-", f"{name}: no {column}"
+        text, message = "-", f"{name}: no {column}"
         if not math.isnan(value):
             now, change = f"{value:.{digits}f}", f"{value - start[column][name]:+.{digits}f}"
-            text, said = f"{now} ({change})", f"{name}: {column} {now}, changed by {change}"
-        rows.append(bar(name, value, 0, high, style="class", text=text, said=said))
+            text, message = f"{now} ({change})", f"{name}: {column} {now}, changed by {change}"
+        rows.append(bar(name, value, 0, high, style="class", text=text, said=message))
     unit = "IoU, percent" if column == "iou" else "sharpness, low is good"
     return {"title": f"{unit} (change since the start)", "rows": rows}
 
@@ -277,7 +277,7 @@ def worth_bars(changes: pd.DataFrame, prompts: Prompts) -> dict[str, Any]:
         is_off, value = word not in lost.index, float(lost.get(word, math.nan))
         text = "off" if is_off else f"{value:+.{digits}f}"
         look = {"style": "needed" if value > 0 else "in the way", "off": is_off, "text": text}
-        said = f"{word}: worth {text}, press to switch"
-        rows.append(bar(word, value, -limit, limit, said=said, **look))
+        message = f"{word}: worth {text}, press to switch"
+        rows.append(bar(word, value, -limit, limit, said=message, **look))
     title = f"what each word is worth in {'mIoU, points' if is_scored else 'sharpness'}"
     return {"title": title, "rows": rows, "zero": 0.5, "legend": ("needed", "in the way")}

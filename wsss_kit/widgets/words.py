@@ -95,8 +95,8 @@ def with_backgrounds(prompts: Prompts, words: Sequence[str]) -> Prompts:
         >>> dict(prompts.class_backgrounds)
         {'plane': ('sky',)}
     """
-    kept = {c: [w for w in own if w in words] for c, own in prompts.class_backgrounds.items()}
-    related = {c: own for c, own in kept.items() if own}
+    kept = {c: [w for w in listed if w in words] for c, listed in prompts.class_backgrounds.items()}
+    related = {c: listed for c, listed in kept.items() if listed}
     return prompts.replace(backgrounds=list(words), class_backgrounds=related)
 
 
@@ -168,8 +168,8 @@ class PromptEditor(Instrument):
 
     def _word_box(self, field: str) -> widgets.Widget:
         """Build a text box, which is read once its typist pauses."""
-        kind, label, width, hint = _BOXES[field]
-        box = kind(tooltip=hint, placeholder=hint, **look(label, width))
+        widget, label, width, hint = _BOXES[field]
+        box = widget(tooltip=hint, placeholder=hint, **look(label, width))
 
         def paused(text: str) -> None:
             self._typing = field

@@ -21,9 +21,9 @@ def clip():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_homes_are_found_and_nothing_else_comes_first(clip, seed):
     world, prompts = PaperWorld(150, split="train", seed=seed), Prompts.paper(method="clims")
-    found = propose_backgrounds(clip, world, prompts, shown=False)
-    assert {name: next(iter(words)) for name, words in found.items()} == HOME
-    chosen = prompts.replace(class_backgrounds={c: list(words) for c, words in found.items()})
+    result = propose_backgrounds(clip, world, prompts, shown=False)
+    assert {name: next(iter(words)) for name, words in result.items()} == HOME
+    chosen = prompts.replace(class_backgrounds={c: list(words) for c, words in result.items()})
     assert all(HOME[name] in chosen.backgrounds_of(name) for name in PAPER_CLASSES)
 
 
@@ -52,13 +52,13 @@ def test_the_lift_is_a_difference_of_means():
         samples.append(Sample(str(row), image, label))
     p = (10 * seen).softmax(1)
     lift = p[:3].mean(0) - p[3:].mean(0)
-    found = propose_backgrounds(Fake(), samples, prompts, least=0.0, shown=False)
-    assert found["dog"] == {
+    result = propose_backgrounds(Fake(), samples, prompts, least=0.0, shown=False)
+    assert result["dog"] == {
         "sea": pytest.approx(lift[0].item(), abs=1e-3),
         "sky": pytest.approx(lift[1].item(), abs=1e-3),
     }
-    assert list(found["dog"]) == ["sea", "sky"]  # fog is more common without a dog
-    assert found["cat"] == {}  # no image shows one
+    assert list(result["dog"]) == ["sea", "sky"]  # fog is more common without a dog
+    assert result["cat"] == {}  # no image shows one
     assert list(propose_backgrounds(Fake(), samples, prompts, most=1, shown=False)["dog"]) == [
         "sea"
     ]

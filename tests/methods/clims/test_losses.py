@@ -40,8 +40,8 @@ def literal(similarity, threshold, related):
 def test_cooccurrence_equals_a_loop(rng, threshold, chosen):
     similarity = torch.rand(5, 4, generator=rng) * 1.6 - 0.8
     related = (torch.rand(5, 4, generator=rng) > 0.5).float() if chosen else None
-    found = cooccurrence_loss(similarity, threshold=threshold, related=related)
-    assert found.item() == pytest.approx(literal(similarity, threshold, related), abs=1e-5)
+    result = cooccurrence_loss(similarity, threshold=threshold, related=related)
+    assert result.item() == pytest.approx(literal(similarity, threshold, related), abs=1e-5)
 
 
 def test_nothing_above_the_threshold_costs_nothing():

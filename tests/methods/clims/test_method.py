@@ -38,11 +38,11 @@ def world():
 
 @pytest.fixture(scope="module")
 def cam(world):
-    made = CAM("paper", weights="web", preset="clean", scales=(1.0,), device="cpu")
-    made.fit(world, epochs=8, batch_size=4, learning_rate=0.05, progress=False)
+    created = CAM("paper", weights="web", preset="clean", scales=(1.0,), device="cpu")
+    created.fit(world, epochs=8, batch_size=4, learning_rate=0.05, progress=False)
     images, labels = (torch.stack([s[k] for s in world]) for k in (1, 2))
-    assert made(images, labels).cams.amax((1, 2, 3))[0] > 0.99  # maps that can be compared
-    return made
+    assert created(images, labels).cams.amax((1, 2, 3))[0] > 0.99  # maps that can be compared
+    return created
 
 
 def make(clip, start, **options):
@@ -54,8 +54,8 @@ def make(clip, start, **options):
 
 
 def averaged(clip, prompts, phrase):
-    said = clip.encode_text([template.replace("{}", phrase) for template in prompts.templates])
-    return F.normalize(said.mean(0), dim=0)
+    message = clip.encode_text([template.replace("{}", phrase) for template in prompts.templates])
+    return F.normalize(message.mean(0), dim=0)
 
 
 def literal_losses(clip, prompts, choices, images, maps, labels):
@@ -68,14 +68,14 @@ def literal_losses(clip, prompts, choices, images, maps, labels):
             if not labels[n, c]:
                 continue
             areas += [maps[n, c].mean()] if choices["area"] == "present" else []
-            how = {"mode": "bilinear", "align_corners": choices["align_corners"]}
+            options = {"mode": "bilinear", "align_corners": choices["align_corners"]}
             size = (choices["side"],) * 2 if choices["side"] else images.shape[2:]
-            x, p = images[n : n + 1], F.interpolate(maps[n : n + 1, c : c + 1], size, **how)
+            x, p = images[n : n + 1], F.interpolate(maps[n : n + 1, c : c + 1], size, **options)
             if choices["pixels"] == "rgb":
-                x = F.interpolate(x, size, **how)
+                x = F.interpolate(x, size, **options)
                 seen = [clip.encode_image(each) for each in (x * p, x * (1 - p))]
             else:
-                x = F.interpolate((x - mean.view(3, 1, 1)) / std.view(3, 1, 1), size, **how)
+                x = F.interpolate((x - mean.view(3, 1, 1)) / std.view(3, 1, 1), size, **options)
                 seen = [clip.encode_image(y, normalised=True) for y in (x * p, x * (1 - p))]
             shown, left = (F.normalize(each, dim=-1)[0] for each in seen)
             text = averaged(clip, prompts, prompts.phrases[c])
@@ -115,10 +115,10 @@ def test_the_losses_equal_a_literal_version(clip, rng, preset, own, positives):
         labels[:] = 1
     images = torch.rand(2, 3, 96, 96, generator=rng)
     maps = torch.rand(*labels.shape, 12, 12, generator=rng)
-    found = Judge(clip, prompts, choices).losses(images, maps, labels)
+    result = Judge(clip, prompts, choices).losses(images, maps, labels)
     expected = literal_losses(clip, prompts, choices, images, maps, labels)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4, msg=name)
+        torch.testing.assert_close(result[name], value, atol=1e-4, rtol=1e-4, msg=name)
 
 
 def network(cam):
@@ -144,8 +144,8 @@ def test_a_step_in_parts_is_the_step(clip, cam, world, preset, parts):
         backbone, head, bias = network(cam)
         judge = Judge(clip, Prompts.paper(method="clims"), recipe)
         optimiser = torch.optim.SGD([*backbone.parameters(), head, bias], lr=0.1)
-        found = train_step(backbone, head, bias, images, labels, judge, recipe, optimiser)
-        moved.append((found, [*backbone.parameters(), head, bias]))
+        result = train_step(backbone, head, bias, images, labels, judge, recipe, optimiser)
+        moved.append((result, [*backbone.parameters(), head, bias]))
     (whole, expected), (split, got) = moved
     assert split == pytest.approx(whole, rel=1e-4)
     for a, b in zip(got, expected, strict=True):
@@ -162,10 +162,10 @@ def test_a_batch_of_no_one_or_all_positives_and_a_clip_that_stays(clip, cam, rng
     judge = Judge(clip, Prompts.paper(method="clims"), recipe)
     optimiser = make_optimiser(backbone, head, bias, recipe)
     images = torch.rand(2, 3, 32, 32, generator=rng)
-    found = train_step(backbone, head, bias, images, labels, judge, recipe, optimiser)
-    assert all(math.isfinite(value) for value in found.values())
+    result = train_step(backbone, head, bias, images, labels, judge, recipe, optimiser)
+    assert all(math.isfinite(value) for value in result.values())
     if not positives:
-        assert found["otm"] == found["btm"] == found["cbs"] == 0 < found["reg"]
+        assert result["otm"] == result["btm"] == result["cbs"] == 0 < result["reg"]
     assert all(p.grad is None and not p.requires_grad for p in clip.parameters())
     assert all(torch.equal(value, before[name]) for name, value in clip.state_dict().items())
 
@@ -215,8 +215,8 @@ def test_it_starts_from_a_copy_of_a_fitted_cam(clip, cam, world):
     rate = 1e-9  # with hardly a step the maps are the CAM's, but for the calibration's scale
     still = make(clip, cam).fit(world, **FIT, learning_rate=rate)
     images, labels = world[0].image[None], world[0].labels[None]
-    found, expected = (m(images, labels).cams for m in (still, cam))
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    result, expected = (m(images, labels).cams for m in (still, cam))
+    torch.testing.assert_close(result, expected, atol=1e-3, rtol=0)
 
 
 def test_each_loss_that_is_joined_changes_the_head(clip, cam, world):
@@ -273,8 +273,8 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(clip, world, tmp_path, monkey
 
 def test_a_checkpoint_of_another_run_is_refused(clip, cam, world, tmp_path):
     make(clip, cam).fit(world, **FIT, checkpoint=tmp_path / "run")
-    for change, said in (({"seed": 1}, "seed"), ({"batch_size": 2}, "batch_size")):
-        with pytest.raises(ValueError, match=f"of a run with {said}"):
+    for change, message in (({"seed": 1}, "seed"), ({"batch_size": 2}, "batch_size")):
+        with pytest.raises(ValueError, match=f"of a run with {message}"):
             make(clip, cam).fit(world, **{**FIT, **change}, checkpoint=tmp_path / "run")
     with pytest.raises(ValueError, match="of a run with otm"):
         make(clip, cam, otm=1.0).fit(world, **FIT, checkpoint=tmp_path / "run")

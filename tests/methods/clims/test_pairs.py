@@ -29,19 +29,19 @@ def test_masked_images_equal_a_loop(rng, which, side, align_corners):
     images, maps = torch.rand(3, 3, 16, 20, generator=rng), torch.rand(3, 3, 4, 5, generator=rng)
     labels = torch.tensor(LABELS[which])
     size = (16, 20) if side is None else (side, side)
-    found = masked_images(images, pairs_of(maps, labels), size=size, align_corners=align_corners)
+    result = masked_images(images, pairs_of(maps, labels), size=size, align_corners=align_corners)
     shown, left = [], []
     for n in range(3):
         for c in range(3):
             if labels[n, c]:
-                how = {"size": size, "mode": "bilinear", "align_corners": align_corners}
-                x = images[n : n + 1] if side is None else F.interpolate(images[n : n + 1], **how)
-                p = F.interpolate(maps[n : n + 1, c : c + 1], **how)
+                to = {"size": size, "mode": "bilinear", "align_corners": align_corners}
+                x = images[n : n + 1] if side is None else F.interpolate(images[n : n + 1], **to)
+                p = F.interpolate(maps[n : n + 1, c : c + 1], **to)
                 shown.append(x * p)
                 left.append(x * (1 - p))
-    assert found.shape == (2 * len(shown), 3, *size)
+    assert result.shape == (2 * len(shown), 3, *size)
     if shown:
-        torch.testing.assert_close(found, torch.cat(shown + left))
+        torch.testing.assert_close(result, torch.cat(shown + left))
 
 
 def test_a_full_map_shows_the_image_itself(rng):
@@ -62,16 +62,16 @@ def test_cosines_equal_a_loop_and_leave_clip_alone(clip, rng, which):
     backgrounds = clip.encode_text(["a photo of a road", "a photo of a sky"])
     pairs = pairs_of(maps, labels)
     masked = masked_images(images, pairs, size=images.shape[-2:], align_corners=False)
-    own, rest, others = cosines(clip, masked, pairs.classes, texts, backgrounds)
+    mine, rest, others = cosines(clip, masked, pairs.classes, texts, backgrounds)
     assert others.shape == (int(labels.sum()), 2)
     for i, (n, c) in enumerate(labels.nonzero().tolist()):
         p = F.interpolate(maps[n : n + 1, c : c + 1], (96, 96), mode="bilinear")
         shown = F.normalize(clip.encode_image(images[n : n + 1] * p), dim=-1)[0]
         left = F.normalize(clip.encode_image(images[n : n + 1] * (1 - p)), dim=-1)[0]
-        torch.testing.assert_close(own[i], shown @ texts[c], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(mine[i], shown @ texts[c], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(rest[i], left @ texts[c], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(others[i], backgrounds @ shown, atol=1e-5, rtol=1e-4)
-    total = own.sum() + rest.sum() + others.sum()
+    total = mine.sum() + rest.sum() + others.sum()
     if labels.any():
         total.backward()
         moved = maps.grad.abs().sum((2, 3)) > 0

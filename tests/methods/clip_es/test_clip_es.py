@@ -102,10 +102,10 @@ def test_closed_form_on_the_tiny_clip(clip, method, sample, softmax):
     p = logits_of(normed[0, 1:]).softmax(0)
     weights = p[0] * (g[0] - p @ g) if softmax else g[0]
     literal = (normed[0, 1:] @ weights).clamp_min(0).view(dense.grid)
-    found = grad_cam(clip, dense, positives, method.background_features_, softmax=softmax)[0]
+    result = grad_cam(clip, dense, positives, method.background_features_, softmax=softmax)[0]
     scale = literal.max().clamp_min(1e-12)
     assert literal.max() > 0
-    torch.testing.assert_close(found / scale, literal / scale, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(result / scale, literal / scale, atol=1e-3, rtol=1e-3)
 
 
 def test_the_number_of_layers(clip, sample):
@@ -169,11 +169,11 @@ def test_the_mirror_image_counts_as_much_as_the_image(clip, method, sample):
 def test_whose_gradient(clip, method, sample):
     image, labels = sample.image[None], sample.labels[None]
     maps = {t: CLIPES(clip, prompts=Prompts.paper(), target=t).fit() for t in TARGETS}
-    found = {target: each(image, labels).cams for target, each in maps.items()}
-    assert torch.equal(found["softmax"], method(image, labels).cams)
-    assert (found["classes"] == 0).all()  # one class alone: its probability cannot move
-    assert found["logit"].max() > 0.99
-    assert not torch.allclose(found["logit"], found["softmax"], atol=0.05)
+    result = {target: each(image, labels).cams for target, each in maps.items()}
+    assert torch.equal(result["softmax"], method(image, labels).cams)
+    assert (result["classes"] == 0).all()  # one class alone: its probability cannot move
+    assert result["logit"].max() > 0.99
+    assert not torch.allclose(result["logit"], result["softmax"], atol=0.05)
     labels = labels.clone()
     labels[0, (int(labels.argmax()) + 1) % 8] = 1
     assert maps["classes"](image, labels).cams.amax((2, 3))[0, labels[0] > 0].min() > 0.99
@@ -185,13 +185,13 @@ def test_several_templates_are_averaged(clip):
     templates = ("a {} without background", "a clean cutout of a {}")
     prompts = Prompts.paper().replace(template=templates)
     method = CLIPES(clip, prompts=prompts).fit()
-    for found, texts in (
+    for result, texts in (
         (method.class_features_, prompts.class_texts),
         (method.background_features_, prompts.background_texts),
     ):
         mean = sum(clip.encode_text(texts(template)) for template in templates) / 2
-        torch.testing.assert_close(found, mean / mean.norm(dim=1, keepdim=True))
-        assert not torch.allclose(found, clip.encode_text(texts(templates[0])), atol=1e-3)
+        torch.testing.assert_close(result, mean / mean.norm(dim=1, keepdim=True))
+        assert not torch.allclose(result, clip.encode_text(texts(templates[0])), atol=1e-3)
 
 
 @pytest.mark.slow
@@ -211,11 +211,11 @@ def test_the_staircase_of_the_shipped_tower(clip):
     for step, (method, maps_of, *both) in rules.items():
         maps = functools.partial(maps_of, method=method)
         crf = Pipeline(method, crf=True).refine
-        for found, rule, refine in ((raw, both[0], None), (refined, both[1], crf)):
+        for result, rule, refine in ((raw, both[0], None), (refined, both[1], crf)):
             masks = predict_masks(maps, test, BackgroundRule(**rule), refine=refine, shown=False)
             protocol = Protocol("PaperWorld", "test")
             report = evaluate(masks, truth, classes=test.classes, protocol=protocol, n_bootstrap=0)
-            found[step], recall[step] = 100 * report.mean_iou, part_recall(masks, test)
+            result[step], recall[step] = 100 * report.mean_iou, part_recall(masks, test)
     assert raw["softmax"] - raw["logit"] >= 20
     assert raw["affinity"] >= raw["softmax"]
     assert refined["affinity"] - refined["softmax"] >= 3
@@ -258,6 +258,6 @@ def test_saved_and_loaded(clip, sample, tmp_path):
     assert {key: card[key] for key in ("method", *options)} == {"method": "CLIP-ES", **options}
     loaded = CLIPES.load(path, clip=clip)
     assert loaded.prompts == prompts and loaded.clip is clip
-    found, expected = (m(sample.image[None], torch.ones(1, 2)) for m in (loaded, method))
-    assert torch.equal(found.cams, expected.cams)
-    assert torch.equal(found.affinity, expected.affinity)
+    result, expected = (m(sample.image[None], torch.ones(1, 2)) for m in (loaded, method))
+    assert torch.equal(result.cams, expected.cams)
+    assert torch.equal(result.affinity, expected.affinity)

@@ -31,9 +31,9 @@ def test_maps_are_those_of_the_cpu(preset):
     for ours, theirs in zip(gpu(images, labels), cpu(images, labels), strict=True):
         torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
     opened = gpu.open(images[0], labels[0]).prepare()
-    found = opened.maps().cams.cpu()
+    result = opened.maps().cams.cpu()
     torch.testing.assert_close(
-        found, gpu(images[:1], labels[:1]).cams[0, labels[0] > 0], atol=1e-3, rtol=0
+        result, gpu(images[:1], labels[:1]).cams[0, labels[0] > 0], atol=1e-3, rtol=0
     )
 
 
@@ -52,8 +52,8 @@ def test_the_fast_way_is_the_literal_one():
     clip = load_clip("paper", device="cuda")
     texts = clip.encode_text(["a cow", "a cat", "grass", "sky"])
     image = PaperWorld(1)[0].image
-    found, literal = (
+    result, literal = (
         make(clip, image, texts[:2], texts[2:]) for make in (refined_maps, literal_maps)
     )
-    for a, b in zip(found, literal, strict=True):
+    for a, b in zip(result, literal, strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=0)

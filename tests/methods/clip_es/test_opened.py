@@ -114,9 +114,9 @@ def test_an_edit_runs_no_backbone_and_a_switch_no_gradient(clip, sample, monkeyp
 def test_all_words_switched_off_leave_the_classes(clip, sample):
     prompts = Prompts.paper()
     opened = CLIPES(clip, prompts=prompts).open(sample.image, sample.labels)
-    found = opened.maps(without=prompts.backgrounds)
-    assert found.probs.shape == (2,)
-    agrees(found, CLIPES(clip, prompts=prompts, target="classes"), sample.image, sample.labels)
+    result = opened.maps(without=prompts.backgrounds)
+    assert result.probs.shape == (2,)
+    agrees(result, CLIPES(clip, prompts=prompts, target="classes"), sample.image, sample.labels)
     alone = opened.maps(classes=names_of(sample)[:1], without=prompts.backgrounds)
     assert (alone.cams == 0).all()  # nothing to compare with
 
@@ -177,14 +177,14 @@ def test_mirrored_looks_claim_the_same_place(clip, sample):
 def test_what_it_remembers_ends(clip, sample, monkeypatch):
     monkeypatch.setattr(opened_module, "MOST_KNOWN", 5)
     opened = CLIPES(clip, prompts=Prompts.paper()).open(sample.image, sample.labels).prepare()
-    asked = 0
+    given = 0
     for i in range(30):
         words = [f"{'abcdefghij'[i % 10]}{'klm'[i // 10]} grass", "sky"]
         prompts = opened.prompts.replace(backgrounds=words)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = opened.maps(prompts)
+            result = opened.maps(prompts)
             new = CLIPES(clip, prompts=prompts).open(sample.image, sample.labels).maps()
-        assert torch.allclose(found.refined, new.refined, atol=1e-5)
-        asked = len(opened.classes) + 2
-        assert all(len(seen._known) <= 5 + asked for seen in opened._seen)
+        assert torch.allclose(result.refined, new.refined, atol=1e-5)
+        given = len(opened.classes) + 2
+        assert all(len(seen._known) <= 5 + given for seen in opened._seen)

@@ -37,11 +37,11 @@ def test_similarity_of_values(make, n_layers):
         maps.append((logits if mask is None else logits + mask).softmax(-1).mean(1)[:, 1:, 1:])
         x = block(x, attn_mask=mask)
     expected = torch.stack(maps[-n_layers:]).mean(0)
-    last, found, _ = clip.last_block(images, n_layers=n_layers, similarity="values")
-    torch.testing.assert_close(found, expected)
+    last, result, _ = clip.last_block(images, n_layers=n_layers, similarity="values")
+    torch.testing.assert_close(result, expected)
     plain, attention, _ = clip.last_block(images, n_layers=n_layers)
     torch.testing.assert_close(last.embedding, plain.embedding)  # what passes is as it was
-    assert not torch.allclose(found, attention, atol=1e-3)
+    assert not torch.allclose(result, attention, atol=1e-3)
     assert clip.last_block(images, similarity=None)[1] is None
 
 
@@ -55,19 +55,19 @@ def test_patches_are_what_the_embedding_is_the_mean_of():
 def test_similarity_of_classes_against_scipy(rng):
     logits = 4 * torch.randn(9, 5, generator=rng)
     probs = logits.double().softmax(1).numpy()
-    found = similarity_of_classes(logits)
+    result = similarity_of_classes(logits)
     for i in range(9):
         divergence = [jensenshannon(probs[i], other, base=2) ** 2 for other in probs]
         row = ((1 - torch.tensor(divergence)) / TAU).softmax(0)
-        torch.testing.assert_close(found[i], row.float(), atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(found.sum(1), torch.ones(9))
+        torch.testing.assert_close(result[i], row.float(), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(result.sum(1), torch.ones(9))
 
 
 def test_large_images_are_compared_a_few_rows_at_a_time(rng):
     logits = torch.randn(3000, 3, generator=rng)
-    found = similarity_of_classes(logits)  # more entries than go together
+    result = similarity_of_classes(logits)  # more entries than go together
     part = similarity_of_classes(logits[:40])
-    ratio = found[:40, :40] / part  # rows are normalised over more cells
+    ratio = result[:40, :40] / part  # rows are normalised over more cells
     torch.testing.assert_close(ratio, ratio[:, :1].expand(40, 40), atol=1e-4, rtol=1e-3)
 
 

@@ -33,15 +33,15 @@ def texts_of(words, sample):
 def test_the_fast_way_is_the_literal_one(clip, words, size):
     for sample in list(PaperWorld(4))[2:]:
         image = bytes_of(sample.image[:, : size[0], : size[1]])
-        found = refined_maps(clip, image, *texts_of(words, sample))
+        result = refined_maps(clip, image, *texts_of(words, sample))
         literal = literal_maps(clip, image, *texts_of(words, sample))
-        assert torch.equal(found.masks, literal.masks)
-        torch.testing.assert_close(found.cams, literal.cams, atol=2e-5, rtol=0)
+        assert torch.equal(result.masks, literal.masks)
+        torch.testing.assert_close(result.cams, literal.cams, atol=2e-5, rtol=0)
         for name in ("refined", "attention", "probs"):
             torch.testing.assert_close(
-                getattr(found, name), getattr(literal, name), atol=1e-5, rtol=0
+                getattr(result, name), getattr(literal, name), atol=1e-5, rtol=0
             )
-        assert found.refined.max() > 0.1
+        assert result.refined.max() > 0.1
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -49,14 +49,14 @@ def test_it_is_what_the_method_and_the_recipe_give(clip, preset):
     sample = next(s for s in PaperWorld(20) if s.labels.sum() == 2)
     method = CLIPES(clip, prompts=Prompts.paper(), preset=preset).fit()
     output = method(sample.image[None], sample.labels[None])
-    found = refined_maps(clip, sample.image, *texts_of(method, sample), preset=preset)
-    torch.testing.assert_close(found.cams, output.cams[0, sample.labels > 0])
-    torch.testing.assert_close(found.attention, output.affinity[0])
+    result = refined_maps(clip, sample.image, *texts_of(method, sample), preset=preset)
+    torch.testing.assert_close(result.cams, output.cams[0, sample.labels > 0])
+    torch.testing.assert_close(result.attention, output.affinity[0])
     boxes = box_masks(output.cams, threshold=0.4, clamp=preset != "clean")
-    assert torch.equal(found.masks, boxes[0, sample.labels > 0])
-    walk = transition_matrix(found.attention[None], sinkhorn=3, squarings=0)
-    walked = random_walk((found.masks * found.cams)[None], walk)[0]
-    torch.testing.assert_close(found.refined, walked, atol=1e-6, rtol=1e-5)
+    assert torch.equal(result.masks, boxes[0, sample.labels > 0])
+    walk = transition_matrix(result.attention[None], sinkhorn=3, squarings=0)
+    walked = random_walk((result.masks * result.cams)[None], walk)[0]
+    torch.testing.assert_close(result.refined, walked, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -77,7 +77,7 @@ def test_images_of_three_kinds(clip, words):
     sample = PaperWorld(1)[0]
     pixels = bytes_of(sample.image)
     kinds = (pixels, Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1) / 255)
-    first, *others = (refined_maps(clip, kind, *texts_of(words, sample)) for kind in kinds)
+    first, *others = (refined_maps(clip, variant, *texts_of(words, sample)) for variant in kinds)
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
@@ -133,8 +133,8 @@ def test_directions_are_derivatives(softmax):
 
     embedding = torch.randn(7, dtype=torch.float64)
     expected = torch.autograd.functional.jacobian(targets, embedding)
-    found, probs = directions(embedding, texts[:2], texts[2:], 20.0, softmax=softmax)
-    torch.testing.assert_close(found, expected)
+    result, probs = directions(embedding, texts[:2], texts[2:], 20.0, softmax=softmax)
+    torch.testing.assert_close(result, expected)
     assert probs.sum() == pytest.approx(1)
 
 
@@ -153,8 +153,8 @@ def test_an_image_beyond_the_limit_keeps_its_size(words):
     together = torch.stack([maps[0, on].flatten(), whole[0, on].flatten()])
     assert torch.corrcoef(together)[0, 1] > 0.5  # the same image, seen from further away
     with pytest.warns(UserWarning, match="64x96 are 96 patches"):
-        found = refined_maps(small, image[0], *texts_of(method, sample))
-    assert found.refined.shape[1:] == (6, 9)
+        result = refined_maps(small, image[0], *texts_of(method, sample))
+    assert result.refined.shape[1:] == (6, 9)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
@@ -165,7 +165,7 @@ def test_near_certainty_maps_are_those_of_double_precision(clip, words, share):
     seen = torch.nn.functional.normalize(clip.last_block(image[None])[0].embedding[0], dim=0)
     text = share * seen + (1 - share) * words.class_features_[4]
     text = torch.nn.functional.normalize(text, dim=0)[None]
-    found = refined_maps(clip, image, text, backgrounds)
+    result = refined_maps(clip, image, text, backgrounds)
     expected = refined_maps(exact, image, text, backgrounds)
-    assert found.probs[0] > 1 - 1e-6
-    torch.testing.assert_close(found.cams, expected.cams, atol=1e-4, rtol=0)
+    assert result.probs[0] > 1 - 1e-6
+    torch.testing.assert_close(result.cams, expected.cams, atol=1e-4, rtol=0)

@@ -38,10 +38,10 @@ def batch(world):
 
 @pytest.fixture(scope="module")
 def cam(world, batch):
-    made = CAM("paper", weights="web", preset="clean", scales=(1.0,), device="cpu")
-    made.fit(world, epochs=8, batch_size=4, learning_rate=0.05, progress=False)
-    assert (made(*batch).cams.amax((1, 2, 3)) > 0.99).sum() > 6  # maps that can be compared
-    return made
+    created = CAM("paper", weights="web", preset="clean", scales=(1.0,), device="cpu")
+    created.fit(world, epochs=8, batch_size=4, learning_rate=0.05, progress=False)
+    assert (created(*batch).cams.amax((1, 2, 3)) > 0.99).sum() > 6  # maps that can be compared
+    return created
 
 
 def make(start, **options):
@@ -74,8 +74,8 @@ def test_features_equal_a_loop(cam, world, unit_length):
     backbone, head = cam.backbone_, cam.head_.detach()
     options = {"unit_length": unit_length, "shown": False}
     whole = class_features(backbone, head, world, features="picture", **options)
-    own = class_features(backbone, head, world, features="own_map", **options)
-    assert whole.shape == (12, 96) and own.shape == (12, 8, 96)
+    mine = class_features(backbone, head, world, features="own_map", **options)
+    assert whole.shape == (12, 96) and mine.shape == (12, 8, 96)
     for i, sample in enumerate(world):
         with torch.no_grad():
             f = backbone(sample.image[None])[0]  # (D, h, w)
@@ -91,7 +91,7 @@ def test_features_equal_a_loop(cam, world, unit_length):
             expected = expected / max(total, 1e-6)
             if unit_length and expected.norm() > 0:
                 expected = expected / expected.norm()
-            torch.testing.assert_close(own[i, c], expected, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(mine[i, c], expected, atol=1e-4, rtol=1e-3)
     with pytest.raises(ValueError, match="features is 'map', expected one of picture, own_map"):
         class_features(backbone, head, world, features="map")
 
@@ -99,7 +99,7 @@ def test_features_equal_a_loop(cam, world, unit_length):
 def test_the_joint_loss_on_paper():
     """One image, one feature of 1: logits are the heads; log(1 + e^-x) and log(1 + e^x)."""
     one = torch.ones(1, 1)
-    found = joint_loss(
+    result = joint_loss(
         one,
         torch.tensor([[2.0], [-1.0]]),
         torch.tensor([[0.5], [0.0], [1.0], [-3.0]]),
@@ -110,9 +110,9 @@ def test_the_joint_loss_on_paper():
     soft = F.softplus
     parent = (soft(torch.tensor(-2.0)) + soft(torch.tensor(-1.0))) / 2
     sub = sum(soft(torch.tensor(x)) for x in (0.5, -0.0, 1.0, -3.0)) / 4
-    torch.testing.assert_close(found["parent"], parent)
-    torch.testing.assert_close(found["sub"], sub)
-    torch.testing.assert_close(found["total"], parent + 5 * sub)
+    torch.testing.assert_close(result["parent"], parent)
+    torch.testing.assert_close(result["sub"], sub)
+    torch.testing.assert_close(result["total"], parent + 5 * sub)
 
 
 def test_dropout_and_jitter_come_from_their_generator():
@@ -185,17 +185,17 @@ def test_the_published_rounds_begin_with_the_backbone_before_any_classifier(worl
         ("reference", "paper", pristine),
     ):
         options = {"weights": "web", "device": "cpu"} if start == "paper" else {}
-        how = {"baseline": {"epochs": 1, "batch_size": 4}} if start == "paper" else {}
-        method = make(start, preset=preset, rounds=1, **options).fit(world, **still, **how)
+        settings = {"baseline": {"epochs": 1, "batch_size": 4}} if start == "paper" else {}
+        method = make(start, preset=preset, rounds=1, **options).fit(world, **still, **settings)
         for name, value in method.backbone_.state_dict().items():
             if "running" not in name and "num_batches" not in name:
                 torch.testing.assert_close(value, same[name], atol=1e-6, rtol=0)
         assert torch.allclose(method.head_, fitted.head_, atol=1e-6) is (preset == "clean")
-    own = CAM(nn.Sequential(), preset="clean")
-    own.head_, own.backbone_ = fitted.head_, fitted.backbone_
-    own.classes_, own.losses_ = fitted.classes_, []
+    mine = CAM(nn.Sequential(), preset="clean")
+    mine.head_, mine.backbone_ = fitted.head_, fitted.backbone_
+    mine.classes_, mine.losses_ = fitted.classes_, []
     with pytest.raises(ValueError, match=r"no longer has; give the module itself"):
-        make(own, preset="reference").fit(world, **FIT)
+        make(mine, preset="reference").fit(world, **FIT)
 
 
 def test_the_read_outs(cam, world, batch):
@@ -207,12 +207,12 @@ def test_the_read_outs(cam, world, batch):
     parent = method(images, labels).cams
     with torch.no_grad():
         views = [images, images.flip(-1)]
-        for head, found in ((method.head_, parent), (method.sub_head_, children)):
+        for head, result in ((method.head_, parent), (method.sub_head_, children)):
             maps = [torch.einsum("bdhw,cd->bchw", method.backbone_(v), head).relu() for v in views]
             total = F.interpolate(maps[0] + maps[1].flip(-1), (8, 8), mode="bilinear")
             total = total.view(12, 8, -1, 8, 8).amax(2) * labels[:, :, None, None]
             expected = total / (total.amax((2, 3), keepdim=True) + 1e-5)
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-3)
     assert not torch.allclose(parent, children, atol=0.05)
 
 

@@ -56,11 +56,11 @@ def propose_backgrounds(
     texts = clip.encode_text(prompts.background_texts(template)).cpu()
     images = clip.encode_samples(samples, what="backgrounds", shown=shown)
     seen = (float(clip.logit_scale) * images @ texts.T).softmax(1).to(labels)  # (M, P)
-    found = {}
+    proposals = {}
     for name, having in zip(prompts.classes, labels.T > 0, strict=True):
         # NaN where no image has the class, or every one: no word counts
         lift = seen[having].mean(0) - seen[~having].mean(0)  # (P,)
         best = lift.argsort(descending=True)[:most].tolist()
         kept = [p for p in best if lift[p] >= least]
-        found[name] = {prompts.backgrounds[p]: round(lift[p].item(), 3) for p in kept}
-    return found
+        proposals[name] = {prompts.backgrounds[p]: round(lift[p].item(), 3) for p in kept}
+    return proposals

@@ -36,8 +36,8 @@ class Judge:
         self.clip, self.choices = clip, choices
         self.texts = clip.encode_sentences(prompts.class_sentences())
         self.backgrounds = clip.encode_sentences(prompts.background_sentences())
-        own = [prompts.backgrounds_of(name) for name in prompts.classes]
-        rows = [[word in words for word in prompts.backgrounds] for words in own]
+        backgrounds = [prompts.backgrounds_of(name) for name in prompts.classes]
+        rows = [[word in words for word in prompts.backgrounds] for words in backgrounds]
         self.related = torch.tensor(rows, device=clip.device).float()  # (C, P)
         if choices["backgrounds"] == "texts":  # a mean over the texts of a class
             self.related = self.related / self.related.sum(1, keepdim=True).clamp(min=1)
@@ -165,5 +165,5 @@ def cosines(
         return none, none, none[:, None].expand(0, len(backgrounds))
     seen = F.normalize(clip.encode_image(masked, normalised=normalised), dim=-1)  # (2 * pairs, D)
     shown, left = seen.chunk(2)
-    own = texts[classes]  # (pairs, D)
-    return (shown * own).sum(1), (left * own).sum(1), shown @ backgrounds.T
+    of_pairs = texts[classes]  # (pairs, D)
+    return (shown * of_pairs).sum(1), (left * of_pairs).sum(1), shown @ backgrounds.T

@@ -171,11 +171,11 @@ class CLIMS(TrainedCAM):
         values["accumulate"] = accumulate
         check_recipe(values)
         check_count("accumulate", accumulate)
-        found, expected = classes_of(samples), self.prompts.classes
+        classes, expected = classes_of(samples), self.prompts.classes
         named = getattr(samples, "classes", None) is not None
-        if (named and found != expected) or len(found) != len(expected):
+        if (named and classes != expected) or len(classes) != len(expected):
             raise ValueError(
-                f"the samples have {len(found)} classes ({', '.join(found[:4])}, …) and the "
+                f"the samples have {len(classes)} classes ({', '.join(classes[:4])}, …) and the "
                 f"prompts {len(expected)} ({', '.join(expected[:4])}, …); "
                 "expected the same in the same order"
             )

@@ -190,8 +190,8 @@ class CLIPES(CAMMethod):
 
     def _options(self) -> dict[str, Any]:
         """Return options of `batch_maps`: the preset's, unless an argument was given."""
-        own = {name: getattr(self, name) for name in _OPTIONS}
-        values = {"n_layers": self.n_layers, **preset_values(PRESETS, self.preset, own)}
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        values = {"n_layers": self.n_layers, **preset_values(PRESETS, self.preset, options)}
         del values["clamp_boxes"]  # the boxes come after the maps
         return values
 

@@ -151,7 +151,7 @@ def literal_maps(
             mixed, weights = block.attn(y, y, y, need_weights=True, attn_mask=mask)
             layers.append(weights)
             x = end_block(block, x, mixed)
-    block, visual, found = clip.blocks[-1], clip.model.visual, []
+    block, visual, maps = clip.blocks[-1], clip.model.visual, []
     for c in range(len(positives)):
         y = block.ln_1(x).detach().requires_grad_()
         mixed, weights = block.attn(y, y, y, need_weights=True, attn_mask=mask)
@@ -165,8 +165,8 @@ def literal_maps(
         attention = attention.mean(0)[:, 1:, 1:]
         box = box_masks(cam, threshold=box_threshold, clamp=True)
         walk = transition_matrix(attention, sinkhorn=SINKHORN, squarings=clip.walk_squarings)
-        found.append((cam[0, 0], random_walk(box * cam, walk)[0, 0], box[0, 0]))
-    cams, refined, masks = map(torch.stack, zip(*found, strict=True))
+        maps.append((cam[0, 0], random_walk(box * cam, walk)[0, 0], box[0, 0]))
+    cams, refined, masks = map(torch.stack, zip(*maps, strict=True))
     return RefinedMaps(cams, refined, masks, attention[0], probs.detach())
 
 

@@ -53,7 +53,7 @@ class View(NamedTuple):
     def patch_logits(self, scale: float, texts: Iterable[Tensor]) -> list[Tensor]:
         """Compute logits of every patch by itself: (N, T) for each image with its texts (T, E)."""
         patches = F.normalize(self.last.patches.float(), dim=-1)  # (B, N, E)
-        return [scale * own @ t.to(own).T for own, t in zip(patches, texts, strict=True)]
+        return [scale * p @ t.to(p).T for p, t in zip(patches, texts, strict=True)]
 
     def put_cells_back(self, affinity: Tensor) -> Tensor:
         """Flip what is between cells, (B, N, N), to the cells of the image itself."""
@@ -169,15 +169,15 @@ def batch_maps(
     n = max(1, _MOST_TOKENS.get(clip.device.type, _MOST_TOKENS["cpu"]) // (1 + h * w) ** 2)
     cams, probs, affinities = [], [], []
     for b in range(0, len(images), n):
-        own, views, of_views = texts[b : b + n], [], []
+        batch_texts, views, of_views = texts[b : b + n], [], []
         for view in run_views(clip, images[b : b + n], **options):
-            of_views.append(_maps_of_view(clip, view, own, softmax))
+            of_views.append(_maps_of_view(clip, view, batch_texts, softmax))
             if view.attention is not None:  # the others' blocks are not needed again
                 views.append(view)
         probs += of_views[0][1]
         # Reference: the released code scales twice, and so do all presets
         cams += [scaled(merged(m)) for m in zip(*(maps for maps, _ in of_views), strict=True)]
-        affinities.append(affinity_of(clip, views, own, distribution=distribution))
+        affinities.append(affinity_of(clip, views, batch_texts, distribution=distribution))
     return cams, torch.cat(affinities), probs, views[0].home
 
 
@@ -189,8 +189,8 @@ def _maps_of_view(
     counts = [len(positives) for positives, _ in texts]
     wanted = last.embedding.new_zeros(len(texts), max(counts), last.embedding.shape[1])
     probs = []
-    for b, own in enumerate(texts):
-        wanted[b, : counts[b]], of_image = directions(last.embedding[b], *own, scale, softmax)
+    for b, group in enumerate(texts):
+        wanted[b, : counts[b]], of_image = directions(last.embedding[b], *group, scale, softmax)
         probs.append(of_image.float())
     raw = raw_maps(view, last.mean_gradients(wanted))
     return [view.put_back(scaled(maps[:C])) for maps, C in zip(raw, counts, strict=True)], probs

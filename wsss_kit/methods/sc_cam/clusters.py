@@ -191,7 +191,7 @@ def subcategory_labels(
     if engine == "auto":
         engine = "sklearn" if features.device.type == "cpu" else "torch"
     M, C = labels.shape
-    found = torch.zeros(M, C * k, device=features.device)
+    subcategories = torch.zeros(M, C * k, device=features.device)
     for c in range(C):
         rows = (labels[:, c] > 0).nonzero().flatten().to(features.device)
         values = features[rows] if features.ndim == 2 else features[rows, c]
@@ -201,8 +201,8 @@ def subcategory_labels(
             cluster = kmeans(values, k, seed=seed).labels
         else:
             cluster = _sklearn(values, k, seed)
-        found[rows, c * k + cluster] = 1
-    return found
+        subcategories[rows, c * k + cluster] = 1
+    return subcategories
 
 
 def _sklearn(features: Tensor, k: int, seed: int) -> Tensor:

@@ -44,14 +44,14 @@ def exemplars(
             f"features have shape {tuple(features.shape)} and sub-categories "
             f"{tuple(subcategories.shape)}; expected (M, D) or (M, C, D) and (M, {n_classes} * k)"
         )
-    found = []
+    nearest = []
     for column, of_images in enumerate(parts.flatten(1).T):
         values = features if features.ndim == 2 else features[:, column // parts.shape[2]]
         rows = of_images.nonzero().flatten()
         values = values.float().cpu()[rows]
         distances = (values - values.mean(0)).square().sum(1)
-        found.append(rows[distances.argsort(stable=True)[:n]].tolist())
-    return found
+        nearest.append(rows[distances.argsort(stable=True)[:n]].tolist())
+    return nearest
 
 
 def plane(features: Tensor, *, how: str = "pca", seed: int = 0) -> Tensor:
@@ -114,13 +114,13 @@ def listed(names: Sequence[Mapping[str, float]], classes: Sequence[str], k: int)
     """
     if len(names) != len(classes) * k:
         raise ValueError(f"{len(names)} names for {len(classes)} classes of {k}, expected as many")
-    found: list[str] = []
+    numbered: list[str] = []
     for i, lifts in enumerate(names):
         best = max(lifts, key=lifts.__getitem__, default=None)
         number = i % k + 1
         name = best if best is not None and lifts[best] > 0 else f"{classes[i // k]} {number}"
-        found.append(name if name not in found else f"{name} {number}")
-    return found
+        numbered.append(name if name not in numbered else f"{name} {number}")
+    return numbered
 
 
 class Agreement(NamedTuple):
@@ -183,7 +183,7 @@ def agreement(first: Tensor, second: Tensor, *, n_classes: int) -> Agreement:
     scores = []
     for c in range(n_classes):
         single = (one[:, c].sum(1) == 1) & (two[:, c].sum(1) == 1)
-        pairs = [found[single, c].argmax(1).numpy() for found in (one, two)]
+        pairs = [labels[single, c].argmax(1).numpy() for labels in (one, two)]
         measures = (normalized_mutual_info_score, adjusted_rand_score)
         scores.append(
             [float(score(*pairs)) if single.sum() > 1 else torch.nan for score in measures]
@@ -205,24 +205,24 @@ def stability(rounds: Sequence[Tensor], *, n_classes: int) -> list[Agreement]:
     return [agreement(before, after, n_classes=n_classes) for before, after in pairwise(rounds)]
 
 
-def purity(found: Tensor, kinds: Tensor, *, n_classes: int) -> Purity:
+def purity(subcategories: Tensor, kinds: Tensor, *, n_classes: int) -> Purity:
     """Find what each sub-category's images mostly are, over images with one kind of its class.
 
     Args:
-        found: (M, C * k) of 0 and 1.
+        subcategories: (M, C * k) of 0 and 1.
         kinds: (M, C * j) of 0 and 1, what is known of them.
         n_classes: C.
 
     Raises:
         ValueError: as `agreement`.
     """
-    clusters, known = _of_same_images(found, kinds, n_classes)
+    clusters, known = _of_same_images(subcategories, kinds, n_classes)
     single = (known.sum(2) == 1).float()  # (M, C)
     counts = torch.einsum("mck,mcj,mc->ckj", clusters, known, single)  # (C, k, j)
     size = counts.sum(2).flatten()
-    most, kind = counts.max(2)
-    kind = kind + known.shape[2] * torch.arange(n_classes)[:, None]
-    return Purity(most.flatten() / size, kind.flatten().where(size > 0, -1), size.long())
+    most, subtype = counts.max(2)
+    subtype = subtype + known.shape[2] * torch.arange(n_classes)[:, None]
+    return Purity(most.flatten() / size, subtype.flatten().where(size > 0, -1), size.long())
 
 
 def _of_same_images(first: Tensor, second: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:

@@ -315,7 +315,7 @@ class SCCAM(TrainedCAM):
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return the networks and the sub-categories of every round, to look at them later."""
-        rounds = {f"round.{i}": found.to(torch.uint8) for i, found in enumerate(self.rounds_)}
+        rounds = {f"round.{i}": labels.to(torch.uint8) for i, labels in enumerate(self.rounds_)}
         return {**super()._tensors(), "sub_head": self.sub_head_, **rounds}
 
     def _state(self) -> dict[str, Tensor]:

@@ -75,8 +75,8 @@ def name_subcategories(
         )
     names = _names(words, classes)
     scale = clip.logit_scale.float()
-    texts = [clip.encode_text([template.format(n) for n in own]) if own else None for own in names]
-    seen = [torch.zeros(len(samples), len(own)) for own in names]
+    texts = [clip.encode_text([template.format(n) for n in of]) if of else None for of in names]
+    seen = [torch.zeros(len(samples), len(group)) for group in names]
     for i, sample in enumerate(progress(samples, what="names", shown=shown, total=len(samples))):
         present = [c for c in sample.labels.nonzero().flatten().tolist() if names[c]]
         if not present:
@@ -87,7 +87,7 @@ def name_subcategories(
         vectors = F.normalize(clip.encode_image(views).float(), dim=-1)
         for c, vector in zip(present, vectors, strict=True):
             seen[c][i] = (scale * vector @ texts[c].T).softmax(0).cpu()
-    return [found for c in range(len(classes)) for found in _lifts(parts[:, c], seen[c], names[c])]
+    return [each for c in range(len(classes)) for each in _lifts(parts[:, c], seen[c], names[c])]
 
 
 def _names(words: Words, classes: Sequence[str]) -> list[list[str]]:
@@ -98,10 +98,10 @@ def _names(words: Words, classes: Sequence[str]) -> list[list[str]]:
             raise ValueError(
                 f"words names {unknown or 'no class'}, expected classes among {', '.join(classes)}"
             )
-        own = {name: checked_words(each, f"words of {name}") for name, each in words.items()}
+        names = {name: checked_words(each, f"words of {name}") for name, each in words.items()}
     else:
-        own = dict.fromkeys(classes, checked_words(words, "words"))
-    return [[f"{word} {name}" for word in own.get(name, ())] for name in classes]
+        names = dict.fromkeys(classes, checked_words(words, "words"))
+    return [[f"{word} {name}" for word in names.get(name, ())] for name in classes]
 
 
 def _lifts(parts: Tensor, seen: Tensor, names: Sequence[str]) -> list[dict[str, float]]:
