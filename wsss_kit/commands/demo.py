@@ -103,8 +103,8 @@ def run_demo(
         makers = {  # the slowest first
             "CAM": partial(_plain_cam, train, seed),
             "CLIP-ES": _clip_es,
-            "SC-CAM": partial(SCCAM.load, "paper", device="cpu"),
             "CLIMS": partial(CLIMS.load, "paper", device="cpu"),
+            "SC-CAM": partial(SCCAM.load, "paper", device="cpu"),
         }
         scored = _score_all(makers, val, test)
         methods, masks, reports = {}, {}, {}
