@@ -208,9 +208,9 @@ def test_a_folder_that_cannot_be_written_to(command, number, tmp_path, capsys, m
     def refuse(self, *_, **__):
         if self.name == "out":
             raise OSError(number, os.strerror(number), str(self))
-        return created(self, *_, **__)
+        return original(self, *_, **__)
 
-    arguments, created = prepared(command, tmp_path), Path.mkdir
+    arguments, original = prepared(command, tmp_path), Path.mkdir
     monkeypatch.setattr(Path, "mkdir", refuse)
     message = refused([*arguments, "--out", str(tmp_path / "out")], capsys)
     assert os.strerror(number) in message and "give --out another folder" in message

@@ -41,9 +41,9 @@ def test_clip_es_as_the_recipe_has_it(tmp_path):
         expected = recipe(sample.image[None], sample.labels[None])[0]
         assert (written.masks[sample.name] != expected).float().mean() < 1e-3
         assert list(read_maps(tmp_path, sample.name)) == sample.labels.nonzero()[:, 0].tolist()
-    created = json.loads((tmp_path / "protocol.json").read_text())
-    assert created["background"] == "(1 - max)^1"
-    assert created["refinement"] == "attention affinity, dense CRF"
+    protocol = json.loads((tmp_path / "protocol.json").read_text())
+    assert protocol["background"] == "(1 - max)^1"
+    assert protocol["refinement"] == "attention affinity, dense CRF"
 
 
 def test_clip_es_without_its_walk(tmp_path, capsys):

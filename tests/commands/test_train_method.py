@@ -38,9 +38,9 @@ def test_a_cam_as_the_class_trains_it(trained):
     cam.fit(PaperWorld(8, split="train"), epochs=1, batch_size=4, progress=False)
     assert torch.equal(CAM.load(trained, device="cpu").head_, cam.head_)
     config = json.loads((trained.parent / CONFIG).read_text())
-    message = {"what": "cam", "backbone": "paper", "weights": "web", "preset": "clean"}
-    message |= {"data": "paper", "split": "train", "limit": 8, "epochs": 1, "batch_size": 4}
-    assert config == message
+    expected = {"what": "cam", "backbone": "paper", "weights": "web", "preset": "clean"}
+    expected |= {"data": "paper", "split": "train", "limit": 8, "epochs": 1, "batch_size": 4}
+    assert config == expected
 
 
 def test_the_chain_of_all_methods(trained, tmp_path, capsys):
@@ -60,12 +60,12 @@ def test_the_chain_of_all_methods(trained, tmp_path, capsys):
     walk = ("--affinity", tmp_path / "affinity" / "affinity")
     for name, where in (("sc-cam", tmp_path / "sc"), ("clims", tmp_path / "clims")):
         run("masks", where / name, "--out", tmp_path / f"{name}-walked", *walk, "--maps")
-    created = json.loads((tmp_path / "sc-cam-walked" / "protocol.json").read_text())
-    assert (created["background"], created["refinement"]) == (
+    protocol = json.loads((tmp_path / "sc-cam-walked" / "protocol.json").read_text())
+    assert (protocol["background"], protocol["refinement"]) == (
         *("(1 - max)^16", "random walk, PSA's affinity"),
     )
-    created = json.loads((tmp_path / "clims-walked" / "protocol.json").read_text())
-    assert created["background"] == "constant 0.2"
+    protocol = json.loads((tmp_path / "clims-walked" / "protocol.json").read_text())
+    assert protocol["background"] == "constant 0.2"
     run("train", "segmenter", "--out", tmp_path / "seg", *learns)
     segmenter = Segmenter.load(tmp_path / "seg" / "segmenter", device="cpu")
     assert segmenter.taught_by == "CAM, cam.safetensors, constant 0.15, none"

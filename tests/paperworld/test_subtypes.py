@@ -13,8 +13,8 @@ def test_labels_say_what_the_world_says():
     labels = subtype_labels(world)
     assert labels.shape == (60, 24) == (60, len(set(names)))
     for name, row in zip(world.names, labels, strict=True):
-        message = {names[j] for j in row.nonzero().flatten().tolist()}
-        assert message == {f"{style} {parent}" for parent, style in world.subtypes[name]}
+        names_of_image = {names[j] for j in row.nonzero().flatten().tolist()}
+        assert names_of_image == {f"{style} {parent}" for parent, style in world.subtypes[name]}
 
 
 def test_parents_are_the_labels_of_the_images():

@@ -71,23 +71,23 @@ def test_files_are_taken_and_other_messages_are_not():
 
 
 def test_typing_is_answered_once_it_pauses():
-    message = []
+    clicked = []
 
     async def typing():
-        answer = Debounced(message.append, 0.03)
+        answer = Debounced(clicked.append, 0.03)
         for i in range(20):
             answer(i)
             await asyncio.sleep(0.001)
-        assert message == []
+        assert clicked == []
         await asyncio.sleep(0.06)
         answer(99)
         answer.forget()
         await asyncio.sleep(0.06)
 
     asyncio.run(typing())
-    assert message == [19]
-    Debounced(message.append)(7)  # without a loop at once
-    assert message == [19, 7]
+    assert clicked == [19]
+    Debounced(clicked.append)(7)  # without a loop at once
+    assert clicked == [19, 7]
 
 
 def test_long_work_lets_others_in_and_can_be_dropped():
