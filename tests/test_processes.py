@@ -42,9 +42,13 @@ def runs(tmp_path_factory):
         )
         for rank in "01"
     ]
-    for process in started:
-        _, message = process.communicate(timeout=300)
-        assert process.returncode == 0, message[-3000:]
+    try:
+        for process in started:
+            _, message = process.communicate(timeout=300)
+            assert process.returncode == 0, message[-3000:]
+    finally:
+        for process in started:  # one that waits for another that has failed
+            process.kill()
     both = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
     return [alone, *both], folder
 

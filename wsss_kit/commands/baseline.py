@@ -59,12 +59,12 @@ def predict_all(
     Returns:
         S mappings: name -> (H, W) int64.
     """
-    together, pipeline = copy(cams[0]), Pipeline(cams[0], crf=crf)
-    together.head_ = torch.cat([cam.head_ for cam in cams])  # (S * C, D)
+    pipeline = Pipeline(copy(cams[0]), crf=crf)  # a CAM of S * C classes
+    pipeline.method.head_ = torch.cat([cam.head_ for cam in cams])  # (S * C, D)
     predicted: list[dict[str, Tensor]] = [{} for _ in cams]
     for sample in progress(samples, what="masks on val"):
         images, labels = sample.image[None], sample.labels[None]
-        maps = Pipeline(together).maps(images, labels.repeat(1, len(cams)))  # (1, S * C, H, W)
+        maps = pipeline.maps(images, labels.repeat(1, len(cams)))  # (1, S * C, H, W)
         for masks, head_maps in zip(predicted, maps.chunk(len(cams), 1), strict=True):
             masks[sample.name] = pipeline.masks_of(rule.scores(head_maps), images, labels)[0]
     return predicted
@@ -135,10 +135,10 @@ def run_baseline(
         stated["preset"] = f"frozen {name}, linear head, scales {SCALES} with flip"
         protocol = Protocol(f"{data} ({root.name})", "val", **stated)
         truth, masks = {name: target[name] for name in val.names}, predict_all(cams, val, rule, crf)
-        stated = {"classes": val.classes, "protocol": protocol, "scored": scored}
+        options = {"classes": val.classes, "protocol": protocol, "scored": scored}
         reports = {}
         for seed, predicted in zip(seeds, masks, strict=True):
-            reports[f"seed {seed}"] = evaluate(predicted, truth, **stated)
+            reports[f"seed {seed}"] = evaluate(predicted, truth, **options)
         shown = [val[i] for i in range(0, len(val), max(1, len(val) // 8))][:8]
         columns = {"CAM": masks[0], "ground truth": truth}
         mean = sum(report.mean_iou for report in reports.values()) / len(reports)
