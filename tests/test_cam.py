@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from wsss_kit.cam import (
@@ -105,18 +107,33 @@ def maps_of():
     return lambda images: layer(images - 0.5)
 
 
+def pillow(images, height, width):
+    """Images resized by Pillow's bicubic filter on 8 bits."""
+    pixels = (255 * images.permute(0, 2, 3, 1)).round().byte().numpy()
+    views = [Image.fromarray(p).resize((width, height), Image.Resampling.BICUBIC) for p in pixels]
+    return torch.stack([torch.from_numpy(np.array(v)).permute(2, 0, 1) / 255 for v in views])
+
+
+@pytest.mark.parametrize(
+    ("options", "grid", "size"),
+    [
+        ({}, (4, 6), (4, 6)),
+        ({"stride": None, "round_to": 16}, (16, 32), (16, 22)),
+        ({"stride": None, "round_to": 1}, (16, 22), (16, 22)),
+    ],
+)
 @pytest.mark.parametrize("flip", [False, True])
-def test_multi_scale_equals_the_literal_sum(rng, maps_of, flip):
+def test_multi_scale_equals_the_literal_sum(rng, maps_of, flip, options, grid, size):
+    """At the image's size maps go to the sides rounded up to the stride, and are cut."""
     images = torch.rand(2, 3, 16, 22, generator=rng)
-    literal = torch.zeros(2, 2, 4, 6)
+    literal = torch.zeros(2, 2, *size)
     for height, width in ((16, 22), (8, 11), (24, 33)):
-        view = literal_resize(images, height, width)
+        view = images if height == 16 else pillow(images, height, width)
         maps = maps_of(view).clamp_min(0)
         if flip:
-            mirrored = maps_of(view.flip(3)).clamp_min(0).flip(3)
-            maps = maps + mirrored
-        literal += literal_resize(maps, 4, 6)
-    result = multi_scale(maps_of, images, scales=(1.0, 0.5, 1.5), flip=flip)
+            maps = maps + maps_of(view.flip(3)).clamp_min(0).flip(3)
+        literal += literal_resize(maps, *grid)[:, :, : size[0], : size[1]]
+    result = multi_scale(maps_of, images, scales=(1.0, 0.5, 1.5), flip=flip, **options)
     torch.testing.assert_close(result, literal, atol=1e-5, rtol=1e-4)
     assert result.min() >= 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from wsss_kit.classes import (
     COCO_CLASSES,
@@ -11,8 +12,11 @@ from wsss_kit.classes import (
     PAPER_CLASSES,
     VOC_CLASSES,
     Sample,
+    classes_of,
+    labels_of,
     palette,
 )
+from wsss_kit.data import LazySamples
 
 
 @pytest.mark.parametrize(
@@ -80,3 +84,43 @@ def test_palette_equals_the_bit_by_bit_loop():
 def test_palette_of_an_impossible_length(n_values):
     with pytest.raises(ValueError, match=f"n_values is {n_values}, expected 1 to 256"):
         palette(n_values)
+
+
+def test_labels_and_classes_of_samples():
+    samples = [
+        Sample("a", torch.zeros(3, 2, 2), torch.tensor([0, 1])),
+        Sample("b", torch.zeros(3, 4, 2), torch.tensor([1.0, 0.0])),
+    ]
+    labels = labels_of(samples)
+    assert labels.dtype == torch.float32 and labels.tolist() == [[0, 1], [1, 0]]
+    assert classes_of(samples) == ("class 1", "class 2")
+
+    class Named(list):
+        classes = ("cat", "dog")
+
+    assert classes_of(Named(samples)) == ("cat", "dog")
+
+
+def test_labels_of_lazy_samples_decode_no_image():
+    def decode(name):
+        raise AssertionError(name)
+
+    rows = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([1.0, 1.0])}
+    lazy = LazySamples(rows, image=decode, labels=rows.__getitem__, classes=("cat", "dog"))
+    assert labels_of(lazy).tolist() == [[0, 1], [1, 1]]
+    rows["b"] = torch.tensor([1.0, 3.0])
+    with pytest.raises(ValueError, match="labels of 'b' holds 3, expected only 0 and 1"):
+        labels_of(lazy)
+
+
+def test_labels_that_are_none_are_named():
+    zeros = torch.zeros(3, 2, 2)
+    samples = [Sample(name, zeros, torch.tensor([0.0, 1.0])) for name in "abc"]
+    with pytest.raises(
+        ValueError, match=r"labels of 'c' have shape \(3,\), expected \(2,\) as thos"
+    ):
+        labels_of([*samples[:2], samples[2]._replace(labels=torch.zeros(3))])
+    with pytest.raises(ValueError, match="labels of 'b' holds nan"):
+        labels_of(
+            [samples[0], samples[1]._replace(labels=torch.tensor([1, torch.nan])), samples[2]]
+        )

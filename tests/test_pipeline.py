@@ -129,7 +129,7 @@ def test_values_are_checked_once_where_they_enter(methods, batch, monkeypatch):
     pipeline = Pipeline(methods["CAM"], crf=partial(crf_of_present, refine=pamr))
     monkeypatch.setattr(torch.Tensor, "aminmax", counted)
     pipeline(*batch)
-    assert passes == [(4, 3, 96, 96), (4, 8, 24, 24)]  # the images, and the maps of the method
+    assert passes == [(4, 3, 96, 96), (4, 8, 96, 96)]  # the images, and the maps of the method
 
 
 @pytest.mark.parametrize(

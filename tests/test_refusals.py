@@ -197,8 +197,8 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "multi_scale": lambda: Door(
         functools.partial(wsss_kit.multi_scale, lambda view: view, flip=True),
-        {"images": IMAGES, "scales": (1.0,), "stride": 4},
-        {"scales": "factors", "stride": "count"},
+        {"images": IMAGES, "scales": (1.0,), "stride": 4, "round_to": 1},
+        {"scales": "factors", "stride": "count or None", "round_to": "count"},
     ),
     # affinity
     "transition_matrix": lambda: Door(
@@ -330,7 +330,7 @@ DOORS: dict[str, Callable[[], Door]] = {
         {
             **{"epochs": "count or None", "batch_size": "count or None", "crop": "count or None"},
             **{"learning_rate": "positive or None", "long_side": "range or None"},
-            **{"accumulate": "count", "seed": "count from 0", "samples": "samples"},
+            **{"accumulate": "count or None", "seed": "count from 0", "samples": "samples"},
         },
     ),
     "SCCAM": lambda: Door(
@@ -694,8 +694,9 @@ DOORS: dict[str, Callable[[], Door]] = {
             **{"seed": 0, "crop": 48},
         },
         {
-            **{"epochs": "count", "batch_size": "count", "learning_rate": "positive"},
-            **{"weight_decay": "not negative", "seed": "count from 0"},
+            **{"epochs": "count or None", "batch_size": "count or None"},
+            **{"learning_rate": "positive or None"},
+            **{"weight_decay": "not negative or None", "seed": "count from 0"},
             "crop": "count or None",
         },
     ),

@@ -1,10 +1,12 @@
-"""An image and its mask are cut alike."""
+"""Random views of images; an image and its mask are cut alike."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from wsss_kit.views import random_view
+from wsss_kit.classes import IMAGENET_MEAN
+from wsss_kit.views import augment, random_view
 
 
 def test_crops_take_image_and_labels_from_one_place(rng):
@@ -14,7 +16,8 @@ def test_crops_take_image_and_labels_from_one_place(rng):
         shown, given = random_view(image, labels, rng, crop=4)
         assert shown.shape == (3, 4, 4) and torch.equal(shown[0].long(), given)
     shown, given = random_view(image, labels, rng, crop=8)
-    assert (given[5:] == 255).all() and (shown[:, :, 6:] == 0).all()
+    beyond = torch.tensor(IMAGENET_MEAN).view(3, 1, 1).expand(3, 8, 2)
+    assert (given[5:] == 255).all() and torch.equal(shown[:, :, 6:], beyond)
     assert sorted(given[:5, :6].flatten().tolist()) == list(range(30))
 
 
@@ -29,3 +32,99 @@ def test_resized_masks_keep_their_values(rng):
     assert sizes == {(4, 5), (12, 15)}
     quarters = {tuple(labels[:: h - 1, :: w - 1].flatten().tolist()) for h, w in [labels.shape]}
     assert quarters <= {(0, 255, 3, 7), (255, 0, 7, 3)}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def numbered(height, width):
+    """An image in which every pixel is different, so that a crop shows where it was cut."""
+    pixels = torch.arange(1, height * width + 1).float() / (height * width)
+    return pixels.view(1, height, width).expand(3, -1, -1).clone()
+
+
+# -- augmentation ---------------------------------------------------------------------------
+
+
+def windows(image, height, width):
+    """Every window of an image and of its mirror image."""
+    for view in (image, image.flip(-1)):
+        for y in range(view.shape[1] - height + 1):
+            for x in range(view.shape[2] - width + 1):
+                yield view[:, y : y + height, x : x + width]
+
+
+@pytest.mark.parametrize("size", [(9, 12), (12, 9), (8, 8)])
+def test_a_crop_is_a_window_of_the_image_or_of_its_mirror_image(size):
+    image = numbered(*size)
+    possible = list(windows(image, 8, 8))
+    result = set()
+    for seed in range(60):
+        view = augment(image, generator(seed), crop=8, long_side=None)
+        places = [k for k, window in enumerate(possible) if torch.equal(view, window)]
+        assert places
+        result.update(places)
+    assert len(result) == len(possible)  # corners too: no window is out of reach
+
+
+@pytest.mark.parametrize("size", [(5, 12), (12, 5), (5, 6), (1, 1)])
+def test_beyond_a_small_image_is_the_mean_colour(size):
+    image, colour = numbered(*size), torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1)
+    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    for seed in range(20):
+        view = augment(image, generator(seed), crop=8, long_side=None, fill=colour)
+        inside = (view != colour).any(0)
+        height, width = min(8, size[0]), min(8, size[1])
+        assert view.shape == (3, 8, 8) and inside.sum() == height * width
+        rows, columns = inside.nonzero().T
+        seen = view[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert any(torch.equal(seen, window) for window in windows(image, height, width))
+        usual = augment(image, generator(seed), crop=8, long_side=None)
+        assert torch.equal(usual, torch.where(inside, view, mean))
+
+
+def test_without_a_crop_an_image_moves_by_at_most_a_tenth():
+    image = numbered(20, 30)
+    mirrored = torch.nn.functional.pad(image[None], (3, 3, 2, 2), mode="reflect")[0]
+    possible = list(windows(mirrored, 20, 30))
+    views = [augment(image, generator(seed), crop=None, long_side=None) for seed in range(40)]
+    assert all(any(torch.equal(view, window) for window in possible) for view in views)
+    assert len({view.numpy().tobytes() for view in views}) > 20
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 200), (200, 9)])
+def test_images_too_small_to_move_keep_their_size(size):
+    assert augment(torch.rand(3, *size), generator(), crop=None, long_side=None).shape[1:] == size
+
+
+def test_half_of_the_views_are_mirrored():
+    image = numbered(4, 4)
+    flips = 0
+    for seed in range(200):
+        view = augment(image, generator(seed), crop=4, long_side=None)
+        assert torch.equal(view, image) or torch.equal(view, image.flip(-1))
+        flips += torch.equal(view, image.flip(-1))
+    assert 70 <= flips <= 130  # four standard deviations around 100
+
+
+def test_the_longer_side_is_resized_within_its_range():
+    seen = set()
+    for seed in range(60):
+        view = augment(torch.ones(3, 20, 40), generator(seed), crop=64, long_side=(16, 24))
+        inside = (view > 0.5).all(0)
+        height, width = inside.any(1).sum().item(), inside.any(0).sum().item()
+        assert abs(height - width / 2) <= 0.5
+        torch.testing.assert_close(view[:, inside], torch.ones(3, int(inside.sum())))
+        seen.add(width)
+    assert seen == set(range(16, 25))
+
+
+def test_augmentation_is_seeded_and_leaves_its_image_alone():
+    image = torch.rand(3, 40, 30, generator=generator())
+    before = image.clone()
+    options = {"crop": 24, "long_side": (20, 60)}
+    first, second = (augment(image, generator(5), **options) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(image, before)
+    assert 0 <= first.min() and first.max() <= 1

@@ -7,13 +7,16 @@ Grad-CAM (CLIP-ES, CVPR 2023, section 3.2) weighs CLIP's last tokens by the grad
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.checks import (
     check_count,
     check_floating,
+    check_given,
     check_maps,
     check_positive,
     check_scales,
@@ -108,7 +111,8 @@ def multi_scale(
     *,
     scales: tuple[float, ...],
     flip: bool,
-    stride: int = 4,
+    stride: int | None = 4,
+    round_to: int = 16,
 ) -> Tensor:
     """Sum the ReLU of maps over image scales and mirror images.
 
@@ -117,27 +121,50 @@ def multi_scale(
         images: (B, 3, H, W) RGB in [0, 1].
         scales: factors on the image's sides, each > 0.
         flip: also look at the mirror image and mirror its maps back.
-        stride: pixels per cell of the sum; maps of all scales are resized to it.
+        stride: pixels per cell of the sum; maps of all scales are resized to it. None for the size
+            of the image.
+        round_to: with ``stride=None`` maps are enlarged to the sides rounded up to multiples of
+            this and cut to the image, because a backbone of this stride looks so far; 1 for the
+            sides themselves.
 
     Returns:
-        (B, C, ceil(H / stride), ceil(W / stride)), not negative.
+        (B, C, ceil(H / stride), ceil(W / stride)), or (B, C, H, W); not negative.
 
     Raises:
         ValueError: if ``scales`` is empty or not positive, or ``stride`` no count.
     """
     check_scales(scales)
-    check_count("stride", stride)
+    check_count("round_to", round_to)
+    check_given(check_count, stride=stride)
     H, W = images.shape[-2:]
-    grid = (-(-H // stride), -(-W // stride))
+    grid = tuple(-(-side // round_to) * round_to for side in (H, W))
+    if stride is not None:
+        grid = (-(-H // stride), -(-W // stride))
     total: Tensor | float = 0.0
     for scale in scales:
-        size = (max(1, round(H * scale)), max(1, round(W * scale)))
-        view = images if size == (H, W) else upsample(images, size)
+        view = images if scale == 1 else rescaled(images, scale)
         maps = maps_of(view).relu()
         if flip:
             maps = maps + maps_of(view.flip(-1)).relu().flip(-1)
         total = total + upsample(maps, grid)
-    return total
+    return total if stride is not None else total[:, :, :H, :W]
+
+
+def rescaled(images: Tensor, scale: float) -> Tensor:
+    """Resize images by Pillow's bicubic filter on 8 bits, as the released code of CLIMS does.
+
+    Args:
+        images: (B, 3, H, W) RGB in [0, 1].
+        scale: factor on the sides, which are rounded.
+
+    Returns:
+        (B, 3, H', W') RGB in [0, 1], multiples of 1 / 255.
+    """
+    H, W = (max(1, round(side * scale)) for side in images.shape[-2:])
+    pixels = (255 * images).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
+    views = [Image.fromarray(each).resize((W, H), Image.Resampling.BICUBIC) for each in pixels]
+    resized = torch.from_numpy(np.stack([np.asarray(view) for view in views]))
+    return resized.permute(0, 3, 1, 2).to(images) / 255
 
 
 def softmax_grad_cam(

@@ -2,22 +2,116 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wsss_kit.classes import Sample
-from wsss_kit.files import check_card, check_classes, load_model, save_model, weights_path
+from wsss_kit.classes import Sample, labels_of
+from wsss_kit.files import (
+    check_classes,
+    is_saved,
+    load_model,
+    save_model,
+    weights_path,
+    write_whole,
+)
 from wsss_kit.processes import rank, settle
-from wsss_kit.training import labels_of
 
 CHECKPOINT = "checkpoint"
 """Name of what a resumable run leaves in its folder."""
 _PREFIX = "optimiser."
+
+
+class Checkpoint(NamedTuple):
+    """Where the state of a training is kept.
+
+    Beside it ``NAME.losses.jsonl`` has the mean losses of every epoch, a line each.
+
+    Args:
+        path: of the file, with or without ending.
+        run: what has to agree for a stored state to be of the same run, JSON-able.
+        part: number of the training where a method has several, one after the other.
+        before: losses of the earlier parts.
+    """
+
+    path: str | Path
+    run: Mapping[str, Any]
+    part: int = 0
+    before: Sequence[Any] = ()
+
+    def stored(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Read the state, if there is one; all processes read before one writes again.
+
+        Returns:
+            (weights and moments, card), or None.
+
+        Raises:
+            ValueError: if it is damaged or of another run.
+        """
+        loaded = load_model(self.path) if is_saved(self.path) else None
+        settle()
+        if loaded is not None:
+            check_same_run(loaded[1].get("run", {}), self.run, self.path)
+        return loaded
+
+    def load(self, network: nn.Module, steps: int) -> dict[str, Any]:
+        """Load the state of this part into a network.
+
+        Args:
+            network: gets the weights.
+            steps: of the whole part.
+
+        Returns:
+            What `save` was given, and ``tensors`` with the moments; nothing where there is none.
+
+        Raises:
+            ValueError: as `stored`, and if more steps are done than are asked for.
+        """
+        tensors, card = self.stored() or ({}, {"part": -1})
+        if card["part"] != self.part:
+            return {}
+        if card["step"] > steps:
+            raise ValueError(
+                f"{self.path} has done {len(card['epochs'])} epochs ({card['step']} steps), and "
+                f"{steps} steps are asked for; use another path, or ask for at least as many"
+            )
+        load_weights(network, tensors, self.path)
+        return {**card, "tensors": tensors}
+
+    def save(self, network: nn.Module, optimiser: Optimizer, progress: Mapping[str, Any]) -> None:
+        """Write weights, moments and progress, from the first process.
+
+        Args:
+            network: whose weights are written.
+            optimiser: whose moments go along.
+            progress: ``step``, ``epochs`` and what else is to be known again, JSON-able.
+        """
+        if rank():
+            return
+        card = {**progress, "run": self.run, "part": self.part, "before": list(self.before)}
+        save_model(self.path, {**network.state_dict(), **optimiser_tensors(optimiser)}, card)
+        lines = [json.dumps({"epoch": n + 1, **each}) for n, each in enumerate(progress["epochs"])]
+        log = weights_path(self.path).with_suffix(".losses.jsonl")
+        write_whole(log, "\n".join([*lines, ""]))
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load a network's weights from a file's tensors, those of an optimiser left out.
+
+    Raises:
+        ValueError: if they are of another network.
+    """
+    try:
+        network.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(_PREFIX)})
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} has the weights of another network or backbone: {error}; give the module that "
+            "it was saved with"
+        ) from error
 
 
 def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
@@ -55,76 +149,6 @@ def restore_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> No
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
 
-def save_checkpoint(
-    path: str | Path,
-    tensors: Mapping[str, Tensor],
-    optimiser: Optimizer,
-    card: Mapping[str, Any],
-    *,
-    epoch: int,
-    run: Mapping[str, Any],
-) -> None:
-    """Write weights, moments and epoch of a training as a pair of files, from the first process.
-
-    Args:
-        path: of the weights, with or without ending.
-        tensors: the weights.
-        optimiser: whose moments go along.
-        card: of the method.
-        epoch: epochs done.
-        run: what has to agree for a later training to be the same run.
-    """
-    if rank():
-        return
-    card = {**card, "epoch": epoch, "run": run, "optimiser": type(optimiser).__name__}
-    save_model(path, {**tensors, **optimiser_tensors(optimiser)}, card)
-
-
-def load_checkpoint(
-    path: str | Path,
-    *,
-    method: str,
-    version: int,
-    keys: Sequence[str],
-    classes: Sequence[str],
-    run: Mapping[str, Any],
-    epochs: int,
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read what `save_checkpoint` wrote, if it is of this run; all read before one writes again.
-
-    Args:
-        path: as given to `save_checkpoint`.
-        method: whose card is expected.
-        version: of the card.
-        keys: what the card must hold, beside what `save_checkpoint` adds.
-        classes: names that it has to be for.
-        run: what has to agree.
-        epochs: as many as are asked for.
-
-    Returns:
-        (tensors, card), or None where there is no checkpoint.
-
-    Raises:
-        ValueError: if it is damaged, of another method, version, class list or run, or has done
-            more epochs than are asked for.
-    """
-    loaded = load_model(path) if weights_path(path).with_suffix(".json").exists() else None
-    settle()
-    if loaded is None:
-        return None
-    tensors, card = loaded
-    added = ("epoch", "run", "optimiser")
-    check_card(card, path, method=method, version=version, keys=(*keys, *added))
-    check_classes(card, classes, path)
-    check_same_run(card["run"], run, path)
-    if card["epoch"] > epochs:
-        raise ValueError(
-            f"{path} has done {card['epoch']} epochs, and {epochs} are asked for; use another "
-            "path, or ask for at least as many"
-        )
-    return tensors, card
-
-
 def check_same_run(stored: Mapping[str, Any], run: Mapping[str, Any], where: str | Path) -> None:
     """Raise an error if a checkpoint is of another run.
 
@@ -137,6 +161,8 @@ def check_same_run(stored: Mapping[str, Any], run: Mapping[str, Any], where: str
         ValueError: naming the first difference.
     """
     for key, wanted in json.loads(json.dumps(run)).items():
+        if key == "classes" and key in stored:
+            check_classes(stored, wanted, where)
         if stored.get(key) != wanted:
             raise ValueError(
                 f"{where} is a checkpoint of a run with {key} {stored.get(key)!r}, and this one "
@@ -172,99 +198,3 @@ def fingerprint_masks(masks: Mapping[str, Tensor]) -> str:
     for name in names[:: max(1, len(names) // 64)]:
         digest.update(masks[name].to(torch.uint8).cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-Place = tuple[str | Path, Mapping[str, Any]]
-"""Path of a training's checkpoint, and what has to agree for a later one to be the same run."""
-
-
-class Resumable:
-    """What is trained and saved: weights, a card that describes them, and ``losses_``.
-
-    A subclass that is an ``nn.Module`` names its method and its card's values. Another one also
-    says by `_tensors` and `_take` what its weights are.
-    """
-
-    METHOD: ClassVar[str]
-    VERSION: ClassVar[int] = 1
-    SAVED: ClassVar[tuple[str, ...]] = ()
-    """Further keys of the card, attributes unless `card` says otherwise."""
-    losses_: list[Any]
-
-    def card(self) -> dict[str, Any]:
-        """Return the description that is saved beside the weights."""
-        saved = {name: getattr(self, name, None) for name in self.SAVED}
-        return {"method": self.METHOD, "version": self.VERSION, **saved, "losses": self.losses_}
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``NAME.safetensors`` and ``NAME.json``; return the first.
-
-        Raises:
-            RuntimeError: if it has learned nothing yet.
-        """
-        if not hasattr(self, "losses_"):
-            raise RuntimeError("nothing to save yet; call fit first")
-        return save_model(path, self._tensors(), self.card())
-
-    @classmethod
-    def _keys(cls) -> tuple[str, ...]:
-        """Return the keys that a card must have."""
-        return (*cls.SAVED, "losses")
-
-    @classmethod
-    def _read(cls, path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Read weights and card."""
-        tensors, card = load_model(path)
-        check_card(card, path, method=cls.METHOD, version=cls.VERSION, keys=cls._keys())
-        return tensors, card
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return the weights to save."""
-        return self.state_dict()
-
-    def _state(self) -> dict[str, Tensor]:
-        """Return the weights of a checkpoint."""
-        return self._tensors()
-
-    def _take(self, tensors: Mapping[str, Tensor], card: Mapping[str, Any], path: Any) -> None:
-        """Load what `_state` and the card have of a training."""
-        try:
-            self.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(_PREFIX)})
-        except RuntimeError as error:
-            name = card.get("network", card["backbone"])
-            raise ValueError(
-                f"{path} has the weights of another network than {name} ({error}); give the module "
-                "that it was saved with"
-            ) from error
-        self.losses_ = list(card["losses"])
-
-    def _resume(self, place: Place | None, epochs: int) -> tuple[dict[str, Tensor], int]:
-        """Load the checkpoint of a run: its tensors and epochs; nothing and 0 without one."""
-        if place is None:
-            return {}, 0
-        path, run = place
-        same = {"method": self.METHOD, "version": self.VERSION, "keys": (*self._keys(), "classes")}
-        classes = self.card().get("classes", ())
-        loaded = load_checkpoint(path, **same, classes=classes, run=run, epochs=epochs)
-        if loaded is None:
-            return {}, 0
-        self._take(*loaded, path)
-        return loaded[0], loaded[1]["epoch"]
-
-    def _save_state(self, place: Place | None, optimiser: Optimizer, epoch: int) -> None:
-        """Write a checkpoint after ``epoch`` epochs, if there is a place for it."""
-        if place is not None:
-            path, run = place
-            card = {"classes": [], **self.card()}
-            save_checkpoint(path, self._state(), optimiser, card, epoch=epoch, run=run)
-
-    def _after_epoch(
-        self, place: Place | None, optimiser: Optimizer, before: int = 0
-    ) -> Callable[[int, dict[str, float]], None]:
-        """Return a function for `train_epochs` that keeps losses and writes a checkpoint."""
-
-        def after_epoch(epoch: int, losses: dict[str, float]) -> None:
-            self.losses_.append(losses if len(losses) > 1 else losses["total"])
-            self._save_state(place, optimiser, before + epoch + 1)
-
-        return after_epoch

@@ -3,13 +3,20 @@
 Class ``c`` of ``labels`` is value ``c + 1`` of a mask; 0 is background, 255 is ignored.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from wsss_kit.checks import check_labels
 
 IGNORE_INDEX = 255
 """Mask value of pixels that no score counts (VOC's void, low-confidence pseudo labels)."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB in [0, 1]; what most networks normalise by, and the colour beyond an image in a crop."""
 
 PAPER_CLASSES = ("boat", "train", "plane", "bus", "cow", "camel", "bird", "cat")
 """Classes of the embedded world."""
@@ -78,3 +85,56 @@ def palette(n_values: int = 256) -> np.ndarray:
             bit = (values >> (3 * level + channel)) & 1
             colours[:, channel] |= (bit << (7 - level)).astype(np.uint8)
     return colours
+
+
+def labels_of(samples: Sequence[Sample]) -> Tensor:
+    """Return the checked image-level labels of all samples; lazy samples are not decoded.
+
+    Args:
+        samples: M images with labels.
+
+    Returns:
+        (M, C) float32 of 0 and 1.
+
+    Raises:
+        ValueError: naming the first sample whose labels are of another number than the first
+            one's, or anything but 0 and 1.
+    """
+    if hasattr(samples, "image_labels"):
+        names, rows = samples.names, list(samples.image_labels())
+    else:
+        names, rows = zip(*((sample.name, sample.labels) for sample in samples), strict=True)
+    for name, row in zip(names, rows, strict=True):
+        if row.ndim != 1 or row.shape != rows[0].shape:
+            wanted = f"{tuple(rows[0].shape)} as those of {names[0]!r}" if row.ndim == 1 else "(C,)"
+            raise ValueError(
+                f"labels of {name!r} have shape {tuple(row.shape)}, expected {wanted}: one number "
+                "a class"
+            )
+    labels = torch.stack(rows)
+    odd = ((labels != 0) & (labels != 1)).any(1)
+    if odd.any():
+        first = int(odd.nonzero()[0])
+        check_labels(labels[first], f"labels of {names[first]!r}")
+    return labels.float()
+
+
+def classes_of(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Return the class names of a data set, or ``class 1`` and so on if it names none.
+
+    Raises:
+        ValueError: if the first sample has another number of labels than there are names.
+    """
+    n_labels = labels_of([next(iter(samples))]).shape[1]
+    names = getattr(samples, "classes", None)
+    if names is None:
+        return tuple(f"class {c + 1}" for c in range(n_labels))
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"the samples name {twice[0]!r} twice, expected different classes")
+    if n_labels != len(names):
+        raise ValueError(
+            f"the samples name {len(names)} classes but the first has {n_labels} labels; "
+            "expected one label a class"
+        )
+    return tuple(names)

@@ -1,4 +1,4 @@
-"""Files that are written whole and read checked: safetensors with a JSON card beside them."""
+"""Files that are written whole and read checked: safetensors with a card in their metadata."""
 
 import hashlib
 import json
@@ -34,29 +34,38 @@ def weights_path(path: str | Path) -> Path:
     return path.with_name(stem + ".safetensors")
 
 
+def is_saved(path: str | Path) -> bool:
+    """Return whether there is a saved model: a file, or the card of an old pair."""
+    return weights_path(path).exists() or weights_path(path).with_suffix(".json").exists()
+
+
 def save_model(path: str | Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> Path:
-    """Write ``NAME.safetensors`` and, beside it, its card ``NAME.json``.
+    """Write ``NAME.safetensors`` with a card in its metadata.
 
     Args:
         path: with or without the ending.
         tensors: name -> tensor.
-        card: JSON-able description; the sha256 of the weights is added to it.
+        card: JSON-able description; the sha256 of the weights' bytes is added to it.
 
     Returns:
-        The path of the weights.
+        The path of the file.
     """
     from safetensors.torch import save
 
     path = weights_path(path)
     data = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
-    card = {**card, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    old = path.with_name(path.name + ".old")  # what the card describes until it is replaced
-    if path.exists():
-        os.replace(path, old)
-    write_whole(path, data)
-    write_whole(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
-    old.unlink(missing_ok=True)
-    return path
+    header, weights = _parts(data)
+    sums = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+    header["__metadata__"] = {"card": json.dumps({**card, **sums})}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return write_whole(path, b"".join([len(text).to_bytes(8, "little"), text, weights]))
+
+
+def _parts(data: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Split a safetensors file into its header and the bytes of its tensors."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]), memoryview(data)[8 + length :]
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -107,35 +116,43 @@ def check_card(
 def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_model` wrote, checked against its card.
 
+    Of versions before 0.3 the card is the file NAME.json beside the weights.
+
     Returns:
         (tensors, card).
 
     Raises:
-        FileNotFoundError: if the weights or the card are missing.
-        ValueError: if the weights are not those of the card, as after a broken copy, the card is
-            none, or the file is a pickle.
+        FileNotFoundError: if the file is missing, or the card of an old pair.
+        ValueError: if the weights are not those of the card, as after a broken copy, there is no
+            card, or the file is a pickle.
     """
     from safetensors.torch import load
 
     if Path(path).suffix in (".pth", ".pt", ".ckpt", ".pkl", ".bin"):
         raise ValueError(f"{path} is a pickle, which can run code; expected NAME.safetensors")
     path = weights_path(path)
-    card_path = path.with_suffix(".json")
-    old = path.with_name(path.name + ".old")
-    if card_path.exists() and old.exists():  # a crash between the files of a pair
-        if hashlib.sha256(old.read_bytes()).hexdigest() == read_card(card_path).get("sha256"):
-            os.replace(old, path)
-    for needed in (path, card_path):
-        if not needed.exists():
-            pair = f"a saved model is a pair of files, {path.name} and {card_path.name}"
-            raise FileNotFoundError(f"{needed} is missing; {pair}: copy both, or save it again")
-    card, data = read_card(card_path), path.read_bytes()
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; copy it, or save it again")
+    data = path.read_bytes()
+    try:
+        header, weights = _parts(data)
+        card = json.loads(header.get("__metadata__", {}).get("card", "null"))
+    except ValueError:  # no JSON, or no UTF-8
+        header, card, weights = {}, None, b""
+    if not header:
+        problem = f"{path} is no whole safetensors file; it is truncated or changed"
+        raise ValueError(f"{problem}, so copy or save it again")
+    if card is None:  # an old pair
+        if not (card_path := path.with_suffix(".json")).exists():
+            problem = f"{path} has no card in its metadata, and {card_path.name} is missing"
+            raise FileNotFoundError(f"{problem}; copy it too, or save the model again")
+        card, weights = read_card(card_path), data
     for key in ("sha256", "bytes"):
         if key not in card:
-            raise ValueError(f"{card_path} does not say the {key} of its weights; save them again")
-    checksum = hashlib.sha256(data).hexdigest()
+            raise ValueError(f"the card of {path} does not say the {key} of its weights")
+    checksum = hashlib.sha256(weights).hexdigest()
     if checksum != card["sha256"]:
-        problem = f"{len(data)} bytes with sha256 {checksum[:12]}"
+        problem = f"{len(weights)} bytes with sha256 {checksum[:12]}"
         expected = f"{card['bytes']} bytes with {card['sha256'][:12]}; it is truncated or changed"
         what = f"{path} is not the file that its card describes: {problem}, expected {expected}"
         raise ValueError(f"{what}, so copy or save it again")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_matrix
 from wsss_kit.affinity_net import AffinityNet
+from wsss_kit.affinity_net.levels import enlarged
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import (
     check_count,
@@ -149,18 +150,28 @@ class Pipeline:
         """
         check_images(images)
         check_labels(labels)
+        walks, size = callable(self.affinity), images.shape[-2:]
+        with_background = walks and self.rule.power is not None and not self._attends
+        # PSA averages scores of the image's size over its cells
+        whole = getattr(self.affinity, "pools", False) if with_background else not walks
         with checked():
-            cams = self.own_maps(images, labels)  # (B, C, h, w)
+            cams = self.full_maps(images, labels) if whole else self.own_maps(images, labels)
         check_range("the maps", cams, "scale them first with cam.normalize_cams")
         with checked():
-            if callable(self.affinity):
-                if self.rule.power is not None and not self._attends:
-                    scores = self.walk(self.rule.scores(cams), images)
-                    return scores[:, 1:], scores
+            if with_background:
+                scores = self.walk(self.rule.scores(cams), images)
+                return scores[:, 1:], scores
+            if walks:
                 scale = {"subtract_min": True, "eps": EPS} if self._attends else {"over": "image"}
                 cams = normalize_cams(self.walk(cams, images), **scale)
-            maps = upsample(cams, images.shape[-2:])  # (B, C, H, W)
+            maps = upsample(cams, size) if cams.shape[-2:] != size else cams  # (B, C, H, W)
             return maps, self.rule.scores(maps)
+
+    def full_maps(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Compute maps (B, C, H, W) at the size of the images, after the affinity of the method."""
+        if hasattr(self.method, "full_maps") and not (self._attends and self.affinity == "own"):
+            return self.method.full_maps(images, labels)
+        return upsample(self.own_maps(images, labels), images.shape[-2:])
 
     def walk(self, scores: Tensor, images: Tensor) -> Tensor:
         """Walk scores or maps (B, K, h, w) with the learned affinity: -> (B, K, H, W).
@@ -175,7 +186,7 @@ class Pipeline:
             affinity = self.affinity(images)  # (B, N, N)
             walk = transition_matrix(affinity, power=power, squarings=self.squarings)
             scores = random_walk(scores, walk)
-        return upsample(scores, images.shape[-2:])
+        return enlarged(scores, images.shape[-2:])
 
     def refine(self, scores: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Refine scores (B, 1 + C, H, W) by the CRF; return them as they are without one.

@@ -1,10 +1,8 @@
-"""Several processes on one training, as ``torchrun`` starts them, and what one process would do.
+"""Several processes on one training or one set of masks, started by torchrun or accelerate.
 
 Every process holds the whole network and takes its own images of every batch: number ``rank``,
-``rank + world`` and so on. Losses and gradients are sums over all of them, divided by what the
-whole batch divides by, and batch normalisation sees the whole batch. So the losses of a run are
-those of one process within the error of floats. A backbone's own dropout is the exception: its
-choices depend on how many processes there are.
+``rank + world`` and so on. `engine.fit` averages gradients over them. A loss that is a mean over
+pairs or pixels divides by `mean_count`, so that the average is the mean over the whole batch.
 
 Alone, every function here returns at once.
 """
@@ -12,7 +10,6 @@ Alone, every function here returns at once.
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -22,7 +19,7 @@ Item = TypeVar("Item")
 
 
 def place_in_run() -> tuple[int, int]:
-    """Return this process's number and how many there are, as set by ``torchrun``; alone (0, 1).
+    """Return this process's number and how many there are, as the launcher set them; alone (0, 1).
 
     Raises:
         ValueError: if the environment holds no such pair of numbers.
@@ -51,9 +48,26 @@ def own_device(device: str = "auto") -> str:
     return device
 
 
+def join(device: str = "auto") -> None:
+    """Join the processes of a ``torchrun``, ``accelerate`` or notebook launch; alone do nothing.
+
+    Args:
+        device: of this process.
+    """
+    if place_in_run()[1] == 1 or distributed.is_initialized():
+        return
+    on_gpu = own_device(device).startswith("cuda")
+    if on_gpu:
+        torch.cuda.set_device(own_device(device))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    from accelerate import PartialState
+
+    PartialState(cpu=not on_gpu)  # what accelerate knows of the processes from here on
+
+
 @contextmanager
 def joined(device: str = "auto") -> Iterator[str]:
-    """Context manager: initialise the process group of a ``torchrun`` launch; alone do nothing.
+    """Context manager: `join` the other processes, and leave them at the end.
 
     Every ``fit`` inside shares its batches. Files are written by the first process only.
 
@@ -68,17 +82,16 @@ def joined(device: str = "auto") -> Iterator[str]:
         ...     print(device, rank(), world())
         cpu 0 1
     """
-    device = own_device(device)
-    if place_in_run()[1] == 1 or distributed.is_initialized():
-        yield device
-        return
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+    was_joined = world() > 1
+    join(device)
     try:
-        yield device
+        yield own_device(device)
     finally:
-        distributed.destroy_process_group()
+        if world() > 1 and not was_joined:
+            from accelerate.state import AcceleratorState
+
+            distributed.destroy_process_group()
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def rank() -> int:
@@ -100,37 +113,6 @@ def own(items: Sequence[Item]) -> Sequence[Item]:
     return items[rank() :: world()]
 
 
-def own_views(
-    numbers: Sequence[int], view: Callable[[int], Sequence[Tensor]], skip: Callable[[], object]
-) -> list[Tensor]:
-    """Return this process's views of a batch; random numbers go on as if it made all of them.
-
-    Args:
-        numbers: of the images of the whole batch, at least one.
-        view: number to tensors, the image first, from as many random numbers as it needs.
-        skip: draws as many random numbers as a view.
-
-    Returns:
-        The tensors of the views, each stacked (B, ...); B may be 0 in a short batch.
-
-    Raises:
-        ValueError: if the images differ in size.
-    """
-    views, none = [], len(numbers) <= rank()
-    for place, number in enumerate(numbers):
-        if place % world() == rank() or (none and place == 0):  # one, to know what none looks like
-            views.append(view(number))
-        else:
-            skip()
-    if len({image.shape for image, *_ in views}) > 1:
-        raise ValueError(
-            "the images of a batch differ in size; give fit a crop, for example "
-            "crop=512, long_side=(320, 640)"
-        )
-    stacked = [torch.stack(tensors) for tensors in zip(*views, strict=True)]
-    return [tensors[:0] for tensors in stacked] if none else stacked
-
-
 def total(value: Tensor) -> Tensor:
     """Sum a tensor over the processes, without a graph; alone return the tensor itself."""
     if world() == 1:
@@ -140,34 +122,16 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def totals(values: dict[str, float]) -> dict[str, float]:
-    """Sum named numbers over the processes."""
-    if world() == 1:
-        return values
-    summed = total(torch.tensor(list(values.values()), dtype=torch.float64))
-    return dict(zip(values, summed.tolist(), strict=True))
+def mean_count(count: Tensor) -> Tensor:
+    """Average a count over the processes: a process's sum divided by it is its part of a mean.
 
+    Args:
+        count: of this process's images, pairs or pixels in a batch.
 
-def sum_gradients(optimiser: torch.optim.Optimizer) -> None:
-    """Give every process the sum of all gradients of what an optimiser trains."""
-    if world() == 1:
-        return
-    grads = [p.grad for g in optimiser.param_groups for p in g["params"] if p.grad is not None]
-    for group in dict.fromkeys((grad.dtype, grad.device) for grad in grads):
-        alike = [grad for grad in grads if (grad.dtype, grad.device) == group]
-        flat = total(torch.cat([grad.flatten() for grad in alike]))
-        for grad, summed in zip(alike, flat.split([g.numel() for g in alike]), strict=True):
-            grad.copy_(summed.view_as(grad))
-
-
-@torch.no_grad()
-def as_first(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors with those of the first process, so that all processes start equal."""
-    if world() > 1:
-        for tensor in tensors:
-            agreed = tensor.detach().contiguous()
-            distributed.broadcast(agreed, 0)
-            tensor.copy_(agreed)
+    Returns:
+        The average, not less than 1 over the number of processes.
+    """
+    return (total(count) / world()).clamp(min=1 / world())
 
 
 def settle() -> None:
@@ -201,51 +165,55 @@ def each(
 
 
 @contextmanager
-def norms_of_whole_batches(module: nn.Module) -> Iterator[None]:
-    """Context manager: layers that train normalise by the statistics of the whole batch.
+def synchronised_norms(module: nn.Module) -> Iterator[None]:
+    """Context manager: batch normalisation takes the statistics of all processes' images.
+
+    On a GPU the layers are torch's ``SyncBatchNorm`` meanwhile, which a CPU does not have.
 
     Args:
-        module: whose layers of batch normalisation are meant.
+        module: whose layers are meant; they keep their weights, and their class afterwards.
     """
     batch_norm = nn.modules.batchnorm._BatchNorm
     layers = [layer for layer in module.modules() if isinstance(layer, batch_norm) and world() > 1]
+    classes = [type(layer) for layer in layers]
     for layer in layers:
-        layer.forward = partial(_normalised, layer)
+        on_gpu = layer.running_mean is not None and layer.running_mean.is_cuda
+        layer.__class__ = nn.SyncBatchNorm if on_gpu else _SyncBatchNormCPU
+        layer.process_group = None
     try:
         yield
     finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
+        for layer, its_class in zip(layers, classes, strict=True):
+            layer.__class__ = its_class
+            del layer.process_group
 
 
-def _total_with_graph(value: Tensor) -> Tensor:
-    """Sum a tensor over the processes; its gradient is summed as well."""
-    if world() == 1:
-        return value
-    from torch.distributed.nn import functional
+class _SyncBatchNormCPU(nn.modules.batchnorm._BatchNorm):
+    """What ``nn.SyncBatchNorm`` computes, by sums over the processes."""
 
-    return functional.all_reduce(value)
+    def _check_input_dim(self, values: Tensor) -> None:
+        pass
 
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise (B, C, ...) by mean and variance over all processes' images."""
+        if not self.training:
+            return super().forward(values)
+        from torch.distributed.nn import functional
 
-def _normalised(layer: nn.modules.batchnorm._BatchNorm, values: Tensor) -> Tensor:
-    """Compute a layer's output (B, C, ...) by mean and variance over all processes' images."""
-    if not layer.training and layer.running_mean is not None:
-        return type(layer).forward(layer, values)
-    x = values.float()
-    shape = (1, -1, *(1,) * (x.ndim - 2))
-    over = [axis for axis in range(x.ndim) if axis != 1]
-    count = total(x.new_tensor([x.numel() / x.shape[1]]))
-    mean = _total_with_graph(x.sum(over)) / count  # (C,)
-    centred = x - mean.view(shape)
-    variance = _total_with_graph(centred.square().sum(over)) / count  # (C,)
-    if layer.running_mean is not None:
-        layer.num_batches_tracked.add_(1)
-        # without a momentum: a plain average over all batches
-        momentum = 1 / int(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
-        unbiased = variance.detach() * count / (count - 1).clamp(min=1)
-        layer.running_mean.lerp_(mean.detach().to(layer.running_mean), momentum)
-        layer.running_var.lerp_(unbiased.to(layer.running_var), momentum)
-    out = centred * (variance + layer.eps).rsqrt().view(shape)
-    if layer.weight is not None:
-        out = out * layer.weight.view(shape) + layer.bias.view(shape)
-    return out.to(values.dtype)
+        shape = (1, -1, *(1,) * (values.ndim - 2))
+        over = [axis for axis in range(values.ndim) if axis != 1]
+        count = total(values.new_tensor([values.numel() / values.shape[1]]))
+        mean = functional.all_reduce(values.sum(over)) / count  # (C,), its gradient summed as well
+        centred = values - mean.view(shape)
+        variance = functional.all_reduce(centred.square().sum(over)) / count  # (C,)
+        if self.running_mean is not None:
+            self.num_batches_tracked.add_(1)
+            # without a momentum: a plain average over all batches
+            momentum = self.momentum or 1 / int(self.num_batches_tracked)
+            unbiased = variance.detach() * count / (count - 1).clamp(min=1)
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_(unbiased, momentum)
+        out = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out

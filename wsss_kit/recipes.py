@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wsss_kit.masks import BackgroundRule, MapsOf
+from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.pipeline import AffinityOf, Pipeline
 
@@ -51,7 +51,7 @@ def cam_masks(
     """
     walked, plain = BackgroundRule(power=background_power), BackgroundRule(threshold=threshold)
     background = plain if affinity_net is None else walked
-    return Pipeline(_maps_alone(method), background, affinity_net, **options)(images, labels)
+    return Pipeline(_MapsAlone(method), background, affinity_net, **options)(images, labels)
 
 
 sc_cam_masks = cam_masks
@@ -89,7 +89,7 @@ def clims_masks(
     """
     if threshold is None:
         threshold = 0.15 if affinity_net is None else 0.2
-    return Pipeline(_maps_alone(method), threshold, affinity_net, **options)(images, labels)
+    return Pipeline(_MapsAlone(method), threshold, affinity_net, **options)(images, labels)
 
 
 def clip_es_maps(
@@ -154,9 +154,14 @@ def clip_es_masks(
     return _clip_es(method, affinity_net, crf=True, **options)(images, labels)
 
 
-def _maps_alone(method: CAMMethod) -> MapsOf:
-    """Return the maps of a method without the affinity that it may bring."""
-    return lambda images, labels: method(images, labels).cams
+class _MapsAlone:
+    """The maps of a method without the affinity that it may bring."""
+
+    def __init__(self, method: CAMMethod) -> None:
+        self.method, self.full_maps = method, method.full_maps
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.method(images, labels).cams
 
 
 def _clip_es(method: CAMMethod, affinity_net: AffinityOf | None, **options: Any) -> Pipeline:

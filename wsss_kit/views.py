@@ -1,13 +1,123 @@
-"""Random views of an image and its mask, flipped, scaled and cropped alike."""
+"""What training sees: random views of images with their labels, or with their masks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.processes import own_views
+from wsss_kit.checks import check_image
+from wsss_kit.classes import IGNORE_INDEX, IMAGENET_MEAN, Sample, labels_of
+
+Chance = Callable[[int], torch.Generator]
+Jitter = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class LabelledImages:
+    """Training images and their labels: random views, see `engine.fit`.
+
+    Args:
+        samples: M images with labels.
+        crop: see `augment`.
+        long_side: see `augment`.
+        fill: see `augment`.
+        change: of the colours of a view (3, h, w), with a random generator; None for none.
+        more_labels: (M, K) further labels, a tensor of their own.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        crop: int | None = None,
+        long_side: tuple[int, int] | None = None,
+        fill: Tensor | None = None,
+        change: Jitter | None = None,
+        more_labels: Tensor | None = None,
+    ) -> None:
+        self.samples, self.change, self.more_labels = samples, change, more_labels
+        self.view = {"crop": crop, "long_side": long_side, "fill": fill}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batch(self, numbers: Sequence[int], chance: Chance) -> list[Tensor]:
+        """Return images (B, 3, h, w), their labels (B, C) and perhaps the further ones (B, K).
+
+        Raises:
+            ValueError: if an image is not RGB in [0, 1], a label neither 0 nor 1, or the images of
+                a batch differ in size.
+        """
+        chosen, views = [self.samples[number] for number in numbers], []
+        for number, sample in zip(numbers, chosen, strict=True):
+            random = chance(1 + number)
+            check_image(sample.image, f"image {sample.name!r}")
+            view = augment(sample.image, random, **self.view)
+            views.append(view if self.change is None else self.change(view, random))
+        more = [] if self.more_labels is None else [self.more_labels[list(numbers)]]
+        return [_stacked(views), labels_of(chosen), *more]
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    if len({image.shape for image in images}) > 1:
+        raise ValueError(
+            "the images of a batch differ in size; give fit a crop, for example "
+            "crop=512, long_side=(320, 640)"
+        )
+    return torch.stack(list(images))
+
+
+def augment(
+    image: Tensor,
+    generator: torch.Generator,
+    *,
+    crop: int | None,
+    long_side: tuple[int, int] | None,
+    fill: Tensor | None = None,
+) -> Tensor:
+    """Return a random view of an image for training.
+
+    Args:
+        image: (3, H, W) RGB in [0, 1].
+        generator: of the random choices.
+        crop: side of the square crop; None keeps the image's size and shifts it by up to a tenth,
+            mirrored at the border.
+        long_side: range in pixels that the longer side is resized to before cropping; None keeps
+            the size. The released code resizes by Pillow's bicubic filter on 8 bits, this function
+            by an antialiased bilinear one.
+        fill: (3, 1, 1) colour beyond the image, the mean that the network subtracts, as the
+            released code crops after it has normalised; None for ImageNet's.
+
+    Returns:
+        (3, crop, crop), or (3, H, W) without a crop.
+    """
+
+    def integer(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    if integer(0, 1):
+        image = image.flip(-1)
+    if long_side is not None:
+        factor = integer(*long_side) / max(image.shape[-2:])
+        size = [max(1, round(side * factor)) for side in image.shape[-2:]]
+        image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    H, W = image.shape[-2:]
+    if crop is None:
+        dy, dx = H // 10, W // 10
+        padded = F.pad(image[None], (dx, dx, dy, dy), mode="reflect")[0] if dy and dx else image
+        top, left = integer(0, padded.shape[-2] - H), integer(0, padded.shape[-1] - W)
+        return padded[:, top : top + H, left : left + W]
+    y, x = integer(0, abs(H - crop)), integer(0, abs(W - crop))
+    top, left = (-y if crop < H else y), (-x if crop < W else x)
+    # a padding below 0 cuts off
+    return _filled(image, (left, crop - W - left, top, crop - H - top), fill)
+
+
+def _filled(image: Tensor, padding: Sequence[int], fill: Tensor | None) -> Tensor:
+    """Pad or cut an image (3, H, W); what lies beyond it gets a colour (3, 1, 1)."""
+    colour = torch.tensor(IMAGENET_MEAN) if fill is None else fill
+    inside = F.pad(torch.ones_like(image[:1]), list(padding)) > 0
+    return torch.where(inside, F.pad(image, list(padding)), colour.view(3, 1, 1).to(image))
 
 
 class MaskedImages:
@@ -20,8 +130,7 @@ class MaskedImages:
         samples: images.
         masks: name to (H, W) int64.
         what: a mask is called in messages: ``"mask"`` or ``"seed"``.
-        recipe: with ``crop``, the side of crops or None, and perhaps ``scales``, factors of which
-            an image is resized by one before it is cropped.
+        recipe: perhaps with ``crop``, ``scales`` and ``fill``, see `random_view`.
 
     Raises:
         ValueError: if there is no image, one has no mask or one of another size, or the images
@@ -34,11 +143,11 @@ class MaskedImages:
         if not len(samples):
             raise ValueError("there are no images to learn from, expected at least one")
         self.samples, self.masks, self._what = samples, masks, what
-        self._options = {"crop": recipe["crop"], "scales": recipe.get("scales", ())}
+        self._options = {name: recipe.get(name, none) for name, none in _VIEW.items()}
         for name in getattr(samples, "names", ()):
             self._check_name(name)
         self._kept = None
-        if recipe["crop"] is None:
+        if self._options["crop"] is None:
             self._kept = [self._read(sample) for sample in samples]
             sizes = sorted({tuple(mask.shape) for _, mask in self._kept})
             if len(sizes) > 1:
@@ -50,14 +159,14 @@ class MaskedImages:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def batch(self, numbers: Sequence[int], random: torch.Generator) -> list[Tensor]:
-        """Return random views of this process's images: (B, 3, h, w) and (B, h, w)."""
-
-        def view(number: int) -> tuple[Tensor, Tensor]:
+    def batch(self, numbers: Sequence[int], chance: Chance) -> list[Tensor]:
+        """Return random views of images (B, 3, h, w) and of their masks (B, h, w)."""
+        views = []
+        for number in numbers:
             pair = self._kept[number] if self._kept else self._read(self.samples[number])
-            return random_view(*pair, random, **self._options)
-
-        return own_views(numbers, view, lambda: skip_view(random, **self._options))
+            views.append(random_view(*pair, chance(1 + number), **self._options))
+        images, masks = zip(*views, strict=True)
+        return [_stacked(images), torch.stack(masks)]
 
     def _read(self, sample: Sample) -> tuple[Tensor, Tensor]:
         self._check_name(sample.name)
@@ -78,6 +187,9 @@ class MaskedImages:
             )
 
 
+_VIEW = {"crop": None, "scales": (), "fill": None}
+
+
 def random_view(
     image: Tensor,
     mask: Tensor,
@@ -85,6 +197,7 @@ def random_view(
     *,
     crop: int | None,
     scales: Sequence[float] = (),
+    fill: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Flip an image and its mask half of the time; scale and crop them alike.
 
@@ -92,10 +205,10 @@ def random_view(
         image: (3, H, W).
         mask: (H, W) int64.
         random: source of the choices.
-        crop: side of the square; None keeps the size. What lies beyond the image is black and
-            neutral (255).
+        crop: side of the square; None keeps the size. What lies beyond the image is neutral (255).
         scales: factors of which one is chosen; the mask takes its nearest values. None of them
             keeps the size.
+        fill: colour beyond the image, see `augment`.
 
     Returns:
         (3, crop, crop) and (crop, crop), or the image's size without a crop.
@@ -118,9 +231,4 @@ def random_view(
     image = image[:, top : top + crop, left : left + crop]
     mask = mask[top : top + crop, left : left + crop]
     beyond = (0, crop - mask.shape[1], 0, crop - mask.shape[0])
-    return F.pad(image, beyond), F.pad(mask, beyond, value=IGNORE_INDEX)
-
-
-def skip_view(random: torch.Generator, *, crop: int | None, scales: Sequence[float] = ()) -> None:
-    """Draw the random numbers of `random_view`, for an image that another process sees."""
-    torch.randint(2, (1 + (len(scales) > 0) + 2 * (crop is not None),), generator=random)
+    return _filled(image, beyond, fill), F.pad(mask, beyond, value=IGNORE_INDEX)

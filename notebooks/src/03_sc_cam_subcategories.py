@@ -42,6 +42,7 @@ from wsss_kit import (
     predict_masks,
     sweep_background,
 )
+from wsss_kit.classes import labels_of
 from wsss_kit.evaluation import CONSTANTS
 from wsss_kit.methods.sc_cam import (
     agreement,
@@ -60,7 +61,6 @@ from wsss_kit.notebook_data import make_sc_cam, open_data, train_cam
 from wsss_kit.paperworld.measures import part_recall, subtype_labels, subtype_names
 from wsss_kit.paperworld.words import ANIMAL_STYLES, STUFF, VEHICLE_STYLES
 from wsss_kit.plot import show_cams, show_clusters, show_plane, show_samples, step_bars
-from wsss_kit.training import labels_of
 
 # %%
 DATA = "paper"  # or "voc", "folder"

@@ -12,6 +12,7 @@ from tests.classifier.resnet38_layout import released, walk
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.affinity_net.levels import enlarged
 from wsss_kit.cam import upsample
+from wsss_kit.classes import IMAGENET_MEAN
 from wsss_kit.classifier import build_backbone
 
 
@@ -89,7 +90,9 @@ def test_psa_s_released_affinity_is_walked_as_its_layout_says(tmp_path):
     torch.save(state, tmp_path / "res38_aff.pth")
     net = AffinityNet.load(tmp_path / "res38_aff.pth", device="cpu")
     images = torch.rand(1, 3, 40, 33, generator=random)
-    seen = zip(("f8_3", "f8_4", "f8_5"), walk(state, images), strict=True)
+    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)  # PSA continues images to whole cells
+    padded = F.pad(images - mean, (0, 7)) + mean
+    seen = zip(("f8_3", "f8_4", "f8_5"), walk(state, padded), strict=True)
     levels = [F.elu(F.conv2d(x, state[f"{name}.weight"])) for name, x in seen]
     expected = F.elu(F.conv2d(torch.cat(levels, 1), state["f9.weight"]))
     torch.testing.assert_close(net.features(images), expected, rtol=1e-3, atol=1e-3)

@@ -34,7 +34,7 @@ class Other(TinyBackbone):
 
 @pytest.fixture
 def net():
-    return AffinityNet(TinyBackbone(), radius=3, channels=6, seed=1)
+    return AffinityNet(TinyBackbone(), radius=3, channels=6, seed=1, preset="clean")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_what_cannot_be_learned_from(world, seeds, net):
     small = {name: mask[:10] for name, mask in seeds.items()}
     with pytest.raises(ValueError, match=r"has 96x96 pixels and a seed of shape \(10, 96\)"):
         net.fit(world, small)
-    with pytest.raises(ValueError, match="there are no images to learn from"):
+    with pytest.raises(ValueError, match="samples is empty"):
         net.fit([], seeds)
     for option in ({"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0}, {"weight_decay": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(option))} is .*expected"):
@@ -155,8 +155,8 @@ def test_saved_and_loaded_it_is_the_same(world, seeds, tmp_path, kind):
         assert (again.radius, again.kind, again.training) == (4, kind, False)
     with pytest.raises(ValueError, match="backbone is 'TinyBackbone', expected one of"):
         AffinityNet.load(tmp_path / "net")
-    with pytest.raises(ValueError, match="has the weights of another network than TinyBackbone"):
+    with pytest.raises(ValueError, match="has the weights of another network"):
         AffinityNet.load(tmp_path / "net", backbone=Other())
     (tmp_path / "net.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="is not the file that its card describes"):
+    with pytest.raises(ValueError, match="truncated or changed"):
         AffinityNet.load(tmp_path / "net")

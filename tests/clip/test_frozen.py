@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import warnings
 from pathlib import Path
 
@@ -203,9 +201,7 @@ def test_unknown_name():
 def test_weights_that_are_neither_file_nor_tag(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nope\.pt': neither a file nor a tag of ViT-S-32"):
         load_clip("ViT-S-32", weights=tmp_path / "nope.pt")
-    with pytest.raises(
-        FileNotFoundError, match=r"tiny\.safetensors is missing; a saved model is a pair"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"tiny\.safetensors is missing; copy it"):
         load_clip("paper", weights=tmp_path / "tiny.safetensors")
 
 
@@ -219,36 +215,14 @@ def test_wrong_activation_is_an_error(name, tmp_path, monkeypatch):
         load_clip(name, weights="openai")
 
 
-@pytest.fixture
-def copied(tmp_path):
-    for ending in (".safetensors", ".json"):
-        shutil.copy(TINY_CLIP.with_suffix(ending), tmp_path / f"copy{ending}")
-    return tmp_path / "copy.safetensors"
-
-
-def test_truncated_weights(copied):
-    copied.write_bytes(copied.read_bytes()[:-100])
-    with pytest.raises(
-        ValueError, match=r"not the file that its card describes.*truncated or changed"
-    ):
+def test_weights_that_are_not_those_of_the_card(tmp_path):
+    copied = tmp_path / "copy.safetensors"
+    copied.write_bytes(TINY_CLIP.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated or changed"):
         load_clip("paper", weights=copied)
-
-
-def test_a_card_of_other_weights(copied):
-    card = json.loads(copied.with_suffix(".json").read_text())
-    card["sha256"] = "0" * 64
-    copied.with_suffix(".json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="with 000000000000"):
-        load_clip("paper", weights=copied)
-    copied.with_suffix(".json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"copy\.json is missing"):
-        load_clip("paper", weights=copied)
-
-
-def test_a_card_of_another_architecture(copied):
-    card = json.loads(copied.with_suffix(".json").read_text())
+    tensors, card = load_model(TINY_CLIP)
     card["architecture"]["vision_cfg"]["layers"] += 1
-    copied.with_suffix(".json").write_text(json.dumps(card))
+    save_model(copied, tensors, card)
     with pytest.raises(ValueError, match="does not hold the model that its card describes"):
         load_clip("paper", weights=copied)
 
@@ -368,7 +342,7 @@ def test_half_precision(paper):
 
 def test_its_files_are_small_and_true(paper):
     card = load_model(TINY_CLIP)[1]
-    assert TINY_CLIP.stat().st_size == card["bytes"] <= 10_000_000
+    assert card["bytes"] < TINY_CLIP.stat().st_size <= 10_000_000
     assert card["parameters"] == sum(p.numel() for p in paper.parameters())
     assert card["data"]["supervision"] == "captions alone"
     assert paper.window == card["architecture"]["window"]

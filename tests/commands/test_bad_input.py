@@ -144,14 +144,11 @@ STOPS = {
         *(predicted(then=text("pred/protocol.json", "{}")), SCORE),
         "no manifest.json: the run has not ended",
     ),
-    "no weights": (nothing, MASKS.replace("cam", "none"), "none.safetensors is missing; a saved"),
+    "no weights": (nothing, MASKS.replace("cam", "none"), "none.safetensors is missing; copy it"),
     "weights cut off": (
         *(cut("w/cam.safetensors", 1000), MASKS),
-        "is not the file that its card describes: 1000 bytes",
+        "cam.safetensors is no whole safetensors file; it is truncated",
     ),
-    "weights without a card": (gone("w/cam.json"), MASKS, "cam.json is missing; a saved model is"),
-    "a card that is none": (text("w/cam.json", "{"), MASKS, "cam.json is no card"),
-    "a card of a list": (text("w/cam.json", "[]"), MASKS, "holds list, expected a JSON object"),
     "weights of other classes": (
         *(nothing, MASKS.replace("cam", "paper")),
         "knows boat, train, plane, … and voc has aeroplane",
@@ -171,7 +168,7 @@ STOPS = {
     ),
     "a checkpoint cut off": (
         *(cut("t/checkpoint.safetensors", 100), RESUME),
-        "is not the file that its card describes: 100 bytes",
+        "checkpoint.safetensors is no whole safetensors file; it is truncated",
     ),
     "other data than before": (
         *(text(LIST, "train_aug_0\ntrain_aug_1\n"), RESUME),
@@ -216,7 +213,7 @@ FAILS = {
 
 
 def test_there_are_enough_of_them():
-    assert len(STOPS) + len(FAILS) >= 40
+    assert len(STOPS) + len(FAILS) >= 36
 
 
 @pytest.mark.parametrize("what", STOPS)

@@ -142,7 +142,7 @@ def test_recipes_have_the_published_settings():
         return parsed(next(line for line in lines if line.startswith(start)).split())
 
     options = command("clims-later/coco-train/maps", "train clims")
-    released = {"otm": 2, "btm": 14, "cbs": 1.25, "reg": 0.2, "cbs_threshold": 0.285}
+    released = {"otm": 2, "btm": 14, "cbs": 0.625, "reg": 0.2, "cbs_threshold": 0.285}
     released |= {"epochs": 8, "batch_size": 32, "learning_rate": 5e-4, "preset": "reference"}
     assert {k: options[k] for k in released} == released
     assert command("clims/val/coco", "train clims")["preset"] == "paper"

@@ -205,7 +205,7 @@ def test_few_own_images_are_kept(explorer):
 
 def test_errors_of_a_method_are_said_on_the_panel(world, cam):
     class Broken(type(cam)):
-        def __call__(self, images, labels):
+        def full_maps(self, images, labels):
             raise KeyError("no such layer")
 
     broken = Broken("paper", weights="web")

@@ -10,6 +10,7 @@ from wsss_kit.affinity_net.neighbours import (
     balanced_pair_loss,
     feature_affinity,
     half_plane,
+    inner_pairs,
     pair_kinds,
 )
 from wsss_kit.affinity_net.network import AffinityNet

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_maps, check_positive
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.processes import total
+from wsss_kit.processes import total, world
 
 Offset = tuple[int, int]
 
@@ -177,7 +177,7 @@ def balanced_pair_loss(between: Tensor, kinds: Tensor) -> Tensor:
     The first two are the mean of :math:`-\log a` over pairs of one label, the third the mean of
     :math:`-\log(1 - a)` over pairs of two, each over its own pairs, so that the many pairs of
     background do not drown the others. Logarithms are of a + 1e-5 and the count is 1e-5 more; of
-    several processes it is the count of the whole batch, and the loss this process's part.
+    several processes it is this one's part of the whole batch's loss.
 
     Args:
         between: (B, P, h, w) affinities in [0, 1].
@@ -196,8 +196,35 @@ def balanced_pair_loss(between: Tensor, kinds: Tensor) -> Tensor:
         selected = kinds == k
         values = between[selected]
         likely = 1 - values if PAIR_KINDS[k] == "different" else values
-        loss = loss - weight * (likely + EPS).log().sum() / (total(selected.sum()) + EPS)
+        count = total(selected.sum()) / world() + EPS
+        loss = loss - weight * (likely + EPS).log().sum() / count
     return loss
+
+
+def inner_pairs(values: Tensor, offsets: Sequence[Offset], *, none: float = 0) -> Tensor:
+    """Keep the pairs whose first cell is away from the left, right and bottom border.
+
+    PSA and IRN take all offsets of a first cell or none, so that a cell near the border has pairs
+    with the cells before it alone.
+
+    Args:
+        values: (B, P, h, w) of the pairs.
+        offsets: P of them.
+        none: value of the others.
+
+    Returns:
+        (B, P, h, w).
+
+    Example:
+        >>> inner_pairs(torch.ones(1, 1, 2, 4), [(1, 1)])[0, 0].tolist()
+        [[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    """
+    reach = max(max(dy, abs(dx)) for dy, dx in offsets)
+    h, w = values.shape[2:]
+    kept = torch.full_like(values, none)
+    inside = (..., slice(0, max(0, h - reach)), slice(reach, max(reach, w - reach)))
+    kept[inside] = values[inside]
+    return kept
 
 
 def windowed_walk(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,32 +20,59 @@ from wsss_kit.affinity_net.neighbours import (
     dense,
     feature_affinity,
     half_plane,
+    inner_pairs,
     pair_kinds,
     windowed_walk,
 )
 from wsss_kit.cam import upsample
-from wsss_kit.checkpoints import Resumable, fingerprint, fingerprint_masks, restore_optimiser
 from wsss_kit.checks import (
     check_count,
     check_counts,
     check_given,
     check_images,
-    check_not_negative,
     check_positive,
     check_word,
     chosen_device,
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.classifier import build_backbone
+from wsss_kit.classifier.backbones import build_backbone, warn_of_random_weights
 from wsss_kit.classifier.pretrained import load_all, read_state
-from wsss_kit.training import batch_norms, descend, device_of, train_epochs
+from wsss_kit.engine import batch_norms, columns, device_of
+from wsss_kit.methods.base import Learner, Recipe
 from wsss_kit.views import MaskedImages
 
 _MOST_DENSE = 1024
 """Cells up to which squaring the whole matrix is faster than walking step by step."""
 
+PRESETS = columns(
+    ("reference", "clean"),
+    {
+        "epochs": (6, 6),
+        "batch_size": (16, 16),
+        "accumulate": (1, 1),
+        "learning_rate": (1e-3, 1e-3),
+        "weight_decay": (0.01, 0.01),
+        "optimiser": ("adamw", "adamw"),
+        "crop": (None, None),
+        "long_side": (None, None),
+        "train_backbone": (True, True),
+        "fixes_norms": (False, False),
+        "masks": (None, None),
+        "inner_pairs": (True, False),
+        "pooled_scores": (True, False),
+        "nearest_labels": (True, False),
+        "sound": (math.log(2), math.log(2)),
+    },
+)
+"""Preset -> choice. ``inner_pairs``: whether pairs near the border are left out, see the function;
+IRN's walk has them all. ``pooled_scores``: whether scores at the image's size are averaged over a
+cell for the walk, the image continued to whole cells (PSA), or resized. ``nearest_labels``: whether
+a cell of the boundary variant takes the label of the pixel at its centre (IRN), or of most of its
+pixels. PSA averages the CRF's scores over a cell and takes the best; labels on disk have none, so
+cells of PSA's kind take what most of their pixels are in both presets."""
 
-class AffinityNet(Resumable, nn.Module):
+
+class AffinityNet(Learner):
     """Ahn and Kwak's AffinityNet (CVPR 2018) on any backbone, or the boundary variant of IRN.
 
     Features pass a 1x1 convolution and an ELU; two cells nearer than ``radius`` belong together as
@@ -67,6 +96,7 @@ class AffinityNet(Resumable, nn.Module):
         pad_to: images with a shorter side are continued to the right and below to this many
             pixels, in the backbone's mean colour, and what was added is cut away (IRN: 512, which
             counts because it normalises in groups over the whole).
+        preset: ``"reference"`` or ``"clean"``, see ``PRESETS``.
         seed: of the convolutions' first weights.
         device: of a named backbone; ``"auto"`` for CUDA where there is one.
 
@@ -81,7 +111,7 @@ class AffinityNet(Resumable, nn.Module):
         ((1, 144, 144), [1.0])
     """
 
-    METHOD = "AffinityNet"
+    METHOD, PRESETS = "AffinityNet", PRESETS
     SAVED = ("backbone", "radius", "kind", "levels", "channels", "stride", "pad_to")
 
     def __init__(
@@ -95,6 +125,7 @@ class AffinityNet(Resumable, nn.Module):
         stride: int | None = None,
         weights: str | Path | None = None,
         pad_to: int | None = None,
+        preset: str = "reference",
         seed: int = 0,
         device: str = "auto",
     ) -> None:
@@ -107,10 +138,12 @@ class AffinityNet(Resumable, nn.Module):
             channels = [channels] * levels
         check_count("seed", seed, least=0)
         check_word("kind", kind, KINDS)
+        check_word("preset", preset, PRESETS)
         check_given(check_count, stride=stride, pad_to=pad_to)
         if backbone is None:
             backbone, weights = "paper", weights or "web"
         self.backbone = backbone if isinstance(backbone, str) else type(backbone).__name__
+        self.weights, self.preset = weights, preset
         self.stride, self.pad_to, self.offsets = stride, pad_to, half_plane(radius)
         self.radius, self.kind, self.levels, self.channels = radius, kind, levels, list(channels)
         self.trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
@@ -138,6 +171,8 @@ class AffinityNet(Resumable, nn.Module):
         """
         H, W = images.shape[2:]
         down, right = (max(0, (self.pad_to or 0) - side) for side in (H, W))
+        if self.pools:  # to whole cells
+            down, right = (down or -H % self.cell, right or -W % self.cell)
         if down or right:
             mean = getattr(self.trunk, "mean", torch.zeros(3, 1, 1)).to(images)
             images = F.pad(images - mean, (0, right, 0, down)) + mean
@@ -149,8 +184,24 @@ class AffinityNet(Resumable, nn.Module):
     def compare(self, projected: Tensor) -> Tensor:
         """Compare neighbours by `features`: (B, channels, h, w) -> (B, P, h, w)."""
         if self.kind == "boundary":
-            return boundary_affinity(projected.sigmoid(), self.offsets)
-        return feature_affinity(projected, self.offsets)
+            return boundary_affinity(projected.float().sigmoid(), self.offsets)
+        between = feature_affinity(projected.float(), self.offsets)
+        inner = PRESETS[self.preset]["inner_pairs"]
+        return inner_pairs(between, self.offsets) if inner else between
+
+    @property
+    def cell(self) -> int | None:
+        """Pixels of a side of a cell; None where the backbone does not say it."""
+        if self.levels == 1:
+            return getattr(self.trunk, "stride", None)
+        strides = getattr(self.trunk, "level_strides", None)
+        return strides[-self.levels] if strides else None
+
+    @property
+    def pools(self) -> bool:
+        """Whether a walk averages scores of the image's size over cells, as PSA."""
+        pooled = self.kind == "features" and PRESETS[self.preset]["pooled_scores"]
+        return pooled and self.cell is not None
 
     def between(self, images: Tensor) -> Tensor:
         """Compare neighbours in images: (B, 3, H, W) RGB in [0, 1] -> (B, P, h, w)."""
@@ -199,7 +250,7 @@ class AffinityNet(Resumable, nn.Module):
         what lies on a boundary belongs to nobody.
 
         Args:
-            scores: (B, K, h, w) of any grid; resized to the affinity's.
+            scores: (B, K, h, w) of any grid; brought to the affinity's.
             images: (B, 3, H, W) RGB in [0, 1].
             power: exponent on the affinity (PSA: 8, IRN: 10).
             squarings: of the transition, so 2^squarings steps (PSA and IRN: 8).
@@ -216,7 +267,13 @@ class AffinityNet(Resumable, nn.Module):
         seen = self._seen(images)
         between = self.compare(seen)
         grid = between.shape[2:]
-        sized = upsample(scores.to(between.device), tuple(grid))
+        scores_there = scores.to(between.device)
+        if self.pools and scores.shape[2:] == images.shape[2:]:
+            H, W = images.shape[2:]
+            padded = F.pad(scores_there, (0, -W % self.cell, 0, -H % self.cell))  # with 0, as PSA
+            sized = F.avg_pool2d(padded, self.cell)
+        else:
+            sized = upsample(scores_there, tuple(grid))
         if self.kind == "boundary":
             sized = sized * (1 - seen.sigmoid())
         if grid.numel() <= _MOST_DENSE:
@@ -226,21 +283,17 @@ class AffinityNet(Resumable, nn.Module):
             walked = windowed_walk(sized, between, self.offsets, power=power, steps=2**squarings)
         return walked.to(scores.device)
 
+    # -- training ---------------------------------------------------------------------------
+
     def fit(
         self,
         samples: Sequence[Sample],
         seeds: Mapping[str, Tensor],
         *,
-        epochs: int = 6,
-        batch_size: int = 16,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.01,
-        crop: int | None = None,
+        weight_decay: float | None = None,
         train_backbone: bool = True,
         fixes_norms: bool = False,
-        seed: int = 0,
-        progress: bool = True,
-        checkpoint: str | Path | None = None,
+        **training: Any,
     ) -> AffinityNet:
         """Learn from confident labels by AdamW with polynomial decay.
 
@@ -248,17 +301,12 @@ class AffinityNet(Resumable, nn.Module):
             samples: images, of one size unless they are cropped.
             seeds: image name to (H, W) int64 of `confident_labels`, neutral pixels 255. No ground
                 truth.
-            epochs: passes over the images.
-            batch_size: images a step.
-            learning_rate: at the start.
-            weight_decay: of AdamW.
-            crop: side of random square crops (PSA: 448, IRN: 512); None takes whole images.
+            weight_decay: of AdamW; None for 0.01.
             train_backbone: whether the backbone learns too (PSA), or the convolutions alone (IRN).
             fixes_norms: whether batch normalisation keeps its statistics while the backbone learns,
                 as in PSA; it should where a step has few images.
-            seed: of the order of the images, of crops and of mirroring.
-            progress: whether to show a bar.
-            checkpoint: path that the state is written to after every epoch and resumed from.
+            **training: arguments of `Learner.fit`; photographs need a ``crop`` (PSA: 448, IRN:
+                512).
 
         Returns:
             Itself, with ``losses_``, the mean of every epoch.
@@ -267,73 +315,85 @@ class AffinityNet(Resumable, nn.Module):
             ValueError: if an image has no seed, the images differ in size, a number is out of
                 its range, or the checkpoint is of another run.
         """
-        check_count("epochs", epochs)
-        check_count("batch_size", batch_size)
-        check_positive("learning_rate", learning_rate)
-        check_not_negative("weight_decay", weight_decay)
-        check_count("seed", seed, least=0)
-        check_given(check_count, crop=crop)
-        recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        recipe |= {"weight_decay": weight_decay, "crop": crop, "seed": seed}
-        recipe |= {"train_backbone": train_backbone, "fixes_norms": fixes_norms}
-        masked = MaskedImages(samples, seeds, "seed", recipe)
-        learning = (self if train_backbone else self.project).parameters()
-        optimiser = torch.optim.AdamW(learning, learning_rate, weight_decay=weight_decay)
-        self.losses_, place = [], None
-        if checkpoint is not None:
-            card = {key: value for key, value in self.card().items() if key != "losses"}
-            data = {"data": fingerprint(samples), "seeds": fingerprint_masks(seeds)}
-            place = checkpoint, {**card, **recipe, **data}
-        stored, done = self._resume(place, epochs)
-        restore_optimiser(optimiser, stored)
+        own = {"weight_decay": weight_decay, "train_backbone": train_backbone}
+        return super().fit(samples, masks=seeds, fixes_norms=fixes_norms, **own, **training)
 
-        def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
-            with torch.set_grad_enabled(train_backbone):
-                levels = self.backbone_levels(images)
-            between = self.compare(self.project(levels))
-            labels = labels.to(between.device)
+    def begin(self, samples: Sequence[Sample], recipe: dict[str, Any]) -> None:
+        """Forget the losses of an earlier training."""
+        self.losses_ = []
+        warn_of_random_weights("AffinityNet", self.backbone, self.weights)
+
+    def data(self, samples: Sequence[Sample], recipe: Recipe) -> MaskedImages:
+        """Return random views of the images with their confident labels."""
+        fill = getattr(self.trunk, "mean", None)
+        view = {"crop": recipe["crop"], "fill": None if fill is None else fill.cpu()}
+        return MaskedImages(samples, recipe["masks"], "seed", view)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return all weights, or those of the convolutions alone."""
+        learning = self if (self.recipe or self.values())["train_backbone"] else self.project
+        return [{"params": list(learning.parameters())}]
+
+    def fixed(self) -> list[nn.Module]:
+        """Return the backbone where it does not learn, and batch normalisation that is kept."""
+        recipe = self.recipe or self.values()
+        trunk = [] if recipe["train_backbone"] else [self.trunk]
+        return trunk + (batch_norms(self) if recipe["fixes_norms"] else [])
+
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Compute PSA's balanced loss over pairs of neighbours.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            labels: (B, H, W) int64 of `confident_labels`.
+        """
+        recipe = self.recipe or self.values()
+        with torch.set_grad_enabled(recipe["train_backbone"]):
+            levels = self.backbone_levels(images)
+        between = self.compare(self.project(levels))
+        size = tuple(between.shape[2:])
+        if self.kind == "boundary" and recipe["nearest_labels"]:
+            cells = F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")
+            cells = cells[:, 0].long()
+        else:
             classes = labels[labels != IGNORE_INDEX]
-            n_classes = int(classes.max()) if len(classes) else 0
-            cells = labels_on_grid(labels, tuple(between.shape[2:]), n_classes)
-            loss = balanced_pair_loss(between, pair_kinds(cells, self.offsets))
-            return descend({"total": loss}, optimiser)
+            cells = labels_on_grid(labels, size, int(classes.max()) if len(classes) else 0)
+        kinds = pair_kinds(cells, self.offsets)
+        if recipe["inner_pairs"]:
+            kinds = inner_pairs(kinds, self.offsets, none=-1)
+        return {"total": balanced_pair_loss(between, kinds)}
 
-        fixed = [] if train_backbone else [self.trunk]
-        fixed += batch_norms(self) if fixes_norms else []
-        options = {"done": done, "after_epoch": self._after_epoch(place, optimiser), "fixed": fixed}
-        try:
-            recipe["shown"] = progress
-            train_epochs(step, masked, self, optimiser, recipe, what=self.METHOD, **options)
-        finally:
-            self.eval()
-        return self
+    # -- files ------------------------------------------------------------------------------
 
     @classmethod
     def load(
-        cls, path: str | Path, *, backbone: nn.Module | None = None, device: str = "auto"
+        cls,
+        path: str | Path,
+        *,
+        backbone: nn.Module | None = None,
+        device: str = "auto",
+        **options: Any,
     ) -> AffinityNet:
-        """Load a trained AffinityNet from its files, or from a file that PSA or IRN released.
+        """Load a trained AffinityNet from its file, or from a file that PSA or IRN released.
 
         Args:
             path: as given to `save`; or ``res38_aff.pth`` of PSA, which SC-CAM's authors refine
                 with, or ``res50_irn.pth`` as IRN's and CLIMS' code write it.
             backbone: the module, where the backbone was your own.
             device: of a named backbone.
+            **options: arguments of the constructor instead of what was saved, such as
+                ``pad_to=None``: CLIMS's copy of IRN does not pad images to 512 pixels.
 
         Raises:
             FileNotFoundError: if a file is missing.
             ValueError: if the file is damaged, of another method, version or backbone.
         """
         if Path(path).suffix == ".pth":
-            options, state = translated(read_state(Path(path)), path)
-            net = cls(**options, device=device)
-            load_all(net, state, path, what=f"the AffinityNet of {options['backbone']}")
+            saved, state = translated(read_state(Path(path)), path)
+            net = cls(**{**saved, **options}, device=device)
+            load_all(net, state, path, what=f"the AffinityNet of {saved['backbone']}")
             net.losses_ = []  # of its training nothing is known; it can be saved as our own
             return net
-        tensors, card = cls._read(path)
-        saved = {name: card[name] for name in cls.SAVED}
         if backbone is not None:
-            saved |= {"backbone": backbone, "stride": None}
-        net = cls(**saved, device=device)
-        net._take(tensors, card, path)
-        return net
+            options |= {"backbone": backbone, "stride": None}
+        return super().load(path, device=device, **options)

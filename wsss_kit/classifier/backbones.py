@@ -3,8 +3,9 @@
 A backbone is any ``nn.Module`` (B, 3, H, W) RGB in [0, 1] -> (B, D, h, w) with ``out_channels`` D.
 """
 
-from collections.abc import Mapping
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class ResNetBackbone(Normalised):
             state = read_state(Path(weights))
             state |= {k: v for k, v in net.state_dict().items() if k.startswith("fc.")}
             load_all(net, state, Path(weights), what="torchvision's ResNet")
-        self.out_channels = net.fc.in_features
+        self.out_channels, self.stride = net.fc.in_features, stride
         _flatten_stage(net.layer4, dilation=1 if stride == 16 else 4)
         if stride == 8:
             _flatten_stage(net.layer3, dilation=2)
@@ -62,6 +63,7 @@ class ResNetBackbone(Normalised):
         self.layer3, self.layer4 = net.layer3, net.layer4
         wide = self.out_channels // 8
         self.level_channels = (64, wide, 2 * wide, 4 * wide, 8 * wide)
+        self.level_strides = (4, 4, 8, stride, stride)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, 3, H, W) RGB in [0, 1] -> (B, D, H / stride, W / stride)."""
@@ -155,23 +157,18 @@ def new_head(rows: int, dimensions: int, *, seed: int, xavier: bool = False) -> 
     return bound * (2 * torch.rand(rows, dimensions, generator=random) - 1)
 
 
-def classifier_tensors(backbone: nn.Module, head: Tensor) -> dict[str, Tensor]:
-    """Collect everything to save: ``head`` and the backbone's state under ``backbone.``."""
-    return {"head": head, **{f"backbone.{k}": v for k, v in backbone.state_dict().items()}}
+def warn_of_random_weights(what: str, backbone: str, weights: Any) -> None:
+    """Warn if a training starts from random weights although there are pretrained ones.
 
-
-def restore_classifier(
-    backbone: nn.Module, head: Tensor, tensors: Mapping[str, Tensor], path: str | Path
-) -> None:
-    """Load the tensors of `classifier_tensors`; others among them are ignored.
-
-    Raises:
-        ValueError: if they are of another backbone.
+    Args:
+        what: the method.
+        backbone: a name.
+        weights: as given for it.
     """
-    state = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone")}
-    try:
-        backbone.load_state_dict(state)
-        with torch.no_grad():
-            head.copy_(tensors["head"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} was saved from another backbone: {error}") from error
+    known = {"paper": "web", **dict.fromkeys(RESNETS, "imagenet")}.get(backbone)
+    if weights is None and known is not None:
+        warnings.warn(
+            f"{what} starts from random weights of {backbone!r}, and maps will be poor; "
+            f"weights={known!r} are its pretrained ones",
+            stacklevel=5,
+        )

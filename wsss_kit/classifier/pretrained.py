@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from wsss_kit.classes import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Normalised(nn.Module):

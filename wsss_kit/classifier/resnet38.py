@@ -88,8 +88,8 @@ class ResNet38Backbone(Normalised):
             of another network.
     """
 
-    out_channels = 4096
-    level_channels = (512, 1024, 4096)
+    out_channels, stride = 4096, 8
+    level_channels, level_strides = (512, 1024, 4096), (8, 8, 8)
 
     def __init__(self, *, weights: str | Path | None = None) -> None:
         super().__init__()

@@ -4,7 +4,6 @@ The backbone is frozen. A linear head is trained on image-level labels alone, on
 """
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from pathlib import Path
 
 import torch
@@ -13,17 +12,16 @@ from torch import Tensor, nn
 from wsss_kit.checks import check_count, check_given, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.classifier.backbones import build_backbone
-from wsss_kit.classifier.train import pool_features
 from wsss_kit.commands.resources import load_function, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import default_root
+from wsss_kit.engine import progress
 from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
 from wsss_kit.files import save_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_masks
 from wsss_kit.plot.page import table_text, write_report
-from wsss_kit.training import progress
 
 SCALES = (0.5, 1.0, 1.5)
 
@@ -39,9 +37,8 @@ def train_heads(backbone: nn.Module, samples: Sequence[Sample], seeds: Sequence[
     Returns:
         Fitted CAMs that share their backbone.
     """
-    pooled = pool_features(backbone, samples)
-    options = {"train_backbone": False, "pooled": pooled}
     cams = [CAM(backbone, scales=SCALES, preset="clean") for _ in seeds]
+    options = {"train_backbone": False, "pooled": cams[0].pool(samples)}
     return [cam.fit(samples, **options, seed=n) for cam, n in zip(cams, seeds, strict=True)]
 
 
@@ -59,8 +56,10 @@ def predict_all(
     Returns:
         S mappings: name -> (H, W) int64.
     """
-    pipeline = Pipeline(copy(cams[0]), crf=crf)  # a CAM of S * C classes
-    pipeline.method.head_ = torch.cat([cam.head_ for cam in cams])  # (S * C, D)
+    every = CAM(cams[0].backbone, scales=SCALES, preset="clean")  # a CAM of S * C classes
+    every.build(cams[0].classes * len(cams), 0)
+    every.head_ = nn.Parameter(torch.cat([cam.head_ for cam in cams]))  # (S * C, D)
+    pipeline = Pipeline(every, crf=crf)
     predicted: list[dict[str, Tensor]] = [{} for _ in cams]
     for sample in progress(samples, what="masks on val"):
         images, labels = sample.image[None], sample.labels[None]

@@ -124,7 +124,9 @@ def run_masks(
             raise ValueError(f"{name} belongs to a segmenter, and {title} is none; leave it out")
         walk = "own" if affinity is None else None
         if affinity is not None and not fitted.brings_affinity:
-            walk = AffinityNet.load(affinity, device=device)
+            # CLIMS's copy of IRN does not pad images to 512 pixels
+            padding = {"pad_to": None} if isinstance(fitted, CLIMS) else {}
+            walk = AffinityNet.load(affinity, device=device, **padding)
             made_by["affinity"] = weights_path(affinity).stem
         elif affinity not in (None, "none"):
             problem = f"clip-es walks with CLIP's attention, and affinity is {affinity}"

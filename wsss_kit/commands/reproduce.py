@@ -197,7 +197,7 @@ def _run(commands: Sequence[list[str]], folder: Path, device: str) -> int:
         done, resume = False, []
         if command[0] in ("masks", "train"):
             written = Path(command[command.index("--out") + 1])
-            product = MANIFEST if command[0] == "masks" else f"{command[1]}.json"
+            product = MANIFEST if command[0] == "masks" else f"{command[1]}.safetensors"
             done = (written / product).exists()
             if command[0] == "train" and (written / CONFIG).exists() and not done:
                 resume = ["--resume"]

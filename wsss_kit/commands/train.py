@@ -32,7 +32,6 @@ from wsss_kit.paperworld.world import TORN
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import cam_maps
-from wsss_kit.training import progress
 
 ZERO_SHOT = {"cutouts": 0.98, "out_of_context": 0.98, "backgrounds": 0.94}
 """Minimum accuracy of a tiny CLIP that is chosen, on held-out images, see `zero_shot_accuracy`."""
@@ -72,7 +71,7 @@ def train_paper_clip(
     options = {"steps": steps, "fall": fall, "seed": seed, "workers": workers, "torn": torn}
     with run_folder(out) as folder:
         run = Pretraining(folder, **options, device=str(chosen_device(device)))
-        path = run.run(progress=partial(progress, what="paper-clip")).export(folder / "tiny_clip")
+        path = run.run(shown=True).export(folder / "tiny_clip")
         return write_affinity(path)
 
 
@@ -155,8 +154,7 @@ def train_paper_backbone(
     """
     options = {"teacher": teacher, "steps": steps, "seed": seed, "workers": workers}
     with run_folder(out) as folder:
-        bar = partial(progress, what="paper-trunk")
-        return train_backbone(folder / "paper_trunk", **options, progress=bar)
+        return train_backbone(folder / "paper_trunk", **options, shown=True)
 
 
 def score_affinity(

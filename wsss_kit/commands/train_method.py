@@ -16,18 +16,18 @@ from torch import Tensor
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checkpoints import CHECKPOINT
 from wsss_kit.checks import check_device, check_word
-from wsss_kit.classes import Sample
+from wsss_kit.classes import Sample, labels_of
 from wsss_kit.commands.generate import masks_in
 from wsss_kit.commands.resources import backbone_named, clip_named, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import SPLITS
-from wsss_kit.files import read_card, weights_path, write_whole
+from wsss_kit.files import is_saved, read_card, weights_path, write_whole
+from wsss_kit.methods.base import Learner
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.processes import joined, rank, settle
 from wsss_kit.segmentation import Segmenter, train_segmenter
-from wsss_kit.training import labels_of
 
 CONFIG = "config.json"
 Fit = Callable[..., CAM | SCCAM | CLIMS | AffinityNet | Segmenter]
@@ -51,7 +51,14 @@ _STARTS = {  # files that a training begins from or learns from
     "segmenter": ("masks",),
 }
 _NOT_OPTIONS = ("self", "clip", "samples", "masks", "seeds", "prompts", "device", "progress")
-_NOT_OPTIONS += ("checkpoint", "pooled", "subcategories", "on_round", "on_epoch", "taught_by")
+_NOT_OPTIONS += (
+    "checkpoint",
+    "pooled",
+    "subcategories",
+    "on_round",
+    "on_epoch",
+    "taught_by",
+)
 
 
 def train_method(
@@ -123,9 +130,8 @@ def train_method(
         before = settings.read_text(encoding="utf-8") if resume else None
         if rank() == 0:
             write_whole(settings, json.dumps({"what": what, **config}, indent=1) + "\n")
-        head_alone = what == "cam" and not config.get("train_backbone", True)  # takes seconds
         try:
-            fitted = fit(checkpoint=None if head_alone else folder / CHECKPOINT)
+            fitted = fit(checkpoint=folder / CHECKPOINT)
         except ValueError:
             if before is not None and rank() == 0:  # what goes on is what was there
                 write_whole(settings, before)
@@ -151,14 +157,15 @@ def _check_options(what: str, given: Mapping[str, Any]) -> None:
 
 
 def called_by(what: str) -> tuple[Callable[..., Any], ...]:
-    """Return what takes the options: a constructor and ``fit``, or one function for both."""
+    """Return what takes the options: a constructor or function, its ``fit``, and that of all."""
     if what == "segmenter":
-        return (train_segmenter,)
-    return _MAKES[what], _MAKES[what].fit
+        return train_segmenter, Learner.fit
+    return _MAKES[what], _MAKES[what].fit, Learner.fit
 
 
 def _names(called: Callable[..., Any]) -> list[str]:
-    return [name for name in inspect.signature(called).parameters if name not in _NOT_OPTIONS]
+    arguments = inspect.signature(called).parameters.values()
+    return [a.name for a in arguments if a.name not in _NOT_OPTIONS and a.kind is not a.VAR_KEYWORD]
 
 
 def _config(what: str, folder: Path, given: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
@@ -174,7 +181,7 @@ def _config(what: str, folder: Path, given: Mapping[str, Any], *, resume: bool) 
         _check_options(what, stored)
         return {**stored, **given}
     for name in (CHECKPOINT, what):
-        if (folder / f"{name}.json").exists():
+        if is_saved(folder / name):
             problem = f"{folder} holds a training ({name}.safetensors), which would be lost"
             raise ValueError(f"{problem}; go on with it by --resume, or give --out another")
     config = {"data": "voc", **given}
@@ -200,7 +207,8 @@ def _prepare(what: str, config: Mapping[str, Any], samples: Sequence[Sample], de
     if "backbone" in given:
         given["backbone"] = backbone_named(given["backbone"])
     # the options of the constructor and those of fit; seed may be for both
-    *making, fitting = [{n: given[n] for n in _names(f) if n in given} for f in called_by(what)]
+    *making, own, shared = [{n: given[n] for n in _names(f) if n in given} for f in called_by(what)]
+    fitting = {**own, **shared}
     if "masks" in options_of(what):
         masks, taught_by = _open_masks(config, samples)
         if what == "segmenter":

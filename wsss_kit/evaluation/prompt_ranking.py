@@ -19,6 +19,7 @@ from torch import Tensor
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
+from wsss_kit.engine import progress
 from wsss_kit.evaluation.confusion import ERROR_KINDS
 from wsss_kit.evaluation.error_kinds import error_shares
 from wsss_kit.evaluation.scoring import image_counts
@@ -26,7 +27,6 @@ from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES, OpenedImage
 from wsss_kit.prompts.checks import checked_words, expected_one_of, labels_for
 from wsss_kit.prompts.prompts import FUSIONS, Prompts
-from wsss_kit.training import progress
 
 if TYPE_CHECKING:
     import pandas as pd

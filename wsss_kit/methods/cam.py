@@ -6,31 +6,49 @@ training and inference recipe that WSSS papers share (IRN's classifier, CLIMS's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.checkpoints import restore_optimiser
-from wsss_kit.checks import check_images, check_samples
-from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import (
-    CLASSIFIER,
-    HEAD_ALONE,
-    check_recipe,
-    pool_features,
-    train_head,
-)
-from wsss_kit.methods.trained import TrainedCAM
-from wsss_kit.training import classes_of, labels_of
+from wsss_kit.checks import check_image, check_images
+from wsss_kit.classes import Sample, labels_of
+from wsss_kit.engine import Chance, columns, device_of, progress
+from wsss_kit.methods.base import CAMMethod, Recipe
+from wsss_kit.methods.trained import COMMON, TrainedCAM, soft_margin_loss
+from wsss_kit.processes import each
+from wsss_kit.views import LabelledImages
 
-PRESETS: dict[str, dict[str, Any]] = {
-    name: {"scales": (1.0, 0.5, 1.5, 2.0), "flip": True, **training}
-    for name, training in CLASSIFIER.items()
-}
-"""The papers' scales and mirror image with the training of `classifier.train`."""
+PRESETS = columns(
+    ("reference", "clean"),
+    {
+        **COMMON,
+        "scales": ((1.0, 0.5, 1.5, 2.0), (1.0, 0.5, 1.5, 2.0)),
+        "flip": (True, True),
+        "epochs": (5, 12),
+        "batch_size": (16, 32),
+        "learning_rate": (0.1, 0.05),
+        "head_factor": (10.0, 2.0),
+        "momentum": (1e-4, 0.9),
+        "weight_decay": (1e-4, 5e-4),
+        "fixed_batch_norm": (True, False),
+        "trains_stem": (False, True),
+        "drop_last": (True, False),
+        "train_backbone": (True, True),
+        "pooled": (None, None),
+        "sound": (math.log(2), math.log(2)),
+    },
+)
+"""Preset -> choice. Reference: the released trainers pass weight decay as SGD's momentum, so that
+the real momentum is 1e-4; they keep batch normalisation fixed, do not train the first convolution
+(``trains_stem``) and leave out a pass's last, partial batch (``drop_last``)."""
+
+HEAD_ALONE = {"epochs": 60, "batch_size": 32, "learning_rate": 1.0, "head_factor": 1.0}
+HEAD_ALONE |= {"momentum": 0.9, "weight_decay": 1e-4, "drop_last": False}
+"""Training of a head on a fixed backbone, in every preset."""
 
 
 class CAM(TrainedCAM):
@@ -39,7 +57,9 @@ class CAM(TrainedCAM):
     Args:
         backbone: a name (``"paper"``, ``"resnet18"``, ``"resnet34"``, ``"resnet50"``,
             ``"resnet38"``), any ``nn.Module`` from (B, 3, H, W) RGB in [0, 1] to (B, D, h, w) with
-            ``out_channels``, or a fitted CAM to start from.
+            ``out_channels``, or a fitted CAM to start from. A module may have ``stride``, pixels a
+            cell (16 if not), and ``mean``, the (3, 1, 1) colour that it subtracts (ImageNet's if
+            not), which fills what crops have beyond an image.
         weights: None for random ones; ``"imagenet"`` or a local file for a ResNet; ``"web"`` for
             ``"paper"``, the weights in the package. See `build_backbone`.
         stride: of a named backbone: 16 or 8 (``"paper"``: 16, 8 or 4).
@@ -54,7 +74,8 @@ class CAM(TrainedCAM):
     Example:
         >>> from wsss_kit.paperworld import PaperWorld
         >>> world = PaperWorld(4, split="train")
-        >>> cam = CAM("paper", preset="clean").fit(world, epochs=1, batch_size=2, progress=False)
+        >>> cam = CAM("paper", weights="web", preset="clean")
+        >>> cam = cam.fit(world, epochs=1, batch_size=2, progress=False)
         >>> cams, affinity = cam(world[0].image[None], world[0].labels[None])
         >>> tuple(cams.shape), affinity
         ((1, 8, 24, 24), None)
@@ -68,90 +89,157 @@ class CAM(TrainedCAM):
         self,
         samples: Sequence[Sample],
         *,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        crop: int | None = None,
-        long_side: tuple[int, int] | None = None,
         train_backbone: bool = True,
         pooled: Tensor | None = None,
-        seed: int = 0,
-        checkpoint: str | Path | None = None,
-        progress: bool = True,
+        **training: Any,
     ) -> CAM:
         """Train backbone and head on image-level labels with a multi-label soft-margin loss.
 
         Args:
             samples: M images with labels; ``samples.classes`` names the classes if it is there.
-            epochs: passes over the samples.
-            batch_size: images a step.
-            learning_rate: of SGD at its start, with polynomial decay (power 0.9).
-            crop: side of random square crops, needed where images differ in size (512 in the
-                papers); None trains on whole images.
-            long_side: range of the longer side before cropping (320 to 640 in the papers).
             train_backbone: False keeps the backbone as it is and trains the head alone, by
                 ``HEAD_ALONE`` on features computed once: seconds on a laptop.
             pooled: what `pool` returned for these samples, to share it between several heads;
                 only with ``train_backbone=False``.
-            seed: of weights, order and crops. Equal seeds give equal weights on one machine.
-            checkpoint: path that the state is written to after every epoch and resumed from. It
-                has to be of the same data, seed and recipe; only ``epochs`` may be more, and then
-                the learning rate falls later from there on than in a run of its own.
-            progress: whether to show a bar.
+            **training: arguments of `Learner.fit`. Photographs need a ``crop`` (512 in the papers,
+                with ``long_side`` 320 to 640).
 
         Returns:
             Itself, with ``backbone_``, ``head_`` (C, D), ``classes_`` and ``losses_``.
 
         Raises:
-            ValueError: if there are no samples, an image, label or number is not what it should
-                be, or the checkpoint is of other data or another recipe.
+            ValueError: as `Learner.fit`.
             Diverged: if the loss runs away.
         """
-        check_samples(samples)
-        if checkpoint is not None and not train_backbone:
-            raise ValueError("a checkpoint needs train_backbone=True; a head alone takes seconds")
         if pooled is not None and train_backbone:
             raise ValueError("pooled features need train_backbone=False; a learning backbone moves")
-        given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        usual = {} if train_backbone else HEAD_ALONE
-        values = self._values(**{**usual, **{k: v for k, v in given.items() if v is not None}})
-        values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
-        check_recipe(values)
-        self._begin(classes_of(samples), seed)
-        if train_backbone:
-            optimiser = self._classifier_optimiser(values)
-            place = self._place(checkpoint, samples, values)
-            stored, done = self._resume(place, values["epochs"])
-            restore_optimiser(optimiser, stored)
-            options = {"done": done, "after_epoch": self._after_epoch(place, optimiser)}
-            self._train_classifier(samples, values, optimiser, **options)
-        else:
-            pooled = self.pool(samples, progress=progress) if pooled is None else pooled
-            expected = (len(samples), 2, self.head_.shape[1])
-            if pooled.shape != expected:
-                raise ValueError(
-                    f"pooled has shape {tuple(pooled.shape)}, expected {expected} as pool(samples) "
-                    "returns for these samples and this backbone"
-                )
-            self.losses_ += train_head(self.head_, pooled, labels_of(samples), values)
-        self.backbone_.eval()
-        return self
+        mode = {"train_backbone": train_backbone, "pooled": pooled}
+        for name, value in ({} if train_backbone else HEAD_ALONE).items():
+            mode[name] = value if training.get(name) is None else training[name]
+        return super().fit(samples, **{**training, **mode})
 
+    def begin(self, samples: Sequence[Sample], recipe: dict[str, Any]) -> None:
+        """Build the network; the learning rate rises where it was not trained before."""
+        super().begin(samples, recipe)
+        if recipe["train_backbone"] and not recipe["pretrained"]:
+            recipe["warmup"] = min(30, -(-len(samples) // recipe["batch_size"]))
+
+    def data(self, samples: Sequence[Sample], recipe: Recipe) -> LabelledImages | _Pooled:
+        """Return random views of the images, or pooled features of all of them."""
+        if recipe["train_backbone"]:
+            return super().data(samples, recipe)
+        pooled = recipe["pooled"]
+        if pooled is None:
+            pooled = self.pool(samples, progress=recipe["shown"])
+        expected = (len(samples), 2, self.head_.shape[1])
+        if pooled.shape != expected:
+            raise ValueError(
+                f"pooled has shape {tuple(pooled.shape)}, expected {expected} as pool(samples) "
+                "returns for these samples and this backbone"
+            )
+        return _Pooled(pooled, labels_of(samples).to(pooled.device))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return backbone and head, or the head alone."""
+        groups = super().parameter_groups()
+        return groups if (self.recipe or {}).get("train_backbone", True) else groups[1:]
+
+    def fixed(self) -> list[nn.Module]:
+        """Return what stays in evaluation mode: batch normalisation, or the whole backbone."""
+        if not (self.recipe or {}).get("train_backbone", True):
+            return [self.backbone_]
+        return super().fixed() if self.values()["pretrained"] else []
+
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Compute the soft-margin loss of images (B, 3, H, W), or pooled ones (B, D)."""
+        logits = images @ self.head_.T if images.ndim == 2 else self.logits(images)
+        return {"total": soft_margin_loss(logits, labels)}
+
+    @torch.no_grad()
     def pool(self, samples: Sequence[Sample], *, progress: bool = True) -> Tensor:
         """Compute pooled features of every image and of its mirror image: (M, 2, D) float32.
 
+        The backbone goes to evaluation mode: its batch statistics do not change.
+
         Raises:
             RuntimeError: if there is no backbone yet; `fit` builds it, a module of your own is one.
+            ValueError: if an image is not (3, H, W) RGB in [0, 1].
         """
         backbone = getattr(self, "backbone_", self.backbone)
         if not isinstance(backbone, nn.Module):
             raise RuntimeError("the backbone is not built yet; call fit(samples) first")
-        return pool_features(backbone, samples, shown=progress)
+        backbone.eval()
+
+        def pooled(sample: Sample) -> Tensor:  # (2, D)
+            check_image(sample.image, f"image {sample.name!r}")
+            views = torch.stack([sample.image, sample.image.flip(-1)]).to(device_of(backbone))
+            return backbone(views).mean((2, 3)).float()
+
+        return each(samples, pooled, bar=partial(_bar, what="features", shown=progress))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Compute the classifier's own logits: (B, 3, H, W) RGB in [0, 1] -> (B, C)."""
         self._check_fitted()
         check_images(images)
-        pooled = self.backbone_(images.to(self.head_.device)).mean((2, 3))
-        return (pooled @ self.head_.T).float().to(images.device)
+        return self.logits(images.to(self.head_.device)).float().to(images.device)
+
+
+_bar = progress  # `CAM.pool` has an argument of that name
+
+
+class _Pooled:
+    """Pooled features and labels: of every image one of the two views at random."""
+
+    def __init__(self, pooled: Tensor, labels: Tensor) -> None:
+        self.pooled, self.labels = pooled, labels
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    def batch(self, numbers: Sequence[int], chance: Chance) -> list[Tensor]:
+        """Return features (B, D) and labels (B, C)."""
+        views = torch.randint(2, (len(self),), generator=chance(0))[list(numbers)]
+        return [self.pooled[list(numbers), views], self.labels[list(numbers)]]
+
+
+def first_classifier(
+    method: TrainedCAM,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    given: Mapping[str, Any] | None,
+    *,
+    train_backbone: bool = True,
+) -> CAMMethod:
+    """Train the classifier that another method starts from, or take a fitted one.
+
+    Args:
+        method: whose ``backbone`` is a name, a module or a fitted CAM.
+        samples: the images.
+        recipe: of the method; view, seed, bar and checkpoint are shared.
+        given: ``epochs``, ``batch_size`` or ``learning_rate`` instead of the usual ones.
+        train_backbone: whether the backbone learns too, or a head alone.
+
+    Raises:
+        ValueError: if something else is given, or anything beside a fitted CAM.
+    """
+    given = given or {}
+    if isinstance(method.backbone, CAMMethod):
+        if given:
+            raise ValueError(f"a fitted CAM and baseline {dict(given)}: give one of the two")
+        return method.backbone
+    unknown = set(given) - {"epochs", "batch_size", "learning_rate"}
+    if unknown:
+        raise ValueError(
+            f"baseline names {', '.join(sorted(unknown))}, expected epochs, batch_size or "
+            "learning_rate"
+        )
+    preset = "clean" if method.preset == "clean" else "reference"
+    network = {"weights": method.weights, "stride": method.stride, "device": method.device}
+    cam = CAM(method.backbone, **network, preset=preset)
+    shared = {"seed": recipe["seed"], "progress": recipe["shown"], "workers": recipe["workers"]}
+    if train_backbone:
+        shared |= {"crop": recipe["crop"], "long_side": recipe["long_side"]}
+    if recipe["checkpoint"] is not None:
+        shared["checkpoint"] = f"{recipe['checkpoint']}-classifier"
+    return cam.fit(samples, train_backbone=train_backbone, **shared, **given)

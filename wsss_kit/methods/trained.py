@@ -1,54 +1,41 @@
-"""What CAM, SC-CAM and CLIMS share: a backbone with a linear head that is trained and saved."""
+"""What CAM, SC-CAM and CLIMS share: a backbone with a linear head whose maps are read out."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
-from wsss_kit.checkpoints import Place, Resumable, fingerprint
 from wsss_kit.checks import check_count, check_device, check_given, check_scales, chosen_device
-from wsss_kit.classes import Sample
-from wsss_kit.classifier.backbones import (
-    build_backbone,
-    classifier_tensors,
-    new_head,
-    restore_classifier,
-)
-from wsss_kit.classifier.train import (
-    CLASSIFIER,
-    LabelledImages,
-    check_recipe,
-    head_group,
-    optimiser_of,
-    own_soft_margin_loss,
-)
+from wsss_kit.classes import Sample, classes_of
+from wsss_kit.classifier.backbones import build_backbone, new_head, warn_of_random_weights
+from wsss_kit.engine import batch_norms, device_of
 from wsss_kit.files import check_classes
-from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
-from wsss_kit.training import batch_norms, descend, device_of, polynomial_decay, train_epochs
+from wsss_kit.methods.base import CAMMethod, MethodOutput, Recipe, check_batch, preset_values
+from wsss_kit.processes import mean_count
+from wsss_kit.views import LabelledImages
+
+COMMON = {"accumulate": (1, 1), "crop": (None, None), "long_side": (None, None)}
+"""What every training has: rows for `engine.columns`, the same in all presets."""
 
 
-class TrainedCAM(Resumable, CAMMethod):
-    """A classifier whose class activation maps are read out.
+class TrainedCAM(CAMMethod):
+    """A backbone with a linear head whose class activation maps are read out.
 
-    A subclass names itself, its presets and its options, and has a ``fit``.
-
-    The constructor takes the arguments of `CAM`.
+    A subclass names itself, its presets and its options. The constructor takes the arguments of
+    `CAM`.
     """
 
-    VERSION = 2
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]]
+    VERSION = 3
     OPTIONS: ClassVar[tuple[str, ...]] = ("scales", "flip")
-    """Constructor arguments that a preset has values for."""
-    FREE: ClassVar[tuple[str, ...]] = ("epochs",)
-    """Numbers of a training that may differ when it is resumed."""
+    SAVED = ("backbone", "weights", "stride", "preset", "classes")
     SHIPPED: ClassVar[Path | None] = None
     """Weights for the embedded world in the package."""
 
@@ -63,33 +50,49 @@ class TrainedCAM(Resumable, CAMMethod):
         preset: str = "reference",
         device: str = "auto",
     ) -> None:
+        super().__init__()
         preset_values(self.PRESETS, preset, {})
         check_given(check_count, stride=stride)
         if scales is not None:
             check_scales(scales)
         check_device(device)
-        self.backbone, self.weights, self.stride = backbone, weights, stride
-        self.scales, self.flip, self.preset, self.device = scales, flip, preset, device
+        self.keep(backbone=backbone)
+        self.weights, self.stride, self.device = weights, stride, device
+        self.scales, self.flip, self.preset = scales, flip, preset
 
-    def _values(self, **given: Any) -> dict[str, Any]:
+    # -- training ---------------------------------------------------------------------------
+
+    def values(self, **given: Any) -> dict[str, Any]:
         """Return the preset's values, replaced by the constructor's and the given arguments."""
-        options = {name: getattr(self, name) for name in self.OPTIONS}
-        values = preset_values(self.PRESETS, self.preset, {**options, **given})
         # whether the training begins with weights that were trained before
         pretrained = self.weights is not None or isinstance(self.backbone, nn.Module)
-        return {**values, "pretrained": pretrained}
+        return {**super().values(**given), "pretrained": pretrained}
 
-    def _begin(self, classes: Sequence[str], seed: int) -> None:
-        """Build a backbone and a head (C, D), or copy those of a fitted CAM.
+    def begin(self, samples: Sequence[Sample], recipe: dict[str, Any]) -> None:
+        """Build a backbone and a head, or copy those of a fitted CAM."""
+        if isinstance(self.backbone, str):
+            warn_of_random_weights("the classifier", self.backbone, self.weights)
+        self.build(classes_of(samples), recipe["seed"])
+
+    def build(self, classes: Sequence[str], seed: int, trained: CAMMethod | None = None) -> None:
+        """Build a backbone and a head (C, D), or take those of a CAM.
+
+        Args:
+            classes: C names.
+            seed: of new weights.
+            trained: a CAM to begin with; None for new weights, or the fitted CAM that was given.
+                A given one is copied.
 
         Raises:
             RuntimeError: if the CAM is not fitted.
             ValueError: if it knows other classes.
         """
-        start = self.backbone
-        if not isinstance(start, CAMMethod):
-            backbone = build_backbone(start, stride=self.stride, weights=self.weights, seed=seed)
-            if isinstance(start, str):  # a module stays where it is
+        given = self.backbone if isinstance(self.backbone, CAMMethod) else None
+        start = trained or given
+        if start is None:
+            options = {"stride": self.stride, "weights": self.weights, "seed": seed}
+            backbone = build_backbone(self.backbone, **options)
+            if isinstance(self.backbone, str):  # a module stays where it is
                 backbone = backbone.to(chosen_device(self.device))
             head = new_head(len(classes), backbone.out_channels, seed=seed).to(device_of(backbone))
         elif not hasattr(start, "head_"):
@@ -100,82 +103,47 @@ class TrainedCAM(Resumable, CAMMethod):
                 f"learned is {', '.join(classes[:4])}, …; expected the same classes"
             )
         else:
-            backbone, head = copy.deepcopy(start.backbone_), start.head_.detach().clone()
-        self.backbone_, self.head_ = backbone, head.requires_grad_()
+            backbone, head = start.backbone_, start.head_.detach().clone()
+            backbone = copy.deepcopy(backbone) if start is given else backbone
+        self.backbone_, self.head_ = backbone, nn.Parameter(head)
         self.classes_, self.losses_ = tuple(classes), []
 
-    def _baseline(
-        self, values: Mapping[str, Any], given: Mapping[str, Any] | None
-    ) -> dict[str, Any] | None:
-        """Return the recipe of the classifier that is trained first; None for a fitted one.
+    def data(self, samples: Sequence[Sample], recipe: Recipe) -> LabelledImages:
+        """Return random views of the images with their labels."""
+        return LabelledImages(samples, **self._view(recipe))
 
-        Args:
-            values: of the method's own training: ``crop``, ``long_side``, ``seed`` and ``shown``
-                are shared.
-            given: ``epochs``, ``batch_size`` or ``learning_rate`` instead of the usual ones.
+    def _view(self, recipe: Recipe) -> dict[str, Any]:
+        fill = getattr(self.backbone_, "mean", None)
+        fill = fill.cpu() if isinstance(fill, Tensor) else None
+        return {"crop": recipe["crop"], "long_side": recipe["long_side"], "fill": fill}
 
-        Raises:
-            ValueError: if something else is given, or anything beside a fitted CAM.
-        """
-        given = given or {}
-        if isinstance(self.backbone, CAMMethod):
-            if given:
-                raise ValueError(f"a fitted CAM and baseline {dict(given)}: give one of the two")
-            return None
-        unknown = set(given) - {"epochs", "batch_size", "learning_rate"}
-        if unknown:
-            raise ValueError(
-                f"baseline names {', '.join(sorted(unknown))}, expected epochs, batch_size or "
-                "learning_rate"
-            )
-        usual = CLASSIFIER["clean" if self.preset == "clean" else "reference"]
-        shared = ("crop", "long_side", "seed", "shown", "pretrained")
-        recipe = {**usual, **{key: values[key] for key in shared}, **given}
-        check_recipe(recipe)
-        return recipe
+    def logits(self, images: Tensor) -> Tensor:
+        """Compute class scores (B, C) of images (B, 3, H, W)."""
+        return self.backbone_(images).mean((2, 3)) @ self.head_.T
 
-    def _classifier_optimiser(self, recipe: Mapping[str, Any]) -> torch.optim.Optimizer:
-        """Create the optimiser of `_train_classifier`: everything learns."""
-        learning = {"params": list(self.backbone_.parameters()), "lr": recipe["learning_rate"]}
-        return optimiser_of([head_group([self.head_], recipe), learning], recipe)
+    def heads(self) -> list[Tensor]:
+        """Return what learns ``head_factor`` times faster than the backbone."""
+        return [self.head_]
 
-    def _train_classifier(
-        self,
-        samples: Sequence[Sample],
-        recipe: Mapping[str, Any],
-        optimiser: torch.optim.Optimizer | None = None,
-        **options: Any,
-    ) -> None:
-        """Train backbone and head with a multi-label soft-margin loss.
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the backbone, without what the recipe leaves as it is, and the heads."""
+        recipe = self.recipe or self.values()
+        kept = [] if recipe["trains_stem"] else [getattr(self.backbone_, "stem", nn.Module())]
+        kept += [] if recipe.get("trains_norms", True) else batch_norms(self.backbone_)
+        fixed = {id(p) for layer in kept for p in layer.parameters()}
+        learning = [p for p in self.backbone_.parameters() if id(p) not in fixed]
+        heads = {"params": self.heads(), "lr_scale": recipe["head_factor"]}
+        return [{"params": learning}, heads]
 
-        Args:
-            samples: images with labels.
-            recipe: see `classifier.train`.
-            optimiser: with its moments where a run is resumed; None for a new one.
-            **options: of `train_epochs`.
-        """
-        backbone, head = self.backbone_, self.head_
-        optimiser = optimiser or self._classifier_optimiser(recipe)
-        pretrained, steps = recipe["pretrained"], -(-len(samples) // recipe["batch_size"])
-        fixes = recipe["fixed_batch_norm"] and pretrained
-
-        def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
-            pooled = backbone(images.to(head.device)).mean((2, 3))  # (B, D)
-            loss = own_soft_margin_loss(pooled @ head.T, labels.to(head.device))
-            return descend({"total": loss}, optimiser)
-
-        train_epochs(
-            *(step, LabelledImages(samples, recipe), backbone, optimiser, recipe),
-            what="CAM classifier",
-            decay=partial(polynomial_decay, warmup=0 if pretrained else min(30, steps)),
-            fixed=batch_norms(backbone) if fixes else (),
-            **options,
-        )
+    def fixed(self) -> list[nn.Module]:
+        """Return the layers of batch normalisation where their statistics are kept."""
+        recipe = self.recipe or self.values()
+        return batch_norms(self.backbone_) if recipe["fixed_batch_norm"] else []
 
     # -- maps -------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
+    def forward(self, images: Tensor, labels: Tensor) -> MethodOutput:
         """Compute maps of the classes present, summed over scales and mirror images.
 
         They are the ReLU of the logits' maps, as the papers read them out.
@@ -191,21 +159,44 @@ class TrainedCAM(Resumable, CAMMethod):
             RuntimeError: if `fit` or `load` was not called.
             ValueError: if shapes do not fit.
         """
+        return MethodOutput(self._maps(images, labels, grid=4))
+
+    @torch.no_grad()
+    def full_maps(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Compute the maps at the size of the images.
+
+        A backbone's last cells reach beyond the image where its stride does not divide the sides.
+        So the maps of every view are enlarged to the sides rounded up to a multiple of the stride
+        and cut to the image, as in CLIMS's ``make_clims.py``.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            labels: (B, C) of 0 and 1.
+
+        Returns:
+            (B, C, H, W) in [0, 1], each divided by its maximum.
+        """
+        return self._maps(images, labels, grid=None)
+
+    def _maps(self, images: Tensor, labels: Tensor, grid: int | None) -> Tensor:
+        """Compute maps on a grid of so many pixels a cell, or at the size of the images."""
         self._check_fitted()
-        values = self._values()
-        head, children = self._shown_head(values)
+        values = self.values()
+        head, children = self.shown_head(values)
         check_batch(images, labels, len(head) // children)
         cams = multi_scale(
             lambda view: class_activation_maps(self.backbone_(view), head),
             images.to(head.device),
             scales=tuple(values["scales"]),
             flip=values["flip"],
+            stride=grid,
+            round_to=values.get("round_to") or getattr(self.backbone_, "stride", 16),
         )
         cams = cams.unflatten(1, (-1, children)).amax(2)  # the largest of a class's rows
         cams = cams * labels.to(cams)[:, :, None, None]  # absent classes to zero
-        return MethodOutput(normalize_cams(cams).float().to(images.device))
+        return normalize_cams(cams).float().to(images.device)
 
-    def _shown_head(self, values: Mapping[str, Any]) -> tuple[Tensor, int]:
+    def shown_head(self, values: Mapping[str, Any]) -> tuple[Tensor, int]:
         """Return the head whose maps are read out, and how many rows of it each class has."""
         return self.head_, 1
 
@@ -216,31 +207,21 @@ class TrainedCAM(Resumable, CAMMethod):
 
     # -- files ------------------------------------------------------------------------------
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that were learned."""
+        return list(self.classes_)
+
     def card(self) -> dict[str, Any]:
-        """Return the description that is saved beside the weights."""
+        """Return the description that is saved with the weights."""
         start = self.backbone if isinstance(self.backbone, CAMMethod) else self
         named, weights = start.backbone, start.weights
         return {
             **super().card(),
-            **{name: getattr(self, name) for name in self.OPTIONS},
             "backbone": named if isinstance(named, str) else type(named).__name__,
             "weights": None if weights is None else str(weights),
             "stride": start.stride,
-            "preset": self.preset,
-            "classes": list(self.classes_),
         }
-
-    @classmethod
-    def _keys(cls) -> tuple[str, ...]:
-        more = ("backbone", "weights", "stride", "preset", "classes")
-        return (*super()._keys(), *cls.OPTIONS, *more)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return classifier_tensors(self.backbone_, self.head_)
-
-    def _take(self, tensors: Mapping[str, Tensor], card: Mapping[str, Any], path: Any) -> None:
-        restore_classifier(self.backbone_, self.head_, tensors, path)
-        self.losses_ = list(card["losses"])
 
     @classmethod
     def load(
@@ -251,7 +232,7 @@ class TrainedCAM(Resumable, CAMMethod):
         classes: Sequence[str] | None = None,
         **options: Any,
     ) -> TrainedCAM:
-        """Load a trained method from its files.
+        """Load a trained method from its file, or from the pair of files of an older version.
 
         Args:
             path: as given to `save`; ``"paper"`` for the weights of the embedded world that come
@@ -269,18 +250,20 @@ class TrainedCAM(Resumable, CAMMethod):
                 of another backbone.
         """
         path = cls.SHIPPED if path == "paper" and cls.SHIPPED else path
-        tensors, card = cls._read(path)
-        if classes is not None:
-            check_classes(card, classes, path)
+        if backbone is not None:  # a module has its stride already
+            options |= {"backbone": backbone, "stride": None}
+        return super().load(path, expected=classes, **options)
+
+    @classmethod
+    def _built(cls, card: Mapping[str, Any], path: Any, options: dict[str, Any]) -> TrainedCAM:
+        expected = options.pop("expected", None)
+        if expected is not None:
+            check_classes(card, expected, path)
         saved = {name: card[name] for name in (*cls.OPTIONS, "backbone", "stride", "preset")}
         saved["scales"] = None if saved["scales"] is None else tuple(saved["scales"])
-        if backbone is not None:  # a module has its stride already
-            saved |= {"backbone": backbone, "stride": None}
         method = cls(**{**saved, **cls._more_arguments(card), **options})
-        method._begin_as(card)
-        method._take(tensors, card, path)
+        method.build_as(card)
         method.weights = card["weights"]  # a new fit begins with these
-        method.backbone_.eval()
         return method
 
     @classmethod
@@ -288,42 +271,40 @@ class TrainedCAM(Resumable, CAMMethod):
         """Return arguments of the constructor that the card has in another form."""
         return {}
 
-    def _begin_as(self, card: Mapping[str, Any]) -> None:
+    def build_as(self, card: Mapping[str, Any]) -> None:
         """Build the networks that a card describes."""
-        self._begin(card["classes"], 0)
+        self.build(card["classes"], 0)
 
-    # -- checkpoints ------------------------------------------------------------------------
+    @classmethod
+    def _upgraded(
+        cls, tensors: dict[str, Tensor], card: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        if card.get("version") != 2:
+            return tensors, card
+        # before 0.3 a file named its tensors "head" and "backbone.NAME"
+        renamed = {}
+        for name, tensor in tensors.items():
+            first, dot, rest = name.partition(".")
+            renamed[f"{first}_{dot}{rest}"] = tensor
+        return renamed, {**card, "version": cls.VERSION}
 
-    def _place(
-        self,
-        path: str | Path | None,
-        samples: Sequence[Sample],
-        recipe: Mapping[str, Any],
-        baseline: Mapping[str, Any] | None = None,
-        **more: Any,
-    ) -> Place | None:
-        """Return a checkpoint's path and what has to agree for it to be one of this run.
+    def identity(self) -> dict[str, Any]:
+        """Return a mark of the CAM that the training starts from: its head."""
+        if not isinstance(self.backbone, CAMMethod):
+            return {}
+        head = self.backbone.head_.detach().float().cpu().contiguous()
+        return {"start": hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]}
 
-        Args:
-            path: of the checkpoint, or None.
-            samples: the training set.
-            recipe: of the training; how maps are read out and whether bars are shown may differ.
-            baseline: from `_baseline`.
-            **more: what else has to agree.
-        """
-        if path is None:
-            return None
-        free = ("shown", "scales", "flip", "pretrained", *self.FREE)
-        card, start = self.card(), None
-        if isinstance(self.backbone, CAMMethod):  # known by its head
-            head = self.backbone.head_.detach().float().cpu().contiguous()
-            start = hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]
-        return path, {
-            **{key: card[key] for key in ("backbone", "weights", "stride", "preset")},
-            **{key: value for key, value in recipe.items() if key not in free},
-            "pictures": len(samples),
-            "data": fingerprint(samples),
-            "start": start,
-            "baseline": baseline and {k: v for k, v in baseline.items() if k != "shown"},
-            **more,
-        }
+
+def soft_margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute the mean binary logistic loss over images and classes.
+
+    Args:
+        logits: (B, C).
+        labels: (B, C) of 0 and 1.
+
+    Returns:
+        A scalar; of several processes this one's part of the whole batch's mean.
+    """
+    summed = F.multilabel_soft_margin_loss(logits.float(), labels, reduction="sum")
+    return summed / mean_count(torch.tensor(float(len(logits)), device=logits.device))

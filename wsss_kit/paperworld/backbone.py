@@ -6,8 +6,7 @@ embedding that CLIP has of that patch. No label, caption or mask enters. From ra
 classifier trained where objects stand at home learns the homes and hardly looks at the objects.
 """
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
 
+from wsss_kit import engine
 from wsss_kit.checks import check_count
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import load_model, save_model
-from wsss_kit.paperworld.pretrain import WebBatches, halved
+from wsss_kit.paperworld.pretrain import WebImages, halved
 from wsss_kit.paperworld.tiny_clip import (
     MEAN,
     STD,
@@ -29,7 +28,6 @@ from wsss_kit.paperworld.tiny_clip import (
     trained_grid,
 )
 from wsss_kit.paperworld.world import COOCCURRENCE
-from wsss_kit.training import check_loss
 
 PAPER_TRUNK = Path(__file__).parent / "paper_trunk.safetensors"
 """Weights of the paper backbone; its card lies beside them."""
@@ -63,7 +61,9 @@ class PaperBackbone(nn.Module):
             stages.append(BasicBlock(channels, width, step, nn.Sequential(*shortcut)))
             stages += [BasicBlock(width, width) for _ in range(depth - 1)]
             channels = width
-        self.stages = nn.Sequential(*stages)
+        self.stages, self.stride = nn.Sequential(*stages), stride
+        self.level_strides = (4, min(8, stride), stride)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, 3, H, W) RGB in [0, 1] -> (B, 96, H / stride, W / stride)."""
@@ -106,7 +106,7 @@ def train_backbone(
     batch: int = 64,
     seed: int = 0,
     workers: int = 1,
-    progress: Callable[[Iterable], Iterable] = iter,
+    shown: bool = False,
 ) -> Path:
     """Imitate the tiny CLIP's patch embeddings, and write the backbone with a card.
 
@@ -118,7 +118,7 @@ def train_backbone(
         batch: images per step.
         seed: of the weights and of the images' world.
         workers: processes that draw images.
-        progress: wraps the iterator of batches.
+        shown: whether to show a bar.
 
     Returns:
         The path of the weights.
@@ -132,51 +132,54 @@ def train_backbone(
     check_count("batch", batch)
     check_count("seed", seed, least=0)
     check_count("workers", workers, least=0)
-    started = time.monotonic()
     patches_of, teacher_card = _teacher(teacher)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = PaperBackbone(stride=8).train().to(memory_format=torch.channels_last)
-        head = nn.Conv2d(backbone.out_channels, teacher_card["architecture"]["embed_dim"], 1)
-    parameters = [*backbone.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=_LEARNING_RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, _LEARNING_RATE, total_steps=steps, pct_start=0.06, cycle_momentum=False
-    )
-    web = WebBatches(batch, 1000 + seed, 96, 0, steps, torn=0.0)
-    losses = []
-    for drawn, _ in progress(DataLoader(web, batch_size=None, num_workers=workers)):
-        images = drawn.float().div(255).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            target = patches_of(images)  # (B, E, h, w)
-            output = head(backbone(images))
-        pooled = output.float().mean((2, 3)), target.float().mean((2, 3))
-        cells = 1 - F.cosine_similarity(output.float(), target.float(), dim=1).mean()
-        loss = cells + (1 - F.cosine_similarity(*pooled, dim=1).mean())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-        if len(losses) % 50 == 0:
-            mean, where = sum(losses[-50:]) / 50, f"step {len(losses)}"
-            check_loss(mean, losses[0], where=where, learning_rate=_LEARNING_RATE)
+    student = _Student(patches_of, teacher_card["architecture"]["embed_dim"], seed)
+    world, size = 1000 + seed, teacher_card["architecture"]["vision_cfg"]["image_size"]
+    recipe = {"iterations": steps, "batch_size": batch, "seed": seed, "optimiser": "adamw"}
+    recipe |= {"learning_rate": _LEARNING_RATE, "weight_decay": 0.05, "decay": "cosine"}
+    recipe |= {"warmup": max(1, round(0.06 * steps)), "workers": workers, "shown": shown}
+    web = WebImages(min(50, steps) * batch, world, size, torn=0.0)
+    losses = engine.fit(student, web, {**recipe, "sound": 2.0}, what="paper-trunk")
     seen = {"sha256": teacher_card["sha256"], "torn": teacher_card["data"].get("torn", 0.0)}
-    data = {"split": "web", "seed": web.seed, "torn": web.torn, "cooccurrence": COOCCURRENCE["web"]}
     card: dict[str, Any] = {
         "name": "paper backbone",
         "objective": "the tiny CLIP's embedding of every patch and of the whole image",
         "teacher": {**seen, **teacher_card["training"]},
-        "data": data,
+        "data": {"split": "web", "seed": world, "torn": 0.0, "cooccurrence": COOCCURRENCE["web"]},
         "pictures": steps * batch,
         "steps": steps,
         "batch": batch,
         "seed": seed,
         "learning_rate": _LEARNING_RATE,
-        "seconds": round(time.monotonic() - started),
-        "last_loss": sum(losses[-50:]) / len(losses[-50:]),
+        "last_loss": losses[-1]["total"],
     }
-    return save_model(path, halved(backbone.state_dict()), card)
+    return save_model(path, halved(student.backbone.state_dict()), card)
+
+
+class _Student(nn.Module):
+    """The paper backbone and a projection to the teacher's embeddings."""
+
+    def __init__(self, patches_of: Callable[[Tensor], Tensor], dimensions: int, seed: int) -> None:
+        super().__init__()
+        self.patches_of = patches_of
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.backbone = PaperBackbone(stride=8).to(memory_format=torch.channels_last)
+            self.head = nn.Conv2d(self.backbone.out_channels, dimensions, 1)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.parameters())}]
+
+    def loss(self, drawn: Tensor, *_: Tensor) -> dict[str, Tensor]:
+        """Compute one minus the cosine of every cell, and of the means over the cells."""
+        images = drawn.float().div(255).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            target = self.patches_of(images)  # (B, E, h, w)
+            output = self.head(self.backbone(images))
+        output, target = output.float(), target.float()
+        pooled = output.mean((2, 3)), target.mean((2, 3))
+        cells = 1 - F.cosine_similarity(output, target, dim=1).mean()
+        return {"total": cells + 1 - F.cosine_similarity(*pooled, dim=1).mean()}
 
 
 def _teacher(path: str | Path | None) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from wsss_kit.checks import check_samples
-from wsss_kit.classes import Sample
-from wsss_kit.training import labels_of
+from wsss_kit.classes import Sample, labels_of
 
 Value = TypeVar("Value")
 N_SHOWN = 8

@@ -1,7 +1,7 @@
 """Networks that give every pixel a class: small, DeepLabV2; and their losses.
 
 Each maps (B, 3, H, W) RGB in [0, 1] to logits (B, K, h, w) on a grid of its own, background first.
-Where its weights do not all learn alike, ``groups`` says which of them learn how fast.
+Where its weights do not all learn alike, ``parameter_groups`` says which of them learn how fast.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.classifier import build_backbone
-from wsss_kit.processes import total
+from wsss_kit.processes import mean_count
 
 NETWORKS = ("small", "deeplab_v2")
 ASPP_RATES = (6, 12, 18, 24)
@@ -47,8 +47,12 @@ class DeepLabV2(nn.Module):
     """Chen et al., "DeepLab", TPAMI 2018: four dilated convolutions over a backbone at stride 8.
 
     Their sum is the logits. As in the PyTorch code that CLIMS and CLIP-ES train with, the
-    backbone's convolutions learn, but neither its stem nor its normalisation; the branches' weights
-    learn ten times faster, their biases twenty times.
+    backbone's convolutions learn, but not its normalisation; the branches' weights learn ten times
+    faster, their biases twenty times and without weight decay.
+
+    The ResNet is torchvision's. The one of that code, which came from Caffe, has the stride of a
+    stage in its first 1x1 convolution instead of the 3x3 one, pools the stem with ``ceil_mode``,
+    and takes BGR in 0 to 255 minus the mean: its weights do not fit this network.
 
     Args:
         backbone: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
@@ -71,15 +75,15 @@ class DeepLabV2(nn.Module):
         features = self.trunk(images)
         return torch.stack([branch(features) for branch in self.branches]).sum(0)
 
-    def groups(self, rate: float) -> list[dict[str, Any]]:
-        """Return parameter groups: backbone, weights at ten times its rate, biases at twenty."""
-        stem = set(getattr(self.trunk, "stem", nn.Module()).parameters())
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the convolutions of the backbone, the branches' weights and their biases."""
         layers = (m for m in self.trunk.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
-        learning = (p for layer in layers for p in layer.parameters(recurse=False))
+        learning = [p for layer in layers for p in layer.parameters(recurse=False)]
+        biases = {"params": [branch.bias for branch in self.branches], "weight_decay": 0.0}
         return [
-            {"params": [p for p in learning if p not in stem], "lr": rate},
-            {"params": [branch.weight for branch in self.branches], "lr": 10 * rate},
-            {"params": [branch.bias for branch in self.branches], "lr": 20 * rate},
+            {"params": learning},
+            {"params": [branch.weight for branch in self.branches], "lr_scale": 10.0},
+            {**biases, "lr_scale": 20.0},
         ]
 
 
@@ -156,7 +160,7 @@ def confident_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
         0.0
     """
     summed = F.cross_entropy(logits, masks, ignore_index=IGNORE_INDEX, reduction="sum")
-    return summed / total((masks != IGNORE_INDEX).sum()).clamp(min=1)
+    return summed / mean_count((masks != IGNORE_INDEX).sum())
 
 
 def balanced_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:

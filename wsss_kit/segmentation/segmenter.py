@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,16 +13,59 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.cam import upsample
-from wsss_kit.checkpoints import Resumable
 from wsss_kit.checks import check_images, check_labels, check_scales, check_word, chosen_device
-from wsss_kit.classes import Sample
+from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.crf import crf_of_present, dense_crf
-from wsss_kit.segmentation.networks import build_network
-from wsss_kit.training import device_of
-from wsss_kit.training import progress as progress_bar
+from wsss_kit.engine import batch_norms, columns, device_of
+from wsss_kit.engine import progress as progress_bar
+from wsss_kit.methods.base import Learner, Recipe
+from wsss_kit.segmentation.networks import LOSSES, build_network, multi_scale_loss
+from wsss_kit.views import MaskedImages
+
+_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+PRESETS: dict[str, dict[str, Any]] = columns(
+    ("small", "deeplab"),
+    {
+        "optimiser": ("adamw", "sgd"),
+        "learning_rate": (2e-3, 2.5e-4),
+        "momentum": (0.9, 0.9),
+        "weight_decay": (0.01, 5e-4),
+        "batch_size": (16, 5),
+        "accumulate": (1, 2),
+        "epochs": (8, None),
+        "iterations": (None, 20_000),
+        "decay_every": (1, 10),
+        "crop": (None, 321),
+        "scales": ((), _SCALES),
+        "loss": ("plain", "plain"),
+        "loss_scales": ((), (0.75, 0.5)),
+        "full_size": (True, False),
+        "fixes_norms": (False, True),
+        "long_side": (None, None),
+        "masks": (None, None),
+        "sound": (math.log(21), 4 * math.log(21)),
+    },
+)
+PRESETS["clims_coco"] = PRESETS["deeplab"]
+PRESETS["clims_imagenet"] = {
+    **PRESETS["deeplab"],
+    **{"batch_size": 10, "iterations": 30_000, "scales": (*_SCALES, 1.75, 2.0)},
+    "loss": "balanced",
+}
+PRESETS["clip_es_imagenet"] = {**PRESETS["deeplab"], "learning_rate": 2e-4}
+PRESETS["clip_es_coco"] = {**PRESETS["deeplab"], "learning_rate": 2.5e-5}
+"""``accumulate``: batches whose gradients are added for one step. ``iterations``: steps; or
+``epochs``, passes over the images. ``decay_every``: steps between two changes of the rate, which
+falls by a polynomial of power 0.9. ``crop``, ``scales``: see `views.random_view`. ``loss``: one of
+`LOSSES`. ``loss_scales``: see `multi_scale_loss`. ``full_size``: whether logits are enlarged
+to the mask for the loss, or the mask brought to their grid. ``fixes_norms``: whether batch
+normalisation keeps its statistics.
+
+``deeplab`` is the PyTorch code that CLIMS and CLIP-ES train with (and CLIMS' own from COCO's
+weights); the others differ as their papers or authors say."""
 
 
-class Segmenter(Resumable, nn.Module):
+class Segmenter(Learner):
     """A network with the names of its classes; calling it gives logits at the image's size.
 
     Args:
@@ -30,9 +74,10 @@ class Segmenter(Resumable, nn.Module):
         network: how the network is called, for the card.
         backbone: how its backbone is called, None for its usual one.
         taught_by: what masks it learned from, in words, for the card.
+        preset: one of ``PRESETS``, of a training.
     """
 
-    METHOD = "segmenter"
+    METHOD, PRESETS = "segmenter", PRESETS
     SAVED = ("network", "backbone", "classes", "taught_by")
 
     def __init__(
@@ -43,15 +88,93 @@ class Segmenter(Resumable, nn.Module):
         network: str,
         backbone: str | None = None,
         taught_by: str = "not stated",
+        preset: str = "small",
     ) -> None:
         super().__init__()
+        check_word("preset", preset, PRESETS)
         self.net, self.classes = net, tuple(classes)
         self.network, self.backbone, self.taught_by = network, backbone, taught_by
-        self.losses_: list[float] = []
+        self.preset, self.losses_ = preset, []
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits: (B, 3, H, W) RGB in [0, 1] -> (B, K, H, W), background first."""
         return upsample(self.net(images), images.shape[-2:])
+
+    # -- training ---------------------------------------------------------------------------
+
+    def fit(
+        self, samples: Sequence[Sample], masks: Mapping[str, Tensor], **training: Any
+    ) -> Segmenter:
+        """Train on masks, pseudo or drawn; pixels of 255 are ignored.
+
+        Args:
+            samples: images.
+            masks: image name to (H, W) int64, class c as c + 1.
+            **training: arguments of `Learner.fit` and values of the preset, see `train_segmenter`.
+        """
+        if training.get("iterations") is not None and training.get("epochs") is not None:
+            raise ValueError("give epochs or iterations, not both")
+        if training.get("scales") is not None:
+            check_scales(training["scales"])
+        return super().fit(samples, masks=masks, **training)
+
+    def values(self, **given: Any) -> dict[str, Any]:
+        """Return the preset's values, replaced by the given arguments; epochs or iterations."""
+        values = super().values(**given)
+        for length, other in (("epochs", "iterations"), ("iterations", "epochs")):
+            if given.get(length) is not None:
+                values[other] = None
+        return values
+
+    def begin(self, samples: Sequence[Sample], recipe: dict[str, Any]) -> None:
+        """Check the recipe, and forget the losses of an earlier training."""
+        check_word("loss", recipe["loss"], LOSSES)
+        if len(recipe["scales"]) and recipe["crop"] is None:
+            raise ValueError(
+                f"crop is None and scales are {recipe['scales']}, expected a crop to make sizes "
+                "equal"
+            )
+        self.losses_ = []
+
+    def data(self, samples: Sequence[Sample], recipe: Recipe) -> MaskedImages:
+        """Return random views of the images with their masks."""
+        fill = getattr(getattr(self.net, "trunk", None), "mean", None)
+        view = {"crop": recipe["crop"], "scales": recipe["scales"]}
+        view["fill"] = None if fill is None else fill.cpu()
+        return MaskedImages(samples, recipe["masks"], "mask", view)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the network's own groups, or all of its weights."""
+        own = getattr(self.net, "parameter_groups", None)
+        return own() if own else super().parameter_groups()
+
+    def fixed(self) -> list[nn.Module]:
+        """Return the layers of batch normalisation where their statistics are kept."""
+        return batch_norms(self) if (self.recipe or self.values())["fixes_norms"] else []
+
+    def loss(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """Compute the loss of a batch at all of its sizes, see `multi_scale_loss`.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            masks: (B, H, W) int64.
+
+        Raises:
+            ValueError: if a mask has a value that is no class.
+        """
+        recipe = self.recipe or self.values()
+        wrong = (masks != IGNORE_INDEX) & ((masks < 0) | (masks > len(self.classes)))
+        if wrong.any():
+            raise ValueError(
+                f"a mask holds {masks[wrong][0].item()}, expected 0 to {len(self.classes)} or "
+                f"{IGNORE_INDEX}; check the class list, and that masks are read as indices, not as "
+                "colours"
+            )
+        net = self.forward if recipe["full_size"] else self.net
+        options = {"loss": LOSSES[recipe["loss"]], "scales": recipe["loss_scales"]}
+        return {"total": multi_scale_loss(net, images, masks, **options)}
+
+    # -- prediction -------------------------------------------------------------------------
 
     @torch.no_grad()
     def probs(
@@ -68,8 +191,9 @@ class Segmenter(Resumable, nn.Module):
             images: (B, 3, H, W) RGB in [0, 1].
             scales: of the images.
             flip: whether mirror images are seen too.
-            fuse: ``"mean"`` of the probabilities, or the softmax of the ``"max"`` of the logits, as
-                DeepLab's code has it for the sizes it was trained with (1, 0.75, 0.5).
+            fuse: ``"mean"`` of the probabilities, or the softmax of the ``"max"`` of the logits on
+                the grid of the first size, as DeepLab's code has it for the sizes it was trained
+                with (1, 0.75, 0.5); images are resized without antialiasing there.
 
         Returns:
             (B, K, H, W), sums to 1, on the device of ``images``.
@@ -82,16 +206,21 @@ class Segmenter(Resumable, nn.Module):
         check_word("fuse", fuse, ("mean", "max"))
         size, of_views = images.shape[-2:], []
         for scale in scales:
-            scaled = [max(1, round(side * scale)) for side in size]
+            scaled = {"size": [max(1, round(side * scale)) for side in size]}
+            if fuse == "max":  # as DeepLab's code
+                scaled = {"scale_factor": scale}
             view = images.to(device_of(self))
-            if scaled != list(size):
-                view = F.interpolate(view, size=scaled, mode="bilinear", antialias=scale < 1)
-            of_views.append(upsample(self.net(view), size))
-            if flip:
-                of_views.append(upsample(self.net(view.flip(-1)).flip(-1), size))
-        logits = torch.stack(of_views)
-        fused = logits.softmax(2).mean(0) if fuse == "mean" else logits.amax(0).softmax(1)
-        return fused.to(images.device)
+            if scale != 1:
+                antialias = scale < 1 and fuse == "mean"
+                view = F.interpolate(view, **scaled, mode="bilinear", antialias=antialias)
+            for mirror in (False, True)[: 1 + flip]:
+                logits = self.net(view.flip(-1)).flip(-1) if mirror else self.net(view)
+                of_views.append(logits if fuse == "max" else upsample(logits, size).softmax(1))
+        if fuse == "mean":
+            return torch.stack(of_views).mean(0).to(images.device)
+        grid = of_views[0].shape[2:]
+        largest = torch.stack([upsample(logits, grid) for logits in of_views]).amax(0)
+        return upsample(largest, size).softmax(1).to(images.device)
 
     def predict(
         self,
@@ -157,7 +286,7 @@ class Segmenter(Resumable, nn.Module):
     def load(
         cls, path: str | Path, *, net: nn.Module | None = None, device: str = "auto"
     ) -> Segmenter:
-        """Load a trained segmenter from its files.
+        """Load a trained segmenter from its file.
 
         Args:
             path: as given to `save`.
@@ -168,11 +297,12 @@ class Segmenter(Resumable, nn.Module):
             FileNotFoundError: if a file is missing.
             ValueError: if the file is damaged, of another method or version, or of another network.
         """
-        tensors, card = cls._read(path)
-        saved = {name: card[name] for name in cls.SAVED}
+        return super().load(path, net=net).to(chosen_device(device))
+
+    @classmethod
+    def _built(cls, card: Mapping[str, Any], path: Any, options: dict[str, Any]) -> Segmenter:
+        saved, net = {name: card[name] for name in cls.SAVED}, options["net"]
         if net is None:
             n_values = 1 + len(saved["classes"])
             net = build_network(saved["network"], n_values, backbone=saved["backbone"])
-        segmenter = cls(net, **saved)
-        segmenter._take(tensors, card, path)
-        return segmenter.to(chosen_device(device)).eval()
+        return cls(net, **saved)

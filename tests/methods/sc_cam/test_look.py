@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from wsss_kit.cam import upsample
+from wsss_kit.classes import labels_of
 from wsss_kit.clip import load_clip
 from wsss_kit.data import load_voc
 from wsss_kit.methods.cam import CAM
@@ -27,7 +28,6 @@ from wsss_kit.methods.sc_cam import (
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.measures import subtype_labels, subtype_names
 from wsss_kit.paperworld.words import ANIMAL_STYLES, VEHICLE_STYLES
-from wsss_kit.training import labels_of
 
 
 def one_hot(columns, width):

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wsss_kit.checkpoints import restore_optimiser
-from wsss_kit.checks import (
-    check_count,
-    check_given,
-    check_not_negative,
-    check_probability,
-    check_samples,
-)
-from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import LabelledImages, check_recipe
+from wsss_kit.cam import class_activation_maps
+from wsss_kit.checks import check_given, check_not_negative, check_probability
+from wsss_kit.classes import Sample, classes_of
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.masks import BackgroundRule
-from wsss_kit.methods.base import CAMMethod
+from wsss_kit.methods.base import CAMMethod, Recipe
+from wsss_kit.methods.cam import first_classifier
 from wsss_kit.methods.clims.judge import Judge
-from wsss_kit.methods.clims.train import (
-    LOSSES,
-    PRESETS,
-    WARM_UP,
-    calibrate,
-    check_maps,
-    make_optimiser,
-    train_step,
-)
+from wsss_kit.methods.clims.train import LOSSES, PRESETS, calibrate, check_maps
 from wsss_kit.methods.trained import TrainedCAM
+from wsss_kit.processes import mean_count, total, world
 from wsss_kit.prompts import Prompts
-from wsss_kit.training import batch_norms, classes_of, cosine_decay, train_epochs
 
 
 class CLIMS(TrainedCAM):
@@ -79,8 +64,7 @@ class CLIMS(TrainedCAM):
 
     METHOD, PRESETS = "CLIMS", PRESETS
     OPTIONS = (*LOSSES, "cbs_threshold", "scales", "flip")
-    SAVED = ("prompts",)
-    FREE = ("epochs", "accumulate")
+    SAVED = (*TrainedCAM.SAVED, "prompts")
     SHIPPED = Path(__file__).with_name("paper_clims.safetensors")
     walked_background = BackgroundRule(threshold=0.2)
 
@@ -110,7 +94,8 @@ class CLIMS(TrainedCAM):
         check_given(check_probability, cbs_threshold=cbs_threshold)
         if clip is not None and not hasattr(clip, "encode_sentences"):
             raise ValueError(f"clip is {type(clip).__name__}, expected a FrozenCLIP from load_clip")
-        self.clip, self.prompts, self.cbs_threshold = clip, prompts, cbs_threshold
+        self.keep(clip=clip)
+        self.prompts, self.cbs_threshold = prompts, cbs_threshold
         self.otm, self.btm, self.cbs, self.reg = otm, btm, cbs, reg
 
     # -- training ---------------------------------------------------------------------------
@@ -119,38 +104,18 @@ class CLIMS(TrainedCAM):
         self,
         samples: Sequence[Sample],
         *,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        crop: int | None = None,
-        long_side: tuple[int, int] | None = None,
-        accumulate: int = 1,
         baseline: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        checkpoint: str | Path | None = None,
-        on_epoch: Callable[[int, CLIMS], None] | None = None,
-        progress: bool = True,
+        **training: Any,
     ) -> CLIMS:
         """Train by the four losses, from a classifier on.
 
         Args:
             samples: M images with labels, of the prompts' classes.
-            epochs: passes over the samples with CLIP.
-            batch_size: images a step of the optimiser.
-            learning_rate: of the backbone at its start.
-            crop: side of random square crops, needed where images differ in size.
-            long_side: range of the longer side before cropping.
-            accumulate: parts a batch is split into where memory is short; the step is the same,
-                batch normalisation by batch statistics aside.
             baseline: of the classifier that is trained first where ``backbone`` is no fitted CAM:
-                ``epochs``, ``batch_size`` or ``learning_rate`` instead of the usual ones.
-            seed: of weights, order and crops. Equal seeds give equal weights on one machine.
-            checkpoint: path that the state is written to after every epoch, and once the
-                classifier stands, and resumed from; of the same data, seed and recipe, only
-                ``epochs`` may be more.
-            on_epoch: called with the number of epochs done and this method, after each, to look at
-                maps on the way: ``on_epoch=lambda epoch, clims: ...``.
-            progress: whether to show bars, with the four losses.
+                ``epochs``, ``batch_size`` or ``learning_rate`` instead of the usual ones. Its
+                checkpoint is called like that of CLIMS with ``-classifier`` at the end.
+            **training: arguments of `Learner.fit`. Photographs need a ``crop`` (512 in the
+                released code, with ``long_side`` 320 to 640).
 
         Returns:
             Itself, with ``backbone_``, ``head_`` (C, D), ``bias_`` (C,) of the sigmoid,
@@ -158,19 +123,21 @@ class CLIMS(TrainedCAM):
             ``total``, weighted.
 
         Raises:
-            ValueError: if there are no samples, an image, label or number is not what it should
-                be, the classes are not the prompts', or the checkpoint is of another run.
+            ValueError: as `Learner.fit`, and if the classes are not the prompts'.
             RuntimeError: if there is no CLIP, or the CAM to start from is not fitted.
             Diverged: if the loss runs away, or the maps are 0 or 1 all over.
         """
         if self.clip is None:
             raise RuntimeError("this CLIMS has no CLIP to learn from; give it one: CLIMS(clip, …)")
-        check_samples(samples)
-        values = self._values(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
-        values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
-        values["accumulate"] = accumulate
-        check_recipe(values)
-        check_count("accumulate", accumulate)
+        return super().fit(samples, **training, baseline=baseline)
+
+    def values(self, **given: Any) -> dict[str, Any]:
+        """Return the preset's values, replaced by the constructor's and the given arguments."""
+        baseline = given.pop("baseline", None)
+        return {**super().values(**given), "baseline": baseline}
+
+    def begin(self, samples: Sequence[Sample], recipe: dict[str, Any]) -> None:
+        """Train the classifier to start from, or copy a fitted one; encode the texts."""
         classes, expected = classes_of(samples), self.prompts.classes
         named = getattr(samples, "classes", None) is not None
         if (named and classes != expected) or len(classes) != len(expected):
@@ -179,62 +146,72 @@ class CLIMS(TrainedCAM):
                 f"prompts {len(expected)} ({', '.join(expected[:4])}, …); "
                 "expected the same in the same order"
             )
-        base = self._baseline(values, baseline)
-        self._begin(self.prompts.classes, seed)
-        network = self.backbone_, self.head_, self.bias_
-        prompts = json.loads(self.prompts.to_json())
-        place = self._place(checkpoint, samples, values, base, prompts=prompts)
-        stored, done = self._resume(place, values["epochs"])
-        if not stored:
-            if base is not None:
-                self._train_classifier(samples, base)
-            if values["calibrated"]:
-                calibrate(*network, samples)
-        optimiser = make_optimiser(*network, values)
-        restore_optimiser(optimiser, stored)
-        if not stored:
-            self._save_state(place, optimiser, 0)
-        keep, judge = self._after_epoch(place, optimiser), Judge(self.clip, self.prompts, values)
+        cam = first_classifier(self, samples, recipe, recipe["baseline"])
+        if cam is not self.backbone:
+            cam.classes_ = expected
+        self.build(expected, recipe["seed"], trained=cam)
+        self.judge_ = Judge(self.clip, self.prompts, recipe)
 
-        def step(images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, float]:
-            where = f"epoch {len(self.losses_) + 1}"
-            return train_step(*network, images, labels, judge, values, optimiser, where=where)
+    def build(self, classes: Sequence[str], seed: int, trained: CAMMethod | None = None) -> None:
+        """Build backbone, head and the sigmoid's bias."""
+        super().build(classes, seed, trained=trained)
+        self.bias_ = nn.Parameter(torch.zeros(len(classes), device=self.head_.device))
 
-        def after_epoch(epoch: int, losses: dict[str, float]) -> None:
-            check_maps(losses.pop("maps"), f"epoch {epoch + 1}")
-            keep(epoch, losses)
-            if on_epoch is not None:
-                self.backbone_.eval()
-                on_epoch(epoch + 1, self)
+    def start(self, samples: Sequence[Sample], recipe: Recipe) -> None:
+        """Calibrate the sigmoid, if the preset says so."""
+        if recipe["calibrated"]:
+            calibrate(self.backbone_, self.head_, self.bias_, samples)
 
-        train_epochs(
-            *(step, LabelledImages(samples, values), self.backbone_, optimiser, values),
-            what="CLIMS",
-            done=done,
-            decay=partial(cosine_decay, warmup=WARM_UP) if values["optimiser"] == "adamw" else None,
-            fixed=() if values["trains_batch_norm"] else batch_norms(self.backbone_),
-            after_epoch=after_epoch,
-        )
-        self.backbone_.eval()
-        return self
+    def heads(self) -> list[Tensor]:
+        """Return the head and, where it is calibrated, the sigmoid's bias."""
+        calibrated = (self.recipe or self.values())["calibrated"]
+        return [self.head_, self.bias_] if calibrated else [self.head_]
 
-    def _begin(self, classes: Sequence[str], seed: int) -> None:
-        super()._begin(classes, seed)
-        self.bias_ = torch.zeros(len(classes), device=self.head_.device, requires_grad=True)
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Compute the four losses of a batch.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            labels: (B, C) of 0 and 1.
+
+        Returns:
+            ``otm``, ``btm``, ``cbs`` and ``reg``, not weighted; ``total``, weighted; and ``maps``,
+            the mean of the maps of the classes present. Of several processes this one's part.
+
+        Raises:
+            Diverged: if a map is no number.
+        """
+        recipe = self.recipe or self.values()
+        cams = class_activation_maps(self.backbone_(images), self.head_)
+        maps = torch.sigmoid(cams.float() + self.bias_[:, None, None])  # those that are trained
+        if not torch.isfinite(maps).all():
+            check_maps(float("nan"), f"epoch {len(self.losses_) + 1}")
+        if not hasattr(self, "judge_"):
+            self.judge_ = Judge(self.clip, self.prompts, recipe)
+        losses = self.judge_.losses(images, maps, labels)
+        # means over the pairs of this process, or over its maps, as parts of the whole batch
+        n_pairs, n_images = labels.sum(), labels.new_tensor(float(len(labels)))
+        pairs, of_images = n_pairs / mean_count(n_pairs), n_images / mean_count(n_images)
+        shares = dict.fromkeys(LOSSES, pairs)
+        if recipe["backgrounds"] != "pairs":  # a sum
+            shares["cbs"] = torch.tensor(float(world()), device=pairs.device)
+        if recipe["area"] != "present" or not total(n_pairs):
+            shares["reg"] = of_images
+        losses = {name: shares[name] * losses[name] for name in LOSSES}
+        losses["total"] = sum(recipe[name] * losses[name] for name in LOSSES)
+        present = maps.detach()[labels > 0]
+        losses["maps"] = pairs * present.mean() if len(present) else pairs
+        return losses
+
+    def after_epoch(self, epoch: int, losses: dict[str, float]) -> None:
+        """Refuse to go on with maps that are 0 or 1 all over."""
+        check_maps(losses.pop("maps"), f"epoch {epoch + 1}")
 
     # -- files ------------------------------------------------------------------------------
 
     def card(self) -> dict[str, Any]:
-        """Return the description that is saved beside the weights."""
+        """Return the description that is saved with the weights."""
         return {**super().card(), "prompts": json.loads(self.prompts.to_json())}
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return {**super()._tensors(), "bias": self.bias_}
-
-    def _take(self, tensors: Mapping[str, Tensor], card: Mapping[str, Any], path: Any) -> None:
-        super()._take(tensors, card, path)
-        with torch.no_grad():
-            self.bias_.copy_(tensors["bias"])
 
     @classmethod
     def _more_arguments(cls, card: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,26 +1,22 @@
 """Train by the similarity that a frozen CLIP computes between masked images and texts."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.classes import Sample
-from wsss_kit.classifier.train import groups_of, optimiser_of
-from wsss_kit.methods.clims.judge import Judge
-from wsss_kit.processes import sum_gradients, total, totals
-from wsss_kit.training import Diverged, columns, device_of
-
-Recipe = Mapping[str, Any]
+from wsss_kit.engine import Diverged, columns
+from wsss_kit.methods.trained import COMMON
 
 _SCALES = (1.0, 0.5, 1.5, 2.0)
+WARM_UP = 20  # steps of AdamW
 _HEAVY = {"chair": 3.0, "diningtable": 3.0, "sofa": 3.0}
 PRESETS = columns(
     ("reference", "clean", "paper"),
     {
+        **{name: (*row, row[0]) for name, row in COMMON.items()},
         "otm": (10.0, 12.0, 10.0),
         "btm": (24.0, 6.0, 25.0),
         "cbs": (1.0, 6.0, 29.5),
@@ -36,7 +32,10 @@ PRESETS = columns(
         "momentum": (1e-4, 0.9, 1e-4),
         "weight_decay": (1e-4, 0.01, 1e-4),
         "trains_stem": (False, True, False),
-        "trains_batch_norm": (True, False, True),
+        "decay": ("polynomial", "cosine", "polynomial"),
+        "warmup": (0, WARM_UP, 0),
+        "drop_last": (True, False, True),
+        "fixed_batch_norm": (False, True, False),
         "calibrated": (False, True, False),
         "pixels": ("imagenet", "rgb", "clip"),
         "side": (224, None, 224),
@@ -49,8 +48,9 @@ PRESETS = columns(
 """Preset -> choice. The loss weights are the paper's alpha, beta, gamma and delta. The others:
 
 ``momentum``: the released trainer hands weight decay to SGD's momentum, so that the real momentum
-is 1e-4. ``trains_stem``: whether the first convolution learns. ``trains_batch_norm``: by batch
-statistics, or as it was. ``calibrated``: whether the sigmoid is shifted so that a class's usual
+is 1e-4. ``trains_stem``: whether the first convolution learns. ``fixed_batch_norm``: whether batch
+normalisation keeps the statistics of the start. ``drop_last``: whether the last, partial batch of a
+pass is left out. ``calibrated``: whether the sigmoid is shifted so that a class's usual
 maximum gives 0.88 at the start. ``pixels``: what CLIP is shown: ``"imagenet"``, images masked
 and normalised by ImageNet's statistics, as released; ``"clip"``, the same by CLIP's own; ``"rgb"``,
 RGB masked to black, which CLIP normalises itself. ``side``: the square that images and maps are
@@ -67,7 +67,6 @@ LOSSES = ("otm", "btm", "cbs", "reg")
 
 _AT_MAXIMUM, _AT_ZERO = 2.0, -3.0
 """Calibrated sigmoids: the logit at a class's usual maximum, and where the map is zero."""
-WARM_UP = 20  # steps of AdamW
 _SATURATED = 0.003  # mean map of present classes from which on nothing is learned
 
 
@@ -95,79 +94,6 @@ def calibrate(backbone: nn.Module, head: Tensor, bias: Tensor, samples: Sequence
         if usual > 0:
             head[c] *= (_AT_MAXIMUM - _AT_ZERO) / usual
         bias[c] = _AT_ZERO
-
-
-def make_optimiser(backbone: nn.Module, head: Tensor, bias: Tensor, recipe: Recipe) -> Optimizer:
-    """Create the preset's optimiser: the head learns faster, the frozen stem not at all."""
-    heads = [head, bias] if recipe["calibrated"] else [head]
-    return optimiser_of(groups_of(backbone, heads, recipe), recipe)
-
-
-def train_step(
-    backbone: nn.Module,
-    head: Tensor,
-    bias: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    judge: Judge,
-    recipe: Recipe,
-    optimiser: Optimizer,
-    *,
-    where: str = "a step",
-) -> dict[str, float]:
-    """Take one step of the optimiser on one batch, in ``accumulate`` parts that add up.
-
-    Several processes' parts of a batch add up in the same way.
-
-    Args:
-        backbone: (B, 3, H, W) -> (B, D, h, w); changed in place.
-        head: (C, D); changed in place.
-        bias: (C,); changed in place where the optimiser has it.
-        images: (B, 3, H, W) RGB in [0, 1].
-        labels: (B, C).
-        judge: CLIP with its texts.
-        recipe: a preset's values with ``accumulate``.
-        optimiser: of the network.
-        where: of the training, for an error.
-
-    Raises:
-        Diverged: if a map is no number.
-
-    Returns:
-        The losses of the batch, not weighted, with ``total``, weighted, and ``maps``, the mean of
-        the maps of the classes present.
-    """
-    device, sums = device_of(backbone), dict.fromkeys((*LOSSES, "total", "maps"), 0.0)
-    n_images, n_pairs = total(torch.tensor([len(images), labels.sum().item()])).tolist()
-    parts = min(recipe["accumulate"], int(n_images))  # the same for all processes
-    optimiser.zero_grad(set_to_none=True)
-    for part, positive in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            cams = class_activation_maps(backbone(part.to(device)), head)
-            maps = torch.sigmoid(cams.float() + bias[:, None, None])  # those that are trained
-            if not torch.isfinite(maps).all():
-                check_maps(float("nan"), where)
-            if not len(part):  # other processes have the batch's last images
-                maps.sum().backward()
-                continue
-            losses = judge.losses(part, maps, positive)
-        # means over pairs or maps, and a sum, of a part's share in the batch
-        pairs, of_images = positive.sum().item() / max(1, n_pairs), len(part) / n_images
-        shares = dict.fromkeys(LOSSES, pairs)
-        if recipe["backgrounds"] != "pairs":
-            shares["cbs"] = 1.0
-        if recipe["area"] != "present" or not n_pairs:
-            shares["reg"] = of_images
-        losses = {name: shares[name] * losses[name] for name in LOSSES}
-        losses["total"] = sum(recipe[name] * losses[name] for name in LOSSES)
-        losses["total"].backward()
-        present = maps.detach()[positive.to(maps) > 0]
-        sums["maps"] += pairs * present.mean().item() if len(present) else 0.0
-        for name, value in losses.items():
-            sums[name] += value.item()
-    sum_gradients(optimiser)
-    optimiser.step()
-    return totals(sums)
 
 
 def check_maps(mean: float, where: str) -> None:

@@ -84,6 +84,7 @@ class CLIPES(CAMMethod):
         similarity: str | None = None,
         distribution: bool | None = None,
     ) -> None:
+        super().__init__()
         if not hasattr(clip, "encode_dense") or not isinstance(prompts, Prompts):
             raise ValueError(
                 f"clip is {type(clip).__name__} and prompts {type(prompts).__name__}, expected a "
@@ -96,7 +97,8 @@ class CLIPES(CAMMethod):
         if scales is not None:
             check_scales(scales)
         check_given(partial(check_word, known=SIMILARITY), similarity=similarity)
-        self.clip, self.prompts, self.n_layers, self.preset = clip, prompts, n_layers, preset
+        self.keep(clip=clip)
+        self.prompts, self.n_layers, self.preset = prompts, n_layers, preset
         self.squarings, self.target, self.flip = squarings, target, flip
         self.scales = None if scales is None else tuple(scales)
         self.similarity, self.distribution = similarity, distribution
@@ -125,7 +127,7 @@ class CLIPES(CAMMethod):
         self.background_features_ = encode(self.prompts.background_sentences())
         return self
 
-    def __call__(self, images: Tensor, labels: Tensor) -> MethodOutput:
+    def forward(self, images: Tensor, labels: Tensor) -> MethodOutput:
         """Compute maps of the classes present and the affinity that refines them.
 
         Args:

@@ -13,9 +13,9 @@ from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import check_floating, check_probability
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.clip.vision import end_block
+from wsss_kit.engine import columns
 from wsss_kit.methods.base import preset_values
 from wsss_kit.methods.clip_es.views import EPS, SINKHORN, Texts, batch_maps
-from wsss_kit.training import columns
 
 PRESETS = columns(
     ("reference", "clean", "plus"),

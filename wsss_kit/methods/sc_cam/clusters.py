@@ -24,9 +24,9 @@ from wsss_kit.checks import (
     check_word,
 )
 from wsss_kit.classes import Sample
+from wsss_kit.engine import progress
 from wsss_kit.methods.sc_cam.train import FEATURES
 from wsss_kit.processes import each
-from wsss_kit.training import progress
 
 
 class Clusters(NamedTuple):

@@ -9,35 +9,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from wsss_kit.checkpoints import restore_optimiser
-from wsss_kit.checks import check_count, check_given, check_not_negative, check_samples, check_word
-from wsss_kit.classes import Sample
-from wsss_kit.classifier.backbones import (
-    build_backbone,
-    classifier_tensors,
-    new_head,
-    restore_classifier,
-)
-from wsss_kit.classifier.train import LabelledImages, check_recipe
-from wsss_kit.methods.base import CAMMethod
+from wsss_kit.checks import check_count, check_given, check_not_negative, check_word
+from wsss_kit.classes import Sample, classes_of, labels_of
+from wsss_kit.classifier.backbones import build_backbone, new_head
+from wsss_kit.methods.base import CAMMethod, Recipe
+from wsss_kit.methods.cam import first_classifier
 from wsss_kit.methods.sc_cam.clusters import class_features, subcategory_labels
 from wsss_kit.methods.sc_cam.train import (
     FEATURES,
     PRESETS,
     READ_OUTS,
-    Recipe,
     check_subcategories,
     drop,
     epochs_of_rounds,
     jitter,
     joint_loss,
-    make_optimiser,
 )
 from wsss_kit.methods.trained import TrainedCAM
-from wsss_kit.processes import as_first
-from wsss_kit.training import batch_norms, classes_of, descend, labels_of, train_epochs
+from wsss_kit.processes import rank, total
+from wsss_kit.views import LabelledImages
 
 
 class SCCAM(TrainedCAM):
@@ -82,8 +73,8 @@ class SCCAM(TrainedCAM):
         *("n_subcategories", "rounds", "subcategory_weight", "features", "read_out"),
         *("restart_each_round", "scales", "flip"),
     )
-    SAVED = ("k",)
-    FREE = ("read_out",)
+    SAVED = (*TrainedCAM.SAVED, "k")
+    FREE = ("read_out", "epochs", "subcategories", "on_round", "origin")
     SHIPPED = Path(__file__).with_name("paper_sc_cam.safetensors")
 
     def __init__(
@@ -120,37 +111,24 @@ class SCCAM(TrainedCAM):
         samples: Sequence[Sample],
         *,
         epochs: int | Sequence[int] | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        crop: int | None = None,
-        long_side: tuple[int, int] | None = None,
         baseline: Mapping[str, Any] | None = None,
         subcategories: Tensor | None = None,
-        seed: int = 0,
-        checkpoint: str | Path | None = None,
         on_round: Callable[[int, SCCAM], None] | None = None,
-        progress: bool = True,
+        **training: Any,
     ) -> SCCAM:
         """Cluster and train, round after round.
 
         Args:
             samples: M images with labels; ``samples.classes`` names the classes if it is there.
             epochs: of every round, or one number a round.
-            batch_size: images a step.
-            learning_rate: of SGD at the start of a round.
-            crop: side of random square crops, needed where images differ in size (the released
-                code has 224).
-            long_side: range of the longer side before cropping (256 to 512).
             baseline: of the classifier that is trained first where ``backbone`` is no fitted CAM:
-                ``epochs``, ``batch_size`` or ``learning_rate`` instead of the usual ones.
+                ``epochs``, ``batch_size`` or ``learning_rate`` instead of the usual ones. Its
+                checkpoint is called like that of SC-CAM with ``-classifier`` at the end.
             subcategories: (M, C * k) of 0 and 1, to train on for one round instead of clusters:
                 what is known of the images, as an upper bound.
-            seed: of weights, order, crops and clusters. Equal seeds give equal weights on one
-                machine.
-            checkpoint: path that the state is written to after every epoch, and once the classifier
-                stands, and resumed from; of the same data, seed and recipe.
             on_round: called with the number of rounds done and this method, after each.
-            progress: whether to show bars.
+            **training: arguments of `Learner.fit`. Photographs need a ``crop`` (224 in the
+                released code, with ``long_side`` 256 to 512).
 
         Returns:
             Itself, with ``backbone_``, ``head_`` (C, D), ``sub_head_`` (C * k, D), ``classes_``,
@@ -158,132 +136,162 @@ class SCCAM(TrainedCAM):
             ``losses_``, one dictionary an epoch with ``parent``, ``sub`` and ``total``.
 
         Raises:
-            ValueError: if there are no samples, an image, label or number is not what it should
-                be, or the checkpoint is of another run.
+            ValueError: as `Learner.fit`.
             RuntimeError: if the CAM to start from is not fitted.
             Diverged: if the loss runs away.
         """
-        check_samples(samples)
-        values = self._values(batch_size=batch_size, learning_rate=learning_rate)
-        values.update(crop=crop, long_side=long_side, seed=seed, shown=progress)
+        values = super().values()
         rounds = 1 if subcategories is not None else values["rounds"]
-        values["epochs"] = epochs_of_rounds(epochs, values["epochs"], rounds)
-        check_recipe({**values, "epochs": max(values["epochs"])})
-        classes, k = classes_of(samples), values["n_subcategories"]
-        base = self._baseline(values, baseline)
-        if subcategories is not None:
-            k = check_subcategories(subcategories, labels_of(samples))
-        self._begin(classes, seed, k)
-        place = self._place(checkpoint, samples, values, base, k=k, clustered=subcategories is None)
-        stored, done = self._resume(place, sum(values["epochs"]))
-        if not stored:
-            from_backbone = values["starts_from"] == "trunk"
-            if from_backbone:
-                self.origin_ = self._untrained()
-            if base is not None:
-                self._train_classifier(samples, base)
-            if not from_backbone:
-                self.origin_ = _copied(classifier_tensors(self.backbone_, self.head_))
-            self._save_state(place, self._optimiser(values), 0)
-        before = 0
-        for number, length in enumerate(values["epochs"]):
-            if done < before + length:
-                if done <= before:
-                    self._begin_round(samples, number, values, subcategories)
-                optimiser = self._optimiser(values)
-                if done > before:
-                    restore_optimiser(optimiser, stored)
-                recipe, what = {**values, "epochs": length}, f"SC-CAM, round {number + 1}"
-                keep = self._after_epoch(place, optimiser, before)
-                options = {"done": max(done - before, 0), "before": before, "after_epoch": keep}
-                self._train_round(samples, recipe, optimiser, what=what, **options)
-                self.backbone_.eval()
-                if on_round is not None:
-                    on_round(number + 1, self)
-            before += length
-        self.backbone_.eval()
-        return self
+        epochs = epochs_of_rounds(epochs, values["epochs"], rounds)
+        own = {"baseline": baseline, "subcategories": subcategories, "on_round": on_round}
+        own |= {"epochs": max(epochs), "epochs_of_rounds": epochs}
+        return super().fit(samples, **own, **training)
 
-    def _train_round(
-        self, samples: Sequence[Sample], recipe: Recipe, optimiser: Optimizer, **options: Any
+    def values(self, **given: Any) -> dict[str, Any]:
+        """Return the preset's values, replaced by the constructor's and the given arguments."""
+        names = ("baseline", "subcategories", "on_round", "epochs_of_rounds")
+        own = {name: given.pop(name, None) for name in names}
+        return {**super().values(**given), **own}
+
+    def begin(self, samples: Sequence[Sample], recipe: dict[str, Any]) -> None:
+        """Train the classifier that gives the first features, or copy a fitted one."""
+        given, k = recipe["subcategories"], recipe["n_subcategories"]
+        if given is not None:
+            k = check_subcategories(given, labels_of(samples))
+        recipe |= {"k": k, "clustered": given is None}
+        from_backbone = recipe["starts_from"] == "trunk"
+        origin = self._untrained(recipe["seed"]) if from_backbone else None
+        whole = {"train_backbone": recipe["first_classifier"] == "whole"}
+        cam = first_classifier(self, samples, recipe, recipe["baseline"], **whole)
+        self.build(classes_of(samples), recipe["seed"], trained=cam, k=k)
+        if origin is None:
+            origin = {**self.backbone_.state_dict(), "head": self.head_}
+        recipe["origin"] = {name: v.detach().cpu().clone() for name, v in origin.items()}
+
+    def build(
+        self,
+        classes: Sequence[str],
+        seed: int,
+        trained: CAMMethod | None = None,
+        k: int | None = None,
     ) -> None:
-        """Train backbone and both heads on one set of sub-categories; options of `train_epochs`."""
-        backbone, heads = self.backbone_, (self.head_, self.sub_head_)
-        device, weight = self.head_.device, recipe["subcategory_weight"]
+        """Build backbone and heads for k sub-categories of each class."""
+        super().build(classes, seed, trained=trained)
+        self.k_, self.rounds_ = k or self.values()["n_subcategories"], []
+        self.sub_head_ = nn.Parameter(self._new_head(len(classes) * self.k_, seed))
 
-        def step(images: Tensor, targets: Tensor, random: torch.Generator) -> dict[str, float]:
-            if recipe["jitter"] is not None:
-                images = jitter(images, recipe["jitter"], random)
-            pooled = backbone(images.to(device)).mean((2, 3)).float()  # (B, D)
-            pooled = drop(pooled, recipe["dropout"], random)
-            both = targets.to(device).tensor_split([len(self.head_)], 1)  # (B, C) and (B, C * k)
-            return descend(joint_loss(pooled, *heads, *both, weight=weight), optimiser)
+    def build_as(self, card: Mapping[str, Any]) -> None:
+        """Build the networks that a card describes."""
+        self.build(card["classes"], 0, k=card["k"])
 
-        data = LabelledImages(samples, recipe, self.subcategories_.cpu())
-        fixed = batch_norms(backbone) if recipe["fixed_batch_norm"] else ()
-        train_epochs(step, data, backbone, optimiser, recipe, fixed=fixed, **options)
+    def _new_head(self, rows: int, seed: int) -> Tensor:
+        xavier = self.values()["xavier_heads"]
+        return new_head(rows, self.head_.shape[1], seed=seed, xavier=xavier).to(self.head_.device)
 
-    def _optimiser(self, values: Mapping[str, Any]) -> Optimizer:
-        return make_optimiser(self.backbone_, [self.head_, self.sub_head_], values)
-
-    def _begin(self, classes: Sequence[str], seed: int, k: int) -> None:
-        super()._begin(classes, seed)
-        self.k_, self.rounds_ = k, []
-        self.sub_head_ = self._new_sub_head(seed)
-        self.subcategories_ = torch.zeros(0, len(classes) * k)
-
-    def _begin_as(self, card: Mapping[str, Any]) -> None:
-        self._begin(card["classes"], 0, card["k"])
-
-    def _new_sub_head(self, seed: int) -> Tensor:
-        C, D = self.head_.shape
-        head = new_head(C * self.k_, D, seed=seed, xavier=self._values()["xavier_heads"])
-        return head.to(self.head_.device).requires_grad_()
-
-    def _untrained(self) -> dict[str, Tensor]:
+    def _untrained(self, seed: int) -> dict[str, Tensor]:
         """Return the backbone's weights before any classifier; those of a fitted CAM built anew.
 
         Raises:
             ValueError: for a fitted CAM on a module, whose first weights are lost.
         """
-        backbone, start = self.backbone_, self.backbone
-        if isinstance(start, CAMMethod):
-            if not isinstance(start.backbone, str):
-                raise ValueError(
-                    "preset reference begins every round with the backbone before any classifier, "
-                    "which a fitted CAM on a module of your own no longer has; give the module "
-                    'itself, or take preset="clean"'
-                )
-            backbone = build_backbone(start.backbone, stride=start.stride, weights=start.weights)
-        return _copied({f"backbone.{name}": value for name, value in backbone.state_dict().items()})
+        start = self.backbone if isinstance(self.backbone, CAMMethod) else self
+        backbone = start.backbone
+        if isinstance(backbone, nn.Module) and start is not self:
+            raise ValueError(
+                "preset reference begins every round with the backbone before any classifier, "
+                "which a fitted CAM on a module of your own no longer has; give the module "
+                'itself, or take preset="clean"'
+            )
+        if isinstance(backbone, str):
+            options = {"stride": start.stride, "weights": start.weights, "seed": seed}
+            backbone = build_backbone(backbone, **options)
+        return backbone.state_dict()
 
-    def _begin_round(
-        self,
-        samples: Sequence[Sample],
-        number: int,
-        values: Mapping[str, Any],
-        given: Tensor | None,
-    ) -> None:
+    def learn(self, samples: Sequence[Sample], recipe: Recipe, **options: Any) -> None:
+        """Train the rounds, one after the other."""
+        first = 0
+        for number, epochs in enumerate(recipe["epochs_of_rounds"]):
+            place = self.place(samples, {**recipe, "epochs": epochs}, number)
+            stored = place.stored() if place else None
+            done = stored[1]["part"] if stored else -1
+            if done < number:
+                self._begin_round(samples, number, recipe)
+            if done <= number:
+                self.recipe = {**recipe, "epochs": epochs, "first_pass": first}
+                what = {"part": number, "what": f"SC-CAM, round {number + 1}"}
+                super().learn(samples, self.recipe, **what, **options)
+                if recipe["on_round"] is not None:
+                    recipe["on_round"](number + 1, self)
+            first += epochs
+
+    def _begin_round(self, samples: Sequence[Sample], number: int, recipe: Recipe) -> None:
         """Cluster what the network computes now, then put it where the round begins."""
-        if given is not None:
-            self.subcategories_ = given.float().cpu()
+        if recipe["subcategories"] is not None:
+            found = recipe["subcategories"].float().cpu()
         else:
-            features = self.features_of(samples, progress=values["shown"])
-            options = {"k": self.k_, "seed": values["seed"]}
-            self.subcategories_ = subcategory_labels(features, labels_of(samples), **options).cpu()
-        as_first([self.subcategories_])  # clusters are found on each process's own device
-        self.rounds_.append(self.subcategories_)
-        if number == 0 or values["restart_each_round"]:
-            origin = self.origin_
-            if values["starts_from"] == "trunk":
-                options = {"seed": values["seed"], "xavier": values["xavier_heads"]}
-                origin = {**origin, "head": new_head(*self.head_.shape, **options)}
-            restore_classifier(self.backbone_, self.head_, origin, "the beginning of the run")
-        self.sub_head_ = self._new_sub_head(values["seed"])
+            features = self.features_of(samples, progress=recipe["shown"])
+            options = {"k": self.k_, "seed": recipe["seed"], "engine": recipe["k_means"]}
+            found = subcategory_labels(features, labels_of(samples), **options).cpu()
+        # each process has clustered on its own device; those of the first count
+        self.rounds_.append(total(found if rank() == 0 else torch.zeros_like(found)))
+        if number == 0 or recipe["restart_each_round"]:
+            origin = dict(recipe["origin"])
+            head = origin.pop("head", None)
+            self.backbone_.load_state_dict(origin)
+            with torch.no_grad():
+                new = self._new_head(len(self.head_), recipe["seed"]) if head is None else head
+                self.head_.copy_(new)
+        with torch.no_grad():
+            self.sub_head_.copy_(self._new_head(len(self.sub_head_), recipe["seed"]))
+
+    def data(self, samples: Sequence[Sample], recipe: Recipe) -> LabelledImages:
+        """Return random views of the images with their labels and sub-categories."""
+        change = recipe["jitter"] and partial(jitter, amounts=recipe["jitter"])
+        options = {"change": change, "more_labels": self.subcategories_}
+        return LabelledImages(samples, **self._view(recipe), **options)
+
+    def heads(self) -> list[Tensor]:
+        """Return both heads."""
+        return [self.head_, self.sub_head_]
+
+    def loss(self, images: Tensor, labels: Tensor, subcategories: Tensor) -> dict[str, Tensor]:
+        """Compute the losses of both heads.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+            labels: (B, C) of 0 and 1.
+            subcategories: (B, C * k) of 0 and 1.
+
+        Returns:
+            ``parent``, ``sub`` and ``total``, see `joint_loss`.
+        """
+        recipe = self.recipe or self.values()
+        pooled = drop(self.backbone_(images).mean((2, 3)).float(), recipe["dropout"])  # (B, D)
+        weight, heads = recipe["subcategory_weight"], (self.head_, self.sub_head_)
+        return joint_loss(pooled, *heads, labels, subcategories, weight=weight)
+
+    @property
+    def subcategories_(self) -> Tensor:
+        """Those of the last round: (M, C * k) of 0 and 1."""
+        return self.rounds_[-1] if self.rounds_ else torch.zeros(0, len(self.sub_head_))
+
+    @property
+    def k(self) -> int:
+        """How many sub-categories a class has."""
+        return self.k_
+
+    def get_extra_state(self) -> Tensor:
+        """Return the sub-categories of every round, (R, M, C * k), to look at them later."""
+        return torch.stack(self.rounds_).byte() if self.rounds_ else torch.zeros(0).byte()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the sub-categories of every round."""
+        self.rounds_ = list(state.float())
 
     # -- maps -------------------------------------------------------------------------------
 
-    def _shown_head(self, values: Mapping[str, Any]) -> tuple[Tensor, int]:
+    def shown_head(self, values: Mapping[str, Any]) -> tuple[Tensor, int]:
+        """Return the parents' head, or the children's with k rows a class."""
         if values["read_out"] == "parent":
             return self.head_, 1
         return self.sub_head_, self.k_
@@ -302,36 +310,21 @@ class SCCAM(TrainedCAM):
             RuntimeError: if `fit` or `load` was not called.
         """
         self._check_fitted()
-        values = self._values()
+        values = self.values()
         options = {"features": values["features"], "unit_length": values["unit_length"]}
         head = self.head_.detach()
         return class_features(self.backbone_, head, samples, **options, shown=progress)
 
     # -- files ------------------------------------------------------------------------------
 
-    def card(self) -> dict[str, Any]:
-        """Return the description that is saved beside the weights."""
-        return {**super().card(), "k": self.k_}
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return the networks and the sub-categories of every round, to look at them later."""
-        rounds = {f"round.{i}": labels.to(torch.uint8) for i, labels in enumerate(self.rounds_)}
-        return {**super()._tensors(), "sub_head": self.sub_head_, **rounds}
-
-    def _state(self) -> dict[str, Tensor]:
-        return {**self._tensors(), **{f"origin.{k}": v for k, v in self.origin_.items()}}
-
-    def _take(self, tensors: Mapping[str, Tensor], card: Mapping[str, Any], path: Any) -> None:
-        super()._take(tensors, card, path)
-        with torch.no_grad():
-            self.sub_head_.copy_(tensors["sub_head"])
-        n_rounds = sum(name.startswith("round.") for name in tensors)
-        self.rounds_ = [tensors[f"round.{i}"].float() for i in range(n_rounds)]
-        self.subcategories_ = self.rounds_[-1] if n_rounds else self.subcategories_
-        origin = {name for name in tensors if name.startswith("origin.")}
-        self.origin_ = {name.removeprefix("origin."): tensors[name] for name in origin}
-
-
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies on the CPU, which no training changes."""
-    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+    @classmethod
+    def _upgraded(
+        cls, tensors: dict[str, Tensor], card: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        rounds = [tensors[name] for name in sorted(tensors) if name.startswith("round.")]
+        if card.get("version") == 2:
+            tensors = {k: v for k, v in tensors.items() if not k.startswith("round.")}
+        tensors, card = super()._upgraded(tensors, card)
+        if rounds:
+            tensors["_extra_state"] = torch.stack(rounds)
+        return {"_extra_state": torch.zeros(0).byte(), **tensors}, card

@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_probability, check_samples
-from wsss_kit.classes import Sample
+from wsss_kit.classes import Sample, labels_of
 from wsss_kit.clip import FrozenCLIP
+from wsss_kit.engine import progress
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.sc_cam.look import divided
 from wsss_kit.prompts.checks import checked_words, one_template
-from wsss_kit.training import labels_of, progress
 
 Words = Sequence[str] | Mapping[str, Sequence[str]]
 """Words for every class, or each class's own."""

@@ -1,35 +1,36 @@
 """One round of SC-CAM: a classifier that learns classes and sub-categories at once."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from wsss_kit.checks import check_count
-from wsss_kit.classifier.train import groups_of, optimiser_of, own_soft_margin_loss
+from wsss_kit.engine import columns
+from wsss_kit.methods.trained import COMMON, soft_margin_loss
 from wsss_kit.processes import own, total
-from wsss_kit.training import columns
-
-Recipe = Mapping[str, Any]
 
 PRESETS = columns(
     ("reference", "clean"),
     {
+        **COMMON,
         "n_subcategories": (10, 10),
         "rounds": (3, 3),
         "subcategory_weight": (5.0, 5.0),
         "features": ("picture", "own_map"),
         "unit_length": (False, True),
+        "k_means": ("sklearn", "torch"),
         "read_out": ("parent", "children"),
         "restart_each_round": (True, True),
         "starts_from": ("trunk", "classifier"),
+        "first_classifier": ("whole", "head"),
         "xavier_heads": (True, False),
         "scales": ((1.0, 0.5, 1.5, 2.0), (1.0, 0.5, 1.5, 2.0)),
         "flip": (True, True),
         "epochs": ((31, 41, 51), 6),
         "schedule": (61, None),
+        "drop_last": (True, False),
         "batch_size": (16, 32),
         "learning_rate": (0.01, 0.02),
         "head_factor": (10.0, 10.0),
@@ -40,22 +41,30 @@ PRESETS = columns(
         "trains_norms": (False, True),
         "dropout": (0.5, 0.0),
         "jitter": ((0.3, 0.3, 0.3, 0.1), None),
+        "round_to": (1, None),
+        "sound": (6 * math.log(2), 6 * math.log(2)),
     },
 )
 """Preset -> choice.
 
 ``features``: what is clustered: the whole ``"picture"``'s average, or the average under the class's
-``"own_map"``; ``unit_length``: whether it is scaled to length 1 first. ``read_out``: whose map is
+``"own_map"``; ``unit_length``: whether it is scaled to length 1 first; ``k_means``: whose, see
+`subcategory_labels`. ``read_out``: whose map is
 shown, the ``"parent"``'s, or of each class the largest of its ``"children"``'s. ``starts_from``:
 every round begins with the ``"trunk"`` as it was before any classifier, ImageNet's in the paper,
-and new heads, or with the ``"classifier"`` that gave the first features. ``xavier_heads``: how new
+and new heads, or with the ``"classifier"`` that gave the first features. ``first_classifier``:
+whether that one, where no fitted CAM is given, is trained as a ``"whole"`` or is a ``"head"`` on
+the backbone as it stands: a backbone that has learned to tell classes apart has begun to forget
+what parts them. ``xavier_heads``: how new
 heads are drawn, uniformly after Xavier or from a small normal. ``epochs``: of each round, or of
 all; ``schedule``: epochs after which the learning rate would be 0, None for the round's own: the
 released code stops the first rounds early. ``momentum``: the released trainer hands weight decay to
 SGD's momentum. ``trains_stem``: whether the backbone's ``stem`` learns, the first convolution and
 in ResNet-38 the second block too; ``trains_norms``: whether the weights and biases of batch
 normalisation do. ``dropout``: of the pooled features. ``jitter``: of brightness, contrast,
-saturation and hue.
+saturation and hue. ``drop_last``: whether a pass's last, partial batch is left out. ``round_to``:
+sides are rounded up to multiples of this when maps are brought to the image's size, None for the
+backbone's stride.
 
 Reference: the released network is ResNet-38 (``SCCAM("resnet38", weights=FILE)``), whose last
 blocks drop channels as well; other backbones do not.
@@ -63,11 +72,6 @@ blocks drop channels as well; other backbones do not.
 
 FEATURES = ("picture", "own_map")
 READ_OUTS = ("parent", "children")
-
-
-def make_optimiser(backbone: nn.Module, heads: Sequence[Tensor], recipe: Recipe) -> Optimizer:
-    """Create SGD; heads learn ``head_factor`` times faster, stem and norms as the recipe says."""
-    return optimiser_of(groups_of(backbone, heads, recipe, norms=recipe["trains_norms"]), recipe)
 
 
 def joint_loss(
@@ -92,39 +96,38 @@ def joint_loss(
     Returns:
         ``parent``, ``sub`` and ``total`` -> scalar.
     """
-    parent = own_soft_margin_loss(pooled @ head.T, labels)
-    sub = own_soft_margin_loss(pooled @ sub_head.T, subcategories)
+    parent = soft_margin_loss(pooled @ head.T, labels)
+    sub = soft_margin_loss(pooled @ sub_head.T, subcategories)
     return {"parent": parent, "sub": sub, "total": parent + weight * sub}
 
 
-def drop(pooled: Tensor, share: float, random: torch.Generator) -> Tensor:
-    """Apply dropout with random numbers from a generator: (B, D) -> (B, D)."""
+def drop(pooled: Tensor, share: float) -> Tensor:
+    """Apply dropout that does not depend on the number of processes: (B, D) -> (B, D).
+
+    `engine.fit` seeds torch's random numbers alike in all processes; each takes its own rows.
+    """
     if share == 0:
         return pooled
     whole = int(total(torch.tensor(len(pooled))))
-    kept = own(torch.rand(whole, pooled.shape[1], generator=random) >= share)
+    kept = own(torch.rand(whole, pooled.shape[1]) >= share)[: len(pooled)]
     return pooled * kept.to(pooled) / (1 - share)
 
 
-def jitter(images: Tensor, amounts: Sequence[float], random: torch.Generator) -> Tensor:
-    """Change brightness, contrast, saturation and hue of every image, in this order.
+def jitter(image: Tensor, random: torch.Generator, *, amounts: Sequence[float]) -> Tensor:
+    """Change brightness, contrast, saturation and hue, in this order.
 
     Args:
-        images: (B, 3, H, W) RGB in [0, 1].
-        amounts: how far the first three factors may be from 1, and the hue, in turns, from 0.
+        image: (3, H, W) RGB in [0, 1].
         random: source of the choices.
+        amounts: how far the first three factors may be from 1, and the hue, in turns, from 0.
     """
     from torchvision.transforms import functional
 
     names, middles = ("brightness", "contrast", "saturation", "hue"), (1.0, 1.0, 1.0, 0.0)
-    whole = int(total(torch.tensor(len(images))))
-    drawn = [2 * torch.rand(4, generator=random) - 1 for _ in range(whole)]
-    changed = images.clone()
-    for n, ways in enumerate(own(drawn)):
-        for name, middle, amount, way in zip(names, middles, amounts, ways.tolist(), strict=True):
-            adjust = getattr(functional, f"adjust_{name}")
-            changed[n] = adjust(changed[n], middle + amount * way)
-    return changed
+    ways = (2 * torch.rand(4, generator=random) - 1).tolist()
+    for name, middle, amount, way in zip(names, middles, amounts, ways, strict=True):
+        image = getattr(functional, f"adjust_{name}")(image, middle + amount * way)
+    return image
 
 
 def epochs_of_rounds(
