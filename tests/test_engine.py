@@ -17,10 +17,11 @@ from torch import nn
 from tests.trainings import TRAININGS, WORLD, Tiny, cam, start, state_of
 from wsss_kit import engine
 from wsss_kit.classes import Sample
-from wsss_kit.engine import Diverged, _Batches, check_loss, generator, progress, rate_factor
+from wsss_kit.engine import Diverged, _Batches, check_loss, generator, rate_factor
 from wsss_kit.files import load_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.processes import progress
 from wsss_kit.segmentation import train_segmenter
 
 

@@ -163,3 +163,35 @@ def test_what_functions_of_the_caller_return_is_checked(batch):
         pipeline(crf=lambda scores, *_: 3 * scores, min_confidence=0.9)(images, labels)
     with pytest.raises(ValueError, match="the affinity has entries from nan on"):
         pipeline(affinity=lambda images: torch.full((4, 16, 16), float("nan")))(images, labels)
+
+
+def test_the_walk_of_psa_is_that_of_its_code(methods, rng):
+    """Scores of the image's size, zero-padded to whole cells of 8 pixels and averaged over them.
+
+    And the image continued in the mean colour; as `infer_aff.py` has it.
+    """
+    net = AffinityNet("paper", weights="web", device="cpu", channels=8, radius=3)
+    images, labels = (
+        torch.rand(1, 3, 43, 61, generator=rng),
+        torch.tensor([[1.0, 0, 0, 1, *[0] * 4]]),
+    )
+    maps = methods["CAM"].full_maps(images, labels)[0]  # (C, 43, 61)
+    scores = torch.cat([(1 - maps.amax(0, keepdim=True)) ** 16, maps])
+    padded = torch.zeros(9, 48, 64)
+    padded[:, :43, :61] = scores
+    cells = torch.stack([each.view(6, 8, 8, 8).mean((1, 3)) for each in padded])  # (9, 6, 8)
+    whole = net.trunk.mean.expand(1, 3, 48, 64).clone()
+    whole[:, :, :43, :61] = images
+    affinity = net(whole)[0] ** 8
+    transition = affinity / affinity.sum(0, keepdim=True)
+    for _ in range(3):
+        transition = transition @ transition
+    walked = (cells.flatten(1) @ transition).view(1, 9, 6, 8)
+    expected = torch.nn.functional.interpolate(walked, size=(48, 64), mode="bilinear")[
+        ..., :43, :61
+    ]
+    pipeline = Pipeline(methods["CAM"], affinity=net, squarings=3)
+    torch.testing.assert_close(pipeline.scores(images, labels), expected, atol=1e-4, rtol=1e-3)
+    assert torch.equal(
+        pipeline(images, labels), scores_to_masks(pipeline.scores(images, labels), labels)
+    )

@@ -5,7 +5,7 @@ the values.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral, Real
@@ -287,6 +287,28 @@ def chosen_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
+
+
+def check_recipe(recipe: Mapping[str, Any]) -> None:
+    """Raise an error for the recipe of a training with a number out of its range.
+
+    Raises:
+        ValueError: naming the number and what was expected.
+    """
+    counts = ("epochs", "iterations", "batch_size", "accumulate", "crop")
+    check_given(check_count, **{name: recipe.get(name) for name in counts})
+    check_positive("learning_rate", recipe["learning_rate"])
+    check_not_negative("weight_decay", recipe["weight_decay"])
+    check_count("seed", recipe["seed"], least=0)
+    if recipe["workers"] is not None:
+        check_count("workers", recipe["workers"], least=0)
+    if recipe.get("long_side") is not None:
+        pair = recipe["long_side"]
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"long_side is {pair!r}, expected two numbers, shortest and longest")
+        shortest, longest = pair
+        check_count("the shortest long_side", shortest)
+        check_count("the longest long_side", longest, least=shortest)
 
 
 def check_samples(samples: Sequence[Any]) -> None:

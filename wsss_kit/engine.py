@@ -7,10 +7,10 @@ them, and ``parameter_groups()``. A recipe is a dictionary with the numbers of a
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +18,14 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from wsss_kit.checkpoints import Checkpoint, restore_optimiser
-from wsss_kit.processes import join, rank, synchronised_norms, total, world
+from wsss_kit.processes import join, progress, rank, synchronised_norms, total, world
 
-Item = TypeVar("Item")
 Recipe = Mapping[str, Any]
 Losses = dict[str, float]
 
 SAVE_AFTER = 300
 """Seconds after which a checkpoint is written within an epoch."""
 _READ_AFTER = 20  # steps on a GPU between two looks at the losses, each of which waits for it
-
-
-def progress(
-    items: Iterable[Item], *, what: str, shown: bool = True, total: int | None = None
-) -> Iterable[Item]:
-    """Show a progress bar around an iterable; of several processes only the first shows it."""
-    from tqdm.auto import tqdm
-
-    hidden = not shown or rank() > 0
-    return tqdm(items, desc=what, disable=hidden, total=total, leave=False, dynamic_ncols=True)
 
 
 def columns(presets: Sequence[str], table: Mapping[str, tuple]) -> dict[str, dict[str, Any]]:
@@ -121,13 +110,6 @@ class _Batches(Dataset):
         numbers = self.order[1][place * self.size : (place + 1) * self.size]
         numbers = numbers[self.world[0] :: self.world[1]]
         return self.data.batch(numbers, partial(generator, self.seed, a_pass))
-
-
-def _workers(recipe: Recipe, device: torch.device) -> int:
-    """Return how many processes read and augment images: none for a CPU, which they would share."""
-    if recipe.get("workers") is not None:
-        return recipe["workers"]
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
 
 
 # -- optimiser and schedule -------------------------------------------------------------------
@@ -279,7 +261,9 @@ def fit(
     rate = recipe["learning_rate"]
     learning = {id(p) for group in optimiser.param_groups for p in group["params"]}
     still = [p for p in network.parameters() if p.requires_grad and id(p) not in learning]
-    workers, on_gpu = _workers(recipe, device), device.type == "cuda"
+    on_gpu, workers = device.type == "cuda", recipe.get("workers")
+    if workers is None:  # on a CPU they would share its cores with the training
+        workers = min(8, os.cpu_count() or 1) if on_gpu else 0
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -298,15 +282,12 @@ def fit(
         """Read the losses of the last batches, the last of which is ``number``."""
         nonlocal sound
         where = f"{what}, epoch {len(epochs) + 1}"
-        rows = torch.stack(waiting).double()
-        rows = (total(rows) / world()).tolist()
-        for row in rows:
+        rows = total(torch.stack(waiting).double()) / world()
+        for row in rows.tolist():
             losses = dict(zip(read[0], row, strict=True))
             sound = max(losses["total"], recipe.get("sound", 0.0)) if sound is None else sound
             if not math.isfinite(losses["total"]):
-                check_loss(
-                    losses["total"], sound, where=where, learning_rate=recipe["learning_rate"]
-                )
+                check_loss(losses["total"], sound, where=where, learning_rate=rate)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
         waiting.clear()

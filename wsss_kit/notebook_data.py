@@ -228,19 +228,23 @@ def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
     return CLIMS(clip, cam, prompts=prompts, **weights)
 
 
-def make_sc_cam(data: OpenData, cam: CAM, **options: Any) -> SCCAM:
-    """Make an SC-CAM that starts from a fitted CAM; call its ``fit(data.train, ...)``.
+def make_sc_cam(data: OpenData, cam: CAM | None = None, **options: Any) -> SCCAM:
+    """Make an SC-CAM; call its ``fit(data.train, ...)``.
 
     ``"clean"`` with three sub-categories a class for the embedded world, else ``"reference"`` with
     ten, as released.
 
     Args:
         data: from `open_data`.
-        cam: what gives the first features.
+        cam: what gives the first features; None for a classifier that its ``fit`` trains.
         **options: arguments of `SCCAM` where they are to be others.
     """
     usual: dict[str, Any] = {"preset": "clean", "scales": (1.0,), "n_subcategories": 3}
-    return SCCAM(cam, **{**(usual if data.name == "paper" else {}), **options})
+    start: dict[str, Any] = {"backbone": cam}
+    if cam is None:
+        backbone, weights = _usual_backbone(data, None, None)
+        start = {"backbone": backbone or "paper", "weights": weights or "web"}
+    return SCCAM(**start, **{**(usual if data.name == "paper" else {}), **options})
 
 
 def train_affinity_net(
@@ -267,7 +271,7 @@ def train_affinity_net(
         RuntimeError: if ImageNet's weights cannot be downloaded.
     """
     if data.name == "paper":
-        return AffinityNet(backbone, weights=weights).fit(learned, seeds)
+        return AffinityNet(backbone, weights=weights, preset="clean").fit(learned, seeds)
     backbone, weights = _usual_backbone(data, backbone, weights)
     stride = 8 if isinstance(backbone, str) else None
     net = AffinityNet(backbone, weights=weights, stride=stride)

@@ -10,7 +10,7 @@ Alone, every function here returns at once.
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -164,6 +164,16 @@ def each(
     return total(whole)
 
 
+def progress(
+    items: Iterable[Item], *, what: str, shown: bool = True, total: int | None = None
+) -> Iterable[Item]:
+    """Show a progress bar around an iterable; of several processes only the first shows it."""
+    from tqdm.auto import tqdm
+
+    hidden = not shown or rank() > 0
+    return tqdm(items, desc=what, disable=hidden, total=total, leave=False, dynamic_ncols=True)
+
+
 @contextmanager
 def synchronised_norms(module: nn.Module) -> Iterator[None]:
     """Context manager: batch normalisation takes the statistics of all processes' images.
@@ -188,6 +198,18 @@ def synchronised_norms(module: nn.Module) -> Iterator[None]:
             del layer.process_group
 
 
+class _Sum(torch.autograd.Function):
+    """Sum a tensor over the processes, and its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return total(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return total(gradient)
+
+
 class _SyncBatchNormCPU(nn.modules.batchnorm._BatchNorm):
     """What ``nn.SyncBatchNorm`` computes, by sums over the processes."""
 
@@ -198,14 +220,12 @@ class _SyncBatchNormCPU(nn.modules.batchnorm._BatchNorm):
         """Normalise (B, C, ...) by mean and variance over all processes' images."""
         if not self.training:
             return super().forward(values)
-        from torch.distributed.nn import functional
-
         shape = (1, -1, *(1,) * (values.ndim - 2))
         over = [axis for axis in range(values.ndim) if axis != 1]
         count = total(values.new_tensor([values.numel() / values.shape[1]]))
-        mean = functional.all_reduce(values.sum(over)) / count  # (C,), its gradient summed as well
+        mean = _Sum.apply(values.sum(over)) / count  # (C,)
         centred = values - mean.view(shape)
-        variance = functional.all_reduce(centred.square().sum(over)) / count  # (C,)
+        variance = _Sum.apply(centred.square().sum(over)) / count  # (C,)
         if self.running_mean is not None:
             self.num_batches_tracked.add_(1)
             # without a momentum: a plain average over all batches

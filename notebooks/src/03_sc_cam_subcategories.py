@@ -289,7 +289,7 @@ control.fit(data.train, **FIT)
 measure("CAM", cam)
 measure("control", control)
 shown("control", control)
-sc_cam = make_sc_cam(data, cam).fit(data.train, on_round=look, **FIT)
+sc_cam = make_sc_cam(data).fit(data.train, on_round=look, **FIT)
 
 # %% [markdown]
 # Without a mask one can see whether the rounds get anywhere: do the clusters stay what they were? And *(paper world)* with what the world knows: are they right?

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from wsss_kit.checks import check_size
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.engine import progress
 from wsss_kit.masks import MapsOf, Refine, add_background, scores_to_masks
+from wsss_kit.processes import progress
 
 PSA_POWERS = (4.0, 32.0)
 """PSA's backgrounds (1 - max)^power for VOC: objects are trusted by the first, background by the

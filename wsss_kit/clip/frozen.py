@@ -18,7 +18,7 @@ from wsss_kit.classes import Sample
 from wsss_kit.clip import vision
 from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.texts import FrozenTexts
-from wsss_kit.engine import progress
+from wsss_kit.processes import progress
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

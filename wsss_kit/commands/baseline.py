@@ -15,13 +15,13 @@ from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.commands.resources import load_function, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import default_root
-from wsss_kit.engine import progress
 from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
 from wsss_kit.files import save_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_masks
 from wsss_kit.plot.page import table_text, write_report
+from wsss_kit.processes import progress
 
 SCALES = (0.5, 1.0, 1.5)
 

@@ -15,7 +15,7 @@ from wsss_kit.checks import check_count
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.data import open_dataset
 from wsss_kit.data.images import import_decoders
-from wsss_kit.engine import progress
+from wsss_kit.processes import progress
 
 SMALL = 32
 """Sides in pixels below which an image is remarked on."""

@@ -12,8 +12,8 @@ from wsss_kit.commands.resources import run_folder
 from wsss_kit.data.datasets import FOLDERS, open_dataset
 from wsss_kit.data.fetch import Archive, fetch, unpack
 from wsss_kit.data.images import mask_png
-from wsss_kit.engine import progress
 from wsss_kit.files import write_whole
+from wsss_kit.processes import progress
 
 
 class _Part(NamedTuple):

@@ -21,9 +21,9 @@ from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.data import LazyMasks
 from wsss_kit.data.images import import_decoders, mask_png, read_mask
-from wsss_kit.engine import progress
 from wsss_kit.files import write_whole
 from wsss_kit.pipeline import Pipeline
+from wsss_kit.processes import progress
 
 Recipe = Pipeline | Callable[[Tensor, Tensor], Tensor]
 """A pipeline, or a function of images (B, 3, H, W) and labels (B, C) that returns masks."""

@@ -12,12 +12,12 @@ from wsss_kit.clip import load_clip
 from wsss_kit.commands.resources import openai_clip, run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.images import read_image
-from wsss_kit.engine import progress
 from wsss_kit.evaluation import Protocol, evaluate
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_cams, show_masks, show_samples
 from wsss_kit.plot.page import table_text, write_report
+from wsss_kit.processes import progress
 from wsss_kit.prompts import Prompts
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")

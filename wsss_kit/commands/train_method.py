@@ -189,7 +189,7 @@ def _config(what: str, folder: Path, given: Mapping[str, Any], *, resume: bool) 
     named = any(name in config for name in ("backbone", "start", "network"))
     if config["data"] == "paper":
         network = {"backbone": "paper", "weights": "web"} if what != "segmenter" else {}
-        usual = {"preset": "clean"} if what in ("cam", "sc-cam", "clims") else {}
+        usual = {"preset": "clean"} if what != "segmenter" else {}
     else:
         network = {"backbone": "resnet50", "weights": "imagenet"}
         if what == "segmenter":

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsss_kit.checks import check_count
-from wsss_kit.engine import progress
+from wsss_kit.processes import progress
 
 if TYPE_CHECKING:
     from pooch import Pooch

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_counts, check_samples, check_shape, checked
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.engine import progress
 from wsss_kit.evaluation.confusion import ConfusionMatrix
 from wsss_kit.masks import BackgroundRule, MapsOf, Refine
 from wsss_kit.pipeline import Pipeline
+from wsss_kit.processes import progress
 
 CONSTANTS = tuple(BackgroundRule(threshold=round(0.05 * k, 2)) for k in range(1, 17))
 POWERS = tuple(BackgroundRule(power=p) for p in (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10))

@@ -19,12 +19,12 @@ from torch import Tensor
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.engine import progress
 from wsss_kit.evaluation.confusion import ERROR_KINDS
 from wsss_kit.evaluation.error_kinds import error_shares
 from wsss_kit.evaluation.scoring import image_counts
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES, OpenedImage
+from wsss_kit.processes import progress
 from wsss_kit.prompts.checks import checked_words, expected_one_of, labels_for
 from wsss_kit.prompts.prompts import FUSIONS, Prompts
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,12 +13,9 @@ from wsss_kit import engine
 from wsss_kit.cam import upsample
 from wsss_kit.checkpoints import Checkpoint, fingerprint, fingerprint_masks, load_weights
 from wsss_kit.checks import (
-    check_count,
-    check_given,
     check_images,
     check_labels,
-    check_not_negative,
-    check_positive,
+    check_recipe,
     check_samples,
     check_word,
 )
@@ -329,27 +325,6 @@ def preset_values(
         expected = ", ".join(presets[preset])
         raise TypeError(f"{unknown[0]!r} is no argument here, expected one of {expected}")
     return {**presets[preset], **{k: v for k, v in given.items() if v is not None}}
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Raise `ValueError` for a recipe with numbers out of range.
-
-    Raises:
-        ValueError: naming the number and what was expected.
-    """
-    counts = ("epochs", "iterations", "batch_size", "accumulate", "crop")
-    check_given(check_count, **{name: recipe.get(name) for name in counts})
-    check_positive("learning_rate", recipe["learning_rate"])
-    check_not_negative("weight_decay", recipe["weight_decay"])
-    check_count("seed", recipe["seed"], least=0)
-    check_given(partial(check_count, least=0), workers=recipe["workers"])
-    if recipe.get("long_side") is not None:
-        pair = recipe["long_side"]
-        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise ValueError(f"long_side is {pair!r}, expected two numbers, shortest and longest")
-        shortest, longest = pair
-        check_count("the shortest long_side", shortest)
-        check_count("the longest long_side", longest, least=shortest)
 
 
 def check_batch(images: Tensor, labels: Tensor, n_classes: int) -> None:

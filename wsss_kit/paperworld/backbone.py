@@ -30,7 +30,7 @@ from wsss_kit.paperworld.tiny_clip import (
 from wsss_kit.paperworld.world import COOCCURRENCE
 
 PAPER_TRUNK = Path(__file__).parent / "paper_trunk.safetensors"
-"""Weights of the paper backbone; its card lies beside them."""
+"""Weights of the paper backbone, with its card."""
 _LEARNING_RATE = 3e-3
 """The highest of the training; a cosine from there."""
 

@@ -1,6 +1,6 @@
 """The tiny CLIP: open_clip's own model, made small, with attention that stays near its place.
 
-Its card, a JSON file beside the weights, holds the architecture and how it was trained. Two
+Its card, in the metadata of the file, holds the architecture and how it was trained. Two
 things go beyond open_clip's configuration and are therefore in the card: ``window``, how many
 cells a patch sees in each direction (class token excluded), and ``tied_keys``, whether keys are
 the queries, which makes attention a measure of similarity.
@@ -19,7 +19,7 @@ from wsss_kit.files import load_model
 from wsss_kit.paperworld.words import WordTokenizer, vocabulary
 
 TINY_CLIP = Path(__file__).parent / "tiny_clip.safetensors"
-"""Weights of the tiny CLIP; its card lies beside them."""
+"""Weights of the tiny CLIP, with its card."""
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.27, 0.27, 0.27)
 """Per-channel statistics the tiny CLIP normalises its images by."""

@@ -17,8 +17,8 @@ from wsss_kit.checks import check_images, check_labels, check_scales, check_word
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.crf import crf_of_present, dense_crf
 from wsss_kit.engine import batch_norms, columns, device_of
-from wsss_kit.engine import progress as progress_bar
 from wsss_kit.methods.base import Learner, Recipe
+from wsss_kit.processes import progress as progress_bar
 from wsss_kit.segmentation.networks import LOSSES, build_network, multi_scale_loss
 from wsss_kit.views import MaskedImages
 

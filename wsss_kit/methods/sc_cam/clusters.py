@@ -24,9 +24,8 @@ from wsss_kit.checks import (
     check_word,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.engine import progress
 from wsss_kit.methods.sc_cam.train import FEATURES
-from wsss_kit.processes import each
+from wsss_kit.processes import each, progress
 
 
 class Clusters(NamedTuple):

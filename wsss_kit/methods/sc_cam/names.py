@@ -10,9 +10,9 @@ from wsss_kit.cam import upsample
 from wsss_kit.checks import check_probability, check_samples
 from wsss_kit.classes import Sample, labels_of
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.engine import progress
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.sc_cam.look import divided
+from wsss_kit.processes import progress
 from wsss_kit.prompts.checks import checked_words, one_template
 
 Words = Sequence[str] | Mapping[str, Sequence[str]]
