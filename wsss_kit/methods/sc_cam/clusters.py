@@ -1,7 +1,7 @@
 """Sub-categories of every class: k-means over the images that show it.
 
-Two engines for the same question. scikit-learn's is the reference on a CPU. The other makes all
-restarts at once, one matrix product a step, and stays on the device that the features are on.
+Two engines for the same question: scikit-learn's, which is the reference, and one in torch, which
+stays on the device that the features are on.
 """
 
 import math
@@ -52,7 +52,7 @@ def kmeans(
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> Clusters:
-    """Run Lloyd's algorithm from greedy k-means++ starts, all at once; return the best.
+    """Run Lloyd's algorithm from greedy k-means++ starts; return the best result.
 
     Args:
         features: (N, D) with N at least k; where they are, the work is done.
@@ -60,7 +60,7 @@ def kmeans(
         restarts: starts with other first centres.
         iterations: steps at most.
         tolerance: a restart ends when its centres moved less than this share of the features' mean
-            variance, or no point changed its cluster.
+            variance.
         seed: of the first centres.
 
     Returns:
@@ -85,67 +85,46 @@ def kmeans(
     N = len(features)
     if k > N:
         raise ValueError(f"k is {k} and there are {N} points, expected at least k points")
-    points = features.float()
-    middle = points.mean(0)
-    points = points - middle  # small numbers lose fewer digits in the products below
-    squares = points.square().sum(1)  # (N,)
+    middle, best = features.float().mean(0), None
+    points = features.float() - middle  # small numbers lose fewer digits in products
+    random = torch.Generator(points.device).manual_seed(seed)
     still = tolerance * points.var(0, correction=0).mean()
-    centres = points[_first_rows(points, squares, k, restarts, seed)]  # (R, k, D)
-    labels = torch.full((restarts, N), -1, dtype=torch.long, device=points.device)
-    moving = torch.arange(restarts, device=points.device)
-    for _ in range(iterations):
-        costs, nearest = _assign(points, centres[moving])  # (r, N) both
-        moved = _means(points, nearest, costs + squares, k)
-        shift = (moved - centres[moving]).square().sum((1, 2))
-        settled = (nearest == labels[moving]).all(1) | (shift <= still)
-        labels[moving], centres[moving] = nearest, moved
-        moving = moving[~settled]
-        if not len(moving):
-            break
-    costs, labels = _assign(points, centres)
-    inertia = (costs + squares).clamp(min=0).sum(1)  # (R,)
-    best = int(inertia.argmin())
-    return Clusters(labels[best], centres[best] + middle, inertia[best].item())
+    for _ in range(restarts):
+        centres = _first_centres(points, k, random)
+        for _ in range(iterations):
+            squares, labels = _distances(points, centres).min(1)  # (N,) both
+            sizes = torch.bincount(labels, minlength=k)
+            sums = torch.zeros_like(centres).index_add_(0, labels, points)
+            moved = sums / sizes.clamp(min=1)[:, None]
+            empty = sizes == 0
+            moved[empty] = points[squares.topk(int(empty.sum())).indices]
+            shift, centres = (moved - centres).square().sum(), moved
+            if shift <= still:
+                break
+        squares, labels = _distances(points, centres).min(1)
+        if best is None or squares.sum() < best.inertia:
+            best = Clusters(labels, centres + middle, squares.sum().item())
+    return best
 
 
-def _first_rows(points: Tensor, squares: Tensor, k: int, restarts: int, seed: int) -> Tensor:
-    """Choose the rows of the first centres (R, k): each the best of a few drawn by distance."""
-    N, trials, where = len(points), 2 + int(math.log(k)), {"device": points.device}
-    random = torch.Generator(**where).manual_seed(seed)
+def _distances(points: Tensor, centres: Tensor) -> Tensor:
+    """Compute squared distances by one product: (N, D) and (k, D) -> (N, k)."""
+    squares = points.square().sum(1)[:, None] + centres.square().sum(1)
+    return (squares - 2 * points @ centres.T).clamp(min=0)
 
-    def distances(rows: Tensor) -> Tensor:  # (M,) -> (M, N), squared, by one product
-        products = points[rows] @ points.T
-        return (squares[rows, None] + squares - 2 * products).clamp(min=0)
 
-    chosen = torch.randint(N, (restarts, 1), generator=random, **where)
-    nearest, every = distances(chosen[:, 0]), torch.arange(restarts, **where)
+def _first_centres(points: Tensor, k: int, random: torch.Generator) -> Tensor:
+    """Choose the first centres (k, D) by greedy k-means++: the best of a few drawn by distance."""
+    N, trials = len(points), 2 + int(math.log(k))
+    chosen = [int(torch.randint(N, (), generator=random, device=points.device))]
+    nearest = (points - points[chosen[0]]).square().sum(1)  # (N,)
     for _ in range(1, k):
         drawn = torch.multinomial(nearest + 1e-12, trials, replacement=True, generator=random)
-        closer = distances(drawn.flatten()).unflatten(0, (-1, trials))
-        closer = torch.minimum(closer, nearest[:, None])
-        best = closer.sum(2).argmin(1)  # (R,)
-        nearest = closer[every, best]
-        chosen = torch.cat([chosen, drawn[every, best][:, None]], 1)
-    return chosen
-
-
-def _assign(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Find each point's nearest centre, and the distance less the point's own square: (R, N)."""
-    flat = centres.flatten(0, 1)
-    costs = torch.addmm(flat.square().sum(1)[:, None], flat, points.T, alpha=-2)  # (R * k, N)
-    return costs.unflatten(0, centres.shape[:2]).min(1)
-
-
-def _means(points: Tensor, labels: Tensor, costs: Tensor, k: int) -> Tensor:
-    """Compute the mean of every cluster, (R, k, D); an empty one gets the most distant point."""
-    members = F.one_hot(labels, k).mT.to(points)  # (R, k, N)
-    centres = (members.flatten(0, 1) @ points).view(*members.shape[:2], -1)
-    centres = centres / members.sum(2, keepdim=True)
-    for r, j in centres[..., 0].isnan().nonzero().tolist():
-        farthest = int(costs[r].argmax())
-        centres[r, j] = points[farthest]
-        costs[r, farthest] = 0
-    return centres
+        closer = torch.minimum(_distances(points[drawn], points), nearest)  # (trials, N)
+        best = int(closer.sum(1).argmin())
+        chosen.append(int(drawn[best]))
+        nearest = closer[best]
+    return points[chosen]
 
 
 def subcategory_labels(
@@ -161,7 +140,7 @@ def subcategory_labels(
         labels: (M, C) of 0 and 1.
         k: sub-categories of each class.
         seed: of k-means.
-        engine: ``"sklearn"`` (10 starts), ``"torch"`` (the same, all at once and on the features'
+        engine: ``"sklearn"`` (10 starts), ``"torch"`` (the same on the features'
             device), or ``"auto"``: scikit-learn on the CPU, else torch.
 
     Returns:
