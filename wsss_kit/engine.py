@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wsss_kit.checkpoints import Checkpoint, restore_optimiser
 from wsss_kit.processes import join, progress, rank, synchronised_norms, total, world
+from wsss_kit.views import Chance
 
 Recipe = Mapping[str, Any]
 Losses = dict[str, float]
@@ -54,9 +55,6 @@ def batch_norms(module: nn.Module) -> list[nn.Module]:
 
 
 # -- batches ----------------------------------------------------------------------------------
-
-
-Chance = Callable[[int], torch.Generator]
 
 
 class Data(Protocol):

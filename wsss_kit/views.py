@@ -10,6 +10,7 @@ from wsss_kit.checks import check_image
 from wsss_kit.classes import IGNORE_INDEX, IMAGENET_MEAN, Sample, labels_of
 
 Chance = Callable[[int], torch.Generator]
+"""Number to a random generator: 1 + the number of an image in a pass, or 0 for the pass."""
 Jitter = Callable[[Tensor, torch.Generator], Tensor]
 
 

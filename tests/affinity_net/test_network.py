@@ -146,13 +146,14 @@ def test_the_boundary_variant_learns_where_labels_change(world, seeds):
 def test_saved_and_loaded_it_is_the_same(world, seeds, tmp_path, kind):
     image = world[0].image[None]
     for backbone, options in ((None, {}), (TinyBackbone(), {"backbone": TinyBackbone()})):
-        net = AffinityNet(backbone, radius=4, channels=5, kind=kind, device="cpu")
+        net = AffinityNet(backbone, radius=4, channels=5, kind=kind, device="cpu", preset="clean")
         with pytest.raises(RuntimeError, match="nothing to save yet"):
             net.save(tmp_path / "none")
         net.fit(world, seeds, epochs=1, progress=False).save(tmp_path / "net")
         again = AffinityNet.load(tmp_path / "net", device="cpu", **options)
         assert torch.equal(again(image), net(image)) and again.losses_ == net.losses_
         assert (again.radius, again.kind, again.training) == (4, kind, False)
+        assert again.preset == "clean"
     with pytest.raises(ValueError, match="backbone is 'TinyBackbone', expected one of"):
         AffinityNet.load(tmp_path / "net")
     with pytest.raises(ValueError, match="has the weights of another network"):

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from wsss_kit.checks import check_image, check_images
 from wsss_kit.classes import Sample, labels_of
-from wsss_kit.engine import Chance, columns, device_of
+from wsss_kit.engine import columns, device_of
 from wsss_kit.methods.base import CAMMethod, Recipe
 from wsss_kit.methods.trained import COMMON, TrainedCAM, soft_margin_loss
 from wsss_kit.processes import each, progress
-from wsss_kit.views import LabelledImages
+from wsss_kit.views import Chance, LabelledImages
 
 PRESETS = columns(
     ("reference", "clean"),

@@ -43,6 +43,7 @@ from wsss_kit.paperworld.tiny_clip import (
 )
 from wsss_kit.paperworld.words import UNKNOWN, WordTokenizer
 from wsss_kit.paperworld.world import COOCCURRENCE, TORN, WEB_KINDS, page
+from wsss_kit.views import Chance
 
 _OPENING = re.compile(r"^(a photo of|a picture of|an image of|a clean cutout of)\s+")
 _HIGHEST_SCALE = math.log(60.0)
@@ -97,7 +98,7 @@ class WebImages:
     def __len__(self) -> int:
         return self.n
 
-    def batch(self, numbers: Sequence[int], chance: engine.Chance) -> list[Tensor]:
+    def batch(self, numbers: Sequence[int], chance: Chance) -> list[Tensor]:
         """Return images (B, 3, H, W) uint8, ids of captions (B, T) and `contents_of` these."""
         seed, size, torn = self.world
         draw = page.__wrapped__  # without its cache
