@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trainings import TRAININGS, WORLD, Tiny, cam, start, state_of
+from tests.trainings import LONG, TRAININGS, WORLD, Tiny, cam, start, state_of
 from wsss_kit import engine
 from wsss_kit.classes import Sample
 from wsss_kit.engine import Diverged, _Batches, check_loss, generator, rate_factor
@@ -233,26 +233,35 @@ def test_a_stopped_training_goes_on_to_the_same_weights(name, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["CAM", "SC-CAM", "CLIMS", "DeepLab"])
+@pytest.mark.parametrize("name", LONG)
 def test_a_killed_training_goes_on_to_the_same_weights(name, tmp_path):
-    """Killed without warning at random moments, ten times."""
-    whole, kills = state_of(TRAININGS[name]()), 0
-    command = [sys.executable, "-m", "tests.trainings", str(tmp_path), name]
-    moments = random.Random(0)
-    began = time.monotonic()
-    subprocess.run(command, check=True, env={**os.environ, "WSSS_KIT_SAVE_AFTER": "0"})
-    seconds = time.monotonic() - began
-    (tmp_path / "state.pt").unlink()
+    """Killed without warning at ten random moments, with a checkpoint after every step."""
+    command, moments = (
+        [sys.executable, "-m", "tests.trainings", str(tmp_path), name],
+        random.Random(0),
+    )
+    result = tmp_path / "state.pt"
+
+    def begun(process):
+        """Wait for the first checkpoint; return the time."""
+        while not list(tmp_path.glob("run*.safetensors")) and process.poll() is None:
+            time.sleep(0.005)
+        return time.monotonic()
+
+    with subprocess.Popen(command) as process:
+        start = begun(process)
+    seconds, kills = time.monotonic() - start, 0
+    whole = torch.load(result, weights_only=True)
     for _ in range(10):
-        for left in tmp_path.glob("run*"):
+        for left in tmp_path.iterdir():
             left.unlink()
         with subprocess.Popen(command) as process:
-            time.sleep(moments.uniform(0.5, 1) * seconds)
+            begun(process)
+            time.sleep(moments.uniform(0, 0.8) * seconds)
             process.send_signal(signal.SIGKILL)
-        kills += not (tmp_path / "state.pt").exists()
+        kills += not result.exists()
         subprocess.run(command, check=True)
-        assert_equal(torch.load(tmp_path / "state.pt", weights_only=True), whole)
-        (tmp_path / "state.pt").unlink()
+        assert_equal(torch.load(result, weights_only=True), whole)
     assert kills >= 5
 
 

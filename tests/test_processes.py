@@ -80,7 +80,7 @@ def test_the_first_process_writes_checkpoints(runs):
 
 
 def test_accelerate_starts_processes_too(tmp_path):
-    launched("accelerate", tmp_path, "CAM")
+    launched("accelerate", tmp_path, "CAM, crops")
     assert load_model(tmp_path / "run")[1]["step"] == 4
 
 

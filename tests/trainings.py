@@ -44,10 +44,10 @@ def cam(checkpoint=None, preset="clean", **options):
     return CAM("paper", **ON, preset=preset).fit(WORLD, checkpoint=checkpoint, **options)
 
 
-def sc_cam(checkpoint=None, preset="clean"):
+def sc_cam(checkpoint=None, preset="clean", epochs=(1, 2)):
     method = SCCAM("paper", **ON, n_subcategories=2, rounds=2, preset=preset)
     # a number of epochs a round, and a classifier of its own before them
-    options = {"epochs": [1, 2], "baseline": {"epochs": 2, "batch_size": 4}, **HOW}
+    options = {"epochs": list(epochs), "baseline": {"epochs": 2, "batch_size": 4}, **HOW}
     return method.fit(WORLD, checkpoint=checkpoint, **options)
 
 
@@ -121,6 +121,15 @@ TRAININGS: dict[str, Callable] = {
 }
 
 
+LONG = {
+    "CAM": partial(cam, epochs=40),
+    "SC-CAM": partial(sc_cam, epochs=(15, 15)),
+    "CLIMS": partial(clims, epochs=12),
+    "DeepLab": partial(deeplab, iterations=60),
+}
+"""Those that are killed at random moments."""
+
+
 def state_of(trained: nn.Module) -> dict[str, torch.Tensor]:
     """All weights and statistics."""
     return {name: value.clone() for name, value in trained.state_dict().items()}
@@ -138,7 +147,9 @@ def main() -> None:
                 result[each] = {"losses": trained.losses_, "sums": sums}
             (folder / f"{rank()}.json").write_text(json.dumps(result))
         else:
-            torch.save(state_of(TRAININGS[name](folder / "run")), folder / "state.pt")
+            engine.SAVE_AFTER = -1  # a checkpoint after every step
+            trained = {**TRAININGS, **LONG}[name](folder / "run")
+            torch.save(state_of(trained), folder / "state.pt")
 
 
 SHARED = ("CAM", "CAM, reference", "CAM, crops", "CAM, head alone", "SC-CAM", "SC-CAM, reference",
