@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -268,7 +269,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(name, tmp_path):
 def test_the_log_beside_a_checkpoint_has_the_losses_of_every_epoch(tmp_path):
     trained = cam(tmp_path / "run")
     lines = (tmp_path / "run.losses.jsonl").read_text().splitlines()
-    assert [eval(line)["total"] for line in lines] == trained.losses_
+    assert [json.loads(line)["total"] for line in lines] == trained.losses_
     assert load_model(tmp_path / "run")[1]["step"] == 4
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.losses.jsonl", "run.safetensors"]
 

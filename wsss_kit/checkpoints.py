@@ -3,8 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,8 @@ CHECKPOINT = "checkpoint"
 _PREFIX = "optimiser."
 
 
-class Checkpoint(NamedTuple):
+@dataclass
+class Checkpoint:
     """Where the state of a training is kept.
 
     Beside it ``NAME.losses.jsonl`` has the mean losses of every epoch, a line each.
@@ -43,8 +46,9 @@ class Checkpoint(NamedTuple):
     part: int = 0
     before: Sequence[Any] = ()
 
+    @cached_property
     def stored(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Read the state, if there is one; all processes read before one writes again.
+        """The state, if there is one, read once; all processes read before one writes again.
 
         Returns:
             (weights and moments, card), or None.
@@ -57,6 +61,11 @@ class Checkpoint(NamedTuple):
         if loaded is not None:
             check_same_run(loaded[1].get("run", {}), self.run, self.path)
         return loaded
+
+    @property
+    def stored_part(self) -> int:
+        """Number of the part that the state is of; -1 where there is none."""
+        return self.stored[1]["part"] if self.stored else -1
 
     def load(self, network: nn.Module, steps: int) -> dict[str, Any]:
         """Load the state of this part into a network.
@@ -71,9 +80,9 @@ class Checkpoint(NamedTuple):
         Raises:
             ValueError: as `stored`, and if more steps are done than are asked for.
         """
-        tensors, card = self.stored() or ({}, {"part": -1})
-        if card["part"] != self.part:
+        if self.stored_part != self.part:
             return {}
+        tensors, card = self.__dict__.pop("stored")  # it is not kept while the training goes on
         if card["step"] > steps:
             raise ValueError(
                 f"{self.path} has done {len(card['epochs'])} epochs ({card['step']} steps), and "
@@ -94,7 +103,8 @@ class Checkpoint(NamedTuple):
             return
         card = {**progress, "run": self.run, "part": self.part, "before": list(self.before)}
         save_model(self.path, {**network.state_dict(), **optimiser_tensors(optimiser)}, card)
-        lines = [json.dumps({"epoch": n + 1, **each}) for n, each in enumerate(progress["epochs"])]
+        epochs = [*self.before, *progress["epochs"]]
+        lines = [json.dumps({"epoch": n + 1, **each}) for n, each in enumerate(epochs)]
         log = weights_path(self.path).with_suffix(".losses.jsonl")
         write_whole(log, "\n".join([*lines, ""]))
 

@@ -92,6 +92,7 @@ class _Batches(Dataset):
         a_pass = len(data) // self.size if whole else -(-len(data) // self.size)
         if world() > 1 and not whole and 0 < len(data) % self.size < world():
             a_pass -= 1  # fewer images than processes
+        # worker processes do not know the group
         self.a_pass, self.world, self.order = a_pass, (rank(), world()), (-1, [])
         if not a_pass or self.size < world():
             raise ValueError(
@@ -248,7 +249,7 @@ def fit(
     accelerator = Accelerator(device_placement=False, kwargs_handlers=[unused])
     batches, parts = _Batches(data, recipe), recipe.get("accumulate", 1)
     count = (recipe.get("iterations") or 0) * parts or recipe["epochs"] * batches.a_pass
-    steps, falls = -(-count // parts), -(-count // parts)
+    steps = falls = -(-count // parts)
     if recipe.get("schedule"):
         falls = recipe["schedule"] * batches.a_pass // parts
     optimiser = optimiser_of(network, recipe)
@@ -272,17 +273,16 @@ def fit(
     )
     bar = progress((), what=what, shown=recipe.get("shown", False), total=steps)
     bar.update(step)
-    read: list[tuple[str, ...]] = []
-    waiting: list[Tensor] = []
+    waiting: list[dict[str, Tensor]] = []  # losses that were not read yet
     saved, unsaved = time.monotonic(), False
 
-    def look(number: int) -> None:
-        """Read the losses of the last batches, the last of which is ``number``."""
+    def look(number: int, ends: bool) -> None:
+        """Read the losses that wait; ``number`` is their last batch, ``ends`` if of its epoch."""
         nonlocal sound
         where = f"{what}, epoch {len(epochs) + 1}"
-        rows = total(torch.stack(waiting).double()) / world()
-        for row in rows.tolist():
-            losses = dict(zip(read[0], row, strict=True))
+        rows = torch.stack([torch.stack(list(each.values())) for each in waiting])
+        for row in (total(rows.double()) / world()).tolist():
+            losses = dict(zip(waiting[0], row, strict=True))
             sound = max(losses["total"], recipe.get("sound", 0.0)) if sound is None else sound
             if not math.isfinite(losses["total"]):
                 check_loss(losses["total"], sound, where=where, learning_rate=rate)
@@ -290,7 +290,7 @@ def fit(
                 sums[name] = sums.get(name, 0.0) + value
         waiting.clear()
         bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
-        if (number + 1) % batches.a_pass == 0 or number + 1 == count:
+        if ends:
             n = number % batches.a_pass + 1
             means = {name: value / n for name, value in sums.items()}
             check_loss(means["total"], sound, where=where, learning_rate=rate)
@@ -322,8 +322,7 @@ def fit(
                     with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
                         losses = losses_of(*tensors)
                     accelerator.backward(losses["total"] / parts)
-                read[:] = [tuple(losses)]
-                waiting.append(torch.stack([value.detach().float() for value in losses.values()]))
+                waiting.append({name: value.detach().float() for name, value in losses.items()})
                 ends = (number + 1) % batches.a_pass == 0 or number + 1 == count
                 if last:
                     if recipe.get("clip_norm"):
@@ -334,7 +333,7 @@ def fit(
                     step += 1
                     bar.update()
                 if ends or not on_gpu or len(waiting) >= _READ_AFTER:
-                    look(number)
+                    look(number, ends)
                 unsaved = unsaved or ends or time.monotonic() - saved > SAVE_AFTER
                 if checkpoint and last and unsaved and not waiting:
                     progress_made = {"step": step, "epochs": epochs, "sums": sums, "sound": sound}

@@ -229,7 +229,9 @@ class _SyncBatchNormCPU(nn.modules.batchnorm._BatchNorm):
         if self.running_mean is not None:
             self.num_batches_tracked.add_(1)
             # without a momentum: a plain average over all batches
-            momentum = self.momentum or 1 / int(self.num_batches_tracked)
+            momentum = self.momentum
+            if momentum is None:
+                momentum = 1 / int(self.num_batches_tracked)
             unbiased = variance.detach() * count / (count - 1).clamp(min=1)
             self.running_mean.lerp_(mean.detach(), momentum)
             self.running_var.lerp_(unbiased, momentum)

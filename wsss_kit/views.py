@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.checks import check_image
@@ -112,6 +112,12 @@ def augment(
     top, left = (-y if crop < H else y), (-x if crop < W else x)
     # a padding below 0 cuts off
     return _filled(image, (left, crop - W - left, top, crop - H - top), fill)
+
+
+def mean_colour(backbone: nn.Module | None) -> Tensor | None:
+    """Return the colour (3, 1, 1) that a backbone subtracts, if it says it as ``mean``."""
+    mean = getattr(backbone, "mean", None)
+    return mean.cpu() if isinstance(mean, Tensor) else None
 
 
 def _filled(image: Tensor, padding: Sequence[int], fill: Tensor | None) -> Tensor:

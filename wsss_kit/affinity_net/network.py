@@ -32,7 +32,7 @@ from wsss_kit.classifier.backbones import warn_of_random_weights
 from wsss_kit.classifier.pretrained import load_all, read_state
 from wsss_kit.engine import batch_norms
 from wsss_kit.methods.base import Recipe
-from wsss_kit.views import MaskedImages
+from wsss_kit.views import MaskedImages, mean_colour
 
 _MOST_DENSE = 1024
 """Cells up to which squaring the whole matrix is faster than walking step by step."""
@@ -162,18 +162,17 @@ class AffinityNet(PairNetwork):
 
     def data(self, samples: Sequence[Sample], recipe: Recipe) -> MaskedImages:
         """Return random views of the images with their confident labels."""
-        fill = getattr(self.trunk, "mean", None)
-        view = {"crop": recipe["crop"], "fill": None if fill is None else fill.cpu()}
+        view = {"crop": recipe["crop"], "fill": mean_colour(self.trunk)}
         return MaskedImages(samples, recipe["masks"], "seed", view)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return all weights, or those of the convolutions alone."""
-        learning = self if (self.recipe or self.values())["train_backbone"] else self.project
+        learning = self if self.numbers["train_backbone"] else self.project
         return [{"params": list(learning.parameters())}]
 
     def fixed(self) -> list[nn.Module]:
         """Return the backbone where it does not learn, and batch normalisation that is kept."""
-        recipe = self.recipe or self.values()
+        recipe = self.numbers
         trunk = [] if recipe["train_backbone"] else [self.trunk]
         return trunk + (batch_norms(self) if recipe["fixes_norms"] else [])
 
@@ -184,7 +183,7 @@ class AffinityNet(PairNetwork):
             images: (B, 3, H, W) RGB in [0, 1].
             labels: (B, H, W) int64 of `confident_labels`.
         """
-        recipe = self.recipe or self.values()
+        recipe = self.numbers
         with torch.set_grad_enabled(recipe["train_backbone"]):
             levels = self.backbone_levels(images)
         between = self.compare(self.project(levels))

@@ -28,19 +28,17 @@ from wsss_kit.checks import (
 )
 from wsss_kit.classifier.backbones import build_backbone
 from wsss_kit.engine import columns, device_of
-from wsss_kit.methods.base import Learner
+from wsss_kit.methods.base import COMMON, Learner
 
 PRESETS = columns(
     ("reference", "clean"),
     {
+        **COMMON,
         "epochs": (6, 6),
         "batch_size": (16, 16),
-        "accumulate": (1, 1),
         "learning_rate": (1e-3, 1e-3),
         "weight_decay": (0.01, 0.01),
         "optimiser": ("adamw", "adamw"),
-        "crop": (None, None),
-        "long_side": (None, None),
         "train_backbone": (True, True),
         "fixes_norms": (False, False),
         "masks": (None, None),

@@ -12,19 +12,15 @@ from torch import Tensor, nn
 from wsss_kit import engine
 from wsss_kit.cam import upsample
 from wsss_kit.checkpoints import Checkpoint, fingerprint, fingerprint_masks, load_weights
-from wsss_kit.checks import (
-    check_images,
-    check_labels,
-    check_recipe,
-    check_samples,
-    check_word,
-)
+from wsss_kit.checks import check_images, check_labels, check_recipe, check_samples, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import WALK_SQUARINGS
 from wsss_kit.files import check_card, load_model, save_model
 from wsss_kit.masks import BackgroundRule
 
 Recipe = Mapping[str, Any]
+COMMON = {"accumulate": (1, 1), "crop": (None, None), "long_side": (None, None)}
+"""What every training has: rows for `engine.columns`, the same in all presets."""
 
 
 class MethodOutput(NamedTuple):
@@ -64,6 +60,11 @@ class Learner(nn.Module):
     def keep(self, **given: Any) -> None:
         """Keep arguments as they are given; a module among them is no part of this network."""
         self.__dict__.update(given)
+
+    @property
+    def numbers(self) -> Recipe:
+        """Numbers of the training that runs now; where none does, those of the preset."""
+        return self.recipe or self.values()
 
     # -- what a method defines --------------------------------------------------------------
 
@@ -170,6 +171,8 @@ class Learner(nn.Module):
         self.recipe = recipe
         try:
             self.begin(samples, recipe)
+            if checkpoint is not None:
+                recipe["run"] = self._run(samples, recipe)
             self.learn(samples, recipe, on_epoch=on_epoch)
         finally:
             self.__dict__.pop("recipe", None)
@@ -200,28 +203,30 @@ class Learner(nn.Module):
             if on_epoch is not None:
                 on_epoch(epoch + 1, self)
 
-        place = self.place(samples, recipe, part)
-        stored = place.stored() if place else None
-        if stored is None or stored[1]["part"] < part:
+        place = self.place(recipe, part)
+        if place is None or place.stored_part < part:
             self.start(samples, recipe)
         else:
-            load_weights(self, stored[0], place.path)
-            self.losses_ = stored[1]["before"]
+            self.losses_ = place.stored[1]["before"]
         options = {"what": what or self.METHOD, "checkpoint": place, "after_epoch": after_epoch}
         epochs = engine.fit(self, self.data(samples, recipe), recipe, **options)
         self.losses_ += [each if len(each) > 1 else each["total"] for each in epochs]
 
-    def place(self, samples: Sequence[Sample], recipe: Recipe, part: int = 0) -> Checkpoint | None:
-        """Return the checkpoint of a part, with what has to agree for it to be of this run."""
+    def place(self, recipe: Recipe, part: int) -> Checkpoint | None:
+        """Return the checkpoint of a part of the training, or None without one."""
         if recipe["checkpoint"] is None:
             return None
-        free = ("shown", "workers", "checkpoint", "first_pass", "masks", "pooled", *self.FREE)
+        return Checkpoint(recipe["checkpoint"], recipe["run"], part, list(self.losses_))
+
+    def _run(self, samples: Sequence[Sample], recipe: Recipe) -> dict[str, Any]:
+        """Return what has to agree for a checkpoint to be of this run."""
+        free = ("shown", "workers", "checkpoint", "masks", "pooled", *self.FREE)
         run = {key: value for key, value in self.card().items() if key != "losses"}
         run |= {key: value for key, value in recipe.items() if key not in free}
         run |= {"pictures": len(samples), "data": fingerprint(samples), **self.identity()}
         if recipe.get("masks") is not None:
             run["masks"] = fingerprint_masks(recipe["masks"])
-        return Checkpoint(recipe["checkpoint"], run, part, list(self.losses_))
+        return run
 
     # -- files ------------------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from wsss_kit.checks import check_image, check_images
 from wsss_kit.classes import Sample, labels_of
 from wsss_kit.engine import columns, device_of
-from wsss_kit.methods.base import CAMMethod, Recipe
-from wsss_kit.methods.trained import COMMON, TrainedCAM, soft_margin_loss
-from wsss_kit.processes import each, progress
+from wsss_kit.methods.base import COMMON, CAMMethod, Recipe
+from wsss_kit.methods.trained import TrainedCAM, soft_margin_loss
+from wsss_kit.processes import each
+from wsss_kit.processes import progress as progress_bar
 from wsss_kit.views import Chance, LabelledImages
 
 PRESETS = columns(
@@ -142,13 +143,13 @@ class CAM(TrainedCAM):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return backbone and head, or the head alone."""
         groups = super().parameter_groups()
-        return groups if (self.recipe or {}).get("train_backbone", True) else groups[1:]
+        return groups if self.numbers["train_backbone"] else groups[1:]
 
     def fixed(self) -> list[nn.Module]:
         """Return what stays in evaluation mode: batch normalisation, or the whole backbone."""
-        if not (self.recipe or {}).get("train_backbone", True):
+        if not self.numbers["train_backbone"]:
             return [self.backbone_]
-        return super().fixed() if self.values()["pretrained"] else []
+        return super().fixed() if self.numbers["pretrained"] else []
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the soft-margin loss of images (B, 3, H, W), or pooled ones (B, D)."""
@@ -175,7 +176,7 @@ class CAM(TrainedCAM):
             views = torch.stack([sample.image, sample.image.flip(-1)]).to(device_of(backbone))
             return backbone(views).mean((2, 3)).float()
 
-        return each(samples, pooled, bar=partial(_bar, what="features", shown=progress))
+        return each(samples, pooled, bar=partial(progress_bar, what="features", shown=progress))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
@@ -183,9 +184,6 @@ class CAM(TrainedCAM):
         self._check_fitted()
         check_images(images)
         return self.logits(images.to(self.head_.device)).float().to(images.device)
-
-
-_bar = progress  # `CAM.pool` has an argument of that name
 
 
 class _Pooled:

@@ -20,10 +20,7 @@ from wsss_kit.engine import batch_norms, device_of
 from wsss_kit.files import check_classes
 from wsss_kit.methods.base import CAMMethod, MethodOutput, Recipe, check_batch, preset_values
 from wsss_kit.processes import mean_count
-from wsss_kit.views import LabelledImages
-
-COMMON = {"accumulate": (1, 1), "crop": (None, None), "long_side": (None, None)}
-"""What every training has: rows for `engine.columns`, the same in all presets."""
+from wsss_kit.views import LabelledImages, mean_colour
 
 
 class TrainedCAM(CAMMethod):
@@ -113,8 +110,7 @@ class TrainedCAM(CAMMethod):
         return LabelledImages(samples, **self._view(recipe))
 
     def _view(self, recipe: Recipe) -> dict[str, Any]:
-        fill = getattr(self.backbone_, "mean", None)
-        fill = fill.cpu() if isinstance(fill, Tensor) else None
+        fill = mean_colour(self.backbone_)
         return {"crop": recipe["crop"], "long_side": recipe["long_side"], "fill": fill}
 
     def logits(self, images: Tensor) -> Tensor:
@@ -127,7 +123,7 @@ class TrainedCAM(CAMMethod):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the backbone, without what the recipe leaves as it is, and the heads."""
-        recipe = self.recipe or self.values()
+        recipe = self.numbers
         kept = [] if recipe["trains_stem"] else [getattr(self.backbone_, "stem", nn.Module())]
         kept += [] if recipe.get("trains_norms", True) else batch_norms(self.backbone_)
         fixed = {id(p) for layer in kept for p in layer.parameters()}
@@ -137,7 +133,7 @@ class TrainedCAM(CAMMethod):
 
     def fixed(self) -> list[nn.Module]:
         """Return the layers of batch normalisation where their statistics are kept."""
-        recipe = self.recipe or self.values()
+        recipe = self.numbers
         return batch_norms(self.backbone_) if recipe["fixed_batch_norm"] else []
 
     # -- maps -------------------------------------------------------------------------------

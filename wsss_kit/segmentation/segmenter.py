@@ -20,7 +20,7 @@ from wsss_kit.engine import batch_norms, columns, device_of
 from wsss_kit.methods.base import Learner, Recipe
 from wsss_kit.processes import progress as progress_bar
 from wsss_kit.segmentation.networks import LOSSES, build_network, multi_scale_loss
-from wsss_kit.views import MaskedImages
+from wsss_kit.views import MaskedImages, mean_colour
 
 _SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
 PRESETS: dict[str, dict[str, Any]] = columns(
@@ -138,9 +138,8 @@ class Segmenter(Learner):
 
     def data(self, samples: Sequence[Sample], recipe: Recipe) -> MaskedImages:
         """Return random views of the images with their masks."""
-        fill = getattr(getattr(self.net, "trunk", None), "mean", None)
         view = {"crop": recipe["crop"], "scales": recipe["scales"]}
-        view["fill"] = None if fill is None else fill.cpu()
+        view["fill"] = mean_colour(getattr(self.net, "trunk", None))
         return MaskedImages(samples, recipe["masks"], "mask", view)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -150,7 +149,7 @@ class Segmenter(Learner):
 
     def fixed(self) -> list[nn.Module]:
         """Return the layers of batch normalisation where their statistics are kept."""
-        return batch_norms(self) if (self.recipe or self.values())["fixes_norms"] else []
+        return batch_norms(self) if self.numbers["fixes_norms"] else []
 
     def loss(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """Compute the loss of a batch at all of its sizes, see `multi_scale_loss`.
@@ -162,7 +161,7 @@ class Segmenter(Learner):
         Raises:
             ValueError: if a mask has a value that is no class.
         """
-        recipe = self.recipe or self.values()
+        recipe = self.numbers
         wrong = (masks != IGNORE_INDEX) & ((masks < 0) | (masks > len(self.classes)))
         if wrong.any():
             raise ValueError(

@@ -164,8 +164,7 @@ class CLIMS(TrainedCAM):
 
     def heads(self) -> list[Tensor]:
         """Return the head and, where it is calibrated, the sigmoid's bias."""
-        calibrated = (self.recipe or self.values())["calibrated"]
-        return [self.head_, self.bias_] if calibrated else [self.head_]
+        return [self.head_, self.bias_] if self.numbers["calibrated"] else [self.head_]
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the four losses of a batch.
@@ -181,7 +180,7 @@ class CLIMS(TrainedCAM):
         Raises:
             Diverged: if a map is no number.
         """
-        recipe = self.recipe or self.values()
+        recipe = self.numbers
         cams = class_activation_maps(self.backbone_(images), self.head_)
         maps = torch.sigmoid(cams.float() + self.bias_[:, None, None])  # those that are trained
         if not torch.isfinite(maps).all():

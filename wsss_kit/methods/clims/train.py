@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.classes import Sample
 from wsss_kit.engine import Diverged, columns
-from wsss_kit.methods.trained import COMMON
+from wsss_kit.methods.base import COMMON
 
 _SCALES = (1.0, 0.5, 1.5, 2.0)
 WARM_UP = 20  # steps of AdamW

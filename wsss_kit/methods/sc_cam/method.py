@@ -209,11 +209,11 @@ class SCCAM(TrainedCAM):
 
     def learn(self, samples: Sequence[Sample], recipe: Recipe, **options: Any) -> None:
         """Train the rounds, one after the other."""
-        first = 0
+        place, first = self.place(recipe, 0), 0
+        done = place.stored_part if place else -1
+        if done >= 0:
+            self.set_extra_state(place.stored[0]["_extra_state"])
         for number, epochs in enumerate(recipe["epochs_of_rounds"]):
-            place = self.place(samples, {**recipe, "epochs": epochs}, number)
-            stored = place.stored() if place else None
-            done = stored[1]["part"] if stored else -1
             if done < number:
                 self._begin_round(samples, number, recipe)
             if done <= number:
@@ -265,7 +265,7 @@ class SCCAM(TrainedCAM):
         Returns:
             ``parent``, ``sub`` and ``total``, see `joint_loss`.
         """
-        recipe = self.recipe or self.values()
+        recipe = self.numbers
         pooled = drop(self.backbone_(images).mean((2, 3)).float(), recipe["dropout"])  # (B, D)
         weight, heads = recipe["subcategory_weight"], (self.head_, self.sub_head_)
         return joint_loss(pooled, *heads, labels, subcategories, weight=weight)

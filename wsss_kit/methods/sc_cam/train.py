@@ -8,7 +8,8 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count
 from wsss_kit.engine import columns
-from wsss_kit.methods.trained import COMMON, soft_margin_loss
+from wsss_kit.methods.base import COMMON
+from wsss_kit.methods.trained import soft_margin_loss
 from wsss_kit.processes import own, total
 
 PRESETS = columns(
