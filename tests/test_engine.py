@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trainings import LONG, TRAININGS, WORLD, Tiny, cam, start, state_of
+from tests.trainings import LONG, TRAININGS, WORLD, Tiny, cam, sc_cam, start, state_of
 from wsss_kit import engine
 from wsss_kit.classes import Sample
 from wsss_kit.engine import Diverged, _Batches, check_loss, generator, rate_factor
@@ -272,6 +272,14 @@ def test_the_log_beside_a_checkpoint_has_the_losses_of_every_epoch(tmp_path):
     assert [json.loads(line)["total"] for line in lines] == trained.losses_
     assert load_model(tmp_path / "run")[1]["step"] == 4
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.losses.jsonl", "run.safetensors"]
+
+
+def test_the_log_has_the_epochs_of_all_rounds(tmp_path):
+    trained = sc_cam(tmp_path / "run", epochs=(1, 2))
+    lines = (tmp_path / "run.losses.jsonl").read_text().splitlines()
+    numbered = [{"epoch": n, **each} for n, each in enumerate(trained.losses_, start=1)]
+    assert len(numbered) == 3
+    assert [json.loads(line) for line in lines] == numbered
 
 
 def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
