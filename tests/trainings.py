@@ -1,12 +1,13 @@
 """Short trainings of every kind; `test_engine` stops them, `test_processes` shares them.
 
 ``python -m tests.trainings FOLDER NAME`` runs one with a checkpoint in a folder, for tests that
-start processes.
+start processes. ``WSSS_KIT_TEST_DEVICE=cuda`` runs them on a GPU, in mixed precision.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import cache, partial
@@ -28,9 +29,10 @@ from wsss_kit.processes import joined, rank
 from wsss_kit.prompts import Prompts
 from wsss_kit.segmentation import train_segmenter
 
+DEVICE = os.environ.get("WSSS_KIT_TEST_DEVICE", "cpu")
 WORLD = PaperWorld(6, split="train", size=64)
 HOW = {"batch_size": 4, "progress": False, "seed": 3}
-ON = {"weights": "web", "device": "cpu"}
+ON = {"weights": "web", "device": DEVICE}
 
 
 @cache
@@ -53,17 +55,17 @@ def sc_cam(checkpoint=None, preset="clean", epochs=(1, 2)):
 
 def clims(checkpoint=None, preset="clean", **options):
     prompts = Prompts.paper(method="clims")
-    method = CLIMS(load_clip("paper", device="cpu"), start(), prompts=prompts, preset=preset)
+    method = CLIMS(load_clip("paper", device=DEVICE), start(), prompts=prompts, preset=preset)
     return method.fit(WORLD, checkpoint=checkpoint, **{"epochs": 2, **HOW, **options})
 
 
 def affinity(checkpoint=None, preset="clean", **options):
-    net = AffinityNet("paper", **ON, preset=preset)
+    net = AffinityNet("paper", **ON, radius=3, preset=preset)  # 5 leaves no inner pair of 8 cells
     return net.fit(WORLD, WORLD.masks, checkpoint=checkpoint, epochs=2, **HOW, **options)
 
 
 def segmenter(checkpoint=None, **options):
-    options = {"epochs": 3, "crop": 48, "scales": (0.75, 1.25), "device": "cpu", **HOW, **options}
+    options = {"epochs": 3, "crop": 48, "scales": (0.75, 1.25), "device": DEVICE, **HOW, **options}
     return train_segmenter(WORLD, WORLD.masks, checkpoint=checkpoint, **options)
 
 
@@ -85,16 +87,16 @@ class Tiny(nn.Module):
 
 def own_module(checkpoint=None):
     options = {"epochs": 3, "learning_rate": 0.01, **HOW}
-    return CAM(Tiny(), preset="clean").fit(WORLD, checkpoint=checkpoint, **options)
+    return CAM(Tiny().to(DEVICE), preset="clean").fit(WORLD, checkpoint=checkpoint, **options)
 
 
 def deeplab(checkpoint=None, **options):
     options = {"iterations": 3, "batch_size": 2, "accumulate": 2, "epochs": None, **options}
-    return segmenter(checkpoint, network="deeplab_v2", backbone=Tiny(), **options)
+    return segmenter(checkpoint, network="deeplab_v2", backbone=Tiny().to(DEVICE), **options)
 
 
 def tiny_clip(checkpoint=None):
-    run = Pretraining(checkpoint or "", steps=4, batch=4, workers=0, fall=0.5)
+    run = Pretraining(checkpoint or "", device=DEVICE, steps=4, batch=4, workers=0, fall=0.5)
     if checkpoint is not None:
         return run.run()
     run.losses_ = engine.fit(run, run.data(), run.recipe(), what="tiny CLIP")
@@ -138,7 +140,7 @@ def state_of(trained: nn.Module) -> dict[str, torch.Tensor]:
 def main() -> None:
     folder, name = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
-    with joined("cpu"):
+    with joined(DEVICE):
         if name == "all":
             result = {}
             for each in SHARED:

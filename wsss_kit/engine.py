@@ -64,7 +64,7 @@ class Data(Protocol):
         """Return the number of images."""
 
     def batch(self, numbers: Sequence[int], chance: Chance) -> Sequence[Tensor]:
-        """Return the tensors of some images, (B, ...) each.
+        """Return the tensors of some images, (B, ...) each, on the CPU.
 
         ``chance(1 + number)`` is the random generator of an image in this pass, ``chance(0)`` one
         of the whole pass.

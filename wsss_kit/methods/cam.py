@@ -138,7 +138,7 @@ class CAM(TrainedCAM):
                 f"pooled has shape {tuple(pooled.shape)}, expected {expected} as pool(samples) "
                 "returns for these samples and this backbone"
             )
-        return _Pooled(pooled, labels_of(samples).to(pooled.device))
+        return _Pooled(pooled, labels_of(samples))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return backbone and head, or the head alone."""
@@ -190,7 +190,7 @@ class _Pooled:
     """Pooled features and labels: of every image one of the two views at random."""
 
     def __init__(self, pooled: Tensor, labels: Tensor) -> None:
-        self.pooled, self.labels = pooled, labels
+        self.pooled, self.labels = pooled.cpu(), labels  # batches are read on the CPU
 
     def __len__(self) -> int:
         return len(self.pooled)
