@@ -18,7 +18,7 @@ help:
 	@echo "make lab        JupyterLab at notebook 00 (ARGS=--allow-root in a container)"
 	@echo "make test       the fast tests and doctests, two at a time (ARGS='-k cam', '-m slow', '-n 0')"
 	@echo "make browser    the instruments in a real JupyterLab and Notebook, by the system's chromium"
-	@echo "make bench      how fast CLIP-ES is on this machine (ARGS='--rounds 9' or --help)"
+	@echo "make bench      the stages of CLIP-ES timed on this machine (ARGS='--rounds 9' or --help)"
 	@echo "make notebooks  build and execute notebooks/src into notebooks/*.ipynb"
 	@echo "make check      ruff, formatting, and every notebook executed and compared, which no test"
 	@echo "                does unless it is slow"

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "wsss_kit"
 
 LAYERS = (
     (("checks", "files", "processes"), ("classes",), ("views", "checkpoints"), ("engine",)),
-    (("registry", "prompts"), ("data",), ("clip", "classifier")),
+    (("registry", "prompts"), ("data",), ("clip", "backbones")),
     (("cam", "affinity", "crf", "masks"),),
     (("methods",), ("affinity_net", "segmentation"), ("pipeline",), ("paperworld",)),
     (("recipes", "evaluation"), ("notebook_data",)),
@@ -34,7 +34,7 @@ LAYER_OF = {
     for step, units in enumerate(steps)
     for unit in units
 }
-MOST_IN_THE_ROOT = 16
+MOST_IN_THE_ROOT = 17
 """Modules beside the folders: the root of the package shows the line and nothing else."""
 
 LATE = (

@@ -22,9 +22,9 @@ from wsss_kit import affinity, crf, evaluation, plot
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.baseline import run_baseline
 from wsss_kit.commands.demo import run_demo
-from wsss_kit.commands.reproduce import run_reproduce
+from wsss_kit.commands.evaluate import run_reproduce
+from wsss_kit.commands.photographs import run_baseline
 from wsss_kit.commands.train import train_paper_backbone, train_paper_clip
 from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, Protocol
 from wsss_kit.methods.cam import CAM

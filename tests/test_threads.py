@@ -30,7 +30,7 @@ demo._figures = lambda *_: {{}}  # drawn after the threads have ended
 demo.run_demo({out!r}, n_train=8, n_val=2, n_test=2)
 """
 CHECK = """
-from wsss_kit.commands.check import run_check
+from wsss_kit.commands.download import run_check
 
 run_check("voc", root={root!r}, workers=4)
 """

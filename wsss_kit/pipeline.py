@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_matrix
 from wsss_kit.affinity_net import AffinityNet
-from wsss_kit.affinity_net.levels import enlarged
+from wsss_kit.affinity_net.pairs import enlarged
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import (
     check_count,

@@ -41,7 +41,7 @@ from wsss_kit.methods.clims import (
     object_text_loss,
     propose_backgrounds,
 )
-from wsss_kit.methods.clims.judge import Judge
+from wsss_kit.methods.clims.losses import Judge
 from wsss_kit.notebook_data import make_clims, open_data, train_cam
 from wsss_kit.paperworld.measures import mass_shares, part_recall
 from wsss_kit.plot import show_cams, show_masks, show_samples, step_bars
@@ -77,8 +77,8 @@ show_samples([sample._replace(image=v) for v in views.values()], data.classes, l
 # CLIP turns each of the three into a vector, and each sentence too. The **cosine** between the two says how well they go together. CLIMS takes it bare, without the scale that CLIP trains with.
 
 # %%
-texts = clip.encode_templates([prompts.class_texts(t) for t in prompts.templates])  # (C, E)
-backgrounds = clip.encode_templates([prompts.background_texts(t) for t in prompts.templates])
+texts = clip.encode_sentences(prompts.class_sentences())  # (C, E)
+backgrounds = clip.encode_sentences(prompts.background_sentences())
 own = [prompts.backgrounds.index(b) for b in prompts.backgrounds_of(data.classes[c])][:3]
 
 with torch.no_grad():

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from tests.classifier.resnet38_layout import released, walk
 from wsss_kit.affinity_net import AffinityNet
-from wsss_kit.affinity_net.levels import enlarged
+from wsss_kit.affinity_net.pairs import enlarged
+from wsss_kit.backbones import build_backbone
 from wsss_kit.cam import upsample
 from wsss_kit.classes import IMAGENET_MEAN
-from wsss_kit.classifier import build_backbone
 
 
 class Pyramid(nn.Module):

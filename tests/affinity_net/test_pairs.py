@@ -16,14 +16,13 @@ from wsss_kit.affinity_net import (
     labels_on_grid,
     pair_kinds,
 )
-from wsss_kit.affinity_net.confident import IRN_THRESHOLDS, PSA_POWERS, confident_labels
 from wsss_kit.affinity_net.neighbours import (
     balanced_pair_loss,
     boundary_affinity,
     dense,
     windowed_walk,
 )
-from wsss_kit.masks import BackgroundRule
+from wsss_kit.masks import IRN_THRESHOLDS, PSA_POWERS, BackgroundRule, confident_labels
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.pipeline import Pipeline
 

@@ -8,7 +8,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from wsss_kit.classifier.backbones import BACKBONES, RESNETS, ResNetBackbone, build_backbone
+from wsss_kit.backbones import BACKBONES, RESNETS, ResNetBackbone, build_backbone
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.classifier.resnet38_layout import released, walk
-from wsss_kit.classifier.backbones import BACKBONES, build_backbone
+from wsss_kit.backbones import BACKBONES, build_backbone
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
 

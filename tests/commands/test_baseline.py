@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from wsss_kit import CAM, PaperWorld
-from wsss_kit.commands.baseline import predict_all, run_baseline, train_heads
+from wsss_kit.commands.photographs import predict_all, run_baseline, train_heads
 from wsss_kit.commands.resources import load_function
 from wsss_kit.evaluation import BackgroundRule, predict_masks
 from wsss_kit.pipeline import Pipeline

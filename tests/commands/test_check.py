@@ -12,7 +12,7 @@ from PIL import Image
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.classes import VOC_CLASSES, palette
-from wsss_kit.commands.check import check_data, run_check
+from wsss_kit.commands.download import check_data, run_check
 from wsss_kit.data import load_voc, load_voc_masks
 from wsss_kit.paperworld import PaperWorld
 

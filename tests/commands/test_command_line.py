@@ -54,7 +54,7 @@ def no_work(monkeypatch):
         module, _, function = name.rpartition(".")
         monkeypatch.setattr(f"wsss_kit.{module}.{function}", work)
     monkeypatch.setattr("wsss_kit.commands.demo.load_clip", work)
-    monkeypatch.setattr("wsss_kit.commands.baseline.open_dataset", work)
+    monkeypatch.setattr("wsss_kit.commands.photographs.open_dataset", work)
 
 
 NUMBERS = [
@@ -163,7 +163,6 @@ def test_a_command_line_without_a_command_shows_which_there_are(words, capsys):
 
 OPTIONS = {
     "paper-clip": {"steps", "fall", "seed", "workers", "device", "torn"},
-    "choose-clip": {"candidates"},
     "paper-trunk": {"steps", "seed", "workers", "teacher"},
     "paper-clims": {"seed", "n_train", "n_val"},
     "paper-sc-cam": {"seed", "n_train", "n_val"},
@@ -175,17 +174,16 @@ OPTIONS = {
 def test_a_training_refuses_what_it_would_not_heed(what, tmp_path, no_work, capsys):
     """Even the usual value: who says --device cpu to the backbone believes that it can be
     another."""
-    given = ["--candidates", "a"] if what == "choose-clip" else []
     for name in sorted(set().union(*OPTIONS.values()) - OPTIONS[what]):
         flag = f"--{name.replace('_', '-')}"
-        message = refused(["train", what, "--out", str(tmp_path), *given, f"{flag}=1"], capsys)
+        message = refused(["train", what, "--out", str(tmp_path), f"{flag}=1"], capsys)
         assert f"wsss_kit train: Unknown option: {flag}" in message
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("what", OPTIONS)
 def test_every_option_of_training_is_tried_here(what):
-    function, _ = parse(["train", what, *["--candidates", "a"] * (what == "choose-clip")])
+    function, _ = parse(["train", what])
     assert set(inspect.signature(function).parameters) == {"out", *OPTIONS[what]}
 
 

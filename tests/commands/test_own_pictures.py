@@ -11,7 +11,7 @@ from PIL import Image
 from wsss_kit.__main__ import main
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.commands import resources as weights
-from wsss_kit.commands.own_images import LONGEST, run_own_images, shrunk
+from wsss_kit.commands.photographs import LONGEST, run_own_images, shrunk
 from wsss_kit.paperworld import PaperWorld
 
 

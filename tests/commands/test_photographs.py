@@ -7,7 +7,7 @@ import json
 import pytest
 
 from wsss_kit.__main__ import main
-from wsss_kit.commands.check import run_check
+from wsss_kit.commands.download import run_check
 from wsss_kit.commands.evaluate import run_evaluate
 
 SCORED = "cat,cow,dog,horse,person,sheep"

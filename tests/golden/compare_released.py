@@ -48,7 +48,7 @@ def clip_of(path):
     p = Prompts.voc(method="clims"); assert p.class_texts() + p.background_texts() == texts
     return FrozenCLIP(m, lambda ts: tok[[texts.index(t) for t in ts]]), p
 from wsss_kit.methods.clims import PRESETS, CLIMS
-from wsss_kit.methods.clims.judge import Judge
+from wsss_kit.methods.clims.losses import Judge
 from wsss_kit.engine import optimiser_of, rate_factor
 from wsss_kit.methods.base import Learner
 from wsss_kit.views import augment
@@ -114,9 +114,9 @@ for p in files("sc_cam_round"):
     say("sc_cam_round rates", rates, z["rates"], 1e-9); say("sc_cam_round losses", losses, z["losses"], 1e-5); say("sc_cam_round head", head.detach(), z["end.head"], 1e-5); say("sc_cam_round sub_head", sub.detach(), z["end.sub_head"], 1e-5)
     for k in ("stem.0.weight", "body.0.weight", "body.1.weight"): say("sc_cam_round " + k, trunk.state_dict()[k], z["end." + k], 1e-5)
 from wsss_kit.affinity_net import AffinityNet, pair_kinds, balanced_pair_loss, half_plane, inner_pairs, confident_seeds, labels_on_grid
-from wsss_kit.affinity_net.confident import PSA_POWERS
+from wsss_kit.masks import PSA_POWERS
 from wsss_kit.affinity_net.neighbours import boundary_affinity, dense
-from wsss_kit.affinity_net.levels import Projection
+from wsss_kit.affinity_net.pairs import Projection
 from wsss_kit.affinity import transition_matrix, random_walk
 for p in files("psa_affinity"):
     z = read(p); name = os.path.basename(p)[:-4]; h, w = z["grid"]
@@ -188,7 +188,7 @@ if files("deeplab_logits"):
         z = read(p)
         with torch.no_grad(): say(os.path.basename(p) + " logits", kit(T(z["normalised"]) * kit.trunk.std + kit.trunk.mean)[0], z["logits"], 1e-4, allowed="D10")
 if files("resnet38"):
-    from wsss_kit.classifier.resnet38 import ResNet38Backbone, from_released
+    from wsss_kit.backbones import ResNet38Backbone, from_released
     import re
     trunk = ResNet38Backbone(); rel = {}
     names = {"norm1": "bn_branch2a", "conv1": "conv_branch2a", "norm2": "bn_branch2b1", "conv2": "conv_branch2b1", "norm3": "bn_branch2b2", "conv3": "conv_branch2b2", "skip": "conv_branch1"}

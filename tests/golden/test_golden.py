@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.methods.clip_es.literal import literal_maps
 from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_matrix
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.methods.clip_es import CLIPES, literal_maps, refined_maps
+from wsss_kit.methods.clip_es import CLIPES, refined_maps
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import clip_es_maps
 

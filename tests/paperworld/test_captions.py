@@ -8,7 +8,6 @@ import pytest
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.description import Band, Dice, Scene, Thing
 from wsss_kit.paperworld.drawing import draw
 from wsss_kit.paperworld.scenes import KINDS, describe, weather
 from wsss_kit.paperworld.words import (
@@ -20,6 +19,10 @@ from wsss_kit.paperworld.words import (
     STUFF,
     SUBTYPES,
     VEHICLE_STYLES,
+    Band,
+    Dice,
+    Scene,
+    Thing,
     caption,
     plural,
     vocabulary,

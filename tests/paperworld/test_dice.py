@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from wsss_kit.paperworld.description import Dice
+from wsss_kit.paperworld.words import Dice
 
 
 def test_frozen_values():

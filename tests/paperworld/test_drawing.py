@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 
 from wsss_kit.classes import PAPER_CLASSES
-from wsss_kit.paperworld.description import Band, Dice, Hole, Scene, Thing
-from wsss_kit.paperworld.drawing import draw
-from wsss_kit.paperworld.papers import VARIANTS, paper
-from wsss_kit.paperworld.words import ANIMAL_STYLES, STUFF, SUBTYPES, VEHICLE_STYLES
+from wsss_kit.paperworld.drawing import VARIANTS, draw, paper
+from wsss_kit.paperworld.words import (
+    ANIMAL_STYLES,
+    STUFF,
+    SUBTYPES,
+    VEHICLE_STYLES,
+    Band,
+    Dice,
+    Hole,
+    Scene,
+    Thing,
+)
 
 
 def scene_of(*names, **changes):

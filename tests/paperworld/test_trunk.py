@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wsss_kit.classifier.backbones import build_backbone
+from wsss_kit.backbones import build_backbone
 from wsss_kit.clip import load_clip
 from wsss_kit.files import load_model
 from wsss_kit.paperworld import PaperWorld

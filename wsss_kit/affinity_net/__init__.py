@@ -4,7 +4,6 @@ Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervisi
 Supervised Semantic Segmentation", CVPR 2018 (PSA); SC-CAM and the CLIMS paper refine their maps so.
 """
 
-from wsss_kit.affinity_net.confident import confident_seeds, labels_on_grid
 from wsss_kit.affinity_net.neighbours import (
     PAIR_KINDS,
     balanced_pair_loss,
@@ -14,3 +13,4 @@ from wsss_kit.affinity_net.neighbours import (
     pair_kinds,
 )
 from wsss_kit.affinity_net.network import AffinityNet
+from wsss_kit.masks import confident_seeds, labels_on_grid

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.affinity import random_walk, transition_matrix
-from wsss_kit.affinity_net.confident import labels_on_grid
-from wsss_kit.affinity_net.levels import translated
 from wsss_kit.affinity_net.neighbours import (
     balanced_pair_loss,
     dense,
@@ -20,7 +18,8 @@ from wsss_kit.affinity_net.neighbours import (
     pair_kinds,
     windowed_walk,
 )
-from wsss_kit.affinity_net.pairs import PairNetwork
+from wsss_kit.affinity_net.pairs import PairNetwork, translated
+from wsss_kit.backbones import load_all, read_state, warn_of_random_weights
 from wsss_kit.cam import upsample
 from wsss_kit.checks import (
     check_count,
@@ -28,9 +27,8 @@ from wsss_kit.checks import (
     check_positive,
 )
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.classifier.backbones import warn_of_random_weights
-from wsss_kit.classifier.pretrained import load_all, read_state
 from wsss_kit.engine import batch_norms
+from wsss_kit.masks import labels_on_grid
 from wsss_kit.methods.base import Recipe
 from wsss_kit.views import MaskedImages, mean_colour
 

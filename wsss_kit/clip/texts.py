@@ -95,19 +95,6 @@ class FrozenTexts(nn.Module):
             return model.encode_text(ids)
         return text_features(model, ids[:, : int(ids.argmax(1).max()) + 1])
 
-    def encode_templates(self, texts: Sequence[Sequence[str]]) -> Tensor:
-        """Average unit embeddings of phrases over several templates, and normalise the mean.
-
-        Args:
-            texts: for every template its P texts.
-
-        Returns:
-            (P, D) float32 of unit length; for one template, those of `encode_text`.
-        """
-        if not texts:
-            raise ValueError("texts is empty, expected the texts of at least one template")
-        return self.encode_sentences(list(zip(*texts, strict=True)))
-
     def encode_sentences(self, sentences: Sequence[Sequence[str]]) -> Tensor:
         """Compute unit embeddings of phrases, each written as one or several texts.
 

@@ -151,7 +151,7 @@ def demo(
     Raises:
         ValueError: if ``classes``, ``clip`` or ``limit`` are given without ``images``.
     """
-    from wsss_kit.commands.own_images import run_own_images
+    from wsss_kit.commands.photographs import run_own_images
 
     options = {"classes": classes, "clip": clip, "limit": limit}
     options = {name: value for name, value in options.items() if value is not None}

@@ -25,17 +25,16 @@ from wsss_kit.processes import place_in_run
 _COMMANDS = {
     "demo": ("demo:demo", "every method on the embedded world, offline"),
     "download": ("download:download", "a data set into its folder below data/"),
-    "check": ("check:run_check", "what is wrong with a data set, before hours of work"),
+    "check": ("download:run_check", "what is wrong with a data set, before hours of work"),
     "masks": ("masks:run_masks", "a data set to pseudo masks on disk, resumably"),
     "evaluate": ("evaluate:run_evaluate", "masks on disk against ground truth"),
-    "baseline": ("baseline:run_baseline", "plain CAM on real photographs"),
-    "reproduce": ("reproduce:run_reproduce", "the commands of a published number"),
-    "bench": ("bench:run_bench", "how fast CLIP-ES is here, against the literal one"),
+    "baseline": ("photographs:run_baseline", "plain CAM on real photographs"),
+    "reproduce": ("evaluate:run_reproduce", "the commands of a published number"),
+    "bench": ("bench:run_bench", "how fast each stage of CLIP-ES is here"),
 }
 """Each command's function, in a module of ``commands``, and its line in the list; and ``train``."""
 _SHIPPED = {
     "paper-clip": "train:train_paper_clip",
-    "choose-clip": "train:choose_paper_clip",
     "paper-trunk": "train:train_paper_backbone",
     "paper-clims": "train:train_paper_clims",
     "paper-sc-cam": "train:train_paper_sc_cam",
@@ -114,7 +113,7 @@ def _goes_on(words: Sequence[str], bound: inspect.BoundArguments | None) -> str:
     """Return where the same command goes on from after it was stopped."""
     if words[0] in ("download", "masks", "reproduce"):
         return "goes on from what is written"
-    if words[0] == "train" and bound and words[1] not in ("paper-trunk", "choose-clip"):
+    if words[0] == "train" and bound and words[1] != "paper-trunk":
         bound.apply_defaults()
         folder = Path(bound.arguments["out"] or f"data/runs/{words[1]}")
         first = {"paper-clims": "cam", "paper-sc-cam": "sc-cam-training"}

@@ -22,7 +22,7 @@ from wsss_kit.commands.resources import backbone_named, clip_named, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import SPLITS
 from wsss_kit.files import is_saved, read_card, weights_path, write_whole
-from wsss_kit.methods.base import Learner
+from wsss_kit.methods.base import CAMMethod, Learner
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.sc_cam import SCCAM
@@ -157,10 +157,11 @@ def _check_options(what: str, given: Mapping[str, Any]) -> None:
 
 
 def called_by(what: str) -> tuple[Callable[..., Any], ...]:
-    """Return what takes the options: a constructor or function, its ``fit``, and that of all."""
+    """Return what takes the options: constructors or a function, its ``fit``, and that of all."""
     if what == "segmenter":
         return train_segmenter, Learner.fit
-    return _MAKES[what], _MAKES[what].fit, Learner.fit
+    making = (_MAKES[what], *[CAM] * issubclass(_MAKES[what], CAMMethod))  # SC-CAM hands on CAM's
+    return *making, _MAKES[what].fit, Learner.fit
 
 
 def _names(called: Callable[..., Any]) -> list[str]:
@@ -207,18 +208,18 @@ def _prepare(what: str, config: Mapping[str, Any], samples: Sequence[Sample], de
     if "backbone" in given:
         given["backbone"] = backbone_named(given["backbone"])
     # the options of the constructor and those of fit; seed may be for both
-    *making, own, shared = [{n: given[n] for n in _names(f) if n in given} for f in called_by(what)]
-    fitting = {**own, **shared}
+    *makers, fit, learn = called_by(what)
+    making = {name: given[name] for f in makers for name in _names(f) if name in given}
+    fitting = {name: given[name] for f in (fit, learn) for name in _names(f) if name in given}
     if "masks" in options_of(what):
         masks, taught_by = _open_masks(config, samples)
         if what == "segmenter":
             fitting |= {"taught_by": taught_by, "device": device}
             return partial(train_segmenter, samples, masks, **fitting)
-        return partial(AffinityNet(**making[0], device=device).fit, samples, masks, **fitting)
+        return partial(AffinityNet(**making, device=device).fit, samples, masks, **fitting)
     if not labels_of(samples).any():
         problem = f"none of the {len(samples)} images shows a class, expected image-level labels"
         raise ValueError(f"{problem}; see `python -m wsss_kit check {config['data']}`")
-    (making,) = making
     if "start" in config:
         network = making.get("backbone")
         if isinstance(network, str):

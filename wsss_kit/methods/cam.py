@@ -33,20 +33,17 @@ PRESETS = columns(
         "batch_size": (16, 32),
         "learning_rate": (0.1, 0.05),
         "head_factor": (10.0, 2.0),
+        # the released trainers hand weight decay to SGD's momentum: the real momentum is 1e-4
         "momentum": (1e-4, 0.9),
         "weight_decay": (1e-4, 5e-4),
-        "fixed_batch_norm": (True, False),
-        "trains_stem": (False, True),
-        "drop_last": (True, False),
+        "fixed_batch_norm": (True, False),  # whether its statistics stay
+        "trains_stem": (False, True),  # whether the first convolution learns
+        "drop_last": (True, False),  # whether a pass's last, partial batch is left out
         "train_backbone": (True, True),
         "pooled": (None, None),
         "sound": (math.log(2), math.log(2)),
     },
 )
-"""Preset -> choice. Reference: the released trainers pass weight decay as SGD's momentum, so that
-the real momentum is 1e-4; they keep batch normalisation fixed, do not train the first convolution
-(``trains_stem``) and leave out a pass's last, partial batch (``drop_last``)."""
-
 HEAD_ALONE = {"epochs": 60, "batch_size": 32, "learning_rate": 1.0, "head_factor": 1.0}
 HEAD_ALONE |= {"momentum": 0.9, "weight_decay": 1e-4, "drop_last": False}
 """Training of a head on a fixed backbone, in every preset."""

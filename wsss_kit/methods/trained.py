@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.backbones import build_backbone, warn_of_random_weights
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checks import check_count, check_device, check_given, check_scales, chosen_device
 from wsss_kit.classes import Sample, classes_of
-from wsss_kit.classifier.backbones import build_backbone, new_head, warn_of_random_weights
 from wsss_kit.engine import batch_norms, device_of
 from wsss_kit.files import check_classes
 from wsss_kit.methods.base import CAMMethod, MethodOutput, Recipe, check_batch, preset_values
@@ -290,6 +290,23 @@ class TrainedCAM(CAMMethod):
             return {}
         head = self.backbone.head_.detach().float().cpu().contiguous()
         return {"start": hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]}
+
+
+def new_head(rows: int, dimensions: int, *, seed: int, xavier: bool = False) -> Tensor:
+    """Create an untrained head: (rows, D).
+
+    Args:
+        rows: C classes, or C * k sub-categories.
+        dimensions: D.
+        seed: of its weights.
+        xavier: whether they are uniform in +-sqrt(6 / (rows + D)), as in SC-CAM's released code,
+            or normal with a deviation of 0.01.
+    """
+    random = torch.Generator().manual_seed(seed)
+    if not xavier:
+        return torch.randn(rows, dimensions, generator=random) * 0.01
+    bound = (6 / (rows + dimensions)) ** 0.5
+    return bound * (2 * torch.rand(rows, dimensions, generator=random) - 1)
 
 
 def soft_margin_loss(logits: Tensor, labels: Tensor) -> Tensor:

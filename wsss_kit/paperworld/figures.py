@@ -15,7 +15,7 @@ from wsss_kit.classes import PAPER_CLASSES
 if TYPE_CHECKING:
     from PIL import Image
 
-    from wsss_kit.paperworld.description import Thing
+    from wsss_kit.paperworld.words import Thing
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]

@@ -1,12 +1,11 @@
-"""Invent what is in an image, before anything is drawn: see `description`."""
+"""Invent what is in an image, before anything is drawn: see `words.Scene`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from wsss_kit.classes import PAPER_CLASSES
-from wsss_kit.paperworld.description import Band, Dice, Hole, Scene, Thing
 from wsss_kit.paperworld.figures import HEIGHT
-from wsss_kit.paperworld.words import HOME, NEUTRAL, STUFF, SUBTYPES
+from wsss_kit.paperworld.words import HOME, NEUTRAL, STUFF, SUBTYPES, Band, Dice, Hole, Scene, Thing
 
 
 def describe(dice: Dice, kind: str, cooccurrence: float) -> Scene:

@@ -15,10 +15,9 @@ from torch import Tensor
 from wsss_kit.checks import check_count, check_given, check_probability, check_word
 from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.data.datasets import ByName
-from wsss_kit.paperworld.description import Dice, Scene
 from wsss_kit.paperworld.drawing import Drawing, draw
 from wsss_kit.paperworld.scenes import KINDS, describe, tear, weather
-from wsss_kit.paperworld.words import caption
+from wsss_kit.paperworld.words import Dice, Scene, caption
 from wsss_kit.prompts import Prompts
 
 COOCCURRENCE = {"web": 0.15, "train": 0.85, "val": 0.85, "test": 0.85}

@@ -1,5 +1,4 @@
 """From pseudo masks to a network that needs no label: training, prediction, the papers' recipes."""
 
 from wsss_kit.segmentation.networks import balanced_cross_entropy, confident_cross_entropy
-from wsss_kit.segmentation.segmenter import PRESETS, Segmenter
-from wsss_kit.segmentation.train import train_segmenter
+from wsss_kit.segmentation.segmenter import PRESETS, Segmenter, train_segmenter

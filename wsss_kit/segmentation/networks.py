@@ -4,6 +4,7 @@ Each maps (B, 3, H, W) RGB in [0, 1] to logits (B, K, h, w) on a grid of its own
 Where its weights do not all learn alike, ``parameter_groups`` says which of them learn how fast.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.backbones import build_backbone
 from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.classifier import build_backbone
+from wsss_kit.engine import columns
 from wsss_kit.processes import mean_count
 
 NETWORKS = ("small", "deeplab_v2")
@@ -136,6 +138,42 @@ def build_network(
         trunk = build_backbone(backbone, stride=stride, weights=weights, seed=seed)
         return (Small if network == "small" else DeepLabV2)(trunk, n_values)
 
+
+_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+# ``deeplab`` is the PyTorch code that CLIMS and CLIP-ES train with (and CLIMS' own from COCO's
+# weights); the others differ as their papers or authors say.
+PRESETS: dict[str, dict[str, Any]] = columns(
+    ("small", "deeplab"),
+    {
+        "optimiser": ("adamw", "sgd"),
+        "learning_rate": (2e-3, 2.5e-4),
+        "momentum": (0.9, 0.9),
+        "weight_decay": (0.01, 5e-4),
+        "batch_size": (16, 5),
+        "accumulate": (1, 2),  # batches whose gradients are added for one step
+        "epochs": (8, None),  # passes over the images, or
+        "iterations": (None, 20_000),  # steps
+        "decay_every": (1, 10),  # steps between two changes of the rate, see `engine.rate_factor`
+        "crop": (None, 321),  # this and the next: see `views.random_view`
+        "scales": ((), _SCALES),
+        "loss": ("plain", "plain"),  # one of ``LOSSES``
+        "loss_scales": ((), (0.75, 0.5)),  # see `multi_scale_loss`
+        # whether logits are enlarged to the mask for the loss, or the mask brought to their grid
+        "full_size": (True, False),
+        "fixes_norms": (False, True),  # whether batch normalisation keeps its statistics
+        "long_side": (None, None),
+        "masks": (None, None),
+        "sound": (math.log(21), 4 * math.log(21)),
+    },
+)
+PRESETS["clims_coco"] = PRESETS["deeplab"]
+PRESETS["clims_imagenet"] = {
+    **PRESETS["deeplab"],
+    **{"batch_size": 10, "iterations": 30_000, "scales": (*_SCALES, 1.75, 2.0)},
+    "loss": "balanced",
+}
+PRESETS["clip_es_imagenet"] = {**PRESETS["deeplab"], "learning_rate": 2e-4}
+PRESETS["clip_es_coco"] = {**PRESETS["deeplab"], "learning_rate": 2.5e-5}
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits (B, K, h, w) and masks (B, h, w) to a scalar."""

@@ -1,8 +1,7 @@
-"""A trained segmenter: predicts masks without labels."""
+"""Train a segmenter on pseudo masks; predict masks without labels."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,57 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.backbones import warn_of_random_weights
 from wsss_kit.cam import upsample
-from wsss_kit.checks import check_images, check_labels, check_scales, check_word, chosen_device
-from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.checks import (
+    check_count,
+    check_images,
+    check_labels,
+    check_samples,
+    check_scales,
+    check_word,
+    chosen_device,
+)
+from wsss_kit.classes import IGNORE_INDEX, Sample, classes_of
 from wsss_kit.crf import crf_of_present, dense_crf
-from wsss_kit.engine import batch_norms, columns, device_of
+from wsss_kit.engine import batch_norms, device_of
 from wsss_kit.methods.base import Learner, Recipe
 from wsss_kit.processes import progress as progress_bar
-from wsss_kit.segmentation.networks import LOSSES, build_network, multi_scale_loss
+from wsss_kit.segmentation.networks import LOSSES, PRESETS, build_network, multi_scale_loss
 from wsss_kit.views import MaskedImages, mean_colour
-
-_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
-PRESETS: dict[str, dict[str, Any]] = columns(
-    ("small", "deeplab"),
-    {
-        "optimiser": ("adamw", "sgd"),
-        "learning_rate": (2e-3, 2.5e-4),
-        "momentum": (0.9, 0.9),
-        "weight_decay": (0.01, 5e-4),
-        "batch_size": (16, 5),
-        "accumulate": (1, 2),
-        "epochs": (8, None),
-        "iterations": (None, 20_000),
-        "decay_every": (1, 10),
-        "crop": (None, 321),
-        "scales": ((), _SCALES),
-        "loss": ("plain", "plain"),
-        "loss_scales": ((), (0.75, 0.5)),
-        "full_size": (True, False),
-        "fixes_norms": (False, True),
-        "long_side": (None, None),
-        "masks": (None, None),
-        "sound": (math.log(21), 4 * math.log(21)),
-    },
-)
-PRESETS["clims_coco"] = PRESETS["deeplab"]
-PRESETS["clims_imagenet"] = {
-    **PRESETS["deeplab"],
-    **{"batch_size": 10, "iterations": 30_000, "scales": (*_SCALES, 1.75, 2.0)},
-    "loss": "balanced",
-}
-PRESETS["clip_es_imagenet"] = {**PRESETS["deeplab"], "learning_rate": 2e-4}
-PRESETS["clip_es_coco"] = {**PRESETS["deeplab"], "learning_rate": 2.5e-5}
-"""``accumulate``: batches whose gradients are added for one step. ``iterations``: steps; or
-``epochs``, passes over the images. ``decay_every``: steps between two changes of the rate, which
-falls by a polynomial of power 0.9. ``crop``, ``scales``: see `views.random_view`. ``loss``: one of
-`LOSSES`. ``loss_scales``: see `multi_scale_loss`. ``full_size``: whether logits are enlarged
-to the mask for the loss, or the mask brought to their grid. ``fixes_norms``: whether batch
-normalisation keeps its statistics.
-
-``deeplab`` is the PyTorch code that CLIMS and CLIP-ES train with (and CLIMS' own from COCO's
-weights); the others differ as their papers or authors say."""
 
 
 class Segmenter(Learner):
@@ -305,3 +271,77 @@ class Segmenter(Learner):
             n_values = 1 + len(saved["classes"])
             net = build_network(saved["network"], n_values, backbone=saved["backbone"])
         return cls(net, **saved)
+
+
+def train_segmenter(
+    samples: Sequence[Sample],
+    masks: Mapping[str, Tensor],
+    *,
+    network: str | nn.Module = "small",
+    backbone: str | nn.Module | None = None,
+    weights: str | Path | None = None,
+    preset: str | None = None,
+    taught_by: str = "not stated",
+    iterations: int | None = None,
+    weight_decay: float | None = None,
+    scales: Sequence[float] | None = None,
+    loss: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    **training: Any,
+) -> Segmenter:
+    """Train a network on masks, pseudo or drawn; pixels of 255 are ignored.
+
+    Masks whose doubtful pixels are 255 (``min_confidence`` of the recipes) make this CLIP-ES's
+    confidence-guided training.
+
+    Args:
+        samples: images; their ``classes``, if they have them, name the mask's values.
+        masks: image name to (H, W) int64, class c as c + 1.
+        network: one of ``NETWORKS``, or a module (B, 3, H, W) -> (B, K, h, w).
+        backbone: see `build_network`.
+        weights: see `build_network`.
+        preset: one of ``PRESETS``; None for ``"small"``, or ``"deeplab"`` for the DeepLabs.
+        taught_by: what the masks are, in words, for the card.
+        iterations: steps, instead of ``epochs``; this and the next arguments take the preset's
+            value where they are None.
+        weight_decay: of the optimiser.
+        scales: factors of which an image is resized by one before it is cropped.
+        loss: ``"plain"``, or ``"balanced"`` between background and objects, which keeps a start
+            from ImageNet's weights from learning background alone.
+        seed: of new weights, order and views.
+        device: where to train a named network.
+        **training: arguments of `Learner.fit`: ``epochs``, ``batch_size``, ``accumulate`` and so
+            on. Images of several sizes need a ``crop``.
+
+    Returns:
+        A `Segmenter` in evaluation mode, with ``losses_``, the mean of every pass.
+
+    Raises:
+        ValueError: if an image has no mask or one of another size or with a value that is no
+            class, sizes differ without a crop, a number is out of its range, or the checkpoint is
+            of another run.
+        Diverged: if the loss is no number, or far above where it began.
+
+    Example:
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> world = PaperWorld(2, split="train")
+        >>> net = train_segmenter(world, world.masks, epochs=1, device="cpu", progress=False)
+        >>> tuple(net(world[0].image[None]).shape), net.classes[0]
+        ((1, 9, 96, 96), 'boat')
+    """
+    check_samples(samples)
+    check_count("seed", seed, least=0)
+    if preset is None:
+        preset = "deeplab" if network == "deeplab_v2" else "small"
+    classes, names = classes_of(samples), {"network": network, "backbone": backbone}
+    if isinstance(network, str) and backbone is not None:
+        warn_of_random_weights("the segmenter", backbone, weights)
+    net = build_network(network, 1 + len(classes), backbone=backbone, weights=weights, seed=seed)
+    for part, value in names.items():
+        names[part] = type(value).__name__ if isinstance(value, nn.Module) else value
+    segmenter = Segmenter(net, classes, **names, taught_by=taught_by, preset=preset)
+    if isinstance(network, str):
+        segmenter.to(chosen_device(device))
+    given = {"iterations": iterations, "weight_decay": weight_decay, "scales": scales, "loss": loss}
+    return segmenter.fit(samples, masks, seed=seed, **given, **training)

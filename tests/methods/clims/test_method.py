@@ -15,8 +15,8 @@ from wsss_kit.clip import load_clip
 from wsss_kit.engine import Diverged
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS, PRESETS
-from wsss_kit.methods.clims.judge import Judge
-from wsss_kit.methods.clims.train import calibrate, check_maps
+from wsss_kit.methods.clims.losses import Judge
+from wsss_kit.methods.clims.method import calibrate, check_maps
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import load_clip
-from wsss_kit.methods.clims.judge import cosines, masked_images, pairs_of
+from wsss_kit.methods.clims.losses import cosines, masked_images, pairs_of
 
 LABELS = {
     "some": [[1, 0, 1], [0, 0, 0], [0, 1, 0]],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.methods.clip_es.literal import literal_maps
 from wsss_kit.clip import load_clip
-from wsss_kit.methods.clip_es import CLIPES, PRESETS, literal_maps, refined_maps
+from wsss_kit.methods.clip_es import CLIPES, PRESETS, refined_maps
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 

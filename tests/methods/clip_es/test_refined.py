@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.methods.clip_es.literal import literal_maps
 from wsss_kit.affinity import box_masks, random_walk, transition_matrix
 from wsss_kit.clip import load_clip
-from wsss_kit.methods.clip_es import CLIPES, PRESETS, literal_maps, refined_maps
+from wsss_kit.methods.clip_es import CLIPES, PRESETS, refined_maps
 from wsss_kit.methods.clip_es.views import directions, probability_weights
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts

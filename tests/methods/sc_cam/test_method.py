@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from wsss_kit.classes import labels_of
-from wsss_kit.classifier.backbones import new_head
 from wsss_kit.engine import Diverged
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.sc_cam import PRESETS, SCCAM, class_features, subcategory_labels
 from wsss_kit.methods.sc_cam.train import drop, jitter, joint_loss
+from wsss_kit.methods.trained import new_head
 from wsss_kit.paperworld import PaperWorld
 
 FIT = {"epochs": 2, "batch_size": 4, "progress": False}

@@ -11,5 +11,4 @@ from wsss_kit.methods.clims.losses import (
     cooccurrence_loss,
     object_text_loss,
 )
-from wsss_kit.methods.clims.method import CLIMS
-from wsss_kit.methods.clims.train import PRESETS
+from wsss_kit.methods.clims.method import CLIMS, PRESETS

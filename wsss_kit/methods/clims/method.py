@@ -14,14 +14,101 @@ from wsss_kit.cam import class_activation_maps
 from wsss_kit.checks import check_given, check_not_negative, check_probability
 from wsss_kit.classes import Sample, classes_of
 from wsss_kit.clip import FrozenCLIP
+from wsss_kit.engine import Diverged, columns
 from wsss_kit.masks import BackgroundRule
-from wsss_kit.methods.base import CAMMethod, Recipe
+from wsss_kit.methods.base import COMMON, CAMMethod, Recipe
 from wsss_kit.methods.cam import first_classifier
-from wsss_kit.methods.clims.judge import Judge
-from wsss_kit.methods.clims.train import LOSSES, PRESETS, calibrate, check_maps
+from wsss_kit.methods.clims.losses import Judge
 from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.processes import mean_count, total, world
 from wsss_kit.prompts import Prompts
+
+_SCALES = (1.0, 0.5, 1.5, 2.0)
+WARM_UP = 20  # steps of AdamW
+_HEAVY = {"chair": 3.0, "diningtable": 3.0, "sofa": 3.0}
+# Reference: the camera-ready code also puts a bottleneck between backbone and head, fine-tunes
+# CLIP, and does not cut cosines off; these three are not rebuilt.
+PRESETS = columns(
+    ("reference", "clean", "paper"),
+    {
+        **{name: (*row, row[0]) for name, row in COMMON.items()},
+        "otm": (10.0, 12.0, 10.0),  # loss weights: the paper's alpha, beta, gamma and delta
+        "btm": (24.0, 6.0, 25.0),
+        "cbs": (1.0, 6.0, 29.5),
+        "reg": (0.2, 3.0, 1.15),
+        "cbs_threshold": (0.26, None, None),
+        "scales": (_SCALES, _SCALES, _SCALES),
+        "flip": (True, True, True),
+        "epochs": (15, 3, 10),
+        "batch_size": (16, 16, 16),
+        "learning_rate": (2.5e-4, 5e-4, 2.5e-4),
+        "head_factor": (10.0, 5.0, 1.0),
+        "optimiser": ("sgd", "adamw", "sgd"),
+        # the released trainer hands weight decay to SGD's momentum: the real momentum is 1e-4
+        "momentum": (1e-4, 0.9, 1e-4),
+        "weight_decay": (1e-4, 0.01, 1e-4),
+        "trains_stem": (False, True, False),  # whether the first convolution learns
+        "decay": ("polynomial", "cosine", "polynomial"),
+        "warmup": (0, WARM_UP, 0),
+        "drop_last": (True, False, True),  # whether a pass's last, partial batch is left out
+        "fixed_batch_norm": (False, True, False),  # whether its statistics stay those of the start
+        # whether the sigmoid is shifted so that a class's usual maximum is 0.88 at the start
+        "calibrated": (False, True, False),
+        # what CLIP is shown: images masked and normalised by ImageNet's statistics, as released; by
+        # CLIP's own; or RGB masked to black, which CLIP normalises itself
+        "pixels": ("imagenet", "rgb", "clip"),
+        "side": (224, None, 224),  # square that images and maps are resized to for CLIP
+        "align_corners": (True, False, True),  # of this resizing
+        # CBS: a sum over pairs and texts, the same divided by the number of pairs, or a mean over
+        # texts summed over pairs
+        "backgrounds": ("sum", "pairs", "texts"),
+        "area": ("all", "present", "all"),  # mean of all maps, or of those of classes present
+        "heavy_classes": ({}, {}, _HEAVY),  # factor on OTM and BTM of some classes
+    },
+)
+
+LOSSES = ("otm", "btm", "cbs", "reg")
+
+_AT_MAXIMUM, _AT_ZERO = 2.0, -3.0
+"""Calibrated sigmoids: the logit at a class's usual maximum, and where the map is zero."""
+_SATURATED = 0.003  # mean map of present classes from which on nothing is learned
+
+
+@torch.no_grad()
+def calibrate(backbone: nn.Module, head: Tensor, bias: Tensor, samples: Sequence[Sample]) -> None:
+    """Scale and shift the head so that maps begin where the sigmoid has a slope.
+
+    A class's usual maximum, the median over up to 400 images that show it, becomes 0.88, and a
+    map of zero 0.05. The order of values within a map stays, and so does the map that is read out.
+
+    Args:
+        backbone: in evaluation mode afterwards.
+        head: (C, D); changed in place.
+        bias: (C,); changed in place.
+        samples: training images.
+    """
+    backbone.eval()
+    highest: list[list[float]] = [[] for _ in range(len(head))]
+    for sample in list(samples[: min(400, len(samples))]):
+        cams = class_activation_maps(backbone(sample.image[None].to(head.device)), head)
+        for c in sample.labels.nonzero().flatten().tolist():
+            highest[c].append(cams[0, c].amax().item())
+    for c, values in enumerate(highest):
+        usual = float(torch.tensor(values).median()) if values else 0.0
+        if usual > 0:
+            head[c] *= (_AT_MAXIMUM - _AT_ZERO) / usual
+        bias[c] = _AT_ZERO
+
+
+def check_maps(mean: float, where: str) -> None:
+    """Raise `Diverged` for maps that are 0 or 1 everywhere."""
+    if _SATURATED <= mean <= 1 - _SATURATED:
+        return
+    raise Diverged(
+        f"training diverged in {where}: the maps of the classes present average {mean:.4f}, where "
+        "a sigmoid has no slope left; try a lower learning rate, another weight of the area loss "
+        "(reg), or a fitted CAM to start from"
+    )
 
 
 class CLIMS(TrainedCAM):
@@ -34,18 +121,14 @@ class CLIMS(TrainedCAM):
             module as for `CAM`, and a classifier is trained first.
         prompts: classes, background texts and, in ``class_backgrounds``, which of these come with
             which class; without any, all backgrounds count for every class, as released.
-        weights: of a named backbone.
-        stride: of a named backbone.
         otm: alpha, weight of the object text loss.
         btm: beta, of the background text loss.
         cbs: gamma, of the co-occurring background suppression.
         reg: delta, of the area regularisation.
         cbs_threshold: cosines up to this are no background; None takes the preset's.
-        scales: factors on the image's sides whose maps are summed.
-        flip: whether mirror images join the sum.
-        preset: ``"reference"``, ``"paper"`` or ``"clean"``, see ``train.PRESETS``; an argument
-            that is None takes its value.
-        device: where a named backbone goes.
+        **network: further arguments of `CAM`: ``weights``, ``stride``, ``scales``, ``flip``,
+            ``device``, and ``preset``: ``"reference"``, ``"paper"`` or ``"clean"``, see
+            ``PRESETS``; an argument that is None takes its value.
 
     Raises:
         ValueError: if there is no such preset, or a number is out of its range.
@@ -74,20 +157,14 @@ class CLIMS(TrainedCAM):
         backbone: str | nn.Module | CAMMethod = "resnet50",
         *,
         prompts: Prompts,
-        weights: str | Path | None = None,
-        stride: int | None = None,
         otm: float | None = None,
         btm: float | None = None,
         cbs: float | None = None,
         reg: float | None = None,
         cbs_threshold: float | None = None,
-        scales: tuple[float, ...] | None = None,
-        flip: bool | None = None,
-        preset: str = "reference",
-        device: str = "auto",
+        **network: Any,
     ) -> None:
-        shared = {"weights": weights, "stride": stride, "scales": scales, "flip": flip}
-        super().__init__(backbone, **shared, preset=preset, device=device)
+        super().__init__(backbone, **network)
         if not isinstance(prompts, Prompts):
             raise ValueError(f"prompts is {type(prompts).__name__}, expected Prompts")
         check_given(check_not_negative, otm=otm, btm=btm, cbs=cbs, reg=reg)

@@ -4,5 +4,4 @@ Lin et al., "CLIP is Also an Efficient Segmenter", CVPR 2023.
 """
 
 from wsss_kit.methods.clip_es.method import CLIPES, TARGETS
-from wsss_kit.methods.clip_es.opened import OpenedImage
-from wsss_kit.methods.clip_es.refined import PRESETS, literal_maps, refined_maps
+from wsss_kit.methods.clip_es.opened import PRESETS, OpenedImage, refined_maps

@@ -21,8 +21,7 @@ from wsss_kit.clip import SIMILARITY, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
-from wsss_kit.methods.clip_es.opened import OpenedImage
-from wsss_kit.methods.clip_es.refined import PRESETS, as_images
+from wsss_kit.methods.clip_es.opened import PRESETS, OpenedImage, as_images
 from wsss_kit.methods.clip_es.views import batch_maps
 from wsss_kit.prompts import Prompts
 

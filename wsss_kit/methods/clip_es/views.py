@@ -171,7 +171,7 @@ def batch_maps(
     for b in range(0, len(images), n):
         batch_texts, views, of_views = texts[b : b + n], [], []
         for view in run_views(clip, images[b : b + n], **options):
-            of_views.append(_maps_of_view(clip, view, batch_texts, softmax))
+            of_views.append(maps_of_view(clip, view, batch_texts, softmax))
             if view.attention is not None:  # the others' blocks are not needed again
                 views.append(view)
         probs += of_views[0][1]
@@ -181,7 +181,7 @@ def batch_maps(
     return cams, torch.cat(affinities), probs, views[0].home
 
 
-def _maps_of_view(
+def maps_of_view(
     clip: FrozenCLIP, view: View, texts: Sequence[Texts], softmax: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
     """For each image its maps (C, h, w), scaled, and its probabilities (C + P,)."""

@@ -4,7 +4,14 @@ Chang et al., "Weakly-Supervised Semantic Segmentation via Sub-category Explorat
 """
 
 from wsss_kit.methods.sc_cam.clusters import class_features, kmeans, subcategory_labels
-from wsss_kit.methods.sc_cam.look import agreement, exemplars, listed, plane, purity, stability
+from wsss_kit.methods.sc_cam.look import (
+    agreement,
+    exemplars,
+    listed,
+    name_subcategories,
+    plane,
+    purity,
+    stability,
+)
 from wsss_kit.methods.sc_cam.method import SCCAM
-from wsss_kit.methods.sc_cam.names import name_subcategories
 from wsss_kit.methods.sc_cam.train import PRESETS

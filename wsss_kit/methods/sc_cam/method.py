@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wsss_kit.backbones import build_backbone
 from wsss_kit.checks import check_count, check_given, check_not_negative, check_word
 from wsss_kit.classes import Sample, classes_of, labels_of
-from wsss_kit.classifier.backbones import build_backbone, new_head
 from wsss_kit.methods.base import CAMMethod, Recipe
 from wsss_kit.methods.cam import first_classifier
 from wsss_kit.methods.sc_cam.clusters import class_features, subcategory_labels
@@ -26,7 +26,7 @@ from wsss_kit.methods.sc_cam.train import (
     jitter,
     joint_loss,
 )
-from wsss_kit.methods.trained import TrainedCAM
+from wsss_kit.methods.trained import TrainedCAM, new_head
 from wsss_kit.processes import rank, total
 from wsss_kit.views import LabelledImages
 
@@ -37,8 +37,6 @@ class SCCAM(TrainedCAM):
     Args:
         backbone: a fitted `CAM`, whose backbone and head give the first features; or a name or a
             module as for `CAM`, and a classifier is trained first.
-        weights: of a named backbone.
-        stride: of a named backbone.
         n_subcategories: k, clusters of every class.
         rounds: how often to cluster and train.
         subcategory_weight: lambda, of the sub-categories' loss; 0 trains as long without it, as a
@@ -48,11 +46,9 @@ class SCCAM(TrainedCAM):
             the largest of its sub-categories' maps.
         restart_each_round: whether a round begins where the first did, so that only the
             sub-categories carry over (published), or where the last ended.
-        scales: factors on the image's sides whose maps are summed.
-        flip: whether mirror images join the sum.
-        preset: ``"reference"`` or ``"clean"``, see ``train.PRESETS``; an argument that is None
-            takes its value.
-        device: where a named backbone goes.
+        **network: further arguments of `CAM`: ``weights``, ``stride``, ``scales``, ``flip``,
+            ``device``, and ``preset``: ``"reference"`` or ``"clean"``, see ``train.PRESETS``; an
+            argument that is None takes its value.
 
     Raises:
         ValueError: if there is no such preset or word, or a number is out of its range.
@@ -81,21 +77,15 @@ class SCCAM(TrainedCAM):
         self,
         backbone: str | nn.Module | CAMMethod = "resnet50",
         *,
-        weights: str | Path | None = None,
-        stride: int | None = None,
         n_subcategories: int | None = None,
         rounds: int | None = None,
         subcategory_weight: float | None = None,
         features: str | None = None,
         read_out: str | None = None,
         restart_each_round: bool | None = None,
-        scales: tuple[float, ...] | None = None,
-        flip: bool | None = None,
-        preset: str = "reference",
-        device: str = "auto",
+        **network: Any,
     ) -> None:
-        shared = {"weights": weights, "stride": stride, "scales": scales, "flip": flip}
-        super().__init__(backbone, **shared, preset=preset, device=device)
+        super().__init__(backbone, **network)
         check_given(check_count, n_subcategories=n_subcategories, rounds=rounds)
         check_given(check_not_negative, subcategory_weight=subcategory_weight)
         check_given(partial(check_word, known=FEATURES), features=features)

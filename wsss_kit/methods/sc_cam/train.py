@@ -12,6 +12,8 @@ from wsss_kit.methods.base import COMMON
 from wsss_kit.methods.trained import soft_margin_loss
 from wsss_kit.processes import own, total
 
+# Reference: the released network is ResNet-38 (``SCCAM("resnet38", weights=FILE)``), whose last
+# blocks drop channels as well; other backbones do not.
 PRESETS = columns(
     ("reference", "clean"),
     {
@@ -19,57 +21,46 @@ PRESETS = columns(
         "n_subcategories": (10, 10),
         "rounds": (3, 3),
         "subcategory_weight": (5.0, 5.0),
+        # what is clustered: the average over the whole image, or under the class's own map
         "features": ("picture", "own_map"),
-        "unit_length": (False, True),
-        "k_means": ("sklearn", "torch"),
+        "unit_length": (False, True),  # whether it is scaled to length 1 first
+        "k_means": ("sklearn", "torch"),  # whose, see `subcategory_labels`
+        # whose map is shown: the parent's, or of each class the largest of its children's
         "read_out": ("parent", "children"),
         "restart_each_round": (True, True),
+        # every round begins with the backbone as it was before any classifier (ImageNet's in the
+        # paper) and new heads, or with the classifier that gave the first features
         "starts_from": ("trunk", "classifier"),
+        # without a fitted CAM the first classifier is trained as a whole, or is a head on the
+        # backbone as it stands: one that has learned to tell classes apart has begun to forget
+        # what parts them
         "first_classifier": ("whole", "head"),
-        "xavier_heads": (True, False),
+        "xavier_heads": (True, False),  # new heads: uniform after Xavier, or a small normal
         "scales": ((1.0, 0.5, 1.5, 2.0), (1.0, 0.5, 1.5, 2.0)),
         "flip": (True, True),
-        "epochs": ((31, 41, 51), 6),
+        "epochs": ((31, 41, 51), 6),  # of each round, or of all
+        # epochs after which the learning rate would be 0, None for the round's own: the released
+        # code stops the first rounds early
         "schedule": (61, None),
-        "drop_last": (True, False),
+        "drop_last": (True, False),  # whether a pass's last, partial batch is left out
         "batch_size": (16, 32),
         "learning_rate": (0.01, 0.02),
         "head_factor": (10.0, 10.0),
-        "momentum": (5e-4, 0.9),
+        "momentum": (5e-4, 0.9),  # the released trainer hands weight decay to SGD's momentum
         "weight_decay": (5e-4, 5e-4),
         "fixed_batch_norm": (True, False),
+        # whether the backbone's ``stem`` learns: the first convolution, in ResNet-38 the second
+        # block too
         "trains_stem": (False, True),
-        "trains_norms": (False, True),
-        "dropout": (0.5, 0.0),
-        "jitter": ((0.3, 0.3, 0.3, 0.1), None),
+        "trains_norms": (False, True),  # weights and biases of batch normalisation
+        "dropout": (0.5, 0.0),  # of the pooled features
+        "jitter": ((0.3, 0.3, 0.3, 0.1), None),  # of brightness, contrast, saturation and hue
+        # sides are rounded up to multiples of this when maps are brought to the image's size; None
+        # for the backbone's stride
         "round_to": (1, None),
         "sound": (6 * math.log(2), 6 * math.log(2)),
     },
 )
-"""Preset -> choice.
-
-``features``: what is clustered: the whole ``"picture"``'s average, or the average under the class's
-``"own_map"``; ``unit_length``: whether it is scaled to length 1 first; ``k_means``: whose, see
-`subcategory_labels`. ``read_out``: whose map is
-shown, the ``"parent"``'s, or of each class the largest of its ``"children"``'s. ``starts_from``:
-every round begins with the ``"trunk"`` as it was before any classifier, ImageNet's in the paper,
-and new heads, or with the ``"classifier"`` that gave the first features. ``first_classifier``:
-whether that one, where no fitted CAM is given, is trained as a ``"whole"`` or is a ``"head"`` on
-the backbone as it stands: a backbone that has learned to tell classes apart has begun to forget
-what parts them. ``xavier_heads``: how new
-heads are drawn, uniformly after Xavier or from a small normal. ``epochs``: of each round, or of
-all; ``schedule``: epochs after which the learning rate would be 0, None for the round's own: the
-released code stops the first rounds early. ``momentum``: the released trainer hands weight decay to
-SGD's momentum. ``trains_stem``: whether the backbone's ``stem`` learns, the first convolution and
-in ResNet-38 the second block too; ``trains_norms``: whether the weights and biases of batch
-normalisation do. ``dropout``: of the pooled features. ``jitter``: of brightness, contrast,
-saturation and hue. ``drop_last``: whether a pass's last, partial batch is left out. ``round_to``:
-sides are rounded up to multiples of this when maps are brought to the image's size, None for the
-backbone's stride.
-
-Reference: the released network is ResNet-38 (``SCCAM("resnet38", weights=FILE)``), whose last
-blocks drop channels as well; other backbones do not.
-"""
 
 FEATURES = ("picture", "own_map")
 READ_OUTS = ("parent", "children")
