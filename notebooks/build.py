@@ -348,8 +348,9 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = FOLDER) -> in
         print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
         return False
 
-    with ThreadPoolExecutor(options.jobs) as pool:  # the work is done in the kernels
-        return sum(pool.map(fails, wanted))
+    # the work is done in the kernels; the first notebooks are the shortest and fill the end
+    with ThreadPoolExecutor(options.jobs) as pool:
+        return sum(pool.map(fails, reversed(wanted)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every public door refuses numbers, images, maps and labels that it cannot mean.
+"""Every public function refuses numbers, images, maps and labels that it cannot mean.
 
 A door is one line of ``DOORS``: a call that works, and the kind of each argument that has one. All
 wrong values of a kind are tried on all arguments of it, so a new door gets its siblings' tests.
@@ -117,6 +117,12 @@ class Door(NamedTuple):
     kinds: dict[str, str]
 
 
+def door(call: Callable[..., Any], **arguments: tuple[Any, str | None]) -> Door:
+    """A door; each argument is a good value and its kind, None for one that is not varied."""
+    kinds = {name: kind for name, (_, kind) in arguments.items() if kind is not None}
+    return Door(call, {name: value for name, (value, _) in arguments.items()}, kinds)
+
+
 @functools.cache
 def small_world() -> PaperWorld:
     return PaperWorld(2)
@@ -141,24 +147,25 @@ def small_net() -> AffinityNet:
 
 
 @functools.cache
+def clip() -> wsss_kit.FrozenCLIP:
+    return load_clip("paper", device="cpu")
+
+
+@functools.cache
 def small_clip_es() -> CLIPES:
-    return CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
+    return CLIPES(clip(), prompts=Prompts.paper()).fit()
 
 
 def all_maps(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return labels[:, :, None, None].expand(*labels.shape, *images.shape[-2:]).float()
 
 
-def batch() -> dict[str, torch.Tensor]:
+def batch() -> dict[str, Any]:
     samples = list(small_world())
     return {
-        "images": torch.stack([sample.image for sample in samples]),
-        "labels": torch.stack([sample.labels for sample in samples]),
+        "images": (torch.stack([sample.image for sample in samples]), "unit maps"),
+        "labels": (torch.stack([sample.labels for sample in samples]), "labels"),
     }
-
-
-def curves() -> dict[str, Any]:
-    return {"panels": {"x": {"a": {0.5: 1.0}}}, "y": "y"}
 
 
 def report() -> evaluation.Report:
@@ -167,623 +174,377 @@ def report() -> evaluation.Report:
     )
 
 
-IMAGE_KINDS = {"images": "unit maps", "labels": "labels"}
+COUNT, FROM_0, POSITIVE, WORD = "count", "count from 0", "positive", "word of a list"
+UNIT, SHARE, NOT_NEGATIVE, FACTORS = "unit maps", "probability", "not negative", "factors"
+
+
+def optional(kind: str) -> str:
+    return f"{kind} or None"
+
+
 CRF = {
-    **{name: "not negative" for name in ("spatial_weight", "bilateral_weight")},
-    **{name: "positive" for name in ("spatial_std", "bilateral_xy_std", "bilateral_rgb_std")},
-    "iterations": "count from 0",
-    "unary": "word of a list",
+    **dict.fromkeys(("spatial_weight", "bilateral_weight"), (1, NOT_NEGATIVE)),
+    **dict.fromkeys(("spatial_std", "bilateral_xy_std", "bilateral_rgb_std"), (1, POSITIVE)),
+    **{"iterations": (1, FROM_0), "unary": ("soft", WORD)},
 }
-CRF_VALUES = dict.fromkeys(CRF, 1) | {"unary": "soft"}
-PAMR = {"iterations": "count from 0", "dilations": "counts"}
-PAMR_VALUES = {"iterations": 1, "dilations": (1,)}
-SCORED = {"scores": SCORES, "images": IMAGES}
-TARGETS = {"a": MASK}
+PAMR = {"iterations": (1, FROM_0), "dilations": ((1,), "counts")}
+SCORED = {"scores": (SCORES, UNIT), "images": (IMAGES, UNIT)}
+SURE = {"min_confidence": (0.9, optional(SHARE))}
+WALK = {"walk_power": (8.0, optional(POSITIVE)), "squarings": (1, FROM_0)}
+NETWORK = {
+    **{"stride": (8, optional(COUNT)), "scales": ((1.0,), optional(FACTORS))},
+    **{"preset": ("clean", WORD), "device": ("cpu", "device")},
+}
+FIT = {
+    **{"epochs": (1, optional(COUNT)), "batch_size": (2, optional(COUNT))},
+    **{"learning_rate": (1e-4, optional(POSITIVE)), "seed": (0, FROM_0)},
+    **{"crop": (32, optional(COUNT)), "progress": (False, None)},
+}
+LONG_SIDE = {"long_side": ((32, 48), optional("range"))}
+
+
+def fit(method: Any, **arguments: Any) -> Door:
+    return door(
+        method.fit, **{"samples": (small_world(), "samples"), **FIT, **LONG_SIDE, **arguments}
+    )
+
 
 DOORS: dict[str, Callable[[], Door]] = {
     # maps
-    "class_activation_maps": lambda: Door(
-        wsss_kit.class_activation_maps,
-        {"features": MAPS, "weight": torch.ones(3, 2)},
-        {"features": "maps"},
+    "class_activation_maps": lambda: door(
+        wsss_kit.class_activation_maps, features=(MAPS, "maps"), weight=(torch.ones(3, 2), None)
     ),
-    "normalize_cams": lambda: Door(
-        wsss_kit.normalize_cams,
-        {"cams": MAPS, "eps": 1e-5, "over": "map"},
-        {"cams": "maps", "eps": "positive", "over": "word of a list"},
+    "normalize_cams": lambda: door(
+        wsss_kit.normalize_cams, cams=(MAPS, "maps"), eps=(1e-5, POSITIVE), over=("map", WORD)
     ),
-    "upsample": lambda: Door(
-        wsss_kit.upsample, {"maps": MAPS, "size": (8, 8)}, {"maps": "maps", "size": "size"}
-    ),
-    "multi_scale": lambda: Door(
-        functools.partial(wsss_kit.multi_scale, lambda view: view, flip=True),
-        {"images": IMAGES, "scales": (1.0,), "stride": 4, "round_to": 1},
-        {"scales": "factors", "stride": "count or None", "round_to": "count"},
+    "upsample": lambda: door(wsss_kit.upsample, maps=(MAPS, "maps"), size=((8, 8), "size")),
+    "multi_scale": lambda: door(
+        functools.partial(wsss_kit.multi_scale, lambda view: view, IMAGES, flip=True),
+        **{"scales": ((1.0,), FACTORS), "stride": (4, optional(COUNT)), "round_to": (1, COUNT)},
     ),
     # affinity
-    "transition_matrix": lambda: Door(
-        affinity.transition_matrix,
-        {"affinity": CELLS, "power": 1, "sinkhorn": 1, "squarings": 1},
-        {"power": "positive", "sinkhorn": "count from 0", "squarings": "count from 0"},
+    "transition_matrix": lambda: door(
+        functools.partial(affinity.transition_matrix, CELLS),
+        **{"power": (1, POSITIVE), "sinkhorn": (1, FROM_0), "squarings": (1, FROM_0)},
     ),
-    "random_walk": lambda: Door(
-        affinity.random_walk, {"scores": MAPS, "transition": CELLS}, {"scores": "maps"}
+    "random_walk": lambda: door(
+        affinity.random_walk, scores=(MAPS, "maps"), transition=(CELLS, None)
     ),
-    "balanced_walk": lambda: Door(
-        affinity.balanced_walk,
-        {"scores": MAPS, "affinity": CELLS, "sinkhorn": 3, "squarings": 1},
-        {"scores": "maps", "sinkhorn": "count", "squarings": "count from 0"},
+    "balanced_walk": lambda: door(
+        functools.partial(affinity.balanced_walk, affinity=CELLS),
+        **{"scores": (MAPS, "maps"), "sinkhorn": (3, COUNT), "squarings": (1, FROM_0)},
     ),
-    "BalancedWalk": lambda: Door(
-        affinity.BalancedWalk, {"affinity": CELLS, "sinkhorn": 3}, {"sinkhorn": "count"}
+    "BalancedWalk": lambda: door(
+        functools.partial(affinity.BalancedWalk, CELLS), sinkhorn=(3, COUNT)
     ),
-    "BalancedWalk.__call__": lambda: Door(
-        affinity.BalancedWalk(CELLS),
-        {"scores": MAPS, "squarings": 1},
-        {"scores": "maps", "squarings": "count from 0"},
+    "BalancedWalk.__call__": lambda: door(
+        affinity.BalancedWalk(CELLS), scores=(MAPS, "maps"), squarings=(1, FROM_0)
     ),
-    "box_masks": lambda: Door(
-        affinity.box_masks,
-        {"cams": MAPS, "threshold": 0.4},
-        {"cams": "unit maps", "threshold": "probability"},
-    ),
+    "box_masks": lambda: door(affinity.box_masks, cams=(MAPS, UNIT), threshold=(0.4, SHARE)),
     # masks
-    "add_background, constant": lambda: Door(
-        wsss_kit.add_background,
-        {"cams": MAPS, "threshold": 0.3},
-        {"cams": "unit maps", "threshold": "probability"},
+    "add_background, constant": lambda: door(
+        wsss_kit.add_background, cams=(MAPS, UNIT), threshold=(0.3, SHARE)
     ),
-    "add_background, power": lambda: Door(
-        wsss_kit.add_background,
-        {"cams": MAPS, "power": 2},
-        {"cams": "unit maps", "power": "positive"},
+    "add_background, power": lambda: door(
+        wsss_kit.add_background, cams=(MAPS, UNIT), power=(2, POSITIVE)
     ),
-    "scores_to_masks": lambda: Door(
-        wsss_kit.scores_to_masks,
-        {"scores": SCORES, "labels": LABELS, "min_confidence": 0.9},
-        {"scores": "unit maps", "labels": "labels", "min_confidence": "probability or None"},
+    "scores_to_masks": lambda: door(
+        wsss_kit.scores_to_masks, scores=(SCORES, UNIT), labels=(LABELS, "labels"), **SURE
     ),
-    "BackgroundRule, constant": lambda: Door(
-        BackgroundRule, {"threshold": 0.3}, {"threshold": "probability"}
-    ),
-    "BackgroundRule, power": lambda: Door(BackgroundRule, {"power": 2}, {"power": "positive"}),
+    "BackgroundRule, constant": lambda: door(BackgroundRule, threshold=(0.3, SHARE)),
+    "BackgroundRule, power": lambda: door(BackgroundRule, power=(2, POSITIVE)),
     # refinement
-    "dense_crf": lambda: Door(
-        wsss_kit.dense_crf,
-        {**SCORED, **CRF_VALUES},
-        {"scores": "unit maps", "images": "unit maps", **CRF},
+    "dense_crf": lambda: door(wsss_kit.dense_crf, **SCORED, **CRF),
+    "crf_of_present": lambda: door(
+        wsss_kit.crf_of_present, **SCORED, labels=(LABELS, "labels"), **CRF
     ),
-    "crf_of_present": lambda: Door(
-        wsss_kit.crf_of_present,
-        {**SCORED, "labels": LABELS, **CRF_VALUES},
-        {"scores": "unit maps", **IMAGE_KINDS, **CRF},
-    ),
-    "pamr": lambda: Door(
-        wsss_kit.pamr,
-        {**SCORED, **PAMR_VALUES},
-        {"scores": "unit maps", "images": "unit maps", **PAMR},
-    ),
-    "crf_of_present, pamr": lambda: Door(
+    "pamr": lambda: door(wsss_kit.pamr, **SCORED, **PAMR),
+    "crf_of_present, pamr": lambda: door(
         functools.partial(wsss_kit.crf_of_present, refine=wsss_kit.pamr),
-        {**SCORED, "labels": LABELS, **PAMR_VALUES},
-        {"scores": "unit maps", **IMAGE_KINDS, **PAMR},
+        **SCORED,
+        labels=(LABELS, "labels"),
+        **PAMR,
     ),
-    "reference_crf_images": lambda: Door(
-        crf.reference_crf_images, {"images": IMAGES}, {"images": "unit maps"}
-    ),
+    "reference_crf_images": lambda: door(crf.reference_crf_images, images=(IMAGES, UNIT)),
     # methods and recipes
-    "CAM": lambda: Door(
-        CAM,
-        {
-            **{"backbone": "paper", "stride": 8, "scales": (1.0,), "preset": "clean"},
-            "device": "cpu",
-        },
-        {
-            **{"stride": "count or None", "scales": "factors or None", "device": "device"},
-            "preset": "word of a list",
-        },
-    ),
-    "CAM.fit": lambda: Door(
-        CAM("paper", preset="clean", device="cpu").fit,
-        {
-            **{"samples": small_world(), "epochs": 1, "batch_size": 2, "learning_rate": 0.01},
-            **{"crop": 32, "long_side": (32, 48), "seed": 0, "progress": False},
-        },
-        {
-            "epochs": "count or None",
-            "batch_size": "count or None",
-            "learning_rate": "positive or None",
-            "crop": "count or None",
-            "long_side": "range or None",
-            "seed": "count from 0",
-            "samples": "samples",
-        },
-    ),
-    "CAM.__call__": lambda: Door(small_cam(), batch(), IMAGE_KINDS),
-    "CAM.predict": lambda: Door(
-        small_cam().predict, {"images": batch()["images"]}, {"images": "unit maps"}
-    ),
-    "CLIMS": lambda: Door(
+    "CAM": lambda: door(functools.partial(CAM, "paper"), **NETWORK),
+    "CAM.fit": lambda: fit(CAM("paper", preset="clean", device="cpu")),
+    "CAM.__call__": lambda: door(small_cam(), **batch()),
+    "CAM.predict": lambda: door(small_cam().predict, images=batch()["images"]),
+    "CLIMS": lambda: door(
         functools.partial(CLIMS, None, "paper", prompts=Prompts.paper(method="clims")),
-        {
-            **dict.fromkeys(("otm", "btm", "cbs", "reg"), 1.0),
-            **{"cbs_threshold": 0.2, "stride": 8, "scales": (1.0,), "preset": "paper"},
-            "device": "cpu",
-        },
-        {
-            **dict.fromkeys(("otm", "btm", "cbs", "reg"), "not negative or None"),
-            **{"cbs_threshold": "probability or None", "stride": "count or None"},
-            **{"scales": "factors or None", "preset": "word of a list", "device": "device"},
-        },
+        **dict.fromkeys(("otm", "btm", "cbs", "reg"), (1.0, optional(NOT_NEGATIVE))),
+        cbs_threshold=(0.2, optional(SHARE)),
+        **NETWORK,
     ),
-    "CLIMS.fit": lambda: Door(
-        CLIMS(
-            load_clip("paper", device="cpu"),
-            small_cam(),
-            prompts=Prompts.paper(method="clims"),
-            preset="clean",
-        ).fit,
-        {
-            **{"samples": small_world(), "epochs": 1, "batch_size": 2, "learning_rate": 1e-4},
-            **{"crop": 32, "long_side": (32, 48), "accumulate": 1, "seed": 0, "progress": False},
-        },
-        {
-            **{"epochs": "count or None", "batch_size": "count or None", "crop": "count or None"},
-            **{"learning_rate": "positive or None", "long_side": "range or None"},
-            **{"accumulate": "count or None", "seed": "count from 0", "samples": "samples"},
-        },
+    "CLIMS.fit": lambda: fit(
+        CLIMS(clip(), small_cam(), prompts=Prompts.paper(method="clims"), preset="clean"),
+        accumulate=(1, optional(COUNT)),
     ),
-    "SCCAM": lambda: Door(
+    "SCCAM": lambda: door(
         functools.partial(SCCAM, "paper"),
-        {
-            **{"stride": 8, "n_subcategories": 2, "rounds": 1, "subcategory_weight": 1.0},
-            **{"features": "picture", "read_out": "parent", "scales": (1.0,)},
-            **{"preset": "clean", "device": "cpu"},
-        },
-        {
-            **dict.fromkeys(("stride", "n_subcategories", "rounds"), "count or None"),
-            "subcategory_weight": "not negative or None",
-            **dict.fromkeys(("features", "read_out"), "word of a list or None"),
-            **{"scales": "factors or None", "preset": "word of a list", "device": "device"},
-        },
+        **{"n_subcategories": (2, optional(COUNT)), "rounds": (1, optional(COUNT))},
+        **{"subcategory_weight": (1.0, optional(NOT_NEGATIVE))},
+        **{"features": ("picture", optional(WORD)), "read_out": ("parent", optional(WORD))},
+        **NETWORK,
     ),
-    "SCCAM.fit": lambda: Door(
-        SCCAM(small_cam(), preset="clean", n_subcategories=2, rounds=1).fit,
-        {
-            **{"samples": small_world(), "epochs": 1, "batch_size": 2, "learning_rate": 1e-4},
-            **{"crop": 32, "long_side": (32, 48), "seed": 0, "progress": False},
-        },
-        {
-            **{"batch_size": "count or None", "crop": "count or None"},
-            **{"learning_rate": "positive or None", "long_side": "range or None"},
-            **{"seed": "count from 0", "samples": "samples"},
-        },
+    "SCCAM.fit": lambda: fit(
+        SCCAM(small_cam(), preset="clean", n_subcategories=2, rounds=1), epochs=(1, None)
     ),
-    "Pipeline": lambda: Door(
+    "Pipeline": lambda: door(
         functools.partial(Pipeline, small_cam()),
-        {
-            **{"background": 0.3, "min_confidence": 0.9, "box_threshold": 0.4},
-            **{"walk_power": 8.0, "squarings": 1},
-        },
-        {
-            **{"background": "probability or None", "min_confidence": "probability or None"},
-            **{"box_threshold": "probability", "squarings": "count from 0"},
-            "walk_power": "positive or None",
-        },
+        **{"background": (0.3, optional(SHARE)), "box_threshold": (0.4, SHARE), **SURE, **WALK},
     ),
-    "sc_cam_masks": lambda: Door(
+    "sc_cam_masks": lambda: door(
         functools.partial(wsss_kit.sc_cam_masks, method=small_cam()),
-        {**batch(), "threshold": 0.3, "min_confidence": 0.9},
-        {**IMAGE_KINDS, "threshold": "probability", "min_confidence": "probability or None"},
+        **{**batch(), "threshold": (0.3, SHARE), **SURE},
     ),
-    "sc_cam_masks, walked": lambda: Door(
+    "sc_cam_masks, walked": lambda: door(
         functools.partial(wsss_kit.sc_cam_masks, method=small_cam(), affinity_net=small_net()),
-        {
-            **batch(),
-            "min_confidence": 0.9,
-            "walk_power": 8.0,
-            "squarings": 1,
-            "background_power": 4.0,
-        },
-        {
-            **IMAGE_KINDS,
-            "min_confidence": "probability or None",
-            "walk_power": "positive or None",
-            "squarings": "count from 0",
-            "background_power": "positive",
-        },
+        **{**batch(), **SURE, **WALK, "background_power": (4.0, POSITIVE)},
     ),
-    "kmeans": lambda: Door(
-        kmeans,
-        {
-            "features": torch.rand(6, 2),
-            **{"k": 2, "restarts": 1, "iterations": 3, "tolerance": 0.1, "seed": 0},
-        },
-        {
-            **dict.fromkeys(("k", "restarts", "iterations"), "count"),
-            **{"tolerance": "positive", "seed": "count from 0"},
-        },
+    "kmeans": lambda: door(
+        functools.partial(kmeans, torch.rand(6, 2)),
+        **{"k": (2, COUNT), "restarts": (1, COUNT), "iterations": (3, COUNT)},
+        **{"tolerance": (0.1, POSITIVE), "seed": (0, FROM_0)},
     ),
-    "subcategory_labels": lambda: Door(  # features of a class, so that labels have a number
-        subcategory_labels,
-        {"features": torch.rand(1, 2, 3), "labels": LABELS, "k": 1, "seed": 0, "engine": "torch"},
-        {
-            **{"labels": "labels", "k": "count", "seed": "count from 0"},
-            "engine": "word of a list",
-        },
+    "subcategory_labels": lambda: door(  # features of a class, so that labels have a number
+        functools.partial(subcategory_labels, torch.rand(1, 2, 3)),
+        **{"labels": (LABELS, "labels"), "k": (1, COUNT), "seed": (0, FROM_0)},
+        engine=("torch", WORD),
     ),
-    "agreement": lambda: Door(
-        functools.partial(agreement, second=LABELS),
-        {"first": LABELS, "n_classes": 2},
-        {"first": "labels", "n_classes": "count"},
+    "agreement": lambda: door(
+        functools.partial(agreement, second=LABELS), first=(LABELS, "labels"), n_classes=(2, COUNT)
     ),
-    "exemplars": lambda: Door(
+    "exemplars": lambda: door(
         functools.partial(exemplars, torch.rand(1, 2, 3)),
-        {"subcategories": LABELS, "n_classes": 2, "n": 1},
-        {"subcategories": "labels", "n_classes": "count", "n": "count"},
+        **{"subcategories": (LABELS, "labels"), "n_classes": (2, COUNT), "n": (1, COUNT)},
     ),
-    "plane": lambda: Door(
-        functools.partial(plane, torch.rand(4, 3)),
-        {"how": "pca", "seed": 0},
-        {"how": "word of a list", "seed": "count from 0"},
+    "plane": lambda: door(
+        functools.partial(plane, torch.rand(4, 3)), how=("pca", WORD), seed=(0, FROM_0)
     ),
-    "name_subcategories": lambda: Door(
-        functools.partial(
-            name_subcategories, load_clip("paper", device="cpu"), small_cam(), shown=False
-        ),
-        {
-            **{"samples": small_world(), "subcategories": batch()["labels"]},
-            **{"words": ("red", "wooden"), "template": "a {}", "threshold": 0.3},
-        },
-        {
-            **{"samples": "samples", "subcategories": "labels", "words": "words"},
-            **{"threshold": "probability", "template": "word of a list"},
-        },
+    "name_subcategories": lambda: door(
+        functools.partial(name_subcategories, clip(), small_cam(), shown=False),
+        samples=(small_world(), "samples"),
+        subcategories=batch()["labels"],
+        words=(("red", "wooden"), "words"),
+        **{"template": ("a {}", WORD), "threshold": (0.3, SHARE)},
     ),
-    "load_clip": lambda: Door(
+    "load_clip": lambda: door(
         wsss_kit.load_clip,
-        {"name": "paper", "device": "cpu", "dtype": "float32", "autocast": "bfloat16"},
-        {
-            **{"name": "word of a list", "device": "device", "dtype": "word of a list"},
-            "autocast": "word of a list or None",
-        },
+        **{"name": ("paper", WORD), "device": ("cpu", "device"), "dtype": ("float32", WORD)},
+        autocast=("bfloat16", optional(WORD)),
     ),
-    "FrozenCLIP": lambda: Door(
-        functools.partial(wsss_kit.FrozenCLIP, load_clip("paper", device="cpu").model),
-        {"max_cells": 64},
-        {"max_cells": "count"},
+    "FrozenCLIP": lambda: door(
+        functools.partial(wsss_kit.FrozenCLIP, clip().model), max_cells=(64, COUNT)
     ),
-    "propose_backgrounds": lambda: Door(
-        functools.partial(
-            propose_backgrounds,
-            load_clip("paper", device="cpu"),
-            prompts=Prompts.paper(),
-            shown=False,
-        ),
-        {"samples": small_world(), "most": 2, "least": 0.1, "template": "a {}"},
-        {
-            **{"samples": "samples", "most": "count", "least": "probability"},
-            "template": "word of a list or None",
-        },
+    "propose_backgrounds": lambda: door(
+        functools.partial(propose_backgrounds, clip(), prompts=Prompts.paper(), shown=False),
+        **{"samples": (small_world(), "samples"), "most": (2, COUNT), "least": (0.1, SHARE)},
+        template=("a {}", optional(WORD)),
     ),
-    "clims_masks": lambda: Door(
+    "clims_masks": lambda: door(
         functools.partial(wsss_kit.clims_masks, method=small_cam()),
-        {**batch(), "threshold": 0.3, "min_confidence": 0.9},
-        {
-            **IMAGE_KINDS,
-            "threshold": "probability or None",
-            "min_confidence": "probability or None",
-        },
+        **{**batch(), "threshold": (0.3, optional(SHARE)), **SURE},
     ),
-    "clims_masks, walked": lambda: Door(
+    "clims_masks, walked": lambda: door(
         functools.partial(wsss_kit.clims_masks, method=small_cam(), affinity_net=small_net()),
-        {**batch(), "threshold": 0.3, "min_confidence": 0.9, "walk_power": 8.0, "squarings": 1},
-        {
-            **IMAGE_KINDS,
-            "threshold": "probability or None",
-            "min_confidence": "probability or None",
-            "walk_power": "positive or None",
-            "squarings": "count from 0",
-        },
+        **{**batch(), "threshold": (0.3, optional(SHARE)), **SURE, **WALK},
     ),
-    "CLIPES": lambda: Door(
-        functools.partial(CLIPES, load_clip("paper", device="cpu"), prompts=Prompts.paper()),
-        {
-            **{"n_layers": 1, "squarings": 0, "preset": "clean", "target": "softmax"},
-            **{"scales": (1.0,), "similarity": "values"},
-        },
-        {
-            "scales": "factors or None",
-            "similarity": "word of a list or None",
-            "n_layers": "count or None",
-            "squarings": "count from 0 or None",
-            "preset": "word of a list",
-            "target": "word of a list",
-        },
+    "CLIPES": lambda: door(
+        functools.partial(CLIPES, clip(), prompts=Prompts.paper()),
+        **{"n_layers": (1, optional(COUNT)), "squarings": (0, optional(FROM_0))},
+        **{"preset": ("clean", WORD), "target": ("softmax", WORD)},
+        **{"scales": ((1.0,), optional(FACTORS)), "similarity": ("values", optional(WORD))},
     ),
-    "refined_maps": lambda: Door(
-        functools.partial(refined_maps, load_clip("paper", device="cpu")),
-        {
-            **{"image": IMAGES[0], "positives": torch.eye(128)[:1]},
-            **{"backgrounds": torch.eye(128)[1:3], "preset": "clean", "box_threshold": 0.4},
-        },
-        {"preset": "word of a list", "box_threshold": "probability"},
+    "refined_maps": lambda: door(
+        functools.partial(refined_maps, clip(), IMAGES[0], torch.eye(128)[:1], torch.eye(128)[1:3]),
+        **{"preset": ("clean", WORD), "box_threshold": (0.4, SHARE)},
     ),
-    "CLIPES.__call__": lambda: Door(small_clip_es(), batch(), IMAGE_KINDS),
-    "cam_maps": lambda: Door(
-        functools.partial(wsss_kit.cam_maps, method=small_cam()), batch(), IMAGE_KINDS
-    ),
-    "cam_masks": lambda: Door(
+    "CLIPES.__call__": lambda: door(small_clip_es(), **batch()),
+    "cam_maps": lambda: door(functools.partial(wsss_kit.cam_maps, method=small_cam()), **batch()),
+    "cam_masks": lambda: door(
         functools.partial(wsss_kit.cam_masks, method=small_cam()),
-        {**batch(), "threshold": 0.3},
-        {**IMAGE_KINDS, "threshold": "probability"},
+        **{**batch(), "threshold": (0.3, SHARE)},
     ),
-    "cam_masks, walked": lambda: Door(
+    "cam_masks, walked": lambda: door(
         functools.partial(wsss_kit.cam_masks, method=small_cam(), affinity_net=small_net()),
-        {**batch(), "walk_power": 8.0, "squarings": 1, "background_power": 4.0},
-        {
-            **IMAGE_KINDS,
-            **{"walk_power": "positive or None", "squarings": "count from 0"},
-            "background_power": "positive",
-        },
+        **{**batch(), **WALK, "background_power": (4.0, POSITIVE)},
     ),
-    "clims_masks, crf": lambda: Door(
+    "clims_masks, crf": lambda: door(
         functools.partial(wsss_kit.clims_masks, method=small_cam(), crf=True),
-        {**batch(), "threshold": 0.3, "min_confidence": 0.9},
-        {
-            **IMAGE_KINDS,
-            "threshold": "probability or None",
-            "min_confidence": "probability or None",
-        },
+        **{**batch(), "threshold": (0.3, optional(SHARE)), **SURE},
     ),
-    "clip_es_maps": lambda: Door(
+    "clip_es_maps": lambda: door(
         functools.partial(wsss_kit.clip_es_maps, method=small_clip_es()),
-        {**batch(), "box_threshold": 0.4},
-        {**IMAGE_KINDS, "box_threshold": "probability"},
+        **{**batch(), "box_threshold": (0.4, SHARE)},
     ),
-    "clip_es_maps, walked": lambda: Door(
+    "clip_es_maps, walked": lambda: door(
         functools.partial(wsss_kit.clip_es_maps, method=small_clip_es(), affinity_net=small_net()),
-        {**batch(), "walk_power": 8.0, "squarings": 1},
-        {**IMAGE_KINDS, "walk_power": "positive or None", "squarings": "count from 0"},
+        **{**batch(), **WALK},
     ),
-    "clip_es_masks, walked": lambda: Door(
+    "clip_es_masks, walked": lambda: door(
         functools.partial(wsss_kit.clip_es_masks, method=small_clip_es(), affinity_net=small_net()),
-        {**batch(), "walk_power": 8.0, "squarings": 1},
-        {**IMAGE_KINDS, "walk_power": "positive or None", "squarings": "count from 0"},
+        **{**batch(), **WALK},
     ),
-    "clip_es_masks": lambda: Door(
+    "clip_es_masks": lambda: door(
         functools.partial(wsss_kit.clip_es_masks, method=small_clip_es()),
-        {**batch(), "box_threshold": 0.4, "power": 1, "min_confidence": 0.9},
-        {
-            **IMAGE_KINDS,
-            "box_threshold": "probability",
-            "power": "positive",
-            "min_confidence": "probability or None",
-        },
+        **{**batch(), "box_threshold": (0.4, SHARE), "power": (1, POSITIVE), **SURE},
     ),
     # evaluation
-    "ConfusionMatrix": lambda: Door(ConfusionMatrix, {"n_classes": 3}, {"n_classes": "count"}),
-    "compare_reports": lambda: Door(
+    "ConfusionMatrix": lambda: door(ConfusionMatrix, n_classes=(3, COUNT)),
+    "compare_reports": lambda: door(
         functools.partial(wsss_kit.compare_reports, report(), report()),
-        {"n_bootstrap": 5, "seed": 0},
-        {"n_bootstrap": "count from 0", "seed": "count from 0"},
+        **{"n_bootstrap": (5, FROM_0), "seed": (0, FROM_0)},
     ),
-    "error_sources": lambda: Door(
-        functools.partial(evaluation.error_sources, report()),
-        {"least": 0.5},
-        {"least": "not negative"},
+    "error_sources": lambda: door(
+        functools.partial(evaluation.error_sources, report()), least=(0.5, NOT_NEGATIVE)
     ),
-    "evaluate": lambda: Door(
+    "evaluate": lambda: door(
         functools.partial(wsss_kit.evaluate, protocol=Protocol("d", "val")),
-        {
-            **{"predicted": MASKS, "target": TARGETS, "classes": ("a", "b")},
-            **{"n_bootstrap": 2, "seed": 0, "boundary": 1, "scored": ("a",)},
-        },
-        {
-            **{"predicted": "masks", "target": "masks", "classes": "names"},
-            **{"n_bootstrap": "count from 0", "seed": "count from 0"},
-            **{"boundary": "count from 0 or None", "scored": "names or None"},
-        },
+        **{"predicted": (MASKS, "masks"), "target": ({"a": MASK}, "masks")},
+        **{"classes": (("a", "b"), "names"), "scored": (("a",), optional("names"))},
+        **{"n_bootstrap": (2, FROM_0), "seed": (0, FROM_0), "boundary": (1, optional(FROM_0))},
     ),
-    "boundary_band": lambda: Door(
-        evaluation.boundary_band, {"target": MASK, "width": 1}, {"width": "count from 0 or None"}
+    "boundary_band": lambda: door(
+        functools.partial(evaluation.boundary_band, MASK), width=(1, optional(FROM_0))
     ),
-    "error_map": lambda: Door(
-        evaluation.error_map,
-        {"predicted": MASK, "target": MASK, "boundary": 1},
-        {"boundary": "count from 0 or None"},
+    "error_map": lambda: door(
+        functools.partial(evaluation.error_map, MASK, MASK), boundary=(1, optional(FROM_0))
     ),
-    "error_shares": lambda: Door(
+    "error_shares": lambda: door(
         evaluation.error_shares,
-        {"inside": np.ones((3, 3), int), "outside": np.ones((3, 3), int)},
-        {"inside": "matrix", "outside": "matrix"},
+        inside=(np.ones((3, 3), int), "matrix"),
+        outside=(np.ones((3, 3), int), "matrix"),
     ),
-    "Protocol": lambda: Door(
+    "Protocol": lambda: door(
         Protocol,
-        {"data": "d", "split": "val", "background": "power 1", "n_images": 3, "stride": 2},
-        {
-            **{"data": "words", "split": "words", "background": "words"},
-            **{"n_images": "count or None", "stride": "count"},
-        },
+        **{"data": ("d", "words"), "split": ("val", "words"), "background": ("x", "words")},
+        **{"n_images": (3, optional(COUNT)), "stride": (2, COUNT)},
     ),
-    "predict_masks": lambda: Door(
-        functools.partial(wsss_kit.predict_masks, all_maps, shown=False),
-        {"samples": small_world(), "rule": BackgroundRule(power=1), "batch_size": 2},
-        {"batch_size": "count", "samples": "samples"},
+    "predict_masks": lambda: door(
+        functools.partial(
+            wsss_kit.predict_masks, all_maps, rule=BackgroundRule(power=1), shown=False
+        ),
+        **{"samples": (small_world(), "samples"), "batch_size": (2, COUNT)},
     ),
-    "sweep_background": lambda: Door(
+    "sweep_background": lambda: door(
         functools.partial(
             wsss_kit.sweep_background, all_maps, small_world(), small_world().masks, shown=False
         ),
-        {"rules": (BackgroundRule(power=1),), "batch_size": 2, "scored": (1, 2)},
-        {"rules": "rules", "batch_size": "count", "scored": "counts or None"},
+        **{"rules": ((BackgroundRule(power=1),), "rules"), "batch_size": (2, COUNT)},
     ),
     # doors of data and the commands behind them
-    "PaperWorld": lambda: Door(
+    "PaperWorld": lambda: door(
         PaperWorld,
-        {"n": 1, "size": 64, "seed": 0, "cooccurrence": 0.5, "torn": 0.5, "split": "val"},
-        {
-            **{"n": "count", "size": "count", "seed": "count from 0", "split": "word of a list"},
-            **{"cooccurrence": "probability or None", "torn": "probability or None"},
-        },
+        **{"n": (1, COUNT), "size": (64, COUNT), "seed": (0, FROM_0), "split": ("val", WORD)},
+        **{"cooccurrence": (0.5, optional(SHARE)), "torn": (0.5, optional(SHARE))},
     ),
-    "open_data": lambda: Door(
+    "open_data": lambda: door(
         open_data,
-        {"name": "paper", "n_train": 1, "n_val": 1, "n_test": 1},
-        {
-            **{"n_train": "count", "n_val": "count", "n_test": "count"},
-            "name": "word of a list",
-        },
+        name=("paper", WORD),
+        **dict.fromkeys(("n_train", "n_val", "n_test"), (1, COUNT)),
     ),
     # figures
-    "class_colours": lambda: Door(
-        plot.class_colours, {"n_classes": 3}, {"n_classes": "count from 0"}
+    "class_colours": lambda: door(plot.class_colours, n_classes=(3, FROM_0)),
+    "overlay": lambda: door(
+        functools.partial(plot.overlay, IMAGES[0], MAPS[0, 0]),
+        **{"alpha": (0.5, SHARE), "cmap": ("viridis", WORD)},
     ),
-    "overlay": lambda: Door(
-        plot.overlay,
-        {"image": IMAGES[0], "cam": MAPS[0, 0], "alpha": 0.5, "cmap": "viridis"},
-        {"alpha": "probability", "cmap": "word of a list"},
+    "show_samples": lambda: door(
+        functools.partial(plot.show_samples, [Sample("a", IMAGES[0], LABELS[0])], ("a", "b")),
+        columns=(1, COUNT),
     ),
-    "show_samples": lambda: Door(
-        plot.show_samples,
-        {
-            "samples": [Sample("a", IMAGES[0], LABELS[0])],
-            "classes": ("a", "b"),
-            "columns": 1,
-        },
-        {"columns": "count"},
+    "show_cams": lambda: door(
+        functools.partial(plot.show_cams, IMAGES, MAPS, ("a", "b")),
+        **{"labels": (LABELS, "labels"), "alpha": (0.5, SHARE), "cmap": ("viridis", WORD)},
     ),
-    "show_cams": lambda: Door(
-        plot.show_cams,
-        {
-            **{"images": IMAGES, "cams": MAPS, "classes": ("a", "b"), "labels": LABELS},
-            **{"alpha": 0.5, "cmap": "viridis"},
-        },
-        {"labels": "labels", "alpha": "probability", "cmap": "word of a list"},
+    "show_masks": lambda: door(
+        functools.partial(
+            plot.show_masks,
+            IMAGES[..., :2, :2],
+            {"truth": [MASK]},
+            ("a", "b"),
+            colours=np.zeros((3, 3)),
+        ),
+        alpha=(0.5, SHARE),
     ),
-    "show_masks": lambda: Door(
-        plot.show_masks,
-        {
-            **{"images": IMAGES[..., :2, :2], "masks": {"truth": [MASK]}, "classes": ("a", "b")},
-            **{"alpha": 0.5, "colours": np.zeros((3, 3))},
-        },
-        {"alpha": "probability"},
+    "show_curves": lambda: door(
+        functools.partial(plot.show_curves, panels={"x": {"a": {0.5: 1.0}}}, y="y"),
+        columns=(1, COUNT),
     ),
-    "show_curves": lambda: Door(plot.show_curves, {**curves(), "columns": 1}, {"columns": "count"}),
-    "new_figure": lambda: Door(
+    "new_figure": lambda: door(
         plot.new_figure,
-        {"width": 1.0, "height": 1.0, "alt": "Nothing."},
-        {"width": "positive", "height": "positive", "alt": "words"},
+        **{"width": (1.0, POSITIVE), "height": (1.0, POSITIVE), "alt": ("Nothing.", "words")},
     ),
-    "AffinityNet": lambda: Door(
+    "AffinityNet": lambda: door(
         functools.partial(AffinityNet, device="cpu"),
-        {
-            **{"radius": 2, "channels": (4, 8), "seed": 0, "kind": "boundary", "stride": 8},
-            **{"levels": 2, "pad_to": 96},
-        },
-        {
-            **{"radius": "count", "channels": "count or counts", "seed": "count from 0"},
-            **{"kind": "word of a list", "stride": "count or None"},
-            **{"levels": "count", "pad_to": "count or None"},
-        },
+        **{"radius": (2, COUNT), "channels": ((4, 8), "count or counts"), "seed": (0, FROM_0)},
+        **{"kind": ("boundary", WORD), "stride": (8, optional(COUNT)), "levels": (2, COUNT)},
+        pad_to=(96, optional(COUNT)),
     ),
-    "AffinityNet.fit": lambda: Door(
-        functools.partial(small_net().fit, small_world(), small_world().masks, progress=False),
-        {
-            **{"epochs": 1, "batch_size": 2, "learning_rate": 1e-4, "weight_decay": 0.0},
-            **{"seed": 0, "crop": 48},
-        },
-        {
-            **{"epochs": "count or None", "batch_size": "count or None"},
-            **{"learning_rate": "positive or None"},
-            **{"weight_decay": "not negative or None", "seed": "count from 0"},
-            "crop": "count or None",
-        },
+    "AffinityNet.fit": lambda: door(
+        functools.partial(small_net().fit, small_world(), small_world().masks),
+        **{**FIT, "weight_decay": (0.0, optional(NOT_NEGATIVE))},
     ),
-    "train_segmenter": lambda: Door(
-        functools.partial(wsss_kit.train_segmenter, progress=False),
-        {
-            **{"samples": small_world(), "masks": small_world().masks, "epochs": 1, "crop": 48},
-            **{"batch_size": 2, "accumulate": 1, "learning_rate": 1e-4, "weight_decay": 0.0},
-            **{"scales": (0.5, 1.0), "loss": "plain", "preset": "small", "seed": 0},
-            **{"network": "small", "device": "cpu"},
-        },
-        {
-            **{"samples": "samples", "epochs": "count or None", "crop": "count"},
-            **{"batch_size": "count or None", "accumulate": "count or None"},
-            **{"learning_rate": "positive or None", "weight_decay": "not negative or None"},
-            **{"scales": "factors or None", "loss": "word of a list or None", "device": "device"},
-            **{"preset": "word of a list or None", "seed": "count from 0"},
-            "network": "word of a list",
-        },
+    "train_segmenter": lambda: door(
+        functools.partial(wsss_kit.train_segmenter, masks=small_world().masks),
+        samples=(small_world(), "samples"),
+        **{**FIT, "crop": (48, COUNT), "weight_decay": (0.0, optional(NOT_NEGATIVE))},
+        **{"accumulate": (1, optional(COUNT)), "scales": ((0.5, 1.0), optional(FACTORS))},
+        **{"loss": ("plain", optional(WORD)), "preset": ("small", optional(WORD))},
+        **{"network": ("small", WORD), "device": ("cpu", "device")},
     ),
-    "train_segmenter, steps": lambda: Door(
+    "train_segmenter, steps": lambda: door(
         functools.partial(
             wsss_kit.train_segmenter, small_world(), small_world().masks, progress=False
         ),
-        {"iterations": 1, "batch_size": 2},
-        {"iterations": "count or None"},
+        **{"iterations": (1, optional(COUNT)), "batch_size": (2, None)},
     ),
-    "Segmenter.predict": lambda: Door(
+    "Segmenter.predict": lambda: door(
         small_segmenter().predict,
-        {**batch(), "scales": (1.0, 0.5), "fuse": "max"},
-        {**IMAGE_KINDS, "scales": "factors", "fuse": "word of a list"},
+        **{**batch(), "scales": ((1.0, 0.5), FACTORS), "fuse": ("max", WORD)},
     ),
-    "Segmenter.probs": lambda: Door(
+    "Segmenter.probs": lambda: door(
         small_segmenter().probs,
-        {"images": batch()["images"], "scales": (1.0, 0.5), "fuse": "max"},
-        {"images": IMAGE_KINDS["images"], "scales": "factors", "fuse": "word of a list"},
+        images=batch()["images"],
+        **{"scales": ((1.0, 0.5), FACTORS), "fuse": ("max", WORD)},
     ),
-    "show_errors": lambda: Door(
-        plot.show_errors,
-        {
-            **{"images": IMAGES[..., :2, :2], "predicted": [MASK], "target": [MASK]},
-            **{"report": report(), "columns": 1},
-        },
-        {"columns": "count"},
+    "show_errors": lambda: door(
+        functools.partial(plot.show_errors, IMAGES[..., :2, :2], [MASK], [MASK], report()),
+        columns=(1, COUNT),
     ),
-    "CAMExplorer": lambda: Door(
+    "CAMExplorer": lambda: door(
         functools.partial(
             CAMExplorer, {"CLIP-ES": small_clip_es()}, small_world(), classes=PAPER_CLASSES
         ),
-        {"threshold": 0.3},
-        {"threshold": "probability"},
+        threshold=(0.3, SHARE),
     ),
-    "Swipe": lambda: Door(Swipe, {"width": 1, "height": 1}, {"width": "count", "height": "count"}),
-    "Bars": lambda: Door(Bars, {"width": 1, "height": 1}, {"width": "count", "height": "count"}),
+    "Swipe": lambda: door(Swipe, width=(1, COUNT), height=(1, COUNT)),
+    "Bars": lambda: door(Bars, width=(1, COUNT), height=(1, COUNT)),
 }
 
 COMMANDS: dict[str, Callable[[Any], Door]] = {
-    "run_demo": lambda out: Door(
+    "run_demo": lambda out: door(
         functools.partial(run_demo, out),
-        {"seed": 0, "n_train": 4, "n_val": 2, "n_test": 2},
-        {
-            "seed": "count from 0",
-            **{"n_train": "count", "n_val": "count", "n_test": "count"},
-        },
+        **{"seed": (0, FROM_0), "n_train": (4, COUNT), "n_val": (2, COUNT), "n_test": (2, COUNT)},
     ),
-    "run_baseline": lambda out: Door(
-        functools.partial(run_baseline, "paper", out=out),
-        {"threshold": 0.3, "seeds": (0,), "limit": 2},
-        {"threshold": "probability", "limit": "count or None"},
+    "run_baseline": lambda out: door(
+        functools.partial(run_baseline, "paper", seeds=(0,), out=out),
+        **{"threshold": (0.3, SHARE), "limit": (2, optional(COUNT))},
     ),
-    "run_reproduce": lambda out: Door(
+    "run_reproduce": lambda out: door(
         functools.partial(run_reproduce, "paper/clip-es", out=out / "row"),
-        {"seed": 0, "limit": 2, "iterations": 2},
-        {"seed": "count from 0", "limit": "count or None", "iterations": "count or None"},
+        **{"seed": (0, FROM_0), "limit": (2, optional(COUNT)), "iterations": (2, optional(COUNT))},
     ),
-    "train_paper_clip": lambda out: Door(
+    "train_paper_clip": lambda out: door(
         functools.partial(train_paper_clip, out / "clip"),
-        {"steps": 1, "fall": 0.2, "seed": 0, "workers": 0, "torn": 0.3},
-        {
-            **{"steps": "count", "seed": "count from 0", "workers": "count from 0"},
-            **{"fall": "probability", "torn": "probability"},
-        },
+        **{"steps": (1, COUNT), "seed": (0, FROM_0), "workers": (0, FROM_0)},
+        **{"fall": (0.2, SHARE), "torn": (0.3, SHARE)},
     ),
-    "train_paper_backbone": lambda out: Door(
+    "train_paper_backbone": lambda out: door(
         functools.partial(train_paper_backbone, out / "trunk"),
-        {"steps": 1, "seed": 0, "workers": 0},
-        {"steps": "count", "seed": "count from 0", "workers": "count from 0"},
+        **{"steps": (1, COUNT), "seed": (0, FROM_0), "workers": (0, FROM_0)},
     ),
 }
 
@@ -795,9 +556,8 @@ def wrong_values(kind: str, good: Any) -> list[Any]:
 
 @pytest.mark.parametrize("name", DOORS)
 def test_the_call_that_is_tried_with_wrong_values_works(name):
-    door = DOORS[name]()
-    door.call(**door.good)
-    assert set(door.kinds) <= set(door.good)
+    tried = DOORS[name]()
+    tried.call(**tried.good)
 
 
 @pytest.mark.parametrize("name", DOORS)
@@ -812,12 +572,12 @@ def test_commands_refuse_before_they_write(name, tmp_path):
     assert set(written) <= {".lock"}
 
 
-def _refuses_all(door: Door) -> None:
+def _refuses_all(tried: Door) -> None:
     """Every wrong value is refused by a ValueError that says what was expected."""
     failures = []
-    for argument, variant in door.kinds.items():
-        for value in wrong_values(variant, door.good[argument]):
-            result = _answer(lambda arg=argument, v=value: door.call(**{**door.good, arg: v}))
+    for argument, variant in tried.kinds.items():
+        for value in wrong_values(variant, tried.good[argument]):
+            result = _answer(lambda arg=argument, v=value: tried.call(**{**tried.good, arg: v}))
             if result is not None:
                 failures.append(f"{argument}={reprlib.repr(value)}: {result}")
     assert not failures, "\n".join(failures)
@@ -866,19 +626,19 @@ WITHOUT_CHECK = {
 
 def test_no_public_number_is_forgotten():
     """Whatever takes a number is in the table, or in the list of those that have no range."""
-    known = {(name.split(",")[0], a) for name, door in DOORS.items() for a in door().kinds}
+    known = {(name.split(",")[0], a) for name, make in DOORS.items() for a in make().kinds}
     doors = {
         name: value
         for module in (wsss_kit, evaluation, plot, crf, affinity)
         for name, value in vars(module).items()
         if getattr(value, "__module__", "").startswith(module.__name__)
     }
-    doors = {n: door for n, door in doors.items() if callable(door) and not n.startswith("_")}
+    doors = {n: call for n, call in doors.items() if callable(call) and not n.startswith("_")}
     assert len(doors) > 50
     forgotten = [
         (name, argument)
-        for name, door in doors.items()
-        for argument, parameter in inspect.signature(door).parameters.items()
+        for name, call in doors.items()
+        for argument, parameter in inspect.signature(call).parameters.items()
         if NUMBERS.search(str(parameter.annotation))
     ]
     forgotten = [pair for pair in forgotten if pair not in known and pair not in WITHOUT_CHECK]
