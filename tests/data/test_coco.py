@@ -89,7 +89,7 @@ def test_masks_are_rendered_once_with_small_objects_on_top(root, monkeypatch):
     assert (crowd[:, :2] == PERSON).all() and not crowd[:, 2:].any()
     written = list((root / "masks" / "train2014").glob("*.png"))
     assert len(written) == 2
-    monkeypatch.setattr("wsss_kit.data.coco._COCO._rendered", None)
+    monkeypatch.setattr("wsss_kit.data.benchmarks._COCO._rendered", None)
     again = load_coco_masks(root)["COCO_train2014_000000000009"]
     assert torch.equal(again, expected)
 

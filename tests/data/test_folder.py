@@ -62,7 +62,7 @@ def test_unknown_class(root):
     write(root, "cat1.jpg,cat", "wall.jpg,cat;Dgo")
     expected = (
         r"labels\.csv has 1 bad entry, correct and load again:\n"
-        r"  line 3: unknown class 'Dgo'; closest: 'dog'\n  valid classes: cat, dog$"
+        r"  line 3: unknown class 'Dgo', expected one of 'cat', 'dog'; closest: 'dog'$"
     )
     with pytest.raises(ValueError, match=expected):
         load_folder(root, classes=["cat", "dog"])
@@ -75,7 +75,7 @@ def test_bad_rows_are_reported_together(root):
         load_folder(root, classes=["cat"])
     message = str(caught.value)
     lines = [int(line.split()[1][:-1]) for line in message.split("\n") if "  line " in line]
-    assert lines == [3, 4, 4, 5, 6] and "\n  and 6 more\n" in message
+    assert lines == [3, 4, 4, 5, 6] and message.endswith("\n  and 6 more")
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,23 @@ def test_empty_tables(root):
 
 def test_classes_that_differ_in_case(root):
     write(root, "cat1.jpg,cat", "wall.jpg,Cat")
-    with pytest.raises(ValueError, match="classes 'Cat' and 'cat', which differ only in case"):
+    with pytest.raises(ValueError, match=r"labels\.csv has 'Cat' and 'cat', expected different"):
         load_folder(root)
 
 
-@pytest.mark.parametrize("classes", ["cat", [], ["cat", "cat"], [str(i) for i in range(255)]])
-def test_bad_classes(root, classes):
-    with pytest.raises(ValueError, match="expected a list of 1 to 254 different names"):
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("cat", "is 'cat', expected a list"),
+        ([], "is empty, expected at least one"),
+        (["cat", "cat"], "has 'cat' and 'cat', expected different"),
+        ([str(i) for i in range(255)], "has 255 classes, expected at most 254"),
+        (["cat", "Background"], "'Background' is no class; leave labels"),
+        *((["cat", name], "expected text, no spaces") for name in ("", " ", None, 3)),
+    ],
+)
+def test_bad_classes(root, classes, message):
+    with pytest.raises(ValueError, match=message):
         load_folder(root, classes=classes)
 
 
@@ -236,16 +246,6 @@ def test_labels_with_another_mark_between_them(root, label):
         load_folder(root)
     table.write_text(f"file,labels\ncat1.jpg,{label}\n")
     assert load_folder(root, classes=[message, "dog"])[0].labels.tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("name", ["background", "Background", "", " ", None, 3])
-def test_a_class_is_the_name_of_a_thing(root, name):
-    with pytest.raises(ValueError, match=r"a class is|is no class; leave labels"):
-        load_folder(root, classes=["cat", name])
-    if name == "background":
-        (root / "labels.csv").write_text("file,labels\ncat1.jpg,background\n")
-        with pytest.raises(ValueError, match="leave labels of images without things empty"):
-            load_folder(root)
 
 
 @pytest.mark.parametrize("mark", [" ", "-", ":", ". ", " and ", " or "])

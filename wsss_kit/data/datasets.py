@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_word
+from wsss_kit.checks import check_count, check_given, check_word
 from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.data.images import image_size, read_image, read_mask_of
 from wsss_kit.prompts import Prompts
@@ -81,7 +81,7 @@ def open_dataset(
         (96, 96)
     """
     check_word("the data set", name, (*FOLDERS, "paper"))
-    check_count("limit", 1 if limit is None else limit)
+    check_given(check_count, limit=limit)
     split = SPLITS.get(name) if split is None else split
     load = find("dataset", name)
     if name == "paper":
@@ -256,23 +256,14 @@ class LazyMasks(ByName):
 
 
 class ImageFiles:
-    """Base of the readers: the files and labels of a data set by image name."""
+    """Base of the readers: the files and labels of a data set by image name.
 
-    LAYOUT: str
-    """The layout that is expected, for messages; holds ``{root}``."""
-    names: Sequence[str]
-    classes: Sequence[str]
+    A reader knows ``names``, ``classes``, ``split``, its ``mask_folder`` and the ``LAYOUT`` that it
+    expects, for messages. Of an image, ``path(name)`` is its file, ``present(name)`` the indices of
+    its classes and ``mask(name)`` its mask, (H, W) int64.
+    """
+
     split: str | None = None
-    mask_folder: Path
-
-    def path(self, name: str) -> Path:
-        """Return the file of an image."""
-
-    def present(self, name: str) -> Iterable[int]:
-        """Return the indices of the classes in an image."""
-
-    def mask(self, name: str) -> Tensor:
-        """Read the mask of an image: (H, W) int64."""
 
     def image(self, name: str) -> Tensor:
         """Read an image: (3, H, W) float32 in [0, 1]."""
@@ -294,7 +285,7 @@ class ImageFiles:
 
     def open_samples(self, limit: int | None = None) -> LazySamples:
         """Return the first ``limit`` images as lazy samples."""
-        check_count("limit", 1 if limit is None else limit)
+        check_given(check_count, limit=limit)
         read = {"image": self.image, "labels": self.labels, "size": self.size}
         known = {"classes": self.classes, "split": self.split, "masks": self.open_masks}
         return LazySamples(self.names[:limit], **read, **known)
