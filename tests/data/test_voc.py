@@ -115,7 +115,7 @@ def test_limit(root):
     for limit in (0, -1, 1.5, True, "1"):
         with pytest.raises(ValueError, match=f"limit is {limit!r}, expected a whole number"):
             load_voc(root, limit=limit)
-    with pytest.raises(FileNotFoundError, match="no split None in .*the splits there are: train"):
+    with pytest.raises(FileNotFoundError, match=r"no split None in .*the splits there are: train"):
         load_voc(root, None)
 
 

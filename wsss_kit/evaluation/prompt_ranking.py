@@ -25,8 +25,8 @@ from wsss_kit.evaluation.scoring import image_counts
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES, OpenedImage
 from wsss_kit.processes import progress
+from wsss_kit.prompts import FUSIONS, Prompts
 from wsss_kit.prompts.checks import checked_words, expected_one_of, labels_for
-from wsss_kit.prompts.prompts import FUSIONS, Prompts
 
 if TYPE_CHECKING:
     import pandas as pd
