@@ -32,7 +32,7 @@ def reported(target=None, predicted=None, *, n=3, size=SIZE, scored=None, **stat
 
 
 def reasons(report, row, **options):
-    return {r.name: r.sentence for r in explain_gap(report, published(row), **options).reasons}
+    return explain_gap(report, published(row), **options).reasons
 
 
 def test_a_report_stands_beside_what_is_published():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_counts, check_samples, check_shape, checked
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.evaluation.confusion import ConfusionMatrix
+from wsss_kit.evaluation.confusion import ConfusionMatrix, check_complete
 from wsss_kit.masks import BackgroundRule, MapsOf, Refine
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.processes import progress
@@ -136,7 +136,9 @@ def sweep_background(
     _check_rules(rules)
     if scored is not None:
         check_counts("scored", scored, "mask values")
-    _check_targets(samples, target)
+    listed = samples if isinstance(samples, (list, tuple)) else []  # others are not decoded
+    names = getattr(samples, "names", None) or [sample.name for sample in listed]
+    check_complete("target", target, names)
     pipeline = _as_pipeline(maps_of, refine)
     matrices: list[ConfusionMatrix] = []
     batches = _batches(pipeline, samples, batch_size=batch_size, what=what, shown=shown)
@@ -165,16 +167,6 @@ def _check_rules(rules: Sequence[BackgroundRule]) -> None:
     """Raise an error for what are no rules, and for none at all."""
     if not rules or not all(isinstance(rule, BackgroundRule) for rule in rules):
         raise ValueError(f"rules is {rules}, expected such as [BackgroundRule(threshold=0.3)]")
-
-
-def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> None:
-    """Raise an error for images without ground truth before any map is computed."""
-    listed = samples if isinstance(samples, (list, tuple)) else []
-    names = getattr(samples, "names", None) or [sample.name for sample in listed]
-    missing = [name for name in names if name not in target]
-    if missing:
-        problem = f"{len(missing)} images have no ground truth, such as {missing[0]!r}"
-        raise ValueError(f"{problem}; samples.pick those that have one")
 
 
 def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:

@@ -19,7 +19,7 @@ from torch import Tensor
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.evaluation.confusion import ERROR_KINDS
+from wsss_kit.evaluation.confusion import ERROR_KINDS, check_complete
 from wsss_kit.evaluation.error_kinds import error_shares
 from wsss_kit.evaluation.scoring import image_counts
 from wsss_kit.masks import BackgroundRule
@@ -187,9 +187,8 @@ def leave_one_out(
     words = checked_words(list(words or prompts.backgrounds), "words", among=prompts.backgrounds)
     if (masks is None) != (rule is None):
         raise ValueError(f"masks is {type(masks).__name__} and rule {rule}, expected both or none")
-    missing = [] if masks is None else [s.name for s in samples if s.name not in masks]
-    if missing:
-        raise ValueError(f"{len(missing)} images have no mask, the first is {missing[0]!r}")
+    if masks is not None:
+        check_complete("target", masks, [sample.name for sample in samples])
     tally = WordTally(prompts, words, rule=rule)
     for sample in progress(samples, what="words", shown=shown, total=len(samples)):
         has_class = bool(sample.labels.any())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_given
 from wsss_kit.evaluation.confusion import ERROR_KINDS, divide, mean_of
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ refinement: not stated, preset: not stated, scored: all classes
 
     def __post_init__(self) -> None:
         check_count("stride", self.stride)
-        check_count("n_images", 1 if self.n_images is None else self.n_images)
+        check_given(check_count, n_images=self.n_images)
         for name in ("data", "split", *_STATED):
             stated = getattr(self, name)
             if not isinstance(stated, str) or not stated.strip():
@@ -181,10 +181,9 @@ refinement: not stated, preset: not stated, scored: all classes
         """
         import pandas as pd
 
-        columns = dict(zip(ERROR_KINDS, self.error_shares.T, strict=True))
-        index = pd.Index(self.classes, name="class")
+        columns = {"iou": self.iou, **dict(zip(ERROR_KINDS, self.error_shares.T, strict=True))}
         columns |= {"precision": self.precision, "recall": self.recall, "pixels": self.pixels}
-        frame = pd.DataFrame({"iou": self.iou, **columns}, index=index)
+        frame = pd.DataFrame(columns, index=pd.Index(self.classes, name="class"))
         frame.attrs.update(protocol=str(self.protocol), headline=self.headline)
         return frame
 
