@@ -14,7 +14,6 @@ from wsss_kit.evaluation import (
     published,
     published_rows,
 )
-from wsss_kit.prompts import Prompts
 
 SIZE = (330, 500)
 
@@ -31,8 +30,8 @@ def reported(target=None, predicted=None, *, n=3, size=SIZE, scored=None, **stat
     return evaluate(*masks, protocol=Protocol(**stated), **options)
 
 
-def reasons(report, row, **options):
-    return explain_gap(report, published(row), **options).reasons
+def reasons(report, row):
+    return explain_gap(report, published(row)).reasons
 
 
 def test_a_report_stands_beside_what_is_published():
@@ -100,9 +99,8 @@ def test_the_usual_reasons_are_found_one_by_one():
     usual = set(reasons(reported(**full), "clip-es/train/crf"))
     assert usual == {"few images"}
 
-    def more(row="clip-es/train/crf", prompts=None, **changes):
-        report = reported(**{**full, **changes})
-        result = reasons(report, row, prompts=prompts)
+    def more(**changes):
+        result = reasons(reported(**{**full, **changes}), "clip-es/train/crf")
         return {name: message for name, message in result.items() if name not in usual}
 
     aug = more(split="train_aug")
@@ -117,11 +115,6 @@ def test_the_usual_reasons_are_found_one_by_one():
     assert not more(background="(1 - max)^1")
     assert set(more(background="constant 0.3")) == {"background rule"}
     assert set(more(scored=("cow",))) == {"other classes"}
-    words = Prompts.voc()
-    assert not more(prompts=words)
-    few = words.replace(backgrounds=("floor",))
-    assert "29.5 instead of 70.8" in more(prompts=few)["background words missing"]
-    assert "background words missing" not in more(row="sc-cam/train/maps", prompts=few)
 
 
 def test_reasons_that_only_figures_show():

@@ -222,10 +222,9 @@ def choose_rule(
     """
     if rules is None:
         rules = CONSTANTS + POWERS if refine is None else CRF_RULES
-    name = f"{what}: " if what else ""
-    options = {"refine": refine, "shown": shown}
-    on_val = {"rules": rules, "what": f"{name}rule on val", **options}
-    swept = sweep_background(maps_of, val, val_masks, **on_val)
+    options, name = {"refine": refine, "shown": shown}, f"{what}: " if what else ""
+    bar = f"{name}rule on val"
+    swept = sweep_background(maps_of, val, val_masks, rules=rules, what=bar, **options)
     rule = best_rule(swept)
     masks = predict_masks(maps_of, test, rule, what=f"{name}masks on test", **options)
     return Chosen(rule, swept, masks, f"{rule}, chosen on {len(val)} val images")

@@ -14,7 +14,6 @@ import numpy as np
 
 from wsss_kit.evaluation.confusion import ERROR_KINDS, mean_of
 from wsss_kit.evaluation.report import Report, percent
-from wsss_kit.prompts import Prompts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,18 +241,16 @@ class Gap:
     __repr__ = __str__
 
 
-def explain_gap(report: Report, row: Published, *, prompts: Prompts | None = None) -> Gap:
+def explain_gap(report: Report, row: Published) -> Gap:
     """Look for the usual reasons why a number differs from a published one.
 
     Users of the released codes asked about each of them: another split, a map that was scored at
-    its own low resolution, a refinement left out, no background prompts, pixels of 255 in the
-    prediction, ground truth that was resized.
+    its own low resolution, a refinement left out, pixels of 255 in the prediction, or ground truth
+    that was resized.
 
     Args:
         report: ours.
         row: from `published`.
-        prompts: of the method, if it has some: with few background prompts CLIP-ES has little to
-            compare a single class with.
 
     Returns:
         A `Gap`; print it.
@@ -273,18 +270,12 @@ def explain_gap(report: Report, row: Published, *, prompts: Prompts | None = Non
     """
     if row.percent is None:
         raise ValueError(f"{row.name} is {row.unit}, expected a row of mean IoU")
-    return Gap(100 * report.mean_iou, row, _reasons(report, row, prompts))
+    return Gap(100 * report.mean_iou, row, _reasons(report, row))
 
 
-def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[str, str]:
+def _reasons(report: Report, row: Published) -> dict[str, str]:
     """Return what explains the gap, name to sentence, the most telling first."""
     protocol, apart, reasons = report.protocol, differences(report, row), {}
-    words = [] if prompts is None else _background_prompts(row)
-    missing = [word for word in words if word not in prompts.backgrounds]
-    if missing and len(missing) >= len(words) / 2:
-        what = f"{len(missing)} of the {len(words)} published background words are not among the"
-        advice = "a class is compared with them; CLIP-ES without any has 29.5 instead of 70.8"
-        reasons["background words missing"] = f"{what} prompts, such as {missing[:3]}: {advice}"
     if "data" in apart or "split" in apart:
         scored, published = f"{protocol.data} {protocol.split}", f"{row.data} {row.split}"
         reasons["wrong split"] = f"{scored} was scored, the published number is of {published}"
@@ -334,10 +325,3 @@ def _reasons(report: Report, row: Published, prompts: Prompts | None) -> dict[st
         counts = f"{protocol.n_images} of {row.n_images} images were scored"
         reasons["few images"] = f"{counts}; {there}"
     return reasons
-
-
-def _background_prompts(row: Published) -> tuple[str, ...]:
-    """Return the background prompts of a published row; none if its method has no prompts."""
-    method = {"CLIP-ES": "clip_es", "CLIMS": "clims"}.get(row.method)
-    make = {"VOC": Prompts.voc, "COCO": Prompts.coco}.get(row.data.split()[0])
-    return make(method=method).backgrounds if method and make else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,8 +124,8 @@ class Report:
         worst images: a 100.0
         one image val, 1 image, resolution: 1 x 2 px, background: not stated, \
 refinement: not stated, preset: not stated, scored: all classes
-        >>> report.to_frame().loc["cow", "iou"].item(), report.to_dict()["iou"]["camel"]
-        (1.0, None)
+        >>> report.to_frame()["iou"].tolist()
+        [1.0, 1.0, nan]
     """
 
     protocol: Protocol
@@ -186,25 +186,6 @@ refinement: not stated, preset: not stated, scored: all classes
         frame = pd.DataFrame(columns, index=pd.Index(self.classes, name="class"))
         frame.attrs.update(protocol=str(self.protocol), headline=self.headline)
         return frame
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain Python values that JSON can hold; NaN becomes None."""
-        frame = self.to_frame().astype(object)
-        frame = frame.where(frame.notna(), None)
-        numbers = (self.mean_iou, *self.interval)
-        plain = [float(value) if math.isfinite(value) else None for value in numbers]
-        return {
-            "protocol": asdict(self.protocol),
-            "mean_iou": plain[0],
-            "interval": plain[1:],
-            **{name: frame[name].to_dict() for name in ("iou", "precision", "recall")},
-            "errors": frame[list(ERROR_KINDS)].to_dict("index"),
-            "pixels": frame["pixels"].to_dict(),
-            "worst": [{"name": name, "mean_iou": iou} for name, iou in self.worst],
-            "image_iou": dict(self.image_iou),
-            "matrix": self.matrix.tolist(),
-            "settings": dict(self.settings),
-        }
 
     def __str__(self) -> str:
         """Write a text table in percent under its headline, the protocol below."""

@@ -183,23 +183,18 @@ class Prompts:
         return cls(VOC_CLASSES, **_table(method, "voc"))
 
     @classmethod
-    def coco(cls, method: str = "clip_es", *, preset: str = "reference") -> Prompts:
+    def coco(cls, method: str = "clip_es") -> Prompts:
         """Load the published prompts for the 80 classes of COCO.
 
         Args:
-            method: ``"clip_es"`` (23 backgrounds) or ``"clims"`` (88).
-            preset: ``"reference"`` or ``"clean"``. Reference: the released CLIP-ES says
-                ``sknowboard``; ``"clean"`` says ``snowboard``.
+            method: ``"clip_es"`` (23 backgrounds; of a snowboard it says ``sknowboard``, as
+                released) or ``"clims"`` (88).
 
         Example:
-            >>> Prompts.coco().phrases[31], Prompts.coco(preset="clean").phrases[31]
-            ('sknowboard', 'snowboard')
+            >>> Prompts.coco(method="clims").phrases[:2]
+            ('player', 'bicycle')
         """
-        check_word("preset", preset, ("reference", "clean"))
-        table = _table(method, "coco")
-        if preset == "clean":
-            table["synonyms"].pop("snowboard", None)
-        return cls(COCO_CLASSES, **table)
+        return cls(COCO_CLASSES, **_table(method, "coco"))
 
     @classmethod
     def paper(cls, method: str = "clip_es") -> Prompts:
