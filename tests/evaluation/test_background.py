@@ -9,10 +9,10 @@ import torch
 from wsss_kit.classes import Sample
 from wsss_kit.evaluation.background import (
     CONSTANTS,
-    CRF_RULES,
     POWERS,
     BackgroundRule,
     best_rule,
+    choose_rule,
     predict_masks,
     sweep_background,
 )
@@ -112,11 +112,6 @@ def test_refined_scores_are_swept_image_by_image(data, batch_size):
         assert result == pytest.approx(literal_iou(predicted, target, [0, 1, 2, 3]))
 
 
-def test_rules_for_a_crf_are_few_and_of_both_kinds():
-    assert 5 <= len(CRF_RULES) <= 15
-    assert {rule.power is None for rule in CRF_RULES} == {True, False}
-
-
 def test_by_default_constants_and_powers_are_tried(data):
     samples, target, maps_of = data
     swept = sweep_background(maps_of, samples, target, shown=False)
@@ -130,14 +125,39 @@ def test_best_rule_is_the_first_of_equals():
     assert best_rule({third: 0.5, second: 0.5, first: 0.2}) is third
 
 
-def test_rules_are_values():
-    assert BackgroundRule(power=2) == BackgroundRule(power=2) != BackgroundRule(threshold=0.2)
-    assert len({BackgroundRule(power=2), BackgroundRule(power=2)}) == 1
-    assert str(BackgroundRule(power=1.5)) == "(1 - max)^1.5"
-    assert str(BackgroundRule(threshold=0.3)) == "constant 0.3"
-
-
 @pytest.mark.parametrize("given", [{}, {"threshold": 0.2, "power": 2}])
-def test_a_rule_is_one_number(given):
+def test_a_rule_is_one_number_and_a_value(given):
     with pytest.raises(ValueError, match="exactly one of the two"):
-        BackgroundRule(**given).masks(torch.zeros(1, 1, 2, 2), torch.ones(1, 1))
+        BackgroundRule(**given)
+    assert len({BackgroundRule(power=2), BackgroundRule(power=2)}) == 1
+    assert BackgroundRule(power=2) != BackgroundRule(threshold=0.2)
+
+
+def test_what_cannot_be_swept(data):
+    samples, target, maps_of = data
+    calls = maps_of.calls
+    for options, message in (
+        ({"rules": ()}, "rules is .*, expected such as"),
+        ({"scored": (1, 4)}, "scored holds 4, expected mask values from 1 to 3"),
+        ({"target": {}}, "3 of 3 images have no target mask: image 0, image 1, image 2; give"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            options = {"target": target, **options}
+            sweep_background(maps_of, samples, **options, shown=False)
+    assert maps_of.calls <= calls + 1  # only for the number of classes
+    with pytest.raises(ValueError, match="two images are called 'image 0', expected different"):
+        predict_masks(maps_of, [samples[0]] * 2, RULES[0], shown=False)
+    with pytest.raises(ValueError, match="none of 1 rules has an mIoU"):
+        best_rule({RULES[0]: float("nan")})
+
+
+def test_the_best_rule_of_one_split_makes_the_masks_of_another(data):
+    samples, target, maps_of = data
+    chosen = choose_rule(maps_of, samples[:2], target, samples[2:], rules=RULES, shown=False)
+    swept = sweep_background(maps_of, samples[:2], target, rules=RULES, shown=False)
+    assert chosen.swept == swept and chosen.rule == best_rule(swept)
+    assert chosen.text == f"{chosen.rule}, chosen on 2 val images"
+    alone = predict_masks(maps_of, samples[2:], chosen.rule, shown=False)
+    assert list(chosen.masks) == ["image 2"] and torch.equal(
+        alone["image 2"], chosen.masks["image 2"]
+    )
