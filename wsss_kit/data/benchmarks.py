@@ -58,7 +58,7 @@ def load_voc(
     if voc.annotations is None and not voc.mask_folders:
         problem = f"{voc.root} has neither Annotations/ nor masks to take labels from"
         raise voc.not_found(problem, voc.root)
-    return voc.open_samples(limit)
+    return voc.first(limit)
 
 
 def load_voc_masks(root: str | Path = "data/VOC2012", split: str = "train") -> LazyMasks:
@@ -115,7 +115,7 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
         # bare ids, or paths of images with the path of the mask behind
         paths = (PurePosixPath(line.split()[0]) for _, line in list_lines(splits[split]))
         ids = (re.sub(r"\.(jpe?g|png)$", "", path.name, flags=re.IGNORECASE) for path in paths)
-        self.names = list(dict.fromkeys(ids))
+        self.names = tuple(dict.fromkeys(ids))
         self._present: dict[str, set[int]] = {}
 
     def path(self, name: str) -> Path:
@@ -177,7 +177,7 @@ def load_coco(
         FileNotFoundError: if the layout is not there; on reading an item, if its image is not.
         ValueError: for another split, or an annotation file that is none.
     """
-    return _COCO(root, split).open_samples(limit)
+    return _COCO(root, split).first(limit)
 
 
 def load_coco_masks(root: str | Path = "data/COCO2014", split: str = "train") -> LazyMasks:
@@ -242,7 +242,7 @@ data/README.md says where to get COCO 2014."""
                 problem = f"an annotation of image {image} and category {category}"
                 raise ValueError(f"{file} has {problem}, expected those that it lists")
             self.annotations[Path(self.coco.imgs[image]["file_name"]).stem].append(annotation)
-        self.names = sorted(self.annotations)
+        self.names = tuple(sorted(self.annotations))
 
     def path(self, name: str) -> Path:
         return self.folder / self.coco.imgs[self.annotations[name][0]["image_id"]]["file_name"]

@@ -101,8 +101,6 @@ class LazySamples(Sequence[Sample]):
         labels: name to (C,) float32 of 0 and 1.
         classes: the C class names.
         split: which part of the data set this is, if it has parts.
-        size: name to (H, W) without decoding, where that is possible.
-        masks: opens the ground truth, if there is some.
 
     Example:
         >>> samples = LazySamples(
@@ -127,11 +125,9 @@ class LazySamples(Sequence[Sample]):
         labels: Callable[[str], Tensor],
         classes: Sequence[str],
         split: str | None = None,
-        size: Callable[[str], tuple[int, int]] | None = None,
-        masks: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.names, self.classes, self.split = tuple(names), tuple(classes), split
-        self._image, self._labels, self._size, self._masks = image, labels, size, masks
+        self.image, self.labels = image, labels
 
     def __len__(self) -> int:
         return len(self.names)
@@ -144,12 +140,12 @@ class LazySamples(Sequence[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} was asked for, but there are {len(self)}")
         name = self.names[index]
-        return Sample(name, self._image(name), self._labels(name))
+        return Sample(name, self.image(name), self.labels(name))
 
     def without_labels(self) -> LazySamples:
         """Return the same images with labels all zero, without reading any."""
         samples = copy(self)
-        samples._labels = lambda name: torch.zeros(len(self.classes))
+        samples.labels = lambda name: torch.zeros(len(self.classes))
         return samples
 
     def pick(self, names: Iterable[str]) -> LazySamples:
@@ -187,13 +183,11 @@ class LazySamples(Sequence[Sample]):
         Raises:
             FileNotFoundError: if there are none, with the layout that was expected.
         """
-        if self._masks is None:
-            raise FileNotFoundError("these images have no ground-truth masks")
-        return self._masks()
+        raise FileNotFoundError("these images have no ground-truth masks")
 
     def size_of(self, name: str) -> tuple[int, int]:
         """Return height and width of an image, without decoding it where that is possible."""
-        return self._size(name) if self._size else tuple(self._image(name).shape[-2:])
+        return tuple(self.image(name).shape[-2:])
 
     def image_labels(self) -> Tensor:
         """Return the labels of all images, without decoding any.
@@ -201,7 +195,7 @@ class LazySamples(Sequence[Sample]):
         Returns:
             (len(self), C) float32 of 0 and 1.
         """
-        rows = [self._labels(name) for name in self.names]
+        rows = [self.labels(name) for name in self.names]
         return torch.stack(rows) if rows else torch.zeros(0, len(self.classes))
 
     def __repr__(self) -> str:
@@ -255,21 +249,21 @@ class LazyMasks(ByName):
         return f"LazyMasks({len(self)} masks in {self._folder})"
 
 
-class ImageFiles:
-    """Base of the readers: the files and labels of a data set by image name.
+class ImageFiles(LazySamples):
+    """Base of the readers: samples of image files, and their masks.
 
-    A reader knows ``names``, ``classes``, ``split``, its ``mask_folder`` and the ``LAYOUT`` that it
+    A reader sets ``names``, ``classes``, ``split``, its ``mask_folder`` and the ``LAYOUT`` that it
     expects, for messages. Of an image, ``path(name)`` is its file, ``present(name)`` the indices of
     its classes and ``mask(name)`` its mask, (H, W) int64.
     """
 
-    split: str | None = None
+    split = None
 
     def image(self, name: str) -> Tensor:
         """Read an image: (3, H, W) float32 in [0, 1]."""
         return read_image(self.path(name))
 
-    def size(self, name: str) -> tuple[int, int]:
+    def size_of(self, name: str) -> tuple[int, int]:
         """Read the height and width of an image."""
         return image_size(self.path(name))
 
@@ -283,12 +277,10 @@ class ImageFiles:
         """Read the mask of an image from a file, checked: (H, W) int64."""
         return read_mask_of(self.path(name), file, n_classes=len(self.classes))
 
-    def open_samples(self, limit: int | None = None) -> LazySamples:
-        """Return the first ``limit`` images as lazy samples."""
+    def first(self, limit: int | None) -> LazySamples:
+        """Return the first ``limit`` images."""
         check_given(check_count, limit=limit)
-        read = {"image": self.image, "labels": self.labels, "size": self.size}
-        known = {"classes": self.classes, "split": self.split, "masks": self.open_masks}
-        return LazySamples(self.names[:limit], **read, **known)
+        return self[:limit]
 
     def open_masks(self) -> LazyMasks:
         """Return the masks of all images, which are read when asked for."""

@@ -51,7 +51,7 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
         ...     [(sample.name, sample.labels.tolist()) for sample in samples], samples.classes
         ([('a', [1.0, 1.0]), ('b', [0.0, 0.0])], ('cat', 'dog'))
     """
-    return _Folder(root, classes).open_samples()
+    return _Folder(root, classes)
 
 
 def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None) -> LazyMasks:
@@ -140,7 +140,7 @@ class _Folder(ImageFiles):
             raise ValueError(f"{table} names no image; add a line such as: cat1.jpg,cat")
         if not self.classes:
             raise ValueError(f"{table} names no class; label an image, or pass classes=")
-        self.names = list(self.rows)
+        self.names = tuple(self.rows)
 
     def _add(self, row: _Row, mixed: set[str]) -> Iterator[_Problem]:
         """Keep a row by the name of its image; yield what is wrong with it."""

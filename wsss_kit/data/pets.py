@@ -41,7 +41,7 @@ def load_pets(
             image is not.
         ValueError: for another split or kind, or a line of the list that is none.
     """
-    return _Pets(root, split, kind).open_samples(limit)
+    return _Pets(root, split, kind).first(limit)
 
 
 def load_pets_masks(
@@ -91,7 +91,7 @@ data/README.md says where to get it."""
         for name, row in self.rows.items():
             by_breed[row["breed"]].append(name)
         ranks = zip_longest(*by_breed.values())  # the first of every breed, the second, and so on
-        self.names = [name for rank in ranks for name in rank if name]
+        self.names = tuple(name for rank in ranks for name in rank if name)
 
     def open_masks(self) -> LazyMasks:
         if not self.mask_folder.is_dir():
