@@ -615,8 +615,8 @@ DOORS: dict[str, Callable[[], Door]] = {
         functools.partial(
             wsss_kit.sweep_background, all_maps, small_world(), small_world().masks, shown=False
         ),
-        {"rules": (BackgroundRule(power=1),), "batch_size": 2, "scored": (1, 2)},
-        {"rules": "rules", "batch_size": "count", "scored": "counts or None"},
+        {"rules": (BackgroundRule(power=1),), "batch_size": 2},
+        {"rules": "rules", "batch_size": "count"},
     ),
     # doors of data and the commands behind them
     "PaperWorld": lambda: Door(
