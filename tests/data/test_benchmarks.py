@@ -124,11 +124,10 @@ def classes_of(samples):
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
-@pytest.mark.parametrize("name", ["voc", "coco", "pets"])
-def test_a_limit_is_a_count(name, value, request):
-    load = {"voc": load_voc, "coco": load_coco, "pets": load_pets}[name]
-    with pytest.raises(ValueError, match=f"limit is {value!r}, expected a whole number"):
-        load(request.getfixturevalue(name), limit=value)
+def test_a_limit_is_a_count(voc, coco, pets, value):
+    for load, root in ((load_voc, voc), (load_coco, coco), (load_pets, pets)):
+        with pytest.raises(ValueError, match=f"limit is {value!r}, expected a whole number"):
+            load(root, limit=value)
 
 
 def test_voc_samples(voc):

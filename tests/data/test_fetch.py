@@ -70,6 +70,8 @@ def test_the_first_source_that_answers_is_taken(host, tmp_path):
     Handler.asked.clear()
     assert fetch(archive(f"{host}/ranges"), tmp_path, shown=False) == path
     assert not Handler.asked and os.listdir(tmp_path) == ["a.bin"]
+    local = fetch(archive(str(path)), tmp_path / "to", shown=False)  # a local file is a source too
+    assert local.read_bytes() == CONTENT
 
 
 def test_a_download_that_broke_off_is_resumed(host, tmp_path):
@@ -105,11 +107,6 @@ def test_a_source_without_ranges_begins_again_and_a_whole_part_is_taken(
         fetch(archive(f"{host}/missing"), tmp_path, shown=False, retries=0)
     assert begun_in(tmp_path) == begun  # an error page does not cost what has come
     assert fetch(archive(f"{host}/{source}"), tmp_path, shown=False).read_bytes() == CONTENT
-
-
-def test_a_local_file_is_a_source_too(tmp_path):
-    (tmp_path / "mine").write_bytes(CONTENT)
-    assert fetch(archive(str(tmp_path / "mine")), tmp_path / "to", shown=False).exists()
 
 
 def test_another_file_is_refused_and_removed(host, tmp_path):
