@@ -224,7 +224,7 @@ def test_missing_root_and_split(voc, tmp_path, load):
     with pytest.raises(FileNotFoundError, match=f"no split None {known}$"):
         load(voc, None)
     (voc / "ImageSets/Segmentation/val.txt").write_text("\n")
-    with pytest.raises(ValueError, match=r"val\.txt is empty, expected one image a line"):
+    with pytest.raises(ValueError, match=r"val\.txt is empty, expected one image id a line"):
         load(voc, "val")
 
 
@@ -241,7 +241,9 @@ def test_no_masks_and_no_annotations(voc):
 def test_bad_annotations_and_masks(voc):
     file, samples = voc / "Annotations" / f"{IDS[0]}.xml", load_voc(voc)
     file.write_text(f"<annotation>{OBJECT.format('dogg', 0, '')}</annotation>")
-    with pytest.raises(ValueError, match=rf"{IDS[0]}\.xml names a class 'dogg'.*closest: 'dog'"):
+    with pytest.raises(
+        ValueError, match=rf"{IDS[0]}\.xml names an object 'dogg', no class of VOC; closest: 'dog'"
+    ):
         samples[0]
     file.write_text("<annotation><object>")
     with pytest.raises(ValueError, match=rf"{IDS[0]}\.xml is no whole XML"):
@@ -312,7 +314,10 @@ def test_coco_errors(coco, listed):
     for broken, message in (
         ("{", "is no whole JSON"),
         ({"images": []}, "has no annotations, categories"),
-        (listed | {"categories": [{"id": 1, "name": "Dog"}]}, "'Dog', expected .*closest: 'dog'"),
+        (
+            listed | {"categories": [{"id": 1, "name": "Dog"}]},
+            "'Dog', no class of COCO; closest: 'dog'",
+        ),
         (listed | {"images": [{"id": 9, "file_name": "../a.jpg"}]}, "a name alone"),
         (listed | {"images": []}, "image 9 and category 18, expected those that it lists"),
     ):
@@ -367,7 +372,7 @@ def test_pets_errors(pets):
     odd = ("Abyssinian_100 1 3 1", "../x_1 1 1 1", "cat.jpg", "Abyssinian_1 1 12")
     for text, message in (
         *((f"\n{line}\n", r"test\.txt line 2 is .*expected as Abyssin") for line in odd),
-        ("# nothing\n", "is empty, expected one image a line"),
+        ("# nothing\n", "is empty, expected one image id a line"),
     ):
         rows.write_text(text)
         with pytest.raises(ValueError, match=message):

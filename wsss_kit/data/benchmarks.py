@@ -17,7 +17,7 @@ from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, VOC_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
 from wsss_kit.data.images import mask_png
 from wsss_kit.files import write_whole
-from wsss_kit.prompts.checks import closest, expected_one_of
+from wsss_kit.prompts.checks import closest
 
 
 def load_voc(
@@ -275,13 +275,14 @@ def list_lines(file: Path) -> list[tuple[int, str]]:
     lines = enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1)
     listed = [(n, line) for n, line in lines if line.strip() and not line.startswith("#")]
     if not listed:
-        raise ValueError(f"{file} is empty, expected one image a line")
+        raise ValueError(f"{file} is empty, expected one image id a line")
     return listed
 
 
 def _index(name: str, classes: Sequence[str], file: Path) -> int:
     """Return the index of a class that a file names."""
     if name not in classes:
-        expected = f"{expected_one_of(name, classes)}; for classes of your own use load_folder"
-        raise ValueError(f"{file} names a class {name!r}, {expected}")
+        data = "VOC" if classes is VOC_CLASSES else "COCO"
+        hint = f"{closest(name, classes)}; for classes of your own use load_folder"
+        raise ValueError(f"{file} names an object {name!r}, no class of {data}{hint}")
     return classes.index(name)
