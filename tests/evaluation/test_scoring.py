@@ -174,7 +174,11 @@ ONE = {"p0": ALL["p0"]}
 @pytest.mark.parametrize(
     ("predicted", "changes", "message"),
     [
-        (ONE, {}, r"8 of 9 images have no predicted mask: p1, p2, p3, p4, p5, \.\.\.; give"),
+        (
+            ONE,
+            {},
+            r"8 of 9 images have no predicted mask: p1, p2, p3, p4, p5, \.\.\.; predict them too",
+        ),
         ({**ALL, "p3": ALL["p3"][:10]}, {}, r"image 'p3'.*\(10, 30\).*\(20, 30\)"),
         (ALL, {"classes": ("cow",)}, r"image 'p0': predicted holds [23] at "),
         (ALL, {"protocol": "val"}, r"expected Protocol\(data="),

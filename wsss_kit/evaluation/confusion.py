@@ -154,7 +154,8 @@ def check_complete(what: str, masks: Mapping[str, object], names: Collection[str
     Example:
         >>> check_complete("target", {"a": 1}, ["a", "b", "c"])
         Traceback (most recent call last):
-        ValueError: 2 of 3 images have no target mask: b, c; give them too, or leave them out
+        ValueError: 2 of 3 images have no target mask: b, c; give them too, or \
+leave these images out
     """
     if not isinstance(masks, Mapping):
         raise ValueError(f"{what} is {type(masks).__name__}, expected masks by image name")
@@ -162,7 +163,8 @@ def check_complete(what: str, masks: Mapping[str, object], names: Collection[str
     if missing:
         listed = ", ".join(missing[:N_NAMED]) + (", ..." if len(missing) > N_NAMED else "")
         problem = f"{len(missing)} of {len(names)} images have no {what} mask: {listed}"
-        raise ValueError(f"{problem}; give them too, or leave them out")
+        verb = "predict" if what == "predicted" else "give"
+        raise ValueError(f"{problem}; {verb} them too, or leave these images out")
     if not len(masks):
         raise ValueError(f"{what} holds no images, expected at least one mask")
 
