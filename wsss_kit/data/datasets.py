@@ -101,6 +101,7 @@ class LazySamples(Sequence[Sample]):
         labels: name to (C,) float32 of 0 and 1.
         classes: the C class names.
         split: which part of the data set this is, if it has parts.
+        size: name to (H, W) without decoding, where that is possible.
 
     Example:
         >>> samples = LazySamples(
@@ -125,9 +126,10 @@ class LazySamples(Sequence[Sample]):
         labels: Callable[[str], Tensor],
         classes: Sequence[str],
         split: str | None = None,
+        size: Callable[[str], tuple[int, int]] | None = None,
     ) -> None:
         self.names, self.classes, self.split = tuple(names), tuple(classes), split
-        self.image, self.labels = image, labels
+        self.image, self.labels, self._size = image, labels, size
 
     def __len__(self) -> int:
         return len(self.names)
@@ -187,7 +189,7 @@ class LazySamples(Sequence[Sample]):
 
     def size_of(self, name: str) -> tuple[int, int]:
         """Return height and width of an image, without decoding it where that is possible."""
-        return tuple(self.image(name).shape[-2:])
+        return self._size(name) if self._size else tuple(self.image(name).shape[-2:])
 
     def image_labels(self) -> Tensor:
         """Return the labels of all images, without decoding any.
