@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -76,17 +78,12 @@ def test_a_folder_is_dealt_out_by_its_masks(folder):
     assert sample.labels.tolist() == [0, 1]
     assert np.isclose(sample.image[0].mean().item(), 30 / 255)
     assert torch.equal(data.val_masks["p1"], torch.full((4, 5), 2))
-
-
-def test_a_folder_may_have_its_own_order_of_classes(folder):
     data = open_data("folder", root=folder, classes=("dog", "cat"))
     assert data.classes == ("dog", "cat") and data.train[1].labels.tolist() == [1, 0]
 
 
 def test_a_folder_without_masks_opens_and_says_what_is_missing(folder):
-    for mask in (folder / "masks").iterdir():
-        mask.unlink()
-    (folder / "masks").rmdir()
+    shutil.rmtree(folder / "masks")
     data = open_data("folder", root=folder)
     assert [len(part) for part in names_of(data).values()] == [6, 3, 3]
     with pytest.raises(KeyError, match=r"no mask for 'p0': expected it at .*masks/p0\.png"):

@@ -4,6 +4,7 @@ Ground-truth masks come beside the samples, never in them: those of ``val`` choo
 rule, those of ``test`` score.
 """
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.clip import load_clip
+from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.data import LazyMasks, open_dataset
 from wsss_kit.data.datasets import TITLES, default_root
 from wsss_kit.evaluation import Chosen, Protocol, Report, choose_rule, evaluate
@@ -157,15 +158,32 @@ def open_data(
         check_count(f"n_{split}", size)
     check_word("DATA", name, ("paper", "voc", "folder"))
     if name == "paper":
-        train, val, test = (open_dataset(name, split=s, limit=n) for s, n in sizes.items())
-        return OpenData(name, val.classes, train, val, test, val.open_masks(), test.open_masks())
-    folder = default_root(name) if root is None else Path(root)
-    data = _open_voc(folder, sizes) if name == "voc" else _open_folder(folder, sizes, classes)
-    for split in sizes:
-        if not len(getattr(data, split)):
+        parts = [open_dataset(name, split=split, limit=n) for split, n in sizes.items()]
+        masks = (part.open_masks() for part in parts[1:])
+        return OpenData(name, parts[0].classes, *parts, *masks)
+    root = default_root(name) if root is None else Path(root)
+    if name == "voc":
+        learned = open_dataset("voc", root, "train")
+        test = open_dataset("voc", root, "val", limit=n_test)
+        first = max(0, len(learned) - n_val)
+        parts = [learned[: min(first, n_train)], learned[first:], test]
+        truth = ChainMap(learned.open_masks(), test.open_masks())
+    else:
+        samples = open_dataset("folder", root, classes=classes)
+        truth = samples.open_masks() if (root / "masks").is_dir() else {}
+        scored = [each for each in samples.names if each in truth] or samples.names
+        test, val = scored[0::5], scored[1::5]
+        held_out = {*test, *val}
+        train = [each for each in samples.names if each not in held_out]
+        chosen = (train[:n_train], val[:n_val], test[:n_test])
+        parts = [samples.pick(names) for names in chosen]
+    for split, part in zip(sizes, parts, strict=True):
+        if not len(part):
             expected = "at least 5 images, and 5 with a mask where there is a folder masks/"
-            raise ValueError(f"{folder} leaves no image for {split}; expected {expected}")
-    return data
+            raise ValueError(f"{root} leaves no image for {split}; expected {expected}")
+    known = ([each for each in part.names if each in truth] for part in parts[1:])
+    masks = (LazyMasks(names, read=truth.__getitem__, folder=root / "masks") for names in known)
+    return OpenData(name, parts[0].classes, *parts, *masks)
 
 
 def train_cam(
@@ -202,10 +220,8 @@ def make_clip_es(data: OpenData) -> CLIPES:
     The embedded world has the tiny CLIP, other data OpenAI's ViT-B/16, which open_clip downloads
     once.
     """
-    prompts = data.train.prompts()
-    if data.name == "paper":
-        return CLIPES(load_clip("paper"), prompts=prompts).fit()
-    return CLIPES(load_clip("ViT-B-16-quickgelu", weights="openai"), prompts=prompts).fit()
+    clip = _usual_clip(data, "ViT-B-16-quickgelu")
+    return CLIPES(clip, prompts=data.train.prompts()).fit()
 
 
 def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
@@ -220,12 +236,9 @@ def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
         **weights: of the losses (``otm``, ``btm``, ``cbs``, ``reg``) where they differ from the
             preset's; 0 switches one off.
     """
-    prompts = data.train.prompts("clims")
-    if data.name == "paper":
-        clip = load_clip("paper")
-        return CLIMS(clip, cam, prompts=prompts, preset="clean", scales=(1.0,), **weights)
-    clip = load_clip("ViT-B-32-quickgelu", weights="openai")
-    return CLIMS(clip, cam, prompts=prompts, **weights)
+    options = {"preset": "clean", "scales": (1.0,)} if data.name == "paper" else {}
+    clip = _usual_clip(data, "ViT-B-32-quickgelu")
+    return CLIMS(clip, cam, prompts=data.train.prompts("clims"), **options, **weights)
 
 
 def make_sc_cam(data: OpenData, cam: CAM | None = None, **options: Any) -> SCCAM:
@@ -239,12 +252,12 @@ def make_sc_cam(data: OpenData, cam: CAM | None = None, **options: Any) -> SCCAM
         cam: what gives the first features; None for a classifier that its ``fit`` trains.
         **options: arguments of `SCCAM` where they are to be others.
     """
-    usual: dict[str, Any] = {"preset": "clean", "scales": (1.0,), "n_subcategories": 3}
-    start: dict[str, Any] = {"backbone": cam}
-    if cam is None:
-        backbone, weights = _usual_backbone(data, None, None)
-        start = {"backbone": backbone or "paper", "weights": weights or "web"}
-    return SCCAM(**start, **{**(usual if data.name == "paper" else {}), **options})
+    if data.name == "paper":
+        options = {"preset": "clean", "scales": (1.0,), "n_subcategories": 3, **options}
+    if cam is not None:
+        return SCCAM(cam, **options)
+    backbone, weights = _usual_backbone(data, None, None)
+    return SCCAM(backbone or "paper", weights=weights or "web", **options)
 
 
 def train_affinity_net(
@@ -308,10 +321,14 @@ def teach_segmenter(
         RuntimeError: if ImageNet's weights cannot be downloaded.
     """
     backbone, weights = _usual_backbone(data, backbone, weights)
-    options = {"epochs": epochs, "taught_by": taught_by, "backbone": backbone, "weights": weights}
-    if data.name != "paper":
-        options |= {"network": "deeplab_v2", "loss": "balanced"}
-    return train_segmenter(learned, masks, **options)
+    options = {} if data.name == "paper" else {"network": "deeplab_v2", "loss": "balanced"}
+    options |= {"backbone": backbone, "weights": weights, "taught_by": taught_by}
+    return train_segmenter(learned, masks, epochs=epochs, **options)
+
+
+def _usual_clip(data: OpenData, name: str) -> FrozenCLIP:
+    """Load the tiny CLIP for the embedded world, else one of OpenAI's."""
+    return load_clip("paper") if data.name == "paper" else load_clip(name, weights="openai")
 
 
 def _usual_backbone(
@@ -321,29 +338,3 @@ def _usual_backbone(
     if backbone is None and data.name != "paper":
         return "resnet50", weights or "imagenet"
     return backbone, weights
-
-
-def _open_voc(root: Path, sizes: Mapping[str, int]) -> OpenData:
-    learned = open_dataset("voc", root, "train")
-    test = open_dataset("voc", root, "val", limit=sizes["test"])
-    first = max(0, len(learned) - sizes["val"])
-    train, val = learned[: min(first, sizes["train"])], learned[first:]
-    masks = (_only(part.names, part.open_masks(), root) for part in (val, test))
-    return OpenData("voc", test.classes, train, val, test, *masks)
-
-
-def _open_folder(root: Path, sizes: Mapping[str, int], classes: Sequence[str] | None) -> OpenData:
-    samples = open_dataset("folder", root, classes=classes)
-    masks = samples.open_masks() if (root / "masks").is_dir() else {}
-    scored = [name for name in samples.names if name in masks] or samples.names
-    test, val = scored[0::5][: sizes["test"]], scored[1::5][: sizes["val"]]
-    kept = {*scored[0::5], *scored[1::5]}
-    train = [name for name in samples.names if name not in kept][: sizes["train"]]
-    targets = (_only(names, masks, root / "masks") for names in (val, test))
-    parts = (samples.pick(names) for names in (train, val, test))
-    return OpenData("folder", samples.classes, *parts, *targets)
-
-
-def _only(names: Sequence[str], masks: Mapping[str, Tensor], folder: Path) -> LazyMasks:
-    """Select the masks of these images."""
-    return LazyMasks([n for n in names if n in masks], read=masks.__getitem__, folder=folder)

@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import Any
 
 _PLACES = {
-    ("dataset", "coco"): "wsss_kit.data.coco:load_coco",
+    ("dataset", "coco"): "wsss_kit.data.benchmarks:load_coco",
     ("dataset", "folder"): "wsss_kit.data.folder:load_folder",
     ("dataset", "pets"): "wsss_kit.data.pets:load_pets",
-    ("dataset", "voc"): "wsss_kit.data.voc:load_voc",
+    ("dataset", "voc"): "wsss_kit.data.benchmarks:load_voc",
     ("dataset", "paper"): "wsss_kit.paperworld:PaperWorld",
     ("clip", "paper"): "wsss_kit.paperworld.tiny_clip:frozen_tiny_clip",
     ("backbone", "paper"): "wsss_kit.paperworld.backbone:paper_backbone",

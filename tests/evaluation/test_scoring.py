@@ -1,48 +1,25 @@
-"""Counting against scikit-learn, error kinds against hand counts, intervals against loops."""
+"""Counting against scikit-learn, intervals against loops, and the difference of two reports."""
 
-import json
+from __future__ import annotations
+
 import math
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, jaccard_score, precision_score, recall_score
 
-from wsss_kit.evaluation import (
-    ERROR_KINDS,
-    ConfusionMatrix,
-    Protocol,
-    boundary_band,
-    error_map,
-    evaluate,
-)
+from tests.evaluation.random_masks import CLASSES, random_masks, scored
+from wsss_kit.evaluation import ERROR_KINDS, ConfusionMatrix, Protocol, compare_reports
 from wsss_kit.evaluation.confusion import bootstrap_mean_iou
 
-PROTOCOL = Protocol("random masks", "val", resolution="20 x 30 px", background="none needed")
-CLASSES = ("cow", "camel", "cat")
+NAN = math.nan
 
 
-def random_masks(n=6, n_values=4, seed=0, size=(20, 30), wrong=0.3):
-    """Blocks of classes with 255 among them, and predictions that are wrong in places."""
-    rng = np.random.default_rng(seed)
-    predicted, target = {}, {}
-    for number in range(n):
-        blocks = rng.integers(0, n_values, (size[0] // 5, size[1] // 5))
-        mask = np.kron(blocks, np.ones((5, 5), np.int64))
-        guess = np.where(rng.random(size) < wrong, rng.integers(0, n_values, size), mask)
-        guess[rng.random(size) < 0.05] = 255
-        mask[rng.random(size) < 0.1] = 255
-        predicted[f"p{number}"], target[f"p{number}"] = map(torch.from_numpy, (guess, mask))
-    return predicted, target
-
-
-def by_sklearn(predicted, target, n_values):
-    """scikit-learn's matrix over all counted pixels, predictions of 255 taken as 0."""
-    predicted = torch.cat([mask.flatten() for mask in predicted])
-    target = torch.cat([mask.flatten() for mask in target])
-    counted = target != 255
-    predicted = torch.where(predicted == 255, 0, predicted)
-    return confusion_matrix(target[counted], predicted[counted], labels=range(n_values))
+def counted(predicted, target):
+    """All pixels that count, flat; predictions of 255 taken as 0."""
+    predicted, target = (torch.cat([m.flatten() for m in each]) for each in (predicted, target))
+    return target[target != 255], torch.where(predicted == 255, 0, predicted)[target != 255]
 
 
 def test_matrix_equals_scikit_learn():
@@ -50,46 +27,28 @@ def test_matrix_equals_scikit_learn():
     confusion = ConfusionMatrix(5)  # the fifth class is nowhere
     for name in target:
         assert confusion.update(predicted[name], target[name]) is confusion
-    oracle = by_sklearn(predicted.values(), target.values(), 5)
-    assert confusion.matrix.dtype == torch.int64
-    assert np.array_equal(confusion.matrix, oracle)
-    batch = ConfusionMatrix(5).update(
-        torch.stack([*predicted.values()]), torch.stack([*target.values()])
-    )
-    assert torch.equal(batch.matrix, confusion.matrix)
+    oracle = confusion_matrix(*counted(predicted.values(), target.values()), labels=range(5))
+    assert confusion.matrix.dtype == torch.int64 and np.array_equal(confusion.matrix, oracle)
+    batches = (torch.stack([*masks.values()]) for masks in (predicted, target))
+    assert torch.equal(ConfusionMatrix(5).update(*batches).matrix, confusion.matrix)
 
 
-def test_two_by_two_by_hand():
-    confusion = ConfusionMatrix(2)
-    confusion.update(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 0], [1, 1]]))
-    assert confusion.matrix.tolist() == [[1, 1], [0, 2]]
-    assert confusion.iou().tolist() == pytest.approx([1 / 2, 2 / 3])
-    assert confusion.mean_iou() == pytest.approx(7 / 12)
-
-
-def test_absent_is_nan_but_a_false_alarm_is_zero():
-    target = torch.zeros(2, 2, dtype=torch.int64)
-    iou = ConfusionMatrix(3).update(torch.tensor([[0, 0], [0, 2]]), target).iou()
-    assert math.isnan(iou[1]) and iou[2] == 0
-    perfect = ConfusionMatrix(3).update(target, target)
-    assert perfect.iou()[0] == 1 and perfect.mean_iou() == 1
-
-
-def test_255_in_the_target_never_counts():
-    ignored = torch.full((3, 3), 255)
-    confusion = ConfusionMatrix(2).update(torch.ones(3, 3).long(), ignored)
-    assert confusion.matrix.sum() == 0 and math.isnan(confusion.mean_iou())
-
-
-def test_255_in_the_prediction_is_background():
-    confusion = ConfusionMatrix(2).update(torch.full((1, 4), 255), torch.tensor([[0, 0, 1, 255]]))
-    assert confusion.matrix.tolist() == [[2, 0], [1, 0]]
-
-
-def test_numpy_masks_of_any_integers():
-    mask = np.array([[0, 1, 255]], np.uint8)
-    mask.flags.writeable = False  # as an image file is read
-    assert ConfusionMatrix(2).update(mask, mask.astype(np.uint16)).matrix.trace() == 2
+@pytest.mark.parametrize(
+    ("predicted", "target", "iou", "n_counted"),
+    [
+        ([[0, 1], [1, 1]], [[0, 0], [1, 1]], [1 / 2, 2 / 3, NAN], 4),
+        ([[0, 0, 0, 2]], [[0, 0, 0, 0]], [3 / 4, NAN, 0], 4),  # absent, and a false alarm
+        ([[1, 0, 2]], [[255, 255, 255]], [NAN, NAN, NAN], 0),
+        ([[255, 255, 255, 255]], [[0, 0, 1, 255]], [2 / 3, 0, NAN], 3),  # background
+    ],
+)
+@pytest.mark.parametrize("kind", [torch.tensor, lambda values: np.array(values, np.uint8)])
+def test_iou_by_hand(predicted, target, iou, n_counted, kind):
+    confusion = ConfusionMatrix(3).update(kind(predicted), kind(target))
+    assert confusion.iou().tolist() == pytest.approx(iou, nan_ok=True)
+    mean = np.nanmean(iou) if n_counted else NAN
+    assert confusion.mean_iou() == pytest.approx(mean, nan_ok=True)
+    assert confusion.matrix.sum() == n_counted
 
 
 def test_matrices_add_up():
@@ -128,177 +87,76 @@ def test_ignore_index_is_no_class():
     assert other.matrix[2, 0] == 1 and other.matrix.sum() == 1
 
 
-def literal_band(target, width):
-    """Each pixel looks at its window; only for masks without 255."""
-    H, W = target.shape
-    band = torch.zeros(H, W, dtype=torch.bool)
-    for y in range(H):
-        for x in range(W):
-            window = target[max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
-            band[y, x] = len(window.unique()) > 1
-    return band
-
-
-@pytest.mark.parametrize("width", [0, 1, 2, 4])
-def test_band_equals_the_literal_loop(width):
-    target = torch.zeros(17, 13, dtype=torch.int64)
-    target[4:9, 3:8] = 2
-    target[8:, 10:] = 1
-    assert torch.equal(boundary_band(target, width), literal_band(target, width))
-
-
-def test_band_follows_the_middle_of_an_ignored_line():
-    target = torch.zeros(9, 20, dtype=torch.int64)
-    target[:, 12:] = 3
-    with_line = target.clone()
-    with_line[:, 9:15] = 255  # three pixels on each side of the border
-    assert torch.equal(boundary_band(with_line, 5), boundary_band(target, 5))
-    hole = torch.zeros(9, 9, dtype=torch.int64)
-    hole[3:5, 3:5] = 255  # ignored within one class is no border
-    assert not boundary_band(hole, 3).any()
-    assert not boundary_band(torch.full((4, 4), 255), 3).any()
-
-
-def test_default_width():
-    for (height, width), expected in (((96, 96), 2), ((375, 500), 6), ((9, 9), 2)):
-        target = torch.zeros(height, width, dtype=torch.int64)
-        target[:, width // 2 :] = 1
-        assert boundary_band(target).sum() == 2 * expected * height
-
-
-def test_error_kinds_by_hand():
-    target = torch.zeros(1, 20, dtype=torch.int64)
-    target[0, 10:] = 1
-    predicted = target.clone()
-    predicted[0, [0, 1, 2]] = 2  # spilled
-    predicted[0, 9] = 1  # in the band
-    predicted[0, 10] = 2  # in the band
-    predicted[0, [15, 16]] = 0  # missed
-    predicted[0, 17] = 255  # counts as background: missed
-    predicted[0, 18] = 2  # confused
-    kinds = error_map(predicted, target, boundary=1)
-    counts = torch.bincount(kinds.flatten(), minlength=5).tolist()
-    assert counts == [11, 2, 3, 3, 1]  # right, then ERROR_KINDS
-    report = evaluate(
-        {"a": predicted}, {"a": target}, classes=CLASSES, protocol=PROTOCOL, boundary=1
-    )
-    # background: 10 targets + 3 false; cow: 10 targets + 1 false; camel: 5 false alarms
-    assert report.iou[:3].tolist() == pytest.approx([6 / 13, 5 / 11, 0])
-    by_hand = [[1 / 13, 3 / 13, 3 / 13, 0], [2 / 11, 3 / 11, 0, 1 / 11], [1 / 5, 0, 3 / 5, 1 / 5]]
-    assert report.error_shares[:3] == pytest.approx(np.array(by_hand))
-    assert np.isnan(report.error_shares[3]).all()
-
-
-@pytest.mark.parametrize("boundary", [None, 0, 1, 50])
-def test_error_shares_sum_to_what_is_missing(boundary):
-    predicted, target = random_masks(wrong=0.6)
-    report = evaluate(predicted, target, classes=CLASSES, protocol=PROTOCOL, boundary=boundary)
-    assert report.error_shares.sum(1) == pytest.approx(1 - report.iou, abs=1e-12)
-    assert (report.error_shares >= 0).all()
-
-
-def test_error_shares_equal_a_count_over_error_maps():
-    predicted, target = random_masks()
-    report = evaluate(predicted, target, classes=CLASSES, protocol=PROTOCOL, boundary=1)
-    counts, union = np.zeros((4, 4)), np.zeros(4)
-    for name in target:
-        kinds = error_map(predicted[name], target[name], boundary=1)
-        guess = torch.where(predicted[name] == 255, 0, predicted[name])
-        for c in range(4):
-            concerned = ((guess == c) | (target[name] == c)) & (target[name] != 255)
-            union[c] += concerned.sum()
-            for k in range(len(ERROR_KINDS)):
-                counts[c, k] += (kinds[concerned] == k + 1).sum()
-    assert report.error_shares == pytest.approx(counts / union[:, None])
-
-
 def test_report_against_scikit_learn():
     predicted, target = random_masks()
-    report = evaluate(predicted, target, classes=CLASSES, protocol=PROTOCOL)
-    oracle = by_sklearn(predicted.values(), target.values(), 4)
-    iou = np.diag(oracle) / (oracle.sum(0) + oracle.sum(1) - np.diag(oracle))
-    assert np.array_equal(report.matrix, oracle)
-    assert report.iou == pytest.approx(iou) and report.mean_iou == pytest.approx(iou.mean())
-    assert report.pixels.tolist() == oracle.sum(1).tolist()
-    assert report.protocol.n_images == 6 and report.interval[0] < iou.mean() < report.interval[1]
+    report = scored(predicted, target)
+    pixels = counted(predicted.values(), target.values())
+    oracle = confusion_matrix(*pixels, labels=range(4))
+    assert np.array_equal(report.matrix, oracle) and report.pixels.tolist() == [*oracle.sum(1)]
+    for score, result in (
+        (precision_score, report.precision),
+        (recall_score, report.recall),
+        (jaccard_score, report.iou),
+    ):
+        np.testing.assert_allclose(result, score(*pixels, average=None), rtol=1e-12)
+    assert report.mean_iou == pytest.approx(report.iou.mean())
+    assert report.interval[0] < report.mean_iou < report.interval[1]
     for name, value in report.image_iou.items():
-        one = by_sklearn([predicted[name]], [target[name]], 4)
-        present = one.sum(1) > 0
-        ious = np.diag(one) / (one.sum(0) + one.sum(1) - np.diag(one))
-        assert value == pytest.approx(ious[present].mean())
+        truth, guess = counted([predicted[name]], [target[name]])
+        present = truth.unique()
+        ious = jaccard_score(truth, guess, average=None, labels=present)
+        assert value == pytest.approx(ious.mean())
     assert report.worst == sorted(report.image_iou.items(), key=lambda item: item[1])
+    nowhere = scored({n: 0 * m for n, m in target.items()}, target, n_bootstrap=0)
+    assert math.isnan(nowhere.precision[1]) and nowhere.recall[1] == 0
 
 
 def test_scored_classes_only():
     target = {"a": torch.tensor([[0, 1, 1, 2, 2, 3]])}
     predicted = {"a": torch.tensor([[0, 1, 2, 1, 2, 0]])}
-    report = evaluate(predicted, target, classes=CLASSES, protocol=PROTOCOL, scored=["cow"])
+    report = scored(predicted, target, scored=["cow"])
     # The camels and the cat are ignored; a cow taken for a camel is still a cow lost.
     assert report.classes == ("background", "cow")
     assert report.iou.tolist() == [1, 0.5] and report.mean_iou == 0.75
     assert report.error_shares.sum(1).tolist() == pytest.approx([0, 0.5])
-    assert report.pixels.tolist() == [1, 2]
-    assert report.image_iou == {"a": 0.75}
+    assert report.pixels.tolist() == [1, 2] and report.image_iou == {"a": 0.75}
+    assert report.precision.tolist() == [1, 1] and report.recall.tolist() == [1, 0.5]
     assert "cow; other classes ignored" in str(report.protocol)
-    everything = evaluate(predicted, target, classes=CLASSES, protocol=PROTOCOL, scored=CLASSES)
+    everything = scored(predicted, target, scored=CLASSES)
     assert everything.iou.tolist() == [0.5, 1 / 3, 1 / 3, 0]
     assert everything.protocol.scored == "all classes"
 
 
-def literal_bootstrap(matrices, n_bootstrap, seed):
-    """Draw images, add their confusion matrices, score, again."""
-    rng = np.random.default_rng(seed)
-    means = []
-    for _ in range(n_bootstrap):
-        confusion = ConfusionMatrix(4)
-        for index in rng.integers(len(matrices), size=len(matrices)):
-            confusion.merge(matrices[index])
-        means.append(confusion.mean_iou())
-    return means
+def test_an_image_of_255_only_counts_for_nothing():
+    target = {"a": torch.full((4, 4), 255), "b": torch.tensor([[0, 1]])}
+    predicted = {"a": torch.zeros(4, 4).long(), "b": torch.tensor([[0, 1]])}
+    report = scored(predicted, target, classes=("cow",))
+    assert report.mean_iou == 1 and report.image_iou == {"b": 1.0}
+    assert report.interval == (1, 1)  # resamples of nothing but 255 have no score
 
 
 def test_interval_equals_the_literal_loop():
     predicted, target = random_masks(7, n_values=3)  # the last class is missing: NaN
     matrices = [ConfusionMatrix(4).update(predicted[n], target[n]) for n in target]
-    means = literal_bootstrap(matrices, 230, seed=3)
+    rng, means = np.random.default_rng(3), []
+    for _ in range(230):  # draw images, add their confusion matrices, score, again
+        confusion = ConfusionMatrix(4)
+        for index in rng.integers(len(matrices), size=len(matrices)):
+            confusion.merge(matrices[index])
+        means.append(confusion.mean_iou())
     hits = np.array([m.matrix.diagonal().numpy() for m in matrices])
     unions = np.array([(m.matrix.sum(0) + m.matrix.sum(1)).numpy() for m in matrices]) - hits
     assert bootstrap_mean_iou(hits, unions, n_bootstrap=230, seed=3) == pytest.approx(means)
-    report = evaluate(
-        predicted, target, classes=CLASSES, protocol=PROTOCOL, n_bootstrap=230, seed=3
-    )
+    report = scored(predicted, target, n_bootstrap=230, seed=3)
     assert report.interval == pytest.approx(np.percentile(means, [2.5, 97.5]))
-
-
-def test_interval_covers_the_truth_about_95_times_in_100():
-    rng = np.random.default_rng(0)
-
-    def images(n):
-        """Objects of very different sizes; the share found varies from image to image."""
-        unions = rng.integers(20, 400, (n, 2))
-        return rng.binomial(unions, rng.beta(4, 2, (n, 2))), unions
-
-    hits, unions = images(200_000)
-    truth = (hits.sum(0) / unions.sum(0)).mean()
-    covered = 0
-    for trial in range(400):
-        means = bootstrap_mean_iou(*images(60), n_bootstrap=200, seed=trial)
-        low, high = np.percentile(means, [2.5, 97.5])
-        covered += low <= truth <= high
-    assert 0.90 <= covered / 400 <= 0.98
-
-
-def test_same_seed_same_report():
-    predicted, target = random_masks()
-    options = {"classes": CLASSES, "protocol": PROTOCOL, "n_bootstrap": 50}
-    one, two = (evaluate(predicted, target, **options, seed=1).to_dict() for _ in range(2))
-    other = evaluate(predicted, target, **options, seed=2).to_dict()
-    assert one == two and one["interval"] != other["interval"]
+    assert report.interval == scored(predicted, target, n_bootstrap=230, seed=3).interval
+    assert report.interval != scored(predicted, target, n_bootstrap=230, seed=2).interval
+    assert "interval" not in scored(predicted, target, n_bootstrap=0).headline
 
 
 def test_a_number_never_travels_alone():
     predicted, target = random_masks(2)
-    report = evaluate(predicted, target, classes=("cow", "camel", "<cat>"), protocol=PROTOCOL)
+    report = scored(predicted, target, classes=("cow", "camel", "<cat>"))
     line = str(report.protocol)
     assert "\n" not in line and "random masks val, 2 images" in line
     assert line in str(report) and line in repr(report) and line in report._repr_html_()
@@ -309,39 +167,107 @@ def test_a_number_never_travels_alone():
     assert "&lt;cat&gt;" in report._repr_html_() and "<cat>" not in report._repr_html_()
 
 
-def test_json_without_nan():
-    target = {"a": torch.zeros(2, 2, dtype=torch.int64)}
-    report = evaluate(target, target, classes=CLASSES, protocol=PROTOCOL, n_bootstrap=0)
-    back = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert back["iou"] == {"background": 1.0, "cow": None, "camel": None, "cat": None}
-    assert back["interval"] == [None, None] and back["protocol"]["n_images"] == 1
-    assert "interval" not in report.headline
+ALL, TARGET = random_masks(9)
+ONE = {"p0": ALL["p0"]}
 
 
-def test_an_image_of_255_only_counts_for_nothing():
-    target = {"a": torch.full((4, 4), 255), "b": torch.tensor([[0, 1]])}
-    predicted = {"a": torch.zeros(4, 4).long(), "b": torch.tensor([[0, 1]])}
-    report = evaluate(predicted, target, classes=("cow",), protocol=PROTOCOL)
-    assert report.mean_iou == 1 and report.image_iou == {"b": 1.0}
-    assert report.interval == (1, 1)  # resamples of nothing but 255 have no score
+@pytest.mark.parametrize(
+    ("predicted", "changes", "message"),
+    [
+        (
+            ONE,
+            {},
+            r"8 of 9 images have no predicted mask: p1, p2, p3, p4, p5, \.\.\.; predict them too",
+        ),
+        ({**ALL, "p3": ALL["p3"][:10]}, {}, r"image 'p3'.*\(10, 30\).*\(20, 30\)"),
+        (ALL, {"classes": ("cow",)}, r"image 'p0': predicted holds [23] at "),
+        (ALL, {"protocol": "val"}, r"expected Protocol\(data="),
+        (ALL, {"scored": ["cow", "dog"]}, "scored has 'dog', expected one of 'cow'"),
+        (ALL, {"classes": ("background", *CLASSES)}, "without 'background'"),
+        (ALL, {"protocol": Protocol("a", "b", n_images=149)}, "says 149 images but target holds 9"),
+        (ALL, {"target": {}}, "target holds no images"),
+        (ALL, {"target": [1]}, "target is list, expected masks by image name"),
+    ],
+)
+def test_evaluate_refuses_with_names(predicted, changes, message):
+    with pytest.raises(ValueError, match=message):
+        scored(predicted, **{"target": TARGET, **changes})
 
 
-def test_evaluate_refuses_with_names():
-    predicted, target = random_masks(9)
-    options = {"classes": CLASSES, "protocol": PROTOCOL}
-    with pytest.raises(ValueError, match=r"8 of 9.*p1, p2, p3, p4, p5, "):
-        evaluate({"p0": predicted["p0"]}, target, **options)
-    with pytest.raises(ValueError, match=r"image 'p3'.*\(10, 30\).*\(20, 30\)"):
-        evaluate({**predicted, "p3": predicted["p3"][:10]}, target, **options)
-    with pytest.raises(ValueError, match=r"image 'p0': predicted holds [23] at "):
-        evaluate(predicted, target, classes=("cow",), protocol=PROTOCOL)
-    with pytest.raises(ValueError, match=r"expected Protocol\(data="):
-        evaluate(predicted, target, classes=CLASSES, protocol="val")
-    with pytest.raises(ValueError, match=r"scored names \['dog'\]"):
-        evaluate(predicted, target, **options, scored=["cow", "dog"])
-    with pytest.raises(ValueError, match="without 'background'"):
-        evaluate(predicted, target, classes=("background", *CLASSES), protocol=PROTOCOL)
-    with pytest.raises(ValueError, match="says 149 images but target holds 9"):
-        evaluate(predicted, target, classes=CLASSES, protocol=Protocol("a", "b", n_images=149))
-    with pytest.raises(ValueError, match="no images"):
-        evaluate({}, {}, **options)
+# -- two reports ------------------------------------------------------------------------------
+
+
+def noisy(target, share, random):
+    """Masks in which a share of the pixels is drawn again."""
+    result = {}
+    for name, mask in target.items():
+        again = torch.rand(mask.shape, generator=random) < share
+        result[name] = torch.where(again, torch.randint(0, 4, mask.shape, generator=random), mask)
+    return result
+
+
+def world(n, random, size=(6, 7)):
+    return {f"p{i}": torch.randint(0, 4, size, generator=random) for i in range(n)}
+
+
+def test_a_difference_equals_the_literal_loop(rng):
+    target = world(8, rng)
+    first, second = scored(noisy(target, 0.6, rng), target), scored(noisy(target, 0.3, rng), target)
+    result = compare_reports(first, second, n_bootstrap=200, seed=3)
+    assert result.difference == pytest.approx(second.mean_iou - first.mean_iou)
+    np.testing.assert_allclose(result.by_class, second.iou - first.iou)
+    draws, differences = np.random.default_rng(3), []
+    for _ in range(200):
+        rows = draws.integers(8, size=8)
+        ious = [r.intersections[rows].sum(0) / r.unions[rows].sum(0) for r in (first, second)]
+        differences.append(ious[1].mean() - ious[0].mean())
+    np.testing.assert_allclose(result.interval, np.percentile(differences, [2.5, 97.5]))
+    better = sum(second.image_iou[n] > first.image_iou[n] for n in target)
+    assert result.better == better and result.better + result.worse <= 8
+    assert "0 is outside" in result.headline and result.headline in result._repr_html_()
+    frame = result.to_frame()
+    assert list(frame.index) == ["background", *CLASSES]
+    assert (frame["low"] <= frame["difference"]).all()
+    back = compare_reports(second, first, n_bootstrap=200, seed=3)
+    assert back.interval == pytest.approx((-result.interval[1], -result.interval[0]))
+    same = compare_reports(first, first)
+    assert same.interval == (0.0, 0.0) and "no difference was shown" in same.headline
+
+
+def test_pairs_of_the_same_images_in_another_order_are_the_same_pairs(rng):
+    target = world(6, rng)
+    masks = [noisy(target, share, rng) for share in (0.5, 0.4)]
+    first, second = (scored(m, target) for m in masks)
+    turned = scored(masks[1], dict(reversed(target.items())))
+    one, two = compare_reports(first, second), compare_reports(first, turned)
+    assert one.interval == pytest.approx(two.interval) and one.better == two.better
+
+
+def test_the_intervals_cover_what_they_should():
+    """Data sets drawn from a known population: 95 of 100 intervals hold its true value."""
+    n, drawn = 60, {"n_bootstrap": 200}
+    random, draws = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    target = world(400, random, size=(4, 4))
+    both = noisy(target, 0.5, random), noisy(target, 0.42, random)
+    true = [scored(masks, target, n_bootstrap=0).mean_iou for masks in both]
+    held, held_difference = 0, 0
+    for _ in range(n):
+        some = {f"{i}": list(target)[j] for i, j in enumerate(draws.choice(400, 40))}
+        parts = [{i: masks[name] for i, name in some.items()} for masks in (target, *both)]
+        reports = [scored(part, parts[0], **drawn) for part in parts[1:]]
+        low, high = reports[0].interval
+        held += low <= true[0] <= high
+        low, high = compare_reports(*reports, **drawn).interval
+        held_difference += low <= true[1] - true[0] <= high
+    assert held / n >= 0.88 and held_difference / n >= 0.88
+
+
+def test_what_cannot_be_compared(rng):
+    target = world(3, rng)
+    report = scored(target, target)
+    with pytest.raises(ValueError, match="2 images are in one report alone, such as 'p1'"):
+        compare_reports(report, scored(target, {"p0": target["p0"]}))
+    with pytest.raises(ValueError, match="not the same classes"):
+        compare_reports(report, scored(target, target, scored=("cow",)))
+    with pytest.raises(ValueError, match="n_bootstrap is -1"):
+        compare_reports(report, report, n_bootstrap=-1)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_word
+from wsss_kit.checks import check_count, check_given, check_word
 from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.data.images import image_size, read_image, read_mask_of
 from wsss_kit.prompts import Prompts
@@ -81,7 +81,7 @@ def open_dataset(
         (96, 96)
     """
     check_word("the data set", name, (*FOLDERS, "paper"))
-    check_count("limit", 1 if limit is None else limit)
+    check_given(check_count, limit=limit)
     split = SPLITS.get(name) if split is None else split
     load = find("dataset", name)
     if name == "paper":
@@ -102,7 +102,6 @@ class LazySamples(Sequence[Sample]):
         classes: the C class names.
         split: which part of the data set this is, if it has parts.
         size: name to (H, W) without decoding, where that is possible.
-        masks: opens the ground truth, if there is some.
 
     Example:
         >>> samples = LazySamples(
@@ -128,10 +127,9 @@ class LazySamples(Sequence[Sample]):
         classes: Sequence[str],
         split: str | None = None,
         size: Callable[[str], tuple[int, int]] | None = None,
-        masks: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.names, self.classes, self.split = tuple(names), tuple(classes), split
-        self._image, self._labels, self._size, self._masks = image, labels, size, masks
+        self.image, self.labels, self._size = image, labels, size
 
     def __len__(self) -> int:
         return len(self.names)
@@ -144,12 +142,12 @@ class LazySamples(Sequence[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} was asked for, but there are {len(self)}")
         name = self.names[index]
-        return Sample(name, self._image(name), self._labels(name))
+        return Sample(name, self.image(name), self.labels(name))
 
     def without_labels(self) -> LazySamples:
         """Return the same images with labels all zero, without reading any."""
         samples = copy(self)
-        samples._labels = lambda name: torch.zeros(len(self.classes))
+        samples.labels = lambda name: torch.zeros(len(self.classes))
         return samples
 
     def pick(self, names: Iterable[str]) -> LazySamples:
@@ -187,13 +185,11 @@ class LazySamples(Sequence[Sample]):
         Raises:
             FileNotFoundError: if there are none, with the layout that was expected.
         """
-        if self._masks is None:
-            raise FileNotFoundError("these images have no ground-truth masks")
-        return self._masks()
+        raise FileNotFoundError("these images have no ground-truth masks")
 
     def size_of(self, name: str) -> tuple[int, int]:
         """Return height and width of an image, without decoding it where that is possible."""
-        return self._size(name) if self._size else tuple(self._image(name).shape[-2:])
+        return self._size(name) if self._size else tuple(self.image(name).shape[-2:])
 
     def image_labels(self) -> Tensor:
         """Return the labels of all images, without decoding any.
@@ -201,7 +197,7 @@ class LazySamples(Sequence[Sample]):
         Returns:
             (len(self), C) float32 of 0 and 1.
         """
-        rows = [self._labels(name) for name in self.names]
+        rows = [self.labels(name) for name in self.names]
         return torch.stack(rows) if rows else torch.zeros(0, len(self.classes))
 
     def __repr__(self) -> str:
@@ -255,30 +251,21 @@ class LazyMasks(ByName):
         return f"LazyMasks({len(self)} masks in {self._folder})"
 
 
-class ImageFiles:
-    """Base of the readers: the files and labels of a data set by image name."""
+class ImageFiles(LazySamples):
+    """Base of the readers: samples of image files, and their masks.
 
-    LAYOUT: str
-    """The layout that is expected, for messages; holds ``{root}``."""
-    names: Sequence[str]
-    classes: Sequence[str]
-    split: str | None = None
-    mask_folder: Path
+    A reader sets ``names``, ``classes``, ``split``, its ``mask_folder`` and the ``LAYOUT`` that it
+    expects, for messages. Of an image, ``path(name)`` is its file, ``present(name)`` the indices of
+    its classes and ``mask(name)`` its mask, (H, W) int64.
+    """
 
-    def path(self, name: str) -> Path:
-        """Return the file of an image."""
-
-    def present(self, name: str) -> Iterable[int]:
-        """Return the indices of the classes in an image."""
-
-    def mask(self, name: str) -> Tensor:
-        """Read the mask of an image: (H, W) int64."""
+    split = None
 
     def image(self, name: str) -> Tensor:
         """Read an image: (3, H, W) float32 in [0, 1]."""
         return read_image(self.path(name))
 
-    def size(self, name: str) -> tuple[int, int]:
+    def size_of(self, name: str) -> tuple[int, int]:
         """Read the height and width of an image."""
         return image_size(self.path(name))
 
@@ -292,12 +279,10 @@ class ImageFiles:
         """Read the mask of an image from a file, checked: (H, W) int64."""
         return read_mask_of(self.path(name), file, n_classes=len(self.classes))
 
-    def open_samples(self, limit: int | None = None) -> LazySamples:
-        """Return the first ``limit`` images as lazy samples."""
-        check_count("limit", 1 if limit is None else limit)
-        read = {"image": self.image, "labels": self.labels, "size": self.size}
-        known = {"classes": self.classes, "split": self.split, "masks": self.open_masks}
-        return LazySamples(self.names[:limit], **read, **known)
+    def first(self, limit: int | None) -> LazySamples:
+        """Return the first ``limit`` images."""
+        check_given(check_count, limit=limit)
+        return self[:limit]
 
     def open_masks(self) -> LazyMasks:
         """Return the masks of all images, which are read when asked for."""

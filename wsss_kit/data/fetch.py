@@ -130,51 +130,45 @@ def unpack(
         The folder.
 
     Raises:
-        ValueError: if the archive is damaged or neither a tar nor a zip, or if it holds a link, a
-            device or a name that leaves the folder. Nothing is unpacked then.
+        ValueError: if the file is no whole tar or zip, or if it holds a link, a device or a name
+            that leaves the folder. Nothing is unpacked then.
     """
     check_count("strip", strip, least=0)
     path, folder = Path(path), Path(folder)
+    opened = zipfile.ZipFile if zipfile.is_zipfile(path) else tarfile.open
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as packed:
-                members = [(i.filename, _zip_kind(i), i) for i in packed.infolist()]
-                return _unpack(path, folder, members, packed.open, only, strip, shown)
-        if tarfile.is_tarfile(path):
-            with tarfile.open(path) as packed:
-                members = [(m.name, _tar_kind(m), m) for m in packed.getmembers()]
-                return _unpack(path, folder, members, packed.extractfile, only, strip, shown)
+        with opened(path) as packed:
+            is_zip = isinstance(packed, zipfile.ZipFile)
+            members = packed.infolist() if is_zip else packed.getmembers()
+            read = packed.open if is_zip else packed.extractfile
+            files = []
+            for place, member in [(_checked_place(path, member), member) for member in members]:
+                inside = PurePosixPath(*place.parts[strip:])
+                is_wanted = str(inside).startswith(tuple(only) or "")
+                is_folder = member.is_dir() if is_zip else member.isdir()
+                if is_wanted and not is_folder and len(place.parts) > strip:
+                    files.append((folder / inside, member))
+            for target, member in progress(files, what=path.name, shown=shown, total=len(files)):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f".{target.name}.part")
+                with read(member) as source, temporary.open("wb") as file:
+                    shutil.copyfileobj(source, file, _BLOCK)
+                os.replace(temporary, target)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is no whole archive ({error}); download it again") from error
-    raise ValueError(f"{path} is neither a tar nor a zip, expected such an archive")
-
-
-def _zip_kind(info: zipfile.ZipInfo) -> str:
-    mode = stat.S_IFMT(info.external_attr >> 16)
-    return "folder" if info.is_dir() else "file" if mode in (0, stat.S_IFREG) else "link"
-
-
-def _tar_kind(member: tarfile.TarInfo) -> str:
-    return "folder" if member.isdir() else "file" if member.isfile() else "link"
-
-
-def _unpack(path, folder, members, opened, only, strip, shown) -> Path:  # noqa: ANN001
-    """Check all names, then write the files one by one."""
-    taken = []
-    for name, kind, member in members:
-        place = PurePosixPath(name.replace("\\", "/"))
-        if place.is_absolute() or ".." in place.parts or ":" in name or kind == "link":
-            what = "a link or device" if kind == "link" else "a name that leaves the folder"
-            raise ValueError(f"{path} holds {name!r}, {what}; expected plain files, refused whole")
-        inside = PurePosixPath(*place.parts[strip:])
-        wanted = not only or any(str(inside).startswith(beginning) for beginning in only)
-        if kind == "file" and len(place.parts) > strip and wanted:
-            taken.append((inside, member))
-    for inside, member in progress(taken, what=path.name, shown=shown, total=len(taken)):
-        target = folder / inside
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.part")
-        with opened(member) as source, temporary.open("wb") as file:
-            shutil.copyfileobj(source, file, _BLOCK)
-        os.replace(temporary, target)
+        raise ValueError(f"{path} is no whole tar or zip ({error}); download it again") from error
     return folder
+
+
+def _checked_place(path: Path, member: tarfile.TarInfo | zipfile.ZipInfo) -> PurePosixPath:
+    """Return the name of a member as a path; raise an error for a link or a way out."""
+    if isinstance(member, tarfile.TarInfo):
+        name, is_plain = member.name, member.isfile() or member.isdir()
+    else:
+        mode = stat.S_IFMT(member.external_attr >> 16)
+        name, is_plain = member.filename, member.is_dir() or mode in (0, stat.S_IFREG)
+    place = PurePosixPath(name.replace("\\", "/"))
+    leaves = place.is_absolute() or ".." in place.parts or ":" in name
+    if leaves or not is_plain:
+        what = "a name that leaves the folder" if leaves else "a link or device"
+        raise ValueError(f"{path} holds {name!r}, {what}; expected plain files, refused whole")
+    return place

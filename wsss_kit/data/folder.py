@@ -5,15 +5,15 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
-from wsss_kit.prompts.checks import closest
+from wsss_kit.prompts.checks import checked_words, closest, expected_one_of
 
-PROBLEMS_SHOWN = 5
+N_SHOWN = 5  # problems that an error message lists
 
 
 def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> LazySamples:
@@ -51,7 +51,7 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
         ...     [(sample.name, sample.labels.tolist()) for sample in samples], samples.classes
         ([('a', [1.0, 1.0]), ('b', [0.0, 0.0])], ('cat', 'dog'))
     """
-    return _Folder(root, classes).open_samples()
+    return _Folder(root, classes)
 
 
 def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None) -> LazyMasks:
@@ -97,30 +97,11 @@ class _Row(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """What is wrong with a line, and which of the candidates its name was probably meant to be."""
+    """What is wrong with a line."""
 
     line: int
     text: str
-    name: str = ""
-    candidates: Iterable[str] = ()
     missing: bool = False
-
-
-def _report(problems: list[_Problem], table: Path, classes: Sequence[str]) -> None:
-    """Raise one error for all bad rows, if there are any."""
-    if not problems:
-        return
-    count = len(problems)
-    lines = [f"{table} has {count} bad entr{'y' if count == 1 else 'ies'}, correct and load again:"]
-    for problem in sorted(problems, key=lambda problem: problem.line)[:PROBLEMS_SHOWN]:
-        hint = closest(problem.name, problem.candidates)
-        lines.append(f"line {problem.line}: {problem.text}{hint}")
-    if count > PROBLEMS_SHOWN:
-        lines.append(f"and {count - PROBLEMS_SHOWN} more")
-    if classes and any(problem.candidates is classes for problem in problems):
-        lines.append(f"valid classes: {', '.join(classes)}")
-    error = FileNotFoundError if all(problem.missing for problem in problems) else ValueError
-    raise error("\n  ".join(lines))
 
 
 class _Folder(ImageFiles):
@@ -140,17 +121,26 @@ class _Folder(ImageFiles):
             raise self.not_found(what, root)
         problems: list[_Problem] = []
         rows = _read_rows(table, problems)
-        mixed = _mixed(rows) if classes is None else set()
-        self.classes = _classes_of(rows, table) if classes is None else _checked(classes)
+        labels = {label for row in rows for label in row.labels}
+        mixed = {label for label in labels if classes is None and _is_several(label, labels)}
+        classes = sorted(labels) if classes is None else classes
+        self.classes = _checked(classes, table) if labels or classes else ()
         self.rows: dict[str, _Row] = {}
         for row in rows:
             problems += self._add(row, mixed)
-        _report(problems, table, self.classes)
+        if problems:
+            entries = f"{len(problems)} bad entr{'y' if len(problems) == 1 else 'ies'}"
+            lines = [f"{table} has {entries}, correct and load again:"]
+            lines += [f"line {each.line}: {each.text}" for each in sorted(problems)[:N_SHOWN]]
+            if len(problems) > N_SHOWN:
+                lines.append(f"and {len(problems) - N_SHOWN} more")
+            error = FileNotFoundError if all(each.missing for each in problems) else ValueError
+            raise error("\n  ".join(lines))
         if not self.rows:
             raise ValueError(f"{table} names no image; add a line such as: cat1.jpg,cat")
         if not self.classes:
             raise ValueError(f"{table} names no class; label an image, or pass classes=")
-        self.names = list(self.rows)
+        self.names = tuple(self.rows)
 
     def _add(self, row: _Row, mixed: set[str]) -> Iterator[_Problem]:
         """Keep a row by the name of its image; yield what is wrong with it."""
@@ -163,14 +153,15 @@ class _Folder(ImageFiles):
             yield _Problem(row.line, f"{text}; rename one")
         elif not (self.root / row.file).is_file():
             there = (path.name for path in (self.root / row.file.parent).glob("*"))
-            text = f"there is no image '{row.file}'"
-            yield _Problem(row.line, text, row.file.name, there, missing=True)
+            text = f"there is no image '{row.file}'{closest(row.file.name, there)}"
+            yield _Problem(row.line, text, missing=True)
         for label in row.labels:
             if label in mixed:
                 text = f"{label!r} looks like several classes; put ';' between, or pass classes="
                 yield _Problem(row.line, text)
             elif label not in self.classes:
-                yield _Problem(row.line, f"unknown class {label!r}", label, self.classes)
+                text = f"unknown class {label!r}, {expected_one_of(label, self.classes)}"
+                yield _Problem(row.line, text)
 
     def open_masks(self) -> LazyMasks:
         """Return the masks of the images that have one.
@@ -180,7 +171,7 @@ class _Folder(ImageFiles):
         folder = self.root / "masks"
         if not folder.is_dir():
             raise self.not_found(f"{self.root} has no folder masks/", self.root)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         png = [path for path in files if path.suffix.lower() == ".png"]
         mask_of = {path.relative_to(folder).with_suffix("").as_posix(): path for path in png}
         stems = Counter(row.file.stem for row in self.rows.values())
@@ -189,10 +180,9 @@ class _Folder(ImageFiles):
             key = row.file.stem if name not in mask_of and stems[row.file.stem] == 1 else name
             if key in mask_of:
                 masks[name] = mask_of[key]
-        rest = sorted({*files} - {*masks.values()})
+        rest = [path for path in files if path not in masks.values()]
         foreign = [path for path in rest if path.name[0] != "." and path.name != "Thumbs.db"]
-        example = next(iter(self.rows))
-        expected = f"expected {folder / example}.png for the image {example!r}"
+        expected = f"expected {folder / self.names[0]}.png for the image {self.names[0]!r}"
         if not masks:
             names = [path.name for path in foreign[:3]]
             raise ValueError(f"{folder} holds {names}, and no PNG mask of an image; {expected}")
@@ -210,18 +200,15 @@ class _Folder(ImageFiles):
         return [self.classes.index(label) for label in self.rows[name].labels]
 
 
-def _read_text(table: Path) -> str:
+def _read_rows(table: Path, problems: list[_Problem]) -> list[_Row]:
+    """Read the well-formed rows; the others go to ``problems``."""
     data = table.read_bytes()
     try:
-        return data.decode("utf-8-sig")  # Excel begins its UTF-8 with a byte order mark
+        text = data.decode("utf-8-sig")  # Excel begins its UTF-8 with a byte order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{table} line {line} is not UTF-8; save it as 'CSV UTF-8'") from error
-
-
-def _read_rows(table: Path, problems: list[_Problem]) -> list[_Row]:
-    """Read the well-formed rows; the others go to ``problems``."""
-    reader = csv.reader(io.StringIO(_read_text(table), newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""))
     header = ",".join(next(reader, []))
     if header.lower().replace(" ", "") != "file,labels":
         expected = "'file,labels': ',' between the columns, ';' between class names"
@@ -244,40 +231,22 @@ def _read_rows(table: Path, problems: list[_Problem]) -> list[_Row]:
     return rows
 
 
-def _checked(classes: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(classes)
-    most = IGNORE_INDEX - 1
-    if isinstance(classes, str) or len(set(names)) != len(names) or not 1 <= len(names) <= most:
-        raise ValueError(f"classes is {classes!r}, expected a list of 1 to {most} different names")
+def _checked(classes: Sequence[str], table: Path) -> tuple[str, ...]:
+    """Check the class names, those of an argument or of the table."""
+    names = checked_words(classes, f"classes of {table}")
     for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"a class is {name!r}, expected a name")
         if name.lower() == "background":
             raise ValueError(f"{name!r} is no class; leave labels of images without things empty")
+    if len(names) >= IGNORE_INDEX:
+        raise ValueError(f"{table} has {len(names)} classes, expected at most {IGNORE_INDEX - 1}")
     return names
 
 
-def _mixed(rows: list[_Row]) -> set[str]:
-    """Return labels that are probably several, with something else than ';' between them.
+def _is_several(label: str, labels: set[str]) -> bool:
+    """Return whether a label is probably several, with something else than ';' between them.
 
-    Either it is a mark that no name has, or each of the parts is a label of its own elsewhere.
+    Either it has a mark that no name has, or each of its parts is a label of its own elsewhere.
     """
-    labels = {label for row in rows for label in row.labels}
-    mixed = {label for label in labels if re.search(r"[,|/\t+&]", label)}
-    for label in labels:
-        parts = [part for part in re.split(r"\W+", label) if part not in ("", "and", "or")]
-        if len(parts) > 1 and labels.issuperset(parts):
-            mixed.add(label)
-    return mixed
-
-
-def _classes_of(rows: list[_Row], table: Path) -> tuple[str, ...]:
-    """Return the sorted class names of the table."""
-    names = sorted({label for row in rows for label in row.labels})
-    by_lower: dict[str, str] = {}
-    for name in names:
-        twin = by_lower.setdefault(name.lower(), name)
-        if twin != name:
-            problem = f"{table} has the classes {twin!r} and {name!r}"
-            raise ValueError(f"{problem}, which differ only in case; write one, or pass classes=")
-    return _checked(names) if names else ()
+    parts = [part for part in re.split(r"\W+", label) if part not in ("", "and", "or")]
+    has_mark = re.search(r"[,|/\t+&]", label) is not None
+    return has_mark or (len(parts) > 1 and labels.issuperset(parts))

@@ -239,6 +239,13 @@ def _open(path: Path, content: bytes | None = None) -> Image.Image:
         raise ValueError(f"{path} does not decode as an image: {problem}") from error
 
 
+def _decode(opened: Image.Image, path: Path) -> Image.Image:
+    """Decode the pixels, upright."""
+    with _whole(opened, path):
+        opened.load()
+        return ImageOps.exif_transpose(opened)
+
+
 @contextmanager
 def _whole(opened: Image.Image, path: Path) -> Iterator[None]:
     """Raise one error for whatever a decoder raises on a damaged file."""
@@ -250,13 +257,6 @@ def _whole(opened: Image.Image, path: Path) -> Iterator[None]:
         raise ValueError(f"{problem}: its header promises {promised}; copy it again") from error
 
 
-def _decode(opened: Image.Image, path: Path) -> Image.Image:
-    """Decode the pixels, upright."""
-    with _whole(opened, path):
-        opened.load()
-        return ImageOps.exif_transpose(opened)
-
-
 def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray:
     """Scale 16-bit, 32-bit integer or float grey to (H, W) float32 in [0, 1]."""
     values = np.asarray(image).astype(np.float64)
@@ -264,8 +264,8 @@ def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray
     ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535, 2**31 - 1)
     ranges = (65535,) if is_16_bit else ranges
     # an image may pass the end of its range a little, as after resizing
-    scale = next((top for top in ranges if high <= top * 1.001), None)
-    if not np.isfinite(values).all() or low < 0 or scale is None:
+    scale = next((top for top in ranges if 0 <= low and high <= top * 1.001), None)
+    if scale is None:  # and for NaN
         problem = f"{path} (mode {image.mode}) has values from {low:g} to {high:g}"
         raise ValueError(f"{problem}, expected 0 to one of {ranges}; rescale it to 8 bits")
     return (values / scale).clip(max=1).astype(np.float32)
@@ -274,11 +274,12 @@ def _unit_grey(image: Image.Image, path: Path, *, is_16_bit: bool) -> np.ndarray
 def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
     """Return (H, W) int64 ids of a (H, W, 3) uint8 image in VOC's colours."""
     weights = np.array([1 << 16, 1 << 8, 1])
-    known = {code: i for i, code in enumerate((palette().astype(np.int64) @ weights).tolist())}
-    codes, where = np.unique(rgb.astype(np.int64) @ weights, return_inverse=True)
-    strange = [code for code in codes.tolist() if code not in known]
-    if strange:
+    known = palette() @ weights  # (256,) one number a colour
+    codes, where = np.unique(rgb @ weights, return_inverse=True)
+    strange = codes[~np.isin(codes, known)]
+    if len(strange):
         problem = f"colour mask {path} has {len(strange)} colours outside PASCAL VOC's palette"
-        first = tuple(strange[0].to_bytes(3, "big"))
+        first = tuple(int(strange[0]).to_bytes(3, "big"))
         raise ValueError(f"{problem}, first RGB {first}; save the mask as a palette or grey PNG")
-    return np.array([known[code] for code in codes.tolist()])[where].reshape(rgb.shape[:2])
+    order = known.argsort()
+    return order[known[order].searchsorted(codes)][where].reshape(rgb.shape[:2])

@@ -1,5 +1,7 @@
 """Oxford-IIIT Pet: cats and dogs of 37 breeds, one an image."""
 
+import re
+from collections import defaultdict
 from itertools import zip_longest
 from pathlib import Path
 
@@ -8,12 +10,11 @@ from torch import Tensor
 
 from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX
+from wsss_kit.data.benchmarks import list_lines
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
 from wsss_kit.data.images import read_mask_of
 
-SPECIES = ("cat", "dog")
-SPLITS = ("trainval", "test")
-_PET, _BACKGROUND, _BORDER = 1, 2, 3  # values of a trimap
+SPECIES = {"1": "cat", "2": "dog"}
 
 
 def load_pets(
@@ -23,7 +24,7 @@ def load_pets(
     kind: str = "species",
     limit: int | None = None,
 ) -> LazySamples:
-    """Open images of pets with one image-level label each.
+    """Open images of pets, cats and dogs of 37 breeds, with one image-level label each.
 
     Args:
         root: the folder with ``images/`` and ``annotations/``.
@@ -39,16 +40,8 @@ def load_pets(
         FileNotFoundError: if the layout or the list is not there; on reading an item, if its
             image is not.
         ValueError: for another split or kind, or a line of the list that is none.
-
-    Example:
-        >>> load_pets("nowhere")  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        FileNotFoundError: no pets in nowhere; expected
-          nowhere/
-            images/Abyssinian_1.jpg
-        ...
     """
-    return _Pets(root, split, kind).open_samples(limit)
+    return _Pets(root, split, kind).first(limit)
 
 
 def load_pets_masks(
@@ -83,21 +76,22 @@ class _Pets(ImageFiles):
 data/README.md says where to get it."""
 
     def __init__(self, root: str | Path, split: str, kind: str) -> None:
-        check_word("split", split, SPLITS)
+        check_word("split", split, ("trainval", "test"))
         check_word("kind", kind, ("species", "breed"))
-        self.root = Path(root).expanduser()
+        self.root, self.split, self.kind = Path(root).expanduser(), split, kind
         self.mask_folder = self.root / "annotations" / "trimaps"
-        lists = [self.root / "annotations" / f"{each}.txt" for each in SPLITS]
-        if not (self.root / "images").is_dir() or not all(file.is_file() for file in lists):
+        lists = {each: self.root / "annotations" / f"{each}.txt" for each in ("trainval", "test")}
+        if not (self.root / "images").is_dir() or not all(map(Path.is_file, lists.values())):
             raise self.not_found(f"no pets in {root}", root)
-        both = [_read_list(file) for file in lists]  # every split has the classes of both
-        self.kind, self.rows = kind, both[SPLITS.index(split)]
-        self.classes = tuple(sorted({row[kind] for rows in both for row in rows.values()}))
-        by_breed: dict[str, list[str]] = {}
+        rows = {each: _read_pets(file) for each, file in lists.items()}
+        every = [row[kind] for each in rows.values() for row in each.values()]
+        self.classes = tuple(sorted(set(every)))  # those of both splits
+        self.rows = rows[split]
+        by_breed = defaultdict(list)
         for name, row in self.rows.items():
-            by_breed.setdefault(row["breed"], []).append(name)
+            by_breed[row["breed"]].append(name)
         ranks = zip_longest(*by_breed.values())  # the first of every breed, the second, and so on
-        self.split, self.names = split, [name for rank in ranks for name in rank if name]
+        self.names = tuple(name for rank in ranks for name in rank if name)
 
     def open_masks(self) -> LazyMasks:
         if not self.mask_folder.is_dir():
@@ -113,28 +107,24 @@ data/README.md says where to get it."""
     def mask(self, name: str) -> Tensor:
         path = self.mask_folder / f"{name}.png"
         trimap = read_mask_of(self.path(name), path, n_classes=IGNORE_INDEX)  # any value
-        wrong = sorted(set(trimap.unique().tolist()) - {_PET, _BACKGROUND, _BORDER})
+        wrong = sorted(set(trimap.unique().tolist()) - {1, 2, 3})
         if wrong:
             raise ValueError(f"trimap {path} holds {wrong[:5]}, expected 1 (pet), 2 and 3 (border)")
-        mask = torch.where(trimap == _PET, 1 + self.present(name)[0], 0)
-        return mask.masked_fill(trimap == _BORDER, IGNORE_INDEX)
+        values = torch.tensor([0, 1 + self.present(name)[0], 0, IGNORE_INDEX])
+        return values[trimap]
 
 
-def _read_list(file: Path) -> dict[str, dict[str, str]]:
+def _read_pets(file: Path) -> dict[str, dict[str, str]]:
     """Read lines such as ``Abyssinian_100 1 1 1``: name, breed, species, breed within it.
 
     Returns:
         Name -> its ``"breed"`` and its ``"species"``.
     """
     rows = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
-        cells = line.split()
-        if not cells or line.startswith("#"):
-            continue
-        if len(cells) < 3 or cells[2] not in ("1", "2") or "/" in cells[0] or "_" not in cells[0]:
+    for number, line in list_lines(file):
+        cells = re.match(r"\s*(([^/\s]+)_[^/\s]*)\s+\S+\s+([12])(\s|$)", line)
+        if not cells:
             raise ValueError(f"{file} line {number} is {line!r}, expected as Abyssinian_100 1 1 1")
-        breed = cells[0].rpartition("_")[0].replace("_", " ")
-        rows[cells[0]] = {"breed": breed, "species": SPECIES[int(cells[2]) - 1]}
-    if not rows:
-        raise ValueError(f"{file} is empty, expected one image a line")
+        name, breed, species = cells.groups()[:3]
+        rows[name] = {"breed": breed.replace("_", " "), "species": SPECIES[species]}
     return rows

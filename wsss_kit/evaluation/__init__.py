@@ -15,7 +15,6 @@ from wsss_kit.evaluation.background import (
     predict_masks,
     sweep_background,
 )
-from wsss_kit.evaluation.compare import Comparison, compare_reports
 from wsss_kit.evaluation.confusion import ERROR_KINDS, ConfusionMatrix
 from wsss_kit.evaluation.error_kinds import (
     boundary_band,
@@ -24,12 +23,12 @@ from wsss_kit.evaluation.error_kinds import (
     error_sources,
     spills,
 )
-from wsss_kit.evaluation.gap import explain_gap
 from wsss_kit.evaluation.published_numbers import (
     Published,
     beside_published,
+    explain_gap,
     published,
     published_rows,
 )
 from wsss_kit.evaluation.report import Protocol, Report
-from wsss_kit.evaluation.scoring import evaluate
+from wsss_kit.evaluation.scoring import Comparison, compare_reports, evaluate

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_counts, check_samples, check_shape, checked
-from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.evaluation.confusion import ConfusionMatrix
+from wsss_kit.checks import check_count, check_samples, check_shape, checked
+from wsss_kit.classes import Sample
+from wsss_kit.evaluation.confusion import ConfusionMatrix, check_complete
 from wsss_kit.masks import BackgroundRule, MapsOf, Refine
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.processes import progress
@@ -105,7 +105,6 @@ def sweep_background(
     *,
     rules: Sequence[BackgroundRule] = CONSTANTS + POWERS,
     refine: Refine | None = None,
-    scored: Sequence[int] | None = None,
     batch_size: int = 16,
     shown: bool = True,
     what: str = "background rule",
@@ -120,7 +119,6 @@ def sweep_background(
         rules: what to try.
         refine: what happens to the scores after the rule, see `predict_masks`. All rules of one
             image go through it as one batch; ``CRF_RULES`` are few enough for a CRF.
-        scored: mask values beside 0 that count; None for all classes.
         batch_size: images of equal size that go through together.
         shown: whether to show a progress bar.
         what: its name.
@@ -134,47 +132,30 @@ def sweep_background(
             Also if the maps are not of the images' size and classes.
     """
     _check_rules(rules)
-    if scored is not None:
-        check_counts("scored", scored, "mask values")
-    _check_targets(samples, target)
+    listed = samples if isinstance(samples, (list, tuple)) else []  # others are not decoded
+    names = getattr(samples, "names", None) or [sample.name for sample in listed]
+    check_complete("target", target, names)
     pipeline = _as_pipeline(maps_of, refine)
     matrices: list[ConfusionMatrix] = []
     batches = _batches(pipeline, samples, batch_size=batch_size, what=what, shown=shown)
     for names, images, labels, maps in batches:
-        C = labels.shape[1]
-        values = [0, *(range(1, 1 + C) if scored is None else scored)]
-        if max(values) > C:
-            raise ValueError(f"scored holds {max(values)}, expected mask values from 1 to {C}")
         truth = torch.stack([target[name] for name in names])  # (B, H, W)
-        if scored is not None:
-            truth = truth.masked_fill(~torch.isin(truth, torch.tensor(values)), IGNORE_INDEX)
         masks = []  # of each image, (R, H, W): a CRF sees the scores of all rules at once
         for image, present, of_image in zip(images, labels, maps, strict=True):
             with checked():  # the maps were checked when they were computed
                 scores = torch.cat([rule.scores(of_image[None]) for rule in rules])
             same = (each.expand(len(rules), *each.shape) for each in (image, present))
             masks.append(pipeline.masks_of(scores, *same))
-        matrices = matrices or [ConfusionMatrix(1 + C) for _ in rules]
+        matrices = matrices or [ConfusionMatrix(1 + labels.shape[1]) for _ in rules]
         for matrix, of_rule in zip(matrices, torch.stack(masks, 1), strict=True):
             matrix.update(of_rule, truth)
-    means = [float(matrix.iou()[values].nanmean()) for matrix in matrices]
-    return dict(zip(rules, means, strict=True))
+    return {rule: each.mean_iou() for rule, each in zip(rules, matrices, strict=True)}
 
 
 def _check_rules(rules: Sequence[BackgroundRule]) -> None:
     """Raise an error for what are no rules, and for none at all."""
     if not rules or not all(isinstance(rule, BackgroundRule) for rule in rules):
         raise ValueError(f"rules is {rules}, expected such as [BackgroundRule(threshold=0.3)]")
-
-
-def _check_targets(samples: Sequence[Sample], target: Mapping[str, Tensor]) -> None:
-    """Raise an error for images without ground truth before any map is computed."""
-    listed = samples if isinstance(samples, (list, tuple)) else []
-    names = getattr(samples, "names", None) or [sample.name for sample in listed]
-    missing = [name for name in names if name not in target]
-    if missing:
-        problem = f"{len(missing)} images have no ground truth, such as {missing[0]!r}"
-        raise ValueError(f"{problem}; samples.pick those that have one")
 
 
 def best_rule(swept: Mapping[BackgroundRule, float]) -> BackgroundRule:
@@ -230,10 +211,9 @@ def choose_rule(
     """
     if rules is None:
         rules = CONSTANTS + POWERS if refine is None else CRF_RULES
-    name = f"{what}: " if what else ""
-    options = {"refine": refine, "shown": shown}
-    on_val = {"rules": rules, "what": f"{name}rule on val", **options}
-    swept = sweep_background(maps_of, val, val_masks, **on_val)
+    options, name = {"refine": refine, "shown": shown}, f"{what}: " if what else ""
+    bar = f"{name}rule on val"
+    swept = sweep_background(maps_of, val, val_masks, rules=rules, what=bar, **options)
     rule = best_rule(swept)
     masks = predict_masks(maps_of, test, rule, what=f"{name}masks on test", **options)
     return Chosen(rule, swept, masks, f"{rule}, chosen on {len(val)} val images")

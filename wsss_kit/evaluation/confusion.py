@@ -6,6 +6,8 @@ image's own IoU is another number.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from wsss_kit.classes import IGNORE_INDEX
 
 ERROR_KINDS = ("boundary", "missed", "spilled", "confused")
 """The kinds in the order they are asked; value k + 1 of an error map is ``ERROR_KINDS[k]``."""
+
+N_NAMED = 5  # images that an error message names
 
 
 class ConfusionMatrix:
@@ -142,6 +146,27 @@ class ConfusionMatrix:
 
     def __repr__(self) -> str:
         return f"ConfusionMatrix({self.n_classes} classes, {self.matrix.sum()} pixels counted)"
+
+
+def check_complete(what: str, masks: Mapping[str, object], names: Collection[str]) -> None:
+    """Raise an error unless there are masks by image name, and all those of ``names``.
+
+    Example:
+        >>> check_complete("target", {"a": 1}, ["a", "b", "c"])
+        Traceback (most recent call last):
+        ValueError: 2 of 3 images have no target mask: b, c; give them too, or \
+leave these images out
+    """
+    if not isinstance(masks, Mapping):
+        raise ValueError(f"{what} is {type(masks).__name__}, expected masks by image name")
+    missing = [str(name) for name in names if name not in masks]
+    if missing:
+        listed = ", ".join(missing[:N_NAMED]) + (", ..." if len(missing) > N_NAMED else "")
+        problem = f"{len(missing)} of {len(names)} images have no {what} mask: {listed}"
+        verb = "predict" if what == "predicted" else "give"
+        raise ValueError(f"{problem}; {verb} them too, or leave these images out")
+    if not len(masks):
+        raise ValueError(f"{what} holds no images, expected at least one mask")
 
 
 def check_values(mask: Tensor, name: str, n_classes: int, ignore_index: int = IGNORE_INDEX) -> None:

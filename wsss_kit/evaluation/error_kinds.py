@@ -218,12 +218,8 @@ def error_sources(report: Report, *, least: float = 0.0) -> pd.DataFrame:
     rows, unions = [], unions_of(report.matrix)
     for name in report.classes:
         value = report.values.index(name)
-        of_class = [
-            (name, error_kind, other, 100 * float(pixels) / unions[value])
-            for error_kind, other, pixels in _of_class(report, value)
-            if pixels
-        ]
-        rows += sorted(of_class, key=lambda row: -row[-1])
+        of_class = sorted(_of_class(report, value), key=lambda row: -row[-1])
+        rows += [(name, *sides, 100 * n / unions[value]) for *sides, n in of_class if n]
     frame = pd.DataFrame(rows, columns=["class", "kind", "with", "points"])
     frame = frame.astype({"points": float})  # an empty one too
     frame = frame[frame["points"] >= least].reset_index(drop=True)

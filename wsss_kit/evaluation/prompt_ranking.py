@@ -19,14 +19,14 @@ from torch import Tensor
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.evaluation.confusion import ERROR_KINDS
+from wsss_kit.evaluation.confusion import ERROR_KINDS, check_complete, divide, mean_of, unions_of
 from wsss_kit.evaluation.error_kinds import error_shares
 from wsss_kit.evaluation.scoring import image_counts
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES, OpenedImage
 from wsss_kit.processes import progress
-from wsss_kit.prompts.checks import checked_words, expected_one_of, labels_for
-from wsss_kit.prompts.prompts import FUSIONS, Prompts
+from wsss_kit.prompts import FUSIONS, Prompts
+from wsss_kit.prompts.checks import check_known, checked_words, labels_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,8 +125,7 @@ def rank_synonyms(
     Raises:
         ValueError: as `rank_templates`, or if there is no such class.
     """
-    if name not in prompts.classes:
-        raise ValueError(f"there is no class {name!r}; {expected_one_of(name, prompts.classes)}")
+    check_known([name], "there is no class", prompts.classes)
     phrases = checked_words(list(phrases), "phrases")
     prompts = prompts.replace(fusion=FUSIONS[0])
     others = {k: v for k, v in prompts.synonyms.items() if k != name}
@@ -187,9 +186,8 @@ def leave_one_out(
     words = checked_words(list(words or prompts.backgrounds), "words", among=prompts.backgrounds)
     if (masks is None) != (rule is None):
         raise ValueError(f"masks is {type(masks).__name__} and rule {rule}, expected both or none")
-    missing = [] if masks is None else [s.name for s in samples if s.name not in masks]
-    if missing:
-        raise ValueError(f"{len(missing)} images have no mask, the first is {missing[0]!r}")
+    if masks is not None:
+        check_complete("target", masks, [sample.name for sample in samples])
     tally = WordTally(prompts, words, rule=rule)
     for sample in progress(samples, what="words", shown=shown, total=len(samples)):
         has_class = bool(sample.labels.any())
@@ -273,25 +271,20 @@ class WordTally:
         }
         if counts.any():
             whole = counts.sum(0)
-            hits = whole.diagonal()
-            with np.errstate(invalid="ignore"):
-                iou = 100 * hits / (whole.sum(0) + whole.sum(1) - hits)
+            iou = divide(100 * whole.diagonal(), unions_of(whole))
             shares = 100 * error_shares(inside=counts[1], outside=counts[0])  # (K, 4)
-            for name, column in (("iou", iou), *zip(ERROR_KINDS, shares.T, strict=True)):
-                values[name] = [*column, float(np.nanmean(column))]
+            for name, column in zip(("iou", *ERROR_KINDS), (iou, *shares.T), strict=True):
+                values[name] = [*column, mean_of(column)]
         return pd.DataFrame(values, index=["background", *self.prompts.classes, "mean"])
 
     def changes(self) -> pd.DataFrame:
         """Compute the change of the numbers without each word, as `leave_one_out` returns it."""
         import pandas as pd
 
-        whole, changes = self.per_class(), []
-        for v, word in enumerate(self.words, 1):
-            change = (self.per_class(v) - whole).assign(images=whole["images"])
-            change = change.rename_axis("class").reset_index()
-            change.insert(0, "word", word)
-            changes.append(change)
-        return pd.concat(changes, ignore_index=True)
+        whole = self.per_class()
+        without = {word: self.per_class(v) for v, word in enumerate(self.words, 1)}
+        changes = {w: (less - whole).assign(images=whole["images"]) for w, less in without.items()}
+        return pd.concat(changes, names=["word", "class"]).reset_index()
 
 
 def _ranked(
@@ -316,10 +309,9 @@ def _ranked(
         missing = "two classes" if among is None else f"{among!r} and another class"
         raise ValueError(f"none of {len(samples)} images has {missing}, which sharpness compares")
     images = clip.encode_samples([samples[i] for i in chosen], what="images", shown=shown)
-    rows = {}
+    table = pd.DataFrame(index=pd.Index(candidates, name=what))
     for key, prompts in candidates.items():
         texts = clip.encode_sentences(prompts.class_sentences()).cpu()
         scores = (float(clip.logit_scale) * images @ texts.T).softmax(1)  # (M, C)
-        rows[key] = sharpness(scores, labels[chosen]).mean().item()
-    table = pd.Series(rows, name="sharpness").rename_axis(what).to_frame()
+        table.loc[key, "sharpness"] = sharpness(scores, labels[chosen]).mean().item()
     return table.assign(images=len(images)).sort_values("sharpness", kind="stable")

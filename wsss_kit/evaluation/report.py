@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 import math
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_given
 from wsss_kit.evaluation.confusion import ERROR_KINDS, divide, mean_of
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ refinement: not stated, preset: not stated, scored: all classes
 
     def __post_init__(self) -> None:
         check_count("stride", self.stride)
-        check_count("n_images", 1 if self.n_images is None else self.n_images)
+        check_given(check_count, n_images=self.n_images)
         for name in ("data", "split", *_STATED):
             stated = getattr(self, name)
             if not isinstance(stated, str) or not stated.strip():
@@ -124,8 +124,8 @@ class Report:
         worst images: a 100.0
         one image val, 1 image, resolution: 1 x 2 px, background: not stated, \
 refinement: not stated, preset: not stated, scored: all classes
-        >>> report.to_frame().loc["cow", "iou"].item(), report.to_dict()["iou"]["camel"]
-        (1.0, None)
+        >>> report.to_frame()["iou"].tolist()
+        [1.0, 1.0, nan]
     """
 
     protocol: Protocol
@@ -181,31 +181,11 @@ refinement: not stated, preset: not stated, scored: all classes
         """
         import pandas as pd
 
-        columns = dict(zip(ERROR_KINDS, self.error_shares.T, strict=True))
-        index = pd.Index(self.classes, name="class")
+        columns = {"iou": self.iou, **dict(zip(ERROR_KINDS, self.error_shares.T, strict=True))}
         columns |= {"precision": self.precision, "recall": self.recall, "pixels": self.pixels}
-        frame = pd.DataFrame({"iou": self.iou, **columns}, index=index)
+        frame = pd.DataFrame(columns, index=pd.Index(self.classes, name="class"))
         frame.attrs.update(protocol=str(self.protocol), headline=self.headline)
         return frame
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain Python values that JSON can hold; NaN becomes None."""
-        frame = self.to_frame().astype(object)
-        frame = frame.where(frame.notna(), None)
-        numbers = (self.mean_iou, *self.interval)
-        plain = [float(value) if math.isfinite(value) else None for value in numbers]
-        return {
-            "protocol": asdict(self.protocol),
-            "mean_iou": plain[0],
-            "interval": plain[1:],
-            **{name: frame[name].to_dict() for name in ("iou", "precision", "recall")},
-            "errors": frame[list(ERROR_KINDS)].to_dict("index"),
-            "pixels": frame["pixels"].to_dict(),
-            "worst": [{"name": name, "mean_iou": iou} for name, iou in self.worst],
-            "image_iou": dict(self.image_iou),
-            "matrix": self.matrix.tolist(),
-            "settings": dict(self.settings),
-        }
 
     def __str__(self) -> str:
         """Write a text table in percent under its headline, the protocol below."""

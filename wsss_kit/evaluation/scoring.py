@@ -1,7 +1,12 @@
-"""Where ground-truth masks enter: ``evaluate`` compares predictions with them and reports."""
+"""Where ground-truth masks enter: ``evaluate`` scores predictions, and two reports are compared."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,8 +17,10 @@ from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.evaluation import confusion
 from wsss_kit.evaluation.error_kinds import boundary_band, error_shares, stuff_counts
 from wsss_kit.evaluation.report import Protocol, Report
+from wsss_kit.prompts.checks import checked_words
 
-N_NAMED = 5  # images an error message names
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def evaluate(
@@ -76,11 +83,18 @@ def evaluate(
         ('b', 0.5)
     """
     keep = _scored_values(classes, scored)
-    _check_arguments(predicted, target, protocol)
-    _check_stuff(target, stuff, stuff_names)
+    if not isinstance(protocol, Protocol):
+        raise ValueError(f"protocol is {protocol!r}, expected Protocol(data=..., split=...)")
+    confusion.check_complete("target", target, ())
+    confusion.check_complete("predicted", predicted, target)
+    if protocol.n_images not in (None, len(target)):
+        counts = f"{protocol.n_images} images but target holds {len(target)}"
+        raise ValueError(f"the protocol says {counts}; leave n_images out")
+    if stuff is not None or stuff_names:
+        checked_words(stuff_names, "stuff_names")
+        confusion.check_complete("stuff", stuff, target)
     check_count("n_bootstrap", n_bootstrap, least=0)
     check_count("seed", seed, least=0)
-    check_count("boundary", 0 if boundary is None else boundary, least=0)
     names = ("background", *classes)
     n_values = len(names)
     counts, image_iou, sizes = [], {}, set()
@@ -177,43 +191,131 @@ def image_counts(
 
 def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.ndarray:
     """Return the mask values that count, ascending, background among them."""
-    scored = classes if scored is None else scored
-    for what, names in (("classes", classes), ("scored", scored)):
-        if isinstance(names, str) or not isinstance(names, Collection) or not len(names):
-            raise ValueError(f"{what} is {names!r}, expected a sequence of at least one class name")
-    if len(set(classes)) < len(classes) or "background" in classes:
+    classes = checked_words(classes, "classes")
+    scored = classes if scored is None else checked_words(scored, "scored", among=classes)
+    if "background" in classes:
         raise ValueError(f"classes is {classes}, expected different names without 'background'")
-    unknown = [name for name in scored if name not in classes]
-    if unknown:
-        raise ValueError(f"scored names {unknown}, expected names among {list(classes)}")
     return np.array([0, *(c for c, name in enumerate(classes, 1) if name in scored)])
 
 
-def _check_arguments(predicted: Mapping, target: Mapping, protocol: Protocol) -> None:
-    """Raise the errors of ``evaluate`` that need no mask."""
-    if not isinstance(protocol, Protocol):
-        raise ValueError(f"protocol is {protocol!r}, expected Protocol(data=..., split=...)")
-    for what, masks in (("predicted", predicted), ("target", target)):
-        if not isinstance(masks, Mapping):
-            raise ValueError(f"{what} is {type(masks).__name__}, expected masks by image name")
-    if not len(target):
-        raise ValueError("target holds no images, expected at least one mask")
-    missing = [str(name) for name in target if name not in predicted]
-    if missing:
-        listed = ", ".join(missing[:N_NAMED]) + (", ..." if len(missing) > N_NAMED else "")
-        problem = f"{len(missing)} of {len(target)} images have no predicted mask: {listed}"
-        raise ValueError(f"{problem}; predict them too, or leave them out of target")
-    if protocol.n_images not in (None, len(target)):
-        counts = f"{protocol.n_images} images but target holds {len(target)}"
-        raise ValueError(f"the protocol says {counts}; leave n_images out")
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The second report minus the first, over the same images.
+
+    Differences are of IoU in [-1, 1]. Images that are hard are hard for both, so the interval of a
+    difference is narrower than the intervals of the two numbers suggest.
+
+    Args:
+        first: a report.
+        second: another on the same images.
+        difference: of the mean IoU.
+        interval: bounds of its 95 % bootstrap interval over images.
+        by_class: (S,) differences of each class.
+        by_class_interval: (S, 2) their bounds.
+        better: number of images whose own mean IoU is higher in the second.
+        worse: number of images where it is lower.
+    """
+
+    first: Report
+    second: Report
+    difference: float
+    interval: tuple[float, float]
+    by_class: np.ndarray
+    by_class_interval: np.ndarray
+    better: int
+    worse: int
+
+    @property
+    def headline(self) -> str:
+        """The difference in points with its interval, and what it says."""
+        low, high = self.interval
+        text = f"mIoU {100 * self.difference:+.1f} points"
+        if math.isfinite(low):
+            sure = "0 is outside" if low > 0 or high < 0 else "0 is inside: no difference was shown"
+            text += f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} ({sure})"
+        return text
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each class: ``first``, ``second``, ``difference``, ``low``, ``high``."""
+        import pandas as pd
+
+        numbers = (self.first.iou, self.second.iou, self.by_class, *self.by_class_interval.T)
+        columns = ["first", "second", "difference", "low", "high"]
+        index = pd.Index(self.first.classes, name="class")
+        frame = pd.DataFrame(np.transpose(numbers), index, columns)
+        frame.attrs["headline"] = self.headline
+        return frame
+
+    def __str__(self) -> str:
+        """Write the headline, the number of images, and both protocols."""
+        equal = len(self.first.names) - self.better - self.worse
+        counts = f"better on {self.better} images, worse on {self.worse}, equal on {equal}"
+        protocols = f"first: {self.first.protocol}\nsecond: {self.second.protocol}"
+        return f"{self.headline}\n{counts}\n{protocols}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Write the same above the table of classes, for a notebook."""
+        lines = "<br>".join(html.escape(line) for line in str(self).splitlines())
+        table = (100 * self.to_frame()).round(1).to_html(border=0)
+        return f"<p>{lines}</p>{table}<p><small>percent and points</small></p>"
 
 
-def _check_stuff(target: Mapping, stuff: Mapping | None, stuff_names: Sequence[str]) -> None:
-    """Raise an error unless kinds of background come with their names, and for every image."""
-    if isinstance(stuff_names, str) or len(set(stuff_names)) != len(stuff_names):
-        raise ValueError(f"stuff_names is {stuff_names!r}, expected different names")
-    if (stuff is None) == bool(len(stuff_names)):
-        raise ValueError("expected stuff and stuff_names together, or neither")
-    missing = [] if stuff is None else [name for name in target if name not in stuff]
-    if missing:
-        raise ValueError(f"{len(missing)} images have no stuff, the first is {missing[0]!r}")
+def compare_reports(
+    first: Report, second: Report, *, n_bootstrap: int = 1000, seed: int = 0
+) -> Comparison:
+    """Compute the difference of two reports with its interval: the same resamples for both.
+
+    Args:
+        first: a report.
+        second: another, on the same images and classes.
+        n_bootstrap: resamples of the images; 0 for no interval.
+        seed: of the resampling.
+
+    Returns:
+        A `Comparison`; print it, or end a notebook cell with it.
+
+    Raises:
+        ValueError: if the reports are of other images or classes, or a number is out of range.
+
+    Example:
+        >>> import torch
+        >>> from wsss_kit.evaluation import Protocol, evaluate
+        >>> target = {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[1, 1]])}
+        >>> empty = {name: 0 * mask for name, mask in target.items()}
+        >>> options = {"classes": ("cow",), "protocol": Protocol("two images", "val")}
+        >>> reports = [evaluate(masks, target, **options) for masks in (empty, target)]
+        >>> print(compare_reports(*reports).headline)
+        mIoU +87.5 points, 95 % interval +75.0 to +100.0 (0 is outside)
+    """
+    check_count("n_bootstrap", n_bootstrap, least=0)
+    check_count("seed", seed, least=0)
+    if first.classes != second.classes:
+        raise ValueError(f"{first.classes} and {second.classes} are scored, not the same classes")
+    other = set(first.names) ^ set(second.names)
+    if other:
+        raise ValueError(f"{len(other)} images are in one report alone, such as {min(other)!r}")
+    place = {name: i for i, name in enumerate(second.names)}
+    rows = [place[name] for name in first.names]
+    counts = [first.intersections, first.unions, second.intersections[rows], second.unions[rows]]
+    totals = confusion.resampled(np.hstack(counts), n_bootstrap=n_bootstrap, seed=seed)
+    hits, unions, other_hits, other_unions = np.split(totals, 4, axis=1)
+    before, after = (
+        confusion.divide(hits, unions),
+        confusion.divide(other_hits, other_unions),
+    )  # (R, S)
+    scored = first.image_iou.keys() & second.image_iou.keys()
+    gains = np.array([second.image_iou[name] - first.image_iou[name] for name in scored])
+    return Comparison(
+        first=first,
+        second=second,
+        difference=second.mean_iou - first.mean_iou,
+        interval=confusion.interval_of(confusion.mean_of(after) - confusion.mean_of(before)),
+        by_class=second.iou - first.iou,
+        by_class_interval=np.array(
+            [confusion.interval_of(column) for column in (after - before).T]
+        ),
+        better=int((gains > 0).sum()),
+        worse=int((gains < 0).sum()),
+    )

@@ -88,8 +88,8 @@ aside; remove one
         if word.casefold() in first:
             advice = "expected different words, upper and lower case aside; remove one"
             raise ValueError(f"{what} has {first[word.casefold()]!r} and {word!r}, {advice}")
-        if among is not None and word not in among:
-            raise ValueError(f"{what} has {word!r}, {expected_one_of(word, among)}; correct it")
+        if among is not None:
+            check_known([word], f"{what} has", among)
         first[word.casefold()] = word
     return tuple(value)
 
@@ -128,10 +128,7 @@ def checked_by_class(
     value = {} if value is None else value
     if not isinstance(value, Mapping):
         raise ValueError(f"{what} is {reprlib.repr(value)}, expected a mapping from class names")
-    for name in value:
-        if name not in classes:
-            right = expected_one_of(name, classes)
-            raise ValueError(f"{what} has the class {name!r}, {right}; correct or remove it")
+    check_known(value, f"{what} has the class", classes)
     named = [name for name in classes if name in value]
     return MappingProxyType({name: check(value[name], f"{what} of {name!r}") for name in named})
 
@@ -179,6 +176,14 @@ def checked_template(value: Any) -> str | tuple[str, ...]:
     return templates[0] if len(templates) == 1 else templates
 
 
+def check_known(names: Iterable[Any], what: str, known: Collection[str]) -> None:
+    """Raise `ValueError` for the first of ``names`` that is not known; ``what`` begins it."""
+    for name in names:
+        if name not in known:
+            right = expected_one_of(name, known)
+            raise ValueError(f"{what} {name!r}, {right}; correct it")
+
+
 def check_keys(values: Any, known: Sequence[str], *, required: Sequence[str] = ()) -> None:
     """Raise `ValueError` unless all keys are known and the required ones are there.
 
@@ -186,37 +191,12 @@ def check_keys(values: Any, known: Sequence[str], *, required: Sequence[str] = (
         >>> check_keys({"clases": ["cat"]}, ["classes", "template"])
         Traceback (most recent call last):
         ValueError: unknown key 'clases', expected one of 'classes', 'template'; closest: \
-'classes'; correct or remove it
+'classes'; correct it
     """
     if not isinstance(values, Mapping):
         expected = f"an object with the keys {', '.join(known)}, as to_json writes it"
         raise ValueError(f"{reprlib.repr(values)} arrived, expected {expected}")
-    for key in values:
-        if key not in known:
-            right = expected_one_of(key, known)
-            raise ValueError(f"unknown key {key!r}, {right}; correct or remove it")
+    check_known(values, "unknown key", known)
     missing = [key for key in required if key not in values]
     if missing:
         raise ValueError(f"no {', no '.join(missing)}; expected {', '.join(required)}; add it")
-
-
-def overlap(one: str, other: str) -> bool:
-    """Return whether one phrase has all words of the other, next to each other.
-
-    Example:
-        >>> overlap("sign", "stop_sign"), overlap("Red tree", "tree"), overlap("rail", "rails")
-        (True, True, False)
-    """
-    words = (re.findall(r"[^\W_]+", text.casefold()) for text in (one, other))
-    one, other = (f" {' '.join(each)} " for each in words)
-    return one in other or other in one
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object; a key that comes twice is an error."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"the key {key!r} comes twice, expected each once; remove one")
-        values[key] = value
-    return values

@@ -104,13 +104,6 @@ def test_32_bit_takes_the_smallest_range_that_holds_it(tmp_path, values, expecte
     assert read_image(tmp_path / "a.tiff")[2, 0].tolist() == pytest.approx([0, expected])
 
 
-@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf, 1e9])
-def test_float_without_a_range(tmp_path, value):
-    Image.fromarray(np.array([[0, value]], np.float32)).save(tmp_path / "odd.tiff")
-    with pytest.raises(ValueError, match=r"odd\.tiff \(mode F\) has values from .*rescale it"):
-        read_image(tmp_path / "odd.tiff")
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation(tmp_path, orientation):
     """Orientation as the standard words it: where row 0 and column 0 of the file belong."""
@@ -141,25 +134,6 @@ def test_damaged_exif_is_no_reason_to_lose_an_image(tmp_path):
     assert read_image(path).shape == (3, 4, 5) and image_size(path) == (4, 5)
 
 
-def test_missing_image(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no image .*gone\.jpg; check"):
-        read_image(tmp_path / "gone.jpg")
-    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
-        read_mask(tmp_path / "gone.png")
-    with pytest.raises(ValueError, match="is a folder, expected an image"):
-        read_image(tmp_path)
-
-
-@pytest.mark.parametrize("data", [b"", b"<!DOCTYPE html><html>404</html>"])
-def test_no_image_at_all(tmp_path, data):
-    (tmp_path / "fake.jpg").write_bytes(data)
-    expected = rf"fake\.jpg does not decode as an image: {len(data)} bytes .*export it again"
-    with pytest.raises(ValueError, match=expected):
-        read_image(tmp_path / "fake.jpg")
-    with pytest.raises(ValueError, match="does not decode"):
-        image_size(tmp_path / "fake.jpg")
-
-
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF"])
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_truncated_is_an_error_and_never_half_an_image(tmp_path, kind):
@@ -174,12 +148,6 @@ def test_truncated_is_an_error_and_never_half_an_image(tmp_path, kind):
             read_image(path)
     path.write_bytes(whole)
     assert read_image(path).shape == (3, 24, 32)
-
-
-def test_lab_is_named(tmp_path):
-    Image.new("LAB", (2, 2)).save(tmp_path / "a.tiff")
-    with pytest.raises(ValueError, match=r"LAB image, expected RGB.*save it as RGB"):
-        read_image(tmp_path / "a.tiff")
 
 
 IDS = np.array([[0, 1, 20], [255, 7, 0]], np.uint8)
@@ -212,22 +180,37 @@ def test_masks_of_few_bits_keep_their_ids(tmp_path, depth):
     assert read_mask(tmp_path / "grey.png").tolist() == ids.tolist()
 
 
-def test_mask_colours_outside_the_palette(tmp_path):
-    rgb = palette()[IDS]
-    rgb[0, 0] = (1, 2, 3)
-    Image.fromarray(rgb).save(tmp_path / "smooth.png")
-    expected = r"smooth\.png has 1 colours outside .*RGB \(1, 2, 3\).*save the mask as a palette"
-    with pytest.raises(ValueError, match=expected):
-        read_mask(tmp_path / "smooth.png")
+HTML = b"<!DOCTYPE html><html>404</html>"
+ODD = [(f"{value}.tiff", np.array([[0, value]], np.float32)) for value in (-1, np.nan, np.inf, 1e9)]
+BAD = [
+    (read_image, "gone.jpg", None, r"there is no image .*gone\.jpg; check"),
+    (read_image, "a", "folder", "is a folder, expected an image"),
+    (read_image, "a.jpg", b"", r"a\.jpg does not decode as an image: 0 bytes .*export it again"),
+    (image_size, "a.jpg", HTML, r"a\.jpg does not decode as an image: 31 bytes .*export it again"),
+    (read_image, "a.tiff", Image.new("LAB", (2, 2)), "LAB image, expected RGB.*save it as RGB"),
+    *((read_image, *odd, r"\(mode F\) has values from .*rescale it") for odd in ODD),
+    (read_mask, "gone.png", None, r"there is no image .*gone\.png"),
+    (read_mask, "a.jpg", IDS, r"a\.jpg is a JPEG, which alters class ids"),
+    (read_mask, "a.tiff", IDS.astype(np.float32), "has mode F, expected a palette or grey"),
+    (
+        *(read_mask, "a.png", np.array([[[1, 2, 3], [0, 0, 0]]], np.uint8)),
+        r"a\.png has 1 colours outside .*RGB \(1, 2, 3\).*save the mask as a palette",
+    ),
+]
 
 
-def test_masks_that_cannot_hold_ids(tmp_path):
-    Image.fromarray(IDS).save(tmp_path / "lossy.jpg")
-    with pytest.raises(ValueError, match=r"lossy\.jpg is a JPEG, which alters class ids"):
-        read_mask(tmp_path / "lossy.jpg")
-    Image.fromarray(IDS.astype(np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(ValueError, match=r"float\.tiff has mode F, expected a palette or grey"):
-        read_mask(tmp_path / "float.tiff")
+@pytest.mark.parametrize(("read", "name", "content", "message"), BAD)
+def test_what_is_no_image_or_mask(tmp_path, read, name, content, message):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, str):
+        path.mkdir()
+    elif content is not None:
+        image = content if isinstance(content, Image.Image) else Image.fromarray(content)
+        image.save(path)
+    with pytest.raises(FileNotFoundError if content is None else ValueError, match=message):
+        read(path)
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, image_size])
