@@ -14,7 +14,6 @@ from torch import nn
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import OPENAI_MEAN, OPENAI_STD, FrozenCLIP, load_clip, texts
 from wsss_kit.clip.vision import window_mask
-from wsss_kit.commands.train import ZERO_SHOT
 from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.tiny_clip import TINY_CLIP
 from wsss_kit.paperworld.world import TORN
@@ -406,7 +405,8 @@ def test_the_card_says_what_was_torn_and_among_which_towers_it_was_chosen():
     assert card["data"]["torn"] == TORN["web"]
     among = card["chosen"]["among"]
     assert len({tower["seed"] for tower in among}) >= 2
-    able = [t for t in among if all(t["zero_shot"][k] >= v for k, v in ZERO_SHOT.items())]
+    least = {"cutouts": 0.98, "out_of_context": 0.98, "backgrounds": 0.94}
+    able = [t for t in among if all(t["zero_shot"][k] >= v for k, v in least.items())]
     best = max(able, key=lambda tower: sum(tower["mean_iou"].values()))
     assert best["mean_iou"] in card["attention"]["mean_iou"].values()
     mine = (card["training"]["seed"], card["data"]["torn"], card["data"]["pictures"])

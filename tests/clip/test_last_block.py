@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.clip.clips import CLIPS
-from wsss_kit.clip import last_block, load_clip
+from wsss_kit.clip import last_block, load_clip, vision
 
 
 def differentiated(clip, images, directions):
@@ -21,6 +21,13 @@ def differentiated(clip, images, directions):
     return torch.stack(result)
 
 
+def gradients(last, directions):
+    """Those of equally many numbers an image: (B, C, E) -> (B, C, D)."""
+    B, C, _ = directions.shape
+    image = torch.arange(B).repeat_interleave(C)
+    return last.mean_gradients(directions.flatten(0, 1), image).unflatten(0, (B, C))
+
+
 @pytest.mark.parametrize("n_classes", [1, 2, 3, 5])
 @pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
 def test_mean_gradients_are_those_of_automatic_differentiation(make, n_classes):
@@ -29,22 +36,38 @@ def test_mean_gradients_are_those_of_automatic_differentiation(make, n_classes):
     last, _, _ = clip.last_block(images)
     directions = torch.randn(2, n_classes, last.embedding.shape[1], dtype=torch.float64)
     expected = differentiated(clip, images, directions)
-    result = last.mean_gradients(directions)
+    result = gradients(last, directions)
     assert expected.abs().min() > 0
     torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
 
 
-@pytest.mark.parametrize(("name", "value"), [("MOST_KEPT", 0), ("_AT_ONCE", 1)])
-def test_large_images_are_the_same_in_smaller_steps(monkeypatch, name, value):
-    clip, images = CLIPS["QuickGELU"](), torch.rand(1, 3, 24, 40, dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("module", "name", "kept"),
+    [(last_block, "MOST_KEPT", 0), (last_block, "_AT_ONCE", 1), (vision, "AT_ONCE", 4)],
+)
+def test_large_images_are_the_same_in_smaller_steps(monkeypatch, module, name, kept):
+    """Maps that are not kept, one number at a time, and one head at a time."""
+    clip, images = CLIPS["QuickGELU"](), torch.rand(2, 3, 24, 40, dtype=torch.float64)
     last, attention, _ = clip.last_block(images)
-    directions = torch.randn(1, 4, last.embedding.shape[1], dtype=torch.float64)
-    expected = last.mean_gradients(directions)
-    monkeypatch.setattr(last_block, name, value)
+    directions = torch.randn(2, 4, last.embedding.shape[1], dtype=torch.float64)
+    expected = gradients(last, directions)
+    assert len(last._kept) == 1
+    monkeypatch.setattr(module, name, {"cpu": 1})
     small, same, _ = clip.last_block(images)
-    assert len(small._kept) == (0 if name == "MOST_KEPT" else 4)
-    torch.testing.assert_close(small.mean_gradients(directions), expected)
+    assert len(small._kept) == kept
+    torch.testing.assert_close(gradients(small, directions), expected)
     torch.testing.assert_close(same, attention)
+    torch.testing.assert_close(gradients(small.prepare() or small, directions), expected)
+
+
+def test_images_may_have_different_numbers_of_classes():
+    clip, images = CLIPS["GELU"](), torch.rand(3, 3, 24, 24, dtype=torch.float64)
+    last, _, _ = clip.last_block(images)
+    directions = torch.randn(3, 3, last.embedding.shape[1], dtype=torch.float64)
+    every = gradients(last, directions)
+    chosen = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
+    image = chosen.nonzero()[:, 0]
+    torch.testing.assert_close(last.mean_gradients(directions[chosen], image), every[chosen])
 
 
 @pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
@@ -52,24 +75,12 @@ def test_the_whole_derivative_gives_every_gradient(make):
     clip, images = make(), torch.rand(2, 3, 24, 40, dtype=torch.float64)
     last, _, _ = clip.last_block(images)
     directions = torch.randn(2, 4, last.embedding.shape[1], dtype=torch.float64)
-    expected = last.mean_gradients(directions)
+    expected = gradients(last, directions)
     assert not last.prepared
     last.prepare()
     assert last.prepared and not last._kept and "shared_hidden" not in vars(last)
-    result = last.mean_gradients(directions)
+    result = gradients(last, directions)
     torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
-
-
-def test_what_it_remembers_does_not_change_what_it_gives():
-    """After many classes at once a single one takes the other way through the MLP."""
-    clip = CLIPS["GELU"]()
-    last, _, _ = clip.last_block(torch.rand(1, 3, 24, 24, dtype=torch.float64))
-    directions = torch.randn(1, 4, last.embedding.shape[1], dtype=torch.float64)
-    alone = last.mean_gradients(directions[:, :1])
-    together = last.mean_gradients(directions)
-    torch.testing.assert_close(alone, together[:, :1])
-    torch.testing.assert_close(alone, last.mean_gradients(directions[:, :1]))
-    assert last.mean_gradients(directions[:, :0]).shape == (1, 0, 32)
 
 
 def test_embedding_and_attention_are_those_of_the_plain_path():

@@ -244,10 +244,9 @@ class FrozenCLIP(FrozenTexts):
             `DenseTokens`, float32.
         """
         backbone, grid, n_layers = self._run_backbone(images, n_layers, round_positions)
-        block, heads = self.blocks[-1], self.blocks[-1].attn.num_heads
-        q, k, _ = backbone.projected(block, vision.layer_norm(block.ln_1, backbone.x))
-        for head in range(heads):
-            backbone.add(backbone.head_map(q[head], k[head]), heads)
+        block = self.blocks[-1]
+        qkv = backbone.projected(block, vision.layer_norm(block.ln_1, backbone.x))
+        backbone.attended(qkv, keep_attention=True)
         attention = backbone.attention[:, 1:, 1:] / n_layers
         return vision.DenseTokens(backbone.x.float(), attention.float(), grid)
 

@@ -18,6 +18,9 @@ derivative is a constant vector minus two rank-one terms, so all that does not d
 is computed once.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -26,9 +29,10 @@ from torch.nn import functional as F
 
 from wsss_kit.clip.vision import QUICK, Backbone, Weights, is_quick, layer_norm
 
-MOST_KEPT = 2**28  # bytes of attention maps in memory; larger images compute each map again
-_AT_ONCE = 2**27  # bytes of gradients, one (N, D) a class, that pass the attention together
-_SHARED_FROM = 3  # from so many classes on, what they share passes the MLP once
+MOST_KEPT = {"cpu": 2**28, "cuda": 2**32}
+"""Bytes of attention maps in memory; larger images compute each map again."""
+_AT_ONCE = {"cpu": 2**26, "cuda": 2**32}
+"""Bytes of gradients in the MLP, (N, F) a class, that are computed at once."""
 
 
 class LastBlock:
@@ -53,7 +57,8 @@ class LastBlock:
         block = visual.transformer.resblocks[-1]
         self.normed = layer_norm(block.ln_1, x)
         qkv = self._backbone.projected(block, self.normed)
-        self.q, self.k, self.v = qkv  # each (heads, B, T, d)
+        self._parts = self._backbone.parts(qkv)
+        self.q, self.k, self.v = qkv  # (heads, B, T, d) each
         self._kept: list[Tensor] = []
         self._jacobian: Tensor | None = None
         gathered = self._attend(qkv)
@@ -87,45 +92,55 @@ class LastBlock:
     def _attend(self, qkv: Tensor) -> Tensor:
         """Compute what the heads gather (B, T, D); their maps are kept where they are small."""
         _, heads, B, T, d = qkv.shape
-        keep = heads * B * T * T * qkv.element_size() <= MOST_KEPT
+        before = self._backbone
+        keep = heads * B * T * T * qkv.element_size() <= self._limit(MOST_KEPT)
         gathered = qkv.new_empty(B, T, heads, d)
-        for head, (q, k, v) in enumerate(qkv.transpose(0, 1)):
-            attention = qkv.new_empty(B, T, T) if keep else None
-            weights = self._backbone.head_map(q, k, out=attention)
+        for part in self._parts:
+            q, k, v = qkv[:, part]
+            weights = before.maps(q, k, keep=keep)  # (G, B, T, T)
             if keep:
                 self._kept.append(weights)
-            if self._backbone.similarity == "queries":
-                self._backbone.add(weights, heads)
-            gathered[:, :, head] = weights @ v
-        if self._backbone.similarity == "values":
-            self._backbone.add_values(qkv[2])
+            if before.similarity == "queries":
+                before.add(weights, heads)
+            gathered[:, :, part] = (weights @ v).permute(1, 2, 0, 3)
+        if before.similarity == "values":
+            before.add_values(qkv[2])
         return gathered.view(B, T, heads * d)
 
-    def head_map(self, head: int) -> Tensor:
-        """Return the attention (B, N, 1 + N) of the patches in one head."""
-        if self._kept:
-            return self._kept[head][:, 1:]
-        return self._backbone.head_map(self.q[head], self.k[head])[:, 1:]
+    def _limit(self, limits: dict[str, int]) -> int:
+        return limits["cuda" if self.normed.is_cuda else "cpu"]
+
+    def _heads(self) -> Iterator[tuple[slice, HeadGradient]]:
+        """Yield parts of the heads with what carries gradients back through them."""
+        for number, part in enumerate(self._parts):
+            maps = None if not self._kept else self._kept[number]
+            if maps is None:
+                maps = self._backbone.maps(self.q[part], self.k[part])
+            yield part, HeadGradient(self, part, maps[:, :, 1:])
 
     @torch.no_grad()
-    def mean_gradients(self, directions: Tensor) -> Tensor:
+    def mean_gradients(self, directions: Tensor, image: Tensor) -> Tensor:
         """Average over the patches the derivative of numbers by the block's ``ln_1`` output.
 
         Args:
-            directions: (B, C, E) each number's derivative by ``embedding``.
+            directions: (M, E) each number's derivative by the ``embedding`` of its image.
+            image: (M,) int64, which image of the batch each number belongs to, ascending.
 
         Returns:
-            (B, C, D).
+            (M, D).
         """
-        B, C, _ = directions.shape
-        _, N, D = self.outer.shape
+        directions = directions.to(self.outer.dtype)
         if self._jacobian is not None:
-            return directions.to(self._jacobian) @ self._jacobian
-        known = directions.to(self.outer.dtype) @ self.weights.embed.T / N  # (B, C, D)
-        known = known - known.mean(2, keepdim=True)
-        chunk = max(1, _AT_ONCE // max(1, B * N * D * known.element_size()))
-        parts = [self._through_attention(known[:, c : c + chunk]) for c in range(0, C, chunk)]
-        return torch.cat(parts, 1) if parts else known
+            if len(self._jacobian) == 1:
+                return directions @ self._jacobian[0]
+            return (directions[:, None] @ self._jacobian[image])[:, 0]
+        _, N, D = self.outer.shape
+        known = directions @ self.weights.embed.T / N  # (M, D)
+        known = known - known.mean(1, keepdim=True)
+        chunk = max(1, self._limit(_AT_ONCE) // (2 * self._hidden[0].nbytes))
+        parts = zip(known.split(chunk), image.split(chunk), strict=True)
+        found = [self._through_attention(*part) for part in parts]
+        return torch.cat(found) if found else known
 
     @torch.no_grad()
     def prepare(self) -> None:
@@ -144,46 +159,43 @@ class LastBlock:
         """Whether gradients are no more than a product."""
         return self._jacobian is not None
 
-    def _through_attention(self, known: Tensor) -> Tensor:
-        """Carry gradients (B, C, D) at the last layer norm back to weights (B, C, D)."""
-        B, C, D = known.shape
-        heads, _, _, d = self.q.shape
-        shared = C >= _SHARED_FROM or "shared_hidden" in self.__dict__
-        carry = self._through_mlp_shared if shared else self._through_mlp
-        grads = torch.stack([carry(known[:, c]) for c in range(C)], 1)  # (B, C, N, D)
-        grads = grads.view(B, C, -1, heads, d)
-        gradients = known.new_empty(3, B, C, heads, d)
-        for head in range(heads):
-            gradients[:, :, :, head] = HeadGradient(self, head).classes(grads[..., head, :])
-        queries, keys, values = gradients.flatten(3)
+    def _through_attention(self, known: Tensor, image: Tensor) -> Tensor:
+        """Carry gradients (M, D) at the last layer norm back to weights (M, D)."""
+        heads, B, _, d = self.q.shape
+        carried = self._through_mlp(known, image)  # (M, N, D)
+        # the numbers of an image stand beside each other: (B, C, N, D), C the most of any image
+        slot = torch.arange(len(image), device=image.device)
+        slot = slot - torch.searchsorted(image, image)
+        grads = carried[None]
+        if B > 1:
+            C = int(slot.max()) + 1
+            grads = carried.new_zeros(B, C, *carried.shape[1:])
+            grads[image, slot] = carried
+        grads = grads.unflatten(-1, (heads, d)).permute(3, 0, 1, 2, 4)  # (heads, B, C, N, d)
+        gradients = carried.new_empty(3, heads, *grads.shape[1:3], d)
+        for part, head in self._heads():
+            gradients[:, part] = head.classes(grads[part])
+        # (3, heads, B, C, d) -> (3, M, D)
+        queries, keys, values = gradients.permute(0, 2, 3, 1, 4)[:, image, slot].flatten(2)
         weights = self.weights
         total = queries @ weights.queries + keys @ weights.keys + values @ weights.values
         return total / self.outer.shape[1]
 
-    def _through_mlp(self, known: Tensor) -> Tensor:
-        """Carry one class's (B, D) at the last layer norm back to the heads' output (B, N, D)."""
-        weights, (_, _, D) = self.weights, self.outer.shape
-        along = self.outer @ known[:, :, None] / D  # (B, N, 1)
-        grads = (known[:, None] - along * self.outer) * self.outer_scale
-        hidden = (grads @ weights.leave).mul_(self._slope)  # (B, N, F)
-        inner = (hidden * self._hidden).sum(2, keepdim=True) / D
-        gradients = (hidden @ weights.enter).mul_(self.inner_scale)
-        gradients -= inner * self.inner_gathered
-        return gradients.add_(grads @ weights.gather)
+    def _through_mlp(self, known: Tensor, image: Tensor) -> Tensor:
+        """Carry gradients (M, D) at the last layer norm back to the heads' output (M, N, D)."""
+        weights, D = self.weights, known.shape[1]
 
-    def _through_mlp_shared(self, known: Tensor) -> Tensor:
-        """Do the same, with the part that all classes share taken from `shared_hidden`."""
-        weights, (_, _, D) = self.weights, self.outer.shape
-        enter, inner_of_enter, outer_gathered = self.shared_hidden
-        along = self.outer @ known[:, :, None] / D  # (B, N, 1)
-        leave = (known @ weights.leave)[:, None]  # (B, 1, F)
-        inner = (self.steep_hidden @ leave.mT - along * inner_of_enter) / D
-        gradients = self.steep @ (leave.mT * weights.enter)
-        gradients.mul_(self.inner_scale)
-        gradients -= along * enter
-        gradients -= inner * self.inner_gathered
-        gathered = (known @ weights.gather)[:, None]  # (B, 1, D)
-        return gradients.add_(self.outer_scale * gathered).sub_(along * outer_gathered)
+        def of(values: Tensor) -> Tensor:  # each number's image; a single one is broadcast
+            return values if len(values) == 1 else values[image]
+
+        outer = of(self.outer)
+        along = outer @ known[:, :, None] / D  # (M, N, 1)
+        grads = (known[:, None] - along * outer) * of(self.outer_scale)
+        hidden = (grads @ weights.leave).mul_(of(self._slope))  # (M, N, F)
+        inner = (hidden * of(self._hidden)).sum(2, keepdim=True) / D
+        gradients = (hidden @ weights.enter).mul_(of(self.inner_scale))
+        gradients -= inner * of(self.inner_gathered)
+        return gradients.add_(grads @ weights.gather)
 
     def _whole_derivative(self) -> Tensor:
         """Compute the mean derivative of ``embedding`` by the patches of ``normed``: (B, E, D).
@@ -197,20 +209,26 @@ class LastBlock:
         enter, inner_of_enter, outer_gathered = self.shared_hidden
         alike = enter + outer_gathered - inner_of_enter / D * self.inner_gathered  # (B, N, D)
         mass = self.steep * self.inner_scale  # (B, N, F)
-        hidden = mass.new_empty(3, B, mass.shape[2], heads, d)
-        patches = mass.new_empty(3, B, N, heads, d)
-        total = mass.new_zeros(3, B, D, D)
-        for head in range(heads):
-            columns = slice(head * d, (head + 1) * d)
-            carry = HeadGradient(self, head)
-            hidden[:, :, :, head] = carry.masses(mass, weights.enter[:, columns])
-            inner = carry.tokens(self.inner_gathered[..., columns])  # (3, B, N, d)
-            hidden[:, :, :, head] -= self.steep_hidden.mT @ inner / D
-            patches[:, :, :, head] = carry.tokens(alike[..., columns])
-            even = self.outer_scale.expand(B, N, d)
-            unit = carry.masses(even, torch.eye(d, dtype=mass.dtype, device=mass.device))
-            total[..., columns] += weights.gather[:, columns] @ unit
-        total += weights.leave @ hidden.flatten(3) - self.outer.mT @ patches.flatten(3) / D
+        even = self.outer_scale.expand(B, N, d)
+        unit = torch.eye(d, dtype=mass.dtype, device=mass.device)
+
+        def split(values: Tensor) -> Tensor:  # (..., D) -> (heads, ..., d)
+            return values.unflatten(-1, (heads, d)).movedim(-2, 0)
+
+        enter_of, inner_of, alike_of = map(split, (weights.enter, self.inner_gathered, alike))
+        hidden = mass.new_empty(3, heads, B, mass.shape[2], d)
+        patches = mass.new_empty(3, heads, B, N, d)
+        total = mass.new_empty(3, heads, B, D, d)
+        for part, head in self._heads():
+            hidden[:, part] = head.masses(mass, enter_of[part])
+            inner = head.tokens(inner_of[part])  # (3, G, B, N, d)
+            hidden[:, part] -= self.steep_hidden.mT @ inner / D
+            patches[:, part] = head.tokens(alike_of[part])
+            units = head.masses(even, unit.expand(part.stop - part.start, d, d))
+            total[:, part] = split(weights.gather)[part, None] @ units
+        # (3, heads, B, ., d) -> (3, B, ., D)
+        hidden, patches, total = (x.movedim(1, -2).flatten(-2) for x in (hidden, patches, total))
+        total = total + weights.leave @ hidden - self.outer.mT @ patches / D
         by_token = total[0] @ weights.queries + total[1] @ weights.keys + total[2] @ weights.values
         embed = weights.embed - weights.embed.mean(0)
         return embed.T @ by_token / N**2
@@ -240,52 +258,53 @@ class LastBlock:
 
 
 class HeadGradient:
-    """Attention of one head, through which gradients at its output are carried back.
+    """Attention of some heads, through which gradients at their output are carried back.
 
     Every method returns gradients of queries, keys and values, summed over the patches.
 
     Args:
         block: of B images.
-        head: index of the head.
+        part: G of its heads.
+        maps: (G, B, N, T) their attention of the patches.
     """
 
-    def __init__(self, block: LastBlock, head: int) -> None:
-        columns = slice(head * block.q.shape[-1], (head + 1) * block.q.shape[-1])
-        self.map = block.head_map(head)  # (B, N, T)
-        self.to_class = self.map[..., :1]
-        self.q, self.k, self.v = block.q[head][:, 1:], block.k[head], block.v[head]
-        self.gathered = block.gathered[..., columns]  # (B, N, d)
-        self.away = self.v[:, :1] - self.gathered
+    def __init__(self, block: LastBlock, part: slice, maps: Tensor) -> None:
+        self.map, self.to_class = maps, maps[..., :1]
+        self.q, self.k, self.v = block.q[part][:, :, 1:], block.k[part], block.v[part]
+        gathered = block.gathered.unflatten(-1, (len(block.q), -1))  # (B, N, heads, d)
+        self.gathered = gathered[:, :, part].permute(2, 0, 1, 3)  # (G, B, N, d)
+        self.away = self.v[:, :, :1] - self.gathered
 
     @cached_property
     def looked_at(self) -> Tensor:
-        """(B, N, d) the mean key that each patch attends to."""
+        """(G, B, N, d) the mean key that each patch attends to."""
         return self.map @ self.k
 
     def classes(self, grads: Tensor) -> Tensor:
-        """Sum a gradient for each class and patch: (B, C, N, d) -> (3, B, C, d)."""
-        B, C, _, d = grads.shape
-        rho = (grads * self.gathered[:, None]).sum(-1, keepdim=True)  # (B, C, N, 1)
-        thin = torch.cat([grads, rho], -1).mT.flatten(1, 2)
-        thin = (thin @ self.map).view(B, C, d + 1, -1)  # T and tau, transposed
-        queries = ((thin[:, :, :d] * self.v.mT[:, None]).sum(2) - thin[:, :, d]) @ self.k
-        drawn = self.to_class.mT * (grads * self.away[:, None]).sum(-1)  # (B, C, N)
-        values = ((1 - self.to_class)[:, None] * grads).sum(2)
-        return torch.stack([queries, -drawn @ self.q, values])
+        """Sum a gradient for each class and patch: (G, B, C, N, d) -> (3, G, B, C, d)."""
+        C, d = grads.shape[2], grads.shape[4]
+        rho = (grads * self.gathered[:, :, None]).sum(-1, keepdim=True)  # (G, B, C, N, 1)
+        thin = torch.cat([grads, rho], -1).mT.flatten(2, 3)
+        thin = (thin @ self.map).unflatten(2, (C, d + 1))  # T and tau, transposed
+        queries = (thin[..., :d, :] * self.v.mT[:, :, None]).sum(-2) - thin[..., d, :]
+        drawn = self.to_class.mT * (grads * self.away[:, :, None]).sum(-1)  # (G, B, C, N)
+        values = ((1 - self.to_class)[:, :, None] * grads).sum(-2)
+        return torch.stack([queries @ self.k, -drawn @ self.q, values])
 
     def masses(self, mass: Tensor, rows: Tensor) -> Tensor:
-        """Sum gradients mass_im rows_m at patch i: (B, N, M), (M, d) -> (3, B, M, d)."""
+        """Sum gradients mass_im rows_m at patch i: (B, N, M), (G, M, d) -> (3, G, B, M, d)."""
+        rows = rows[:, None]  # (G, 1, M, d)
         queries = (mass.mT @ self.map * (rows @ self.v.mT)) @ self.k
-        queries -= (mass * (self.gathered @ rows.T)).mT @ self.looked_at
-        keys = -(mass * self.to_class * (self.away @ rows.T)).mT @ self.q
-        values = (mass * (1 - self.to_class)).sum(1)[..., None] * rows
+        queries -= (mass * (self.gathered @ rows.mT)).mT @ self.looked_at
+        keys = -(mass * self.to_class * (self.away @ rows.mT)).mT @ self.q
+        values = (mass * (1 - self.to_class)).sum(2)[..., None] * rows
         return torch.stack([queries, keys, values])
 
     def tokens(self, grads: Tensor) -> Tensor:
-        """Compute a gradient for each patch by itself: (B, N, d) -> (3, B, N, d)."""
+        """Compute a gradient for each patch by itself: (G, B, N, d) -> (3, G, B, N, d)."""
         queries = (self.map * (grads @ self.v.mT)) @ self.k
-        queries -= (grads * self.gathered).sum(2, keepdim=True) * self.looked_at
-        keys = -self.to_class * (grads * self.away).sum(2, keepdim=True) * self.q
+        queries -= (grads * self.gathered).sum(-1, keepdim=True) * self.looked_at
+        keys = -self.to_class * (grads * self.away).sum(-1, keepdim=True) * self.q
         return torch.stack([queries, keys, (1 - self.to_class) * grads])
 
 

@@ -88,6 +88,27 @@ def is_quick(activation: nn.Module) -> bool:
     return type(activation).__name__ == "QuickGELU"
 
 
+def head_parts(heads: int, n_bytes: int, device: torch.device) -> list[slice]:
+    """Divide the heads of a layer into parts whose attention maps are computed at once.
+
+    Args:
+        heads: how many there are.
+        n_bytes: of the maps of one head, (B, T, T).
+        device: a CPU is fastest while a map fits its cache, a GPU with few large operations.
+
+    Example:
+        >>> head_parts(12, 2_400_000, torch.device("cpu"))[:2], head_parts(12, 1000, "cpu")
+        ([slice(0, 1, None), slice(1, 2, None)], [slice(0, 12, None)])
+    """
+    most = AT_ONCE["cuda" if torch.device(device).type == "cuda" else "cpu"]
+    size = min(heads, max(1, most // n_bytes))
+    return [slice(first, min(first + size, heads)) for first in range(0, heads, size)]
+
+
+AT_ONCE = {"cpu": 2**22, "cuda": 2**31}
+"""Bytes of attention maps that are computed at once."""
+
+
 class Backbone:
     """Run blocks on one batch and sum the attention of those that should keep it.
 
@@ -144,31 +165,42 @@ class Backbone:
                 self.add_values(qkv[2])
             return fused.transpose(1, 2).reshape(B, T, heads * d)
         mixed = qkv.new_empty(B, T, heads, d)
-        for head, (q, k, v) in enumerate(qkv.transpose(0, 1)):
-            weights = self.head_map(q, k)
+        for part in self.parts(qkv):
+            q, k, v = qkv[:, part]  # (G, B, T, d) each
+            weights = self.maps(q, k)
             self.add(weights, heads)
-            mixed[:, :, head] = weights @ v
+            mixed[:, :, part] = (weights @ v).permute(1, 2, 0, 3)
         return mixed.view(B, T, heads * d)
 
-    def head_map(self, q: Tensor, k: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Compute one head's softmax attention (B, T, T), in the same array unless one is given."""
-        B, T, _ = q.shape
-        weights = self._room("map", (B, T, T), q.dtype) if out is None else out
-        torch.bmm(q, k.transpose(1, 2), out=weights)
+    def parts(self, qkv: Tensor) -> list[slice]:
+        """Divide the heads of (..., heads, B, T, d), see `head_parts`."""
+        heads, B, T, _ = qkv.shape[-4:]
+        return head_parts(heads, B * T * T * qkv.element_size(), qkv.device)
+
+    def maps(self, q: Tensor, k: Tensor, *, keep: bool = False) -> Tensor:
+        """Compute softmax attention of heads: (G, B, T, d) twice -> (G, B, T, T).
+
+        The array is used again for the next call, unless it is to be kept.
+        """
+        shape = (*q.shape[:3], q.shape[2])
+        weights = q.new_empty(shape) if keep else self._room("map", shape, q.dtype)
+        torch.matmul(q, k.mT, out=weights)
         if self.mask is not None:
             weights += self.mask
         return torch.softmax(weights, -1, out=weights)
 
-    def add(self, weights: Tensor, n_heads: int) -> None:
-        """Add one head's share to the mean attention."""
+    def add(self, weights: Tensor, heads: int) -> None:
+        """Add the share of some heads' maps (G, B, T, T) to the mean attention (B, T, T)."""
+        summed = weights[0] if len(weights) == 1 else weights.sum(0)
         if self.attention is None:
-            self.attention = torch.zeros_like(weights, dtype=self.x.dtype)
-        self.attention.add_(weights, alpha=1 / n_heads)
+            self.attention = torch.zeros_like(summed, dtype=self.x.dtype)
+        self.attention.add_(summed, alpha=1 / heads)
 
     def add_values(self, values: Tensor) -> None:
         """Add the similarity of values (heads, B, T, d) to each other, mean over the heads."""
-        for v in values:
-            self.add(self.head_map(v * v.shape[-1] ** -0.5, v), len(values))
+        for part in self.parts(values):
+            v = values[part]
+            self.add(self.maps(v * v.shape[-1] ** -0.5, v), len(values))
 
     def _mlp(self, mlp: nn.Module, x: Tensor) -> Tensor:
         """Apply a block's MLP; QuickGELU without its two extra passes over the hidden layer."""

@@ -29,7 +29,7 @@ from wsss_kit.data.images import mask_png, read_image
 from wsss_kit.files import write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES
-from wsss_kit.methods.clip_es.views import SINKHORN, maps_of_view, run_views, scaled
+from wsss_kit.methods.clip_es.views import SINKHORN, Texts, maps_of_view, run_views, scaled
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 
@@ -118,12 +118,10 @@ def _stages(
     labels[::2, -1] = 1
     width = clip.model.visual.proj.shape[1]
     texts = F.normalize(torch.randn(_CLASSES + _BACKGROUNDS, width), dim=-1).to(clip.device)
-    pairs = [(texts[:_CLASSES][row > 0], texts[_CLASSES:]) for row in labels]
-    yield "gradient", lambda: maps_of_view(clip, view, pairs, softmax=True), n
-    of_present, _ = maps_of_view(clip, view, pairs, softmax=True)
+    both = Texts(texts, labels.to(clip.device) > 0)
+    yield "gradient", lambda: maps_of_view(clip, view, both), n
     cams = view.attention.new_zeros(n, _CLASSES, *view.grid)
-    for b, maps in enumerate(of_present):
-        cams[b, labels[b] > 0] = scaled(maps)
+    cams[both.present] = scaled(maps_of_view(clip, view, both)[0])
     yield "boxes", lambda: box_masks(cams, threshold=0.4), n
     walk = {"sinkhorn": SINKHORN, "squarings": clip.walk_squarings}
     yield "affinity", lambda: balanced_walk(cams, view.attention, **walk), n

@@ -88,9 +88,9 @@ def test_an_edit_runs_no_backbone_and_a_switch_no_gradient(clip, sample, monkeyp
     gradients = []
     counted = LastBlock.mean_gradients
 
-    def count(last, directions):
-        gradients.append(directions.shape[1])
-        return counted(last, directions)
+    def count(last, directions, image):
+        gradients.append(len(directions))
+        return counted(last, directions, image)
 
     def refuse(*_):
         raise AssertionError("the backbone ran again")

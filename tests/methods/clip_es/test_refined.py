@@ -11,7 +11,7 @@ from tests.methods.clip_es.literal import literal_maps
 from wsss_kit.affinity import box_masks, random_walk, transition_matrix
 from wsss_kit.clip import load_clip
 from wsss_kit.methods.clip_es import CLIPES, PRESETS, refined_maps
-from wsss_kit.methods.clip_es.views import directions, probability_weights
+from wsss_kit.methods.clip_es.views import Texts, directions, probability_weights
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import clip_es_maps
@@ -117,7 +117,7 @@ def test_a_probability_near_one_keeps_its_digits():
     """1 - p has lost all digits where the sum of the others has them."""
     probs = torch.tensor([-1e-12, 0.0, -30.0, -32.0]).exp()
     probs[0] = 1
-    weights = probability_weights(probs, 2)
+    weights = probability_weights(probs.expand(2, -1), torch.arange(2))
     exact = probs.double()
     torch.testing.assert_close(weights[0, 0], (exact[0] * exact[1:].sum()).float())
     torch.testing.assert_close(weights[0, 2], (-exact[0] * exact[2]).float())
@@ -126,17 +126,23 @@ def test_a_probability_near_one_keeps_its_digits():
 
 @pytest.mark.parametrize("softmax", [True, False])
 def test_directions_are_derivatives(softmax):
-    texts = torch.nn.functional.normalize(torch.randn(5, 7, dtype=torch.float64), dim=-1)
+    """Of two images, the second without the first class."""
+    features = torch.nn.functional.normalize(torch.randn(5, 7, dtype=torch.float64), dim=-1)
+    present = torch.tensor([[True, True], [False, True]])
+    embedding = torch.randn(2, 7, dtype=torch.float64)
+    result, probs = directions(embedding, Texts(features, present), scale=20.0, softmax=softmax)
+    expected = []
+    for one, row in zip(embedding, present, strict=True):
+        mine = torch.cat([features[:2][row], features[2:]])
 
-    def targets(embedding):
-        logits = 20 * texts @ torch.nn.functional.normalize(embedding, dim=0)
-        return (logits.softmax(0) if softmax else logits)[:2]
+        def targets(x, mine=mine):
+            logits = 20 * mine @ torch.nn.functional.normalize(x, dim=0)
+            return (logits.softmax(0) if softmax else logits)[: len(mine) - 3]
 
-    embedding = torch.randn(7, dtype=torch.float64)
-    expected = torch.autograd.functional.jacobian(targets, embedding)
-    result, probs = directions(embedding, texts[:2], texts[2:], 20.0, softmax=softmax)
-    torch.testing.assert_close(result, expected)
-    assert probs.sum() == pytest.approx(1)
+        expected.append(torch.autograd.functional.jacobian(targets, one))
+    torch.testing.assert_close(result, torch.cat(expected))
+    torch.testing.assert_close(probs.sum(1), torch.ones(2, dtype=torch.float64))
+    assert probs[1, 0] == 0
 
 
 def test_an_image_beyond_the_limit_keeps_its_size(words):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.methods.clip_es.opened import PRESETS, OpenedImage, as_images
-from wsss_kit.methods.clip_es.views import batch_maps
+from wsss_kit.methods.clip_es.views import Texts, batch_maps
 from wsss_kit.prompts import Prompts
 
 TARGETS = ("softmax", "classes", "logit")
@@ -147,12 +148,11 @@ class CLIPES(CAMMethod):
         check_batch(images, labels, len(self.prompts.classes))
         present = labels.to(self.clip.device) > 0
         backgrounds = self.background_features_[: 0 if self.target == "classes" else None]
-        texts = [(self.class_features_[row], backgrounds) for row in present]
+        texts = Texts(torch.cat([self.class_features_, backgrounds]), present)
         options = {"softmax": self.target != "logit", **self._options()}
-        of_present, attention, _, grid = batch_maps(self.clip, images, texts, **options)
+        maps, attention, _, grid = batch_maps(self.clip, images, texts, **options)
         cams = attention.new_zeros(*labels.shape, *grid)
-        for b, maps in enumerate(of_present):
-            cams[b, present[b]] = maps
+        cams[present] = maps.to(cams)
         return MethodOutput(cams.to(images.device), attention.to(images.device))
 
     def open(

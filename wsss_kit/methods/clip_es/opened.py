@@ -8,7 +8,7 @@ off or on costs a sum.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -131,13 +131,14 @@ def refined_maps(
     """
     check_probability("box_threshold", box_threshold)
     values = preset_values(PRESETS, preset, {})
-    texts = checked_texts(clip, positives, backgrounds)
+    checked = torch.cat(checked_texts(clip, positives, backgrounds))
+    texts = Texts(checked, checked.new_ones(1, len(positives), dtype=torch.bool))
     clamp = values.pop("clamp_boxes")
-    cams, attention, probs, _ = batch_maps(clip, as_images(image), [texts], **values)
-    masks = box_masks(cams[0][None], threshold=box_threshold, clamp=clamp)
+    cams, attention, probs, _ = batch_maps(clip, as_images(image), texts, **values)
+    masks = box_masks(cams[None], threshold=box_threshold, clamp=clamp)
     options = {"sinkhorn": SINKHORN, "squarings": clip.walk_squarings}
-    refined = balanced_walk(masks * cams[0][None], attention, **options)
-    return RefinedMaps(cams[0], refined[0], masks[0], attention[0], probs[0])
+    refined = balanced_walk(masks * cams[None], attention, **options)
+    return RefinedMaps(cams, refined[0], masks[0], attention[0], probs[0])
 
 
 def as_images(image: np.ndarray | Image.Image | Tensor) -> Tensor:
@@ -159,7 +160,9 @@ def as_images(image: np.ndarray | Image.Image | Tensor) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
 
 
-def checked_texts(clip: FrozenCLIP, positives: Tensor, backgrounds: Tensor) -> Texts:
+def checked_texts(
+    clip: FrozenCLIP, positives: Tensor, backgrounds: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return texts on the model's device; raise `ValueError` for those of another width."""
     width = clip.model.visual.proj.shape[1]
     for name, texts, least in (("positives", positives, 1), ("backgrounds", backgrounds, 0)):
@@ -266,7 +269,7 @@ class OpenedImage:
         _, features, _ = self._texts(prompts, classes, without)
         claims = []
         for seen in self._seen:
-            (logits,) = seen.view.patch_logits(seen.scale, [features])  # (N, T)
+            logits = seen.view.patch_logits(seen.scale, features)[0]  # (N, T)
             claims.append(seen.view.put_back(logits.softmax(-1).T.unflatten(1, seen.view.grid)))
         return merged(claims)
 
@@ -274,8 +277,10 @@ class OpenedImage:
         """Return the affinity's walk: one for all prompts, or by their distributions for these."""
         keys = keys if self._distribution else []
         if self._walked is None or self._walked[0] != keys:
-            views, texts = [seen.view for seen in self._seen], [(features, features[:0])]
-            affinity = affinity_of(self.clip, views, texts, distribution=self._distribution)
+            texts = Texts(features, torch.ones(1, len(features), dtype=torch.bool))
+            texts = texts._replace(present=texts.present.to(features.device))
+            views = [seen.view for seen in self._seen]
+            affinity = affinity_of(self.clip, views, texts if self._distribution else None)
             self._walked = keys, BalancedWalk(affinity, sinkhorn=SINKHORN)
         return self._walked[1]
 
@@ -313,10 +318,11 @@ class _Seen:
         probs = logits.softmax(0)
         combine = torch.eye(n_classes, len(keys)).to(probs)
         if target != "logit":
-            combine = probability_weights(probs, n_classes)  # (C, T)
+            classes = torch.arange(n_classes, device=probs.device)
+            combine = probability_weights(probs.expand(n_classes, -1), classes)  # (C, T)
         new = [i for i, key in enumerate(keys) if key not in self._known]
         if new and (last.prepared or len(new) <= n_classes):  # one by one, and kept
-            weights = wide(last.mean_gradients(slopes[None, new])[0])
+            weights = wide(last.mean_gradients(slopes[new], self._image(new)))
             self._known.update(zip((keys[i] for i in new), weights, strict=True))
             for key in [key for key in self._known if key not in keys][:-MOST_KNOWN]:
                 del self._known[key]
@@ -326,6 +332,11 @@ class _Seen:
         if old:
             weights = combine[:, old] @ torch.stack([self._known[keys[i]] for i in old])
         if new:
-            weights = weights + last.mean_gradients((combine[:, new] @ slopes[new])[None])[0]
-        raw = raw_maps(self.view, weights[None].to(last.normed))
-        return self.view.put_back(scaled(raw[0])), probs.float()
+            directions = combine[:, new] @ slopes[new]
+            weights = weights + last.mean_gradients(directions, self._image(directions))
+        raw = raw_maps(self.view, weights.to(last.normed), self._image(weights))
+        return self.view.put_back(scaled(raw)), probs.float()
+
+    def _image(self, numbers: Sized) -> Tensor:
+        """Return the image of each number: there is one alone."""
+        return torch.zeros(len(numbers), dtype=torch.long, device=self.embedding.device)

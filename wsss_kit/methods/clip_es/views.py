@@ -7,7 +7,7 @@ how it is computed here: where p is nearly 1, :math:`1 - p` would have lost its 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,24 @@ TAU = 0.05  # temperature of the similarity of class distributions, chosen on pa
 # Squares of tokens in a batch: larger batches are split. A CPU gains nothing from batches of large
 # images, and its caches lose.
 _MOST_TOKENS = {"cpu": 2**19, "cuda": 2**26}
-Texts = tuple[Tensor, Tensor]  # unit texts of an image's classes (C, E) and backgrounds (P, E)
+
+
+class Texts(NamedTuple):
+    """Texts that compete in a batch of images.
+
+    Args:
+        features: (T, E) of unit length, those of all classes first, then of the backgrounds.
+        present: (B, C) bool, the classes that an image has.
+    """
+
+    features: Tensor
+    present: Tensor
+
+    def competing(self, logits: Tensor) -> Tensor:
+        """Set the logits (B, ..., T) of classes that are absent to -inf."""
+        absent = F.pad(~self.present, (0, len(self.features) - self.present.shape[1]))  # (B, T)
+        shape = (len(absent), *(1,) * (logits.ndim - 2), -1)
+        return logits.masked_fill(absent.view(shape), -math.inf)
 
 
 class View(NamedTuple):
@@ -50,10 +67,10 @@ class View(NamedTuple):
             maps = upsample(maps[:, None], self.home)[:, 0]  # a batch may be empty, channels not
         return maps.flip(-1) if self.mirrored else maps
 
-    def patch_logits(self, scale: float, texts: Iterable[Tensor]) -> list[Tensor]:
-        """Compute logits of every patch by itself: (N, T) for each image with its texts (T, E)."""
+    def patch_logits(self, scale: float, features: Tensor) -> Tensor:
+        """Compute logits of every patch by itself for texts (T, E): (B, N, T)."""
         patches = F.normalize(self.last.patches.float(), dim=-1)  # (B, N, E)
-        return [scale * p @ t.to(p).T for p, t in zip(patches, texts, strict=True)]
+        return scale * patches @ features.to(patches).T
 
     def put_cells_back(self, affinity: Tensor) -> Tensor:
         """Flip what is between cells, (B, N, N), to the cells of the image itself."""
@@ -96,25 +113,23 @@ def run_views(
             yield view
 
 
-def affinity_of(
-    clip: FrozenCLIP, views: Sequence[View], texts: Sequence[Texts], *, distribution: bool = False
-) -> Tensor:
+def affinity_of(clip: FrozenCLIP, views: Sequence[View], texts: Texts | None) -> Tensor:
     """Average the attention of the views that have one: (B, N, N).
 
     Args:
         clip: the model.
         views: of the same images.
-        texts: for every image its texts.
-        distribution: multiply by the similarity of the cells' classes, see `similarity_of_classes`.
+        texts: multiply by the similarity of the cells' classes among these, see
+            `similarity_of_classes`; None for the attention alone.
     """
     views = [view for view in views if view.attention is not None]
     attention = merged([view.attention for view in views])
-    if not distribution:
+    if texts is None:
         return attention
     alike = []
     for view in views:
-        of_images = view.patch_logits(float(clip.logit_scale), map(torch.cat, texts))
-        between = torch.stack([similarity_of_classes(logits) for logits in of_images])
+        logits = texts.competing(view.patch_logits(float(clip.logit_scale), texts.features))
+        between = torch.stack([similarity_of_classes(of_image) for of_image in logits])
         alike.append(view.put_cells_back(between))
     return attention * merged(alike)
 
@@ -143,12 +158,12 @@ def similarity_of_classes(logits: Tensor) -> Tensor:
 def batch_maps(
     clip: FrozenCLIP,
     images: Tensor,
-    texts: Sequence[Texts],
+    texts: Texts,
     *,
     softmax: bool = True,
     distribution: bool = False,
     **options: Any,
-) -> tuple[list[Tensor], Tensor, list[Tensor], tuple[int, int]]:
+) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
     """Compute softmax Grad-CAM of a batch: one pass for each view, gradients in closed form.
 
     `cam.softmax_grad_cam` does the same for one image by plain differentiation.
@@ -156,44 +171,70 @@ def batch_maps(
     Args:
         clip: the model.
         images: (B, 3, H, W) RGB in [0, 1].
-        texts: for every image its texts.
+        texts: of the classes and backgrounds.
         softmax: False differentiates the logits instead of the probabilities.
-        distribution: see `affinity_of`.
+        distribution: whether the affinity is weighed by the similarity of the cells' classes.
         **options: as for `run_views`.
 
     Returns:
-        For each image maps (C, h, w) float32, scaled to [0, 1], C its own number of classes; the
-        affinity (B, N, N) that refines them; for each image probabilities (C + P,); (h, w).
+        Maps (M, h, w) float32 in [0, 1] of all M pairs of an image and a class that it has, in the
+        order of ``texts.present.nonzero()``; the affinity (B, N, N) that refines them;
+        probabilities (B, T), 0 for absent classes; (h, w).
     """
     h, w = (side // clip.patch_size for side in clip.shown_size(images))
     n = max(1, _MOST_TOKENS.get(clip.device.type, _MOST_TOKENS["cpu"]) // (1 + h * w) ** 2)
     cams, probs, affinities = [], [], []
     for b in range(0, len(images), n):
-        batch_texts, views, of_views = texts[b : b + n], [], []
+        some, views, of_views = texts._replace(present=texts.present[b : b + n]), [], []
         for view in run_views(clip, images[b : b + n], **options):
-            of_views.append(maps_of_view(clip, view, batch_texts, softmax))
+            of_views.append(maps_of_view(clip, view, some, softmax=softmax))
             if view.attention is not None:  # the others' blocks are not needed again
                 views.append(view)
-        probs += of_views[0][1]
+        probs.append(of_views[0][1])
         # Reference: the released code scales twice, and so do all presets
-        cams += [scaled(merged(m)) for m in zip(*(maps for maps, _ in of_views), strict=True)]
-        affinities.append(affinity_of(clip, views, batch_texts, distribution=distribution))
-    return cams, torch.cat(affinities), probs, views[0].home
+        cams.append(scaled(merged([maps for maps, _ in of_views])))
+        affinities.append(affinity_of(clip, views, some if distribution else None))
+    return torch.cat(cams), torch.cat(affinities), torch.cat(probs), views[0].home
 
 
 def maps_of_view(
-    clip: FrozenCLIP, view: View, texts: Sequence[Texts], softmax: bool
-) -> tuple[list[Tensor], list[Tensor]]:
-    """For each image its maps (C, h, w), scaled, and its probabilities (C + P,)."""
-    last, scale = view.last, float(clip.logit_scale)
-    counts = [len(positives) for positives, _ in texts]
-    wanted = last.embedding.new_zeros(len(texts), max(counts), last.embedding.shape[1])
-    probs = []
-    for b, group in enumerate(texts):
-        wanted[b, : counts[b]], of_image = directions(last.embedding[b], *group, scale, softmax)
-        probs.append(of_image.float())
-    raw = raw_maps(view, last.mean_gradients(wanted))
-    return [view.put_back(scaled(maps[:C])) for maps, C in zip(raw, counts, strict=True)], probs
+    clip: FrozenCLIP, view: View, texts: Texts, *, softmax: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Compute maps of one view, scaled: (M, h, w) of all pairs, and probabilities (B, T)."""
+    options = {"scale": float(clip.logit_scale), "softmax": softmax}
+    wanted, probs = directions(wide(view.last.embedding), texts, **options)
+    image = texts.present.nonzero()[:, 0]
+    weights = view.last.mean_gradients(wanted, image)  # (M, D)
+    return view.put_back(scaled(raw_maps(view, weights, image))), probs.float()
+
+
+def directions(
+    embedding: Tensor, texts: Texts, *, scale: float, softmax: bool
+) -> tuple[Tensor, Tensor]:
+    """Compute derivatives by image embeddings, which start the pass through the last block.
+
+    Args:
+        embedding: (B, E) of any length.
+        texts: of the classes and backgrounds.
+        scale: factor on cosines.
+        softmax: whether the probabilities are differentiated, or the logits.
+
+    Returns:
+        (M, E) of all M pairs of an image and a class that it has, and probabilities (B, T), both
+        in the precision of ``embedding``.
+    """
+    image, classes = texts.present.nonzero(as_tuple=True)  # (M,) each
+    features = texts.features.to(embedding)
+    length = embedding.norm(dim=1, keepdim=True)
+    unit = embedding / length  # (B, E)
+    cosines = unit @ features.T  # (B, T)
+    probs = texts.competing(scale * cosines).softmax(1)
+    # the derivatives of the logits, scale / length * (text - cosine * unit), are combined
+    combine = F.one_hot(classes, len(features)).to(probs)
+    if softmax:
+        combine = probability_weights(probs[image], classes)  # (M, T)
+    slopes = combine @ features - (combine * cosines[image]).sum(1, keepdim=True) * unit[image]
+    return scale / length[image] * slopes, probs
 
 
 def logits_of(embedding: Tensor, texts: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -214,24 +255,25 @@ def logits_of(embedding: Tensor, texts: Tensor, scale: float) -> tuple[Tensor, T
     return scale * cosines, scale / length * (texts - cosines[:, None] * unit)
 
 
-def probability_weights(probs: Tensor, n_positives: int) -> Tensor:
+def probability_weights(probs: Tensor, classes: Tensor) -> Tensor:
     """Return the weights that combine derivatives of logits into those of probabilities.
 
     Args:
-        probs: (T,) softmax over the positives first, then the backgrounds.
-        n_positives: C.
+        probs: (M, T) softmax over T texts.
+        classes: (M,) int64, whose probability is meant in each row.
 
     Returns:
-        (C, T); times the derivatives (T, anything) of the logits it gives those of the positives'
+        (M, T); times the derivatives (T, anything) of the logits it gives those of the
         probabilities.
 
     Example:
-        >>> probability_weights(torch.tensor([0.75, 0.25]), 1).tolist()
+        >>> probability_weights(torch.tensor([[0.75, 0.25]]), torch.tensor([0])).tolist()
         [[0.1875, -0.1875]]
     """
-    weights = (-probs[:n_positives, None] * probs).fill_diagonal_(0)  # (C, T)
-    weights.diagonal().copy_(-weights.sum(1))  # p_c times the sum of the others, not 1 - p_c
-    return weights
+    own = probs.gather(1, classes[:, None])  # (M, 1)
+    weights = (-own * probs).scatter(1, classes[:, None], 0.0)
+    # p_c times the sum of the others, not 1 - p_c
+    return weights.scatter(1, classes[:, None], -weights.sum(1, keepdim=True))
 
 
 def wide(values: Tensor) -> Tensor:
@@ -239,30 +281,11 @@ def wide(values: Tensor) -> Tensor:
     return values.float() if values.device.type == "mps" else values.double()
 
 
-def directions(
-    embedding: Tensor, positives: Tensor, backgrounds: Tensor, scale: float, softmax: bool
-) -> tuple[Tensor, Tensor]:
-    """Compute derivatives by the image embedding, which start the pass through the last block.
-
-    Args:
-        embedding: (E,) of one image.
-        positives: (C, E) unit texts of the classes present.
-        backgrounds: (P, E) unit texts of the backgrounds.
-        scale: factor on cosines.
-        softmax: whether the probabilities are differentiated, or the logits.
-
-    Returns:
-        (C, E) and the probabilities (C + P,), both in double precision where the device has it.
-    """
-    logits, slopes = logits_of(wide(embedding), torch.cat([positives, backgrounds]), scale)
-    probs, C = logits.softmax(0), len(positives)
-    return probability_weights(probs, C) @ slopes if softmax else slopes[:C], probs
-
-
-def raw_maps(view: View, weights: Tensor) -> Tensor:
-    """Weigh channels of the last block's normalised input: (B, C, D) -> (B, C, h, w)."""
-    raw = weights @ view.last.normed[:, 1:].mT  # (B, C, N)
-    return raw.relu().unflatten(2, view.grid).float()
+def raw_maps(view: View, weights: Tensor, image: Tensor) -> Tensor:
+    """Weigh channels of the last block's normalised input: (M, D) of images -> (M, h, w)."""
+    normed = view.last.normed[:, 1:]  # (B, N, D)
+    normed = normed if len(normed) == 1 else normed[image]
+    return (normed @ weights[:, :, None].to(normed))[..., 0].relu().unflatten(1, view.grid).float()
 
 
 def scaled(maps: Tensor) -> Tensor:
