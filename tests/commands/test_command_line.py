@@ -301,8 +301,8 @@ def test_a_stopped_command_promises_what_it_keeps(
         raise KeyboardInterrupt
 
     for where in (
-        *("demo:demo", "baseline:run_baseline", "bench:run_bench"),
-        *("train:train_paper_clip", "train:train_paper_backbone", "reproduce:run_reproduce"),
+        *("demo:demo", "photographs:run_baseline", "bench:run_bench"),
+        *("train:train_paper_clip", "train:train_paper_backbone", "evaluate:run_reproduce"),
         *("download:download", "masks:run_masks", "train_method:train_method"),
     ):
         function = functools.wraps(_load(where))(lambda *_, **__: stopped())
