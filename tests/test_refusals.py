@@ -44,7 +44,6 @@ from wsss_kit.paperworld import PaperWorld
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.widgets import CAMExplorer
-from wsss_kit.widgets.screens import Bars, Swipe
 
 NAN, INF = float("nan"), float("inf")
 MAPS = torch.linspace(0, 1, 32).view(1, 2, 4, 4)
@@ -749,8 +748,6 @@ DOORS: dict[str, Callable[[], Door]] = {
         {"threshold": 0.3},
         {"threshold": "probability"},
     ),
-    "Swipe": lambda: Door(Swipe, {"width": 1, "height": 1}, {"width": "count", "height": "count"}),
-    "Bars": lambda: Door(Bars, {"width": 1, "height": 1}, {"width": "count", "height": "count"}),
 }
 
 COMMANDS: dict[str, Callable[[Any], Door]] = {

@@ -20,7 +20,7 @@ from wsss_kit.files import save_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_masks
-from wsss_kit.plot.page import table_text, write_report
+from wsss_kit.plot.reports import table_text, write_report
 from wsss_kit.processes import progress
 
 SCALES = (0.5, 1.0, 1.5)

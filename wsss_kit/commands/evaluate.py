@@ -27,7 +27,7 @@ from wsss_kit.evaluation import (
 )
 from wsss_kit.paperworld import STUFF
 from wsss_kit.plot import show_confusion, show_errors, show_masks, show_spills
-from wsss_kit.plot.page import write_report
+from wsss_kit.plot.reports import write_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Paint regions pixel by pixel, in milliseconds: fast enough for widgets.
+"""Paint maps and regions over images pixel by pixel, in milliseconds: fast enough for widgets.
 
 A region speaks by its colour, its hatches, its outline and, where there is room, its name.
 """
@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from wsss_kit.checks import check_word
+from wsss_kit.checks import check_probability, check_range, check_shape
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.plot.canvas import class_colours
+from wsss_kit.plot.canvas import class_colours, draw_legend, image_array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +53,45 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.repeat(lightness[..., None], 3, -1)
 
 
+def overlay(
+    image: Tensor | np.ndarray,
+    cam: Tensor | np.ndarray,
+    *,
+    cmap: str = "viridis",
+    alpha: float = 0.5,
+) -> np.ndarray:
+    """Blend a map in colour over its image in grey, so that every colour is the map's.
+
+    Args:
+        image: (3, H, W) tensor or (H, W, 3) array, RGB in [0, 1].
+        cam: (h, w) in [0, 1]; resized to the image.
+        cmap: a matplotlib colour map, one of even lightness: viridis, cividis, magma.
+        alpha: weight of the map, 0 to 1.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+
+    Raises:
+        ValueError: if a shape or range is not as above.
+
+    Example:
+        >>> overlay(torch.zeros(3, 4, 6), torch.zeros(2, 3), alpha=1)[0, 0]
+        array([0.267004, 0.004874, 0.329415], dtype=float32)
+    """
+    from matplotlib import colormaps
+
+    check_probability("alpha", alpha)
+    if cmap not in colormaps:
+        raise ValueError(f"cmap is {cmap!r}, expected a colour map of matplotlib, as viridis")
+    array = image_array(image)  # (H, W, 3)
+    cam = torch.as_tensor(cam).detach().float().cpu()
+    check_shape(cam.ndim == 2 and cam.numel() > 0, "cam", cam, "(h, w); choose one class")
+    check_range("cam", cam, "scale maps first with cam.normalize_cams")
+    cam = interpolate(cam[None, None], array.shape[:2], mode="bilinear", align_corners=False)
+    colour = colormaps[cmap](cam[0, 0].clamp(0, 1).numpy())[..., :3]  # (H, W, 3)
+    return (alpha * colour + (1 - alpha) * grey(array)).astype(np.float32)
+
+
 def fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     """Return the largest (height, width) of an image's proportions inside a box.
 
@@ -67,52 +107,28 @@ def fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def enlarged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image: (H, W, 3) in [0, 1] to (h, w, 3).
+def fitted_image(image: np.ndarray, box: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
+    """Resize an image to the size that a box allows: (H, W, 3) in [0, 1] to (h, w, 3).
 
     Images shown twice as large or more keep their pixels' edges, so that the figure shows the
     input of the network.
 
     Example:
-        >>> enlarged(np.array([[[0.0] * 3, [1.0] * 3]]), (2, 4))[0, :, 0].tolist()
-        [0.0, 0.0, 1.0, 1.0]
+        >>> fitted_image(np.array([[[0.0] * 3, [1.0] * 3]]), (40, 4))[:, :, 0].tolist()
+        [[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]]
     """
+    size = fitted(image.shape[:2], box)
     is_small = size[0] >= 2 * image.shape[0]
     method = Image.Resampling.NEAREST if is_small else Image.Resampling.BILINEAR
     return np.asarray(_to_pil(image).resize(size[::-1], method)) / np.float32(255)
-
-
-def fitted_image(image: np.ndarray, box: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
-    """Resize an image to the size that a box allows: (H, W, 3) in [0, 1] to (h, w, 3).
-
-    Example:
-        >>> fitted_image(np.zeros((4, 8, 3)), (40, 40)).shape
-        (20, 40, 3)
-    """
-    return enlarged(image, fitted(image.shape[:2], box))
-
-
-def enlarged_mask(mask: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a mask without new values: (H, W) to (h, w) int64.
-
-    Example:
-        >>> enlarged_mask(torch.tensor([[0, 255]]), (1, 4)).tolist()
-        [[0, 0, 255, 255]]
-    """
-    mask = torch.as_tensor(mask).cpu().numpy()
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
-    return mask[rows[:, None], columns]
 
 
 def hatching(hatch: str, size: tuple[int, int]) -> np.ndarray:
     """Return where the lines or dots of a hatch lie: (h, w) bool.
 
     Args:
-        hatch: one of those of ``ERROR_STYLES``, as matplotlib writes them, or empty.
+        hatch: one of those of ``ERROR_STYLES``, as matplotlib writes them.
         size: (h, w).
-
-    Raises:
-        ValueError: for another hatch.
 
     Example:
         >>> hatching("//", (2, 8)).astype(int).tolist()
@@ -120,9 +136,8 @@ def hatching(hatch: str, size: tuple[int, int]) -> np.ndarray:
     """
     y, x = np.ogrid[: size[0], : size[1]]
     rising, falling = (x + y) % _STEP < 2, (x - y) % _STEP < 2
-    drawn = {"": np.False_, "//": rising, "\\\\": falling, "xx": rising | falling}
+    drawn = {"//": rising, "\\\\": falling, "xx": rising | falling}
     drawn[".."] = (x % _STEP < 2) & (y % _STEP < 2)
-    check_word("hatch", hatch, drawn)
     return np.broadcast_to(drawn[hatch], size)
 
 
@@ -154,7 +169,8 @@ def paint_regions(
 
     small, size = torch.as_tensor(values).cpu().numpy(), image.shape[:2]
     kinds, numbers = np.unique(small, return_inverse=True)
-    values = enlarged_mask(numbers.reshape(small.shape), size)
+    rows, columns = (np.arange(n) * old // n for n, old in zip(size, small.shape, strict=True))
+    values = numbers.reshape(small.shape)[rows[:, None], columns]  # (h, w), without new values
     region_styles = [styles.get(value, Style("black")) for value in kinds.tolist()]  # of K values
     weights = np.array([alpha * (value in styles) for value in kinds.tolist()])[:, None]  # (K, 1)
     colours = np.float32([to_rgb(style.colour) for style in region_styles])  # (K, 3)
@@ -196,23 +212,20 @@ def style_legend(figure: Figure, styles: Mapping[str, Style]) -> None:
     """Add a legend below the figure: label to the style of its regions."""
     from matplotlib.patches import Patch
 
-    patches = [Patch(facecolor=c, hatch=hatch, edgecolor="black") for c, hatch in styles.values()]
+    look = {"edgecolor": "black"}
+    patches = {k: Patch(facecolor=c, hatch=h, **look) for k, (c, h) in styles.items()}
     if patches:
         columns = min(len(patches), max(2, int(figure.get_figwidth() / 1.5)))
-        options = {"ncols": columns, "fontsize": 9, "frameon": False}
-        figure.legend(patches, styles, loc="outside lower center", **options)
+        draw_legend(figure, patches, columns, "lower center")
 
 
-def write_names(
-    pixels: np.ndarray, values: np.ndarray, names: Mapping[int, str], *, least: float = 0.01
-) -> np.ndarray:
-    """Write each region's name where the region is widest.
+def write_names(pixels: np.ndarray, values: np.ndarray, names: Mapping[int, str]) -> np.ndarray:
+    """Write the name of each region of at least 1 % of the image where the region is widest.
 
     Args:
         pixels: (h, w, 3) in [0, 1].
         values: (H, W) integers; smaller than the pixels is faster.
         names: value to its name.
-        least: share of the image below which a region stays without a name.
 
     Returns:
         (h, w, 3) float32.
@@ -223,7 +236,7 @@ def write_names(
     draw, font = ImageDraw.Draw(image), _font()
     for value, name in names.items():
         inside = values == value
-        if inside.mean() < least:
+        if inside.mean() < 0.01:
             continue
         depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
         cell = np.array(np.unravel_index(depth.argmax(), depth.shape))[::-1]  # (x, y)
@@ -253,27 +266,25 @@ def paint_mask_named(
     return paint_regions(large, mask, mask_styles(present, len(classes)), alpha, names)
 
 
-def painted_claims(
-    image: np.ndarray, claims: Tensor, words: Sequence[str], side: int = SIDE, alpha: float = 0.6
+def paint_claims(
+    large: np.ndarray, claims: Tensor, words: Sequence[str], alpha: float = 0.6
 ) -> np.ndarray:
     """Paint each cell in the colour of the prompt that wins it, with the prompt's text.
 
     Args:
-        image: (H, W, 3) in [0, 1].
-        claims: (h, w) integers, indices into the prompts.
+        large: (h, w, 3) in [0, 1], the image as large as it is shown.
+        claims: (H, W) integers, indices into the prompts.
         words: T prompts; neighbours in the list have colours far apart.
-        side: pixels of the longer side of the result.
         alpha: weight of the colours.
 
     Returns:
-        (h', w', 3) float32 in [0, 1].
+        (h, w, 3) float32 in [0, 1].
     """
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
     present = claims.unique().tolist()
     styles = {t: Style(to_hex(colormaps["cividis"](t * 0.618 % 1.0))) for t in present}
-    large = fitted_image(image, (side, side))
     return paint_regions(large, claims, styles, alpha, {t: words[t] for t in present})
 
 
