@@ -125,7 +125,8 @@ def test_regions_have_their_colour_inside_and_a_line_around():
     assert (painted[5, 7] == 0).all() and (painted[4, 7] == 1).all()  # dark in a light line
     bare = paint_regions(image, values, {}, alpha=0.6)
     assert bare[10, 10] == pytest.approx([0.5] * 3, abs=1e-6)
-    assert set(mask_styles([0, 1, 3, 255], 8)) == {1, 3, 255} and mask_styles([255], 8)[255].hatch
+    styles = mask_styles([0, 1, 3, 255], np.zeros((9, 3)))
+    assert set(styles) == {1, 3, 255} and styles[255].hatch
 
 
 def test_names_are_written_inside_their_regions():

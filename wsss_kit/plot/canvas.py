@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 DPI = 100
 NOTE_SIZE, TITLE_SIZE = 8, 10  # points
 MAX_WIDTH = 11.0  # inches; fits a 13-inch screen
-BARE = {"frameon": False, "xticks": (), "yticks": ()}  # axes of an image
+BARE = {"frame_on": False, "xticks": (), "yticks": ()}  # axes of an image
+
+Pixels = Tensor | np.ndarray
+Images = Sequence[Sample] | Sequence[Tensor]
 
 # Okabe and Ito's colours without black, and a dark wine from Paul Tol's muted set.
 DISTINCT_COLOURS = (
@@ -163,9 +166,6 @@ def class_colours(n_classes: int) -> np.ndarray:
     return to_rgba_array(["black", *DISTINCT_COLOURS[:n_classes]])[:, :3]
 
 
-Images = Sequence[Sample] | Sequence[Tensor]
-
-
 class Panel(NamedTuple):
     """One image of a grid, (H, W, 3) in [0, 1], with a title above and a caption below it."""
 
@@ -206,8 +206,8 @@ def draw_grid(
         has_title, has_caption = (any(panel[part] for panel in row) for part in (1, 2))
         height += heights[-1] + 0.13 + 0.15 * has_title + 0.33 * has_caption
     figure = new_figure(columns * width + extra[0], height, alt=alt)
-    grid = {"squeeze": False, "height_ratios": heights, "subplot_kw": BARE}
-    axes = figure.subplots(len(rows), columns, **grid)
+    options = {"squeeze": False, "height_ratios": heights, "subplot_kw": BARE}
+    axes = figure.subplots(len(rows), columns, **options)
     for row_axes, row in zip(axes, rows, strict=True):
         for ax, panel in zip(row_axes, row, strict=False):
             draw_panel(ax, *panel, wrap=max(8, int(width * 13)))
@@ -217,8 +217,9 @@ def draw_grid(
 def draw_panel(
     ax: Axes, pixels: np.ndarray, title: str, caption: str = "", *, wrap: int = 22
 ) -> None:
-    """Draw one panel on `BARE` axes; its texts have lines of about ``wrap`` characters."""
+    """Draw one panel without ticks or frame; its texts have lines of about ``wrap`` characters."""
     ax.imshow(pixels)
+    ax.set(**BARE)
     ax.set_title(textwrap.fill(title, wrap), fontsize=TITLE_SIZE)
     ax.set_xlabel(textwrap.fill(caption, int(wrap * 1.2)), fontsize=NOTE_SIZE)
 
@@ -238,7 +239,7 @@ def draw_legend(
     figure.legend(entries.values(), entries, **options)
 
 
-def image_array(image: Tensor | np.ndarray) -> np.ndarray:
+def image_array(image: Pixels) -> np.ndarray:
     """Convert one image to the array that matplotlib shows.
 
     Args:
@@ -257,9 +258,9 @@ def image_array(image: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(image, Tensor):
         image = image.detach().cpu().movedim(0, -1).numpy()
     image = np.asarray(image)
-    right = image.ndim == 3 and image.shape[-1] == 3 and image.size
+    is_rgb = image.ndim == 3 and image.shape[-1] == 3 and image.size
     expected = "a (3, H, W) tensor or (H, W, 3) array; take one image of a batch: images[0]"
-    check_shape(right, "an image, channels last,", image, expected)
+    check_shape(is_rgb, "an image, channels last,", image, expected)
     check_range("an image", torch.from_numpy(image), "divide 8-bit values by 255")
     return image.astype(np.float32).clip(0, 1)
 

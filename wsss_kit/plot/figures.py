@@ -165,7 +165,7 @@ def show_masks(
     expected = (1 + len(classes), 3)
     check_shape(colours.shape == expected, "colours", colours, f"{expected}: RGB in [0, 1]")
     check_probability("alpha", alpha)
-    styles = regions.mask_styles(sorted(seen), len(classes), colours)
+    styles = regions.mask_styles(sorted(seen), colours)
     alt = f"Masks over {_count(arrays)} in the columns {', '.join(table)}."
     # painted at the size of the panel, outlines are crisp
     side = int(canvas.DPI * canvas.panel_width(1 + len(table), 0.2))
@@ -264,7 +264,7 @@ missed 100. Error maps of a.'
     ax.set(xlim=(0, 100))
     name_bars(ax, report.classes, "lost of 100 % IoU")
     for i, (name, array, mask, truth) in enumerate(zip(names, arrays, masks, targets, strict=True)):
-        ax = figure.add_subplot(grid[i // columns, 1 + i % columns], **canvas.BARE)
+        ax = figure.add_subplot(grid[i // columns, 1 + i % columns])
         painted = regions.paint_errors(regions.fitted_image(array), error_map(mask, truth))
         iou = report.image_iou.get(name)
         canvas.draw_panel(ax, painted, name if iou is None else f"{name}: {100 * iou:.0f}")

@@ -18,16 +18,16 @@ from torch.nn.functional import interpolate
 
 from wsss_kit.checks import check_probability, check_range, check_shape
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.plot.canvas import class_colours, draw_legend, image_array
+from wsss_kit.plot.canvas import Pixels, class_colours, draw_legend, image_array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Style(NamedTuple):
-    """How a region looks: a colour such as ``"#0072B2"`` and a hatch as matplotlib writes it."""
+    """How a region looks: a colour and a hatch, as matplotlib writes them."""
 
-    colour: str
+    colour: str | Sequence[float]
     hatch: str = ""
 
 
@@ -53,13 +53,7 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.repeat(lightness[..., None], 3, -1)
 
 
-def overlay(
-    image: Tensor | np.ndarray,
-    cam: Tensor | np.ndarray,
-    *,
-    cmap: str = "viridis",
-    alpha: float = 0.5,
-) -> np.ndarray:
+def overlay(image: Pixels, cam: Pixels, *, cmap: str = "viridis", alpha: float = 0.5) -> np.ndarray:
     """Blend a map in colour over its image in grey, so that every colour is the map's.
 
     Args:
@@ -143,7 +137,7 @@ def hatching(hatch: str, size: tuple[int, int]) -> np.ndarray:
 
 def paint_regions(
     image: np.ndarray,
-    values: Tensor | np.ndarray,
+    values: Pixels,
     styles: Mapping[int, Style],
     alpha: float = 0.6,
     names: Mapping[int, str] | None = None,
@@ -172,7 +166,7 @@ def paint_regions(
     rows, columns = (np.arange(n) * old // n for n, old in zip(size, small.shape, strict=True))
     values = numbers.reshape(small.shape)[rows[:, None], columns]  # (h, w), without new values
     region_styles = [styles.get(value, Style("black")) for value in kinds.tolist()]  # of K values
-    weights = np.array([alpha * (value in styles) for value in kinds.tolist()])[:, None]  # (K, 1)
+    weights = alpha * np.isin(kinds, [*styles])[:, None]  # (K, 1)
     colours = np.float32([to_rgb(style.colour) for style in region_styles])  # (K, 3)
     shown = np.float32(1 - weights)[values] * grey(image).astype(np.float32)
     shown += (np.float32(weights) * colours)[values]
@@ -187,33 +181,26 @@ def paint_regions(
     return write_names(shown, small, names) if names else shown
 
 
-def mask_styles(
-    values: Sequence[int], n_classes: int, colours: np.ndarray | None = None
-) -> dict[int, Style]:
+def mask_styles(values: Sequence[int], colours: np.ndarray) -> dict[int, Style]:
     """Return how the values of a mask look: classes coloured, 255 hatched, background not painted.
 
     Args:
         values: values of the mask.
-        n_classes: C.
-        colours: (1 + C, 3) in [0, 1]; None for ``class_colours``.
+        colours: (1 + C, 3) in [0, 1].
 
     Example:
-        >>> mask_styles([0, 2, 255], 2)[2]
-        Style(colour='#56b4e9', hatch='')
+        >>> mask_styles([0, 255], np.zeros((2, 3)))
+        {255: Style(colour='#D0D0D0', hatch='//')}
     """
-    from matplotlib.colors import to_hex
-
-    colours = class_colours(n_classes) if colours is None else colours
-    styles = {v: Style(to_hex(colours[v])) for v in values if 0 < v <= n_classes}
-    return styles | {v: Style("#D0D0D0", "//") for v in values if v == IGNORE_INDEX}
+    styles = {value: Style(colours[value]) for value in values if 0 < value < len(colours)}
+    return styles | {IGNORE_INDEX: Style("#D0D0D0", "//")} if IGNORE_INDEX in values else styles
 
 
 def style_legend(figure: Figure, styles: Mapping[str, Style]) -> None:
     """Add a legend below the figure: label to the style of its regions."""
     from matplotlib.patches import Patch
 
-    look = {"edgecolor": "black"}
-    patches = {k: Patch(facecolor=c, hatch=h, **look) for k, (c, h) in styles.items()}
+    patches = {k: Patch(fc=c, hatch=hatch, ec="black") for k, (c, hatch) in styles.items()}
     if patches:
         columns = min(len(patches), max(2, int(figure.get_figwidth() / 1.5)))
         draw_legend(figure, patches, columns, "lower center")
@@ -248,7 +235,7 @@ def write_names(pixels: np.ndarray, values: np.ndarray, names: Mapping[int, str]
 
 
 def paint_mask_named(
-    large: np.ndarray, mask: Tensor | np.ndarray, classes: Sequence[str], alpha: float = 0.6
+    large: np.ndarray, mask: Pixels, classes: Sequence[str], alpha: float = 0.6
 ) -> np.ndarray:
     """Paint a mask over its image, each region with the name of its class.
 
@@ -263,7 +250,8 @@ def paint_mask_named(
     """
     present = torch.as_tensor(mask).unique().tolist()
     names = {v: classes[v - 1] for v in present if 0 < v <= len(classes)}
-    return paint_regions(large, mask, mask_styles(present, len(classes)), alpha, names)
+    styles = mask_styles(present, class_colours(len(classes)))
+    return paint_regions(large, mask, styles, alpha, names)
 
 
 def paint_claims(
@@ -281,14 +269,13 @@ def paint_claims(
         (h, w, 3) float32 in [0, 1].
     """
     from matplotlib import colormaps
-    from matplotlib.colors import to_hex
 
     present = claims.unique().tolist()
-    styles = {t: Style(to_hex(colormaps["cividis"](t * 0.618 % 1.0))) for t in present}
+    styles = {t: Style(colormaps["cividis"](t * 0.618 % 1.0)[:3]) for t in present}
     return paint_regions(large, claims, styles, alpha, {t: words[t] for t in present})
 
 
-def paint_errors(large: np.ndarray, errors: Tensor | np.ndarray, alpha: float = 0.7) -> np.ndarray:
+def paint_errors(large: np.ndarray, errors: Pixels, alpha: float = 0.7) -> np.ndarray:
     """Paint kinds of error (H, W), values as in `error_map`, over their image: (h, w, 3)."""
     return paint_regions(large, errors, dict(enumerate(ERROR_STYLES.values(), 1)), alpha)
 

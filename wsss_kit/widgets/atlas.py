@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import traitlets
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from wsss_kit.classes import Sample
@@ -19,9 +20,6 @@ from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import ERROR_STYLES, fitted_image, paint_errors, paint_mask_named
 from wsss_kit.widgets.instrument import Images, Instrument, column, row
 from wsss_kit.widgets.screens import Bars, Swipe, bar
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BOX = (320, 320)  # height and width of the image on the screen
 ALL = "all classes"
@@ -198,8 +196,8 @@ class ErrorAtlas(Instrument):
 
 def _loss_bar(name: str, loss: Loss, what: str) -> dict[str, Any]:
     iou = "-" if np.isnan(loss.iou) else f"{100 * loss.iou:.0f}"
-    message = f"{name}: {what} {iou} %, {_kinds_in_words(loss.shares)}"
     parts = dict(zip(ERROR_KINDS, (100 * loss.shares).tolist(), strict=True))
+    message = f"{what} {iou} %, {_kinds_in_words(loss.shares)}"
     return bar(name, parts, 100, text=iou, said=message)
 
 

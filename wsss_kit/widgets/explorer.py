@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 import torch
 import traitlets
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -24,9 +25,6 @@ from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import canvas, overlay, regions
 from wsss_kit.widgets.instrument import Images, Instrument, column, row
 from wsss_kit.widgets.screens import Swipe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BOX = (392, 520)  # height and width of the image on the screen
 RULES = ("constant", "power")

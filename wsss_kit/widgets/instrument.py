@@ -279,6 +279,7 @@ class Instrument(widgets.VBox):
         """Build labelled buttons of which one is down."""
         buttons = self._control(trait, widgets.ToggleButtons, label)
         buttons.style.button_width = "auto"
+        buttons.layout.width = buttons.layout.max_width = None  # the label stays beside them
         return buttons
 
     def _button(self, label: str, action: Callable[[], Any]) -> widgets.Button:

@@ -280,10 +280,9 @@ class PromptLab(PromptEditor):
         alt += f"probabilities: {believed}."
         height = 0.9 + max(2.4, 0.2 * len(order))
         figure = canvas.new_figure(canvas.MAX_WIDTH, height, alt=alt)
-        grid = figure.add_gridspec(1, 3, width_ratios=[1, 1, 1.2])
-        for i, (pixels, title) in enumerate(((cam, "map"), (cells, "claims"))):
-            canvas.draw_panel(figure.add_subplot(grid[i], **canvas.BARE), pixels, title)
-        ax = figure.add_subplot(grid[2])
+        *shown, ax = figure.subplots(1, 3, width_ratios=[1, 1, 1.2])
+        canvas.draw_panel(shown[0], cam, "map")
+        canvas.draw_panel(shown[1], cells, "claims")
         ax.barh(range(len(order)), 100 * probs[order].numpy(), color="#777", edgecolor="black")
         name_bars(ax, [words[t] for t in order], "probability in percent")
         figure.suptitle(name, fontsize=canvas.TITLE_SIZE)

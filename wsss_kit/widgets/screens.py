@@ -185,10 +185,10 @@ def probability_bars(
     percents = dict(zip([*names, *backgrounds], (100 * probs).tolist(), strict=True))
     rows = []
     for i, name in enumerate((*names, *words)):
-        p, is_on, is_class = percents.get(name, math.nan), name in percents, i < len(names)
-        message = f"{name}: probability {p:.1f} %" if is_on else f"{name}: off"
+        p, off, is_class = percents.get(name, math.nan), name not in percents, i < len(names)
+        message = "off" if off else f"probability {p:.1f} %"
         message += "" if is_class else ", press to switch"
-        look = {"text": f"{p:.1f}" if is_on else "-", "said": message, "off": not is_on}
+        look = {"text": "-" if off else f"{p:.1f}", "said": message, "off": off}
         rows.append(bar(name, {"class" if is_class else "word": p}, 100, **look))
     return {"title": "what CLIP takes the image for, percent", "rows": rows}
 
@@ -204,10 +204,10 @@ def score_bars(table: pd.DataFrame, start: pd.DataFrame) -> dict[str, Any]:
     digits, high = (1, 100.0) if column == "iou" else (4, float(table[column].max()) or 1.0)
     rows = []
     for name, value in table[column].items():
-        text, message = "-", f"{name}: no {column}"
+        text, message = "-", f"no {column}"
         if not math.isnan(value):
             now, change = f"{value:.{digits}f}", f"{value - start[column][name]:+.{digits}f}"
-            text, message = f"{now} ({change})", f"{name}: {column} {now}, changed by {change}"
+            text, message = f"{now} ({change})", f"{column} {now}, changed by {change}"
         rows.append(bar(name, {"class": value}, high, text=text, said=message))
     unit = "IoU, percent" if column == "iou" else "sharpness, low is good"
     return {"title": f"{unit} (change since the start)", "rows": rows}
@@ -238,7 +238,7 @@ def worth_bars(changes: pd.DataFrame, words: Sequence[str]) -> dict[str, Any]:
         is_off, value = word not in lost.index, float(lost.get(word, math.nan))
         text = "off" if is_off else f"{value:+.{digits}f}"
         style = "needed" if value > 0 else "in the way"
-        look = {"text": text, "said": f"{word}: worth {text}, press to switch", "off": is_off}
+        look = {"text": text, "said": f"worth {text}, press to switch", "off": is_off}
         rows.append(bar(word, {style: value}, limit, -limit, **look))
     title = f"what each word is worth in {'mIoU, points' if is_scored else 'sharpness'}"
     return {"title": title, "rows": rows, "zero": 0.5, "legend": ("needed", "in the way")}
