@@ -44,7 +44,6 @@ from wsss_kit.paperworld import PaperWorld
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.widgets import CAMExplorer
-from wsss_kit.widgets.screens import Bars, Swipe
 
 NAN, INF = float("nan"), float("inf")
 MAPS = torch.linspace(0, 1, 32).view(1, 2, 4, 4)
@@ -520,8 +519,6 @@ DOORS: dict[str, Callable[[], Door]] = {
         ),
         threshold=(0.3, SHARE),
     ),
-    "Swipe": lambda: door(Swipe, width=(1, COUNT), height=(1, COUNT)),
-    "Bars": lambda: door(Bars, width=(1, COUNT), height=(1, COUNT)),
 }
 
 COMMANDS: dict[str, Callable[[Any], Door]] = {

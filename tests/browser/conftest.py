@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.browser.jupyter import CHROMIUM, ROOT, Notebook, Served, chromium, serving
+from tests.browser.jupyter import CHROMIUM, ROOT, Notebook, serving
 
 
 @pytest.fixture(scope="session")
 def browser():
     from playwright.sync_api import sync_playwright
 
-    path = chromium()
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         message = "there is no chromium; install the system's (Debian: apt install chromium)"
         if os.environ.get("CI"):
@@ -29,39 +31,28 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def screenshots() -> Path:
-    """Where images of the screen go: build/screenshots, which is not committed."""
-    return Path(os.environ.get("WSSS_KIT_SCREENSHOTS", ROOT / "build" / "screenshots"))
+def served(tmp_path_factory):
+    """Function that returns a running ``"lab"`` or ``"notebook"`` with copies of the notebooks.
 
-
-def served(application: str, place: Path, screenshots: Path) -> Iterator[Served]:
-    folder = place / "notebooks"
-    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".*", "src", "*.py"))
-    with serving(folder, place, screenshots, application) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory, screenshots):
-    """A running JupyterLab with copies of the notebooks."""
-    yield from served("lab", tmp_path_factory.mktemp("lab"), screenshots)
-
-
-@pytest.fixture(scope="session")
-def notebook(tmp_path_factory, screenshots):
-    """A running Jupyter Notebook with copies of the notebooks."""
-    yield from served("notebook", tmp_path_factory.mktemp("notebook"), screenshots)
+    Images of the screen go to build/screenshots, which is not committed.
+    """
+    screenshots = Path(os.environ.get("WSSS_KIT_SCREENSHOTS", ROOT / "build" / "screenshots"))
+    with ExitStack() as stack:
+        yield cache(
+            lambda application: stack.enter_context(
+                serving(tmp_path_factory.mktemp(application), screenshots, application)
+            )
+        )
 
 
 @pytest.fixture
 def opened(browser):
-    """Opens notebooks, and closes them after the test."""
-    pages = []
+    """Function that opens a notebook of a server; they are closed after the test."""
+    with ExitStack() as stack:
 
-    def open_one(served: Served, name: str) -> Notebook:
-        pages.append(Notebook(browser, served, name))
-        return pages[-1]
+        def open_one(served, name):
+            page = Notebook(browser, served, name)
+            stack.callback(page.close)
+            return page
 
-    yield open_one
-    for page in pages:
-        page.close()
+        yield open_one

@@ -24,66 +24,57 @@ SCREEN = {"width": 1366, "height": 768}
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 STEP = 60_000
 """Milliseconds that an answer may take, where no cell has to run first."""
+FOLDERS = {
+    "JUPYTER_RUNTIME_DIR": "runtime",
+    "JUPYTER_CONFIG_DIR": "config",
+    "JUPYTERLAB_SETTINGS_DIR": "settings",
+    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+}
 
 
-def write_notebook(path: Path, *cells: str) -> Path:
-    """A notebook of code cells."""
+def write_notebook(path: Path, *cells: str) -> None:
+    """Write a notebook of code cells."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    notebook.metadata.kernelspec = {
-        "name": "python3",
-        "display_name": "Python 3",
-        "language": "python",
-    }
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, path)
-    return path
 
 
 class Served(NamedTuple):
-    """A running server: its address, its folder, where its kernels and screenshots are."""
+    """A running server: the address of its notebooks, and their folder; its own files, screens."""
 
     address: str
     folder: Path
-    runtime: Path
+    place: Path
     screenshots: Path
-    application: str
 
-    @property
-    def tree(self) -> str:
-        return "lab/tree" if self.application == "lab" else "notebooks"
-
-    def kernels(self) -> list[Path]:
-        return list((self.runtime / "runtime").glob("kernel-*.json"))
+    def kernels(self) -> set[Path]:
+        return set((self.place / "runtime").glob("kernel-*.json"))
 
 
 @contextlib.contextmanager
-def serving(folder: Path, runtime: Path, screenshots: Path, application: str) -> Iterator[Served]:
-    """Run JupyterLab (``"lab"``) or Notebook (``"notebook"``) over a folder."""
+def serving(place: Path, screenshots: Path, application: str) -> Iterator[Served]:
+    """Run JupyterLab (``"lab"``) or Notebook (``"notebook"``) over copies of the notebooks."""
+    folder = place / "notebooks"
+    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".*", "src", "*.py"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    names = {
-        "runtime": "JUPYTER_RUNTIME_DIR",
-        "config": "JUPYTER_CONFIG_DIR",
-        "settings": "JUPYTERLAB_SETTINGS_DIR",
-        "workspaces": "JUPYTERLAB_WORKSPACES_DIR",
-    }
-    for name in names:
-        (runtime / name).mkdir(parents=True, exist_ok=True)
-    quiet = runtime / "settings" / "@jupyterlab" / "apputils-extension"
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    for name in FOLDERS.values():
+        (place / name).mkdir()
+    quiet = place / "settings" / "@jupyterlab" / "apputils-extension"
     quiet.mkdir(parents=True)
     (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
-    mine = {variable: str(runtime / name) for name, variable in names.items()}
-    mine |= {"PYTHONPATH": str(ROOT)}
+    mine = {variable: str(place / name) for variable, name in FOLDERS.items()}
     command = [sys.executable, "-m", "jupyter", application, "--no-browser", "--allow-root"]
-    command += [f"--port={port}", "--ip=127.0.0.1", f"--ServerApp.root_dir={folder}"]
-    command += ["--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.news_url="]
+    command += [f"--port={address.rpartition(':')[2]}", "--ip=127.0.0.1", "--ServerApp.password="]
+    command += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--LabApp.news_url="]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    with (runtime / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **mine})
-    address = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, **mine, "PYTHONPATH": str(ROOT)}
+    with (place / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def answers() -> bool:
-        assert server.poll() is None, (runtime / "server.log").read_text()
+        assert server.poll() is None, (place / "server.log").read_text()
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
             urllib.request.urlopen(f"{address}/api", timeout=5)
             return True
@@ -91,40 +82,13 @@ def serving(folder: Path, runtime: Path, screenshots: Path, application: str) ->
 
     try:
         wait_for(answers)
-        yield Served(address, folder, runtime, screenshots, application)
+        tree = "lab/tree" if application == "lab" else "notebooks"
+        yield Served(f"{address}/{tree}", folder, place, screenshots)
     finally:
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(20)
         server.kill()
-
-
-class Kernel:
-    """The kernel of the notebook that is open, asked from outside."""
-
-    def __init__(self, file: Path) -> None:
-        self._client = BlockingKernelClient(connection_file=str(file))
-        self._client.load_connection_file()
-        self._client.start_channels()
-        self._client.wait_for_ready(timeout=60)
-
-    def value(self, expression: str, timeout: float = 120) -> Any:
-        """What an expression is now; plain values only. Waits for the cell that is running."""
-        given = {"value": f"repr({expression})"}
-        options = {"silent": True, "user_expressions": given, "reply": True, "timeout": timeout}
-        reply = self._client.execute("pass", **options)["content"]["user_expressions"]["value"]
-        assert reply["status"] == "ok", reply
-        return ast.literal_eval(ast.literal_eval(reply["data"]["text/plain"]))
-
-    def finish(self, n_cells: int, seconds: float) -> None:
-        """Wait until so many cells have run."""
-        end = time.monotonic() + seconds
-        while self.value("get_ipython().execution_count", seconds) <= n_cells:
-            assert time.monotonic() < end, f"the notebook runs for more than {seconds} s"
-            time.sleep(0.5)
-
-    def close(self) -> None:
-        self._client.stop_channels()
 
 
 class Notebook:
@@ -136,25 +100,36 @@ class Notebook:
         self.console: list[str] = []
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.console.append(f"page: {error}"))
-        self._served, self._name = served, name
-        kernels = set(served.kernels())
-        address = f"{served.address}/{served.tree}/{name}?reset"  # without the tabs of other tests
+        self._served, self._name, kernels = served, name, served.kernels()
+        address = f"{served.address}/{name}?reset"  # without the tabs of other tests
         self.page.goto(address, wait_until="domcontentloaded")
         self.page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=2 * STEP)
-        file = wait_for(lambda: next(iter(set(served.kernels()) - kernels), None))
-        self.kernel = Kernel(file)
+        file = wait_for(lambda: next(iter(served.kernels() - kernels), None))
+        self._kernel = BlockingKernelClient(connection_file=str(file))
+        self._kernel.load_connection_file()
+        self._kernel.start_channels()
+        self._kernel.wait_for_ready(timeout=60)
 
     def _heard(self, message: Any) -> None:
         if message.type in ("error", "warning"):
             self.console.append(f"{message.type}: {message.text}")
 
+    def value(self, expression: str, timeout: float = 120) -> Any:
+        """What an expression is now; plain values only. Waits for the cell that is running."""
+        given = {"value": f"repr({expression})"}
+        options = {"silent": True, "user_expressions": given, "reply": True, "timeout": timeout}
+        reply = self._kernel.execute("pass", **options)["content"]["user_expressions"]["value"]
+        assert reply["status"] == "ok", reply
+        return ast.literal_eval(ast.literal_eval(reply["data"]["text/plain"]))
+
     def run_all(self, seconds: float = 600) -> None:
         """Run all cells by the menu, and wait for the last."""
         cells = nbformat.read(self._served.folder / self._name, 4).cells
         n_cells = sum(cell.cell_type == "code" for cell in cells)
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        self.kernel.finish(n_cells, seconds)
+        for name in ("Run", "Run All Cells"):
+            self.page.get_by_role("menuitem", name=name, exact=True).click()
+        count = "get_ipython().execution_count"
+        wait_for(lambda: self.value(count, seconds) > n_cells, seconds, 0.5)
 
     def panel(self, kind: str) -> Any:
         """The panel of an instrument, scrolled into view."""
@@ -178,20 +153,14 @@ class Notebook:
         )
 
     def close(self) -> None:
-        self.kernel.close()
+        self._kernel.stop_channels()
         self.page.close()
 
 
-def wait_for(found: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_for(found: Callable[[], Any], seconds: float = 60, pause: float = 0.1) -> Any:
     """What a function finds, once it finds something."""
     end = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < end, f"nothing came in {seconds} s"
-        time.sleep(0.1)
+        time.sleep(pause)
     return value
-
-
-def chromium() -> str | None:
-    """Where the system's chromium is."""
-    result = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
-    return next((path for path in result if path), None)

@@ -11,7 +11,7 @@ import torch
 from wsss_kit.__main__ import main
 from wsss_kit.commands.demo import _Remembered, run_demo
 from wsss_kit.evaluation.report import percent
-from wsss_kit.plot.page import rows_of, table_text, write_report
+from wsss_kit.plot.reports import rows_of, table_text, write_report
 
 SMALL = {"n_train": 16, "n_val": 4, "n_test": 5}
 

@@ -1,86 +1,66 @@
 """Figures: what they show, that nothing is clipped, and the words that come with them."""
 
+from __future__ import annotations
+
 import io
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps
-from matplotlib.container import BarContainer
+from matplotlib import colormaps, pyplot
 from matplotlib.text import Text
 from PIL import Image
 
+from tests.plot.conftest import make_reports, make_world
 from wsss_kit.classes import PAPER_CLASSES, VOC_CLASSES, Sample
 from wsss_kit.evaluation import Protocol, evaluate
 from wsss_kit.plot import (
     alt_text,
     class_colours,
     iou_bars,
+    new_figure,
     overlay,
     save_figure,
     show_cams,
+    show_clusters,
+    show_errors,
     show_masks,
     show_samples,
     step_bars,
 )
-from wsss_kit.plot.canvas import new_figure
 
 
-def world(n=2, classes=PAPER_CLASSES, size=(24, 36)):
-    """Samples, maps and masks: squares of one or two classes on noise."""
-    rng = np.random.default_rng(0)
-    samples, cams, masks = [], torch.zeros(n, len(classes), 6, 9), {}
-    for index in range(n):
-        labels, mask = torch.zeros(len(classes)), torch.zeros(size, dtype=torch.int64)
-        for c in range(index, index + 1 + index % 2):
-            labels[c], cams[index, c, 1:4, 2:5] = 1, 1
-            mask[4 + 8 * (c - index) : 12 + 8 * (c - index), 8:20] = c + 1
-        mask[:3, :3] = 255
-        image = torch.from_numpy(rng.random((3, *size), np.float32))
-        samples.append(Sample(f"val-{index}", image, labels))
-        masks[f"val-{index}"] = mask
-    return samples, cams, masks
+def titles(figure):
+    return [ax.get_title() for ax in figure.axes if ax.get_title()]
 
 
-def reports(names=("CAM",), classes=PAPER_CLASSES):
-    """A report for each name, on masks that are a little wrong."""
-    _, _, masks = world(3, classes)
-    protocol = Protocol("squares", "val", background="constant 0.25")
-    wrong = {name: mask.roll(1, 1) % 255 for name, mask in masks.items()}
-    return {n: evaluate(wrong, masks, classes=classes, protocol=protocol) for n in names}
+def pixels_of(ax):
+    return np.asarray(ax.get_images()[0].get_array())
 
 
-def draw_everything():
-    samples, cams, masks = world()
-    wrong = {name: mask.roll(2) for name, mask in masks.items()}
-    return {
+def test_all_figures_are_whole_and_saved_with_their_alt_text(tmp_path):
+    samples, cams, masks = make_world()
+    wrong, before = {name: mask.roll(2) for name, mask in masks.items()}, pyplot.get_fignums()
+    report, two = make_reports("x")["x"], ("logit", "softmax")
+    figures = {
         "samples": show_samples(samples, PAPER_CLASSES, ["one boat", "a long caption " * 4]),
         "cams": show_cams(samples, cams, PAPER_CLASSES),
         "masks": show_masks(samples, {"CAM": wrong, "ground truth": masks}, PAPER_CLASSES),
-        "bars": iou_bars(reports(("CAM", "CLIP-ES"))),
-        "many bars": iou_bars(reports(("CAM", "SC-CAM", "CLIMS"), VOC_CLASSES)),
-        "steps": step_bars({name: reports(("logit", "softmax")) for name in ("raw", "with CRF")}),
+        "errors": show_errors(samples, wrong, masks, report),
+        "bars": iou_bars(make_reports("CAM", "CLIP-ES")),
+        "many bars": iou_bars(make_reports("CAM", "SC-CAM", "CLIMS", classes=VOC_CLASSES)),
+        "steps": step_bars({name: make_reports(*two) for name in ("raw", "with CRF")}),
     }
-
-
-def test_saved_figures_carry_their_alt_text_and_are_whole(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for name, figure in draw_everything().items():
+    assert pyplot.get_fignums() == before
+    for name, figure in figures.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
             path = save_figure(figure, tmp_path / "figures" / f"{name}.png")
-            with Image.open(path) as image:
-                image.load()
-                assert image.info["Description"] == alt_text(figure) != ""
-                assert image.width <= 1100
-                assert np.asarray(image.convert("L")).std() > 5  # not an empty page
-    assert sorted(path.suffix for path in (tmp_path / "figures").iterdir()) == [".png"] * 6
-
-
-def test_no_text_is_clipped():
-    for name, figure in draw_everything().items():
-        figure.draw_without_rendering()
+        with Image.open(path) as image:
+            assert image.info["Description"] == alt_text(figure) != ""
+            assert image.width <= 1100
+            assert np.asarray(image.convert("L")).std() > 5  # not an empty page
         inside = figure.bbox.padded(1)
         shown = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
         assert len(shown) > 3
@@ -88,6 +68,7 @@ def test_no_text_is_clipped():
             box = text.get_window_extent()
             corners = [(box.x0, box.y0), (box.x1, box.y1)]
             assert all(inside.contains(*corner) for corner in corners), (name, text)
+    assert len(list((tmp_path / "figures").iterdir())) == len(figures)  # nothing else is left
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
@@ -105,20 +86,22 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         save_figure(new_figure(1, 1, alt="new"), tmp_path / "a.jpg")
 
 
-def test_a_notebook_shows_figures_with_alt_text():
+def test_figures_keep_their_colours_in_files_and_notebooks(tmp_path):
+    """A smooth slope has thousands of colours: a palette of 256 shifts them by more."""
     from IPython.core.formatters import DisplayFormatter
 
-    data, metadata = DisplayFormatter().format(new_figure(1, 1, alt="Nothing to see."))
-    assert data["image/jpeg"].startswith(b"\xff\xd8\xff")
-    assert data["text/plain"] == metadata["image/jpeg"]["alt"] == "Nothing to see."
-
-
-def test_pyplot_knows_of_no_figure():
-    from matplotlib import pyplot
-
-    before = pyplot.get_fignums()
-    draw_everything()
-    assert pyplot.get_fignums() == before
+    y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 96), indexing="ij")
+    image = torch.stack([x, y, 1 - x])
+    figure = show_samples([Sample("slope", image, torch.zeros(8))], PAPER_CLASSES, columns=1)
+    with Image.open(save_figure(figure, tmp_path / "slope.png")) as saved:
+        exact = np.asarray(saved.convert("RGB")).astype(int)
+    assert len(np.unique(exact.reshape(-1, 3), axis=0)) > 1000
+    data, metadata = DisplayFormatter().format(figure)
+    assert data["text/plain"] == metadata["image/jpeg"]["alt"] == alt_text(figure)
+    with Image.open(io.BytesIO(data["image/jpeg"])) as shown:
+        assert shown.size == (int(figure.bbox.width), int(figure.bbox.height))
+        assert np.abs(np.asarray(shown).astype(int) - exact).mean() < 4
+    assert len(data["image/jpeg"]) < 50_000
 
 
 def test_overlay_blends_the_map_with_grey():
@@ -147,14 +130,22 @@ def test_overlay_errors(image, cam, message):
         overlay(image, cam)
 
 
-def titles(figure):
-    return [ax.get_title() for ax in figure.axes if ax.get_title()]
+def test_samples_with_captions_by_name():
+    samples, _, _ = make_world()
+    figure = show_samples(samples, PAPER_CLASSES, {"val-0": "first", "val-1": "second"}, columns=1)
+    assert titles(figure) == ["boat", "train, plane"]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["first", "second"]
+    with pytest.raises(ValueError, match="no images"):
+        show_samples([], PAPER_CLASSES)
+    with pytest.raises(ValueError, match="8 values but there are 2"):
+        show_samples(samples, ("cow", "camel"))
 
 
 def test_cams_show_present_classes_only():
-    samples, cams, _ = world()
+    samples, cams, _ = make_world()
     figure = show_cams(samples, cams, PAPER_CLASSES)
     assert titles(figure) == ["val-0", "boat", "val-1", "train", "plane"]
+    assert pixels_of(figure.axes[1]) == pytest.approx(overlay(samples[0].image, cams[0, 0]))
     images = torch.stack([sample.image for sample in samples])
     labels = torch.stack([sample.labels for sample in samples])
     figure = show_cams(images, cams, PAPER_CLASSES, labels)
@@ -166,10 +157,10 @@ def test_cams_show_present_classes_only():
 
 
 def test_masks_colour_each_class_and_hatch_255():
-    samples, _, masks = world(1)
+    samples, _, masks = make_world(1)
     figure = show_masks(samples, {"ground truth": masks}, PAPER_CLASSES, alpha=1)
     assert titles(figure) == ["image", "ground truth"]
-    shown = np.asarray(figure.axes[1].get_images()[0].get_array())
+    shown = pixels_of(figure.axes[1])
     scale = len(shown) / 24  # painted larger than the mask, so that hatches are seen
     assert scale > 4
     assert shown[int(8 * scale), int(12 * scale)] == pytest.approx(class_colours(8)[1])
@@ -184,12 +175,11 @@ def test_masks_colour_each_class_and_hatch_255():
 
 
 def test_masks_by_order_equal_masks_by_name():
-    samples, _, masks = world()
+    samples, _, masks = make_world()
     by_name = show_masks(samples, {"a": masks}, PAPER_CLASSES)
     by_order = show_masks(samples, {"a": torch.stack([*masks.values()])}, PAPER_CLASSES)
     assert alt_text(by_name) == alt_text(by_order)
-    one, two = (f.axes[3].get_images()[0].get_array() for f in (by_name, by_order))
-    assert np.array_equal(one, two)
+    assert np.array_equal(*(pixels_of(figure.axes[3]) for figure in (by_name, by_order)))
 
 
 @pytest.mark.parametrize("value", [0, 1, 255])
@@ -202,123 +192,58 @@ def test_masks_of_one_value_and_of_one_pixel(value, tmp_path):
             save_figure(figure, tmp_path / "one.png")
 
 
-def test_mask_errors():
-    samples, _, masks = world()
-    with pytest.raises(ValueError, match="'CAM' has no mask for 'val-1'"):
-        show_masks(samples, {"CAM": {"val-0": masks["val-0"]}}, PAPER_CLASSES)
-    with pytest.raises(ValueError, match="has 1 for 2"):
-        show_masks(samples, {"CAM": [masks["val-0"]]}, PAPER_CLASSES)
-    with pytest.raises(ValueError, match=r"\(5, 5\).*\(24, 36\)"):
-        show_masks(samples, {"CAM": torch.zeros(2, 5, 5)}, PAPER_CLASSES)
-    with pytest.raises(ValueError, match="holds 3, not 0 to 2"):
-        show_masks(samples, {"CAM": masks}, PAPER_CLASSES[:2])
-    with pytest.raises(ValueError, match="show samples"):
-        show_masks([s.image for s in samples], {"CAM": masks}, PAPER_CLASSES)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masks": {"val-0": torch.zeros(24, 36)}}, "'CAM' has no mask for 'val-1'"),
+        ({"masks": torch.zeros(1, 24, 36)}, "has 1 for 2"),
+        ({"masks": torch.zeros(2, 5, 5)}, r"\(5, 5\).*\(24, 36\)"),
+        ({"classes": PAPER_CLASSES[:2]}, "holds 3, not 0 to 2"),
+        ({"images": torch.zeros(2, 3, 24, 36)}, "show samples"),
+    ],
+)
+def test_mask_errors(change, message):
+    samples, _, masks = make_world()
+    given = {"images": samples, "masks": masks, "classes": PAPER_CLASSES, **change}
+    with pytest.raises(ValueError, match=message):
+        show_masks(given["images"], {"CAM": given["masks"]}, given["classes"])
 
 
 def test_few_of_many_classes_get_distinct_colours():
     mask = torch.tensor([[7] * 4, [15] * 4])
     figure = show_masks(torch.zeros(1, 3, 2, 4), {"a": [mask]}, VOC_CLASSES, alpha=1)
-    shown = np.asarray(figure.axes[1].get_images()[0].get_array())
+    shown = pixels_of(figure.axes[1])
     rows = len(shown) // 4, 3 * len(shown) // 4
-    assert shown[rows, 0] == pytest.approx(class_colours(8)[1:3])
-    assert class_colours(20)[15] == pytest.approx(np.array([192, 128, 128]) / 255)
-
-
-def test_eight_colours_are_apart():
     colours = class_colours(8)
+    assert shown[rows, 0] == pytest.approx(colours[1:3])
+    assert class_colours(20)[15] == pytest.approx(np.array([192, 128, 128]) / 255)
     distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 9 * np.eye(9)
     assert distance.min() > 0.25
 
 
-def test_figures_keep_their_colours_in_files_and_notebooks(tmp_path):
-    """A smooth slope has thousands of colours: a palette of 256 shifts them by more."""
-    y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 96), indexing="ij")
-    image = torch.stack([x, y, 1 - x])
-    figure = show_samples([Sample("slope", image, torch.zeros(8))], PAPER_CLASSES, columns=1)
-    path = save_figure(figure, tmp_path / "slope.png")
-    with Image.open(path) as saved:
-        assert saved.info["Description"] == alt_text(figure)
-        exact = np.asarray(saved.convert("RGB")).astype(int)
-    assert len(np.unique(exact.reshape(-1, 3), axis=0)) > 1000
-    data, _ = figure._repr_mimebundle_()
-    with Image.open(io.BytesIO(data["image/jpeg"])) as shown:
-        assert shown.size == (int(figure.bbox.width), int(figure.bbox.height))
-        assert np.abs(np.asarray(shown).astype(int) - exact).mean() < 4
-    assert len(data["image/jpeg"]) < 50_000
+def test_each_cluster_has_its_row_and_its_images():
+    samples, _, _ = make_world(3)
+    figure = show_clusters({"red boat": samples[:2], "boat 2": [samples[2].image], "boat 3": []})
+    assert [len(ax.get_images()) for ax in figure.axes] == [1, 1, 1, 0, 0, 0]
+    assert np.array_equal(pixels_of(figure.axes[2]), samples[2].image.permute(1, 2, 0))
+    assert [ax.get_ylabel() for ax in figure.axes[::2]] == ["red boat", "boat 2", "boat 3"]
+    assert "red boat, 2 images; boat 2, 1 image; boat 3, 0 images" in alt_text(figure)
+    for rows in ({}, {"a": []}):
+        with pytest.raises(ValueError, match="and no image, expected"):
+            show_clusters(rows)
 
 
-def test_bars_show_the_report():
-    figure = iou_bars(reports(("CAM", "CLIP-ES")))
-    report = reports()["CAM"]
-    heights = [bar.get_height() for bar in figure.axes[0].containers[0]]
-    expected = 100 * np.nan_to_num([*report.iou, report.mean_iou])
-    assert heights == pytest.approx(expected.tolist())
+def test_errors_as_bars_and_images():
+    samples, _, target = make_world(1)
+    predicted = {name: mask.roll(3, 1) % 255 for name, mask in target.items()}
+    options = {"classes": PAPER_CLASSES[:2], "protocol": Protocol("one image", "val")}
+    report = evaluate(predicted, target, boundary=0, **options)
+    figure = show_errors(samples, predicted, target, report)
+    bars, image = figure.axes
+    lengths = np.array([bar.get_width() for bar in bars.patches]).reshape(4, 3)
+    assert lengths.T == pytest.approx(100 * np.nan_to_num(report.error_shares))
+    assert image.get_title() == f"val-0: {100 * report.image_iou['val-0']:.0f}"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == [f"{name}: {report.headline}" for name in ("CAM", "CLIP-ES")]
-    figure.draw_without_rendering()
-    assert figure.legends[0].get_window_extent().height < figure.axes[0].bbox.height
-    bars = [c for c in figure.axes[0].containers if isinstance(c, BarContainer)]
-    assert len({bar.get_hatch() for container in bars for bar in container}) == 2
-    caption = figure.get_supxlabel().replace("\n", " ")
-    assert caption == str(report.protocol)
-    assert str(f"{100 * report.mean_iou:.1f}") in alt_text(figure)
-
-
-def test_bars_of_many_methods_are_higher_than_their_legend():
-    figure = iou_bars(reports([f"method {i}, no CRF" for i in range(8)]))
-    figure.draw_without_rendering()
-    assert figure.legends[0].get_window_extent().height < figure.axes[0].bbox.height / 2
-    texts = figure.legends[0].get_texts()
-    assert len(texts) == 8
-    assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in texts)
-
-
-def test_bars_state_protocols_that_differ():
-    report = reports()["CAM"]
-    other = replace(report, protocol=Protocol("other", "test"))
-    caption = iou_bars({"CAM": report, "PW": other}).get_supxlabel()
-    assert "CAM: squares val" in caption and "PW: other test" in caption
-    caption = iou_bars({"CAM": report, "PW": other, "again": other}).get_supxlabel()
-    varies = {"data": "varies", "split": "varies", "n_images": None, "background": "varies"}
-    assert caption.replace("\n", " ") == str(replace(report.protocol, **varies))
-    with pytest.raises(ValueError, match="same classes"):
-        iou_bars({**reports(), "VOC": reports(classes=VOC_CLASSES)["CAM"]})
-    with pytest.raises(ValueError, match="empty"):
-        iou_bars({})
-
-
-def test_steps_show_their_reports_and_what_the_protocols_share():
-    steps = reports(("logit", "softmax", "affinity"))
-    other = {
-        name: replace(r, mean_iou=r.mean_iou / 2, protocol=replace(r.protocol, refinement="CRF"))
-        for name, r in steps.items()
-    }
-    figure = step_bars({"raw": steps, "with CRF": other})
-    raw, refined = (c for c in figure.axes[0].containers if isinstance(c, BarContainer))
-    height = 100 * steps["logit"].mean_iou
-    assert [bar.get_height() for bar in raw] == pytest.approx([height] * 3)
-    assert [bar.get_height() for bar in refined] == pytest.approx([height / 2] * 3)
-    assert raw[0].get_hatch() != refined[0].get_hatch()
-    assert raw[1].get_x() < refined[1].get_x() < raw[2].get_x()
-    numbers = {text.get_text() for text in figure.axes[0].texts}
-    assert numbers == {f"{height:.1f}", f"{height / 2:.1f}"}
-    caption = figure.get_supxlabel().replace("\n", " ")
-    assert caption == str(replace(steps["logit"].protocol, refinement="varies"))
-    assert f"with CRF: logit {height / 2:.1f}, softmax" in alt_text(figure)
-    with pytest.raises(ValueError, match=r"'b' has the steps \['softmax'\], expected \['logit'"):
-        step_bars({"a": steps, "b": {"softmax": steps["softmax"]}})
-    for nothing in ({}, {"a": {}}):
-        with pytest.raises(ValueError, match="series is empty"):
-            step_bars(nothing)
-
-
-def test_samples_with_captions_by_name():
-    samples, _, _ = world()
-    figure = show_samples(samples, PAPER_CLASSES, {"val-0": "first", "val-1": "second"}, columns=1)
-    assert titles(figure) == ["boat", "train, plane"]
-    assert [ax.get_xlabel() for ax in figure.axes] == ["first", "second"]
-    with pytest.raises(ValueError, match="no images"):
-        show_samples([], PAPER_CLASSES)
-    with pytest.raises(ValueError, match="8 values but there are 2"):
-        show_samples(samples, ("cow", "camel"))
+    assert legend == ["boundary", "missed", "spilled", "confused"]
+    with pytest.raises(ValueError, match="'predicted' has no mask for 'val-0'"):
+        show_errors(samples, {}, target, report)

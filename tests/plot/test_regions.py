@@ -1,12 +1,14 @@
-"""Regions painted pixel by pixel: values stay, outlines are where values change, hatches differ."""
+"""Regions painted pixel by pixel: values stay, and every eye tells the kinds of error apart."""
 
 from __future__ import annotations
 
 import io
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from wsss_kit.evaluation import ERROR_KINDS
@@ -14,9 +16,8 @@ from wsss_kit.plot.regions import (
     ERROR_STYLES,
     Style,
     css_of,
-    enlarged,
-    enlarged_mask,
     fitted,
+    fitted_image,
     hatching,
     mask_styles,
     paint_mask_named,
@@ -24,6 +25,76 @@ from wsss_kit.plot.regions import (
     pixels_png,
     write_names,
 )
+
+SEEN = {
+    "everybody": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+"""Of linear RGB, at full severity (Machado, Oliveira and Fernandes, 2009)."""
+APART = 20.0
+"""Smallest distance in CIELAB; 2 is just noticed, side by side."""
+LIGHT = [0.2126, 0.7152, 0.0722]
+
+
+def linear(rgb):
+    rgb = np.asarray(rgb, float)
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def lab(light):
+    """CIELAB of linear RGB under D65."""
+    to_xyz = [[0.4124, 0.3576, 0.1805], LIGHT, [0.0193, 0.1192, 0.9505]]
+    xyz = np.asarray(to_xyz) @ np.clip(light, 0, 1) / [0.9505, 1.0, 1.089]
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def distance(one, other, eyes):
+    seen = [lab(np.asarray(SEEN[eyes]) @ linear(to_rgb(colour))) for colour in (one, other)]
+    return float(np.linalg.norm(seen[0] - seen[1]))
+
+
+@pytest.mark.parametrize("eyes", SEEN)
+def test_kinds_of_error_are_told_apart_by_colour(eyes):
+    colours = [style.colour for style in ERROR_STYLES.values()]
+    assert min(distance(*pair, eyes) for pair in combinations(colours, 2)) > APART
+    # the measure knows who sees red and green as one
+    assert (distance("#00c000", "#c08000", eyes) < 50) == (eyes in ("protanopia", "deuteranopia"))
+
+
+def test_kinds_of_error_are_told_apart_by_hatches_alone():
+    assert list(ERROR_STYLES) == list(ERROR_KINDS)  # paint_errors counts on the order
+    drawn = [hatching(style.hatch, (48, 48)) for style in ERROR_STYLES.values()]
+    assert all(0.02 < each.mean() < 0.5 for each in drawn)
+    assert all((one != other).mean() > 0.05 for one, other in combinations(drawn, 2))
+    assert len({css_of(style._replace(colour="red")) for style in ERROR_STYLES.values()}) == 4
+
+
+@pytest.mark.parametrize("grey", np.linspace(0, 1, 11))
+@pytest.mark.parametrize("eyes", SEEN)
+def test_an_error_stands_out_from_the_image_around_it(grey, eyes):
+    """Whatever grey the image has, in the colours as they are mixed with it."""
+    values = np.zeros((96, 96), int)
+    values[30:66, 30:66] = 1
+    for style in ERROR_STYLES.values():
+        shown = paint_regions(np.full((96, 96, 3), grey), values, {1: style})
+        row = [np.asarray(SEEN[eyes]) @ linear(pixel) for pixel in shown[48, 26:36]]
+        light = np.clip(np.asarray(row) @ LIGHT, 0, 1) + 0.05
+        assert light.max() / light.min() > 4.5  # WCAG's ratio, in the line around the region
 
 
 @pytest.mark.parametrize("size", [(96, 96), (375, 500), (500, 333), (1, 900), (13, 7)])
@@ -36,30 +107,17 @@ def test_an_image_fits_its_box_and_keeps_its_proportions(size):
 
 def test_masks_keep_their_values_and_small_images_their_pixels(rng):
     mask = torch.randint(0, 4, (5, 7), generator=rng)
-    large = enlarged_mask(mask, (15, 21))
-    assert (large == mask.numpy().repeat(3, 0).repeat(3, 1)).all()
-    assert (enlarged_mask(large, (5, 7)) == mask.numpy()).all()
+    large, styles = np.full((150, 210, 3), 0.5), {v: Style(f"#{v}{v}0000") for v in range(4)}
+    painted = paint_regions(large, mask, styles, alpha=1)
+    middles = painted[15::30, 15::30, 0]  # of the 5 x 7 cells, away from their outlines
+    assert middles * 15 == pytest.approx(mask.numpy(), abs=1e-5)
     image = torch.rand(4, 4, 3, generator=rng).numpy()
-    assert np.abs(enlarged(image, (8, 8)) - image.repeat(2, 0).repeat(2, 1)).max() < 1 / 255
-    assert enlarged(np.ones((90, 90, 3)), (30, 30)).min() == 1
-
-
-def test_hatches_are_told_apart_without_colour():
-    drawn = [hatching(style.hatch, (48, 48)) for style in ERROR_STYLES.values()]
-    assert list(ERROR_STYLES) == list(ERROR_KINDS)  # paint_errors counts on the order
-    assert len({style.hatch for style in ERROR_STYLES.values()}) == 4
-    for i, one in enumerate(drawn):
-        assert 0.02 < one.mean() < 0.5
-        for other in drawn[:i]:
-            assert (one != other).mean() > 0.1
-    with pytest.raises(ValueError, match=r"hatch is '\+', expected one of"):
-        hatching("+", (2, 2))
-    assert len({css_of(style) for style in ERROR_STYLES.values()}) == 4
+    assert np.abs(fitted_image(image, (8, 8)) - image.repeat(2, 0).repeat(2, 1)).max() < 1 / 255
+    assert fitted_image(np.ones((90, 90, 3)), (30, 30)).min() == 1
 
 
 def test_regions_have_their_colour_inside_and_a_line_around():
-    image = np.full((20, 20, 3), 0.5)
-    values = np.zeros((20, 20), int)
+    image, values = np.full((20, 20, 3), 0.5), np.zeros((20, 20), int)
     values[5:15, 5:15] = 2
     painted = paint_regions(image, values, {2: Style("#FF0000")}, alpha=0.6)
     assert painted[10, 10] == pytest.approx([0.8, 0.2, 0.2])
@@ -67,23 +125,19 @@ def test_regions_have_their_colour_inside_and_a_line_around():
     assert (painted[5, 7] == 0).all() and (painted[4, 7] == 1).all()  # dark in a light line
     bare = paint_regions(image, values, {}, alpha=0.6)
     assert bare[10, 10] == pytest.approx([0.5] * 3, abs=1e-6)
-
-
-def test_masks_show_background_as_it_is_and_ignored_pixels_hatched():
-    assert set(mask_styles([0, 1, 3, 255], 8)) == {1, 3, 255}
-    assert mask_styles([255], 8)[255].hatch
+    styles = mask_styles([0, 1, 3, 255], np.zeros((9, 3)))
+    assert set(styles) == {1, 3, 255} and styles[255].hatch
 
 
 def test_names_are_written_inside_their_regions():
     mask = torch.zeros(60, 120, dtype=torch.int64)
     mask[:, 60:] = 1
     blank = np.full((240, 480, 3), 1.0)
-    painted = write_names(blank, mask.numpy(), {1: "cow", 2: "cat"})
-    changed = (painted != blank).any(-1)
+    changed = (write_names(blank, mask.numpy(), {1: "cow", 2: "cat"}) != blank).any(-1)
     assert changed.any() and not changed[:, :240].any()
-    tiny = torch.zeros(60, 120, dtype=torch.int64)
+    tiny = np.zeros((60, 120), int)
     tiny[0, 0] = 1
-    assert (write_names(blank, tiny.numpy(), {1: "cow"}) == blank).all()
+    assert (write_names(blank, tiny, {1: "cow"}) == blank).all()
     whole = paint_mask_named(blank, torch.ones(60, 120, dtype=torch.int64), ["a" * 99])
     assert whole.shape == blank.shape  # a long name in a region that fills the image
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import overlay
 from wsss_kit.prompts import Prompts
+
+MAP_ERROR = 1e-5
+"""What two ways to compute a map in [0, 1] may differ by."""
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +35,6 @@ def clip_es():
 def cam():
     method = CAM("paper", scales=(1.0,), flip=False, device="cpu", weights="web")
     return method.fit(PaperWorld(20), train_backbone=False, epochs=5, progress=False)
-
-
-MAP_ERROR = 1e-5
-"""What two ways to compute a map in [0, 1] may differ by."""
 
 
 def decoded(png: bytes) -> np.ndarray:
@@ -56,23 +56,17 @@ def same(png: bytes, *pixels: np.ndarray) -> bool:
     return bool((np.min(errors, axis=0) < 1.01 / 255).all())
 
 
-def alike(png: bytes, other: bytes) -> bool:
-    """Whether two PNG files are the same but for pixels at the edge of a step of a colour map.
-
-    Those are fewer than one in a hundred, and off by one step: at most 2.7 / 255 in viridis.
-    """
-    first, second = decoded(png), decoded(other)
-    if first.shape != second.shape:
-        return False
-    errors = np.abs(first - second).max(-1)  # (h, w)
-    return bool((errors > 1.01 / 255).mean() < 0.01 and errors.max() < 4.01 / 255)
-
-
-def shows_map(png: bytes, picture: np.ndarray, cam: torch.Tensor, *, alpha: float) -> bool:
+def shows_map(png: bytes, image: np.ndarray, cam: torch.Tensor, *, alpha: float) -> bool:
     """Whether a PNG file shows this map over its image.
 
     A colour map has 256 steps, so that a value that is off by a rounding error may fall into the
     next colour. Each pixel has the colour of its value, or of one that is ``MAP_ERROR`` away.
     """
     cams = [cam, *((cam + error).clamp(0, 1) for error in (-MAP_ERROR, MAP_ERROR))]
-    return same(png, *(overlay(picture, each, alpha=alpha) for each in cams))
+    return same(png, *(overlay(image, each, alpha=alpha) for each in cams))
+
+
+def upload(button, name: str, content: bytes) -> None:
+    """Open a file by a button, as the browser does."""
+    about = {"type": "", "size": len(content), "last_modified": datetime.now(timezone.utc)}
+    button.set_trait("value", ({"name": name, "content": memoryview(content), **about},))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,38 +14,36 @@ from wsss_kit.evaluation import BackgroundRule, Protocol, error_map, evaluate, p
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import image_array
-from wsss_kit.plot.regions import enlarged, enlarged_mask, paint_errors, paint_mask_named
+from wsss_kit.plot.regions import fitted_image, paint_errors, paint_mask_named
 from wsss_kit.recipes import cam_maps, clip_es_maps
 from wsss_kit.widgets import ErrorAtlas
 
-SIZE = (320, 320)
-PROTOCOL = Protocol("PaperWorld", "test")
+WORLD = PaperWorld(12, split="test")
+OPTIONS = {
+    "classes": WORLD.classes,
+    "protocol": Protocol("PaperWorld", "test"),
+    "n_bootstrap": 20,
+}
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    return PaperWorld(12, split="test")
-
-
-@pytest.fixture(scope="module")
-def masks(pictures, cam, clip_es):
+def masks(cam, clip_es):
     methods = {
         "CAM": partial(cam_maps, method=cam),
         "CLIP-ES": partial(clip_es_maps, method=clip_es),
     }
     rule = BackgroundRule(threshold=0.3)
-    return {m: predict_masks(of, pictures, rule, shown=False) for m, of in methods.items()}
+    return {m: predict_masks(of, WORLD, rule, shown=False) for m, of in methods.items()}
 
 
 @pytest.fixture(scope="module")
-def reports(pictures, masks):
-    options = {"classes": pictures.classes, "protocol": PROTOCOL, "n_bootstrap": 20}
-    return {m: evaluate(mine, pictures.masks, **options) for m, mine in masks.items()}
+def reports(masks):
+    return {m: evaluate(mine, WORLD.masks, **OPTIONS) for m, mine in masks.items()}
 
 
 @pytest.fixture
-def atlas(pictures, masks, reports):
-    return ErrorAtlas(pictures, masks, pictures.masks, reports)
+def atlas(masks, reports):
+    return ErrorAtlas(WORLD, masks, WORLD.masks, reports)
 
 
 def test_class_bars_are_the_report(atlas, reports):
@@ -53,101 +51,80 @@ def test_class_bars_are_the_report(atlas, reports):
         atlas.method = method
         rows = {row["name"]: row for row in atlas.class_bars.rows}
         assert list(rows) == ["all classes", *report.classes]
-        for name, iou, shares in zip(report.classes, report.iou, report.error_shares, strict=True):
+        for name, iou in zip(report.classes, report.iou, strict=True):
             if np.isnan(iou):
                 assert rows[name]["text"] == "-" and not rows[name]["parts"]
                 continue
             assert rows[name]["text"] == f"{100 * iou:.0f}"
             lengths = [part["to"] - part["from"] for part in rows[name]["parts"]]
-            assert sum(lengths) == pytest.approx(1 - iou) == pytest.approx(shares.sum())
+            assert sum(lengths) == pytest.approx(1 - iou)
         assert rows["all classes"]["text"] == f"{100 * report.mean_iou:.0f}"
         assert str(report.protocol) in atlas._said.value and report.headline in atlas._said.value
 
 
-def test_the_worst_images_of_a_class(atlas, pictures, masks):
-    for name in ("cow", "background"):
-        atlas.class_bars.click(name)
-        alone = {}
-        for picture in pictures.names:
-            truth = {picture: pictures.masks[picture]}
-            options = {"classes": pictures.classes, "protocol": PROTOCOL, "n_bootstrap": 0}
-            frame = evaluate(masks["CAM"], truth, **options).to_frame()
-            if not np.isnan(frame.loc[name, "iou"]):
-                alone[picture] = frame.loc[name, "iou"]
+@pytest.mark.parametrize("scored", [None, ("cow", "cat")])
+def test_the_worst_images_of_a_class(masks, scored):
+    report = evaluate(masks["CAM"], WORLD.masks, scored=scored, **OPTIONS)
+    atlas = ErrorAtlas(WORLD, {"CAM": masks["CAM"]}, WORLD.masks, {"CAM": report})
+    assert [row["name"] for row in atlas.class_bars.rows] == ["all classes", *report.classes]
+    for name in ("all classes", "cow", "background"):
+        atlas.class_name = name
+        alone, shares = {}, {}
+        for image in WORLD.names:
+            truth = {image: WORLD.masks[image]}
+            one = evaluate(masks["CAM"], truth, scored=scored, **OPTIONS)
+            if name == "all classes":
+                present = one.pixels > 0
+                values = one.iou[present].mean(), one.error_shares[present].mean(0)
+            else:
+                c = one.classes.index(name)
+                values = one.iou[c], one.error_shares[c]
+            if not np.isnan(values[0]):
+                alone[image], shares[image] = values
         order = sorted(alone, key=lambda p: (alone[p], p))
-        assert list(atlas.worst()) == order and atlas.picture == order[0]
+        worst = atlas.worst()
+        assert list(worst) == order and atlas.picture == order[0]
+        for image, loss in worst.items():
+            assert loss.iou == pytest.approx(alone[image])
+            assert loss.shares == pytest.approx(shares[image])
         assert [row["name"] for row in atlas.image_bars.rows] == order
         assert atlas.words.startswith(f"{order[0]}, CAM, {name}: IoU {100 * alone[order[0]]:.0f} %")
         assert (atlas.class_bars.chosen, atlas.image_bars.chosen) == (name, order[0])
 
 
-def test_all_classes_go_by_the_reports_own_image_iou(atlas, reports):
-    expected = reports["CAM"].image_iou
-    assert list(atlas.worst()) == sorted(expected, key=lambda p: (expected[p], p))
-    for name, loss in atlas.worst().items():
-        assert loss.iou == pytest.approx(expected[name])
-
-
-def test_a_pressed_image_shows_its_errors(atlas, pictures, masks):
+def test_a_pressed_image_shows_its_errors(atlas, masks):
     name = list(atlas.worst())[3]
     atlas.image_bars.click(name)
     assert atlas.picture == name
-    image = pictures[pictures.names.index(name)].image
-    large = enlarged(image_array(image), SIZE)
+    image = WORLD[WORLD.names.index(name)].image
+    large, truth = fitted_image(image_array(image), (320, 320)), WORLD.masks[name]
     for method in masks:
         atlas.method = method
         assert atlas.picture == name  # methods are compared on one image
-        errors = error_map(masks[method][name], pictures.masks[name])
-        assert same(atlas.screen.after, paint_errors(large, enlarged_mask(errors, SIZE)))
+        errors = error_map(masks[method][name], truth)
+        assert same(atlas.screen.after, paint_errors(large, errors))
     sides = {"picture": large}
-    sides["ground truth"] = paint_mask_named(large, pictures.masks[name], pictures.classes, 0.7)
-    sides["prediction"] = paint_mask_named(large, masks[method][name], pictures.classes, 0.7)
+    for side, mask in {"ground truth": truth, "prediction": masks[method][name]}.items():
+        sides[side] = paint_mask_named(large, mask, WORLD.classes, 0.7)
     for compare, expected in sides.items():
         atlas.compare = compare
         assert same(atlas.screen.before, expected)
         assert atlas.screen.before_name == f"{compare}, {name}"
 
 
-def test_images_are_counted_piece_by_piece(pictures, masks, reports):
-    async def reading():
-        atlas = ErrorAtlas(pictures, masks, pictures.masks, reports)
-        assert atlas.class_bars.rows and not atlas.image_bars.rows
-        await asyncio.sleep(0.02)
-        assert atlas.image_bars.title.endswith("of 12 images counted")
-        atlas.class_bars.click("cow")
-        atlas.finish()
-        assert atlas.image_bars.title.startswith("worst images, cow")
-
-    asyncio.run(reading())
-
-
-def test_refusals(pictures, masks, reports, atlas):
-    truth = pictures.masks
-    with pytest.raises(ValueError, match=r"masks of \['CAM', 'CLIP-ES'\] and reports of \['CAM'\]"):
-        ErrorAtlas(pictures, masks, truth, {"CAM": reports["CAM"]})
-    with pytest.raises(ValueError, match=r"'CAM' has no mask for 'test_0_000000'"):
-        ErrorAtlas(pictures, {"CAM": {}}, truth, {"CAM": reports["CAM"]})
-    with pytest.raises(ValueError, match="none of 12 images has ground truth"):
-        ErrorAtlas(pictures, masks, {}, reports)
-    with pytest.raises(ValueError, match="1 class names, but the report of 'CAM' counts 8 classes"):
-        ErrorAtlas(pictures, masks, truth, reports, ["cow"])
+def test_refusals(masks, reports, atlas):
+    truth, other = WORLD.masks, replace(reports["CAM"], values=("background", "cow"))
+    for given, message in (
+        ((masks, truth, {"CAM": reports["CAM"]}), r"masks of \['CAM', 'CLIP-ES'\] and reports of"),
+        (({"CAM": {}}, truth, {"CAM": reports["CAM"]}), r"'CAM' has no mask for 'test_0_000000'"),
+        ((masks, {}, reports), "none of 12 images has ground truth"),
+        ((masks, truth, {**reports, "CLIP-ES": other}), r"'CLIP-ES' has a report over \('cow',\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ErrorAtlas(WORLD, *given)
     for trait in ("method", "class_name", "picture", "compare"):
         with pytest.raises(traitlets.TraitError, match=f"{trait} is 'nothing', expected one of"):
             setattr(atlas, trait, "nothing")
-
-
-def test_reports_that_score_some_classes(pictures, masks):
-    options = {"classes": pictures.classes, "protocol": PROTOCOL, "n_bootstrap": 0}
-    report = evaluate(masks["CAM"], pictures.masks, scored=["cow", "cat"], **options)
-    with pytest.raises(ValueError, match="expected classes to name all mask values"):
-        ErrorAtlas(pictures, {"CAM": masks["CAM"]}, pictures.masks, {"CAM": report})
-    atlas = ErrorAtlas(
-        pictures, {"CAM": masks["CAM"]}, pictures.masks, {"CAM": report}, pictures.classes
-    )
-    rows = [row["name"] for row in atlas.class_bars.rows]
-    assert rows == ["all classes", "background", "cow", "cat"]
-    atlas.class_name = "cow"
-    assert atlas.worst() and not atlas.problem
 
 
 def test_its_still(atlas):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-from datetime import datetime, timezone
 from html import escape
 
 import numpy as np
@@ -13,16 +12,17 @@ import torch
 import traitlets
 from PIL import Image
 
-from tests.widgets.conftest import decoded, same, shows_map
+from tests.widgets.conftest import decoded, same, shows_map, upload
 from wsss_kit.evaluation import BackgroundRule, error_map
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import image_array
-from wsss_kit.plot.regions import enlarged, enlarged_mask, paint_errors, paint_mask_named
+from wsss_kit.plot.regions import fitted_image, paint_errors, paint_mask_named
 from wsss_kit.recipes import cam_maps, clip_es_maps
-from wsss_kit.widgets import CAMExplorer, stages
+from wsss_kit.widgets import CAMExplorer
+from wsss_kit.widgets import explorer as module
 
-SIZE = (392, 392)
+SIDE = (392, 392)
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def explorer(world, cam, clip_es):
     return CAMExplorer({"CAM": cam, "CLIP-ES": clip_es}, world, world.masks, world.classes)
 
 
-def file_of(height, width, colour="red", kind="PNG"):
+def file_of(height, width, form="PNG"):
     content = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(content, kind)
+    Image.new("RGB", (width, height), "red").save(content, form)
     return content.getvalue()
 
 
@@ -45,63 +45,46 @@ def test_every_stage_shows_what_the_recipes_make(explorer, world, cam, clip_es):
     sample = next(s for s in world if s.labels.sum() == 2)
     explorer.picture = sample.name
     images, labels = sample.image[None], sample.labels[None]
-    large = enlarged(image_array(sample.image), SIZE)
+    large, truth = fitted_image(image_array(sample.image), SIDE), world.masks[sample.name]
     name = explorer.class_name
     c = world.classes.index(name)
-    refined = {"CAM": cam_maps(images, labels, method=cam)}
-    refined["CLIP-ES"] = clip_es_maps(images, labels, method=clip_es)
-    for method, maps in refined.items():
-        explorer.method = method
-        explorer.stage = "map"
-        plain = cam_maps(images, labels, method={"CAM": cam, "CLIP-ES": clip_es}[method])
-        assert shows_map(explorer.view.after, large, plain[0, c], alpha=0.6)
-        above = 100 * (plain[0, c] > 0.3).float().mean()
-        assert explorer.words == (
-            f"{method}, map of {name}: {above:.0f} % of the pixels exceed 0.3."
-        )
+    for method, model, maps in (
+        ("CAM", cam, cam_maps(images, labels, method=cam)),
+        ("CLIP-ES", clip_es, clip_es_maps(images, labels, method=clip_es)),
+    ):
+        explorer.method, explorer.stage = method, "map"
+        plain = cam_maps(images, labels, method=model)[0, c]
+        assert shows_map(explorer.view.after, large, plain, alpha=0.6)
+        above = f"{100 * (plain > 0.3).float().mean():.0f} % of the pixels exceed 0.3."
+        assert explorer.words == f"{method}, map of {name}: {above}"
         explorer.stage = "refined"
         assert shows_map(explorer.view.after, large, maps[0, c], alpha=0.6)
         for rule in (BackgroundRule(threshold=0.3), BackgroundRule(power=2)):
             explorer.rule = "power" if rule.power else "constant"
             explorer.stage = "scores"
-            scores = rule.scores(maps)[0, 1 + c]
-            assert shows_map(explorer.view.after, large, scores, alpha=0.6)
+            assert shows_map(explorer.view.after, large, rule.scores(maps)[0, 1 + c], alpha=0.6)
             mask = rule.masks(maps, labels)[0]
             explorer.stage = "mask"
             assert same(explorer.view.after, paint_mask_named(large, mask, world.classes))
-            assert f"{method}, mask by {rule}, no CRF: IoU of {name}" in explorer.words
-            errors = error_map(mask, world.masks[sample.name])
+            ours, theirs = mask == c + 1, truth == c + 1
+            iou = 100 * (ours & theirs).sum() / (ours | theirs).sum()
+            words = f"{method}, mask by {rule}, no CRF: IoU of {name} in this image {iou:.0f} %."
+            assert explorer.words == words
             explorer.stage = "error"
-            assert same(explorer.view.after, paint_errors(large, enlarged_mask(errors, SIZE), 0.6))
+            errors = error_map(mask, truth)
+            assert same(explorer.view.after, paint_errors(large, errors, 0.6))
             assert f": {100 * (errors > 0).float().mean():.1f} % of the pixels" in explorer.words
         explorer.rule = "constant"
     assert "CLIP-ES" in explorer.view.after_name and not explorer.problem
-
-
-def test_the_iou_in_the_words_is_that_of_the_mask(explorer, world, clip_es):
-    explorer.method, explorer.stage = "CLIP-ES", "mask"
-    sample = explorer.sample
-    maps = clip_es_maps(sample.image[None], sample.labels[None], method=clip_es)
-    mask = BackgroundRule(threshold=0.3).masks(maps, sample.labels[None])[0]
-    value = 1 + world.classes.index(explorer.class_name)
-    ours, theirs = mask == value, world.masks[sample.name] == value
-    iou = 100 * (ours & theirs).sum() / (ours | theirs).sum()
-    assert explorer.words.endswith(f"IoU of {explorer.class_name} in this image {iou:.0f} %.")
-
-
-def test_the_crf_is_that_of_the_recipes(explorer, world, clip_es):
-    explorer.method, explorer.stage, explorer.crf = "CLIP-ES", "mask", True
-    sample = explorer.sample
-    images, labels = sample.image[None], sample.labels[None]
-    scores = BackgroundRule(threshold=0.3).scores(clip_es_maps(images, labels, method=clip_es))
+    explorer.stage, explorer.crf = "mask", True
+    scores = BackgroundRule(threshold=0.3).scores(maps)
     mask = Pipeline(clip_es, crf=True).refine(scores, images, labels)[0].argmax(0)
-    large = enlarged(image_array(sample.image), SIZE)
     assert same(explorer.view.after, paint_mask_named(large, mask, world.classes))
     assert "dense CRF" in explorer.words
 
 
 def test_left_of_the_handle_is_what_is_compared(explorer, world):
-    large = enlarged(image_array(explorer.sample.image), SIZE)
+    large = fitted_image(image_array(explorer.sample.image), SIDE)
     assert same(explorer.view.before, large)
     explorer.compare = "ground truth"
     truth = world.masks[explorer.picture]
@@ -111,32 +94,6 @@ def test_left_of_the_handle_is_what_is_compared(explorer, world):
     assert explorer.view.before_name == f"CLIP-ES: map of {explorer.class_name}"
     explorer.method = "CLIP-ES"  # a method is not compared with itself
     assert explorer.compare == "picture" and explorer.view.after == theirs
-
-
-def test_opacity_weighs_the_map(explorer):
-    explorer.opacity = 0.0
-    grey = decoded(explorer.view.after)
-    assert np.abs(grey - grey.mean(-1, keepdims=True)).max() < 0.01
-    explorer.opacity = 7.0
-    assert explorer.opacity == 1.0
-
-
-def test_classes_are_those_of_the_image(explorer, world):
-    for sample in world:
-        explorer.picture = sample.name
-        present = [world.classes[c] for c in sample.labels.nonzero().flatten().tolist()]
-        assert list(explorer._controls["class_name"].options) == present
-        assert explorer.class_name in present
-    absent = next(name for name in world.classes if name not in present)
-    with pytest.raises(traitlets.TraitError, match=f"class_name is '{absent}', expected one of"):
-        explorer.class_name = absent
-
-
-@pytest.mark.parametrize("trait", ["picture", "method", "stage", "rule", "compare"])
-def test_what_is_not_to_be_had_is_refused_in_words(explorer, trait):
-    with pytest.raises(traitlets.TraitError, match=f"{trait} is 'nothing', expected one of"):
-        setattr(explorer, trait, "nothing")
-    assert not explorer.problem
 
 
 def test_controls_and_traits_move_each_other(explorer, world):
@@ -155,36 +112,49 @@ def test_controls_and_traits_move_each_other(explorer, world):
     assert controls["threshold"].value == 0.25
     assert controls["threshold"].layout.display == "none"
     assert controls["power"].layout.display == ""
+    explorer.opacity = -7.0
+    assert explorer.opacity == 0.0
+    grey = decoded(explorer.view.after)[30:50, 30:50]
+    assert np.abs(grey - grey.mean(-1, keepdims=True)).max() < 0.01
+
+
+def test_only_what_is_to_be_had_can_be_chosen(explorer, world):
+    for sample in world:
+        explorer.picture = sample.name
+        present = [world.classes[c] for c in sample.labels.nonzero().flatten().tolist()]
+        assert list(explorer._controls["class_name"].options) == present
+        assert explorer.class_name in present
+    for trait in ("picture", "method", "stage", "rule", "compare", "class_name"):
+        with pytest.raises(traitlets.TraitError, match=f"{trait} is 'nothing', expected one of"):
+            setattr(explorer, trait, "nothing")
+    assert not explorer.problem
 
 
 def test_a_dropped_image_is_shown_with_the_chosen_class(explorer, world, clip_es):
-    drop(explorer, "mine.jpg", file_of(300, 600, kind="JPEG"))
+    drop(explorer, "mine.jpg", file_of(300, 600, "JPEG"))
     assert explorer.picture == "own: mine.jpg" and not explorer.problem
     assert tuple(explorer.sample.image.shape) == (3, 48, 96)  # as large as the others
     assert tuple(explorer._controls["class_name"].options) == world.classes
     explorer.method, explorer.class_name = "CLIP-ES", "cat"
-    assert explorer.sample.labels.nonzero().item() == world.classes.index("cat")
-    expected = cam_maps(explorer.sample.image[None], explorer.sample.labels[None], method=clip_es)[
-        0, world.classes.index("cat")
-    ]
-    assert torch.equal(explorer._map("CLIP-ES", "map"), expected)
-    assert decoded(explorer.view.after).shape == (260, 520, 3)
+    sample, c = explorer.sample, world.classes.index("cat")
+    assert sample.labels.nonzero().item() == c
+    expected = cam_maps(sample.image[None], sample.labels[None], method=clip_es)[0, c]
+    large = fitted_image(image_array(sample.image), (260, 520))
+    assert shows_map(explorer.view.after, large, expected, alpha=0.6)
     explorer.stage = "error"
     assert explorer.words.endswith("its true mask is unknown.")
     assert "ground truth" not in explorer._controls["compare"].options
     drop(explorer, "mine.jpg", file_of(200, 200))  # another one of the same name
     assert tuple(explorer.sample.image.shape) == (3, 96, 96)
     assert decoded(explorer.view.after).shape == (392, 392, 3)
+    for i in range(9):
+        upload(explorer._upload, f"{i}.png", file_of(8, 8))
+    assert explorer.picture == "own: 8.png" and explorer._upload.value == ()
+    mine = [name for name in explorer._controls["picture"].options if name.startswith("own: ")]
+    assert mine == [f"own: {i}.png" for i in range(4, 9)]  # few are kept
 
 
-def test_the_button_opens_an_image_too(explorer):
-    upload = {"name": "b.png", "content": memoryview(file_of(20, 20)), "type": "image/png"}
-    upload |= {"size": 1, "last_modified": datetime.now(timezone.utc)}
-    explorer._upload.set_trait("value", (upload,))
-    assert explorer.picture == "own: b.png" and explorer._upload.value == ()
-
-
-def test_what_is_no_image_is_said_on_the_panel(explorer):
+def test_what_goes_wrong_is_said_on_the_panel(explorer, world, cam):
     before = explorer.picture, explorer.view.after
     drop(explorer, "notes.txt", b"no image")
     assert explorer.problem.startswith("notes.txt does not decode as an image: 8 bytes that")
@@ -195,46 +165,31 @@ def test_what_is_no_image_is_said_on_the_panel(explorer):
     with pytest.raises(ValueError, match="damaged or cut short"):
         explorer.open_image("half.png", file_of(90, 90)[:100])
 
-
-def test_few_own_images_are_kept(explorer):
-    for i in range(9):
-        drop(explorer, f"{i}.png", file_of(8, 8))
-    mine = [name for name in explorer._controls["picture"].options if name.startswith("own: ")]
-    assert mine == [f"own: {i}.png" for i in range(4, 9)]
-
-
-def test_errors_of_a_method_are_said_on_the_panel(world, cam):
     class Broken(type(cam)):
         def full_maps(self, images, labels):
             raise KeyError("no such layer")
 
-    broken = Broken("paper", weights="web")
-    explorer = CAMExplorer({"CAM": cam, "broken": broken}, world, None, world.classes)
+    methods = {"CAM": cam, "broken": Broken("paper", weights="web")}
+    explorer = CAMExplorer(methods, world, None, world.classes)
     explorer.method = "broken"
     assert explorer.problem == "KeyError: 'no such layer'"
     explorer.method = "CAM"
     assert not explorer.problem
 
 
-def test_results_are_kept_and_not_forever(world, clip_es, monkeypatch):
+def test_results_are_kept_and_not_forever(explorer, world, monkeypatch):
     calls = []
-
-    class Counted:
-        brings_affinity = True
-
-        def __call__(self, images, labels):
-            calls.append(1)
-            return clip_es(images, labels)
-
-    kept = stages.Stages({"m": Counted()})
-    for _ in range(3):
-        kept.maps("m", world[0])
-        kept.has_affinity("m")
-    assert len(calls) == 1
-    monkeypatch.setattr(stages, "MOST_KEPT", 1)
-    for sample in world:
-        kept.maps("m", sample)
-    assert len(kept._known) == 1
+    method = explorer._methods["CAM"]
+    monkeypatch.setattr(
+        method, "full_maps", lambda *a, f=method.full_maps: (calls.append(1), f(*a))[1]
+    )
+    for name in (world.names[1], world.names[0], world.names[1]):
+        explorer.picture = name
+    assert len(calls) == 1  # the first image was there already
+    monkeypatch.setattr(module, "MOST_KEPT", 1)
+    for name in world.names:
+        explorer.picture = name
+    assert len(explorer._kept) == 1
 
 
 def test_a_change_from_another_thread_is_shown_after_this_one(explorer, world):
@@ -258,24 +213,21 @@ def test_a_change_from_another_thread_is_shown_after_this_one(explorer, world):
     for thread in (cell, control):
         thread.join(20)
     assert explorer.view.before_name == f"image {world.names[1]}"
-    assert (
-        explorer._controls["picture"].value == world.names[1] and "mask" in explorer.view.after_name
-    )
-    assert not explorer.problem
+    assert explorer._controls["picture"].value == world.names[1]
+    assert "mask" in explorer.view.after_name and not explorer.problem
 
 
 def test_its_still_shows_all_stages(explorer):
     explorer.method = "CLIP-ES"
     steps = "image, map, refined, scores, mask, ground truth, error"
-    assert alt_text(explorer.still()) == f"CLIP-ES, {explorer.class_name} in the steps {steps}."
+    still = explorer.still()
+    assert alt_text(still) == f"CLIP-ES, {explorer.class_name} in the steps {steps}."
+    assert [ax.get_title() for ax in still.axes] == steps.split(", ")
     explorer.method = "CAM"
     assert "refined" not in alt_text(explorer.still())
     bundle, metadata = explorer._repr_mimebundle_()
-    assert set(bundle) == {
-        "application/vnd.jupyter.widget-view+json",
-        "image/jpeg",
-        "text/plain",
-    }
+    live = "application/vnd.jupyter.widget-view+json"
+    assert set(bundle) == {live, "image/jpeg", "text/plain"}
     assert metadata["image/jpeg"]["alt"] == alt_text(explorer.still())
 
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timezone
 
 import numpy as np
 import pytest
 import torch
 import traitlets
 
-from tests.widgets.conftest import same, shows_map
+from tests.widgets.conftest import same, shows_map, upload
 from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate
 from wsss_kit.evaluation.prompt_ranking import leave_one_out
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import image_array
-from wsss_kit.plot.regions import enlarged, painted_claims
+from wsss_kit.plot.regions import fitted_image, paint_claims
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import clip_es_maps
 from wsss_kit.widgets import PromptLab
 
-SIZE = (300, 300)
+SIDE = (300, 300)
 RULE = BackgroundRule(threshold=0.4)
 
 
@@ -40,8 +39,12 @@ def is_up_to_date(lab, world):
     """Whether the screen shows the map that the prompts make of the image."""
     sample = next(s for s in world if s.name == lab.picture)
     cam = maps_with(lab, lab.asked, sample)[lab.prompts.classes.index(lab.class_name)]
-    large = enlarged(image_array(sample.image), SIZE)
+    large = fitted_image(image_array(sample.image), SIDE)
     return shows_map(lab.screen.after, large, cam, alpha=lab.opacity)
+
+
+def texts_of(lab):
+    return {row["name"]: row["text"] for row in lab.bars.rows}
 
 
 EDITS = {
@@ -54,25 +57,40 @@ EDITS = {
 
 @pytest.mark.parametrize("field", EDITS)
 def test_an_edit_shows_what_these_words_make(lab, world, field):
-    before, picture = lab.prompts, lab.screen.after
+    before, pixels = lab.prompts, lab.screen.after
     assert is_up_to_date(lab, world)
     lab._boxes[field].value = EDITS[field]
-    assert lab.prompts != before and lab.screen.after != picture and not lab.problem
+    assert lab.prompts != before and lab.screen.after != pixels and not lab.problem
     assert is_up_to_date(lab, world)
     lab.undo()
-    assert lab.prompts == before and lab.screen.after == picture
+    assert lab.prompts == before and lab.screen.after == pixels
     assert lab._boxes[field].value != EDITS[field]
     lab.redo()
     assert lab.prompts != before and is_up_to_date(lab, world)
+    with pytest.raises(ValueError, match="there is nothing to redo"):
+        lab.redo()
 
 
-def test_prompts_may_be_set_as_an_object(lab, world):
+def test_prompts_may_be_set_as_an_object_and_are_compared_with_earlier_ones(lab, world):
+    start = lab.screen.after
     lab.prompts = Prompts.paper().replace(backgrounds=["grass", "fog"])
     assert is_up_to_date(lab, world) and lab._boxes["backgrounds"].value == "grass, fog"
+    second = lab.screen.after
+    lab.edit("backgrounds", "fog")
+    lab.compare = "start words"
+    assert lab.screen.before == start
+    lab.compare = "last words"
+    assert lab.screen.before == second
+    lab.undo()
     lab.undo()
     assert lab.prompts == Prompts.paper()
+    with pytest.raises(ValueError, match="there is nothing to undo"):
+        lab.undo()
     with pytest.raises(traitlets.TraitError, match="the prompts have 20 classes, expected 8"):
         lab.prompts = Prompts.voc()
+    for i in range(250):
+        lab._remember(lab.prompts.replace(template=f"{i} {{}}"))
+    assert len(lab._past) == 200
 
 
 def test_a_renamed_class_keeps_its_place(lab, world):
@@ -109,34 +127,26 @@ def test_words_that_do_not_go_together_are_said_and_change_nothing(lab, world, f
 
 
 def test_words_the_model_never_read_are_named_and_nothing_is_warned_of(lab, recwarn):
-    lab.edit("backgrounds", "grass, zebra stripes, sky")
+    lab.edit("backgrounds", "grass, zebra stripes, <b>sky</b>")
     lab.edit("template", "a blurry {}")
-    assert lab.unknown == ("zebra", "stripes", "blurry")
-    assert "This CLIP never read: zebra, stripes, blurry." in lab._said.value
+    assert lab.unknown[:2] == ("zebra", "stripes") and lab.unknown[-1] == "blurry"
+    assert "This CLIP never read: zebra, stripes, " in lab._said.value
+    assert "<b>sky" not in lab._said.value  # what is typed is not HTML
+    lab._boxes["name"].value = "<i>x</i>"
+    assert "<i>" not in lab._said.value and "<i>" not in lab._warned.value
+    lab.still()
     assert not recwarn.list
     lab._back_to_start()
     assert lab.unknown == () and "never read" not in lab._said.value
 
 
-def test_what_is_typed_is_not_html(lab):
-    lab.edit("backgrounds", "grass, <b>sky</b>")
-    assert "<b>sky" not in lab._said.value
-    lab._boxes["name"].value = "<i>x</i>"
-    assert "<i>" not in lab._said.value and "<i>" not in lab._warned.value
-
-
-def test_probabilities_are_those_of_the_method(lab, world):
-    opened = lab.method.open(world[0].image, world[0].labels)
-    probs = 100 * opened.maps().probs
-    names = [n for n, on in zip(world.classes, world[0].labels, strict=True) if on]
-    assert [row["name"] for row in lab.bars.rows] == [*names, *lab.prompts.backgrounds]
-    assert [row["text"] for row in lab.bars.rows] == [f"{p:.1f}" for p in probs.tolist()]
-    assert lab.bars.chosen == lab.class_name
-
-
 def test_a_pressed_word_is_switched_off_and_on(lab, world):
-    rival = lab.prompts.backgrounds[0]
-    with_all = lab.screen.after
+    opened = lab.method.open(world[0].image, world[0].labels)
+    names = [n for n, on in zip(world.classes, world[0].labels, strict=True) if on]
+    probs = [f"{p:.1f}" for p in (100 * opened.maps().probs).tolist()]
+    expected = dict(zip([*names, *lab.prompts.backgrounds], probs, strict=True))
+    assert texts_of(lab) == expected and lab.bars.chosen == lab.class_name
+    rival, with_all = lab.prompts.backgrounds[0], lab.screen.after
     lab.bars.click(rival)
     assert lab.off == (rival,) and rival not in lab.asked.backgrounds and is_up_to_date(lab, world)
     (row,) = [row for row in lab.bars.rows if row["name"] == rival]
@@ -170,30 +180,13 @@ def test_a_pressed_class_is_gone_to(lab, world):
 def test_the_competition_shows_who_claims_each_cell(lab, world):
     lab.view = "competition"
     sample, clip = world[0], lab.method.clip
-    names = lab._present(lab.prompts)
-    words = [*names, *lab.prompts.backgrounds]
-    texts = clip.encode_text(
-        [t for w in words for t in [lab.prompts.templates[0].replace("{}", w)]]
-    )
+    words = [*lab._present(lab.prompts), *lab.prompts.backgrounds]
+    texts = clip.encode_text([lab.prompts.templates[0].replace("{}", word) for word in words])
     last, _, grid = clip.last_block(sample.image[None], round_positions=True)
     patches = torch.nn.functional.normalize(last.patches[0], dim=-1)
-    logits = clip.logit_scale * patches @ texts.T
-    claims = lab._open(sample.name).claims(lab.prompts, classes=names)
-    assert torch.allclose(claims.sum(0), torch.ones(grid), atol=1e-5)
-    assert torch.allclose(claims.flatten(1).T, logits.softmax(1), atol=1e-4)
-    painted = painted_claims(image_array(sample.image), claims.argmax(0), words, 300)
-    assert same(lab.screen.after, painted)
-
-
-def test_left_of_the_handle_are_earlier_words(lab):
-    start = lab.screen.after
-    lab.edit("backgrounds", "grass")
-    second = lab.screen.after
-    lab.edit("backgrounds", "fog")
-    lab.compare = "start words"
-    assert lab.screen.before == start
-    lab.compare = "last words"
-    assert lab.screen.before == second
+    claims = (clip.logit_scale * patches @ texts.T).argmax(1).view(grid)
+    large = fitted_image(image_array(sample.image), SIDE)
+    assert same(lab.screen.after, paint_claims(large, claims, words))
 
 
 def test_iou_is_that_of_evaluate(lab, world):
@@ -201,20 +194,15 @@ def test_iou_is_that_of_evaluate(lab, world):
     lab.panel = "IoU"
 
     def report(prompts):
-        masks = {
-            s.name: RULE.masks(maps_with(lab, prompts, s)[None], s.labels[None])[0] for s in world
-        }
+        maps = {s.name: maps_with(lab, prompts, s)[None] for s in world}
+        masks = {s.name: RULE.masks(maps[s.name], s.labels[None])[0] for s in world}
         protocol = Protocol("PaperWorld", "val")
         return evaluate(masks, world.masks, classes=world.classes, protocol=protocol)
 
     now, start = report(lab.prompts), report(lab.start)
-    expected = {
-        name: f"{100 * iou:.1f} ({100 * (iou - was):+.1f})"
-        for name, iou, was in zip(now.classes, now.iou, start.iou, strict=True)
-        if not np.isnan(iou)
-    }
-    result = {row["name"]: row["text"] for row in lab.bars.rows}
-    assert {name: result[name] for name in expected} == expected
+    for name, iou, was in zip(now.classes, now.iou, start.iou, strict=True):
+        if not np.isnan(iou):
+            assert texts_of(lab)[name] == f"{100 * iou:.1f} ({100 * (iou - was):+.1f})"
     change = 100 * (now.mean_iou - start.mean_iou)
     assert f"mIoU {100 * now.mean_iou:.1f} % ({change:+.1f} since the start)" in lab.words
 
@@ -223,8 +211,7 @@ def test_a_word_is_worth_what_is_lost_without_it(lab, world):
     lab.panel = "leave one out"
     table = leave_one_out(lab.method, world, world.masks, rule=RULE, shown=False)
     mean = table[table["class"] == "mean"].set_index("word")["iou"]
-    result = {row["name"]: row["text"] for row in lab.bars.rows}
-    assert result == {word: f"{-mean[word]:+.1f}" for word in lab.prompts.backgrounds}
+    assert texts_of(lab) == {word: f"{-mean[word]:+.1f}" for word in lab.prompts.backgrounds}
     lab.off = ("sky",)
     (row,) = [row for row in lab.bars.rows if row["name"] == "sky"]
     assert row["text"] == "off" and row["off"]
@@ -254,27 +241,19 @@ def test_save_and_load(lab, tmp_path, world):
         lab.load(tmp_path / "nothing.json")
     with pytest.raises(ValueError, match="the prompts have 20 classes, expected 8"):
         lab.load(Prompts.voc().to_json())
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
+    for content, problem in (
         (b"\xff\xfe", "mine.json is no text"),
         (b"{", "the text is not JSON"),
         (b'{"classes": ["a"], "backgrounds": ["b"], "template": "{}"}', "have 1 classes"),
-    ],
-)
-def test_a_file_that_is_none_is_said(lab, content, said):
-    before = lab.prompts
-    upload = {"name": "mine.json", "content": memoryview(content), "type": "application/json"}
-    upload |= {"size": len(content), "last_modified": datetime.now(timezone.utc)}
-    lab._load.set_trait("value", (upload,))
-    assert said in lab.problem and lab.prompts == before
+    ):
+        upload(lab._load, "mine.json", content)
+        assert problem in lab.problem and lab.prompts == lab.start
+    upload(lab._load, "mine.json", (tmp_path / "words.json").read_bytes())
+    assert lab.prompts.backgrounds == ("grass",) and not lab.problem
 
 
 def test_fast_typing_is_one_piece_of_work(lab, monkeypatch):
-    shown = []
-    draw = PromptLab._show
+    shown, draw = [], PromptLab._show
     monkeypatch.setattr(PromptLab, "_show", lambda self: (shown.append(1), draw(self)))
     text = "grass, sky, fog"
 
@@ -290,16 +269,7 @@ def test_fast_typing_is_one_piece_of_work(lab, monkeypatch):
     assert lab._boxes["backgrounds"].value == text and lab.unknown == ()
 
 
-def test_numbers_come_piece_by_piece_and_an_edit_begins_them_anew(lab):
-    looked = []
-    opened = lab._open
-
-    def counted(name):
-        looked.append(name)
-        return opened(name)
-
-    lab._open = counted
-
+def test_numbers_come_piece_by_piece_and_an_edit_begins_them_anew(lab, monkeypatch):
     async def reading():
         lab.panel = "leave one out"
         assert lab._slices._work
@@ -310,28 +280,29 @@ def test_numbers_come_piece_by_piece_and_an_edit_begins_them_anew(lab):
             await asyncio.sleep(0.01)
 
     asyncio.run(reading())
-    assert [row["name"] for row in lab.bars.rows] == ["grass", "fog"]
-    assert not lab.problem
-
-
-def test_an_error_in_long_work_is_said(lab, monkeypatch):
+    assert list(texts_of(lab)) == ["grass", "fog"] and not lab.problem
     monkeypatch.setattr(lab, "_tallied", lambda *_: 1 / 0)
-    lab.panel = "leave one out"  # at once
+    lab.panel = "IoU"  # at once
     assert lab.problem == "ZeroDivisionError: division by zero"
     lab.panel = "words"
     assert not lab.problem
 
-    async def reading():
+    async def reading_on():
         lab.panel = "IoU"  # while somebody reads
         await asyncio.sleep(0.05)
 
-    asyncio.run(reading())
+    asyncio.run(reading_on())
     assert lab.problem == "ZeroDivisionError: division by zero" and lab.problem in lab._warned.value
 
 
 def test_its_still_and_its_start(lab, clip_es, world):
-    alt = alt_text(lab.still())
-    assert alt.startswith(f"{lab.class_name}, 'a {{}} without background': map, cells by the word")
+    still = lab.still()
+    start = f"{lab.class_name}, 'a {{}} without background': map, cells by the word"
+    assert alt_text(still).startswith(start)
+    bars = {t.get_text() for t in still.axes[2].get_yticklabels()}
+    assert bars == {lab.class_name, *lab.prompts.backgrounds}
+    widths = [bar.get_width() for bar in still.axes[2].patches]
+    assert widths == sorted(widths, reverse=True) and sum(widths) == pytest.approx(100, rel=1e-4)
     bare = [s._replace(labels=torch.zeros(8)) for s in world]
     with pytest.raises(ValueError, match=r"0 of 5 images have a label, .*8 labels for"):
         PromptLab(clip_es, bare)

@@ -32,7 +32,7 @@ from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import iou_bars, show_cams, show_masks, show_samples
-from wsss_kit.plot.page import table_text, write_report
+from wsss_kit.plot.reports import table_text, write_report
 from wsss_kit.prompts import Prompts
 
 Scored = tuple[CAMMethod, dict[str, dict[str, Tensor]], dict[str, Report]]

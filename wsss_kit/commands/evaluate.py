@@ -37,7 +37,7 @@ from wsss_kit.evaluation.published_numbers import published_table
 from wsss_kit.files import write_whole
 from wsss_kit.paperworld import STUFF
 from wsss_kit.plot import show_confusion, show_errors, show_masks, show_spills
-from wsss_kit.plot.page import write_report
+from wsss_kit.plot.reports import write_report
 
 
 def run_evaluate(

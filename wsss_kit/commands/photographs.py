@@ -25,7 +25,7 @@ from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import show_cams, show_masks, show_samples
-from wsss_kit.plot.page import table_text, write_report
+from wsss_kit.plot.reports import table_text, write_report
 from wsss_kit.processes import progress
 from wsss_kit.prompts import Prompts
 

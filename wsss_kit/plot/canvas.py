@@ -1,4 +1,4 @@
-"""What all figures share: alt text, files, grids of images, and checks of images and masks.
+"""What all figures share: alt text, files, grids of images, legends, and checks of images.
 
 Figures do not pass through pyplot: nothing is registered, so nothing has to be closed.
 """
@@ -17,16 +17,21 @@ import torch
 from torch import Tensor
 
 from wsss_kit.checks import check_count, check_positive, check_range, check_shape
-from wsss_kit.classes import IGNORE_INDEX, Sample, palette
+from wsss_kit.classes import Sample, palette
 from wsss_kit.files import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 100
 NOTE_SIZE, TITLE_SIZE = 8, 10  # points
 MAX_WIDTH = 11.0  # inches; fits a 13-inch screen
+BARE = {"frame_on": False, "xticks": (), "yticks": ()}  # axes of an image
+
+Pixels = Tensor | np.ndarray
+Images = Sequence[Sample] | Sequence[Tensor]
 
 # Okabe and Ito's colours without black, and a dark wine from Paul Tol's muted set.
 DISTINCT_COLOURS = (
@@ -43,13 +48,15 @@ def _figure_class() -> type[Figure]:
     class KitFigure(Figure):
         """A figure that a notebook shows with its alt text, whatever the backend.
 
-        It is shown as JPEG: a PNG of the same figure has three times the size, and a notebook has
-        many. Files are PNG.
+        It is shown as JPEG of high quality, with colours at full resolution: a PNG of the same
+        figure has three times the size, and a notebook has many. Files are PNG.
         """
 
         def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-            text = alt_text(self)
-            data = {"image/jpeg": jpeg_bytes(self), "text/plain": text or repr(self)}
+            text, file = alt_text(self), io.BytesIO()
+            quality = {"quality": 90, "subsampling": 0, "optimize": True}
+            self.savefig(file, format="jpeg", dpi=DPI, pil_kwargs=quality)
+            data = {"image/jpeg": file.getvalue(), "text/plain": text or repr(self)}
             return data, {"image/jpeg": {"alt": text}}
 
     return KitFigure
@@ -130,13 +137,6 @@ def png_bytes(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def jpeg_bytes(figure: Figure) -> bytes:
-    """Return the figure as a JPEG file of high quality, with colours at full resolution."""
-    file, options = io.BytesIO(), {"quality": 90, "subsampling": 0, "optimize": True}
-    figure.savefig(file, format="jpeg", dpi=DPI, pil_kwargs=options)
-    return file.getvalue()
-
-
 def class_colours(n_classes: int) -> np.ndarray:
     """Return colours of mask values: distinct ones for up to 8 classes, PASCAL VOC's beyond.
 
@@ -158,12 +158,12 @@ def class_colours(n_classes: int) -> np.ndarray:
         >>> class_colours(8)[5].round(2).tolist(), class_colours(9)[5].round(2).tolist()
         ([0.0, 0.45, 0.7], [0.5, 0.0, 0.5])
     """
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import to_rgba_array
 
     check_count("n_classes", n_classes, least=0)
     if n_classes > len(DISTINCT_COLOURS):
         return palette(1 + n_classes) / 255
-    return np.array([to_rgb(code) for code in ("#000000", *DISTINCT_COLOURS[:n_classes])])
+    return to_rgba_array(["black", *DISTINCT_COLOURS[:n_classes]])[:, :3]
 
 
 class Panel(NamedTuple):
@@ -206,10 +206,8 @@ def draw_grid(
         has_title, has_caption = (any(panel[part] for panel in row) for part in (1, 2))
         height += heights[-1] + 0.13 + 0.15 * has_title + 0.33 * has_caption
     figure = new_figure(columns * width + extra[0], height, alt=alt)
-    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
+    options = {"squeeze": False, "height_ratios": heights, "subplot_kw": BARE}
+    axes = figure.subplots(len(rows), columns, **options)
     for row_axes, row in zip(axes, rows, strict=True):
         for ax, panel in zip(row_axes, row, strict=False):
             draw_panel(ax, *panel, wrap=max(8, int(width * 13)))
@@ -221,13 +219,27 @@ def draw_panel(
 ) -> None:
     """Draw one panel without ticks or frame; its texts have lines of about ``wrap`` characters."""
     ax.imshow(pixels)
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
+    ax.set(**BARE)
     ax.set_title(textwrap.fill(title, wrap), fontsize=TITLE_SIZE)
     ax.set_xlabel(textwrap.fill(caption, int(wrap * 1.2)), fontsize=NOTE_SIZE)
 
 
-def image_array(image: Tensor | np.ndarray) -> np.ndarray:
+def bare_axis(ax: Axes) -> None:
+    """Remove the frame of a chart but for its axes, and add a light grid behind it."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", linewidth=0.5, alpha=0.5)
+    ax.set_axisbelow(True)
+
+
+def draw_legend(
+    figure: Figure, entries: Mapping[str, Artist], columns: int, place: str = "upper left"
+) -> None:
+    """Add a legend outside of the axes: label to what it explains."""
+    options = {"loc": f"outside {place}", "ncols": columns, "fontsize": NOTE_SIZE, "frameon": False}
+    figure.legend(entries.values(), entries, **options)
+
+
+def image_array(image: Pixels) -> np.ndarray:
     """Convert one image to the array that matplotlib shows.
 
     Args:
@@ -246,16 +258,14 @@ def image_array(image: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(image, Tensor):
         image = image.detach().cpu().movedim(0, -1).numpy()
     image = np.asarray(image)
-    right = image.ndim == 3 and image.shape[-1] == 3 and image.size > 0
+    is_rgb = image.ndim == 3 and image.shape[-1] == 3 and image.size
     expected = "a (3, H, W) tensor or (H, W, 3) array; take one image of a batch: images[0]"
-    check_shape(right, "an image, channels last,", image, expected)
+    check_shape(is_rgb, "an image, channels last,", image, expected)
     check_range("an image", torch.from_numpy(image), "divide 8-bit values by 255")
     return image.astype(np.float32).clip(0, 1)
 
 
-def names_and_images(
-    images: Sequence[Sample] | Sequence[Tensor],
-) -> tuple[list[str], list[np.ndarray]]:
+def names_and_images(images: Images) -> tuple[list[str], list[np.ndarray]]:
     """Return the names of samples, or "image 1" and so on, and the images as arrays.
 
     Raises:
@@ -267,14 +277,11 @@ def names_and_images(
     """
     if len(images) == 0:
         raise ValueError("there are no images to show, expected at least one")
-    numbered = enumerate(images, 1)
-    names = [each.name if isinstance(each, Sample) else f"image {i}" for i, each in numbered]
+    names = [getattr(image, "name", None) or f"image {i}" for i, image in enumerate(images, 1)]
     return names, [image_array(getattr(image, "image", image)) for image in images]
 
 
-def in_order(
-    title: str, values: Any, images: Sequence[Sample] | Sequence[Tensor], what: str = "entry"
-) -> list[Any]:
+def in_order(title: str, values: Any, images: Images, what: str = "entry") -> list[Any]:
     """Return one value for each image, in their order.
 
     Args:
@@ -300,30 +307,3 @@ def in_order(
     if missing:
         raise ValueError(f"{title} has no {what} for {missing[0]!r}; make one or leave it out")
     return [values[sample.name] for sample in images]
-
-
-def mask_values(mask: Tensor | np.ndarray, image: np.ndarray, n_classes: int) -> set[int]:
-    """Check a mask's size and range, and return its values other than background.
-
-    Args:
-        mask: (H, W) integers.
-        image: (H, W, 3), the image it belongs to.
-        n_classes: C.
-
-    Returns:
-        Values among 1 to C and 255.
-
-    Raises:
-        ValueError: if the mask has another size, or a value outside the classes.
-
-    Example:
-        >>> mask_values(torch.tensor([[0, 2, 255]]), np.zeros((1, 3, 3)), 2) == {2, 255}
-        True
-    """
-    size = image.shape[:2]
-    check_shape(tuple(mask.shape) == size, "a mask", mask, f"{size}, the size of its image")
-    values = set(np.unique(torch.as_tensor(mask).cpu()).tolist()) - {0}
-    outside = values - {*range(1, n_classes + 1), IGNORE_INDEX}
-    if outside:
-        raise ValueError(f"a mask holds {min(outside)}, not 0 to {n_classes} or {IGNORE_INDEX}")
-    return values

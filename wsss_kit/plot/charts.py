@@ -13,8 +13,8 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count
 from wsss_kit.evaluation import Report, spills
-from wsss_kit.plot.bars import bare_axis
-from wsss_kit.plot.canvas import DISTINCT_COLOURS, NOTE_SIZE, TITLE_SIZE, new_figure
+from wsss_kit.plot import canvas
+from wsss_kit.plot.canvas import DISTINCT_COLOURS, NOTE_SIZE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,14 +87,11 @@ def show_spills(report: Report) -> Figure:
     kinds, points = spills(report)
     cells = pd.DataFrame(points[1:], report.classes[1:], kinds)
     cells = cells.rename_axis(index="class that spilled", columns="kind of background")
-    look = {"label": "points of the class's union", "nothing": "nothing of a point or more"}
-    look["most"] = max(1.0, float(np.nan_to_num(points).max()))
-    return _heat_map(cells, "what each class spills onto, in points of its union", least=1, **look)
+    what, most = "what each class spills onto, in points of its union", np.nan_to_num(points).max()
+    return _heat_map(cells, what, least=1, label="points of the class's union", most=max(1, most))
 
 
-def _heat_map(
-    cells: pd.DataFrame, what: str, *, least: float, nothing: str = "", label: str, most: float
-) -> Figure:
+def _heat_map(cells: pd.DataFrame, what: str, *, least: float, label: str, most: float) -> Figure:
     """Draw cells with the names of rows and columns; NaN stays white.
 
     The alt text lists the cells of each row of at least ``least``, largest first.
@@ -107,16 +104,15 @@ def _heat_map(
         if len(large):
             words.append(f"{name}: {', '.join(f'{v:.0f} {column}' for column, v in large.items())}")
     height, width = (2.5 + 0.45 * n for n in cells.shape)
-    alt = f"Heat map of {what}. {'; '.join(words) or nothing}."
-    figure = new_figure(width + 1.0, height, alt=alt)
-    style = {"cmap": "cividis", "fmt": ".0f", "annot_kws": {"size": NOTE_SIZE}}
+    alt = f"Heat map of {what}. {'; '.join(words) or 'nothing of a point or more'}."
+    ax = canvas.new_figure(width + 1.0, height, alt=alt).subplots()
     is_named = max(cells.shape) <= 13  # then a cell is wide enough for a number
-    options = {"annot": is_named, "xticklabels": True, "yticklabels": True}
-    ax = figure.subplots()
-    sns.heatmap(cells, vmin=0, vmax=most, ax=ax, cbar_kws={"label": label}, **style, **options)
+    options = {"annot": is_named, "xticklabels": True, "yticklabels": True, "cmap": "cividis"}
+    options |= {"fmt": ".0f", "annot_kws": {"size": NOTE_SIZE}, "cbar_kws": {"label": label}}
+    sns.heatmap(cells, vmin=0, vmax=most, ax=ax, **options)
     ax.tick_params(axis="x", rotation=60)
     ax.tick_params(axis="y", rotation=0)
-    return figure
+    return ax.figure
 
 
 def show_curves(
@@ -161,15 +157,13 @@ def show_curves(
     rows = math.ceil(len(panels) / columns)
     width, height = (5.5, 3.0) if columns == 1 else (3.6 * columns, 2.5)
     alt = " ".join(f"{y} against {x}. {_in_words(curves)}" for x, curves in panels.items())
-    figure = new_figure(width, height * rows + 0.3 * (len(names) > 1), alt=alt)
+    figure = canvas.new_figure(width, height * rows + 0.3 * (len(names) > 1), alt=alt)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    shades = colormaps["cividis"](np.linspace(0.1, 0.75, len(names)))
-    lines = {}
+    shades, lines = colormaps["cividis"](np.linspace(0.1, 0.75, len(names))), {}
     for ax, (x, curves) in zip(axes.flat, panels.items(), strict=False):
         for name, curve in curves.items():
-            i = names.index(name)
+            i, points = names.index(name), zip(*sorted(curve.items()), strict=True)
             style = {"linestyle": LINES[i % len(LINES)], "marker": MARKERS[i % len(MARKERS)]}
-            points = zip(*sorted(curve.items()), strict=True)
             (lines[name],) = ax.plot(*points, color=shades[i], markersize=4, **style)
         if log:
             values = sorted(set().union(*curves.values()))
@@ -180,12 +174,11 @@ def show_curves(
             ax.axvline(marked[x], linestyle=":", color="grey", linewidth=1)
         ax.set(xlabel=x, ylabel=y if ax in axes[:, 0] else None)
         ax.tick_params(labelsize=NOTE_SIZE)
-        bare_axis(ax)
+        canvas.bare_axis(ax)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     if len(names) > 1:
-        options = {"ncols": min(4, len(names)), "frameon": False, "fontsize": NOTE_SIZE}
-        figure.legend(lines.values(), lines, loc="outside upper left", **options)
+        canvas.draw_legend(figure, lines, min(4, len(names)))
     return figure
 
 
@@ -194,8 +187,8 @@ def _in_words(curves: Mapping[str, Curve]) -> str:
     parts = []
     for name, curve in curves.items():
         places = (min(curve), max(curve, key=curve.get), max(curve))
-        first, best, last = (f"{curve[x]:.3g} at {x:.3g}" for x in places)
-        parts.append(f"{name}: {first}, highest {best}, {last}.")
+        points = (f"{curve[x]:.3g} at {x:.3g}" for x in places)
+        parts.append("{}: {}, highest {}, {}.".format(name, *points))
     return " ".join(parts)
 
 
@@ -219,26 +212,23 @@ def show_plane(panels: Mapping[str, tuple[Tensor, Sequence[str]]]) -> Figure:
     """
     if not panels:
         raise ValueError("panels is empty, expected at least one title with its points")
+    alt = "Points on a plane."
     for title, (points, groups) in panels.items():
         shape = tuple(points.shape)
         if shape != (len(groups), 2) or not len(groups) or not torch.isfinite(points).all():
             problem = f"{title!r} has points of shape {shape} and {len(groups)} names"
             raise ValueError(f"{problem}, expected finite (N, 2) and N")
-    names = list(dict.fromkeys(name for _, groups in panels.values() for name in groups))
-    alt = "Points on a plane."
-    for title, (_, groups) in panels.items():
         counts = ", ".join(f"{n} {name}" for name, n in Counter(groups).items())
         alt += f" {title}: {counts}."
-    figure = new_figure(3.4 * len(panels), 3.5, alt=alt)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for ax, (title, (points, groups)) in zip(axes, panels.items(), strict=True):
+    names = list(dict.fromkeys(name for _, groups in panels.values() for name in groups))
+    figure, drawn = canvas.new_figure(3.4 * len(panels), 3.5, alt=alt), {}
+    axes = figure.subplots(1, len(panels), squeeze=False, subplot_kw={"xticks": (), "yticks": ()})
+    for ax, (title, (points, groups)) in zip(axes[0], panels.items(), strict=True):
         for i, name in enumerate(names):
-            style = {"color": DISTINCT_COLOURS[i % len(DISTINCT_COLOURS)], "edgecolors": "black"}
-            style["marker"] = MARKERS[i % len(MARKERS)]
             places = points.detach().cpu().numpy()[[group == name for group in groups]]
-            ax.scatter(*places.T, s=22, linewidths=0.4, label=name, **style)
-        ax.set_title(title, fontsize=TITLE_SIZE)
-        ax.set(xticks=[], yticks=[])
-    options = {"ncols": min(6, len(names)), "frameon": False, "fontsize": NOTE_SIZE}
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", **options)
+            style = {"color": DISTINCT_COLOURS[i % len(DISTINCT_COLOURS)], "edgecolors": "black"}
+            style |= {"marker": MARKERS[i % len(MARKERS)], "linewidths": 0.4}
+            drawn[name] = ax.scatter(*places.T, s=22, **style)
+        ax.set_title(title, fontsize=canvas.TITLE_SIZE)
+    canvas.draw_legend(figure, drawn, min(6, len(names)), "lower center")
     return figure

@@ -1,4 +1,4 @@
-"""Images, maps over images, masks side by side, and clusters of images."""
+"""Images, maps over images, masks side by side, clusters and errors of images."""
 
 from __future__ import annotations
 
@@ -9,59 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from wsss_kit.checks import (
-    check_count,
-    check_labels,
-    check_probability,
-    check_range,
-    check_shape,
-)
+from wsss_kit.checks import check_count, check_labels, check_probability, check_shape
 from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.evaluation import ERROR_KINDS, Report, error_map
 from wsss_kit.plot import canvas, regions
+from wsss_kit.plot.canvas import Images
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-def overlay(
-    image: Tensor | np.ndarray,
-    cam: Tensor | np.ndarray,
-    *,
-    cmap: str = "viridis",
-    alpha: float = 0.5,
-) -> np.ndarray:
-    """Blend a map in colour over its image in grey, so that every colour is the map's.
-
-    Args:
-        image: (3, H, W) tensor or (H, W, 3) array, RGB in [0, 1].
-        cam: (h, w) in [0, 1]; resized to the image.
-        cmap: a matplotlib colour map, one of even lightness: viridis, cividis, magma.
-        alpha: weight of the map, 0 to 1.
-
-    Returns:
-        (H, W, 3) float32 in [0, 1].
-
-    Raises:
-        ValueError: if a shape or range is not as above.
-
-    Example:
-        >>> overlay(torch.zeros(3, 4, 6), torch.zeros(2, 3), alpha=1)[0, 0]
-        array([0.267004, 0.004874, 0.329415], dtype=float32)
-    """
-    from matplotlib import colormaps
-
-    check_probability("alpha", alpha)
-    if cmap not in colormaps:
-        raise ValueError(f"cmap is {cmap!r}, expected a colour map of matplotlib, as viridis")
-    array = canvas.image_array(image)  # (H, W, 3)
-    cam = torch.as_tensor(cam).detach().float().cpu()
-    check_shape(cam.ndim == 2 and cam.numel() > 0, "cam", cam, "(h, w); choose one class")
-    check_range("cam", cam, "scale maps first with cam.normalize_cams")
-    cam = interpolate(cam[None, None], array.shape[:2], mode="bilinear", align_corners=False)
-    colour = colormaps[cmap](cam[0, 0].clamp(0, 1).numpy())[..., :3]  # (H, W, 3)
-    return (alpha * colour + (1 - alpha) * regions.grey(array)).astype(np.float32)
 
 
 def show_samples(
@@ -91,20 +48,20 @@ def show_samples(
         >>> alt_text(show_samples([sample], ("cow", "camel")))
         '1 image with its image-level labels. a: no class.'
     """
-    _, arrays = canvas.names_and_images(samples)
+    names, arrays = canvas.names_and_images(samples)
     titles = [", ".join(_present(s.labels, classes)) or "no class" for s in samples]
     check_count("columns", columns)
     captions = [""] * len(samples) if captions is None else captions
     below = canvas.in_order("captions", captions, samples, "caption")
     alt = f"{_count(samples)} with {'its' if len(samples) == 1 else 'their'} image-level labels. "
-    alt += "; ".join(f"{s.name}: {text}" for s, text in zip(samples, titles, strict=True)) + "."
-    panels = [canvas.Panel(*parts) for parts in zip(arrays, titles, below, strict=True)]
+    alt += "; ".join(map(": ".join, zip(names, titles, strict=True))) + "."
+    panels = [*map(canvas.Panel, arrays, titles, below)]
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     return canvas.draw_grid(rows, alt=alt)[0]
 
 
 def show_cams(
-    images: Sequence[Sample] | Sequence[Tensor],
+    images: Images,
     cams: Tensor | Sequence[Tensor],
     classes: Sequence[str],
     labels: Tensor | Sequence[Tensor] | None = None,
@@ -142,25 +99,25 @@ def show_cams(
         if not all(isinstance(image, Sample) for image in images):
             raise ValueError("images came without labels; give labels (B, C), or samples")
         labels = [sample.labels for sample in images]
-    present = [_present(row, classes) for row in canvas.in_order("labels", labels, images)]
-    maps, rows, parts = canvas.in_order("cams", cams, images), [], []
-    for name, array, shown, of_image in zip(names, arrays, present, maps, strict=True):
+    labels, cams = canvas.in_order("labels", labels, images), canvas.in_order("cams", cams, images)
+    rows, parts = [], []
+    for name, array, of_image, row in zip(names, arrays, cams, labels, strict=True):
+        shown = _present(row, classes)
         if len(of_image) != len(classes):
             raise ValueError(f"{name} has {len(of_image)} maps for {len(classes)} classes")
         by_class = dict(zip(classes, of_image, strict=True))
-        blended = (overlay(array, by_class[c], cmap=cmap, alpha=alpha) for c in shown)
+        blended = (regions.overlay(array, by_class[c], cmap=cmap, alpha=alpha) for c in shown)
         rows.append([canvas.Panel(array, name), *map(canvas.Panel, blended, shown)])
         parts.append(f"{name}: {', '.join(shown) or 'no class'}")
     alt = f"Class activation maps over {_count(arrays)}. {'; '.join(parts)}."
     figure, axes = canvas.draw_grid(rows, alt=alt, extra=(0.8, 0))
-    scale = ScalarMappable(Normalize(0, 1), cmap)
-    shrink = min(0.8, 2.5 / figure.get_figheight())
-    figure.colorbar(scale, ax=axes, label="map", shrink=shrink, ticks=[0, 0.5, 1])
+    options = {"shrink": min(0.8, 2.5 / figure.get_figheight()), "ticks": [0, 0.5, 1]}
+    figure.colorbar(ScalarMappable(Normalize(0, 1), cmap), ax=axes, label="map", **options)
     return figure
 
 
 def show_masks(
-    images: Sequence[Sample] | Sequence[Tensor],
+    images: Images,
     masks: Mapping[str, Any],
     classes: Sequence[str],
     *,
@@ -196,10 +153,10 @@ def show_masks(
     names, arrays = canvas.names_and_images(images)
     table = {title: canvas.in_order(repr(title), m, images, "mask") for title, m in masks.items()}
     values = [
-        [canvas.mask_values(mask, array, len(classes)) for mask in of_image]
+        [_mask_values(mask, array, len(classes)) for mask in of_image]
         for array, *of_image in zip(arrays, *table.values(), strict=True)
     ]
-    seen = {value for row in values for of_mask in row for value in of_mask}
+    seen = set().union(*(of_mask for row in values for of_mask in row))
     if colours is None:
         colours, occurring = canvas.class_colours(len(classes)), sorted(seen - {IGNORE_INDEX})
         if len(classes) > len(canvas.DISTINCT_COLOURS) >= len(occurring):
@@ -208,7 +165,7 @@ def show_masks(
     expected = (1 + len(classes), 3)
     check_shape(colours.shape == expected, "colours", colours, f"{expected}: RGB in [0, 1]")
     check_probability("alpha", alpha)
-    styles = regions.mask_styles(sorted(seen), len(classes), colours)
+    styles = regions.mask_styles(sorted(seen), colours)
     alt = f"Masks over {_count(arrays)} in the columns {', '.join(table)}."
     # painted at the size of the panel, outlines are crisp
     side = int(canvas.DPI * canvas.panel_width(1 + len(table), 0.2))
@@ -228,7 +185,7 @@ def show_masks(
     return figure
 
 
-def show_clusters(rows: Mapping[str, Sequence[Sample] | Sequence[Tensor]]) -> Figure:
+def show_clusters(rows: Mapping[str, Images]) -> Figure:
     """Draw one row for each cluster: its name and images of it.
 
     Args:
@@ -254,6 +211,84 @@ def show_clusters(rows: Mapping[str, Sequence[Sample] | Sequence[Tensor]]) -> Fi
         style = {"rotation": 0, "ha": "right", "va": "center"}
         ax.set_ylabel(textwrap.fill(name, 14), fontsize=canvas.TITLE_SIZE, **style)
     return figure
+
+
+def show_errors(
+    images: Images, predicted: Any, target: Any, report: Report, *, columns: int = 3
+) -> Figure:
+    """Draw the lost IoU of each class by kind of error as bars, and error maps of images.
+
+    Args:
+        images: B samples, or images as (3, H, W) in [0, 1], such as the worst ones.
+        predicted: (B, H, W), a sequence of (H, W), or a mapping from the samples' names.
+        target: the same, ground truth.
+        report: from `evaluate`, over the masks of a whole data set.
+        columns: images in a row.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there is no image, or masks and images do not fit.
+
+    Example:
+        >>> from wsss_kit.evaluation import Protocol, evaluate
+        >>> from wsss_kit.plot import alt_text
+        >>> truth, found = {"a": torch.tensor([[0, 1]])}, {"a": torch.tensor([[0, 0]])}
+        >>> protocol = Protocol("one image", "val")
+        >>> report = evaluate(found, truth, classes=("cow",), protocol=protocol, boundary=0)
+        >>> sample = Sample("a", torch.zeros(3, 1, 2), torch.ones(1))
+        >>> alt_text(show_errors([sample], found, truth, report))
+        'What each kind of error takes from the IoU, in percent. background: missed 50; cow: \
+missed 100. Error maps of a.'
+    """
+    check_count("columns", columns)
+    names, arrays = canvas.names_and_images(images)
+    masks = canvas.in_order("'predicted'", predicted, images, "mask")
+    targets = canvas.in_order("'target'", target, images, "mask")
+    shares = 100 * np.nan_to_num(report.error_shares)  # (S, 4)
+    losses = []
+    for name, row in zip(report.classes, shares, strict=True):
+        parts = (f"{k} {v:.0f}" for k, v in zip(ERROR_KINDS, row, strict=True) if v >= 0.5)
+        losses.append(f"{name}: {', '.join(parts) or 'nothing'}")
+    alt = f"What each kind of error takes from the IoU, in percent. {'; '.join(losses)}. "
+    alt += f"Error maps of {', '.join(names)}."
+    rows = -(-len(arrays) // columns)
+    height = max(0.8 + 0.26 * len(report.classes), 2.2 * rows) + 0.7
+    figure = canvas.new_figure(canvas.MAX_WIDTH, height, alt=alt)
+    grid = figure.add_gridspec(rows, 1 + columns, width_ratios=[1.6, *[1] * columns])
+    ax, starts = figure.add_subplot(grid[:, 0]), np.cumsum(shares, 1) - shares
+    for style, lengths, left in zip(regions.ERROR_STYLES.values(), shares.T, starts.T, strict=True):
+        look = {"color": style.colour, "hatch": style.hatch, "edgecolor": "black"}
+        ax.barh(range(len(lengths)), lengths, left=left, linewidth=0.6, **look)
+    ax.set(xlim=(0, 100))
+    name_bars(ax, report.classes, "lost of 100 % IoU")
+    for i, (name, array, mask, truth) in enumerate(zip(names, arrays, masks, targets, strict=True)):
+        ax = figure.add_subplot(grid[i // columns, 1 + i % columns])
+        painted = regions.paint_errors(regions.fitted_image(array), error_map(mask, truth))
+        iou = report.image_iou.get(name)
+        canvas.draw_panel(ax, painted, name if iou is None else f"{name}: {100 * iou:.0f}")
+    regions.style_legend(figure, regions.ERROR_STYLES)
+    return figure
+
+
+def name_bars(ax: Axes, names: Sequence[str], label: str) -> None:
+    """Name horizontal bars from the top down, and the axis below them."""
+    ax.set_yticks(range(len(names)), names, fontsize=canvas.NOTE_SIZE)
+    ax.invert_yaxis()
+    ax.set_xlabel(label, fontsize=canvas.NOTE_SIZE)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _mask_values(mask: Tensor | np.ndarray, image: np.ndarray, n_classes: int) -> set[int]:
+    """Check a mask's size and range; return its values other than background: 1 to C and 255."""
+    size = image.shape[:2]
+    check_shape(tuple(mask.shape) == size, "a mask", mask, f"{size}, the size of its image")
+    values = set(np.unique(torch.as_tensor(mask).cpu()).tolist()) - {0}
+    outside = values - {*range(1, n_classes + 1), IGNORE_INDEX}
+    if outside:
+        raise ValueError(f"a mask holds {min(outside)}, not 0 to {n_classes} or {IGNORE_INDEX}")
+    return values
 
 
 def _words(values: set[int], classes: Sequence[str]) -> str:

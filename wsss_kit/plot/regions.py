@@ -1,4 +1,4 @@
-"""Paint regions pixel by pixel, in milliseconds: fast enough for widgets.
+"""Paint maps and regions over images pixel by pixel, in milliseconds: fast enough for widgets.
 
 A region speaks by its colour, its hatches, its outline and, where there is room, its name.
 """
@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from wsss_kit.checks import check_word
+from wsss_kit.checks import check_probability, check_range, check_shape
 from wsss_kit.classes import IGNORE_INDEX
-from wsss_kit.plot.canvas import class_colours
+from wsss_kit.plot.canvas import Pixels, class_colours, draw_legend, image_array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Style(NamedTuple):
-    """How a region looks: a colour such as ``"#0072B2"`` and a hatch as matplotlib writes it."""
+    """How a region looks: a colour and a hatch, as matplotlib writes them."""
 
-    colour: str
+    colour: str | Sequence[float]
     hatch: str = ""
 
 
@@ -52,6 +53,39 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.repeat(lightness[..., None], 3, -1)
 
 
+def overlay(image: Pixels, cam: Pixels, *, cmap: str = "viridis", alpha: float = 0.5) -> np.ndarray:
+    """Blend a map in colour over its image in grey, so that every colour is the map's.
+
+    Args:
+        image: (3, H, W) tensor or (H, W, 3) array, RGB in [0, 1].
+        cam: (h, w) in [0, 1]; resized to the image.
+        cmap: a matplotlib colour map, one of even lightness: viridis, cividis, magma.
+        alpha: weight of the map, 0 to 1.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+
+    Raises:
+        ValueError: if a shape or range is not as above.
+
+    Example:
+        >>> overlay(torch.zeros(3, 4, 6), torch.zeros(2, 3), alpha=1)[0, 0]
+        array([0.267004, 0.004874, 0.329415], dtype=float32)
+    """
+    from matplotlib import colormaps
+
+    check_probability("alpha", alpha)
+    if cmap not in colormaps:
+        raise ValueError(f"cmap is {cmap!r}, expected a colour map of matplotlib, as viridis")
+    array = image_array(image)  # (H, W, 3)
+    cam = torch.as_tensor(cam).detach().float().cpu()
+    check_shape(cam.ndim == 2 and cam.numel() > 0, "cam", cam, "(h, w); choose one class")
+    check_range("cam", cam, "scale maps first with cam.normalize_cams")
+    cam = interpolate(cam[None, None], array.shape[:2], mode="bilinear", align_corners=False)
+    colour = colormaps[cmap](cam[0, 0].clamp(0, 1).numpy())[..., :3]  # (H, W, 3)
+    return (alpha * colour + (1 - alpha) * grey(array)).astype(np.float32)
+
+
 def fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     """Return the largest (height, width) of an image's proportions inside a box.
 
@@ -67,52 +101,28 @@ def fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def enlarged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image: (H, W, 3) in [0, 1] to (h, w, 3).
+def fitted_image(image: np.ndarray, box: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
+    """Resize an image to the size that a box allows: (H, W, 3) in [0, 1] to (h, w, 3).
 
     Images shown twice as large or more keep their pixels' edges, so that the figure shows the
     input of the network.
 
     Example:
-        >>> enlarged(np.array([[[0.0] * 3, [1.0] * 3]]), (2, 4))[0, :, 0].tolist()
-        [0.0, 0.0, 1.0, 1.0]
+        >>> fitted_image(np.array([[[0.0] * 3, [1.0] * 3]]), (40, 4))[:, :, 0].tolist()
+        [[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]]
     """
+    size = fitted(image.shape[:2], box)
     is_small = size[0] >= 2 * image.shape[0]
     method = Image.Resampling.NEAREST if is_small else Image.Resampling.BILINEAR
     return np.asarray(_to_pil(image).resize(size[::-1], method)) / np.float32(255)
-
-
-def fitted_image(image: np.ndarray, box: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
-    """Resize an image to the size that a box allows: (H, W, 3) in [0, 1] to (h, w, 3).
-
-    Example:
-        >>> fitted_image(np.zeros((4, 8, 3)), (40, 40)).shape
-        (20, 40, 3)
-    """
-    return enlarged(image, fitted(image.shape[:2], box))
-
-
-def enlarged_mask(mask: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a mask without new values: (H, W) to (h, w) int64.
-
-    Example:
-        >>> enlarged_mask(torch.tensor([[0, 255]]), (1, 4)).tolist()
-        [[0, 0, 255, 255]]
-    """
-    mask = torch.as_tensor(mask).cpu().numpy()
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
-    return mask[rows[:, None], columns]
 
 
 def hatching(hatch: str, size: tuple[int, int]) -> np.ndarray:
     """Return where the lines or dots of a hatch lie: (h, w) bool.
 
     Args:
-        hatch: one of those of ``ERROR_STYLES``, as matplotlib writes them, or empty.
+        hatch: one of those of ``ERROR_STYLES``, as matplotlib writes them.
         size: (h, w).
-
-    Raises:
-        ValueError: for another hatch.
 
     Example:
         >>> hatching("//", (2, 8)).astype(int).tolist()
@@ -120,15 +130,14 @@ def hatching(hatch: str, size: tuple[int, int]) -> np.ndarray:
     """
     y, x = np.ogrid[: size[0], : size[1]]
     rising, falling = (x + y) % _STEP < 2, (x - y) % _STEP < 2
-    drawn = {"": np.False_, "//": rising, "\\\\": falling, "xx": rising | falling}
+    drawn = {"//": rising, "\\\\": falling, "xx": rising | falling}
     drawn[".."] = (x % _STEP < 2) & (y % _STEP < 2)
-    check_word("hatch", hatch, drawn)
     return np.broadcast_to(drawn[hatch], size)
 
 
 def paint_regions(
     image: np.ndarray,
-    values: Tensor | np.ndarray,
+    values: Pixels,
     styles: Mapping[int, Style],
     alpha: float = 0.6,
     names: Mapping[int, str] | None = None,
@@ -154,9 +163,10 @@ def paint_regions(
 
     small, size = torch.as_tensor(values).cpu().numpy(), image.shape[:2]
     kinds, numbers = np.unique(small, return_inverse=True)
-    values = enlarged_mask(numbers.reshape(small.shape), size)
+    rows, columns = (np.arange(n) * old // n for n, old in zip(size, small.shape, strict=True))
+    values = numbers.reshape(small.shape)[rows[:, None], columns]  # (h, w), without new values
     region_styles = [styles.get(value, Style("black")) for value in kinds.tolist()]  # of K values
-    weights = np.array([alpha * (value in styles) for value in kinds.tolist()])[:, None]  # (K, 1)
+    weights = alpha * np.isin(kinds, [*styles])[:, None]  # (K, 1)
     colours = np.float32([to_rgb(style.colour) for style in region_styles])  # (K, 3)
     shown = np.float32(1 - weights)[values] * grey(image).astype(np.float32)
     shown += (np.float32(weights) * colours)[values]
@@ -171,48 +181,38 @@ def paint_regions(
     return write_names(shown, small, names) if names else shown
 
 
-def mask_styles(
-    values: Sequence[int], n_classes: int, colours: np.ndarray | None = None
-) -> dict[int, Style]:
+def mask_styles(values: Sequence[int], colours: np.ndarray) -> dict[int, Style]:
     """Return how the values of a mask look: classes coloured, 255 hatched, background not painted.
 
     Args:
         values: values of the mask.
-        n_classes: C.
-        colours: (1 + C, 3) in [0, 1]; None for ``class_colours``.
+        colours: (1 + C, 3) in [0, 1].
 
     Example:
-        >>> mask_styles([0, 2, 255], 2)[2]
-        Style(colour='#56b4e9', hatch='')
+        >>> mask_styles([0, 255], np.zeros((2, 3)))
+        {255: Style(colour='#D0D0D0', hatch='//')}
     """
-    from matplotlib.colors import to_hex
-
-    colours = class_colours(n_classes) if colours is None else colours
-    styles = {v: Style(to_hex(colours[v])) for v in values if 0 < v <= n_classes}
-    return styles | {v: Style("#D0D0D0", "//") for v in values if v == IGNORE_INDEX}
+    styles = {value: Style(colours[value]) for value in values if 0 < value < len(colours)}
+    return styles | {IGNORE_INDEX: Style("#D0D0D0", "//")} if IGNORE_INDEX in values else styles
 
 
 def style_legend(figure: Figure, styles: Mapping[str, Style]) -> None:
     """Add a legend below the figure: label to the style of its regions."""
     from matplotlib.patches import Patch
 
-    patches = [Patch(facecolor=c, hatch=hatch, edgecolor="black") for c, hatch in styles.values()]
+    patches = {k: Patch(fc=c, hatch=hatch, ec="black") for k, (c, hatch) in styles.items()}
     if patches:
         columns = min(len(patches), max(2, int(figure.get_figwidth() / 1.5)))
-        options = {"ncols": columns, "fontsize": 9, "frameon": False}
-        figure.legend(patches, styles, loc="outside lower center", **options)
+        draw_legend(figure, patches, columns, "lower center")
 
 
-def write_names(
-    pixels: np.ndarray, values: np.ndarray, names: Mapping[int, str], *, least: float = 0.01
-) -> np.ndarray:
-    """Write each region's name where the region is widest.
+def write_names(pixels: np.ndarray, values: np.ndarray, names: Mapping[int, str]) -> np.ndarray:
+    """Write the name of each region of at least 1 % of the image where the region is widest.
 
     Args:
         pixels: (h, w, 3) in [0, 1].
         values: (H, W) integers; smaller than the pixels is faster.
         names: value to its name.
-        least: share of the image below which a region stays without a name.
 
     Returns:
         (h, w, 3) float32.
@@ -223,7 +223,7 @@ def write_names(
     draw, font = ImageDraw.Draw(image), _font()
     for value, name in names.items():
         inside = values == value
-        if inside.mean() < least:
+        if inside.mean() < 0.01:
             continue
         depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
         cell = np.array(np.unravel_index(depth.argmax(), depth.shape))[::-1]  # (x, y)
@@ -235,7 +235,7 @@ def write_names(
 
 
 def paint_mask_named(
-    large: np.ndarray, mask: Tensor | np.ndarray, classes: Sequence[str], alpha: float = 0.6
+    large: np.ndarray, mask: Pixels, classes: Sequence[str], alpha: float = 0.6
 ) -> np.ndarray:
     """Paint a mask over its image, each region with the name of its class.
 
@@ -250,34 +250,32 @@ def paint_mask_named(
     """
     present = torch.as_tensor(mask).unique().tolist()
     names = {v: classes[v - 1] for v in present if 0 < v <= len(classes)}
-    return paint_regions(large, mask, mask_styles(present, len(classes)), alpha, names)
+    styles = mask_styles(present, class_colours(len(classes)))
+    return paint_regions(large, mask, styles, alpha, names)
 
 
-def painted_claims(
-    image: np.ndarray, claims: Tensor, words: Sequence[str], side: int = SIDE, alpha: float = 0.6
+def paint_claims(
+    large: np.ndarray, claims: Tensor, words: Sequence[str], alpha: float = 0.6
 ) -> np.ndarray:
     """Paint each cell in the colour of the prompt that wins it, with the prompt's text.
 
     Args:
-        image: (H, W, 3) in [0, 1].
-        claims: (h, w) integers, indices into the prompts.
+        large: (h, w, 3) in [0, 1], the image as large as it is shown.
+        claims: (H, W) integers, indices into the prompts.
         words: T prompts; neighbours in the list have colours far apart.
-        side: pixels of the longer side of the result.
         alpha: weight of the colours.
 
     Returns:
-        (h', w', 3) float32 in [0, 1].
+        (h, w, 3) float32 in [0, 1].
     """
     from matplotlib import colormaps
-    from matplotlib.colors import to_hex
 
     present = claims.unique().tolist()
-    styles = {t: Style(to_hex(colormaps["cividis"](t * 0.618 % 1.0))) for t in present}
-    large = fitted_image(image, (side, side))
+    styles = {t: Style(colormaps["cividis"](t * 0.618 % 1.0)[:3]) for t in present}
     return paint_regions(large, claims, styles, alpha, {t: words[t] for t in present})
 
 
-def paint_errors(large: np.ndarray, errors: Tensor | np.ndarray, alpha: float = 0.7) -> np.ndarray:
+def paint_errors(large: np.ndarray, errors: Pixels, alpha: float = 0.7) -> np.ndarray:
     """Paint kinds of error (H, W), values as in `error_map`, over their image: (h, w, 3)."""
     return paint_regions(large, errors, dict(enumerate(ERROR_STYLES.values(), 1)), alpha)
 

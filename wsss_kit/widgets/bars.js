@@ -21,8 +21,8 @@ function render({ model, el }) {
     made.style.gridTemplateColumns = `40% 1fr ${longest}ch`;
     made.type = "button";
     made.dataset.name = row.name;
-    made.setAttribute("aria-label", `${row.name}: ${row.said || row.text}`);
-    made.title = row.said || `${row.name}: ${row.text}`;
+    made.title = `${row.name}: ${row.said || row.text}`;
+    made.setAttribute("aria-label", made.title);
     const [name, track, text] = ["name", "track", "text"].map((part) => {
       const span = document.createElement("span");
       span.className = part;

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 import torch
 import traitlets
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -18,18 +19,19 @@ from wsss_kit.checks import check_probability
 from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.data import read_image
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, ConfusionMatrix, error_map
+from wsss_kit.masks import MapsOf, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
-from wsss_kit.plot import overlay, regions, show_stages
-from wsss_kit.plot.canvas import image_array
-from wsss_kit.widgets.instrument import Instrument, column, row
+from wsss_kit.pipeline import Pipeline
+from wsss_kit.plot import canvas, overlay, regions
+from wsss_kit.widgets.instrument import Images, Instrument, column, row
 from wsss_kit.widgets.screens import Swipe
-from wsss_kit.widgets.stages import STAGES, Images, Stages
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BOX = (392, 520)  # height and width of the image on the screen
 RULES = ("constant", "power")
+STAGES = ("map", "refined", "scores", "mask", "error")
+"""The steps in their order: the method's map, the map after its affinity, scores with background
+and perhaps CRF, the mask, and where the mask is wrong."""
+MOST_KEPT = 2**25  # bytes of results that are kept: enough to go back and forth
 
 
 class CAMExplorer(Instrument):
@@ -100,37 +102,37 @@ class CAMExplorer(Instrument):
             problem = f"{len(first.labels)} labels but there are {len(self._names)} classes"
             raise ValueError(f"{first.name!r} has {problem}; give one name for each label")
         self._longest = max(first.image.shape[1:])
-        self._stages, self._own = Stages(methods), {}
-        self._made: dict[Any, Tensor] = {}  # for what is on the screen now
+        self._methods, self._own = dict(methods), {}  # the images of the reader
+        self._kept: dict[Any, Tensor] = {}  # maps and scores, the last used at the end
+        self._made: dict[Any, Any] = {}  # for what is on the screen now
         state = {"picture": first.name, "method": next(iter(methods)), "threshold": threshold}
         super().__init__(**state, class_name=self._classes_of(first.name)[0])
         self._upload = self._file_button("Open your own image", "image/*", self.open_image)
         self.view = Swipe(BOX[1], BOX[0], lambda *file: self._answer(self.open_image, *file))
-        crf = widgets.Checkbox(description="dense CRF", indent=False, layout={"width": "auto"})
         controls = [
             self._upload,
-            self._dropdown("picture"),
+            self._control("picture"),
             self._buttons("method"),
-            self._dropdown("class_name", "class"),
+            self._control("class_name", label="class"),
             self._buttons("stage"),
             self._buttons("rule", "background"),
-            self._slider("threshold", 0.02, 0.98, 0.02),
-            self._slider("power", 0.5, 10, 0.5),
-            self._bind("crf", crf),
-            self._slider("opacity", 0, 1, 0.05),
-            self._dropdown("compare"),
+            self._slider("threshold", 0.02),
+            self._slider("power", 0.5),
+            self._control("crf", widgets.Checkbox, "dense CRF", indent=False),
+            self._slider("opacity", 0.05),
+            self._control("compare"),
         ]
         self._begin([row([column(controls, 340), self.view])])
 
     def _choices(self) -> dict[str, Sequence[str]]:
-        truth = ["ground truth"] if self.picture in self._masks else []
+        truth = ["ground truth"] if self._is_known else []
         return {
             "picture": [*self._samples, *self._own],
-            "method": list(self._stages.methods),
+            "method": list(self._methods),
             "class_name": self._classes_of(self.picture),
             "stage": STAGES,
             "rule": RULES,
-            "compare": ["picture", *truth, *(m for m in self._stages.methods if m != self.method)],
+            "compare": ["picture", *truth, *(m for m in self._methods if m != self.method)],
         }
 
     def _classes_of(self, picture: str) -> list[str]:
@@ -163,10 +165,15 @@ class CAMExplorer(Instrument):
         for rule, trait in (("constant", "threshold"), ("power", "power")):
             self._controls[trait].layout.display = "" if self.rule == rule else "none"
 
+    @property
+    def _is_known(self) -> bool:
+        """Whether the image has a ground truth."""
+        return self.picture in self._masks
+
     def _show(self) -> None:
         self._made.clear()
-        large = regions.fitted_image(image_array(self.sample.image), BOX)
-        after = self._painted(self.method, large)
+        large = regions.fitted_image(canvas.image_array(self.sample.image), BOX)
+        after = self._painted(self.method, self.stage, large)
         self.view.show(*self._compared(large), after, f"{self.method}: {self._what()}")
         self.words = self._in_words()
 
@@ -179,79 +186,97 @@ class CAMExplorer(Instrument):
         if self.compare == "picture":
             return large, f"image {self.picture}"
         if self.compare == "ground truth":
-            truth = self._truth()
-            return regions.paint_mask_named(large, truth, self._names, self.opacity), "ground truth"
-        return self._painted(self.compare, large), f"{self.compare}: {self._what()}"
+            return self._painted(self.method, "ground truth", large), "ground truth"
+        painted = self._painted(self.compare, self.stage, large)
+        return painted, f"{self.compare}: {self._what()}"
 
-    def _painted(self, method: str, large: np.ndarray) -> np.ndarray:
-        """Paint the stage of a method over the enlarged image, (h, w, 3)."""
-        if self.stage == "error" and self._truth() is not None:
-            return regions.paint_errors(large, self._errors(method), self.opacity)
-        if self.stage in ("mask", "error"):
-            return regions.paint_mask_named(large, self._mask(method), self._names, self.opacity)
-        return overlay(large, self._map(method, self.stage), alpha=self.opacity)
+    def _painted(self, method: str, stage: str, large: np.ndarray) -> np.ndarray:
+        """Paint a stage of a method, or the ground truth, over the enlarged image, (h, w, 3)."""
+        if stage == "error" and self._is_known:
+            return regions.paint_errors(large, self._result(method, stage), self.opacity)
+        if stage in ("mask", "error", "ground truth"):
+            mask = self._result(method, "mask" if stage == "error" else stage)
+            return regions.paint_mask_named(large, mask, self._names, self.opacity)
+        return overlay(large, self._result(method, stage), alpha=self.opacity)
 
-    def _map(self, method: str, stage: str) -> Tensor:
-        """Compute the chosen class's map at a stage, (H, W)."""
-        c, sample = self._names.index(self.class_name), self.sample
+    def _result(self, method: str, stage: str) -> Tensor:
+        """Compute a stage, (H, W), once for all that is on the screen; see `_compute`."""
+        if (method, stage) not in self._made:
+            self._made[method, stage] = self._compute(method, stage)
+        return self._made[method, stage]
+
+    def _compute(self, method: str, stage: str) -> Tensor:
+        """Compute the chosen class's map at a stage, or the mask, its errors, the ground truth."""
+        if stage == "ground truth":
+            return self._masks[self.picture]  # which may be a file
+        if stage == "error":
+            return error_map(
+                self._result(method, "mask"), self._result(self.method, "ground truth")
+            )
+        if stage == "mask":
+            return scores_to_masks(self._scores(method)[None], self.sample.labels[None])[0]
+        c = self._names.index(self.class_name)
         if stage == "scores":
-            return self._stages.scores(method, sample, self.background, crf=self.crf)[1 + c]
-        compute = self._stages.refined if stage == "refined" else self._stages.maps
-        return compute(method, sample)[c]
+            return self._scores(method)[1 + c]
+        return self._maps(method, refined=stage == "refined")[c]
 
-    def _once(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
-        """Make what is on the screen once, for image and words."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+    def _maps(self, method: str, *, refined: bool) -> Tensor:
+        """Compute maps at the size of the image, after the method's own affinity if it has one."""
+        affinity = "own" if refined and self._methods[method].brings_affinity else None
+        compute = Pipeline(self._methods[method], affinity=affinity).maps
+        return self._remembered((method, affinity), self.sample.labels > 0, compute)  # (C, H, W)
 
-    def _mask(self, method: str) -> Tensor:
-        """Return the method's mask by the rule that is set, (H, W)."""
-        make = partial(self._stages.mask, method, self.sample, self.background, crf=self.crf)
-        return self._once(("mask", method), make)
+    def _scores(self, method: str) -> Tensor:
+        """Add the background to refined maps, and run the dense CRF if wanted: (1 + C, H, W)."""
+        scores = self.background.scores(self._maps(method, refined=True)[None])
+        if not self.crf:
+            return scores[0]
+        refine = partial(Pipeline(self._methods[method], crf=True).refine, scores)
+        present = torch.cat([torch.ones(1), self.sample.labels]) > 0
+        return self._remembered((method, self.background), present, refine)
 
-    def _truth(self) -> Tensor | None:
-        """Return the ground truth, (H, W), which may be a file; None for an image without."""
-        if self.picture not in self._masks:
-            return None
-        return self._once("truth", lambda: self._masks[self.picture])
-
-    def _errors(self, method: str) -> Tensor | None:
-        """Return the kinds of error, (H, W), None without ground truth."""
-        truth = self._truth()
-        if truth is None:
-            return None
-        return self._once(("errors", method), lambda: error_map(self._mask(method), truth))
+    def _remembered(self, what: Any, on: Tensor, compute: MapsOf) -> Tensor:
+        """Return the channels of the image, computed once and kept for those that are ``on``."""
+        sample = self.sample
+        key = (sample.name, tuple(sample.labels.tolist()), what)
+        if key not in self._kept:
+            with torch.no_grad():
+                self._kept[key] = compute(sample.image[None], sample.labels[None])[0, on].cpu()
+        self._kept[key] = kept = self._kept.pop(key)
+        while sum(each.nbytes for each in self._kept.values()) > MOST_KEPT and len(self._kept) > 1:
+            del self._kept[next(iter(self._kept))]
+        channels = kept.new_zeros(len(on), *kept.shape[1:])
+        channels[on] = kept
+        return channels
 
     def _in_words(self) -> str:
         start = f"{self.method}, {self._what()}"
         if self.stage in ("map", "refined"):
-            share = 100 * (self._map(self.method, self.stage) > self.threshold).float().mean()
-            start += f": {share:.0f} % of the pixels exceed {self.threshold:g}"
-            if self.stage == "refined" and not self._stages.has_affinity(self.method):
+            share = (self._result(self.method, self.stage) > self.threshold).float().mean()
+            start += f": {100 * share:.0f} % of the pixels exceed {self.threshold:g}"
+            if self.stage == "refined" and not self._methods[self.method].brings_affinity:
                 start += f"; {self.method} brings no affinity of its own, so this is its map"
             return f"{start}."
         start += f" by {self.background}, {'dense CRF' if self.crf else 'no CRF'}"
-        mask, truth = self._mask(self.method), self._truth()
-        if truth is None:
+        mask = self._result(self.method, "mask")
+        if not self._is_known:
             share = f"{100 * (mask > 0).float().mean():.0f} % of the image is no background"
             return f"{start}: {share}; its true mask is unknown."
+        truth = self._result(self.method, "ground truth")
         if self.stage == "error":
-            return f"{start}: {self._errors_in_words(truth)}."
+            errors, counted = self._result(self.method, "error"), (truth != IGNORE_INDEX).sum()
+            counts = errors.flatten().bincount(minlength=5)[1:5]
+            shares = (100 * counts / counted.clamp(min=1)).tolist()
+            kinds = ", ".join(f"{k} {s:.1f}" for k, s in zip(ERROR_KINDS, shares, strict=True))
+            return f"{start}: {sum(shares):.1f} % of the pixels are wrong ({kinds})."
         value = 1 + self._names.index(self.class_name)
         iou = ConfusionMatrix(1 + len(self._names)).update(mask, truth).iou()[value].nan_to_num()
         return f"{start}: IoU of {self.class_name} in this image {100 * iou:.0f} %."
 
-    def _errors_in_words(self, truth: Tensor) -> str:
-        errors, counted = self._errors(self.method), (truth != IGNORE_INDEX).sum().clamp(min=1)
-        shares = [100 * float((errors == k + 1).sum() / counted) for k in range(len(ERROR_KINDS))]
-        kinds = ", ".join(f"{error} {s:.1f}" for error, s in zip(ERROR_KINDS, shares, strict=True))
-        return f"{sum(shares):.1f} % of the pixels are wrong ({kinds})"
-
     def words_html(self) -> str:
         """Return the words, with a legend where colours and hatches need one."""
-        explained = self.stage == "error" and self.picture in self._masks
-        return escape(self.words) + (f"<br>{_LEGEND}" if explained else "")
+        is_explained = self.stage == "error" and self._is_known
+        return escape(self.words) + (f"<br>{_LEGEND}" if is_explained else "")
 
     def open_image(self, name: str, content: bytes) -> None:
         """Read an image file, as if it were dropped on the panel, and show it.
@@ -275,21 +300,25 @@ class CAMExplorer(Instrument):
         while len(self._own) >= 5:  # images of the reader's that are kept
             self._own.pop(next(key for key in self._own if key != self.picture))
         self._own[key] = image.clamp(0, 1)
-        self._stages.forget(key)
-        with self._answering():
-            self.picture = key
-            self._settle_and_show()
+        self._kept.clear()  # another image may have had this name
+        self._answer(self._change, "picture", key)
 
     def still(self) -> Figure:
         """Draw the image and all stages of the chosen method, as a figure."""
-        has_affinity = self._stages.has_affinity(self.method)
-        steps = ("map", "refined", "scores") if has_affinity else ("map", "scores")
-        maps = {step: self._map(self.method, step) for step in steps}
-        masks, truth = {"mask": self._mask(self.method)}, self._truth()
-        if truth is not None:
-            masks["ground truth"] = truth
-        named = self.sample._replace(name=f"{self.method}, {self.class_name}")
-        return show_stages(named, maps, masks, self._names, error=self._errors(self.method))
+        name = f"{self.method}, {self.class_name}"
+        large = regions.fitted_image(canvas.image_array(self.sample.image))
+        refined = ["refined"] if self._methods[self.method].brings_affinity else []
+        known = ["ground truth", "error"] if self._is_known else []
+        stages = ["map", *refined, "scores", "mask", *known]
+        row = [canvas.Panel(self._painted(self.method, stage, large), stage) for stage in stages]
+        alt = f"{name} in the steps {', '.join(['image', *stages])}."
+        figure, _ = canvas.draw_grid(
+            [[canvas.Panel(large, "image"), *row]], alt=alt, extra=(0, 0.45)
+        )
+        if known:
+            regions.style_legend(figure, regions.ERROR_STYLES)
+        figure.suptitle(name, fontsize=canvas.TITLE_SIZE)
+        return figure
 
 
 _MARK = "display:inline-block;width:16px;height:12px;margin:0 4px 0 10px;border:1px solid #222"

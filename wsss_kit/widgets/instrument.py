@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
+from functools import lru_cache
 from html import escape
 from typing import Any
 
 import ipywidgets as widgets
 import traitlets
 
+from wsss_kit.checks import check_samples
+from wsss_kit.classes import Sample
+from wsss_kit.data.datasets import ByName
 from wsss_kit.prompts.checks import expected_one_of
 
 WIDTH = 880  # pixels; fits JupyterLab with its file list on a screen of 1366x768
@@ -23,72 +26,77 @@ _CHOSEN = ("picture", "method", "class_name", "stage", "rule", "compare", "view"
 _RANGES = {"opacity": (0, 1), "threshold": (0, 1), "power": (0.5, 10)}
 
 
-class Debounced:
-    """Calls a function once its caller has paused; each call forgets the one before.
-
-    Where no event loop runs, as in a script or a test, the function is called at once.
+class Images(ByName):
+    """Samples by their names; the last few read are kept.
 
     Args:
-        function: what is called, with the arguments of the last call.
-        seconds: how long a pause is.
+        samples: images with image-level labels. Where labels are known without decoding, as in
+            `LazySamples`, none is decoded before it is asked for.
+        among: names that count; None for those of images with a label.
+
+    Attributes:
+        labels: name to (C,) of 0 and 1.
 
     Example:
-        >>> said = []
-        >>> async def type_fast():
-        ...     shout = Debounced(said.append, 0.01)
-        ...     for text in ("g", "gr", "grass"):
-        ...         shout(text)
-        ...     await asyncio.sleep(0.05)
-        >>> asyncio.run(type_fast())
-        >>> said
-        ['grass']
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> images = Images(PaperWorld(2))
+        >>> list(images), images["val_0_000001"].name
+        (['val_0_000000', 'val_0_000001'], 'val_0_000001')
     """
 
-    def __init__(self, function: Callable[..., Any], seconds: float = 0.35) -> None:
-        self._function, self._seconds = function, seconds
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __call__(self, *arguments: Any) -> None:
-        """Call the function after the pause."""
-        self.forget()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._function(*arguments)
+    def __init__(self, samples: Sequence[Sample], among: Container[str] | None = None) -> None:
+        check_samples(samples)
+        if hasattr(samples, "image_labels"):
+            known = dict(zip(samples.names, samples.image_labels(), strict=True))
         else:
-            self._timer = loop.call_later(self._seconds, self._function, *arguments)
+            known = {sample.name: sample.labels for sample in samples}
+        places = {name: place for place, name in enumerate(known)}
+        named = [
+            n for n, labels in known.items() if (labels.any() if among is None else n in among)
+        ]
+        self._names = self.labels = {name: known[name] for name in named}
+        self._read = lru_cache(16)(lambda name: samples[places[name]])
 
-    def forget(self) -> None:
-        """Forget a call that is still waiting."""
-        if self._timer is not None:
-            self._timer.cancel()
+    def __getitem__(self, name: str) -> Sample:
+        return self._read(name)
 
 
 class Slices:
-    """Long work, a piece at a time, so that a reader's next wish comes between two pieces.
+    """Work, a piece at a time, so that a reader's next wish comes between two pieces.
 
-    Starting other work drops what is left of the old. Where no event loop runs, all of it is done
-    at once.
+    Starting other work drops what is left of the old: of fast typing only the last text is read.
+    Where no event loop runs, as in a script or a test, all of it is done at once.
 
     Args:
-        failed: called with the error that ends a work; None to raise it.
+        failed: called with the error that ends a work.
+
+    Example:
+        >>> read = []
+        >>> async def type_fast():
+        ...     slices = Slices(failed=print)
+        ...     for text in ("g", "gr", "grass"):
+        ...         slices.start(map(read.append, [text]), pause=0.01)
+        ...     await asyncio.sleep(0.05)
+        >>> asyncio.run(type_fast())
+        >>> read
+        ['grass']
     """
 
-    def __init__(self, failed: Callable[[Exception], Any] | None = None) -> None:
+    def __init__(self, failed: Callable[[Exception], Any]) -> None:
         self._work: Iterator[Any] | None = None
         self._failed = failed
         self.lock = threading.RLock()  # a cell may finish what a control began
 
-    def start(self, work: Iterator[Any]) -> None:
-        """Begin with this work, and finish it where no event loop runs."""
+    def start(self, work: Iterator[Any], pause: float = 0.001) -> None:
+        """Begin with this work after a pause in seconds."""
         self._work = work
         try:
-            self._task = asyncio.get_running_loop().create_task(self._go_on(work))
+            self._task = asyncio.get_running_loop().create_task(self._go_on(work, pause))
         except RuntimeError:
             self.finish()
 
-    async def _go_on(self, work: Iterator[Any]) -> None:
-        await asyncio.sleep(0.001)
+    async def _go_on(self, work: Iterator[Any], pause: float) -> None:
+        await asyncio.sleep(pause)
         while self._work is work:
             self._step()
             await asyncio.sleep(0.001)
@@ -104,18 +112,16 @@ class Slices:
 
     def _step(self) -> None:
         with self.lock:
-            work, ended = self._work, True
+            work = self._work
             if work is None:
                 return
             try:
                 ended = next(work, self) is self
             except Exception as error:
-                if self._failed is None:
-                    raise
+                ended = True
                 self._failed(error)
-            finally:
-                if ended and self._work is work:
-                    self._work = None
+            if ended and self._work is work:
+                self._work = None
 
 
 class Instrument(widgets.VBox):
@@ -183,30 +189,29 @@ class Instrument(widgets.VBox):
         self._settle(change)
         self._show()
 
-    def _answer(self, action: Callable[..., Any], *arguments: Any) -> None:
-        """Do what a reader asks for; what goes wrong is shown."""
-        with self._answering():
-            action(*arguments)
+    def _change(self, trait: str, value: Any) -> None:
+        """Set a trait inside of an answer, which is not heard."""
+        setattr(self, trait, value)
+        self._settle_and_show()
 
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Collect what goes wrong and bring the controls in line at the end."""
+    def _answer(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """Do what a reader asks for; show what goes wrong, and bring the controls in line."""
         with self._slices.lock:
             if self._busy:  # inside of another answer, which shows what goes wrong
-                yield
+                action(*arguments)
                 return
-            self._answers_in, self._trouble, problem = threading.get_ident(), "", ""
+            self._answers_in, self._trouble = threading.get_ident(), ""
             try:
-                yield
+                action(*arguments)
             except Exception as error:  # whatever it is, the reader is to see it
-                problem = in_words(error)
+                self._trouble = in_words(error)
             finally:
                 self._follow()
                 self._answers_in = None
-            self._say(problem or self._trouble)
+            self._say(self._trouble)
 
     def _failed(self, error: Exception) -> None:
-        """Show the error of long work: it has no caller who could see it."""
+        """Show the error of what has no caller who could see it."""
         self._trouble = in_words(error)
         self._say(self._trouble)
 
@@ -230,8 +235,16 @@ class Instrument(widgets.VBox):
         """Return the words as HTML; a legend may go with them."""
         return escape(self.words)
 
-    def _bind(self, trait: str, control: widgets.Widget) -> widgets.Widget:
-        """Tie a control's value to a trait, both ways."""
+    def _control(
+        self,
+        trait: str,
+        widget: type = widgets.Dropdown,
+        label: str | None = None,
+        width: str = "auto",
+        **options: Any,
+    ) -> widgets.Widget:
+        """Build a control whose value is tied to a trait, both ways."""
+        control = widget(**look(trait if label is None else label, width), **options)
         self._controls[trait] = control
 
         def moved(change: Any) -> None:
@@ -239,8 +252,8 @@ class Instrument(widgets.VBox):
                 try:
                     setattr(self, trait, change.new)
                 except traitlets.TraitError as error:
-                    with self._answering():
-                        raise error
+                    self._failed(error)
+                    self._follow()
 
         control.observe(moved, "value")
         return control
@@ -257,21 +270,17 @@ class Instrument(widgets.VBox):
             if control.value != value:
                 control.value = value
 
-    def _dropdown(self, trait: str, label: str = "", width: str = "auto") -> widgets.Dropdown:
-        return self._bind(trait, widgets.Dropdown(**look(label or trait, width)))
-
-    def _slider(
-        self, trait: str, low: float, high: float, step: float, width: str = "auto"
-    ) -> widgets.FloatSlider:
-        value, limits = getattr(self, trait), {"min": low, "max": high, "step": step}
-        return self._bind(trait, widgets.FloatSlider(value, **limits, **look(trait, width)))
+    def _slider(self, trait: str, step: float, width: str = "auto") -> widgets.FloatSlider:
+        low, high = _RANGES[trait]
+        limits = {"min": low, "max": high, "step": step, "value": getattr(self, trait)}
+        return self._control(trait, widgets.FloatSlider, width=width, **limits)
 
     def _buttons(self, trait: str, label: str | None = None) -> widgets.ToggleButtons:
-        """Add labelled buttons of which one is down."""
-        style = {**NARROW, "button_width": "auto"}
-        options, text = self._choices()[trait], trait if label is None else label
-        buttons = widgets.ToggleButtons(options=options, description=text, style=style)
-        return self._bind(trait, buttons)
+        """Build labelled buttons of which one is down."""
+        buttons = self._control(trait, widgets.ToggleButtons, label)
+        buttons.style.button_width = "auto"
+        buttons.layout.width = buttons.layout.max_width = None  # the label stays beside them
+        return buttons
 
     def _button(self, label: str, action: Callable[[], Any]) -> widgets.Button:
         button = widgets.Button(description=label, layout={"width": "84px"})

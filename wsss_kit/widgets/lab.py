@@ -17,13 +17,12 @@ from wsss_kit.classes import Sample
 from wsss_kit.evaluation import BackgroundRule
 from wsss_kit.evaluation.prompt_ranking import WordTally
 from wsss_kit.methods.clip_es import CLIPES, OpenedImage
-from wsss_kit.plot import overlay, show_words
-from wsss_kit.plot.canvas import image_array
-from wsss_kit.plot.regions import fitted_image, painted_claims
+from wsss_kit.plot import canvas, overlay
+from wsss_kit.plot.figures import name_bars
+from wsss_kit.plot.regions import fitted_image, paint_claims
 from wsss_kit.prompts import Prompts
 from wsss_kit.widgets import screens
-from wsss_kit.widgets.instrument import WIDTH, column, row
-from wsss_kit.widgets.stages import Images
+from wsss_kit.widgets.instrument import WIDTH, Images, column, row
 from wsss_kit.widgets.words import PromptEditor
 
 if TYPE_CHECKING:
@@ -115,14 +114,14 @@ class PromptLab(PromptEditor):
         super().__init__(method.prompts, int(first.labels.nonzero()[0]), picture=first.name)
         self.screen = screens.Swipe(BOX[1], BOX[0])
         press = partial(self._answer, self._pressed)
-        self.bars = screens.Bars(290, BOX[0] - 34, press, styles=screens.STYLES)
+        self.bars = screens.Bars(290, BOX[0] - 34, press, screens.STYLES)
         right = column([self._buttons("panel", ""), self.bars], 290)
         controls = [
-            self._dropdown("picture"),
-            self._dropdown("class_name", "class"),
+            self._control("picture"),
+            self._control("class_name", label="class"),
             self._buttons("view", "show"),
-            self._dropdown("compare"),
-            self._slider("opacity", 0, 1, 0.05),
+            self._control("compare"),
+            self._slider("opacity", 0.05),
             *self._file_controls(),
         ]
         left = column(controls, WIDTH - BOX[1] - 290 - 16)
@@ -154,17 +153,15 @@ class PromptLab(PromptEditor):
         self._settle_and_show()
 
     def _settle(self, change: Any) -> None:
-        if change is not None and change.name == "prompts" and change.old is not None:
-            self._history.remember(change.old)
+        changed = "" if change is None else change.name
+        if changed == "prompts":
+            self._remember(change.old)
         here = self._present(self.prompts)
-        if change is not None and change.name == "class_name":
-            self._index = self.prompts.classes.index(self.class_name)
-        name = self.prompts.classes[self._index]
+        name = self.class_name if changed == "class_name" else self.prompts.classes[self._index]
         self.class_name = name if name in here else here[0]
         self._index = self.prompts.classes.index(self.class_name)
-        words = self.prompts.backgrounds
-        off = tuple(word for word in self.off if word in words)
-        self.off = off if len(off) < len(words) else ()
+        off = tuple(word for word in self.off if word in self.prompts.backgrounds)
+        self.off = off if len(off) < len(self.prompts.backgrounds) else ()
 
     def _open(self, name: str) -> OpenedImage:
         """Open an image once, ready for any words."""
@@ -176,10 +173,9 @@ class PromptLab(PromptEditor):
     def _show(self) -> None:
         self._slices.stop()
         prompts = self.asked
-        with _no_warnings():
-            after, probs = self._painted(prompts)
-            before = self._compared()
-        self.screen.show(*before, after, f"{self.view}, {self.class_name}, these words")
+        after, probs = self._painted(prompts, self.view)
+        name = f"{self.view}, {self.class_name}, these words"
+        self.screen.show(*self._compared(), after, name)
         self.unknown = self._unknown_words(prompts)
         self.words = self._in_words(prompts, probs)
         self.bars.chosen = self.class_name
@@ -189,37 +185,42 @@ class PromptLab(PromptEditor):
         else:
             self._slices.start(self._score(prompts, self.panel))
 
-    def _painted(self, prompts: Prompts) -> tuple[np.ndarray, Tensor]:
-        """Paint the view of the image with some prompts, (h, w, 3); probabilities (T,)."""
+    @_no_warnings()
+    def _painted(self, prompts: Prompts, view: str) -> tuple[np.ndarray, Tensor]:
+        """Paint a view of the image with some prompts, (h, w, 3); probabilities (T,)."""
         sample, opened = self._samples[self.picture], self._open(self.picture)
-        names = self._present(prompts)
-        image = image_array(sample.image)
+        names, large = self._present(prompts), fitted_image(canvas.image_array(sample.image), BOX)
         output = opened.maps(prompts, classes=names)
-        if self.view == "competition":
-            claims = opened.claims(prompts, classes=names).argmax(0).cpu()
+        if view == "competition":
             words = [*names, *prompts.backgrounds]
-            return painted_claims(image, claims, words, max(BOX), self.opacity), output.probs.cpu()
-        c = names.index(prompts.classes[self._index])
-        cam = output.full_size(image.shape[:2])[c].cpu()
-        return overlay(fitted_image(image, BOX), cam, alpha=self.opacity), output.probs.cpu()
+            large = paint_claims(large, self._claims(prompts), words, self.opacity)
+        else:
+            c = names.index(prompts.classes[self._index])
+            cam = output.full_size(tuple(sample.image.shape[1:]))[c].cpu()
+            large = overlay(large, cam, alpha=self.opacity)
+        return large, output.probs.cpu()
+
+    @_no_warnings()
+    def _claims(self, prompts: Prompts) -> Tensor:
+        """Return which prompt wins each cell, the classes present first, (h, w)."""
+        opened, names = self._open(self.picture), self._present(prompts)
+        return opened.claims(prompts, classes=names).argmax(0).cpu()
 
     def _compared(self) -> tuple[np.ndarray, str]:
         """Return the image left of the handle, and its name."""
-        last = self._history.past[-1] if self._history.past else self.start
-        earlier = {"start words": self.start, "last words": last}
+        earlier = {"start words": self.start, "last words": [self.start, *self._past][-1]}
         if self.compare in earlier:
-            return self._painted(earlier[self.compare])[0], f"{self.view}, {self.compare}"
-        image = image_array(self._samples[self.picture].image)
+            pixels, _ = self._painted(earlier[self.compare], self.view)
+            return pixels, f"{self.view}, {self.compare}"
+        image = canvas.image_array(self._samples[self.picture].image)
         return fitted_image(image, BOX), f"image {self.picture}"
 
     def _in_words(self, prompts: Prompts, probs: Tensor) -> str:
         names = self._present(prompts)
         p, rivals = probs[names.index(self.class_name)], probs[len(names) :]
-        strongest = (
-            f"{prompts.backgrounds[rivals.argmax()]} is strongest, {100 * rivals.max():.1f} %."
-        )
+        strongest = f"{prompts.backgrounds[rivals.argmax()]} is strongest, {100 * rivals.max():.1f}"
         head = f"{self.picture}: {self.class_name} {100 * p:.1f} %"
-        return f"{head}; of the background words {strongest}"
+        return f"{head}; of the background words {strongest} %."
 
     def _unknown_words(self, prompts: Prompts) -> tuple[str, ...]:
         """List words of the classes present, the backgrounds and the templates never read."""
@@ -239,7 +240,7 @@ class PromptLab(PromptEditor):
         """Compute the numbers of a panel, image by image; show them at the end."""
         if panel == "leave one out":
             tally = yield from self._tallied(panel, prompts, prompts.backgrounds)
-            self.bars.show(**screens.worth_bars(tally.changes(), self.prompts))
+            self.bars.show(**screens.worth_bars(tally.changes(), self.prompts.backgrounds))
         else:
             if self._at_start is None:
                 tally = yield from self._tallied("start words", self.start)
@@ -266,10 +267,23 @@ class PromptLab(PromptEditor):
 
     def still(self) -> Figure:
         """Draw the map, who claims which cell and what CLIP believes, as a figure."""
-        sample, opened, prompts = self._samples[self.picture], self._open(self.picture), self.asked
-        names = self._present(prompts)
-        maps = opened.maps(prompts, classes=names)
-        cam = maps.full_size(sample.image.shape[1:])[names.index(self.class_name)].cpu()
-        claims = opened.claims(prompts, classes=names).argmax(0).cpu()
-        named = sample._replace(name=f"{self.class_name}, {prompts.templates[0]!r}")
-        return show_words(named, cam, claims, maps.probs.cpu(), [*names, *prompts.backgrounds])
+        prompts = self.asked
+        words = [*self._present(prompts), *prompts.backgrounds]
+        claims = self._claims(prompts).flatten().bincount(minlength=len(words))
+        (cam, probs), (cells, _) = (self._painted(prompts, view) for view in VIEWS)
+        order = probs.argsort(descending=True).tolist()[:16]
+        shares = zip(words, 100 * claims / claims.sum(), strict=True)
+        claimed = ", ".join(f"{word} {share:.0f} %" for word, share in shares if share > 0)
+        believed = ", ".join(f"{words[t]} {100 * probs[t]:.0f} %" for t in order[:3])
+        name = f"{self.class_name}, {prompts.templates[0]!r}"
+        alt = f"{name}: map, cells by the word that claims them ({claimed}), "
+        alt += f"probabilities: {believed}."
+        height = 0.9 + max(2.4, 0.2 * len(order))
+        figure = canvas.new_figure(canvas.MAX_WIDTH, height, alt=alt)
+        *shown, ax = figure.subplots(1, 3, width_ratios=[1, 1, 1.2])
+        canvas.draw_panel(shown[0], cam, "map")
+        canvas.draw_panel(shown[1], cells, "claims")
+        ax.barh(range(len(order)), 100 * probs[order].numpy(), color="#777", edgecolor="black")
+        name_bars(ax, [words[t] for t in order], "probability in percent")
+        figure.suptitle(name, fontsize=canvas.TITLE_SIZE)
+        return figure

@@ -3,7 +3,7 @@
 Text boxes hold words apart by commas, and templates apart by bars.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -11,7 +11,7 @@ import traitlets
 
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
-from wsss_kit.widgets.instrument import Debounced, Instrument, look
+from wsss_kit.widgets.instrument import Instrument, Slices, look
 
 # of one class its name and synonyms; of all, template and background words
 _BOXES = {  # kind of box, label, width, hint
@@ -75,15 +75,11 @@ def edited(prompts: Prompts, field: str, text: str, *, index: int) -> Prompts:
         if words_of(text) not in ([], [old]):
             synonyms[old] = words_of(text)
         return prompts.replace(synonyms=synonyms)
-    new = text.strip()
-
-    def renamed(mapping: Mapping[str, Any]) -> dict[str, Any]:
-        return {new if name == old else name: value for name, value in mapping.items()}
-
+    names = {name: name for name in prompts.classes} | {old: text.strip()}
+    tables = {"synonyms": prompts.synonyms, "class_backgrounds": prompts.class_backgrounds}
     return prompts.replace(
-        classes=[new if i == index else name for i, name in enumerate(prompts.classes)],
-        synonyms=renamed(prompts.synonyms),
-        class_backgrounds=renamed(prompts.class_backgrounds),
+        classes=[*names.values()],
+        **{key: {names[k]: v for k, v in table.items()} for key, table in tables.items()},
     )
 
 
@@ -111,45 +107,10 @@ def as_text(prompts: Prompts, field: str, *, index: int) -> str:
     }[field]
 
 
-class History:
-    """Prompts that were there before, and those that were undone.
-
-    Example:
-        >>> history, a = History(), Prompts(["cat"], ["sea"], template="a {}")
-        >>> b = a.replace(template="one {}")
-        >>> history.remember(a)
-        >>> history.step("undo", b) == a, history.step("redo", a) == b
-        (True, True)
-    """
-
-    def __init__(self) -> None:
-        self.past: list[Prompts] = []
-        self._future: list[Prompts] = []
-
-    def remember(self, before: Prompts) -> None:
-        """Keep what an edit is about to replace."""
-        self.past = [*self.past, before][-200:]  # more would only fill the memory
-        self._future = []
-
-    def step(self, what: str, now: Prompts) -> Prompts:
-        """Return what was there before ``now`` ("undo"), or what was undone last ("redo").
-
-        Raises:
-            ValueError: if nothing was edited, or undone since the last edit.
-        """
-        source, target = self.past, self._future
-        if what == "redo":
-            source, target = target, source
-        if not source:
-            raise ValueError(f"there is nothing to {what}")
-        target.append(now)
-        return source.pop()
-
-
 class PromptEditor(Instrument):
     """An instrument for prompts, their edits and their files.
 
-    A subclass has a trait ``class_name``, the class whose words are in the boxes.
+    The boxes hold the words of the class ``class_name``.
 
     Args:
         start: prompts to begin with.
@@ -161,7 +122,8 @@ class PromptEditor(Instrument):
     off = traitlets.Tuple()
 
     def __init__(self, start: Prompts, index: int, **state: Any) -> None:
-        self.start, self._index, self._history = start, index, History()
+        self.start, self._index = start, index
+        self._past, self._future = [], []  # prompts before edits, and those that were undone
         super().__init__(prompts=start, class_name=start.classes[index], **state)
         self._boxes = {field: self._word_box(field) for field in FIELDS}
         self._typing, self._filled = "", dict.fromkeys(FIELDS, "")
@@ -170,14 +132,18 @@ class PromptEditor(Instrument):
         """Build a text box, which is read once its typist pauses."""
         widget, label, width, hint = _BOXES[field]
         box = widget(tooltip=hint, placeholder=hint, **look(label, width))
+        pauses = Slices(self._failed)
 
-        def paused(text: str) -> None:
+        def read(text: str) -> None:
             self._typing = field
             self._answer(self.edit, field, text)
             self._typing = ""
 
-        wait = Debounced(paused)
-        box.observe(lambda change: None if self._busy else wait(change.new), "value")
+        def typed(change: Any) -> None:
+            if not self._busy:
+                pauses.start(map(read, [change.new]), 0.35)
+
+        box.observe(typed, "value")
         return box
 
     def _file_controls(self) -> list[widgets.Widget]:
@@ -204,17 +170,17 @@ class PromptEditor(Instrument):
 
     @traitlets.validate("prompts", "off")
     def _fit(self, proposal: Any) -> Any:
-        is_off = proposal["trait"].name == "off"
+        check = {"prompts": self._checked_prompts, "off": self._checked_off}
         try:
-            return (self._checked_off if is_off else self._checked_prompts)(proposal["value"])
+            return check[proposal["trait"].name](proposal["value"])
         except ValueError as error:
             raise traitlets.TraitError(str(error)) from error
 
     def _checked_prompts(self, prompts: Prompts) -> Prompts:
-        n = len(self.start.classes)
-        if len(prompts.classes) != n:
-            problem = f"the prompts have {len(prompts.classes)} classes, expected {n}"
-            raise ValueError(f"{problem}, one for each label of the images; rename classes instead")
+        given, n = len(prompts.classes), len(self.start.classes)
+        if given != n:
+            expected = f"expected {n}, one for each label of the images; rename classes instead"
+            raise ValueError(f"the prompts have {given} classes, {expected}")
         return prompts
 
     def _checked_off(self, off: Sequence[str]) -> tuple[str, ...]:
@@ -251,7 +217,7 @@ class PromptEditor(Instrument):
         Raises:
             ValueError: if nothing was edited.
         """
-        self._become(self._history.step("undo", self.prompts), remember=False)
+        self._step("undo", self._past, self._future)
 
     def redo(self) -> None:
         """Make an undone edit again.
@@ -259,7 +225,18 @@ class PromptEditor(Instrument):
         Raises:
             ValueError: if nothing was undone since the last edit.
         """
-        self._become(self._history.step("redo", self.prompts), remember=False)
+        self._step("redo", self._future, self._past)
+
+    def _step(self, what: str, source: list[Prompts], target: list[Prompts]) -> None:
+        if not source:
+            raise ValueError(f"there is nothing to {what}")
+        target.append(self.prompts)
+        self._become(source.pop(), remember=False)
+
+    def _remember(self, before: Prompts) -> None:
+        """Keep what an edit is about to replace."""
+        self._past = [*self._past, before][-200:]  # more would only fill the memory
+        self._future = []
 
     def _back_to_start(self) -> None:
         self.off = ()
@@ -293,8 +270,6 @@ class PromptEditor(Instrument):
     def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
         """Take over other prompts, from wherever they come."""
         self._checked_prompts(prompts)
-        with self._answering():
-            if remember and prompts != self.prompts:
-                self._history.remember(self.prompts)
-            self.prompts = prompts
-            self._settle_and_show()
+        if remember and prompts != self.prompts:
+            self._remember(self.prompts)
+        self._answer(self._change, "prompts", prompts)
