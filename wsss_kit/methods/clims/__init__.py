@@ -4,11 +4,10 @@ Xie et al., "CLIMS: Cross Language Image Matching for Weakly Supervised Semantic
 CVPR 2022.
 """
 
-from wsss_kit.methods.clims.backgrounds import propose_backgrounds
 from wsss_kit.methods.clims.losses import (
     area_loss,
     background_text_loss,
     cooccurrence_loss,
     object_text_loss,
 )
-from wsss_kit.methods.clims.method import CLIMS, PRESETS
+from wsss_kit.methods.clims.method import CLIMS, PRESETS, propose_backgrounds

@@ -6,16 +6,18 @@ same text, :math:`s^{ob}_l` between the masked image and the text of a backgroun
 no logit scale.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.cam import class_activation_maps
 from wsss_kit.checks import check_floating, check_probability
-from wsss_kit.classes import IMAGENET_MEAN, IMAGENET_STD
+from wsss_kit.classes import IMAGENET_MEAN, IMAGENET_STD, Sample
 from wsss_kit.clip import FrozenCLIP
+from wsss_kit.engine import Diverged
 from wsss_kit.prompts import Prompts
 
 
@@ -299,3 +301,45 @@ def _check_cosines(similarity: Tensor, ndim: int) -> None:
             f"similarity ranges to {largest:.4g}, expected cosines in [-1, 1]: products of unit "
             "embeddings, without a logit scale"
         )
+
+
+_AT_MAXIMUM, _AT_ZERO = 2.0, -3.0
+"""Calibrated sigmoids: the logit at a class's usual maximum, and where the map is zero."""
+_SATURATED = 0.003  # mean map of present classes from which on nothing is learned
+
+
+@torch.no_grad()
+def calibrate(backbone: nn.Module, head: Tensor, bias: Tensor, samples: Sequence[Sample]) -> None:
+    """Scale and shift the head so that maps begin where the sigmoid has a slope.
+
+    A class's usual maximum, the median over up to 400 images that show it, becomes 0.88, and a
+    map of zero 0.05. The order of values within a map stays, and so does the map that is read out.
+
+    Args:
+        backbone: in evaluation mode afterwards.
+        head: (C, D); changed in place.
+        bias: (C,); changed in place.
+        samples: training images.
+    """
+    backbone.eval()
+    highest: list[list[float]] = [[] for _ in range(len(head))]
+    for sample in list(samples[: min(400, len(samples))]):
+        cams = class_activation_maps(backbone(sample.image[None].to(head.device)), head)
+        for c in sample.labels.nonzero().flatten().tolist():
+            highest[c].append(cams[0, c].amax().item())
+    for c, values in enumerate(highest):
+        usual = float(torch.tensor(values).median()) if values else 0.0
+        if usual > 0:
+            head[c] *= (_AT_MAXIMUM - _AT_ZERO) / usual
+        bias[c] = _AT_ZERO
+
+
+def check_maps(mean: float, where: str) -> None:
+    """Raise `Diverged` for maps that are 0 or 1 everywhere."""
+    if _SATURATED <= mean <= 1 - _SATURATED:
+        return
+    raise Diverged(
+        f"training diverged in {where}: the maps of the classes present average {mean:.4f}, where "
+        "a sigmoid has no slope left; try a lower learning rate, another weight of the area loss "
+        "(reg), or a fitted CAM to start from"
+    )

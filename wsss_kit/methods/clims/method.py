@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from wsss_kit.cam import class_activation_maps
-from wsss_kit.checks import check_given, check_not_negative, check_probability
+from wsss_kit.checks import check_count, check_given, check_not_negative, check_probability
 from wsss_kit.classes import Sample, classes_of
 from wsss_kit.clip import FrozenCLIP
-from wsss_kit.engine import Diverged, columns
+from wsss_kit.engine import columns
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import COMMON, CAMMethod, Recipe
 from wsss_kit.methods.cam import first_classifier
-from wsss_kit.methods.clims.losses import Judge
+from wsss_kit.methods.clims.losses import Judge, calibrate, check_maps
 from wsss_kit.methods.trained import TrainedCAM
 from wsss_kit.processes import mean_count, total, world
 from wsss_kit.prompts import Prompts
+from wsss_kit.prompts.checks import labels_for
 
 _SCALES = (1.0, 0.5, 1.5, 2.0)
 WARM_UP = 20  # steps of AdamW
@@ -68,47 +69,6 @@ PRESETS = columns(
 )
 
 LOSSES = ("otm", "btm", "cbs", "reg")
-
-_AT_MAXIMUM, _AT_ZERO = 2.0, -3.0
-"""Calibrated sigmoids: the logit at a class's usual maximum, and where the map is zero."""
-_SATURATED = 0.003  # mean map of present classes from which on nothing is learned
-
-
-@torch.no_grad()
-def calibrate(backbone: nn.Module, head: Tensor, bias: Tensor, samples: Sequence[Sample]) -> None:
-    """Scale and shift the head so that maps begin where the sigmoid has a slope.
-
-    A class's usual maximum, the median over up to 400 images that show it, becomes 0.88, and a
-    map of zero 0.05. The order of values within a map stays, and so does the map that is read out.
-
-    Args:
-        backbone: in evaluation mode afterwards.
-        head: (C, D); changed in place.
-        bias: (C,); changed in place.
-        samples: training images.
-    """
-    backbone.eval()
-    highest: list[list[float]] = [[] for _ in range(len(head))]
-    for sample in list(samples[: min(400, len(samples))]):
-        cams = class_activation_maps(backbone(sample.image[None].to(head.device)), head)
-        for c in sample.labels.nonzero().flatten().tolist():
-            highest[c].append(cams[0, c].amax().item())
-    for c, values in enumerate(highest):
-        usual = float(torch.tensor(values).median()) if values else 0.0
-        if usual > 0:
-            head[c] *= (_AT_MAXIMUM - _AT_ZERO) / usual
-        bias[c] = _AT_ZERO
-
-
-def check_maps(mean: float, where: str) -> None:
-    """Raise `Diverged` for maps that are 0 or 1 everywhere."""
-    if _SATURATED <= mean <= 1 - _SATURATED:
-        return
-    raise Diverged(
-        f"training diverged in {where}: the maps of the classes present average {mean:.4f}, where "
-        "a sigmoid has no slope left; try a lower learning rate, another weight of the area loss "
-        "(reg), or a fitted CAM to start from"
-    )
 
 
 class CLIMS(TrainedCAM):
@@ -292,3 +252,60 @@ class CLIMS(TrainedCAM):
     @classmethod
     def _more_arguments(cls, card: Mapping[str, Any]) -> dict[str, Any]:
         return {"clip": None, "prompts": Prompts.from_json(json.dumps(card["prompts"]))}
+
+
+def propose_backgrounds(
+    clip: FrozenCLIP,
+    samples: Sequence[Sample],
+    prompts: Prompts,
+    *,
+    most: int = 3,
+    least: float = 0.1,
+    template: str = "a photo of {}",
+    shown: bool = True,
+) -> dict[str, dict[str, float]]:
+    """Find background words that CLIP sees in images of a class and hardly in others.
+
+    For every image CLIP spreads a probability over the background words. A word's lift for a
+    class is its mean probability in the images with the class minus that in the images
+    without. What is common everywhere has none, however often it comes with the class.
+
+    Args:
+        clip: the model.
+        samples: M images with image-level labels; some with and some without each class.
+        prompts: classes and background words.
+        most: words a class gets at most.
+        least: lift from which on a word counts, in [0, 1].
+        template: what the words are said in; those of ``prompts`` may speak of things alone.
+        shown: whether to show a bar.
+
+    Returns:
+        Class -> word -> lift, the largest first; a class may have none. For CLIMS, give those
+        that have some to ``prompts.replace(class_backgrounds={"boat": ["water"], ...})``.
+
+    Raises:
+        ValueError: if there are no samples, a number is out of range, or labels and classes do
+            not fit.
+
+    Example:
+        >>> from wsss_kit.clip import load_clip
+        >>> from wsss_kit.paperworld import PaperWorld
+        >>> world, prompts = PaperWorld(40, split="train"), Prompts.paper(method="clims")
+        >>> found = propose_backgrounds(load_clip("paper"), world, prompts, shown=False)
+        >>> next(iter(found["boat"])), next(iter(found["cat"]))
+        ('water', 'carpet')
+    """
+    check_count("most", most)
+    check_probability("least", least)
+    labels = labels_for(samples, prompts.classes)  # (M, C)
+    texts = clip.encode_text(prompts.background_texts(template)).cpu()
+    images = clip.encode_samples(samples, what="backgrounds", shown=shown)
+    seen = (float(clip.logit_scale) * images @ texts.T).softmax(1).to(labels)  # (M, P)
+    proposals = {}
+    for name, having in zip(prompts.classes, labels.T > 0, strict=True):
+        # NaN where no image has the class, or every one: no word counts
+        lift = seen[having].mean(0) - seen[~having].mean(0)  # (P,)
+        best = lift.argsort(descending=True)[:most].tolist()
+        kept = [p for p in best if lift[p] >= least]
+        proposals[name] = {prompts.backgrounds[p]: round(lift[p].item(), 3) for p in kept}
+    return proposals

@@ -67,14 +67,11 @@ def name_subcategories(
     classes = method.classes_
     parts = divided(subcategories, len(classes))  # (M, C, k)
     if len(parts) != len(samples):
-        raise ValueError(
-            f"{len(samples)} samples and {len(parts)} rows of sub-categories, expected as many rows"
-        )
+        counts = f"{len(samples)} samples and {len(parts)} rows of sub-categories"
+        raise ValueError(f"{counts}, expected as many rows")
     if (parts.amax(2) > labels_of(samples)).any():
-        raise ValueError(
-            "a sample has a sub-category of a class that its labels lack; expected the samples "
-            "that were clustered, in their order"
-        )
+        problem = "a sample has a sub-category of a class that its labels lack"
+        raise ValueError(f"{problem}; expected the samples that were clustered, in their order")
     names = _names(words, classes)
     scale = clip.logit_scale.float()
     texts = [clip.encode_text([template.format(n) for n in of]) if of else None for of in names]
