@@ -14,7 +14,7 @@ _PLACES = {
     ("dataset", "voc"): "wsss_kit.data.benchmarks:load_voc",
     ("dataset", "paper"): "wsss_kit.paperworld:PaperWorld",
     ("clip", "paper"): "wsss_kit.paperworld.tiny_clip:frozen_tiny_clip",
-    ("backbone", "paper"): "wsss_kit.paperworld.backbone:paper_backbone",
+    ("backbone", "paper"): "wsss_kit.paperworld.tiny_clip:paper_backbone",
 }
 
 

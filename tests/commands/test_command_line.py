@@ -163,7 +163,7 @@ def test_a_command_line_without_a_command_shows_which_there_are(words, capsys):
 
 OPTIONS = {
     "paper-clip": {"steps", "fall", "seed", "workers", "device", "torn"},
-    "paper-trunk": {"steps", "seed", "workers", "teacher"},
+    "paper-trunk": {"steps", "batch", "seed", "workers", "teacher"},
     "paper-clims": {"seed", "n_train", "n_val"},
     "paper-sc-cam": {"seed", "n_train", "n_val"},
     **{what: {"device", "resume", *options_of(what)} for what in METHODS},

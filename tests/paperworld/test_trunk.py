@@ -7,27 +7,23 @@ import torch
 
 from wsss_kit.backbones import build_backbone
 from wsss_kit.clip import load_clip
+from wsss_kit.commands.train import _teacher, train_paper_backbone
 from wsss_kit.files import load_model
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.backbone import (
-    PAPER_TRUNK,
-    _teacher,
-    paper_backbone,
-    train_backbone,
-)
 from wsss_kit.paperworld.pretrain import Pretraining
+from wsss_kit.paperworld.tiny_clip import PAPER_TRUNK, paper_backbone
 
 SMALL = {"steps": 3, "batch": 4, "workers": 0}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train_backbone(tmp_path_factory.mktemp("trunk") / "trunk", **SMALL)
+    return train_paper_backbone(tmp_path_factory.mktemp("trunk"), **SMALL)
 
 
 def test_equal_seeds_give_equal_weights(trained, tmp_path):
-    same = load_model(train_backbone(tmp_path / "same", **SMALL))[0]
-    other = load_model(train_backbone(tmp_path / "other", **SMALL, seed=1))[0]
+    same = load_model(train_paper_backbone(tmp_path / "same", **SMALL))[0]
+    other = load_model(train_paper_backbone(tmp_path / "other", **SMALL, seed=1))[0]
     first, card = load_model(trained)
     assert all(torch.equal(tensor, same[name]) for name, tensor in first.items())
     assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
@@ -38,7 +34,7 @@ def test_cards_say_how_much_was_torn(trained, tmp_path):
     """The backbone sees nothing torn, whoever teaches it; its teacher's own share is beside it."""
     run = Pretraining(tmp_path, steps=1, batch=2, workers=0, torn=0.9).run()
     card = load_model(
-        train_backbone(tmp_path / "trunk", teacher=run.export(tmp_path / "t", n=4), **SMALL)
+        train_paper_backbone(tmp_path / "trunk", teacher=run.export(tmp_path / "t", n=4), **SMALL)
     )[1]
     assert (card["data"]["torn"], card["teacher"]["torn"]) == (0.0, 0.9)
     shipped = load_model(PAPER_TRUNK)[1]

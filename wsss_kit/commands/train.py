@@ -1,5 +1,11 @@
 """Train what the package ships, again from its seed: tiny CLIP, paper backbone, CLIMS and SC-CAM.
 
+Weakly supervised methods start from a network that has seen many images before (ImageNet). The
+embedded world's stand-in, the paper backbone, imitates the tiny CLIP on the ``web`` split: in every
+cell it learns the embedding that CLIP has of that patch. No label, caption or mask enters. From
+random weights a classifier trained where objects stand at home learns the homes and hardly looks at
+the objects.
+
 The tiny CLIP and the paper backbone stand for two things, so they have two teachers. The tiny CLIP
 stands for a model that read the web, where heads are often hidden: a share of its objects is torn.
 The paper backbone stands for ImageNet, which was not chosen so: its teacher is a tiny CLIP that
@@ -8,14 +14,21 @@ place the torn tiny CLIP would give plain CAM the bodies that SC-CAM is there to
 name their data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from wsss_kit.checks import chosen_device
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from wsss_kit import engine
+from wsss_kit.checks import check_count, chosen_device
 from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.clip.vision import float_mask
 from wsss_kit.commands.resources import run_folder
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES, POWERS, best_rule, sweep_background
 from wsss_kit.files import load_model, save_model
@@ -25,10 +38,17 @@ from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM, agreement
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.backbone import train_backbone
 from wsss_kit.paperworld.measures import subtype_labels
-from wsss_kit.paperworld.pretrain import Pretraining, halved
-from wsss_kit.paperworld.world import TORN
+from wsss_kit.paperworld.pretrain import Pretraining, WebImages, halved
+from wsss_kit.paperworld.tiny_clip import (
+    MEAN,
+    STD,
+    PaperBackbone,
+    load_tiny_clip,
+    train_patch_features,
+    trained_grid,
+)
+from wsss_kit.paperworld.world import COOCCURRENCE, TORN
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import cam_maps
@@ -75,29 +95,101 @@ def train_paper_clip(
         return write_affinity(path)
 
 
+_LEARNING_RATE = 3e-3
+"""The highest of the training; a cosine from there."""
+
+
 def train_paper_backbone(
     out: str | Path = "data/runs/paper",
     *,
     teacher: str | Path | None = None,
     steps: int = 800,
+    batch: int = 64,
     seed: int = 0,
     workers: int = 1,
 ) -> Path:
-    """Train the paper backbone on a tiny CLIP's patches.
+    """Train the paper backbone: it imitates the tiny CLIP's patch embeddings.
 
     Args:
         out: folder of the weights and the card.
-        teacher: weights of the tiny CLIP; None for the package's.
-        steps: of 64 images.
-        seed: of weights and world.
+        teacher: weights of a tiny CLIP; None for the package's. The backbone in the package had one
+            that never saw a torn object, as ImageNet's images were not chosen to hide heads.
+        steps: of AdamW; every image is seen once.
+        batch: images a step.
+        seed: of the weights and of the images' world.
         workers: processes that draw images.
 
     Returns:
         The path of the weights.
+
+    Raises:
+        ValueError: if a number is out of range.
+        FileNotFoundError: if the teacher is missing.
+        Diverged: if the loss runs away.
     """
-    options = {"teacher": teacher, "steps": steps, "seed": seed, "workers": workers}
+    for name, value, least in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
+        check_count(name, value, least)
+    check_count("workers", workers, least=0)
     with run_folder(out) as folder:
-        return train_backbone(folder / "paper_trunk", **options, shown=True)
+        patches_of, teacher_card = _teacher(teacher)
+        architecture = teacher_card["architecture"]
+        student = _Student(patches_of, architecture["embed_dim"], seed)
+        world, size = 1000 + seed, architecture["vision_cfg"]["image_size"]
+        recipe = {"iterations": steps, "batch_size": batch, "seed": seed, "optimiser": "adamw"}
+        recipe |= {"learning_rate": _LEARNING_RATE, "weight_decay": 0.05, "decay": "cosine"}
+        recipe |= {"warmup": max(1, round(0.06 * steps)), "workers": workers, "shown": True}
+        web = WebImages(min(50, steps) * batch, world, size, torn=0.0)
+        losses = engine.fit(student, web, {**recipe, "sound": 2.0}, what="paper backbone")
+        seen = {"sha256": teacher_card["sha256"], "torn": teacher_card["data"].get("torn", 0.0)}
+        data = {"split": "web", "seed": world, "torn": 0.0, "cooccurrence": COOCCURRENCE["web"]}
+        card: dict[str, Any] = {
+            "name": "paper backbone",
+            "objective": "the tiny CLIP's embedding of every patch and of the whole image",
+            "teacher": {**seen, **teacher_card["training"]},
+            **{"data": data, "pictures": steps * batch, "steps": steps, "batch": batch},
+            **{"seed": seed, "learning_rate": _LEARNING_RATE, "last_loss": losses[-1]["total"]},
+        }
+        return save_model(folder / "paper_trunk", halved(student.backbone.state_dict()), card)
+
+
+class _Student(nn.Module):
+    """The paper backbone and a projection to the teacher's embeddings."""
+
+    def __init__(self, patches_of: Callable[[Tensor], Tensor], dimensions: int, seed: int) -> None:
+        super().__init__()
+        self.patches_of = patches_of
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.backbone = PaperBackbone(stride=8).to(memory_format=torch.channels_last)
+            self.head = nn.Conv2d(self.backbone.out_channels, dimensions, 1)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.parameters())}]
+
+    def loss(self, drawn: Tensor, *_: Tensor) -> dict[str, Tensor]:
+        """Compute one minus the cosine of every cell, and of the means over the cells."""
+        images = drawn.float().div(255).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            target = self.patches_of(images)  # (B, E, h, w)
+            output = self.head(self.backbone(images))
+        output, target = output.float(), target.float()
+        pooled = output.mean((2, 3)), target.mean((2, 3))
+        cells = 1 - F.cosine_similarity(output, target, dim=1).mean()
+        return {"total": cells + 1 - F.cosine_similarity(*pooled, dim=1).mean()}
+
+
+def _teacher(path: str | Path | None) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """Load images (B, 3, 96, 96) in [0, 1] -> patch embeddings (B, E, h, w), and the card."""
+    model, card = load_tiny_clip(path)
+    grid = trained_grid(card["architecture"])
+    mask = float_mask(grid, card["architecture"]["window"])
+
+    @torch.no_grad()
+    def patches_of(images: Tensor) -> Tensor:
+        patches = train_patch_features(model, (images - MEAN[0]) / STD[0], mask)  # (B, N, E)
+        return patches.transpose(1, 2).unflatten(2, grid)
+
+    return patches_of, card
 
 
 def score_affinity(

@@ -1,6 +1,7 @@
-"""The tiny CLIP: open_clip's own model, made small, with attention that stays near its place.
+"""The two small models of the embedded world: the tiny CLIP and the paper backbone.
 
-Its card, in the metadata of the file, holds the architecture and how it was trained. Two
+The tiny CLIP is open_clip's own model, made small, with attention that stays near its place. Its
+card, in the metadata of the file, holds the architecture and how it was trained. Two
 things go beyond open_clip's configuration and are therefore in the card: ``window``, how many
 cells a patch sees in each direction (class token excluded), and ``tied_keys``, whether keys are
 the queries, which makes attention a measure of similarity.
@@ -160,3 +161,70 @@ def _tied_attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None)
         scores = scores + mask
     mixed = scores.softmax(-1).to(values.dtype) @ values
     return attn.out_proj(mixed.transpose(1, 2).reshape(B, N, D))
+
+
+PAPER_TRUNK = Path(__file__).parent / "paper_trunk.safetensors"
+"""Weights of the paper backbone, with its card."""
+
+
+class PaperBackbone(nn.Module):
+    """A small ResNet for the embedded world: half a million parameters, 96 channels.
+
+    Args:
+        stride: 4, 8 or 16.
+    """
+
+    out_channels = 96
+    level_channels = (32, 64, 96)
+
+    def __init__(self, *, stride: int = 8) -> None:
+        super().__init__()
+        from torchvision.models.resnet import BasicBlock
+
+        strides = {4: (2, 1, 1), 8: (2, 2, 1), 16: (2, 2, 2)}.get(stride)
+        if strides is None:
+            raise ValueError(f"stride is {stride}, expected 4, 8 or 16 for the paper backbone")
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 24, 5, 2, 2, bias=False), nn.BatchNorm2d(24), nn.ReLU(inplace=True)
+        )
+        stages, channels = [BasicBlock(24, 24)], 24
+        for width, depth, step in zip((32, 64, 96), (1, 2, 2), strides, strict=True):
+            shortcut = nn.Conv2d(channels, width, 1, step, bias=False), nn.BatchNorm2d(width)
+            stages.append(BasicBlock(channels, width, step, nn.Sequential(*shortcut)))
+            stages += [BasicBlock(width, width) for _ in range(depth - 1)]
+            channels = width
+        self.stages, self.stride = nn.Sequential(*stages), stride
+        self.level_strides = (4, min(8, stride), stride)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features: (B, 3, H, W) RGB in [0, 1] -> (B, 96, H / stride, W / stride)."""
+        return self.levels(images)[-1]
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """Return the features after 32, 64 and 96 channels, the first at stride 4."""
+        features = [self.stem((images - MEAN[0]) / STD[0])]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        return features[2::2]  # of the last block of each width
+
+
+def paper_backbone(*, stride: int = 8, weights: str | Path | None = None) -> PaperBackbone:
+    """Build the paper backbone, with random weights unless others are given.
+
+    Args:
+        stride: 4, 8 or 16; the weights do not depend on it.
+        weights: None, ``"web"`` or the path of a file that `train_paper_backbone` wrote.
+
+    Raises:
+        ValueError: if the stride is another, ``weights`` is ``"imagenet"`` or the file is damaged.
+        FileNotFoundError: if there is no such file.
+    """
+    backbone = PaperBackbone(stride=stride)
+    if weights == "imagenet":
+        problem = 'weights is "imagenet", expected None, "web" or a file for the paper backbone'
+        raise ValueError(f"{problem}; ImageNet weights are for the ResNets")
+    if weights is not None:
+        tensors, _ = load_model(PAPER_TRUNK if weights == "web" else weights)
+        backbone.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return backbone
