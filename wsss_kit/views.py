@@ -138,18 +138,25 @@ class MaskedImages:
         masks: name to (H, W) int64.
         what: a mask is called in messages: ``"mask"`` or ``"seed"``.
         recipe: perhaps with ``crop``, ``scales`` and ``fill``, see `random_view`.
+        n_classes: C, where masks hold 0 to C and 255; None for any values.
 
     Raises:
-        ValueError: if there is no image, one has no mask or one of another size, or the images
-            differ in size and are not cropped.
+        ValueError: if there is no image, one has no mask or one of another size or with another
+            value, or the images differ in size and are not cropped.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], masks: Mapping[str, Tensor], what: str, recipe: Mapping
+        self,
+        samples: Sequence[Sample],
+        masks: Mapping[str, Tensor],
+        what: str,
+        recipe: Mapping,
+        *,
+        n_classes: int | None = None,
     ) -> None:
         if not len(samples):
             raise ValueError("there are no images to learn from, expected at least one")
-        self.samples, self.masks, self._what = samples, masks, what
+        self.samples, self.masks, self._what, self._n = samples, masks, what, n_classes
         self._options = {name: recipe.get(name, none) for name, none in _VIEW.items()}
         for name in getattr(samples, "names", ()):
             self._check_name(name)
@@ -182,6 +189,13 @@ class MaskedImages:
             raise ValueError(
                 f"{sample.name!r} has {size[0]}x{size[1]} pixels and a {self._what} of shape "
                 f"{tuple(mask.shape)}, expected both alike"
+            )
+        odd = (mask != IGNORE_INDEX) & ((mask < 0) | (mask > (self._n or 0)))
+        if self._n is not None and odd.any():
+            raise ValueError(
+                f"the {self._what} of {sample.name!r} holds {mask[odd][0]}, expected 0 to "
+                f"{self._n} or {IGNORE_INDEX}; check the class list, and that masks are read as "
+                "indices, not as colours"
             )
         return sample.image, mask
 

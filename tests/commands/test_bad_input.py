@@ -184,7 +184,7 @@ STOPS = {
     ),
     "a pupil with a value": (
         *(predicted(value=99), SEGMENTER),
-        "mask holds 99, expected 0 to 20 or 255|values .99., expected",
+        "holds 99, expected 0 to 20 or 255|values .99., expected",
     ),
     "a pupil of another size": (
         *(predicted((9, 9)), SEGMENTER),

@@ -52,7 +52,7 @@ class AffinityNet(PairNetwork):
             walk).
         kind: one of ``KINDS``.
         levels: how many of the backbone's last levels are compared; more than one needs a backbone
-            with ``levels``, see `affinity_net.levels`. The finest of them is the grid.
+            with ``levels``, see `affinity_net.pairs`. The finest of them is the grid.
         channels: of the features that are compared; where there are several levels, of each,
             as one number or one for each.
         stride: of a named backbone; PSA's is 8.

@@ -124,8 +124,9 @@ def run_masks(
             raise ValueError(f"{name} belongs to a segmenter, and {title} is none; leave it out")
         walk = "own" if affinity is None else None
         if affinity is not None and not fitted.brings_affinity:
-            # CLIMS's copy of IRN does not pad images to 512 pixels
-            padding = {"pad_to": None} if isinstance(fitted, CLIMS) else {}
+            # CLIMS's copy of IRN does not pad images to 512 pixels, which IRN's file stands for
+            released = isinstance(fitted, CLIMS) and Path(affinity).suffix == ".pth"
+            padding = {"pad_to": None} if released else {}
             walk = AffinityNet.load(affinity, device=device, **padding)
             made_by["affinity"] = weights_path(affinity).stem
         elif affinity not in (None, "none"):

@@ -1,4 +1,9 @@
-"""From a description to pixels: image, mask, parts and background kinds, all exact."""
+"""From a description to pixels: image, mask, parts and background kinds, all exact.
+
+Textures are printed papers, of the twelve background kinds and of the six body styles. Their
+randomness is NumPy's frozen ``RandomState`` and their smoothing Pillow's integer resizing, so they
+come out equal everywhere.
+"""
 
 import math
 from functools import cache, lru_cache

@@ -22,7 +22,7 @@ from wsss_kit.checks import (
     check_word,
     chosen_device,
 )
-from wsss_kit.classes import IGNORE_INDEX, Sample, classes_of
+from wsss_kit.classes import Sample, classes_of
 from wsss_kit.crf import crf_of_present, dense_crf
 from wsss_kit.engine import batch_norms, device_of
 from wsss_kit.methods.base import Learner, Recipe
@@ -106,7 +106,7 @@ class Segmenter(Learner):
         """Return random views of the images with their masks."""
         view = {"crop": recipe["crop"], "scales": recipe["scales"]}
         view["fill"] = mean_colour(getattr(self.net, "trunk", None))
-        return MaskedImages(samples, recipe["masks"], "mask", view)
+        return MaskedImages(samples, recipe["masks"], "mask", view, n_classes=len(self.classes))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the network's own groups, or all of its weights."""
@@ -123,18 +123,8 @@ class Segmenter(Learner):
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
             masks: (B, H, W) int64.
-
-        Raises:
-            ValueError: if a mask has a value that is no class.
         """
         recipe = self.numbers
-        wrong = (masks != IGNORE_INDEX) & ((masks < 0) | (masks > len(self.classes)))
-        if wrong.any():
-            raise ValueError(
-                f"a mask holds {masks[wrong][0].item()}, expected 0 to {len(self.classes)} or "
-                f"{IGNORE_INDEX}; check the class list, and that masks are read as indices, not as "
-                "colours"
-            )
         net = self.forward if recipe["full_size"] else self.net
         options = {"loss": LOSSES[recipe["loss"]], "scales": recipe["loss_scales"]}
         return {"total": multi_scale_loss(net, images, masks, **options)}

@@ -1,4 +1,4 @@
-r"""The losses of CLIMS (Xie et al., CVPR 2022, section 3.3), as the released code computes them.
+r"""The losses of CLIMS (Xie et al., CVPR 2022, section 3.3), and what computes them with CLIP.
 
 A *pair* is an image and a class present in it. :math:`s^{oo}` is the cosine between the image
 masked to the class's map and the class's text, :math:`s^{bo}` between what the map leaves and the
@@ -27,7 +27,7 @@ class Judge:
     Args:
         clip: the evaluator.
         prompts: classes, backgrounds and which of these belong to which class.
-        choices: a preset's values, see ``train.PRESETS``.
+        choices: a preset's values, see ``PRESETS`` of the method.
 
     Attributes:
         texts: (C, D) unit; several templates are averaged.

@@ -1,4 +1,4 @@
-"""Look into sub-categories: their most typical images, and features on a plane."""
+"""Look into sub-categories: names from CLIP, their most typical images, features on a plane."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
