@@ -1,8 +1,8 @@
 """From score maps to masks: the background joins, the present classes compete, doubt becomes 255.
 
 This is the only module that crosses from labels to masks: class ``c`` of ``labels`` is channel
-``c + 1`` of ``scores`` and value ``c + 1`` of a mask. Tensor in, tensor out. The last functions find
-where maps are trusted: two CRF passes, one that doubts objects, one that doubts background.
+``c + 1`` of ``scores`` and value ``c + 1`` of a mask. Tensor in, tensor out. The last functions
+find where maps are trusted: two CRF passes, one doubts objects, one doubts background.
 """
 
 import math

@@ -1,8 +1,8 @@
 """What AffinityNet compares: a backbone's levels, brought to features or boundaries of cells.
 
 PSA compares three levels of ResNet-38, IRN five of ResNet-50. A backbone with levels has
-``levels(images)``, a list of features from fine to coarse, and ``level_channels``, how many channels
-each of them has.
+``levels(images)``, a list of features from fine to coarse, and ``level_channels``, how many
+channels each of them has.
 """
 
 from __future__ import annotations

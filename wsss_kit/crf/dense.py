@@ -1,8 +1,8 @@
 """The dense CRF: mean field in a model that joins every pixel to every other; and PAMR.
 
 Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials",
-NeurIPS 2011. What makes it fast is the filter, see `permutohedral`. PAMR refines
-scores by the nearest pixels alone, light and differentiable.
+NeurIPS 2011. What makes it fast is the filter, see `permutohedral`. PAMR refines scores
+by the nearest pixels alone, light and differentiable.
 """
 
 from collections.abc import Callable, Iterator, Sequence
