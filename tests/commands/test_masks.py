@@ -14,6 +14,7 @@ import torch
 from tests.commands.test_generate import files
 from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
+from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.clip import load_clip
 from wsss_kit.commands import resources
 from wsss_kit.commands.generate import read_maps, read_masks
@@ -151,3 +152,18 @@ def test_data_by_its_name(tmp_path, monkeypatch):
         open_dataset("cats")
     with pytest.raises(FileNotFoundError, match="no pets in"):
         open_dataset("pets", tmp_path)
+
+
+def test_a_saved_affinity_keeps_its_padding(tmp_path, monkeypatch):
+    """Only IRN's released file, which stands for 512 pixels, is read without them for CLIMS."""
+    net, loaded, load = AffinityNet(device="cpu", channels=4, pad_to=104), [], AffinityNet.load
+    net.losses_ = []
+
+    def loading(*arguments, **options):
+        loaded.append(load(*arguments, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(AffinityNet, "load", loading)
+    options = {"data": "paper", "limit": 1, "device": "cpu"}
+    run_masks("clims", tmp_path / "out", affinity=net.save(tmp_path / "net"), **options)
+    assert loaded[0].pad_to == 104
