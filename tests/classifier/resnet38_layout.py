@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
 UNITS = {"b2": 3, "b3": 3, "b4": 6, "b5": 3}
 WIDTHS = {"b2": (128, 128), "b3": (256, 256), "b4": (512, 512), "b5": (512, 1024)}
@@ -49,39 +48,3 @@ def released(seed=0):
         ins = outs
     norm("bn7", 4096)
     return state
-
-
-def walk(state, images):
-    """The network as a list of what happens, in evaluation mode: PSA's conv4, conv5 and conv6."""
-
-    def norm(x, name):
-        of = [state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
-        return F.relu(F.batch_norm(x, *of))
-
-    def convolve(x, name, stride=1, dilation=1):
-        weight = state[f"{name}.weight"]
-        padding = dilation if weight.shape[-1] == 3 else 0
-        return F.conv2d(x, weight, None, stride, padding, dilation)
-
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    x = convolve((images - mean) / std, "conv1a")
-    seen = {}
-    for block, units in UNITS.items():
-        for unit in range(units):
-            name = block if unit == 0 else f"{block}_{unit}"
-            stride = 2 if unit == 0 and block != "b5" else 1
-            first = 2 if block == "b5" and unit else 1
-            second = 2 if block == "b5" else 1
-            y = seen[name] = norm(x, f"{name}.bn_branch2a")
-            shortcut = convolve(y, f"{name}.conv_branch1", stride) if unit == 0 else x
-            y = convolve(y, f"{name}.conv_branch2a", stride, first)
-            y = norm(y, f"{name}.bn_branch2b1")
-            x = shortcut + convolve(y, f"{name}.conv_branch2b1", 1, second)
-    for name in ("b6", "b7"):
-        y = seen[name] = norm(x, f"{name}.bn_branch2a")
-        shortcut = convolve(y, f"{name}.conv_branch1")
-        y = norm(convolve(y, f"{name}.conv_branch2a"), f"{name}.bn_branch2b1")
-        y = norm(convolve(y, f"{name}.conv_branch2b1", 1, 4), f"{name}.bn_branch2b2")
-        x = shortcut + convolve(y, f"{name}.conv_branch2b2")
-    return seen["b5"], seen["b6"], norm(x, "bn7")

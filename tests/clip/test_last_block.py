@@ -21,7 +21,7 @@ def differentiated(clip, images, directions):
     return torch.stack(result)
 
 
-@pytest.mark.parametrize("n_classes", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_classes", [1, 3])
 @pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
 def test_mean_gradients_are_those_of_automatic_differentiation(make, n_classes):
     clip = make()
@@ -31,7 +31,12 @@ def test_mean_gradients_are_those_of_automatic_differentiation(make, n_classes):
     expected = differentiated(clip, images, directions)
     result = last.mean_gradients(directions)
     assert expected.abs().min() > 0
-    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
+    exactly = {"rtol": 1e-9, "atol": 1e-12 * expected.abs().max()}
+    torch.testing.assert_close(result, expected, **exactly)
+    assert not last.prepared
+    last.prepare()  # the whole derivative, which gives every gradient
+    assert last.prepared and not last._kept and "shared_hidden" not in vars(last)
+    torch.testing.assert_close(last.mean_gradients(directions), expected, **exactly)
 
 
 @pytest.mark.parametrize(("name", "value"), [("MOST_KEPT", 0), ("_AT_ONCE", 1)])
@@ -45,19 +50,6 @@ def test_large_images_are_the_same_in_smaller_steps(monkeypatch, name, value):
     assert len(small._kept) == (0 if name == "MOST_KEPT" else 4)
     torch.testing.assert_close(small.mean_gradients(directions), expected)
     torch.testing.assert_close(same, attention)
-
-
-@pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
-def test_the_whole_derivative_gives_every_gradient(make):
-    clip, images = make(), torch.rand(2, 3, 24, 40, dtype=torch.float64)
-    last, _, _ = clip.last_block(images)
-    directions = torch.randn(2, 4, last.embedding.shape[1], dtype=torch.float64)
-    expected = last.mean_gradients(directions)
-    assert not last.prepared
-    last.prepare()
-    assert last.prepared and not last._kept and "shared_hidden" not in vars(last)
-    result = last.mean_gradients(directions)
-    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
 
 
 def test_what_it_remembers_does_not_change_what_it_gives():
