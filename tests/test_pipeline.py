@@ -98,19 +98,13 @@ def test_another_refinement_takes_the_place_of_the_crf(methods, batch):
 
 
 def test_the_sweep_and_the_prediction_take_a_pipeline(methods, world, batch):
-    pipeline = Pipeline(methods["CLIP-ES"], crf=True)
-    rules = [BackgroundRule(power=1), BackgroundRule(threshold=0.4)]
-    options = {"shown": False}
-    of_pipeline = sweep_background(pipeline, world, world.masks, rules=rules, **options)
+    pipeline, rules = Pipeline(methods["CLIP-ES"], crf=True), [BackgroundRule(power=1)]
+    options = {"rules": rules, "shown": False}
     by_parts = sweep_background(
-        Pipeline(methods["CLIP-ES"]).maps,
-        *(world, world.masks),
-        rules=rules,
-        refine=pipeline.refine,
-        **options,
+        Pipeline(methods["CLIP-ES"]).maps, world, world.masks, refine=pipeline.refine, **options
     )
-    assert of_pipeline == by_parts
-    masks = predict_masks(pipeline, world, rules[0], **options)
+    assert sweep_background(pipeline, world, world.masks, **options) == by_parts
+    masks = predict_masks(pipeline, world, rules[0], shown=False)
     for name, mask in zip(world.names, pipeline(*batch), strict=True):
         assert torch.equal(masks[name], mask)
 
@@ -136,18 +130,13 @@ def test_values_are_checked_once_where_they_enter(methods, batch, monkeypatch):
         (0.5, 1.0, 1.5, {}, r"the maps ranges from 1.5 to 1.5, expected \[0, 1\]"),
         (0.5, 1.0, NAN, {}, "the maps holds NaN"),
         (0.5, 1.0, 0.5, {"crf": lambda scores, *_: scores * NAN}, "scores holds NaN"),
-        (
-            *(0.5, 1.0, 0.5, {"crf": lambda scores, *_: 3 * scores, "min_confidence": 0.9}),
-            r"scores ranges from .* expected \[0, 1\]",
-        ),
-        (
-            *(0.5, 1.0, 0.5, {"affinity": lambda images: torch.full((1, 4, 4), NAN)}),
-            "the affinity has entries from nan on",
-        ),
+        (0.5, 1.0, 0.5, {"crf": lambda scores, *_: 3 * scores}, "scores ranges from .* to 1.5"),
+        (0.5, 1.0, 0.5, {"affinity": lambda _: torch.full((1, 4, 4), NAN)}, "entries from nan on"),
     ],
 )
 def test_wrong_values_are_refused_at_the_door(images, labels, maps, options, message):
     """Also those that functions of the caller return."""
+    options = {"min_confidence": 0.9, **options}
     pipeline = Pipeline(lambda images, labels: torch.full((1, 1, 2, 2), maps), **options)
     with pytest.raises(ValueError, match=message):
         pipeline(torch.full((1, 3, 4, 4), images), torch.full((1, 1), labels))

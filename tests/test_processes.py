@@ -10,7 +10,6 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
 from tests.trainings import SHARED, TRAININGS, state_of
 from wsss_kit import processes
@@ -94,24 +93,3 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch):
     assert own_device("cpu") == "cpu" and own_device("cuda:3") == "cuda:3"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert own_device() == "auto"
-
-
-def test_normalisation_by_hand_is_torchs():
-    """On the images of one process, which is all there are."""
-    torch.manual_seed(0)
-    theirs, ours = nn.BatchNorm2d(3, momentum=0.3), nn.BatchNorm2d(3, momentum=0.3)
-    images = torch.rand(4, 3, 5, 6, requires_grad=True)
-    again = images.detach().clone().requires_grad_()
-    with torch.no_grad():
-        for layer in (theirs, ours):
-            layer.weight.copy_(torch.tensor([1.0, 2.0, 0.5]))
-    weights = torch.rand(4, 3, 5, 6)
-    ours.__class__ = processes._SyncBatchNormCPU
-    (theirs(images) * weights).sum().backward()
-    (ours(again) * weights).sum().backward()
-    assert torch.allclose(again.grad, images.grad, atol=1e-5)
-    for name, value in theirs.state_dict().items():
-        assert torch.allclose(ours.state_dict()[name], value, atol=1e-6), name
-    assert torch.allclose(ours.weight.grad, theirs.weight.grad, atol=1e-4)
-    ours.eval(), theirs.eval()
-    assert torch.equal(ours(images), theirs(images))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from wsss_kit.affinity import box_masks
+from wsss_kit.affinity import box_masks, random_walk, transition_matrix
 from wsss_kit.affinity_net import AffinityNet
-from wsss_kit.crf import dense_crf, reference_crf_images
+from wsss_kit.cam import normalize_cams
+from wsss_kit.crf import crf_of_present, reference_crf_images
+from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod, MethodOutput
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.pipeline import Pipeline
@@ -30,18 +31,8 @@ class Given(CAMMethod):
         self.output = MethodOutput(cams, affinity)
         self.brings_affinity = affinity is not None
 
-    def fit(self, samples=(), **training):
-        return self
-
     def __call__(self, images, labels):
         return self.output
-
-    def save(self, path):
-        raise NotImplementedError
-
-    @classmethod
-    def load(cls, path, **options):
-        raise NotImplementedError
 
 
 @pytest.fixture
@@ -57,36 +48,14 @@ def resize(maps, size):
     return torch.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def refined_by_hand(cams, affinity, size, threshold, squarings=1):
-    out = torch.zeros(*cams.shape[:2], *size)
-    for b in range(len(cams)):
-        walk = affinity[b].clone()
-        for _ in range(3):
-            walk = walk / walk.sum(0, keepdim=True)
-            walk = walk / walk.sum(1, keepdim=True)
-        walk = (walk + walk.T) / 2
-        walk = torch.linalg.matrix_power(walk, 2**squarings)
-        for c in range(cams.shape[1]):
-            cam = cams[b, c]
-            box = box_masks(cam[None, None], threshold=threshold)[0, 0]
-            moved = (walk @ (cam * box).flatten()).view(cam.shape)
-            moved = moved - moved.min()
-            out[b, c] = resize((moved / (moved.max() + 1e-7))[None, None], size)[0, 0]
-    return out
+def masks_of_constant(maps, labels, threshold):
+    return scores_to_masks(add_background(maps, threshold=threshold), labels)
 
 
-def masks_by_hand(maps, labels, background):
-    B, C, H, W = maps.shape
-    masks = torch.zeros(B, H, W, dtype=torch.int64)
-    for b in range(B):
-        for y in range(H):
-            for x in range(W):
-                values = maps[b, :, y, x].tolist()
-                best = background(max(values))
-                for c in range(C):
-                    if labels[b, c] and values[c] > best:
-                        best, masks[b, y, x] = values[c], c + 1
-    return masks
+def masks_of_crf(maps, images, labels, background, confidence):
+    """Masks of the dense CRF among a background (B, 1, H, W) and the classes present."""
+    probs = crf_of_present(torch.cat([background, maps], 1), images, labels)
+    return scores_to_masks(probs, labels, min_confidence=confidence)
 
 
 def test_plain_maps_and_masks(given):
@@ -94,9 +63,9 @@ def test_plain_maps_and_masks(given):
     maps = cam_maps(images, labels, method=method)
     torch.testing.assert_close(maps, resize(method.output.cams, (17, 22)))
     result = cam_masks(images, labels, method=method, threshold=0.5)
-    assert torch.equal(result, masks_by_hand(maps, labels, lambda _: 0.5))
+    assert torch.equal(result, masks_of_constant(maps, labels, 0.5))
     assert torch.equal(
-        cam_masks(images, labels, method=method), masks_by_hand(maps, labels, lambda _: 0.15)
+        cam_masks(images, labels, method=method), masks_of_constant(maps, labels, 0.15)
     )
     assert result.dtype == torch.int64 and result.unique().tolist() == [0, 1, 2, 3]
 
@@ -106,13 +75,15 @@ def test_masks_of_a_constant_background_and_a_crf_if_asked_for(given, masks_of):
     method, images, labels = given
     maps = resize(method.output.cams, (17, 22))
     result = masks_of(images, labels, method=method)
-    assert torch.equal(result, masks_by_hand(maps, labels, lambda _: 0.15))
+    assert torch.equal(result, masks_of_constant(maps, labels, 0.15))
     for confidence in (None, 0.6):
         options = {"method": method, "threshold": 0.4, "min_confidence": confidence}
         refined = masks_of(images, labels, crf=True, **options)
-        assert torch.equal(refined, crf_by_hand(maps, images, labels, 0.4, confidence))
+        background = torch.full_like(maps[:, :1], 0.4)
+        expected = masks_of_crf(maps, images, labels, background, confidence)
+        assert torch.equal(refined, expected)
     unsure = masks_of(images, labels, **options)
-    plain = masks_by_hand(maps, labels, lambda _: 0.4)
+    plain = masks_of_constant(maps, labels, 0.4)
     scores = torch.cat([torch.full_like(maps[:, :1], 0.4), maps * labels[:, :, None, None]], 1)
     doubtful = scores.amax(1) < 0.6
     assert torch.equal(unsure, plain.masked_fill(doubtful, 255)) and doubtful.any()
@@ -125,8 +96,10 @@ def test_clip_es_maps_walk_as_often_as_their_method_says(given, squarings, thres
     cams, affinity = method.output
     method.output = MethodOutput(cams, affinity**8)  # not all alike
     result = clip_es_maps(images, labels, method=method, box_threshold=threshold)
-    literal = refined_by_hand(*method.output, (17, 22), threshold, squarings)
-    torch.testing.assert_close(result, literal, atol=1e-5, rtol=1e-4)
+    walk = transition_matrix(affinity**8, sinkhorn=3, squarings=squarings)
+    moved = random_walk(box_masks(cams, threshold=threshold) * cams, walk)
+    expected = resize(normalize_cams(moved, subtract_min=True, eps=1e-7), (17, 22))
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
     assert result.min() >= 0 and result.max() <= 1 and (result[labels == 0] == 0).all()
 
 
@@ -143,35 +116,11 @@ def test_clip_es_masks(given, power, confidence, preset):
     result = clip_es_masks(images, labels, method=method, **options)
     seen = reference_crf_images(images) if preset == "reference" else images
     background = (1 - maps.amax(1, keepdim=True)) ** power
-    assert torch.equal(result, crf_by_hand(maps, seen, labels, background, confidence))
+    assert torch.equal(result, masks_of_crf(maps, seen, labels, background, confidence))
     assert result.dtype == torch.int64
     assert (result == 255).any() == (confidence is not None)
     method.output = MethodOutput(0 * method.output.cams, method.output.affinity)
     assert (clip_es_masks(images, 0 * labels, method=method) == 0).all()
-
-
-def test_presets_differ_in_boxes(given):
-    method, images, labels = given
-    edge = torch.zeros(2, 3, 4, 5)
-    edge[:, :, -1] = 1  # only in the last row, which the released code's boxes never cover
-    method.output = MethodOutput(edge * labels[:, :, None, None], method.output.affinity)
-    assert (clip_es_maps(images, labels, method=method) == 0).all()
-    method.preset = "clean"
-    assert clip_es_maps(images, labels, method=method).max() > 0.9
-
-
-def crf_by_hand(maps, images, labels, background, confidence):
-    """Masks of the dense CRF among a background and the classes present, one by one."""
-    masks, background = [], background * torch.ones(len(maps), 1, *maps.shape[2:])
-    for b, row in enumerate(labels):
-        (present,) = np.nonzero(row.numpy())
-        scores = torch.cat([background[b], maps[b, present]])
-        best, value = dense_crf(scores[None], images[b][None])[0].max(0)
-        literal = torch.tensor([0, *(present + 1)])[value]
-        if confidence is not None:
-            literal[best < confidence] = 255
-        masks.append(literal)
-    return torch.stack(masks)
 
 
 def walk_by_hand(scores, affinity, power, steps):

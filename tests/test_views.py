@@ -71,7 +71,7 @@ def test_a_crop_is_a_window_of_the_image_or_of_its_mirror_image(size):
     assert 70 <= mirrored <= 130  # four standard deviations around 100
 
 
-@pytest.mark.parametrize("size", [(5, 12), (12, 5), (5, 6), (1, 1)])
+@pytest.mark.parametrize("size", [(5, 12), (12, 5), (1, 1)])
 def test_beyond_a_small_image_is_the_mean_colour(size):
     image, colour = numbered(*size), torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1)
     mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
@@ -109,9 +109,8 @@ def test_the_longer_side_is_resized_within_its_range():
         torch.testing.assert_close(view[:, inside], torch.ones(3, int(inside.sum())))
         seen.add(width)
     assert seen == set(range(16, 25))
-    image = torch.rand(3, 40, 30, generator=generator())
+    image, options = torch.rand(3, 40, 30), {"crop": 24, "long_side": (20, 60)}
     before = image.clone()
-    options = {"crop": 24, "long_side": (20, 60)}
     first, second = (augment(image, generator(5), **options) for _ in range(2))
     assert torch.equal(first, second) and torch.equal(image, before)
     assert 0 <= first.min() and first.max() <= 1

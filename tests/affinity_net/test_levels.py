@@ -62,10 +62,7 @@ def test_levels_come_together_on_the_finest_grid(rng):
     for options, message in (
         ({"levels": 4}, "levels is 4 and Pyramid has 3 levels"),
         ({"levels": 3, "channels": (4, 8)}, r"channels are \(4, 8\) and there are 3 levels"),
-        (
-            *({"levels": 2, "channels": 6, "kind": "boundary"},),
-            r"channels are \(6, 6\), expected multiples of 4",
-        ),
+        ({"levels": 2, "channels": 6, "kind": "boundary"}, "expected multiples of 4"),
     ):
         with pytest.raises(ValueError, match=message):
             AffinityNet(Pyramid(), **options)
@@ -98,8 +95,8 @@ def test_psa_s_released_affinity_is_walked_as_its_layout_says(tmp_path):
     seen = zip(("f8_3", "f8_4", "f8_5"), net.trunk.levels(padded), strict=True)
     levels = [F.elu(F.conv2d(x, state[f"{name}.weight"])) for name, x in seen]
     expected = F.elu(F.conv2d(torch.cat(levels, 1), state["f9.weight"]))
-    torch.testing.assert_close(net.features(images), expected, rtol=1e-3, atol=1e-3)
-    assert expected.std() > 0.1 and (net.radius, net.kind) == (5, "features")
+    torch.testing.assert_close(net.features(images), expected)
+    assert expected.std() > 0.01 and (net.radius, net.kind) == (5, "features")
     for name, content, message in (
         ("res38_cls.pth", {"conv1a.weight": torch.zeros(1)}, "is neither PSA's affinity"),
         ("cut.pth", {"f9.weight": torch.zeros(448, 448, 1, 1)}, "does not hold the weights of the"),

@@ -142,6 +142,7 @@ def test_what_cannot_be_learned_from(world, seeds, net, tmp_path):
 
 def test_the_boundary_variant_learns_where_labels_change(world, seeds):
     net = AffinityNet(device="cpu", kind="boundary", levels=3, channels=16)
+    world = world[:4]
     net.fit(world, seeds, epochs=25, batch_size=4, learning_rate=3e-3, **QUIET)
     assert net.losses_[-1] < 0.7 * net.losses_[0]
     on, off = [], []

@@ -91,19 +91,17 @@ def test_two_backgrounds_of_one_kind_the_strong_one_first():
 
 def test_published_constants():
     assert PSA_POWERS == (4, 32) and IRN_THRESHOLDS == (0.30, 0.05)
-    walks, images, scores = [], torch.zeros(1, 3, 2, 2), torch.ones(1, 2, 2, 2)
+    walks, scores = [], torch.ones(1, 2, 2, 2)
 
     class Recorded(AffinityNet):
         def walk(self, scores, images, **options):
             walks.append(options)
             return scores
 
-    def maps_of(images, labels):
-        return scores
-
     for background in (BackgroundRule(power=16), BackgroundRule(threshold=0.2)):
-        pipeline = Pipeline(maps_of, background=background, affinity=Recorded(device="cpu"))
-        pipeline(images, torch.ones(1, 2))
+        net = Recorded(device="cpu")
+        pipeline = Pipeline(lambda *_: scores, background=background, affinity=net)
+        pipeline(torch.zeros(1, 3, 2, 2), torch.ones(1, 2))
     assert walks == [{"power": 8, "squarings": 8}, {"power": 10, "squarings": 8}]
 
 

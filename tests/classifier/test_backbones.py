@@ -98,23 +98,6 @@ def test_equal_seeds_give_equal_weights(name):
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize(
-    ("name", "mean", "std"),
-    [
-        ("paper", (0.45, 0.45, 0.45), (0.27, 0.27, 0.27)),
-        ("resnet18", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ],
-)
-def test_backbones_normalise_for_themselves(name, mean, std):
-    """And their statistics are no part of the state, so that published weights fit."""
-    backbone, seen, images = build_backbone(name), [], torch.rand(2, 3, 32, 32)
-    assert not {"mean", "std"} & set(backbone.state_dict())
-    backbone.stem.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    backbone(images)
-    literal = torch.stack([(images[:, c] - mean[c]) / std[c] for c in range(3)], 1)
-    torch.testing.assert_close(seen[0], literal)
-
-
 def test_a_module_of_ones_own_comes_back_as_it_is():
     mine = Tiny().double()
     before = {k: v.clone() for k, v in mine.state_dict().items()}

@@ -64,19 +64,6 @@ def test_what_it_remembers_does_not_change_what_it_gives():
     assert last.mean_gradients(directions[:, :0]).shape == (1, 0, 32)
 
 
-def test_embedding_and_attention_are_those_of_the_plain_path():
-    clip, images = CLIPS["QuickGELU"](), torch.rand(2, 3, 40, 24, dtype=torch.float64)
-    last, attention, grid = clip.last_block(images, n_layers=2)
-    dense = clip.encode_dense(images, n_layers=2)
-    backbone, _, _ = clip._run_backbone(images, 2, None)
-    assert grid == dense.grid == (5, 3)
-    torch.testing.assert_close(attention.float(), dense.attention)
-    torch.testing.assert_close(last.normed, clip.blocks[-1].ln_1(backbone.x))
-    torch.testing.assert_close(last.embedding, clip.finish(backbone.x, last.normed, grid))
-    alone, _, _ = clip.last_block(images, n_layers=1)
-    torch.testing.assert_close(alone.embedding, last.embedding)
-
-
 def test_folded_weights_follow_the_model():
     clip, images = load_clip("paper", device="cpu"), torch.rand(1, 3, 24, 24)
     before = clip.last_block(images)[0].embedding

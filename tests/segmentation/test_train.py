@@ -34,9 +34,9 @@ def world():
 FAST = {"epochs": 2, "batch_size": 2, "device": "cpu", "progress": False}
 
 
-def test_it_learns_two_images_by_heart_and_nothing_from_255(world):
-    two = [world[i] for i in range(2)]
-    masks = {s.name: world.masks[s.name] for s in two}
+def test_it_learns_two_images_by_heart_and_nothing_from_255():
+    two = PaperWorld(2, split="train", size=64)
+    masks = dict(two.masks)
     options = {**FAST, "epochs": 60}
     net = train_segmenter(two, masks, **options)
     assert net.losses_[-1] < 0.1 * net.losses_[0] and len(net.losses_) == 60
@@ -62,12 +62,6 @@ def test_deeplab_leaves_normalisation_and_its_head_is_faster(world):
     groups = net.parameter_groups()
     assert [group.get("lr_scale", 1) for group in groups] == [1, 10, 20]
     assert [group.get("weight_decay") for group in groups] == [None, None, 0]
-    assert [branch.dilation for branch in net.net.branches] == [(r, r) for r in (6, 12, 18, 24)]
-    images = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        features = backbone.eval()(images)
-        summed = sum(branch(features) for branch in net.net.branches)
-        torch.testing.assert_close(net.net(images), summed)
 
 
 def test_gradients_of_accumulated_batches_are_their_mean(world):

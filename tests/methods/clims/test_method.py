@@ -194,14 +194,6 @@ def test_a_checkpoint_of_another_run_is_refused(clip, cam, world, tmp_path):
             method.fit(world, **{**FIT, **fit}, checkpoint=tmp_path / "run")
 
 
-def test_a_loaded_one_has_its_losses_and_no_clip_to_learn_from(clip, cam, world, tmp_path):
-    clims = make(clip, cam).fit(world, **FIT)
-    loaded = CLIMS.load(clims.save(tmp_path / "clims"), device="cpu")
-    assert loaded.losses_ == clims.losses_ and loaded.prompts == clims.prompts
-    with pytest.raises(RuntimeError, match="no CLIP to learn from"):
-        loaded.fit(world, **FIT)
-
-
 # -- what is refused ------------------------------------------------------------------------
 
 
@@ -218,8 +210,12 @@ def test_what_does_not_go_together(clip, cam, world):
     ):
         with pytest.raises(ValueError, match=message):
             make(clip, start, **options).fit(world, **FIT, **fit)
-    with pytest.raises(RuntimeError, match="is not fitted; call its fit"):
-        make(clip, CAM("paper")).fit(world, **FIT)
+    for none, start, message in (
+        (clip, CAM("paper"), "is not fitted; call its fit"),
+        (None, cam, "no CLIP to learn from"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            make(none, start).fit(world, **FIT)
 
 
 def test_maps_that_say_nothing_stop_the_training(clip, cam, world):

@@ -8,13 +8,9 @@ import pytest
 import torch
 
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate, predict_masks
 from wsss_kit.methods.clip_es import CLIPES, TARGETS
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.measures import part_recall
-from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
-from wsss_kit.recipes import cam_maps, clip_es_maps
 
 
 @pytest.fixture(scope="module")
@@ -86,36 +82,6 @@ def test_several_templates_are_averaged(clip):
         assert not torch.allclose(result, clip.encode_text(texts(templates[0])), atol=1e-3)
     with pytest.raises(ValueError, match="nothing to train; it cannot use epochs, seed"):
         method.fit([], epochs=3, seed=1)
-
-
-@pytest.mark.slow
-def test_the_staircase_of_the_shipped_tower(clip):
-    """PaperWorld test, 200 images; the rules are those that 100 images of val chose."""
-    test = PaperWorld(200, split="test")
-    truth = {name: test.masks[name] for name in test.names}
-    logit, softmax = (
-        CLIPES(clip, prompts=Prompts.paper(), target=t).fit() for t in ("logit", "softmax")
-    )
-    rules = {  # step: (method, maps, rule without the CRF, rule with it)
-        "logit": (logit, cam_maps, {"threshold": 0.05}, {"threshold": 0.15}),
-        "softmax": (softmax, cam_maps, {"power": 3}, {"threshold": 0.25}),
-        "affinity": (softmax, clip_es_maps, {"power": 1.5}, {"threshold": 0.3}),
-    }
-    raw, refined, recall = {}, {}, {}
-    for step, (method, maps_of, *both) in rules.items():
-        maps = functools.partial(maps_of, method=method)
-        crf = Pipeline(method, crf=True).refine
-        for result, rule, refine in ((raw, both[0], None), (refined, both[1], crf)):
-            masks = predict_masks(maps, test, BackgroundRule(**rule), refine=refine, shown=False)
-            protocol = Protocol("PaperWorld", "test")
-            report = evaluate(masks, truth, classes=test.classes, protocol=protocol, n_bootstrap=0)
-            result[step], recall[step] = 100 * report.mean_iou, part_recall(masks, test)
-    assert raw["softmax"] - raw["logit"] >= 20
-    assert raw["affinity"] >= raw["softmax"]
-    assert refined["affinity"] - refined["softmax"] >= 3
-    assert refined["affinity"] - raw["affinity"] >= 7
-    assert refined["affinity"] >= 65
-    assert recall["affinity"]["body"] >= 0.8 and recall["affinity"]["signature part"] >= 0.7
 
 
 def test_images_of_any_size_and_half_precision(method, sample):

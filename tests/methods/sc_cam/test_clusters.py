@@ -70,16 +70,12 @@ def test_every_class_is_clustered_by_its_own_images(engine, own):
 
 def test_what_is_refused():
     points, labels = torch.rand(5, 3), torch.ones(5, 2)
-    for features, k, message in (
-        (points, 6, r"k is 6 and there are 5 points"),
-        (points[0], 1, r"features have shape \(3,\), expected \(N, D\)"),
-        (points * math.nan, 2, "NaN or infinity"),
+    for call, message in (
+        (lambda: kmeans(points, 6), r"k is 6 and there are 5 points"),
+        (lambda: kmeans(points[0], 1), r"features have shape \(3,\), expected \(N, D\)"),
+        (lambda: kmeans(points * math.nan, 2), "NaN or infinity"),
+        (lambda: subcategory_labels(points, labels[:4], k=2), r"\(4, 2\) and features \(5, 3\)"),
+        (lambda: subcategory_labels(torch.rand(5, 3, 2), labels, k=2), r"or \(M, C, D\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            kmeans(features, k)
-    for features, given, message in (
-        (points, labels[:4], r"\(4, 2\) and features \(5, 3\)"),
-        (torch.rand(5, 3, 2), labels, r"or \(M, C, D\)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            subcategory_labels(features, given, k=2)
+            call()
