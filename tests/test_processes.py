@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from tests.trainings import SHARED, TRAININGS, state_of
 from wsss_kit import processes
@@ -93,3 +94,20 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch):
     assert own_device("cpu") == "cpu" and own_device("cuda:3") == "cuda:3"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert own_device() == "auto"
+
+
+def test_normalisation_by_hand_is_torchs():
+    """On the images of one process, which is all there are: gradients and statistics."""
+    torch.manual_seed(0)
+    theirs, ours = nn.BatchNorm2d(3, momentum=0.3), nn.BatchNorm2d(3, momentum=0.3)
+    ours.__class__ = processes._SyncBatchNormCPU
+    images, weights = torch.rand(2, 4, 3, 5, 6)
+    gradients = []
+    for layer in (theirs, ours):
+        layer.weight.data = torch.tensor([1.0, 2.0, 0.5])
+        given = images.clone().requires_grad_()
+        (layer(given) * weights).sum().backward()
+        gradients.append((given.grad, layer.weight.grad, layer.bias.grad))
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), atol=1e-6, rtol=0)
+    assert torch.equal(ours.eval()(images), theirs.eval()(images))

@@ -133,6 +133,9 @@ def test_it_starts_from_a_copy_of_a_fitted_cam(clip, cam, world):
     clims = make(clip, cam).fit(world, **FIT)
     assert torch.equal(cam.head_, head) and not torch.equal(clims.head_, head)
     assert all(torch.equal(v, before[k]) for k, v in cam.backbone_.state_dict().items())
+    moved = {k for k, v in clims.backbone_.state_dict().items() if not torch.equal(v, before[k])}
+    assert any(name.startswith("stem") for name in moved)  # preset clean: and no statistics
+    assert not any("running" in name for name in moved)
     rate = 1e-9  # with hardly a step the maps are the CAM's, but for the calibration's scale
     still = make(clip, cam).fit(world, **FIT, learning_rate=rate)
     images, labels = world[0].image[None], world[0].labels[None]

@@ -40,8 +40,6 @@ def test_as_good_as_scikit_learn_where_there_are_no_blobs(rng):
     points = torch.randn(300, 64, generator=rng).relu()
     theirs = KMeans(10, n_init=10, random_state=0).fit(points.numpy()).inertia_
     assert kmeans(points, 10).inertia <= 1.015 * theirs
-    alone = {round(kmeans(points, 10, seed=seed, restarts=1).inertia, 3) for seed in range(4)}
-    assert len(alone) > 1
 
 
 @pytest.mark.parametrize("engine", ["sklearn", "torch"])

@@ -176,6 +176,3 @@ def test_wrong_questions_are_refused(found):
         given = {"samples": samples, "subcategories": subcategories, "words": WORDS, **change}
         with pytest.raises(ValueError, match=message):
             name_subcategories(clip, method, shown=False, **given)
-
-
-# -- real photographs -----------------------------------------------------------------------

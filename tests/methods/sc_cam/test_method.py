@@ -193,14 +193,12 @@ def test_known_subcategories_may_have_a_number_of_their_own(cam, world):
     known[:, :, 1] = labels_of(world)
     method = make(cam).fit(world, **FIT, subcategories=known.view(12, 24))
     assert len(method.rounds_) == 1 and method.sub_head_.shape == (24, 96)
-    for wrong, message in (
-        (known.view(12, 24)[:, :20], r"shape \(12, 20\), expected \(12, 8 \* k\)"),
-        (known.view(12, 24) * 2, "something else than 0 and 1"),
-        (torch.ones(12, 24), "whose class is not present"),
+    for options, message in (
+        ({"subcategories": known[:, :7, 1]}, r"shape \(12, 7\), expected \(12, 8 \* k\)"),
+        ({"subcategories": known.view(12, 24) * 2}, "something else than 0 and 1"),
+        ({"subcategories": torch.ones(12, 24)}, "whose class is not present"),
+        ({"epochs": [1, 2, 3]}, "epochs has 3 numbers for 2 rounds"),
+        ({"baseline": {"epochs": 1}}, "give one of the two"),
     ):
         with pytest.raises(ValueError, match=message):
-            make(cam).fit(world, **FIT, subcategories=wrong)
-    with pytest.raises(ValueError, match="epochs has 3 numbers for 2 rounds"):
-        make(cam).fit(world, **{**FIT, "epochs": [1, 2, 3]})
-    with pytest.raises(ValueError, match="give one of the two"):
-        make(cam).fit(world, **FIT, baseline={"epochs": 1})
+            make(cam).fit(world, **{**FIT, **options})
