@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import signal
 import subprocess
@@ -15,14 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trainings import LONG, TRAININGS, WORLD, Tiny, cam, sc_cam, start, state_of
+from tests.trainings import LONG, TRAININGS, WORLD, sc_cam, start, state_of
 from wsss_kit import engine
 from wsss_kit.classes import Sample
-from wsss_kit.engine import Diverged, _Batches, check_loss, generator, rate_factor
-from wsss_kit.files import load_model
+from wsss_kit.engine import Diverged, _Batches, generator, rate_factor
 from wsss_kit.methods.cam import CAM
 from wsss_kit.paperworld import PaperWorld
-from wsss_kit.processes import progress
 from wsss_kit.segmentation import train_segmenter
 
 
@@ -127,12 +124,6 @@ def test_the_global_random_state_is_left_as_it_was():
     assert generator(1, 2).initial_seed() != generator(2, 1).initial_seed()
 
 
-@pytest.mark.parametrize("shown", [True, False])
-def test_progress_passes_everything_on(shown, capsys):
-    assert list(progress(iter("abc"), what="letters", shown=shown)) == ["a", "b", "c"]
-    assert ("letters" in capsys.readouterr().err) == shown
-
-
 # -- schedule ---------------------------------------------------------------------------------
 
 
@@ -153,25 +144,7 @@ def test_rates_by_hand():
     assert late[7:] == pytest.approx([math.sin(math.pi / 2 * k / 4) ** 2 for k in (3, 2, 1)])
 
 
-def test_a_schedule_that_is_longer_than_the_training():
-    network, seen = Line(), []
-    network.after_step = lambda step: seen.append(step)
-    recipe = {**RECIPE, "epochs": 2, "schedule": 4, "batch_size": 7}
-    optimiser = engine.optimiser_of(network, recipe)
-    assert optimiser.param_groups[0]["peak"] == 0.1
-    engine.fit(network, Numbers(7), recipe, what="line")
-    assert seen == [0, 1]
-
-
 # -- divergence -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("loss", [math.nan, math.inf, 7.01])
-def test_a_loss_that_runs_away(loss):
-    message = r"in epoch 3: its loss is .* sound one is 0.7; .* below 0.05"
-    with pytest.raises(Diverged, match=message):
-        check_loss(loss, 0.7, where="epoch 3", learning_rate=0.05)
-    assert check_loss(6.9, 0.7, where="epoch 3", learning_rate=0.05) is None
 
 
 def test_a_network_that_knows_nothing_has_a_sound_loss():
@@ -179,19 +152,26 @@ def test_a_network_that_knows_nothing_has_a_sound_loss():
     losses = [0.0, 0.001, 5.0, 6.0, 6.0, 6.0]
     recipe = {**RECIPE, "epochs": 2, "sound": 0.7}
     engine.fit(Line(losses), Numbers(9), recipe, what="line")
-    with pytest.raises(Diverged, match=r"line, epoch 2: its loss is 8 and a sound one is 0.7"):
-        engine.fit(Line([0.0, 0.001, 5.0, 8.0, 8.0, 8.0]), Numbers(9), recipe, what="line")
-    with pytest.raises(Diverged, match="line, epoch 1: its loss is nan"):
-        engine.fit(Line([0.5, math.nan, 1.0]), Numbers(9), recipe, what="line")
+    for losses, message in (
+        (
+            [0.0, 0.001, 5.0, 8.0, 8.0, 8.0],
+            "epoch 2: its loss is 8 and a sound one is 0.7",
+        ),
+        ([0.5, math.nan, 1.0], "epoch 1: its loss is nan"),
+        ([0.5, math.inf, 1.0], "epoch 1: its loss is inf"),
+    ):
+        with pytest.raises(Diverged, match=f"line, {message}"):
+            engine.fit(Line(losses), Numbers(9), recipe, what="line")
 
 
 def test_images_that_teach_nothing_raise_no_alarm():
-    nothing = {name: torch.full_like(mask, 255) for name, mask in WORLD.masks.items()}
-    some = {**nothing, WORLD.names[0]: WORLD.masks[WORLD.names[0]]}
-    train_segmenter(WORLD, some, batch_size=1, epochs=2, device="cpu", progress=False)
     plain = Sample("plain", torch.full((3, 64, 64), 0.5), torch.zeros(8))
+    options = {"batch_size": 1, "epochs": 1, "device": "cpu", "progress": False}
+    masks = {name: torch.full_like(mask, 255) for name, mask in WORLD.masks.items()}
+    masks[WORLD.names[0]] = WORLD.masks[WORLD.names[0]]
+    train_segmenter(WORLD, masks, **options)
     fitted = CAM("paper", weights="web", preset="clean", device="cpu")
-    fitted.fit([*WORLD], train_backbone=False, batch_size=1, progress=False)
+    fitted.fit([*WORLD], train_backbone=False, batch_size=1, epochs=1, progress=False)
     CAM(fitted, preset="clean").fit([plain, *WORLD], batch_size=1, epochs=1, progress=False)
 
 
@@ -237,11 +217,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(name, tmp_path, monkeypa
 @pytest.mark.parametrize("name", LONG)
 def test_a_killed_training_goes_on_to_the_same_weights(name, tmp_path):
     """Killed without warning at ten random moments, with a checkpoint after every step."""
-    command, moments = (
-        [sys.executable, "-m", "tests.trainings", str(tmp_path), name],
-        random.Random(0),
-    )
-    result = tmp_path / "state.pt"
+    command = [sys.executable, "-m", "tests.trainings", str(tmp_path), name]
+    moments, result = random.Random(0), tmp_path / "state.pt"
 
     def begun(process):
         """Wait for the first checkpoint; return the time."""
@@ -267,46 +244,15 @@ def test_a_killed_training_goes_on_to_the_same_weights(name, tmp_path):
 
 
 def test_the_log_beside_a_checkpoint_has_the_losses_of_every_epoch(tmp_path):
-    trained = cam(tmp_path / "run")
-    lines = (tmp_path / "run.losses.jsonl").read_text().splitlines()
-    assert [json.loads(line)["total"] for line in lines] == trained.losses_
-    assert load_model(tmp_path / "run")[1]["step"] == 4
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.losses.jsonl", "run.safetensors"]
-
-
-def test_the_log_has_the_epochs_of_all_rounds(tmp_path):
     trained = sc_cam(tmp_path / "run", epochs=(1, 2))
     lines = (tmp_path / "run.losses.jsonl").read_text().splitlines()
     numbered = [{"epoch": n, **each} for n, each in enumerate(trained.losses_, start=1)]
-    assert len(numbered) == 3
+    assert len(numbered) == 3  # of all rounds
     assert [json.loads(line) for line in lines] == numbered
-
-
-def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    cam(tmp_path / "run", epochs=1)
-    before = (tmp_path / "run.safetensors").read_bytes()
-
-    def refuse(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="no space left"):
-        cam(tmp_path / "run", epochs=2)
-    monkeypatch.undo()
-    assert (tmp_path / "run.safetensors").read_bytes() == before
-    cam(tmp_path / "run", epochs=2)
+    assert {p.suffix for p in tmp_path.iterdir()} == {".jsonl", ".safetensors"}
 
 
 def test_random_weights_where_there_are_trained_ones_are_named():
     world = PaperWorld(2, split="train", size=32)
     with pytest.warns(UserWarning, match="starts from random weights of 'paper'.*weights='web'"):
         CAM("paper", device="cpu").fit(world, epochs=1, batch_size=2, progress=False)
-
-
-def test_a_module_of_ones_own_is_trained_in_place():
-    backbone = Tiny()
-    before = state_of(backbone)
-    trained = CAM(backbone, preset="clean").fit(WORLD, epochs=1, batch_size=3, progress=False)
-    assert trained.backbone_ is backbone and not torch.equal(
-        state_of(backbone)["stem.weight"], before["stem.weight"]
-    )

@@ -22,6 +22,8 @@ from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import cam_masks, clims_masks, clip_es_masks, sc_cam_masks
 
+NAN = float("nan")
+
 
 @pytest.fixture(scope="module")
 def world():
@@ -38,7 +40,7 @@ def methods():
     load = {"device": "cpu"}
     return {
         "CAM": CAM("paper", weights="web", **load).fit(
-            PaperWorld(8), train_backbone=False, progress=False
+            PaperWorld(8), train_backbone=False, epochs=20, progress=False
         ),
         "SC-CAM": SCCAM.load("paper", **load),
         "CLIMS": CLIMS.load("paper", **load),
@@ -46,19 +48,29 @@ def methods():
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "plain", "walked"),
-    [
+def test_the_steps_of_each_method_and_their_names(methods):
+    net, irn = (
+        AffinityNet(device="cpu", channels=8, **options)
+        for options in ({}, {"kind": "boundary", "levels": 2})
+    )
+    for name, plain, walked in (
         ("CAM", "constant 0.15", "(1 - max)^16"),
         ("SC-CAM", "constant 0.15", "(1 - max)^16"),
         ("CLIMS", "constant 0.15", "constant 0.2"),
         ("CLIP-ES", "(1 - max)^1", "(1 - max)^1"),
-    ],
-)
-def test_the_published_background_of_each_method(methods, name, plain, walked):
-    net = AffinityNet(device="cpu", channels=8)
-    assert str(Pipeline(methods[name]).rule) == plain
-    assert str(Pipeline(methods[name], affinity=net).rule) == walked
+    ):
+        assert str(Pipeline(methods[name]).rule) == plain
+        assert str(Pipeline(methods[name], affinity=net).rule) == walked
+    for name, options, refinement in (
+        ("CLIP-ES", {}, "attention affinity"),
+        ("CLIP-ES", {"affinity": None, "crf": True}, "dense CRF"),
+        ("CAM", {}, "none"),
+        ("CAM", {"affinity": net}, "random walk, PSA's affinity"),
+        ("CAM", {"affinity": irn, "crf": True}, "random walk, IRN's boundary, dense CRF"),
+    ):
+        assert Pipeline(methods[name], **options).refinement == refinement
+    with pytest.raises(ValueError, match="affinity is 'attention', expected 'own', None, or an"):
+        Pipeline(methods["CAM"], affinity="attention")
 
 
 @pytest.mark.parametrize("name", ["CAM", "SC-CAM", "CLIMS", "CLIP-ES"])
@@ -76,17 +88,6 @@ def test_without_arguments_it_is_the_chain_of_the_paper(methods, batch, name):
     assert not torch.equal(walked.maps(*batch), pipeline.maps(*batch))
 
 
-def test_a_protocol_names_the_steps(methods):
-    clip_es, cam = methods["CLIP-ES"], methods["CAM"]
-    psa, irn = AffinityNet(device="cpu"), AffinityNet(device="cpu", kind="boundary", levels=2)
-    assert Pipeline(clip_es).refinement == "attention affinity"
-    assert Pipeline(clip_es, affinity=None, crf=True).refinement == "dense CRF"
-    assert Pipeline(cam).refinement == "none"
-    assert Pipeline(cam, affinity=psa).refinement == "random walk, PSA's affinity"
-    named = Pipeline(cam, affinity=irn, crf=True).refinement
-    assert named == "random walk, IRN's boundary, dense CRF"
-
-
 def test_another_refinement_takes_the_place_of_the_crf(methods, batch):
     refine = partial(crf_of_present, refine=pamr)
     pipeline = Pipeline(methods["CAM"], background=0.3, crf=refine)
@@ -97,26 +98,15 @@ def test_another_refinement_takes_the_place_of_the_crf(methods, batch):
 
 
 def test_the_sweep_and_the_prediction_take_a_pipeline(methods, world, batch):
-    pipeline = Pipeline(methods["CLIP-ES"], crf=True)
-    rules = [BackgroundRule(power=1), BackgroundRule(threshold=0.4)]
-    options = {"shown": False}
-    of_pipeline = sweep_background(pipeline, world, world.masks, rules=rules, **options)
+    pipeline, rules = Pipeline(methods["CLIP-ES"], crf=True), [BackgroundRule(power=1)]
+    options = {"rules": rules, "shown": False}
     by_parts = sweep_background(
-        Pipeline(methods["CLIP-ES"]).maps,
-        *(world, world.masks),
-        rules=rules,
-        refine=pipeline.refine,
-        **options,
+        Pipeline(methods["CLIP-ES"]).maps, world, world.masks, refine=pipeline.refine, **options
     )
-    assert of_pipeline == by_parts
-    masks = predict_masks(pipeline, world, rules[0], **options)
+    assert sweep_background(pipeline, world, world.masks, **options) == by_parts
+    masks = predict_masks(pipeline, world, rules[0], shown=False)
     for name, mask in zip(world.names, pipeline(*batch), strict=True):
         assert torch.equal(masks[name], mask)
-
-
-def test_what_is_no_affinity_is_refused(methods):
-    with pytest.raises(ValueError, match="affinity is 'attention', expected 'own', None, or an"):
-        Pipeline(methods["CAM"], affinity="attention")
 
 
 def test_values_are_checked_once_where_they_enter(methods, batch, monkeypatch):
@@ -133,36 +123,23 @@ def test_values_are_checked_once_where_they_enter(methods, batch, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "maps", "message"),
+    ("images", "labels", "maps", "options", "message"),
     [
-        (2.0, 1.0, 0.5, r"images ranges from 2 to 2, expected \[0, 1\]"),
-        (0.5, 0.5, 0.5, "labels holds 0.5, expected only 0 and 1"),
-        (0.5, 1.0, 1.5, r"the maps ranges from 1.5 to 1.5, expected \[0, 1\]"),
-        (0.5, 1.0, float("nan"), "the maps holds NaN"),
+        (2.0, 1.0, 0.5, {}, r"images ranges from 2 to 2, expected \[0, 1\]"),
+        (0.5, 0.5, 0.5, {}, "labels holds 0.5, expected only 0 and 1"),
+        (0.5, 1.0, 1.5, {}, r"the maps ranges from 1.5 to 1.5, expected \[0, 1\]"),
+        (0.5, 1.0, NAN, {}, "the maps holds NaN"),
+        (0.5, 1.0, 0.5, {"crf": lambda scores, *_: scores * NAN}, "scores holds NaN"),
+        (0.5, 1.0, 0.5, {"crf": lambda scores, *_: 3 * scores}, "scores ranges from .* to 1.5"),
+        (0.5, 1.0, 0.5, {"affinity": lambda _: torch.full((1, 4, 4), NAN)}, "entries from nan on"),
     ],
 )
-def test_wrong_values_are_refused_at_the_door(images, labels, maps, message):
-    pipeline = Pipeline(lambda images, labels: torch.full((1, 1, 2, 2), maps))
+def test_wrong_values_are_refused_at_the_door(images, labels, maps, options, message):
+    """Also those that functions of the caller return."""
+    options = {"min_confidence": 0.9, **options}
+    pipeline = Pipeline(lambda images, labels: torch.full((1, 1, 2, 2), maps), **options)
     with pytest.raises(ValueError, match=message):
         pipeline(torch.full((1, 3, 4, 4), images), torch.full((1, 1), labels))
-
-
-def test_what_functions_of_the_caller_return_is_checked(batch):
-    images, labels = batch
-    maps = labels[:, :, None, None] / 2
-
-    def pipeline(**options):
-        return Pipeline(lambda images, labels: maps.expand(-1, -1, 4, 4), **options)
-
-    def lost(scores, images, labels):
-        return scores * float("nan")
-
-    with pytest.raises(ValueError, match="scores holds NaN"):
-        pipeline(crf=lost)(images, labels)
-    with pytest.raises(ValueError, match=r"scores ranges from .* expected \[0, 1\]"):
-        pipeline(crf=lambda scores, *_: 3 * scores, min_confidence=0.9)(images, labels)
-    with pytest.raises(ValueError, match="the affinity has entries from nan on"):
-        pipeline(affinity=lambda images: torch.full((4, 16, 16), float("nan")))(images, labels)
 
 
 def test_the_walk_of_psa_is_that_of_its_code(methods, rng):
@@ -171,10 +148,8 @@ def test_the_walk_of_psa_is_that_of_its_code(methods, rng):
     And the image continued in the mean colour; as `infer_aff.py` has it.
     """
     net = AffinityNet("paper", weights="web", device="cpu", channels=8, radius=3)
-    images, labels = (
-        torch.rand(1, 3, 43, 61, generator=rng),
-        torch.tensor([[1.0, 0, 0, 1, *[0] * 4]]),
-    )
+    images = torch.rand(1, 3, 43, 61, generator=rng)
+    labels = torch.tensor([[1.0, 0, 0, 1, 0, 0, 0, 0]])
     maps = methods["CAM"].full_maps(images, labels)[0]  # (C, 43, 61)
     scores = torch.cat([(1 - maps.amax(0, keepdim=True)) ** 16, maps])
     padded = torch.zeros(9, 48, 64)
@@ -187,9 +162,8 @@ def test_the_walk_of_psa_is_that_of_its_code(methods, rng):
     for _ in range(3):
         transition = transition @ transition
     walked = (cells.flatten(1) @ transition).view(1, 9, 6, 8)
-    expected = torch.nn.functional.interpolate(walked, size=(48, 64), mode="bilinear")[
-        ..., :43, :61
-    ]
+    walked = torch.nn.functional.interpolate(walked, size=(48, 64), mode="bilinear")
+    expected = walked[..., :43, :61]
     pipeline = Pipeline(methods["CAM"], affinity=net, squarings=3)
     torch.testing.assert_close(pipeline.scores(images, labels), expected, atol=1e-4, rtol=1e-3)
     assert torch.equal(

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import numpy as np
 import pytest
 import torch
 
+from wsss_kit.affinity import box_masks, random_walk, transition_matrix
 from wsss_kit.affinity_net import AffinityNet
-from wsss_kit.classes import PAPER_CLASSES
-from wsss_kit.clip import load_clip
-from wsss_kit.crf import crf_of_present, dense_crf, reference_crf_images
+from wsss_kit.cam import normalize_cams
+from wsss_kit.crf import crf_of_present, reference_crf_images
+from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod, MethodOutput
-from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.pipeline import Pipeline
-from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import (
     cam_maps,
     cam_masks,
@@ -35,18 +31,8 @@ class Given(CAMMethod):
         self.output = MethodOutput(cams, affinity)
         self.brings_affinity = affinity is not None
 
-    def fit(self, samples=(), **training):
-        return self
-
     def __call__(self, images, labels):
         return self.output
-
-    def save(self, path):
-        raise NotImplementedError
-
-    @classmethod
-    def load(cls, path, **options):
-        raise NotImplementedError
 
 
 @pytest.fixture
@@ -62,54 +48,14 @@ def resize(maps, size):
     return torch.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def boxes(cam, threshold):
-    """CLIP-ES's boxes of one map by walking through its connected regions."""
-    h, w = cam.shape
-    level = (cam.numpy() * 255).astype(np.uint8)
-    kept = {tuple(p) for p in np.argwhere(level > int(threshold * level.max())).tolist()}
-    mask = torch.zeros(h, w)
-    while kept:
-        region, waiting = [], [kept.pop()]
-        while waiting:
-            y, x = waiting.pop()
-            region.append((y, x))
-            near = {(v, u) for v in (y - 1, y, y + 1) for u in (x - 1, x, x + 1)} & kept
-            kept -= near
-            waiting.extend(near)
-        ys, xs = zip(*region, strict=True)
-        mask[min(ys) : min(max(ys) + 1, h - 1), min(xs) : min(max(xs) + 1, w - 1)] = 1
-    return mask
+def masks_of_constant(maps, labels, threshold):
+    return scores_to_masks(add_background(maps, threshold=threshold), labels)
 
 
-def refined_by_hand(cams, affinity, size, threshold, squarings=1):
-    out = torch.zeros(*cams.shape[:2], *size)
-    for b in range(len(cams)):
-        walk = affinity[b].clone()
-        for _ in range(3):
-            walk = walk / walk.sum(0, keepdim=True)
-            walk = walk / walk.sum(1, keepdim=True)
-        walk = (walk + walk.T) / 2
-        walk = torch.linalg.matrix_power(walk, 2**squarings)
-        for c in range(cams.shape[1]):
-            cam = cams[b, c]
-            moved = (walk @ (cam * boxes(cam, threshold)).flatten()).view(cam.shape)
-            moved = moved - moved.min()
-            out[b, c] = resize((moved / (moved.max() + 1e-7))[None, None], size)[0, 0]
-    return out
-
-
-def masks_by_hand(maps, labels, background):
-    B, C, H, W = maps.shape
-    masks = torch.zeros(B, H, W, dtype=torch.int64)
-    for b in range(B):
-        for y in range(H):
-            for x in range(W):
-                values = maps[b, :, y, x].tolist()
-                best = background(max(values))
-                for c in range(C):
-                    if labels[b, c] and values[c] > best:
-                        best, masks[b, y, x] = values[c], c + 1
-    return masks
+def masks_of_crf(maps, images, labels, background, confidence):
+    """Masks of the dense CRF among a background (B, 1, H, W) and the classes present."""
+    probs = crf_of_present(torch.cat([background, maps], 1), images, labels)
+    return scores_to_masks(probs, labels, min_confidence=confidence)
 
 
 def test_plain_maps_and_masks(given):
@@ -117,9 +63,9 @@ def test_plain_maps_and_masks(given):
     maps = cam_maps(images, labels, method=method)
     torch.testing.assert_close(maps, resize(method.output.cams, (17, 22)))
     result = cam_masks(images, labels, method=method, threshold=0.5)
-    assert torch.equal(result, masks_by_hand(maps, labels, lambda _: 0.5))
+    assert torch.equal(result, masks_of_constant(maps, labels, 0.5))
     assert torch.equal(
-        cam_masks(images, labels, method=method), masks_by_hand(maps, labels, lambda _: 0.15)
+        cam_masks(images, labels, method=method), masks_of_constant(maps, labels, 0.15)
     )
     assert result.dtype == torch.int64 and result.unique().tolist() == [0, 1, 2, 3]
 
@@ -129,47 +75,38 @@ def test_masks_of_a_constant_background_and_a_crf_if_asked_for(given, masks_of):
     method, images, labels = given
     maps = resize(method.output.cams, (17, 22))
     result = masks_of(images, labels, method=method)
-    assert torch.equal(result, masks_by_hand(maps, labels, lambda _: 0.15))
-    options = {"method": method, "threshold": 0.4, "min_confidence": 0.6}
-    refined = masks_of(images, labels, crf=True, **options)
-    assert torch.equal(refined, crf_by_hand(maps, images, labels, 0.4, 0.6))
+    assert torch.equal(result, masks_of_constant(maps, labels, 0.15))
+    for confidence in (None, 0.6):
+        options = {"method": method, "threshold": 0.4, "min_confidence": confidence}
+        refined = masks_of(images, labels, crf=True, **options)
+        background = torch.full_like(maps[:, :1], 0.4)
+        expected = masks_of_crf(maps, images, labels, background, confidence)
+        assert torch.equal(refined, expected)
     unsure = masks_of(images, labels, **options)
-    plain = masks_by_hand(maps, labels, lambda _: 0.4)
+    plain = masks_of_constant(maps, labels, 0.4)
     scores = torch.cat([torch.full_like(maps[:, :1], 0.4), maps * labels[:, :, None, None]], 1)
-    doubtful = (scores.amax(1) < 0.6) & labels.any(1)[:, None, None]
+    doubtful = scores.amax(1) < 0.6
     assert torch.equal(unsure, plain.masked_fill(doubtful, 255)) and doubtful.any()
 
 
-@pytest.mark.parametrize("threshold", [0.4, 0.7])
-def test_clip_es_maps(given, threshold):
-    method, images, labels = given
-    result = clip_es_maps(images, labels, method=method, box_threshold=threshold)
-    literal = refined_by_hand(method.output.cams, method.output.affinity, (17, 22), threshold)
-    torch.testing.assert_close(result, literal, atol=1e-5, rtol=1e-4)
-    assert result.min() >= 0 and result.max() <= 1
-    assert (result[labels == 0] == 0).all()
-
-
-@pytest.mark.parametrize("squarings", [0, 1, 2])
-def test_clip_es_maps_walk_as_often_as_their_method_says(given, squarings):
+@pytest.mark.parametrize(("squarings", "threshold"), [(0, 0.4), (1, 0.7), (2, 0.4)])
+def test_clip_es_maps_walk_as_often_as_their_method_says(given, squarings, threshold):
     method, images, labels = given
     method.walk_squarings = squarings
-    method.output = method.output._replace(affinity=method.output.affinity**8)  # not all alike
-    result = clip_es_maps(images, labels, method=method)
-    literal = refined_by_hand(method.output.cams, method.output.affinity, (17, 22), 0.4, squarings)
-    torch.testing.assert_close(result, literal, atol=1e-5, rtol=1e-4)
+    cams, affinity = method.output
+    method.output = MethodOutput(cams, affinity**8)  # not all alike
+    result = clip_es_maps(images, labels, method=method, box_threshold=threshold)
+    walk = transition_matrix(affinity**8, sinkhorn=3, squarings=squarings)
+    moved = random_walk(box_masks(cams, threshold=threshold) * cams, walk)
+    expected = resize(normalize_cams(moved, subtract_min=True, eps=1e-7), (17, 22))
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
+    assert result.min() >= 0 and result.max() <= 1 and (result[labels == 0] == 0).all()
 
 
-def wrapped(image):
-    """What the released code's CRF sees of a (3, H, W) image, by NumPy's casts."""
-    levels = (image * 255).round().numpy()[::-1].transpose(1, 2, 0)
-    shifted = levels.astype(np.float32) - np.float32([104.008, 116.669, 122.675])
-    seen = shifted.astype(np.int64).astype(np.uint8)
-    return torch.from_numpy(seen.transpose(2, 0, 1)).float() / 255
-
-
-@pytest.mark.parametrize("preset", ["reference", "clean"])
-@pytest.mark.parametrize(("power", "confidence"), [(1.0, None), (4.0, None), (1.0, 0.99999)])
+@pytest.mark.parametrize(
+    ("preset", "power", "confidence"),
+    [("reference", 1.0, None), ("clean", 4.0, None), ("reference", 1.0, 0.99999)],
+)
 def test_clip_es_masks(given, power, confidence, preset):
     """Background and the classes present, image by image; below the confidence 255."""
     method, images, labels = given
@@ -177,96 +114,13 @@ def test_clip_es_masks(given, power, confidence, preset):
     maps = clip_es_maps(images, labels, method=method, box_threshold=0.7)
     options = {"box_threshold": 0.7, "power": power, "min_confidence": confidence}
     result = clip_es_masks(images, labels, method=method, **options)
-    for b, row in enumerate(labels):
-        (present,) = np.nonzero(row.numpy())
-        mine = maps[b, present]
-        scores = torch.cat([(1 - mine.amax(0, keepdim=True)) ** power, mine])
-        seen = wrapped(images[b]) if preset == "reference" else images[b]
-        best, value = dense_crf(scores[None], seen[None])[0].max(0)
-        literal = torch.tensor([0, *(present + 1)])[value]
-        if confidence is not None:
-            literal[best < confidence] = 255
-        assert torch.equal(result[b], literal)
+    seen = reference_crf_images(images) if preset == "reference" else images
+    background = (1 - maps.amax(1, keepdim=True)) ** power
+    assert torch.equal(result, masks_of_crf(maps, seen, labels, background, confidence))
     assert result.dtype == torch.int64
     assert (result == 255).any() == (confidence is not None)
-
-
-def test_an_image_without_a_label_is_background(given):
-    method, images, labels = given
     method.output = MethodOutput(0 * method.output.cams, method.output.affinity)
-    result = clip_es_masks(images, 0 * labels, method=method)
-    assert (result == 0).all()
-
-
-def test_presets_differ_in_boxes_and_in_what_the_crf_sees(given):
-    method, images, labels = given
-    edge = torch.zeros(2, 3, 4, 5)
-    edge[:, :, -1] = 1  # only in the last row, which the released code's boxes never cover
-    method.output = MethodOutput(edge * labels[:, :, None, None], method.output.affinity)
-    released = clip_es_maps(images, labels, method=method)
-    method.preset = "clean"
-    clean = clip_es_maps(images, labels, method=method)
-    assert (released == 0).all()
-    assert clean.max() > 0.9
-    scores = torch.rand(2, 4, 17, 22)
-    plain = Pipeline(method, crf=True).refine(scores, images, labels)
-    assert torch.equal(plain, crf_of_present(scores, images, labels))
-    method.preset = "reference"
-    wrapping = Pipeline(method, crf=True).refine(scores, images, labels)
-    assert torch.equal(wrapping, crf_of_present(scores, reference_crf_images(images), labels))
-    assert not torch.equal(wrapping, plain)
-
-
-@pytest.mark.parametrize("confidence", [None, 0.9])
-@pytest.mark.parametrize("masks_of", [clims_masks, sc_cam_masks])
-def test_a_constant_background_and_the_crf(given, masks_of, confidence):
-    method, images, labels = given
-    options = {"threshold": 0.4, "min_confidence": confidence, "crf": True}
-    result = masks_of(images, labels, method=method, **options)
-    maps = resize(method.output.cams, (17, 22))
-    assert torch.equal(result, crf_by_hand(maps, images, labels, 0.4, confidence))
-
-
-def crf_by_hand(maps, images, labels, background, confidence):
-    """Masks of the dense CRF among a constant background and the classes present, one by one."""
-    masks = []
-    for b, row in enumerate(labels):
-        (present,) = np.nonzero(row.numpy())
-        scores = torch.cat([torch.full((1, *maps.shape[2:]), background), maps[b, present]])
-        best, value = dense_crf(scores[None], images[b][None])[0].max(0)
-        literal = torch.tensor([0, *(present + 1)])[value]
-        if confidence is not None:
-            literal[best < confidence] = 255
-        masks.append(literal)
-    return torch.stack(masks)
-
-
-def test_the_box_threshold_matters(given):
-    method, images, labels = given
-    maps = [clip_es_maps(images, labels, method=method, box_threshold=t) for t in (0.4, 0.9)]
-    assert not torch.allclose(*maps)
-
-
-def test_from_images_to_masks():
-    """By default CLIP-ES's masks doubt: what stays below 0.95 becomes 255, and nothing else."""
-    world = PaperWorld(3, split="val")
-    method = CLIPES(load_clip("paper", device="cpu"), prompts=Prompts.paper()).fit()
-    images = torch.stack([sample.image for sample in world])
-    labels = torch.stack([sample.labels for sample in world])
-    every_pixel = partial(clip_es_masks, min_confidence=None)
-    for recipe in (cam_masks, partial(clims_masks, crf=True), every_pixel):
-        masks = recipe(images, labels, method=method)
-        assert masks.shape == (3, 96, 96)
-        for mask, row in zip(masks, labels, strict=True):
-            allowed = {0} | {c + 1 for c in range(len(PAPER_CLASSES)) if row[c]}
-            assert set(mask.unique().tolist()) <= allowed
-            assert (mask > 0).any()
-    sure = clip_es_masks(images, labels, method=method)
-    doubtful = sure == 255
-    assert 0.01 < doubtful.float().mean() < 0.5
-    assert torch.equal(sure[~doubtful], every_pixel(images, labels, method=method)[~doubtful])
-    at_95 = clip_es_masks(images, labels, method=method, min_confidence=0.95)
-    assert torch.equal(sure, at_95)
+    assert (clip_es_masks(images, 0 * labels, method=method) == 0).all()
 
 
 def walk_by_hand(scores, affinity, power, steps):
@@ -319,23 +173,6 @@ def test_clims_walks_without_background_and_divides_by_the_images_maximum(given)
             squarings=1,
         )
         assert torch.equal(result, expected)
-
-
-def test_a_learned_affinity_is_walked_on_its_own_grid():
-    world = PaperWorld(2)
-    net = AffinityNet(device="cpu", channels=8)
-    images = torch.stack([s.image for s in world])
-    labels = torch.stack([s.labels for s in world])
-    cams = torch.rand(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
-    method = Given(cams * labels[:, :, None, None])
-    pipeline = Pipeline(method, affinity=net, walk_power=4, squarings=3)
-    result = pipeline.walk(method.output.cams, images)
-    sized = resize(method.output.cams, (12, 12))
-    steps = walk_by_hand(sized.flatten(2), net(images), 4, 8).view(2, 8, 12, 12)
-    assert torch.allclose(result, resize(steps, (96, 96)), atol=1e-4)
-    masks = sc_cam_masks(images, labels, method=method, affinity_net=net, crf=True)
-    for mask, row in zip(masks, labels, strict=True):
-        assert set(mask.unique().tolist()) <= {0, *(1 + row.nonzero()[:, 0]).tolist()}
 
 
 def test_clip_es_maps_walk_with_a_learned_affinity_instead(given):

@@ -111,7 +111,6 @@ TRAININGS: dict[str, Callable] = {
     "CAM, head alone": partial(cam, train_backbone=False, epochs=3),
     "CAM, own module": own_module,
     "SC-CAM": sc_cam,
-    "SC-CAM, reference": partial(sc_cam, preset="reference"),
     "CLIMS": clims,
     "CLIMS, parts": partial(clims, batch_size=2, accumulate=2),
     "affinity": affinity,
@@ -154,11 +153,11 @@ def main() -> None:
             torch.save(state_of(trained), folder / "state.pt")
 
 
-SHARED = ("CAM", "CAM, reference", "CAM, crops", "CAM, head alone", "SC-CAM", "SC-CAM, reference",
-          "CLIMS", "CLIMS, reference", "affinity", "affinity, reference", "segmenter",
-          "segmenter, balanced")  # fmt: skip
+SHARED = (
+    *("CAM", "CAM, reference", "CAM, crops", "CAM, head alone"),
+    *("SC-CAM", "CLIMS", "affinity", "segmenter, balanced"),
+)
 """Those that two processes share."""
-TRAININGS["CLIMS, reference"] = partial(clims, preset="reference")
 
 if __name__ == "__main__":
     main()

@@ -26,10 +26,7 @@ class TinyBackbone(nn.Module):
         return self.conv(images).relu()
 
 
-class Other(TinyBackbone):
-    """One channel more."""
-
-    out_channels = 6
+QUIET = {"progress": False}
 
 
 @pytest.fixture
@@ -74,53 +71,79 @@ def test_both_ways_to_walk_are_one(net, rng, monkeypatch):
 
 
 def test_it_learns_and_the_same_seed_learns_the_same(world, seeds):
-    def fitted():
-        net = AffinityNet(device="cpu", channels=16)
-        return net.fit(world, seeds, epochs=4, batch_size=4, progress=False)
-
-    one, two = fitted(), fitted()
+    one, two = (
+        AffinityNet(device="cpu", channels=16).fit(world, seeds, epochs=4, batch_size=4, **QUIET)
+        for _ in range(2)
+    )
     assert one.losses_ == two.losses_ and len(one.losses_) == 4
     assert one.losses_[-1] < 0.8 * one.losses_[0] and not one.training
     image = world[0].image[None]
     assert torch.equal(one(image), two(image))
+    nothing = {name: torch.full_like(mask, 255) for name, mask in seeds.items()}
+    net = AffinityNet(device="cpu", channels=4)
+    assert net.fit(world, nothing, epochs=1, **QUIET).losses_ == [0.0]
 
 
-def test_images_of_several_sizes_are_cropped(world, seeds):
-    cut = [world[i]._replace(image=world[i].image[:, : 60 + 9 * i]) for i in range(4)]
+def test_a_frozen_backbone_stays_and_fixed_norms_keep_their_statistics(world, seeds):
+    for trains, fixes in ((True, False), (True, True), (False, False)):
+        net = AffinityNet(device="cpu", levels=2, channels=4)
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        net.fit(world, seeds, train_backbone=trains, fixes_norms=fixes, epochs=1, **QUIET)
+        moved = {name for name, value in net.state_dict().items() if not value.equal(before[name])}
+        assert {n for n in before if n.startswith("project.")} <= moved
+        assert bool({n for n in moved if n.startswith("trunk.")}) is trains
+        assert bool({n for n in moved if "running" in n}) is (trains and not fixes)
+        assert all(p.requires_grad for p in net.parameters()) and not net.training
+
+
+def test_images_of_several_sizes_are_cropped_and_read_when_their_turn_comes(world, seeds):
+    read = []
+
+    class Counted(list):
+        def __getitem__(self, number):
+            read.append(number)
+            return super().__getitem__(number)
+
+    cut = Counted(world[i]._replace(image=world[i].image[:, : 60 + 9 * i]) for i in range(4))
     mine = {s.name: seeds[s.name][: s.image.shape[1]] for s in cut}
     net = AffinityNet(device="cpu", channels=8)
     with pytest.raises(ValueError, match="all images of one size; give a crop"):
         net.fit(cut, mine)
-    net.fit(cut, mine, epochs=3, crop=80, progress=False)
+    read.clear()
+    net.fit(cut, mine, epochs=3, crop=80, **QUIET)
     assert net.losses_[-1] < net.losses_[0]
+    assert sorted(read[-12:]) == sorted([*range(4)] * 3)
 
 
-def test_neutral_pixels_teach_nothing(world, seeds):
-    nothing = {name: torch.full_like(mask, 255) for name, mask in seeds.items()}
-    net = AffinityNet(device="cpu", channels=4)
-    assert net.fit(world, nothing, epochs=1, progress=False).losses_ == [0.0]
-
-
-def test_what_cannot_be_learned_from(world, seeds, net):
+def test_what_cannot_be_learned_from(world, seeds, net, tmp_path):
     with pytest.raises(ValueError, match=r"there is no seed for 'train_0_000000'"):
         net.fit(world, {})
     small = {name: mask[:10] for name, mask in seeds.items()}
     with pytest.raises(ValueError, match=r"has 96x96 pixels and a seed of shape \(10, 96\)"):
         net.fit(world, small)
-    with pytest.raises(ValueError, match="samples is empty"):
-        net.fit([], seeds)
-    for option in ({"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0}, {"weight_decay": -1}):
-        with pytest.raises(ValueError, match=f"{next(iter(option))} is .*expected"):
-            net.fit(world, seeds, **option)
-    with pytest.raises(ValueError, match=r"radius is 1, expected"):
-        AffinityNet(TinyBackbone(), radius=1)
     with pytest.raises(ValueError, match="images have shape"):
         net(torch.zeros(3, 8, 8))
+
+    def fit(labels=seeds, radius=5, **options):
+        mine = AffinityNet(TinyBackbone(), radius=radius, channels=6)
+        mine.fit(world, labels, epochs=1, checkpoint=tmp_path / "run", **QUIET, **options)
+
+    fit()
+    other = {**seeds, world.names[0]: torch.zeros_like(seeds[world.names[0]])}
+    for change, named in (
+        ({"learning_rate": 1e-4}, "learning_rate 0.001"),
+        ({"labels": other}, "masks"),
+        ({"radius": 4}, "radius 5"),
+        ({"crop": 64}, "crop None"),
+    ):
+        with pytest.raises(ValueError, match=f"checkpoint of a run with {named}"):
+            fit(**change)
 
 
 def test_the_boundary_variant_learns_where_labels_change(world, seeds):
     net = AffinityNet(device="cpu", kind="boundary", levels=3, channels=16)
-    net.fit(world, seeds, epochs=25, batch_size=4, learning_rate=3e-3, progress=False)
+    world = world[:4]
+    net.fit(world, seeds, epochs=25, batch_size=4, learning_rate=3e-3, **QUIET)
     assert net.losses_[-1] < 0.7 * net.losses_[0]
     on, off = [], []
     for sample in world:
@@ -143,21 +166,22 @@ def test_the_boundary_variant_learns_where_labels_change(world, seeds):
 
 
 @pytest.mark.parametrize("kind", ["features", "boundary"])
-def test_saved_and_loaded_it_is_the_same(world, seeds, tmp_path, kind):
+@pytest.mark.parametrize("backbone", [None, TinyBackbone])
+def test_saved_and_loaded_it_is_the_same(world, seeds, tmp_path, kind, backbone):
+    given = {} if backbone is None else {"backbone": backbone()}
+    net = AffinityNet(**given, radius=4, channels=5, kind=kind, device="cpu", preset="clean")
+    with pytest.raises(RuntimeError, match="nothing to save yet"):
+        net.save(tmp_path / "none")
+    net.fit(world, seeds, epochs=1, **QUIET).save(tmp_path / "net")
+    fresh = {} if backbone is None else {"backbone": backbone()}
+    again = AffinityNet.load(tmp_path / "net", device="cpu", **fresh)
     image = world[0].image[None]
-    for backbone, options in ((None, {}), (TinyBackbone(), {"backbone": TinyBackbone()})):
-        net = AffinityNet(backbone, radius=4, channels=5, kind=kind, device="cpu", preset="clean")
-        with pytest.raises(RuntimeError, match="nothing to save yet"):
-            net.save(tmp_path / "none")
-        net.fit(world, seeds, epochs=1, progress=False).save(tmp_path / "net")
-        again = AffinityNet.load(tmp_path / "net", device="cpu", **options)
-        assert torch.equal(again(image), net(image)) and again.losses_ == net.losses_
-        assert (again.radius, again.kind, again.training) == (4, kind, False)
-        assert again.preset == "clean"
-    with pytest.raises(ValueError, match="backbone is 'TinyBackbone', expected one of"):
-        AffinityNet.load(tmp_path / "net")
-    with pytest.raises(ValueError, match="has the weights of another network"):
-        AffinityNet.load(tmp_path / "net", backbone=Other())
-    (tmp_path / "net.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="truncated or changed"):
-        AffinityNet.load(tmp_path / "net")
+    assert torch.equal(again(image), net(image)) and again.losses_ == net.losses_
+    assert (again.radius, again.kind, again.training, again.preset) == (4, kind, False, "clean")
+    if backbone:
+        with pytest.raises(ValueError, match="backbone is 'TinyBackbone', expected one of"):
+            AffinityNet.load(tmp_path / "net")
+        wider = TinyBackbone()
+        wider.conv = nn.Conv2d(3, 5, 4, 8)
+        with pytest.raises(ValueError, match="has the weights of another network"):
+            AffinityNet.load(tmp_path / "net", backbone=wider)

@@ -1,87 +1,28 @@
-"""ResNet-38 as the released files have it: names, shapes, and a literal walk through them."""
+"""ResNet-38 in the names of the released files, which `from_released` turns round.
+
+That these are the names, and what the network computes, is among the golden figures.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
-UNITS = {"b2": 3, "b3": 3, "b4": 6, "b5": 3}
-WIDTHS = {"b2": (128, 128), "b3": (256, 256), "b4": (512, 512), "b5": (512, 1024)}
+from wsss_kit.backbones import build_backbone
+
+NAMES = {"norm1": "bn_branch2a", "conv1": "conv_branch2a", "norm2": "bn_branch2b1"}
+NAMES |= {"conv2": "conv_branch2b1", "norm3": "bn_branch2b2", "conv3": "conv_branch2b2"}
+NAMES |= {"skip": "conv_branch1"}
 
 
 def released(seed=0):
-    """A state dict of random weights as the released files have it, written from their layout."""
+    """A state dict of random weights as the released files have it, a head included."""
+    state = {"fc8_20.weight": torch.zeros(20, 4096, 1, 1)}
     random = torch.Generator().manual_seed(seed)
-    state = {"fc8_20.weight": torch.zeros(20, 4096, 1, 1), "fc8_200.weight": torch.zeros(1)}
-
-    def convolution(name, ins, outs, side):
-        fan = ins * side * side
-        weights = torch.randn(outs, ins, side, side, generator=random)
-        state[f"{name}.weight"] = weights * (2 / fan) ** 0.5
-
-    def norm(name, channels):
-        state[f"{name}.weight"] = torch.rand(channels, generator=random) + 0.5
-        state[f"{name}.bias"] = torch.randn(channels, generator=random) * 0.1
-        state[f"{name}.running_mean"] = torch.randn(channels, generator=random) * 0.1
-        state[f"{name}.running_var"] = torch.rand(channels, generator=random) + 0.5
-
-    convolution("conv1a", 3, 64, 3)
-    ins = 64
-    for block, units in UNITS.items():
-        mid, outs = WIDTHS[block]
-        for unit in range(units):
-            name = block if unit == 0 else f"{block}_{unit}"
-            norm(f"{name}.bn_branch2a", ins)
-            convolution(f"{name}.conv_branch2a", ins, mid, 3)
-            norm(f"{name}.bn_branch2b1", mid)
-            convolution(f"{name}.conv_branch2b1", mid, outs, 3)
-            if unit == 0:
-                convolution(f"{name}.conv_branch1", ins, outs, 1)
-            ins = outs
-    for name, outs in (("b6", 2048), ("b7", 4096)):
-        norm(f"{name}.bn_branch2a", ins)
-        convolution(f"{name}.conv_branch2a", ins, outs // 4, 1)
-        norm(f"{name}.bn_branch2b1", outs // 4)
-        convolution(f"{name}.conv_branch2b1", outs // 4, outs // 2, 3)
-        norm(f"{name}.bn_branch2b2", outs // 2)
-        convolution(f"{name}.conv_branch2b2", outs // 2, outs, 1)
-        convolution(f"{name}.conv_branch1", ins, outs, 1)
-        ins = outs
-    norm("bn7", 4096)
+    for key, value in build_backbone("resnet38", seed=seed).state_dict().items():
+        if "running_var" in key:
+            value = torch.rand(value.shape, generator=random) + 0.5
+        parts = key.removeprefix("stem.").removeprefix("body.").split(".")
+        parts[0] = "bn7" if parts[0] == "norm" else parts[0]
+        if "num_batches" not in key:
+            state[".".join(NAMES.get(part, part) for part in parts)] = value
     return state
-
-
-def walk(state, images):
-    """The network as a list of what happens, in evaluation mode: PSA's conv4, conv5 and conv6."""
-
-    def norm(x, name):
-        of = [state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
-        return F.relu(F.batch_norm(x, *of))
-
-    def convolve(x, name, stride=1, dilation=1):
-        weight = state[f"{name}.weight"]
-        padding = dilation if weight.shape[-1] == 3 else 0
-        return F.conv2d(x, weight, None, stride, padding, dilation)
-
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    x = convolve((images - mean) / std, "conv1a")
-    seen = {}
-    for block, units in UNITS.items():
-        for unit in range(units):
-            name = block if unit == 0 else f"{block}_{unit}"
-            stride = 2 if unit == 0 and block != "b5" else 1
-            first = 2 if block == "b5" and unit else 1
-            second = 2 if block == "b5" else 1
-            y = seen[name] = norm(x, f"{name}.bn_branch2a")
-            shortcut = convolve(y, f"{name}.conv_branch1", stride) if unit == 0 else x
-            y = convolve(y, f"{name}.conv_branch2a", stride, first)
-            y = norm(y, f"{name}.bn_branch2b1")
-            x = shortcut + convolve(y, f"{name}.conv_branch2b1", 1, second)
-    for name in ("b6", "b7"):
-        y = seen[name] = norm(x, f"{name}.bn_branch2a")
-        shortcut = convolve(y, f"{name}.conv_branch1")
-        y = norm(convolve(y, f"{name}.conv_branch2a"), f"{name}.bn_branch2b1")
-        y = norm(convolve(y, f"{name}.conv_branch2b1", 1, 4), f"{name}.bn_branch2b2")
-        x = shortcut + convolve(y, f"{name}.conv_branch2b2")
-    return seen["b5"], seen["b6"], norm(x, "bn7")

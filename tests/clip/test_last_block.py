@@ -28,7 +28,7 @@ def gradients(last, directions):
     return last.mean_gradients(directions.flatten(0, 1), image).unflatten(0, (B, C))
 
 
-@pytest.mark.parametrize("n_classes", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_classes", [1, 3])
 @pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
 def test_mean_gradients_are_those_of_automatic_differentiation(make, n_classes):
     clip = make()
@@ -38,7 +38,12 @@ def test_mean_gradients_are_those_of_automatic_differentiation(make, n_classes):
     expected = differentiated(clip, images, directions)
     result = gradients(last, directions)
     assert expected.abs().min() > 0
-    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
+    exactly = {"rtol": 1e-9, "atol": 1e-12 * expected.abs().max()}
+    torch.testing.assert_close(result, expected, **exactly)
+    assert not last.prepared
+    last.prepare()  # the whole derivative, which gives every gradient
+    assert last.prepared and not last._kept and "shared_hidden" not in vars(last)
+    torch.testing.assert_close(gradients(last, directions), expected, **exactly)
 
 
 @pytest.mark.parametrize(
@@ -68,32 +73,6 @@ def test_images_may_have_different_numbers_of_classes():
     chosen = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
     image = chosen.nonzero()[:, 0]
     torch.testing.assert_close(last.mean_gradients(directions[chosen], image), every[chosen])
-
-
-@pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
-def test_the_whole_derivative_gives_every_gradient(make):
-    clip, images = make(), torch.rand(2, 3, 24, 40, dtype=torch.float64)
-    last, _, _ = clip.last_block(images)
-    directions = torch.randn(2, 4, last.embedding.shape[1], dtype=torch.float64)
-    expected = gradients(last, directions)
-    assert not last.prepared
-    last.prepare()
-    assert last.prepared and not last._kept and "shared_hidden" not in vars(last)
-    result = gradients(last, directions)
-    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
-
-
-def test_embedding_and_attention_are_those_of_the_plain_path():
-    clip, images = CLIPS["QuickGELU"](), torch.rand(2, 3, 40, 24, dtype=torch.float64)
-    last, attention, grid = clip.last_block(images, n_layers=2)
-    dense = clip.encode_dense(images, n_layers=2)
-    backbone, _, _ = clip._run_backbone(images, 2, None)
-    assert grid == dense.grid == (5, 3)
-    torch.testing.assert_close(attention.float(), dense.attention)
-    torch.testing.assert_close(last.normed, clip.blocks[-1].ln_1(backbone.x))
-    torch.testing.assert_close(last.embedding, clip.finish(backbone.x, last.normed, grid))
-    alone, _, _ = clip.last_block(images, n_layers=1)
-    torch.testing.assert_close(alone.embedding, last.embedding)
 
 
 def test_folded_weights_follow_the_model():

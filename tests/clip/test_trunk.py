@@ -37,27 +37,18 @@ def test_a_block_is_open_clips(make, keep_attention):
     assert keep_attention or backbone.attention is None
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_moves_the_attention_a_little(dtype):
+def test_autocast_moves_the_attention_a_little():
     images = torch.rand(1, 3, 48, 48)
-    plain, cast = load_clip("paper", device="cpu"), load_clip("paper", device="cpu", autocast=dtype)
+    plain, cast = (
+        load_clip("paper", device="cpu"),
+        load_clip("paper", device="cpu", autocast=torch.bfloat16),
+    )
     assert cast.dtype == torch.float32
     (exact, attention, _), (rough, near, _) = (c.last_block(images) for c in (plain, cast))
     assert rough.embedding.dtype == near.dtype == torch.float32
     assert 0 < (near - attention).abs().max() < 0.05
     torch.testing.assert_close(rough.embedding, exact.embedding, atol=0.1, rtol=0.1)
     assert not torch.equal(rough.embedding, exact.embedding)
-
-
-def test_autocast_of_another_type():
-    with pytest.raises(
-        ValueError, match=r"autocast is torch.int8, expected None or one of float32"
-    ):
-        load_clip("paper", device="cpu", autocast="int8")
-    with pytest.raises(
-        ValueError, match=r"autocast is torch.int8, expected None or one of float32"
-    ):
-        FrozenCLIP(small_clip(quick_gelu=True).model, autocast=torch.int8)
 
 
 @pytest.mark.parametrize(
@@ -75,15 +66,9 @@ def test_an_image_beyond_the_limit_is_made_smaller_with_a_warning(size, shown):
     assert len(caught) == (shown is not None)
     if shown:
         H, W = size
-        text = f"{H}x{W} are {H * W // 64:,} patches"
-        assert text in str(caught[0].message) and f"at {shown[0]}x{shown[1]}" in str(
-            caught[0].message
-        )
-
-
-def test_a_limit_that_is_no_count():
-    with pytest.raises(ValueError, match="max_cells is 0"):
-        FrozenCLIP(small_clip(quick_gelu=True).model, max_cells=0)
+        message = str(caught[0].message)
+        assert f"{H}x{W} are {H * W // 64:,} patches" in message
+        assert f"at {shown[0]}x{shown[1]}" in message
 
 
 MEMORY = """

@@ -1,4 +1,4 @@
-"""The tiny CLIP, which all tests of CLIP-ES read and none changes."""
+"""The tiny CLIP, which all tests of methods read and none changes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import pytest
 from wsss_kit.clip import load_clip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def clip():
     return load_clip("paper", device="cpu")
