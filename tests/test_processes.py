@@ -30,18 +30,24 @@ def runs(tmp_path_factory):
         alone[name] = {"losses": trained.losses_, "sums": sums}
     torch.set_num_threads(threads)
     folder = tmp_path_factory.mktemp("both")
+    launched(folder, "all", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")
+    both = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return [alone, *both], folder
+
+
+def launched(folder, name, launcher, *options):
+    """Run processes of `tests.trainings`; the launcher's last option takes a port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", port, "-m", "tests.trainings", str(folder), "all"]
+    command = [sys.executable, "-m", launcher, *options, port, "-m", "tests.trainings"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=400, check=False
+        [*command, str(folder), name],
+        **{"env": environment, "capture_output": True, "text": True, "timeout": 400},
+        check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    both = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-    return [alone, *both], folder
 
 
 def numbers(losses):
@@ -66,6 +72,13 @@ def test_the_first_process_writes_checkpoints(runs):
     _, card = load_model(runs[1] / "CAM")
     assert card["step"] == 4 and [e["total"] for e in card["epochs"]] == runs[0][1]["CAM"]["losses"]
     assert not list(runs[1].glob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_accelerate_starts_processes_too(tmp_path):
+    options = ("--num_processes", "2", "--cpu", "--main_process_port")
+    launched(tmp_path, "CAM, crops", "accelerate.commands.launch", *options)
+    assert load_model(tmp_path / "run")[1]["step"] == 4
 
 
 def test_sums_and_parts(monkeypatch):
