@@ -8,7 +8,6 @@ import torch
 
 from wsss_kit.classes import (
     COCO_CLASSES,
-    IGNORE_INDEX,
     PAPER_CLASSES,
     VOC_CLASSES,
     Sample,
@@ -41,33 +40,6 @@ def test_order_of_coco():
         assert COCO_CLASSES.index(name) == place
 
 
-def test_a_sample_has_no_mask():
-    assert Sample._fields == ("name", "image", "labels")
-
-
-def test_ignore_index_is_no_class():
-    assert IGNORE_INDEX == 255 > len(COCO_CLASSES)
-
-
-def test_published_colours():
-    """Colours that the development kit prints; 224, 224, 192 is the void border."""
-    colours = palette()
-    published = {
-        0: (0, 0, 0),
-        1: (128, 0, 0),
-        2: (0, 128, 0),
-        3: (128, 128, 0),
-        4: (0, 0, 128),
-        8: (64, 0, 0),
-        12: (64, 0, 128),
-        15: (192, 128, 128),
-        20: (0, 64, 128),
-        255: (224, 224, 192),
-    }
-    assert {value: tuple(colours[value].tolist()) for value in published} == published
-    assert colours.dtype == np.uint8 and colours.shape == (256, 3)
-
-
 def test_palette_equals_the_bit_by_bit_loop():
     """The development kit's VOClabelcolormap, written out."""
     for value, colour in enumerate(palette()):
@@ -78,12 +50,6 @@ def test_palette_equals_the_bit_by_bit_loop():
             rest >>= 3
         assert colour.tolist() == rgb
     assert len(np.unique(palette(), axis=0)) == 256
-
-
-@pytest.mark.parametrize("n_values", [0, -1, 257])
-def test_palette_of_an_impossible_length(n_values):
-    with pytest.raises(ValueError, match=f"n_values is {n_values}, expected 1 to 256"):
-        palette(n_values)
 
 
 def test_labels_and_classes_of_samples():

@@ -241,20 +241,6 @@ def test_clip_es_on_a_small_voc(places, random_clip, capsys):
     assert "published: 75 (mIoU, percent)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("name", "powers", "refinement"),
-    [
-        ("clip-es/train/maps", "1 to 10", "none"),
-        ("clip-es/train/affinity", "1 to 2", "attention affinity"),
-    ],
-)
-def test_maps_are_scored_by_their_best_power(name, powers, refinement, places, random_clip, capsys):
-    assert run_reproduce(name, **places, device="cpu", run=True) == 0
-    printed = capsys.readouterr().out
-    stated = f"background: the best of the powers {powers}, chosen here: (1 - max)^"
-    assert stated in printed and f"refinement: {refinement}, preset: reference" in printed
-
-
 def test_a_segmenter_learns_from_train_aug_where_clip_es_is_sure(
     places, random_clip, small_segmenter, capsys
 ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.checkpoints import Checkpoint
 from wsss_kit.commands import train_method as module
-from wsss_kit.commands.train_method import CONFIG, METHODS, options_of, train_method
+from wsss_kit.commands.train_method import CONFIG, train_method
 from wsss_kit.engine import Diverged
 from wsss_kit.files import load_model
 from wsss_kit.methods.cam import CAM
@@ -135,16 +134,6 @@ def test_a_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
     )
 
 
-def test_being_stopped_says_how_to_go_on(trained, tmp_path, monkeypatch, capsys):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "train_method", functools.wraps(train_method)(stop))
-    for out, message in ((tmp_path, "begins again"), (trained.parent, "with --resume goes on")):
-        assert main(["train", "cam", "--out", str(out)]) == 130
-        assert message in capsys.readouterr().err
-
-
 def test_two_processes_write_one_training(trained, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "-m", "wsss_kit", "train", "cam", "--out", str(tmp_path)]
@@ -182,21 +171,6 @@ def test_photographs_are_cropped_as_published(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="enough"):
         train_method("cam", tmp_path / "own", root=voc, device="cpu", backbone="resnet18", crop=64)
     assert (given["backbone"], given["weights"], given["crop"]) == ("resnet18", None, 64)
-
-
-@pytest.mark.parametrize("what", METHODS)
-def test_every_argument_is_an_option(what):
-    arguments = set()
-    for called in module.called_by(what):
-        arguments |= {
-            name
-            for name, each in inspect.signature(called).parameters.items()
-            if name not in module._NOT_OPTIONS and each.kind is not each.VAR_KEYWORD
-        }
-    assert arguments <= set(options_of(what)) and len(arguments) > 12
-    with pytest.raises(ValueError, match=f"{what} takes no --colour, expected --data, --root"):
-        train_method(what, "nowhere", colour=3)
-    assert set(options_of(what)) >= {"data", "root", "split", "limit"}
 
 
 def test_words_of_a_command_line(monkeypatch):
@@ -278,12 +252,6 @@ def test_masks_are_asked_for(tmp_path):
         train_method("segmenter", tmp_path, data="paper", limit=2)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         train_method("affinity", tmp_path, data="paper", limit=2, masks=tmp_path / "none")
-
-
-def test_a_start_of_other_classes_is_refused(trained, tmp_path):
-    voc = build_voc(tmp_path / "VOC2012")
-    with pytest.raises(ValueError, match="trained for 8 classes"):
-        train_method("sc-cam", tmp_path / "x", root=voc, start=trained, device="cpu")
 
 
 def test_a_training_that_runs_away_says_so(tmp_path, capsys, monkeypatch):

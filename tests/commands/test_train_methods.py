@@ -82,19 +82,6 @@ def test_a_run_that_was_stopped_goes_on(made, monkeypatch, capsys):
     assert "goes on from the last checkpoint" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", SHIPPED)
-def test_the_command_line_takes_the_seed_alone(method, tmp_path, monkeypatch, capsys):
-    calls = []
-    recorded = functools.wraps(getattr(training, method.train))(
-        lambda *a, **k: calls.append((a, k)) or tmp_path / "w"
-    )
-    monkeypatch.setattr(training, method.train, recorded)
-    assert main(["train", method.command, "--out", str(tmp_path), "--seed", "2"]) == 0
-    assert calls == [((), {"out": str(tmp_path), "seed": 2})]
-    assert main(["train", method.command, "--out", str(tmp_path), "--steps", "2"]) == 2
-    assert "Unknown option: --steps" in capsys.readouterr().err
-
-
 def test_the_shipped_clims_is_small_and_looks_at_objects():
     assert CLIMS.SHIPPED.stat().st_size < 1.5e6
     clims, world = CLIMS.load("paper", device="cpu"), PaperWorld(12, split="test")

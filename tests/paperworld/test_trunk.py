@@ -51,15 +51,6 @@ def test_weights_fit_every_stride(trained, stride):
     assert backbone(torch.rand(1, 3, 64, 64)).shape == (1, 96, 64 // stride, 64 // stride)
 
 
-def test_by_name(trained):
-    backbone = build_backbone("paper", weights=trained, stride=4)
-    expected = paper_backbone(stride=4, weights=trained)
-    assert all(
-        torch.equal(one, other)
-        for one, other in zip(backbone.parameters(), expected.parameters(), strict=True)
-    )
-
-
 def test_the_weights_in_the_package():
     """They have learned: a ridge on their features ranks images better than on random ones."""
     world = PaperWorld(240, split="web", seed=4, cooccurrence=0.0)
@@ -85,14 +76,6 @@ def area_under_curve(weights, images, labels):
         with_it, without = scores[truth[:, c], c], scores[~truth[:, c], c]
         areas.append((with_it[:, None] > without).float().mean())
     return torch.stack(areas).mean().item()
-
-
-def test_damaged_or_missing_weights(trained, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nope\.safetensors is missing"):
-        paper_backbone(weights=tmp_path / "nope")
-    (tmp_path / "copy.safetensors").write_bytes(trained.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="truncated or changed"):
-        paper_backbone(weights=tmp_path / "copy")
 
 
 @torch.no_grad()
