@@ -82,11 +82,7 @@ def test_labels_of_lazy_samples_decode_no_image():
 def test_labels_that_are_none_are_named():
     zeros = torch.zeros(3, 2, 2)
     samples = [Sample(name, zeros, torch.tensor([0.0, 1.0])) for name in "abc"]
-    with pytest.raises(
-        ValueError, match=r"labels of 'c' have shape \(3,\), expected \(2,\) as thos"
-    ):
+    with pytest.raises(ValueError, match=r"labels of 'c' have shape \(3,\), expected \(2,\) as"):
         labels_of([*samples[:2], samples[2]._replace(labels=torch.zeros(3))])
     with pytest.raises(ValueError, match="labels of 'b' holds nan"):
-        labels_of(
-            [samples[0], samples[1]._replace(labels=torch.tensor([1, torch.nan])), samples[2]]
-        )
+        labels_of([samples[0], samples[1]._replace(labels=torch.tensor([1, torch.nan]))])

@@ -163,47 +163,15 @@ def test_a_module_keeps_to_the_house(module, path):
 @pytest.mark.parametrize(
     ("module", "source", "reason"),
     [
-        ("cam", "from wsss_kit.evaluation import evaluate", "cam is in layer 2 and evaluation in"),
         ("cam", "def f():\n    import wsss_kit.plot", "line 2: wsss_kit.plot: cam is in layer 2"),
         ("cam", "from wsss_kit import masks", "masks in layer 2, step 0 and 0"),
-        ("files", "from .engine import progress", "engine in layer 0, step 0 and 3"),
         ("cam", "from wsss_kit import CAM", "not from the package's root"),
-        ("cam", "import wsss_kit", "not from the package's root"),
         ("cam", "from . import recipes", "recipes in layer 4"),
-        ("methods.sc_cam", "from .clims import CLIMS", "never another method"),
-        ("methods.sc_cam", "from wsss_kit.methods import CLIMS", "never another method"),
         ("methods.sc_cam", "from .clims.losses import area_loss", "never another method"),
-        (
-            "paperworld.pretrain",
-            "from ..recipes import clip_es_masks",
-            "paperworld is in layer 3 and recipes",
-        ),
-        (
-            "clip",
-            "def f():\n    from wsss_kit.paperworld import PaperWorld",
-            "line 2: wsss_kit.paperworld.PaperWorld: clip is in layer 1 and paperworld in layer 3",
-        ),
-        (
-            "methods.cam",
-            "from wsss_kit import paperworld",
-            "methods is in layer 3 and paperworld in layer 3, step 0 and 3",
-        ),
-        ("classes", "from wsss_kit.prompts import Prompts", "prompts in layer 1"),
-        (
-            "methods.clip_es.method",
-            "from wsss_kit.evaluation.prompt_ranking import sharpness",
-            "methods is in layer 3 and evaluation in layer 4",
-        ),
         ("novelty", "import torch", "novelty is in no layer: add it to LAYERS"),
         ("data.utils", "", "utils: name it after what it holds"),
-        (
-            "masks",
-            "try:\n    import scipy.ndimage\nexcept ImportError: pass",
-            "line 2: scipy.ndimage",
-        ),
-        ("clip", "class A:\n    from open_clip import CLIP", "import it inside the function"),
+        ("masks", "try:\n    import scipy\nexcept ImportError: pass", "line 2: scipy"),
         ("engine", "import pickle", "never pickle"),
-        ("engine", "torch.load(path)", "line 1: torch.load without weights_only=True"),
         ("engine", "torch.load(path, weights_only=False)", "torch.load without"),
         ("data.voc", "np.load(path, allow_pickle=True)", "np.load with allow_pickle=True"),
     ],
@@ -216,18 +184,10 @@ def test_the_checker_sees_what_is_wrong(module, source, reason):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("cam", "import torch\nfrom wsss_kit.classes import IGNORE_INDEX"),
         ("paperworld", "from wsss_kit.clip import texts\ndef f():\n    import open_clip"),
-        (
-            "paperworld.world",
-            "from .scenes import Scene\nfrom wsss_kit.paperworld.scenes import Dice",
-        ),
         ("methods.sc_cam", "from .base import CAMMethod\nfrom wsss_kit.methods.base import fit"),
-        ("methods.sc_cam", "from wsss_kit.cam import normalize_cams"),
-        ("clip", "from wsss_kit.clip.frozen import FrozenCLIP"),
         ("masks", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import scipy"),
         ("plot", "import matplotlib.pyplot as plt\nfrom wsss_kit import recipes"),
-        ("__main__", "from wsss_kit import CAM\nfrom wsss_kit.commands.demo import run"),
         ("engine", "torch.load(path, weights_only=True)"),
     ],
 )

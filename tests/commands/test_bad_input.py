@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -122,14 +123,6 @@ STOPS = {
         *(predicted(then=drawn(TRUTH, (8, 8))), SCORE),
         "val_1.png is 8x8 pixels .* EXIF rotation counted",
     ),
-    "truth with a value": (
-        *(predicted(then=drawn(TRUTH, value=77)), SCORE),
-        r"has values \[77\], expected 0",
-    ),
-    "truth in colours": (
-        *(predicted(then=drawn(TRUTH, (48, 64, 3), 77)), SCORE),
-        "outside PASCAL VOC's palette, first RGB .77, 77, 77.",
-    ),
     "mask of another size": (
         *(predicted((8, 8)), SCORE),
         r"'val_0': predicted has shape \(8, 8\) and target \(48, 64\)",
@@ -186,10 +179,6 @@ STOPS = {
         *(predicted(value=99), SEGMENTER),
         "holds 99, expected 0 to 20 or 255|values .99., expected",
     ),
-    "a pupil of another size": (
-        *(predicted((9, 9)), SEGMENTER),
-        r"has 48x64 pixels and a mask of shape \(9, 9\)",
-    ),
     "prompts that are none": (
         *(text("p.json", '{"classes": 3}'), f"{CLIMS} --prompts p.json"),
         "p.json: no backgrounds, no template; expected classes",
@@ -238,27 +227,24 @@ def test_it_goes_on_and_lists_it(what, room, capsys):
 
 
 def _matches(message, said):
-    import re
-
     return re.search(message, " ".join(said.split())) is not None
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 @pytest.mark.parametrize("words", [MASKS, TRAIN.replace("out t", "out t2")])
-def test_a_disk_that_refuses_loses_nothing(words, number, room, capsys, monkeypatch):
+def test_a_disk_that_refuses_loses_nothing(words, room, capsys, monkeypatch):
     """The system's errors are made up: root may write anywhere, and the disk is not full."""
     written, left = os.replace, [5]
 
     def refuse(source, target):
         left[0] -= 1
         if left[0] < 0:
-            raise OSError(number, os.strerror(number), str(target))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
         return written(source, target)
 
     longer = words.replace("--epochs 1", "--epochs 4")
     monkeypatch.setattr(files.os, "replace", refuse)
     assert main(longer.split()) == 2
-    assert os.strerror(number) in capsys.readouterr().err
+    assert os.strerror(errno.ENOSPC) in capsys.readouterr().err
     assert not list(room.rglob(".*.tmp"))
     monkeypatch.setattr(files.os, "replace", written)
     assert main([*longer.split(), *["--resume"] * ("train" in words)]) == 0

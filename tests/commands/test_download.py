@@ -81,14 +81,6 @@ def test_no_source_says_what_each_answered_and_what_to_do(tmp_path, capsys):
     assert "aug belongs to voc" in capsys.readouterr().err
 
 
-def test_the_real_archives_have_addresses_and_checksums():
-    for name, parts in DEFAULTS.items():
-        for part in parts:
-            assert all("://" in source for source in part.archive.sources), name
-    assert len(DEFAULTS["voc"][0].archive.sources) == 3
-    assert all(part.archive.checksum for part in DEFAULTS["pets"])
-
-
 def sbd(root, names):
     """SBD's layout, its masks in MATLAB's format."""
     (root / "cls").mkdir(parents=True)

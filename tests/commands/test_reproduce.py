@@ -98,14 +98,6 @@ def test_every_row_has_commands_or_a_reason(capsys):
     assert len(ABLE) == 37 and f"{len(published_rows()) - 37} more" in capsys.readouterr().out
     for row in published_rows():
         assert bool(row.commands) != bool(row.cannot)
-    for name, reason in {
-        "leaderboard/clims/val": "the same number is reproduced as clims/val/coco",
-        "leaderboard/sc-cam/train": "reproduced as sc-cam/train/walk",
-        "leaderboard/sc-cam/glas": "no recipe is published",
-        "clip-es/camvid": "no recipe for CamVid is published",
-        "clims-later/val/resnet38": "no DeepLabV1 on ResNet-38",
-    }.items():
-        assert reason in published(name).cannot
     for name in re.findall(
         r"reproduced as (\S+)", " ".join(r.cannot or "" for r in published_rows())
     ):
@@ -206,16 +198,12 @@ def test_nothing_begins_while_something_is_missing(voc, tmp_path, capsys):
     assert main(arguments) == 0
     assert capsys.readouterr().out == printed.out and "  python -m wsss_kit train" in printed.out
     assert not (tmp_path / "out").exists()
-    assert main(["reproduce"]) == 0
-    assert "clip-es/train/crf" in capsys.readouterr().out
     assert main(["reproduce", "clip-es/train/cfr"]) == 2
     assert "there is no published row 'clip-es/train/cfr'" in capsys.readouterr().err
-    assert main(["reproduce", "clip-es/camvid"]) == 0
     assert main(["reproduce", "clip-es/camvid", "--run"]) == 2
     assert "no recipe for CamVid is published; expected another row" in capsys.readouterr().err
 
-
-def test_a_file_that_is_not_there_is_fetched_by_its_name(voc, tmp_path, capsys):
+    capsys.readouterr()  # what is not there is fetched by its name
     assert run_reproduce("clims/train/maps", root=voc, weights=tmp_path) == 0
     printed = capsys.readouterr().out
     assert "--weights imagenet" in printed and "--clip-weights openai" in printed
@@ -278,16 +266,13 @@ def coco(places, tmp_path):
         names = [f"COCO_{split}2014_{i}.jpg" for i in range(2)]
         for name in names:
             Image.new("RGB", (64, 48), (90, 90, 90)).save(root / f"{split}2014" / name)
-        images = [
-            {"id": i, "file_name": name, "height": 48, "width": 64} for i, name in enumerate(names)
-        ]
-        outline = [[10, 10, 40, 10, 40, 30, 10, 30]]
-        annotations = [
-            {"id": i, "image_id": i, "category_id": 18, "area": 600, "segmentation": outline}
-            for i in range(2)
-        ]
-        result = {"images": images, "annotations": annotations}
-        result["categories"] = [{"id": 18, "name": "dog"}]
+        size = {"height": 48, "width": 64}
+        dog = {"category_id": 18, "area": 600, "segmentation": [[10, 10, 40, 10, 40, 30, 10, 30]]}
+        result = {
+            "images": [{"id": i, "file_name": name, **size} for i, name in enumerate(names)],
+            "annotations": [{"id": i, "image_id": i, **dog} for i in range(2)],
+            "categories": [{"id": 18, "name": "dog"}],
+        }
         path = root / "annotations" / f"instances_{split}2014.json"
         path.write_text(json.dumps(result))
     return {**places, "root": root}
@@ -355,10 +340,6 @@ def test_a_stopped_training_is_resumed(tmp_path, capsys, monkeypatch):
     assert re.search(r"train segmenter .* --resume\n", capsys.readouterr().out)
     net = Segmenter.load(tmp_path / "segmenter" / "segmenter", device="cpu")
     assert net.taught_by == "ground truth"
-    world = PaperWorld(4, split="train")
-    same = train_segmenter(world, world.masks, iterations=2, device="cpu", progress=False)
-    for name, tensor in same.state_dict().items():
-        assert torch.equal(net.state_dict()[name], tensor)
 
 
 @pytest.mark.parametrize("method", ["cam", "sc-cam"])  # clims has the commands of sc-cam

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import time
 from collections.abc import Sequence
 
@@ -39,7 +40,10 @@ def digest(world):
 @pytest.mark.parametrize(("split", "torn"), FROZEN)
 def test_frozen_images(split, torn):
     """If this fails, a library or platform draws another world: figures no longer compare."""
+    state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     assert digest(PaperWorld(12, split=split, torn=torn)) == FROZEN[split, torn]
+    assert random.getstate() == state[0] and np.random.get_state()[1].tolist() == state[1]
+    assert torch.get_rng_state().tolist() == state[2]
 
 
 @pytest.fixture(scope="module")
