@@ -27,15 +27,12 @@ def test_class_lists_have_their_length_and_no_name_twice(names, count):
     assert all(name == name.strip().lower() and name for name in names)
 
 
-def test_mask_values_of_voc():
-    """Values of the development kit's table: aeroplane 1, cat 8, person 15, tvmonitor 20."""
+def test_mask_values_of_voc_and_order_of_coco():
+    """Values of the development kit's table: aeroplane 1, cat 8, person 15, tvmonitor 20; places of
+    COCO's category ids among the 80 that are used."""
     assert list(VOC_CLASSES) == sorted(VOC_CLASSES)
     for name, value in {"aeroplane": 1, "cat": 8, "dog": 12, "person": 15, "tvmonitor": 20}.items():
         assert VOC_CLASSES.index(name) + 1 == value
-
-
-def test_order_of_coco():
-    """Places of COCO's category ids among the 80 that are used."""
     for name, place in {"person": 0, "dog": 16, "tie": 27, "tv": 62, "toothbrush": 79}.items():
         assert COCO_CLASSES.index(name) == place
 

@@ -96,4 +96,4 @@ def test_numbers_out_of_range():
     with pytest.raises(ValueError, match="workers is 0"):
         check_data(PaperWorld(1), workers=0)
     with pytest.raises(ValueError, match="there is no image"):
-        check_data([])
+        check_data(PaperWorld(1)[:0])

@@ -41,20 +41,6 @@ def refused(arguments, capsys):
     return message
 
 
-@pytest.fixture
-def no_work(monkeypatch):
-    """Everything that takes time fails the test."""
-
-    def work(*_, **__):
-        raise AssertionError("work has begun")
-
-    for name in ("paperworld.world.draw", "paperworld.tiny_clip.load_tiny_clip"):
-        module, _, function = name.rpartition(".")
-        monkeypatch.setattr(f"wsss_kit.{module}.{function}", work)
-    monkeypatch.setattr("wsss_kit.commands.demo.load_clip", work)
-    monkeypatch.setattr("wsss_kit.commands.photographs.open_dataset", work)
-
-
 @pytest.mark.parametrize(
     ("command", "option", "text"),
     [
@@ -68,7 +54,7 @@ def no_work(monkeypatch):
         ("bench", "--threads", "0"),
     ],
 )
-def test_numbers_out_of_range(command, option, text, tmp_path, no_work, capsys):
+def test_numbers_out_of_range(command, option, text, tmp_path, capsys):
     message = refused([*COMMANDS[command], "--out", str(tmp_path), option, text], capsys)
     assert f"wsss_kit {COMMANDS[command][0]}: " in message and ", expected" in message
     assert option in message or option.removeprefix("--").replace("-", "_") in message
@@ -78,33 +64,26 @@ def test_numbers_out_of_range(command, option, text, tmp_path, no_work, capsys):
 
 # -- options ----------------------------------------------------------------------------------
 
-PLAIN = [*([name] for name in _COMMANDS), *(["train", name] for name in _SHIPPED)]
+SOURCES = {
+    **{(name,): (where,) for name, (where, _) in _COMMANDS.items()},
+    **{("train", name): (where,) for name, where in _SHIPPED.items()},
+    **{("train", what): ("train_method:train_method", what) for what in METHODS},
+}
+"""Words of a command -> its function; of a training, the method whose arguments it takes too."""
 
 
-@pytest.mark.parametrize("words", PLAIN, ids=" ".join)
-def test_help_lists_every_argument_of_the_function(words, capsys, monkeypatch):
-    where = _SHIPPED[words[1]] if words[0] == "train" else _COMMANDS[words[0]][0]
-    function = _load(where)
+@pytest.mark.parametrize("words", SOURCES, ids=" ".join)
+def test_help_lists_every_argument_with_the_text_of_its_docstring(words, capsys, monkeypatch):
+    where, *method = SOURCES[words]
+    functions = [_load(where), *(f for what in method for f in train_method.called_by(what))]
+    names = options_of(*method) if method else inspect.signature(functions[0]).parameters
     page = help_of(words, capsys, monkeypatch)
-    for name, argument in inspect.signature(function).parameters.items():
+    for name in names:
+        function = next(f for f in functions if name in inspect.signature(f).parameters)
+        argument = inspect.signature(function).parameters[name]
         flag = _NAMES.get(name, f"--{name.replace('_', '-')}")
-        shown = name.upper() if argument.kind is argument.POSITIONAL_ONLY else flag
-        assert_shown(page, shown, function, name)
-
-
-@pytest.mark.parametrize("what", METHODS)
-def test_help_lists_every_option_of_a_method(what, capsys, monkeypatch):
-    """With the text of the docstring of the method or of its ``fit``."""
-    called = train_method.called_by(what)
-    page = help_of(["train", what], capsys, monkeypatch)
-    for name in options_of(what):
-        source = next(
-            c
-            for c in (train_method.train_method, *called)
-            if name in inspect.signature(c).parameters
-        )
-        flag = f"--{name.replace('_', '-')}"
-        assert_shown(page, flag, source, name)
+        positional = argument.kind is argument.POSITIONAL_ONLY
+        assert_shown(page, name.upper() if positional else flag, function, name)
 
 
 def help_of(words, capsys, monkeypatch):

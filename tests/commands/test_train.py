@@ -46,12 +46,3 @@ def test_every_affinity_is_scored(tower):
         assert all(0 < value < 1 for value in column)
         assert len({round(value, 6) for value in column}) > 2
     assert all(crf > maps for maps, crf in scores.values())
-
-
-@pytest.mark.slow
-def test_the_shipped_card_repeats():
-    card = load_model(TINY_CLIP)[1]["attention"]
-    scores = train.score_affinity(load_clip("paper", device="cpu"), shown=False)
-    for (squarings, layers), score in scores.items():
-        recorded = card["mean_iou"][f"squarings {squarings}, layers {layers}"]
-        assert dict(zip(("maps", "crf"), score, strict=True)) == pytest.approx(recorded, abs=0.005)

@@ -13,7 +13,6 @@ from wsss_kit.paperworld.words import (
     SUBTYPES,
     Band,
     Dice,
-    Hole,
     Scene,
     Thing,
 )
@@ -51,19 +50,3 @@ def test_masks_are_where_the_image_changes():
             for dx in range(-2, 3):
                 grown |= np.roll(mask, (dy, dx), (0, 1))
         assert changed[~grown].mean() < 0.01 or np.median(changed[~grown]) == 0
-
-
-def test_the_nearer_object_covers_the_farther():
-    near = scene_of("cat").things[0]
-    far = replace(near, name="boat", subtype="red")
-    drawing = draw(scene_of(things=(far, near)), Dice("cover"), 96)
-    alone = draw(scene_of(things=(near,)), Dice("cover"), 96)
-    cat = PAPER_CLASSES.index("cat") + 1
-    assert np.array_equal(drawing.mask == cat, alone.mask == cat)
-
-
-def test_holes_darken_the_image_and_leave_the_mask():
-    hole = Hole(0.25, 0.25, 0.2, 0.2, 0.0)
-    plain, cut = (draw(scene_of("bus", holes=holes), Dice("hole"), 96) for holes in ((), (hole,)))
-    assert cut.image[20:28, 20:28].max() < 40 < plain.image[20:28, 20:28].mean()
-    assert np.array_equal(cut.mask, plain.mask) and np.array_equal(cut.stuff, plain.stuff)
