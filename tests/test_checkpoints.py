@@ -7,10 +7,7 @@ import json
 import pytest
 import torch
 
-from wsss_kit.checkpoints import (
-    check_same_run,
-    fingerprint,
-)
+from wsss_kit.checkpoints import check_same_run, fingerprint
 from wsss_kit.classes import Sample
 
 
@@ -33,11 +30,6 @@ def test_a_fingerprint_is_of_names_order_labels_and_the_first_image():
 
     plain = fingerprint(made())
     assert plain == fingerprint(made()) and len(plain) == 16
-    others = [
-        made(name="c"),
-        made(labels=torch.tensor([0.0, 1.0])),
-        made()[::-1],
-        made()[:1],
-        made(image=torch.zeros(3, 2, 2))[::-1],
-    ]
+    others = [made(name="c"), made(labels=torch.tensor([0.0, 1.0])), made()[::-1], made()[:1]]
+    others.append(made(image=torch.zeros(3, 2, 2))[::-1])
     assert len({plain, *map(fingerprint, others)}) == 6

@@ -11,14 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from wsss_kit.files import (
-    check_card,
-    check_classes,
-    load_model,
-    read_card,
-    save_model,
-    write_whole,
-)
+from wsss_kit.files import check_card, check_classes, load_model, read_card, save_model, write_whole
 
 
 def refuse(*_):

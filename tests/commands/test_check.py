@@ -92,8 +92,6 @@ def test_data_without_masks_and_the_embedded_world(voc, capsys):
     assert main(["check", "pets", "--root", str(voc)]) == 2
 
 
-def test_numbers_out_of_range():
-    with pytest.raises(ValueError, match="workers is 0"):
-        check_data(PaperWorld(1), workers=0)
+def test_data_without_an_image():
     with pytest.raises(ValueError, match="there is no image"):
         check_data(PaperWorld(1)[:0])

@@ -1,29 +1,18 @@
-"""Drawing: exact masks, papers that tile no seam, holes and shadows where they belong."""
+"""Drawing: figures with a body and a signature part, and masks where they are drawn."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.paperworld.drawing import draw
-from wsss_kit.paperworld.words import (
-    SUBTYPES,
-    Band,
-    Dice,
-    Scene,
-    Thing,
-)
+from wsss_kit.paperworld.words import SUBTYPES, Band, Dice, Scene, Thing
 
 
-def scene_of(*names, **changes):
-    things = tuple(
-        Thing(name, SUBTYPES[name][0], 0.3 + 0.4 * k, 0.9, 0.6, False, 0.0)
-        for k, name in enumerate(names)
-    )
-    return replace(Scene("scene", (Band("fog", 0.0),), things), **changes)
+def scene_of(*names):
+    things = (Thing(name, SUBTYPES[name][0], 0.3, 0.9, 0.6, False, 0.0) for name in names)
+    return Scene("scene", (Band("fog", 0.0),), tuple(things))
 
 
 @pytest.mark.parametrize("name", PAPER_CLASSES)

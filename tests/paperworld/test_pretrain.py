@@ -14,12 +14,7 @@ from wsss_kit.clip.texts import text_features
 from wsss_kit.engine import generator
 from wsss_kit.files import load_model
 from wsss_kit.paperworld.pretrain import Pretraining, WebImages, contents_of, contrastive_loss
-from wsss_kit.paperworld.tiny_clip import (
-    ARCHITECTURE,
-    build,
-    tie_keys,
-    train_image_features,
-)
+from wsss_kit.paperworld.tiny_clip import ARCHITECTURE, build, tie_keys, train_image_features
 from wsss_kit.paperworld.words import WordTokenizer
 from wsss_kit.paperworld.world import COOCCURRENCE, TORN, page
 
@@ -132,8 +127,7 @@ def test_half_of_the_patches_and_nearly_all_words(tmp_path):
     run = Pretraining(tmp_path, **SMALL)
     torch.manual_seed(0)
     kept = run._kept()
-    assert len(kept) == 1 + 72 and kept[0] == 0
-    assert kept.tolist() == sorted(set(kept.tolist())) and kept.max() <= 144
+    assert len(kept) == 1 + 72 and kept[0] == 0 and kept[-1] <= 144 and (kept.diff() > 0).all()
     captions = ["a photo of a golden cow on the grass"] * 300
     ids, plain = run._forgotten(run.tokenizer(captions)), run.tokenizer(captions)[:, :11]
     assert ids.shape == (300, 11)
