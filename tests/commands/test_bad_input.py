@@ -118,6 +118,14 @@ STOPS = {
         *(predicted(then=drawn(TRUTH, (8, 8))), SCORE),
         "val_1.png is 8x8 pixels .* EXIF rotation counted",
     ),
+    "truth in colours": (
+        *(predicted(then=drawn(TRUTH, (48, 64, 3), 77)), SCORE),
+        "outside PASCAL VOC's palette, first RGB .77, 77, 77.",
+    ),
+    "mask of another size": (
+        *(predicted((8, 8)), SCORE),
+        r"'val_0': predicted has shape \(8, 8\) and target \(48, 64\)",
+    ),
     "mask with a value": (predicted(value=99), SCORE, "'val_0': predicted holds 99 at .0, "),
     "mask of one image": (
         *(predicted(names=["val_0"]), SCORE),
@@ -160,6 +168,14 @@ STOPS = {
     "a pupil without a mask": (
         *(predicted(names=["val_0"]), SEGMENTER),
         "there is no mask for 'val_1'; make a pseudo mask",
+    ),
+    "a pupil with a value": (
+        *(predicted(value=99), SEGMENTER),
+        "holds 99, expected 0 to 20 or 255|values .99., expected",
+    ),
+    "a pupil of another size": (
+        *(predicted((9, 9)), SEGMENTER),
+        r"has 48x64 pixels and a mask of shape \(9, 9\)",
     ),
     "prompts that are none": (
         *(text("p.json", '{"classes": 3}'), f"{CLIMS} --prompts p.json"),
