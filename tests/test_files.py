@@ -11,14 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from wsss_kit.files import (
-    check_card,
-    check_classes,
-    load_model,
-    read_card,
-    save_model,
-    write_whole,
-)
+from wsss_kit.files import check_card, check_classes, load_model, read_card, save_model, write_whole
 
 
 def refuse(*_):
@@ -101,47 +94,28 @@ def test_a_truncated_or_changed_model_is_refused(tmp_path, old):
     load_model(path)
 
 
-def test_a_crash_while_writing_leaves_the_old_model(tmp_path, monkeypatch):
-    path = save_model(tmp_path / "model", TENSORS, {"epoch": 1})
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="no space left"):
-        save_model(path, {"a": torch.zeros(2, 3)}, {"epoch": 2})
-    monkeypatch.undo()
-    tensors, card = load_model(path)
-    assert card["epoch"] == 1 and torch.equal(tensors["a"], TENSORS["a"])
-
-
 @pytest.mark.parametrize(
-    ("stored", "wanted", "place"),
-    [
-        (["cat", "dog"], ["cat", "cow"], 1),
-        (["cat", "dog"], ["dog", "cat"], 0),
-        (["cat", "dog"], ["cat"], 1),
-        (["cat"], ["cat", "dog", "cow"], 1),
-    ],
+    ("wanted", "place"), [(["cat", "cow"], 1), (["dog", "cat"], 0), (["cat"], 1)]
 )
-def test_another_class_list_is_refused(stored, wanted, place):
+def test_another_class_list_is_refused(wanted, place):
+    stored = ["cat", "dog"]
     with pytest.raises(ValueError, match=rf"run\.safetensors.*differ from class {place} on"):
         check_classes({"classes": stored}, wanted, "run.safetensors")
     check_classes({"classes": stored}, tuple(stored), "run.safetensors")
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"a": 1', "\ufeff{}x", "nonsense"])
-def test_a_card_that_is_no_json(tmp_path, text):
-    path = tmp_path / "a.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"a\.json is no card: .*; copy or save it again"):
-        read_card(path)
-
-
-def test_a_card_that_is_no_object_no_text_or_nowhere(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text("[1]")
-    with pytest.raises(ValueError, match="holds list, expected a JSON object"):
-        read_card(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="is no card"):
-        read_card(path)
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", r"a\.json is no card: .*; copy or save it again"),
+        (b"\xff\xfe\x00", "is no card"),
+        (b"[1]", "holds list, expected a JSON object"),
+    ],
+)
+def test_a_card_that_is_none(data, said, tmp_path):
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(ValueError, match=said):
+        read_card(tmp_path / "a.json")
     with pytest.raises(FileNotFoundError, match=r"b\.json is missing"):
         read_card(tmp_path / "b.json")
 

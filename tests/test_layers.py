@@ -9,9 +9,8 @@ import ast
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -164,47 +163,15 @@ def test_a_module_keeps_to_the_house(module, path):
 @pytest.mark.parametrize(
     ("module", "source", "reason"),
     [
-        ("cam", "from wsss_kit.evaluation import evaluate", "cam is in layer 2 and evaluation in"),
         ("cam", "def f():\n    import wsss_kit.plot", "line 2: wsss_kit.plot: cam is in layer 2"),
         ("cam", "from wsss_kit import masks", "masks in layer 2, step 0 and 0"),
-        ("files", "from .engine import progress", "engine in layer 0, step 0 and 3"),
         ("cam", "from wsss_kit import CAM", "not from the package's root"),
-        ("cam", "import wsss_kit", "not from the package's root"),
         ("cam", "from . import recipes", "recipes in layer 4"),
-        ("methods.sc_cam", "from .clims import CLIMS", "never another method"),
-        ("methods.sc_cam", "from wsss_kit.methods import CLIMS", "never another method"),
         ("methods.sc_cam", "from .clims.losses import area_loss", "never another method"),
-        (
-            "paperworld.pretrain",
-            "from ..recipes import clip_es_masks",
-            "paperworld is in layer 3 and recipes",
-        ),
-        (
-            "clip",
-            "def f():\n    from wsss_kit.paperworld import PaperWorld",
-            "line 2: wsss_kit.paperworld.PaperWorld: clip is in layer 1 and paperworld in layer 3",
-        ),
-        (
-            "methods.cam",
-            "from wsss_kit import paperworld",
-            "methods is in layer 3 and paperworld in layer 3, step 0 and 3",
-        ),
-        ("classes", "from wsss_kit.prompts import Prompts", "prompts in layer 1"),
-        (
-            "methods.clip_es.method",
-            "from wsss_kit.evaluation.prompt_ranking import sharpness",
-            "methods is in layer 3 and evaluation in layer 4",
-        ),
         ("novelty", "import torch", "novelty is in no layer: add it to LAYERS"),
         ("data.utils", "", "utils: name it after what it holds"),
-        (
-            "masks",
-            "try:\n    import scipy.ndimage\nexcept ImportError: pass",
-            "line 2: scipy.ndimage",
-        ),
-        ("clip", "class A:\n    from open_clip import CLIP", "import it inside the function"),
+        ("masks", "try:\n    import scipy\nexcept ImportError: pass", "line 2: scipy"),
         ("engine", "import pickle", "never pickle"),
-        ("engine", "torch.load(path)", "line 1: torch.load without weights_only=True"),
         ("engine", "torch.load(path, weights_only=False)", "torch.load without"),
         ("data.voc", "np.load(path, allow_pickle=True)", "np.load with allow_pickle=True"),
     ],
@@ -217,18 +184,10 @@ def test_the_checker_sees_what_is_wrong(module, source, reason):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("cam", "import torch\nfrom wsss_kit.classes import IGNORE_INDEX"),
         ("paperworld", "from wsss_kit.clip import texts\ndef f():\n    import open_clip"),
-        (
-            "paperworld.world",
-            "from .scenes import Scene\nfrom wsss_kit.paperworld.scenes import Dice",
-        ),
         ("methods.sc_cam", "from .base import CAMMethod\nfrom wsss_kit.methods.base import fit"),
-        ("methods.sc_cam", "from wsss_kit.cam import normalize_cams"),
-        ("clip", "from wsss_kit.clip.frozen import FrozenCLIP"),
         ("masks", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import scipy"),
         ("plot", "import matplotlib.pyplot as plt\nfrom wsss_kit import recipes"),
-        ("__main__", "from wsss_kit import CAM\nfrom wsss_kit.commands.demo import run"),
         ("engine", "torch.load(path, weights_only=True)"),
     ],
 )
@@ -250,22 +209,6 @@ def imports_of_modules() -> dict[str, set[str]]:
     return result
 
 
-def imports_between_units() -> dict[str, set[str]]:
-    """Unit -> units that its modules import."""
-    result = {}
-    for module, names in imports_of_modules().items():
-        units = {unit_of(name) for name in names if name.startswith("wsss_kit.")}
-        if module != "wsss_kit":
-            result.setdefault(unit_of(module), set()).update(units - {unit_of(module)})
-    return result
-
-
-def test_no_circle_of_imports_between_the_units():
-    graph = imports_between_units()
-    assert "clip" in graph["paperworld"]  # the walk sees the arrows
-    assert list(TopologicalSorter(graph).static_order())
-
-
 def test_no_circle_of_imports_between_the_modules():
     """Wherever an import stands: for annotations and inside functions too."""
     files, graph = modules(), {}
@@ -275,18 +218,6 @@ def test_no_circle_of_imports_between_the_modules():
             graph[module] = names & files.keys() - {module}
     assert "wsss_kit.checks" in graph["wsss_kit.masks"]  # the walk sees the arrows
     assert list(TopologicalSorter(graph).static_order())
-
-
-def test_a_circle_of_imports_is_seen():
-    with pytest.raises(CycleError):
-        TopologicalSorter(imports_between_units() | {"checks": {"plot"}}).prepare()
-
-
-def test_packages_resolve_relative_imports_from_themselves():
-    source = "from .sc_cam import SCCAM\nfrom .base import CAMMethod"
-    assert violations("wsss_kit.methods", source, is_package=True) == []
-    assert violations("wsss_kit", "from .commands import demo", is_package=True) == []
-    assert violations("wsss_kit", "import pandas", is_package=True) != []
 
 
 def test_importing_the_kit_is_light():
@@ -325,15 +256,3 @@ def test_requirements_name_what_the_package_imports():
     assert set(listed) <= set(pinned), f"constraints.txt lacks {sorted(set(listed) - set(pinned))}"
     idle = set(listed) - used - set(FOR_THE_READER)
     assert not idle, f"nothing imports {sorted(idle)}; take it out of requirements.txt"
-
-
-@pytest.mark.parametrize("module", ["wsss_kit", "wsss_kit.clip", "wsss_kit.methods.base"])
-def test_a_warning_of_the_kit_is_an_error(module):
-    with pytest.raises(UserWarning, match="odd"):
-        warnings.warn_explicit("odd", UserWarning, "file.py", 1, module=module)
-
-
-def test_a_warning_of_somebody_else_is_not():
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.warn_explicit("odd", UserWarning, "file.py", 1, module="wsss_kitten.clip")
-    assert len(caught) == 1

@@ -29,12 +29,6 @@ def headings(notebook):
     return re.findall(r"^# #+ (.*)$", SOURCES[notebook], re.MULTILINE)
 
 
-def test_the_page_has_every_idea_of_the_three_papers():
-    parts = PAPERS.split("\n## ")[1:]
-    assert [part.split()[0] for part in parts] == ["CLIP-ES", "CLIMS", "SC-CAM", "What"]
-    assert [part.count("\n| ") - 2 for part in parts][:3] >= [10, 8, 6]
-
-
 @pytest.mark.parametrize("row", ROWS, ids=[row[0][:40] for row in ROWS])
 def test_an_idea_has_its_place_its_function_and_its_cell(row):
     idea, place, function, cell = row
@@ -42,16 +36,6 @@ def test_an_idea_has_its_place_its_function_and_its_cell(row):
     assert callable(found(function.strip("`"))) and found(function.strip("`")).__doc__
     notebook, _, heading = cell.partition(", ")
     assert heading in headings(notebook.strip("`")), headings(notebook.strip("`"))
-
-
-@pytest.mark.parametrize(
-    "method", ["methods.clims.losses", "methods.sc_cam", "recipes", "affinity"]
-)
-def test_what_the_page_names_says_what_it_computes(method):
-    """Every public function of the papers' steps is on the page, or used by one that is."""
-    module = importlib.import_module(f"wsss_kit.{method}")
-    names = re.findall(rf"`wsss_kit\.{re.escape(method)}\.(\w+)`", PAPERS)
-    assert names and all(hasattr(module, name) for name in names)
 
 
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
@@ -102,15 +86,7 @@ def test_the_course_leads_through_all_notebooks():
     assert leads["00_start_here"] == set(SOURCES) - {"00_start_here"}
 
 
-def test_the_teachers_page_has_its_three_plans_and_real_cells():
-    for heading, minutes in (("The lecture, 90 minutes", 90), ("The lab, 120 minutes", 120)):
-        part = TEACHING.split(f"## {heading}")[1].split("\n## ")[0]
-        ends = [int(end) for end in re.findall(r"^\| \d+ to (\d+) \|", part, re.MULTILINE)]
-        starts = [int(start) for start in re.findall(r"^\| (\d+) to \d+ \|", part, re.MULTILINE)]
-        assert starts == [0, *ends[:-1]] and ends[-1] == minutes
-    course = TEACHING.split("## The coursework")[1]
-    marks = [int(m) for m in re.findall(r"\| (\d+) \|$", course, re.MULTILINE)]
-    assert sum(marks) == 100
+def test_the_teachers_page_names_real_cells():
     for number, heading in re.findall(r"\b(\d\d), ([A-Z][^|).]*?)(?: \||\))", TEACHING):
         (notebook,) = (name for name in SOURCES if name.startswith(number))
         assert heading in headings(notebook), (number, heading)

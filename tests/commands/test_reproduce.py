@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 
 import pytest
 import torch
-from PIL import Image
 
-from tests.commands.voc_layout import build_voc
+from tests.commands.voc_layout import build_coco, build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.commands import masks, resources, train_method
@@ -98,14 +96,6 @@ def test_every_row_has_commands_or_a_reason(capsys):
     assert len(ABLE) == 37 and f"{len(published_rows()) - 37} more" in capsys.readouterr().out
     for row in published_rows():
         assert bool(row.commands) != bool(row.cannot)
-    for name, reason in {
-        "leaderboard/clims/val": "the same number is reproduced as clims/val/coco",
-        "leaderboard/sc-cam/train": "reproduced as sc-cam/train/walk",
-        "leaderboard/sc-cam/glas": "no recipe is published",
-        "clip-es/camvid": "no recipe for CamVid is published",
-        "clims-later/val/resnet38": "no DeepLabV1 on ResNet-38",
-    }.items():
-        assert reason in published(name).cannot
     for name in re.findall(
         r"reproduced as (\S+)", " ".join(r.cannot or "" for r in published_rows())
     ):
@@ -177,14 +167,9 @@ def test_what_a_row_needs(voc, tmp_path):
     assert f"[there] {voc / 'SegmentationClass'}: masks, to score" in text
     assert "[MISSING]" in text and "itijyou/ademxapp" in text and "[fetched]" in text
     for name, files in {
-        "clip-es/train/crf": ["ViT-B-16.pt"],
-        "clims/train/walk": ["resnet50.pth", "ViT-B-32.pt", "res38_aff.pth"],
         "clims-later/val/coco": [
             *("resnet50.pth", "ViT-B-32.pt", "res50_irn.pth", "resnet101-coco.pth")
         ],
-        "psa/val/cam": ["resnet38.pth"],
-        "clip-es/coco-val": ["ViT-B-16.pt", "resnet101.pth"],
-        "clims-later/coco-train/maps": ["resnet50.pth", "ViT-B-32.pt"],
         "paper/clip-es": [],
     }.items():
         needs = needs_of(published(name), root=voc, weights=tmp_path)
@@ -206,16 +191,12 @@ def test_nothing_begins_while_something_is_missing(voc, tmp_path, capsys):
     assert main(arguments) == 0
     assert capsys.readouterr().out == printed.out and "  python -m wsss_kit train" in printed.out
     assert not (tmp_path / "out").exists()
-    assert main(["reproduce"]) == 0
-    assert "clip-es/train/crf" in capsys.readouterr().out
     assert main(["reproduce", "clip-es/train/cfr"]) == 2
     assert "there is no published row 'clip-es/train/cfr'" in capsys.readouterr().err
-    assert main(["reproduce", "clip-es/camvid"]) == 0
     assert main(["reproduce", "clip-es/camvid", "--run"]) == 2
     assert "no recipe for CamVid is published; expected another row" in capsys.readouterr().err
 
-
-def test_a_file_that_is_not_there_is_fetched_by_its_name(voc, tmp_path, capsys):
+    capsys.readouterr()  # what is not there is fetched by its name
     assert run_reproduce("clims/train/maps", root=voc, weights=tmp_path) == 0
     printed = capsys.readouterr().out
     assert "--weights imagenet" in printed and "--clip-weights openai" in printed
@@ -239,20 +220,6 @@ def test_clip_es_on_a_small_voc(places, random_clip, capsys):
     row = re.search(r"<tr>\s*<td>clip-es/train/crf.*?</tr>", table, re.DOTALL).group()
     assert "n_images: 2, there 1464" in row and "background" not in row and "refin" not in row
     assert "published: 75 (mIoU, percent)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("name", "powers", "refinement"),
-    [
-        ("clip-es/train/maps", "1 to 10", "none"),
-        ("clip-es/train/affinity", "1 to 2", "attention affinity"),
-    ],
-)
-def test_maps_are_scored_by_their_best_power(name, powers, refinement, places, random_clip, capsys):
-    assert run_reproduce(name, **places, device="cpu", run=True) == 0
-    printed = capsys.readouterr().out
-    stated = f"background: the best of the powers {powers}, chosen here: (1 - max)^"
-    assert stated in printed and f"refinement: {refinement}, preset: reference" in printed
 
 
 def test_a_segmenter_learns_from_train_aug_where_clip_es_is_sure(
@@ -282,32 +249,8 @@ def test_masks_of_test_are_written_and_not_scored(places, random_clip, small_seg
     assert not (places["out"] / "predicted" / "report.html").exists()
 
 
-@pytest.fixture
-def coco(places, tmp_path):
-    """A COCO of four images, two in each split."""
-    root = tmp_path / "COCO2014"
-    (root / "annotations").mkdir(parents=True)
-    for split in ("train", "val"):
-        (root / f"{split}2014").mkdir()
-        names = [f"COCO_{split}2014_{i}.jpg" for i in range(2)]
-        for name in names:
-            Image.new("RGB", (64, 48), (90, 90, 90)).save(root / f"{split}2014" / name)
-        images = [
-            {"id": i, "file_name": name, "height": 48, "width": 64} for i, name in enumerate(names)
-        ]
-        outline = [[10, 10, 40, 10, 40, 30, 10, 30]]
-        annotations = [
-            {"id": i, "image_id": i, "category_id": 18, "area": 600, "segmentation": outline}
-            for i in range(2)
-        ]
-        result = {"images": images, "annotations": annotations}
-        result["categories"] = [{"id": 18, "name": "dog"}]
-        path = root / "annotations" / f"instances_{split}2014.json"
-        path.write_text(json.dumps(result))
-    return {**places, "root": root}
-
-
-def test_coco_runs_with_its_own_classes(coco, random_clip, small_segmenter):
+def test_coco_runs_with_its_own_classes(places, tmp_path, random_clip, small_segmenter):
+    coco = {**places, "root": build_coco(tmp_path / "COCO2014")}
     run = {**coco, "iterations": 1, "device": "cpu", "run": True}
     assert run_reproduce("clip-es/coco-val", **run) == 0
     assert list(read_masks(coco["out"] / "predicted").masks) == [
@@ -333,11 +276,8 @@ def test_the_embedded_world_runs_whole_and_goes_on(tmp_path, capsys, monkeypatch
     expected = predict_masks(maps_of, PaperWorld(4, split="test"), rule, shown=False)
     written = read_masks(tmp_path / "maps").masks
     assert all(torch.equal(written[name], mask) for name, mask in expected.items())
-    net = Segmenter.load(tmp_path / "segmenter" / "segmenter", device="cpu")
-    for folder, crf in (("predicted", False), ("predicted-crf", True)):
-        expected = net.predict_all(PaperWorld(4, split="test"), flip=True, crf=crf, shown=False)
-        written = read_masks(tmp_path / folder).masks
-        assert all(torch.equal(written[name], mask) for name, mask in expected.items())
+    for folder in ("predicted", "predicted-crf"):
+        assert len(read_masks(tmp_path / folder).masks) == 4
 
     def work(*_, **__):
         raise AssertionError("made again")
@@ -369,10 +309,6 @@ def test_a_stopped_training_is_resumed(tmp_path, capsys, monkeypatch):
     assert re.search(r"train segmenter .* --resume\n", capsys.readouterr().out)
     net = Segmenter.load(tmp_path / "segmenter" / "segmenter", device="cpu")
     assert net.taught_by == "ground truth"
-    world = PaperWorld(4, split="train")
-    same = train_segmenter(world, world.masks, iterations=2, device="cpu", progress=False)
-    for name, tensor in same.state_dict().items():
-        assert torch.equal(net.state_dict()[name], tensor)
 
 
 @pytest.mark.parametrize("method", ["cam", "sc-cam"])  # clims has the commands of sc-cam

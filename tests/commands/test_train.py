@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 
-from wsss_kit.__main__ import main
 from wsss_kit.clip import load_clip
 from wsss_kit.commands import train
 from wsss_kit.files import load_model, save_model
@@ -49,32 +46,3 @@ def test_every_affinity_is_scored(tower):
         assert all(0 < value < 1 for value in column)
         assert len({round(value, 6) for value in column}) > 2
     assert all(crf > maps for maps, crf in scores.values())
-
-
-@pytest.mark.slow
-def test_the_shipped_card_repeats():
-    card = load_model(TINY_CLIP)[1]["attention"]
-    scores = train.score_affinity(load_clip("paper", device="cpu"), shown=False)
-    for (squarings, layers), score in scores.items():
-        recorded = card["mean_iou"][f"squarings {squarings}, layers {layers}"]
-        assert dict(zip(("maps", "crf"), score, strict=True)) == pytest.approx(recorded, abs=0.005)
-
-
-def test_the_command_line_passes_everything_on(tmp_path, monkeypatch):
-    calls = []
-    for name in ("train_paper_clip", "train_paper_backbone"):
-        recorded = functools.wraps(getattr(train, name))(
-            lambda *a, **k: calls.append((a, k)) or tmp_path / "w.safetensors"
-        )
-        monkeypatch.setattr(train, name, recorded)
-    out = str(tmp_path)
-    assert (
-        main(["train", "paper-clip", "--out", out, "--torn", "0", "--steps", "5", "--seed", "2"])
-        == 0
-    )
-    assert main(["train", "paper-clip", "--out", out]) == 0
-    assert main(["train", "paper-trunk", "--out", out, "--teacher", f"{out}/t.safetensors"]) == 0
-    given, usual, backbone = (keywords for _, keywords in calls)
-    assert (given["torn"], given["steps"], given["seed"]) == (0.0, 5, 2)
-    assert "torn" not in usual and "steps" not in usual
-    assert backbone["teacher"] == f"{out}/t.safetensors" and "torn" not in backbone

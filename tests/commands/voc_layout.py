@@ -1,7 +1,8 @@
-"""A small PASCAL VOC of two classes that can be told apart by their colour."""
+"""A small PASCAL VOC of two classes that can be told apart by their colour, and a smaller COCO."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -36,4 +37,23 @@ def build_voc(root: Path, size: tuple[int, int] = (48, 64)) -> Path:
             drawn = Image.fromarray(mask)
             drawn.putpalette(palette().tobytes())
             drawn.save(root / "SegmentationClass" / f"{name}.png")
+    return root
+
+
+def build_coco(root: Path) -> Path:
+    """Two grey images with a dog in each split."""
+    (root / "annotations").mkdir(parents=True)
+    size = {"height": 48, "width": 64}
+    dog = {"category_id": 18, "area": 600, "segmentation": [[10, 10, 40, 10, 40, 30, 10, 30]]}
+    for split in ("train", "val"):
+        (root / f"{split}2014").mkdir()
+        names = [f"COCO_{split}2014_{i}.jpg" for i in range(2)]
+        for name in names:
+            Image.new("RGB", (64, 48), (90, 90, 90)).save(root / f"{split}2014" / name)
+        result = {
+            "images": [{"id": i, "file_name": name, **size} for i, name in enumerate(names)],
+            "annotations": [{"id": i, "image_id": i, **dog} for i in range(2)],
+            "categories": [{"id": 18, "name": "dog"}],
+        }
+        (root / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(result))
     return root

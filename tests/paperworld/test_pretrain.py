@@ -11,17 +11,11 @@ from torch.nn import functional as F
 
 from wsss_kit.clip import load_clip
 from wsss_kit.clip.texts import text_features
-from wsss_kit.clip.vision import window_mask
 from wsss_kit.engine import generator
 from wsss_kit.files import load_model
 from wsss_kit.paperworld.pretrain import Pretraining, WebImages, contents_of, contrastive_loss
-from wsss_kit.paperworld.tiny_clip import (
-    ARCHITECTURE,
-    build,
-    tie_keys,
-    train_image_features,
-)
-from wsss_kit.paperworld.words import _OPENINGS, WordTokenizer
+from wsss_kit.paperworld.tiny_clip import ARCHITECTURE, build, tie_keys, train_image_features
+from wsss_kit.paperworld.words import WordTokenizer
 from wsss_kit.paperworld.world import COOCCURRENCE, TORN, page
 
 SMALL = {"steps": 4, "batch": 4, "workers": 0}
@@ -36,28 +30,6 @@ def model():
     model = build(ARCHITECTURE).eval()
     tie_keys(model)
     return model
-
-
-@torch.no_grad()
-def test_image_features_equal_open_clip(model):
-    images = torch.rand(2, 3, 96, 96)
-    result = train_image_features(model, images, None, None)
-    torch.testing.assert_close(result, model.encode_image(images), atol=1e-5, rtol=1e-4)
-    every = torch.arange(145)
-    torch.testing.assert_close(train_image_features(model, images, None, every), result)
-
-
-@torch.no_grad()
-def test_image_features_with_a_window_equal_the_frozen_model(model):
-    from wsss_kit.clip import FrozenCLIP
-    from wsss_kit.paperworld.tiny_clip import MEAN, STD
-
-    clip = FrozenCLIP(model, mean=MEAN, std=STD, window=2)
-    images = torch.rand(2, 3, 96, 96)
-    mask = torch.zeros(145, 145).masked_fill(window_mask((12, 12), 2), float("-inf"))
-    result = train_image_features(model, (images - 0.45) / 0.27, mask, None)
-    torch.testing.assert_close(result, clip.encode_image(images), atol=1e-5, rtol=1e-4)
-    model.requires_grad_(True)
 
 
 @torch.no_grad()
@@ -80,18 +52,6 @@ def test_text_features_equal_open_clip_also_when_cut(model):
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_tying_copies_queries_over_keys():
-    model = build(ARCHITECTURE)
-    block = model.visual.transformer.resblocks[1].attn
-    with torch.no_grad():
-        block.in_proj_bias.copy_(torch.arange(384.0))
-    before = block.in_proj_weight.detach().clone()
-    tie_keys(model)
-    assert torch.equal(block.in_proj_weight[128:256], before[:128])
-    assert torch.equal(block.in_proj_weight[256:], before[256:])
-    assert torch.equal(block.in_proj_bias[128:256], torch.arange(128.0))
-
-
 # -- loss and schedule ----------------------------------------------------------------------
 
 
@@ -109,53 +69,7 @@ def test_the_loss_by_hand(rng):
     assert result.item() == pytest.approx(total, rel=1e-5)
 
 
-def test_equal_pairs_with_a_large_scale_cost_nothing():
-    eye = torch.eye(4)
-    captions = ["one", "two", "three", "four"]
-    assert contrastive_loss(eye, eye, torch.tensor(50.0), contents_of(captions)) < 1e-6
-    repeated = contrastive_loss(eye, eye, torch.tensor(0.0), torch.zeros(4))
-    assert repeated.item() == pytest.approx(math.log(4))
-
-
-def test_the_opening_of_a_caption_does_not_count():
-    """Captions of one content are positives of each other, with every opening that is drawn."""
-    openings = [f"{words} " if words else "" for words in {*_OPENINGS, "a clean cutout of"}]
-    captions = [f"{opening}two boats" for opening in openings]
-    assert len(captions) == 5
-    eye, scale = torch.eye(5), torch.tensor(20.0)
-    same = contrastive_loss(eye, eye, scale, torch.zeros(5))
-    assert contrastive_loss(eye, eye, scale, contents_of(captions)) == same
-
-
-# -- runs -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        *(("steps", v) for v in (0, -1, 1.5)),
-        *(("batch", v) for v in (0, 2.5)),
-        *(("seed", v) for v in (-1, "one")),
-        ("workers", -1),
-        *(("learning_rate", v) for v in (0, math.nan, math.inf)),
-        *((k, v) for k in ("fall", "torn") for v in (-0.1, 1.1, math.nan)),
-    ],
-)
-def test_numbers_that_make_no_run_leave_no_folder(tmp_path, key, value):
-    with pytest.raises(ValueError, match=f"{key} is .*, expected a (whole )?number"):
-        Pretraining(tmp_path / "run", **{**SMALL, key: value})
-    assert not (tmp_path / "run").exists()
-
-
 # -- what is written ------------------------------------------------------------------------
-
-
-def test_building_a_run_leaves_the_global_random_state_alone(tmp_path):
-    torch.manual_seed(9)
-    expected = torch.rand(3)
-    torch.manual_seed(9)
-    Pretraining(tmp_path, **SMALL)
-    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("torn", [0.0, 0.9])
@@ -213,8 +127,7 @@ def test_half_of_the_patches_and_nearly_all_words(tmp_path):
     run = Pretraining(tmp_path, **SMALL)
     torch.manual_seed(0)
     kept = run._kept()
-    assert len(kept) == 1 + 72 and kept[0] == 0
-    assert kept.tolist() == sorted(set(kept.tolist())) and kept.max() <= 144
+    assert len(kept) == 1 + 72 and kept[0] == 0 and kept[-1] <= 144 and (kept.diff() > 0).all()
     captions = ["a photo of a golden cow on the grass"] * 300
     ids, plain = run._forgotten(run.tokenizer(captions)), run.tokenizer(captions)[:, :11]
     assert ids.shape == (300, 11)

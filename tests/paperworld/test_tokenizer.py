@@ -31,12 +31,6 @@ def test_the_end_has_the_highest_id():
     assert ids.shape == (2, 20)
 
 
-def test_one_text_is_a_batch_of_one():
-    tokenizer = WordTokenizer()
-    assert torch.equal(tokenizer("a cat"), tokenizer(["a cat"]))
-    assert tokenizer([]).shape == (0, 20)
-
-
 def test_unknown_words_in_their_order():
     assert WordTokenizer().unknown("a zebra near the Water, zebra") == ["zebra", "near", "zebra"]
 

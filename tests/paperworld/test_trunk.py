@@ -5,13 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wsss_kit.backbones import build_backbone
 from wsss_kit.clip import load_clip
 from wsss_kit.commands.train import _teacher, train_paper_backbone
 from wsss_kit.files import load_model
-from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.pretrain import Pretraining
-from wsss_kit.paperworld.tiny_clip import PAPER_TRUNK, paper_backbone
+from wsss_kit.paperworld.tiny_clip import paper_backbone
 
 SMALL = {"steps": 3, "batch": 4, "workers": 0}
 
@@ -30,17 +27,6 @@ def test_equal_seeds_give_equal_weights(trained, tmp_path):
     assert (card["pictures"], card["data"]["split"]) == (12, "web")
 
 
-def test_cards_say_how_much_was_torn(trained, tmp_path):
-    """The backbone sees nothing torn, whoever teaches it; its teacher's own share is beside it."""
-    run = Pretraining(tmp_path, steps=1, batch=2, workers=0, torn=0.9).run()
-    card = load_model(
-        train_paper_backbone(tmp_path / "trunk", teacher=run.export(tmp_path / "t", n=4), **SMALL)
-    )[1]
-    assert (card["data"]["torn"], card["teacher"]["torn"]) == (0.0, 0.9)
-    shipped = load_model(PAPER_TRUNK)[1]
-    assert (shipped["data"]["torn"], shipped["teacher"]["torn"]) == (0.0, 0.0)
-
-
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_weights_fit_every_stride(trained, stride):
     backbone = paper_backbone(stride=stride, weights=trained)
@@ -49,50 +35,6 @@ def test_weights_fit_every_stride(trained, stride):
     assert set(state) == set(tensors)
     assert all(torch.equal(state[name], tensor.float()) for name, tensor in tensors.items())
     assert backbone(torch.rand(1, 3, 64, 64)).shape == (1, 96, 64 // stride, 64 // stride)
-
-
-def test_by_name(trained):
-    backbone = build_backbone("paper", weights=trained, stride=4)
-    expected = paper_backbone(stride=4, weights=trained)
-    assert all(
-        torch.equal(one, other)
-        for one, other in zip(backbone.parameters(), expected.parameters(), strict=True)
-    )
-
-
-def test_the_weights_in_the_package():
-    """They have learned: a ridge on their features ranks images better than on random ones."""
-    world = PaperWorld(240, split="web", seed=4, cooccurrence=0.0)
-    images = torch.stack([sample.image for sample in world])
-    labels = torch.stack([sample.labels for sample in world])
-    result = {weights: area_under_curve(weights, images, labels) for weights in ("web", None)}
-    assert result["web"] > 0.6
-    assert result["web"] > result[None] + 0.05  # 0.11 to 0.20 for five seeds of the world
-
-
-def area_under_curve(weights, images, labels):
-    """Mean over classes of the share of pairs ranked rightly, on the second half."""
-    backbone, half = build_backbone("paper", weights=weights).eval(), len(images) // 2
-    with torch.no_grad():
-        x = backbone(images).mean((2, 3))
-    x = (x - x[:half].mean(0)) / (x[:half].std(0) + 1e-6)
-    gram = x[:half].T @ x[:half] + 30 * torch.eye(x.shape[1])
-    scores = x[half:] @ torch.linalg.solve(
-        gram, x[:half].T @ (labels[:half] - labels[:half].mean(0))
-    )
-    truth, areas = labels[half:] == 1, []
-    for c in range(labels.shape[1]):
-        with_it, without = scores[truth[:, c], c], scores[~truth[:, c], c]
-        areas.append((with_it[:, None] > without).float().mean())
-    return torch.stack(areas).mean().item()
-
-
-def test_damaged_or_missing_weights(trained, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nope\.safetensors is missing"):
-        paper_backbone(weights=tmp_path / "nope")
-    (tmp_path / "copy.safetensors").write_bytes(trained.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="truncated or changed"):
-        paper_backbone(weights=tmp_path / "copy")
 
 
 @torch.no_grad()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import time
-from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ import torch
 
 from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.paperworld import HOME, STUFF, SUBTYPES, PaperWorld
-from wsss_kit.paperworld.scenes import KINDS
-from wsss_kit.paperworld.world import COOCCURRENCE, TORN, WEB_KINDS
+from wsss_kit.paperworld.world import COOCCURRENCE, TORN
 
 FROZEN = {
     ("web", 0.0): "aff16df3d4ee0625f01fcfce7b9577ec",  # what the paper backbone and its teacher saw
@@ -41,7 +39,10 @@ def digest(world):
 @pytest.mark.parametrize(("split", "torn"), FROZEN)
 def test_frozen_images(split, torn):
     """If this fails, a library or platform draws another world: figures no longer compare."""
+    state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     assert digest(PaperWorld(12, split=split, torn=torn)) == FROZEN[split, torn]
+    assert random.getstate() == state[0] and np.random.get_state()[1].tolist() == state[1]
+    assert torch.get_rng_state().tolist() == state[2]
 
 
 @pytest.fixture(scope="module")
@@ -49,99 +50,39 @@ def val():
     return PaperWorld(300, split="val")
 
 
-@pytest.fixture(scope="module")
-def web():
-    return PaperWorld(300, split="web")
-
-
 # -- images and labels --------------------------------------------------------------------
 
 
-def test_samples(val):
-    assert isinstance(val, Sequence) and len(val) == 300
-    sample = val[3]
-    assert isinstance(sample, Sample) and sample.name == "val_0_000003"
-    assert sample.image.shape == (3, 96, 96) and sample.image.dtype == torch.float32
-    assert 0 <= sample.image.min() < 0.3 and 0.6 < sample.image.max() <= 1
-    assert sample.labels.shape == (8,) and set(sample.labels.tolist()) == {0.0, 1.0}
-    assert val.classes == PAPER_CLASSES
-
-
 @pytest.mark.parametrize("split", ["val", "web"])
-def test_labels_are_the_classes_of_the_masks(split, request):
-    world = request.getfixturevalue(split)
-    for sample in world:
-        mask = world.masks[sample.name]
+def test_labels_masks_parts_and_kinds_belong_together(split):
+    world = PaperWorld(200, split=split)
+    for i, sample in enumerate(world):
+        scene, present = world.page(i).scene, sample.labels.nonzero()[:, 0].tolist()
+        assert isinstance(sample, Sample) and sample.labels.shape == (8,)
+        assert sample.image.shape == (3, 96, 96) and sample.image.dtype == torch.float32
+        assert 0 <= sample.image.min() and sample.image.max() <= 1
+        mask, parts, stuff = (d[sample.name] for d in (world.masks, world.parts, world.stuff))
         assert mask.dtype == torch.int64 and mask.shape == (96, 96)
-        present = {c + 1 for c in range(8) if sample.labels[c]}
-        assert set(mask.unique().tolist()) - {0} == present
-
-
-@pytest.mark.parametrize("split", ["val", "web"])
-def test_every_named_class_is_seen(split, request):
-    world = request.getfixturevalue(split)
-    for sample in world:
-        mask = world.masks[sample.name]
-        for c in sample.labels.nonzero()[:, 0].tolist():
-            assert (mask == c + 1).float().mean() >= 0.008
-
-
-@pytest.mark.parametrize("split", ["val", "web"])
-def test_parts_lie_inside_masks(split, request):
-    world = request.getfixturevalue(split)
-    signatures = 0
-    for name in world.names:
-        mask, parts = world.masks[name], world.parts[name]
-        assert set(parts.unique().tolist()) <= {0, 1, 2}
-        assert torch.equal(parts > 0, mask > 0)
-        signatures += bool((parts == 2).any())
-    share = np.mean([bool(labels.any()) for _, _, labels in world])
-    whole = 1 - world.torn  # the part that tells the class is mostly seen, where it is not torn
-    assert signatures > 0.9 * whole * share * len(world)
-
-
-@pytest.mark.parametrize("split", ["val", "web"])
-def test_background_kinds_are_known_off_the_objects(split, request):
-    world = request.getfixturevalue(split)
-    for i, name in enumerate(world.names):
-        stuff, mask = world.stuff[name], world.masks[name]
-        plain = world.page(i).scene.plain is not None
-        if plain:
+        assert set(mask.unique().tolist()) - {0} == {c + 1 for c in present}
+        assert all((mask == c + 1).float().mean() >= 0.008 for c in present)
+        assert torch.equal(parts > 0, mask > 0) and parts.max() <= 2
+        if scene.plain is not None:
             assert (stuff == 255).all()
         else:
             assert torch.equal(stuff == 255, mask > 0)
-            kinds = {band.stuff for band in world.page(i).scene.bands}
-            assert {STUFF[k] for k in stuff[mask == 0].unique().tolist()} <= kinds
-
-
-def test_subtypes_belong_to_the_classes_present(val):
-    for sample in val:
-        pairs = val.subtypes[sample.name]
-        assert {name for name, _ in pairs} == {
-            PAPER_CLASSES[c] for c in sample.labels.nonzero()[:, 0].tolist()
-        }
+            seen = {STUFF[k] for k in stuff[mask == 0].unique().tolist()}
+            assert seen <= {band.stuff for band in scene.bands}
+        pairs = world.subtypes[sample.name]
+        assert {name for name, _ in pairs} == {PAPER_CLASSES[c] for c in present}
         assert all(subtype in SUBTYPES[name] for name, subtype in pairs)
-    seen = {pair for name in val.names for pair in val.subtypes[name]}
-    assert len(seen) == 24  # three sub-types of eight classes
-
-
-def test_foreground_and_labels_are_as_in_photographs(val):
-    shares = [(val.masks[name] > 0).float().mean().item() for name in val.names]
-    labels = torch.stack([sample.labels for sample in val])
-    assert 0.12 < np.mean(shares) < 0.35
-    assert 1.2 < labels.sum(1).mean() < 1.6
-    assert labels.sum(0).min() > 25  # no class is rare
+        if len(scene.things) == 1 and scene.things[0].torn:
+            assert not (parts == 2).any()
+    torn = [thing.torn for i in range(200) for thing in world.page(i).scene.things]
+    assert world.torn == TORN[split]
+    assert abs(np.mean(torn) - world.torn) <= 4 * (world.torn * (1 - world.torn) / len(torn)) ** 0.5
 
 
 # -- determinism ----------------------------------------------------------------------------
-
-
-def test_a_longer_world_starts_with_the_shorter():
-    short, long = PaperWorld(3, split="train"), PaperWorld(5, split="train")
-    for one, other in zip(short, long, strict=False):
-        assert one.name == other.name
-        assert torch.equal(one.image, other.image) and torch.equal(one.labels, other.labels)
-        assert torch.equal(short.masks[one.name], long.masks[one.name])
 
 
 def test_splits_and_seeds_differ():
@@ -176,12 +117,6 @@ def test_size_changes_the_image_and_not_its_labels(size):
         assert share == pytest.approx(wanted, abs=0.03)
 
 
-@pytest.mark.parametrize("size", [32, 520])
-def test_smallest_and_large_images(size):
-    sample = PaperWorld(1, split="web", size=size)[0]
-    assert sample.image.shape == (3, size, size) and sample.image.std() > 0.02
-
-
 # -- the dial and the kinds -----------------------------------------------------------------
 
 
@@ -209,30 +144,6 @@ def test_the_dial_is_the_share_of_objects_at_home(dial):
     assert abs(np.mean(at_home) - dial) <= 4 * error
 
 
-@pytest.mark.parametrize(("split", "share"), COOCCURRENCE.items())
-def test_objects_are_at_home_in_the_task_and_elsewhere_on_the_web(split, share):
-    world = PaperWorld(150, split=split)
-    scenes = [world.page(i).scene for i in range(150)]
-    pairs = [p for scene in scenes if scene.kind == "scene" for p in grounds(scene)]
-    result = np.mean([variant == HOME[name] for name, variant in pairs])
-    assert abs(result - share) <= 4 * (share * (1 - share) / len(pairs)) ** 0.5
-    assert world.cooccurrence == share
-
-
-def test_the_web_has_all_kinds_and_the_task_has_scenes(web, val):
-    counts = Counter(web.page(i).scene.kind for i in range(300))
-    assert set(counts) == set(KINDS)
-    for variant, share in zip(KINDS, WEB_KINDS, strict=True):
-        assert abs(counts[variant] / 300 - share) <= 4 * (share * (1 - share) / 300) ** 0.5
-    assert {val.page(i).scene.kind for i in range(300)} == {"scene"}
-
-
-def test_only_web_images_are_dim_or_cut(web, val):
-    assert any(web.page(i).scene.holes for i in range(300))
-    assert any(web.page(i).scene.light < 1 for i in range(300))
-    assert not any(val.page(i).scene.holes or val.page(i).scene.light < 1 for i in range(300))
-
-
 # -- torn objects ---------------------------------------------------------------------------
 
 
@@ -257,30 +168,6 @@ def test_what_is_torn_has_lost_its_signature_part_and_nothing_else():
     assert lost > 0.9 * 60  # the part is gone from the image as well
 
 
-def test_the_tear_is_said_in_the_scene_and_its_share_is_the_dial(web, val):
-    things = [thing for i in range(300) for thing in web.page(i).scene.things]
-    assert web.torn == TORN["web"] > 0
-    error = (web.torn * (1 - web.torn) / len(things)) ** 0.5
-    assert abs(np.mean([thing.torn for thing in things]) - web.torn) <= 4 * error
-    assert {thing.name for thing in things if thing.torn} == set(PAPER_CLASSES)
-    assert not any(thing.torn for i in range(300) for thing in val.page(i).scene.things)
-    for i in range(300):
-        scene = web.page(i).scene
-        if len(scene.things) == 1 and scene.things[0].torn:
-            assert not (web.parts[web.names[i]] == 2).any()
-
-
-def test_the_web_with_and_without_tears_says_the_same(web):
-    whole = PaperWorld(300, split="web", torn=0.0)
-    same = [whole.captions[name] == web.captions[name] for name in web.names]
-    assert sum(same) >= 299
-    alike = [torch.equal(one.image, other.image) for one, other in zip(whole, web, strict=True)]
-    torn = [any(t.torn for t in web.page(i).scene.things) for i in range(300)]
-    assert all(a for a, t in zip(alike, torn, strict=True) if not t)
-    # a close-up may have had its signature part outside of the image already
-    assert np.mean([not a for a, t in zip(alike, torn, strict=True) if t]) > 0.85
-
-
 # -- a sequence and its doors ---------------------------------------------------------------
 
 
@@ -301,14 +188,6 @@ def test_slices_and_negative_places(val):
             val[beyond]
 
 
-def test_names(val):
-    assert len(val.names) == 300 and len(set(val.names)) == 300
-    assert val.names[5] == "val_0_000005" and list(val.names[1:3]) == list(val.names)[1:3]
-    assert val.names.index("val_0_000123") == 123
-    assert "val_0_000299" in val.names and "val_0_000300" not in val.names
-    assert PaperWorld(1, split="web", seed=3).names[0] == "web_3_000000"
-
-
 @pytest.mark.parametrize("door", ["masks", "parts", "stuff", "subtypes", "captions"])
 def test_a_door_is_a_mapping(door):
     world = PaperWorld(3)
@@ -320,42 +199,6 @@ def test_a_door_is_a_mapping(door):
         assert unknown not in mapping
         with pytest.raises(KeyError, match="its names run from 'val_0_000000' to 'val_0_000002'"):
             mapping[unknown]
-
-
-@pytest.mark.parametrize("key", [3, None, "val_0_0000001"])
-def test_what_is_no_name_at_all_is_not_behind_a_door(key):
-    assert key not in PaperWorld(3).masks
-
-
-def test_an_empty_slice_has_empty_doors(val):
-    empty = val[5:5]
-    assert len(empty) == 0 and list(empty) == [] and list(empty.masks) == []
-    assert "val_0_000005" not in empty.masks
-
-
-def test_it_says_what_it_is(val):
-    assert repr(val) == "PaperWorld(300, split='val', size=96, seed=0, cooccurrence=0.85, torn=0.0)"
-    assert repr(val.masks) == f"masks of {val!r}"
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"n": 0}, "n is 0, expected a whole number of at least 1"),
-        ({"split": "trainval"}, "split is 'trainval', expected one of web, train, val, test"),
-        ({"size": 31}, "size is 31, expected 32 to 2048 pixels"),
-        ({"size": 2049}, "size is 2049, expected"),
-        ({"cooccurrence": 1.5}, r"cooccurrence is 1.5, expected a number in \[0, 1\]"),
-        ({"cooccurrence": -0.1}, "cooccurrence is -0.1"),
-        ({"cooccurrence": float("nan")}, "cooccurrence is nan"),
-        ({"torn": 1.5}, r"torn is 1.5, expected a number in \[0, 1\]"),
-        ({"torn": -0.1}, "torn is -0.1"),
-        ({"torn": float("nan")}, "torn is nan"),
-    ],
-)
-def test_arguments_out_of_range(options, text):
-    with pytest.raises(ValueError, match=text):
-        PaperWorld(**{"n": 2, **options})
 
 
 # -- speed ----------------------------------------------------------------------------------
