@@ -39,6 +39,21 @@ def test_equal_seeds_give_equal_tables(demo, tmp_path, monkeypatch):
     assert table_text(run_demo(tmp_path, **SMALL)) == table_text(demo[1])
 
 
+def test_the_seed_is_that_of_the_images_and_of_the_classifier(tmp_path, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def score_all(makers, val, test):
+        assert (val.seed, test.seed) == (3, 3)
+        train, seed = makers["CAM"].args
+        assert (train.seed, seed) == (3, 3)
+        raise Enough
+
+    monkeypatch.setattr("wsss_kit.commands.demo._score_all", score_all)
+    with pytest.raises(Enough):
+        run_demo(tmp_path, seed=3, **SMALL)
+
+
 def test_what_fails_in_one_method_ends_the_demo_and_leaves_the_threads_as_they_were(
     tmp_path, monkeypatch
 ):
