@@ -190,14 +190,18 @@ class MaskedImages:
                 f"{sample.name!r} has {size[0]}x{size[1]} pixels and a {self._what} of shape "
                 f"{tuple(mask.shape)}, expected both alike"
             )
-        odd = (mask != IGNORE_INDEX) & ((mask < 0) | (mask > (self._n or 0)))
-        if self._n is not None and odd.any():
-            raise ValueError(
-                f"the {self._what} of {sample.name!r} holds {mask[odd][0]}, expected 0 to "
-                f"{self._n} or {IGNORE_INDEX}; check the class list, and that masks are read as "
-                "indices, not as colours"
-            )
+        if self._n is not None:
+            self._check_values(sample.name, mask)
         return sample.image, mask
+
+    def _check_values(self, name: str, mask: Tensor) -> None:
+        odd = mask[(mask != IGNORE_INDEX) & ((mask < 0) | (mask > self._n))]
+        if odd.numel():
+            raise ValueError(
+                f"the {self._what} of {name!r} holds {odd[0]}, expected 0 to {self._n} or "
+                f"{IGNORE_INDEX}; check the class list, and that masks are read as indices, not as "
+                "colours"
+            )
 
     def _check_name(self, name: str) -> None:
         if name not in self.masks:

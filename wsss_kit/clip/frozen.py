@@ -246,7 +246,8 @@ class FrozenCLIP(FrozenTexts):
         backbone, grid, n_layers = self._run_backbone(images, n_layers, round_positions)
         block = self.blocks[-1]
         qkv = backbone.projected(block, vision.layer_norm(block.ln_1, backbone.x))
-        backbone.attended(qkv, keep_attention=True)
+        for part in backbone.parts(qkv):
+            backbone.add(backbone.maps(*qkv[:2, part]), qkv.shape[1])
         attention = backbone.attention[:, 1:, 1:] / n_layers
         return vision.DenseTokens(backbone.x.float(), attention.float(), grid)
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.clip.vision import QUICK, Backbone, Weights, is_quick, layer_norm
+from wsss_kit.clip.vision import QUICK, Backbone, Weights, is_quick, layer_norm, limit_of
 
 MOST_KEPT = {"cpu": 2**28, "cuda": 2**32}
 """Bytes of attention maps in memory; larger images compute each map again."""
@@ -91,31 +91,20 @@ class LastBlock:
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """Compute what the heads gather (B, T, D); their maps are kept where they are small."""
-        _, heads, B, T, d = qkv.shape
-        before = self._backbone
-        keep = heads * B * T * T * qkv.element_size() <= self._limit(MOST_KEPT)
-        gathered = qkv.new_empty(B, T, heads, d)
-        for part in self._parts:
-            q, k, v = qkv[:, part]
-            weights = before.maps(q, k, keep=keep)  # (G, B, T, T)
-            if keep:
-                self._kept.append(weights)
-            if before.similarity == "queries":
-                before.add(weights, heads)
-            gathered[:, :, part] = (weights @ v).permute(1, 2, 0, 3)
-        if before.similarity == "values":
-            before.add_values(qkv[2])
-        return gathered.view(B, T, heads * d)
-
-    def _limit(self, limits: dict[str, int]) -> int:
-        return limits["cuda" if self.normed.is_cuda else "cpu"]
+        _, heads, B, T, _ = qkv.shape
+        keep = heads * B * T * T * qkv.element_size() <= limit_of(MOST_KEPT, qkv.device)
+        kept = self._kept if keep else None
+        similarity = self._backbone.similarity
+        gathered = self._backbone.gathered(qkv, count=similarity == "queries", kept=kept)
+        if similarity == "values":
+            self._backbone.add_values(qkv[2])
+        return gathered
 
     def _heads(self) -> Iterator[tuple[slice, HeadGradient]]:
         """Yield parts of the heads with what carries gradients back through them."""
         for number, part in enumerate(self._parts):
-            maps = None if not self._kept else self._kept[number]
-            if maps is None:
-                maps = self._backbone.maps(self.q[part], self.k[part])
+            kept = self._kept[number] if self._kept else None
+            maps = self._backbone.maps(self.q[part], self.k[part]) if kept is None else kept
             yield part, HeadGradient(self, part, maps[:, :, 1:])
 
     @torch.no_grad()
@@ -137,7 +126,7 @@ class LastBlock:
         _, N, D = self.outer.shape
         known = directions @ self.weights.embed.T / N  # (M, D)
         known = known - known.mean(1, keepdim=True)
-        chunk = max(1, self._limit(_AT_ONCE) // (2 * self._hidden[0].nbytes))
+        chunk = max(1, limit_of(_AT_ONCE, known.device) // (2 * self._hidden[0].nbytes))
         parts = zip(known.split(chunk), image.split(chunk), strict=True)
         found = [self._through_attention(*part) for part in parts]
         return torch.cat(found) if found else known

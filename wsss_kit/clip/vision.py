@@ -5,6 +5,7 @@ the attention of one head at a time, the hidden layer of the MLP. New arrays of 
 from the system page by page, which costs about as much as filling them.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -100,13 +101,17 @@ def head_parts(heads: int, n_bytes: int, device: torch.device) -> list[slice]:
         >>> head_parts(12, 2_400_000, torch.device("cpu"))[:2], head_parts(12, 1000, "cpu")
         ([slice(0, 1, None), slice(1, 2, None)], [slice(0, 12, None)])
     """
-    most = AT_ONCE["cuda" if torch.device(device).type == "cuda" else "cpu"]
-    size = min(heads, max(1, most // n_bytes))
+    size = min(heads, max(1, limit_of(AT_ONCE, torch.device(device)) // n_bytes))
     return [slice(first, min(first + size, heads)) for first in range(0, heads, size)]
 
 
 AT_ONCE = {"cpu": 2**22, "cuda": 2**31}
 """Bytes of attention maps that are computed at once."""
+
+
+def limit_of(limits: Mapping[str, int], device: torch.device) -> int:
+    """Return the limit of a kind of device; that of ``"cpu"`` for one that has none."""
+    return limits.get(device.type, limits["cpu"])
 
 
 class Backbone:
@@ -164,11 +169,25 @@ class Backbone:
             if keep_attention:
                 self.add_values(qkv[2])
             return fused.transpose(1, 2).reshape(B, T, heads * d)
+        return self.gathered(qkv, count=True)
+
+    def gathered(self, qkv: Tensor, *, count: bool, kept: list[Tensor] | None = None) -> Tensor:
+        """Compute the heads' output (B, T, D) part by part, by way of their maps.
+
+        Args:
+            qkv: of `projected`.
+            count: whether the maps join the mean attention.
+            kept: gets the maps of every part; None for none.
+        """
+        _, heads, B, T, d = qkv.shape
         mixed = qkv.new_empty(B, T, heads, d)
         for part in self.parts(qkv):
             q, k, v = qkv[:, part]  # (G, B, T, d) each
-            weights = self.maps(q, k)
-            self.add(weights, heads)
+            weights = self.maps(q, k, keep=kept is not None)
+            if kept is not None:
+                kept.append(weights)
+            if count:
+                self.add(weights, heads)
             mixed[:, :, part] = (weights @ v).permute(1, 2, 0, 3)
         return mixed.view(B, T, heads * d)
 

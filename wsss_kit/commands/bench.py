@@ -6,8 +6,8 @@ weights: time does not depend on them.
 
 import json
 import platform
-import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -95,7 +95,8 @@ def run_bench(
         card = {"machine": where, "model": model, "size": list(size), "batch_size": batch_size}
         card |= {"rounds": rounds, "ms": times, "notes": notes, "peak_mb": _peak(clip.device)}
         path = write_whole(folder / "bench.json", json.dumps(card, indent=1) + "\n")
-        print(f"\npeak memory {card['peak_mb']:.0f} MB; {path} holds the same numbers.")
+        peak = "" if card["peak_mb"] is None else f"peak memory {card['peak_mb']:.0f} MB; "
+        print(f"\n{peak}{path} holds the same numbers.")
     return times
 
 
@@ -186,11 +187,19 @@ def _machine(device: torch.device, threads: int) -> str:
     return f"{platform.processor() or platform.machine()} ({vectors}), {cores}, {version}"
 
 
-def _peak(device: torch.device) -> float:
-    """Return the highest memory so far in MB: on a GPU of its arrays, else of the process."""
+def _peak(device: torch.device) -> float | None:
+    """Return the highest memory so far in MB: on a GPU of its arrays, else of the process.
+
+    None where the system does not say it, as Windows.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # in bytes, or in kilobytes
 
 
 def _print(stage: str, milliseconds: float, note: str) -> None:

@@ -103,7 +103,9 @@ def test_directions_are_derivatives(softmax):
     features = torch.nn.functional.normalize(torch.randn(5, 7, dtype=torch.float64), dim=-1)
     present = torch.tensor([[True, True], [False, True]])
     embedding = torch.randn(2, 7, dtype=torch.float64)
-    result, probs = directions(embedding, Texts(features, present), scale=20.0, softmax=softmax)
+    result, probs, image = directions(
+        embedding, Texts(features, present), scale=20.0, softmax=softmax
+    )
     expected = []
     for one, row in zip(embedding, present, strict=True):
         mine = torch.cat([features[:2][row], features[2:]])
@@ -115,7 +117,7 @@ def test_directions_are_derivatives(softmax):
         expected.append(torch.autograd.functional.jacobian(targets, one))
     torch.testing.assert_close(result, torch.cat(expected))
     torch.testing.assert_close(probs.sum(1), torch.ones(2, dtype=torch.float64))
-    assert probs[1, 0] == 0
+    assert probs[1, 0] == 0 and image.tolist() == [0, 0, 1]
 
 
 def test_near_certainty_maps_are_those_of_double_precision(clip, words):

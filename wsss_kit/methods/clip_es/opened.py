@@ -277,8 +277,7 @@ class OpenedImage:
         """Return the affinity's walk: one for all prompts, or by their distributions for these."""
         keys = keys if self._distribution else []
         if self._walked is None or self._walked[0] != keys:
-            texts = Texts(features, torch.ones(1, len(features), dtype=torch.bool))
-            texts = texts._replace(present=texts.present.to(features.device))
+            texts = Texts(features, features.new_ones(1, len(features), dtype=torch.bool))
             views = [seen.view for seen in self._seen]
             affinity = affinity_of(self.clip, views, texts if self._distribution else None)
             self._walked = keys, BalancedWalk(affinity, sinkhorn=SINKHORN)

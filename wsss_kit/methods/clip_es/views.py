@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.clip import SIMILARITY, FrozenCLIP, LastBlock
+from wsss_kit.clip.vision import limit_of
 
 EPS = 1e-7  # CLIP-ES adds it to the maximum of a map before it divides by it
 SINKHORN = 3  # iterations of column and row normalisation that make CLIP-ES's transition
@@ -182,7 +183,7 @@ def batch_maps(
         probabilities (B, T), 0 for absent classes; (h, w).
     """
     h, w = (side // clip.patch_size for side in clip.shown_size(images))
-    n = max(1, _MOST_TOKENS.get(clip.device.type, _MOST_TOKENS["cpu"]) // (1 + h * w) ** 2)
+    n = max(1, limit_of(_MOST_TOKENS, clip.device) // (1 + h * w) ** 2)
     cams, probs, affinities = [], [], []
     for b in range(0, len(images), n):
         some, views, of_views = texts._replace(present=texts.present[b : b + n]), [], []
@@ -202,15 +203,14 @@ def maps_of_view(
 ) -> tuple[Tensor, Tensor]:
     """Compute maps of one view, scaled: (M, h, w) of all pairs, and probabilities (B, T)."""
     options = {"scale": float(clip.logit_scale), "softmax": softmax}
-    wanted, probs = directions(wide(view.last.embedding), texts, **options)
-    image = texts.present.nonzero()[:, 0]
+    wanted, probs, image = directions(wide(view.last.embedding), texts, **options)
     weights = view.last.mean_gradients(wanted, image)  # (M, D)
     return view.put_back(scaled(raw_maps(view, weights, image))), probs.float()
 
 
 def directions(
     embedding: Tensor, texts: Texts, *, scale: float, softmax: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute derivatives by image embeddings, which start the pass through the last block.
 
     Args:
@@ -221,7 +221,7 @@ def directions(
 
     Returns:
         (M, E) of all M pairs of an image and a class that it has, and probabilities (B, T), both
-        in the precision of ``embedding``.
+        in the precision of ``embedding``; (M,) int64, the image of each pair.
     """
     image, classes = texts.present.nonzero(as_tuple=True)  # (M,) each
     features = texts.features.to(embedding)
@@ -234,7 +234,7 @@ def directions(
     if softmax:
         combine = probability_weights(probs[image], classes)  # (M, T)
     slopes = combine @ features - (combine * cosines[image]).sum(1, keepdim=True) * unit[image]
-    return scale / length[image] * slopes, probs
+    return scale / length[image] * slopes, probs, image
 
 
 def logits_of(embedding: Tensor, texts: Tensor, scale: float) -> tuple[Tensor, Tensor]:
