@@ -8,24 +8,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsss_kit.cam import (
-    class_activation_maps,
-    multi_scale,
-    normalize_cams,
-    softmax_grad_cam,
-)
+from tests.clip.clips import CLIPS
+from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams, softmax_grad_cam
 
 # -- plain CAM ------------------------------------------------------------------------------
 
 
-def test_maps_equal_the_loop(rng):
-    features, weight = torch.randn(2, 3, 2, 4, generator=rng), torch.randn(5, 3, generator=rng)
-    literal = torch.zeros(2, 5, 2, 4)
-    for b, c, y, x in torch.cartesian_prod(*map(torch.arange, literal.shape)).tolist():
-        literal[b, c, y, x] = sum(weight[c, d] * features[b, d, y, x] for d in range(3))
-    torch.testing.assert_close(class_activation_maps(features, weight), literal)
+def test_features_and_weights_that_do_not_fit():
+    """What the maps are is among the golden figures."""
     with pytest.raises(ValueError, match=r"features \(2, 3, 2, 4\) and weight \(3, 5\) do not fit"):
-        class_activation_maps(features, weight.T)
+        class_activation_maps(torch.zeros(2, 3, 2, 4), torch.zeros(3, 5))
 
 
 # -- scaling --------------------------------------------------------------------------------
@@ -89,9 +81,8 @@ def test_multi_scale_equals_the_literal_sum(rng, maps_of, flip, options, grid, s
         maps = maps_of(view).clamp_min(0)
         if flip:
             maps = maps + maps_of(view.flip(3)).clamp_min(0).flip(3)
-        literal += nn.functional.interpolate(maps, grid, mode="bilinear")[
-            :, :, : size[0], : size[1]
-        ]
+        whole = nn.functional.interpolate(maps, grid, mode="bilinear")
+        literal += whole[:, :, : size[0], : size[1]]
     result = multi_scale(maps_of, images, scales=(1.0, 0.5, 1.5), flip=flip, **options)
     torch.testing.assert_close(result, literal, atol=1e-5, rtol=1e-4)
     assert result.min() >= 0
@@ -100,71 +91,52 @@ def test_multi_scale_equals_the_literal_sum(rng, maps_of, flip, options, grid, s
 # -- softmax Grad-CAM -----------------------------------------------------------------------
 
 
-class Tower(nn.Module):
-    """A last block: self-attention after a layer norm, mean of the patches, projection."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(1)
-        self.norm = nn.LayerNorm(8)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.projection = nn.Linear(8, 6, bias=False)
-        self.requires_grad_(False)
-
-    def head(self, tokens, normed):
-        mixed = self.attention(normed, normed, normed, need_weights=False)[0]
-        return self.projection(torch.tanh(tokens + mixed)[:, 1:].mean(1))
-
-
 @pytest.fixture
 def scene(rng):
-    tower = Tower()
-    texts = nn.functional.normalize(torch.randn(7, 6, generator=rng), dim=-1)
-    return tower, torch.randn(13, 8, generator=rng), texts[:3], texts[3:]
-
-
-def options(tower):
-    return {"head": tower.head, "norm": tower.norm, "grid": (3, 4), "logit_scale": 5.0}
-
-
-def logits_of(tower, tokens, texts):
-    """Patches of the normed tokens (12, 8) -> logits, as a function for `jacobian`."""
-    normed = tower.norm(tokens[None])
-
-    def run(patches):
-        seen = tower.head(tokens[None], torch.cat([normed[:, :1], patches[None]], 1))[0]
-        return 5.0 * texts @ (seen / seen.norm())
-
-    return run, normed[0, 1:]
+    """Tokens, texts of three classes and of four backgrounds, and the last block of a CLIP."""
+    clip = CLIPS["QuickGELU"]()
+    texts = nn.functional.normalize(torch.randn(7, 12, generator=rng).double(), dim=-1)
+    options = {
+        "head": lambda tokens, normed: clip.finish(tokens, normed, (3, 4)),
+        "norm": clip.blocks[-1].ln_1,
+        "grid": (3, 4),
+        "logit_scale": 5.0,
+    }
+    return torch.randn(13, 32, generator=rng).double(), texts[:3], texts[3:], options
 
 
 @pytest.mark.parametrize("softmax", [True, False])
 def test_weights_have_the_closed_form(scene, softmax):
     r"""p_c (g_c - sum p g), with g the mean gradients of the logits; g itself without softmax."""
-    tower, tokens, positives, backgrounds = scene
-    texts = torch.cat([positives, backgrounds])
-    run, patches = logits_of(tower, tokens, texts)
-    g = torch.autograd.functional.jacobian(run, patches).mean(1)  # (7, D)
-    p = run(patches).softmax(0)
-    result = softmax_grad_cam(tokens, positives, backgrounds, softmax=softmax, **options(tower))
+    tokens, positives, backgrounds, options = scene
+    normed = options["norm"](tokens[None])
+
+    def logits(patches):
+        seen = options["head"](tokens[None], torch.cat([normed[:, :1], patches[None]], 1))[0]
+        return 5.0 * torch.cat([positives, backgrounds]) @ (seen / seen.norm())
+
+    patches = normed[0, 1:]
+    g = torch.autograd.functional.jacobian(logits, patches).mean(1)  # (7, D)
+    p = logits(patches).softmax(0)
+    result = softmax_grad_cam(tokens, positives, backgrounds, softmax=softmax, **options)
     for c in range(3):
         weights = p[c] * (g[c] - (p[:, None] * g).sum(0)) if softmax else g[c]
         literal = (patches @ weights).clamp_min(0).view(3, 4)
-        torch.testing.assert_close(result[c], literal, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(result[c], literal.float(), atol=1e-6, rtol=1e-4)
     assert (result.amax((1, 2)) > 0).any()
 
 
 @torch.no_grad()
 def test_a_single_text_gives_a_map_of_zeros_and_no_class_no_map(scene):
-    tower, tokens, positives, backgrounds = scene
+    tokens, positives, backgrounds, options = scene
     nothing = positives[:0]
-    alone = softmax_grad_cam(tokens, positives[:1], nothing, **options(tower))
+    alone = softmax_grad_cam(tokens, positives[:1], nothing, **options)
     assert (alone == 0).all()
-    logit = softmax_grad_cam(tokens, positives[:1], nothing, softmax=False, **options(tower))
-    competing = softmax_grad_cam(tokens, positives[:2], nothing, **options(tower))
+    logit = softmax_grad_cam(tokens, positives[:1], nothing, softmax=False, **options)
+    competing = softmax_grad_cam(tokens, positives[:2], nothing, **options)
     assert logit.max() > 0 and competing.max() > 0 and not competing.requires_grad
-    none = softmax_grad_cam(tokens, nothing, backgrounds, **options(tower))
+    none = softmax_grad_cam(tokens, nothing, backgrounds, **options)
     assert none.shape == (0, 3, 4) and none.dtype == torch.float32
     for shape in ((12, 8), (1, 13, 8)):
         with pytest.raises(ValueError, match=r"expected \(1 \+ 3\*4, D\): the class token and one"):
-            softmax_grad_cam(torch.zeros(shape), positives, backgrounds, **options(tower))
+            softmax_grad_cam(torch.zeros(shape), positives, backgrounds, **options)

@@ -56,29 +56,19 @@ def test_power_background_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "message"),
+    ("function", "shape", "given", "message"),
     [
-        ((1, 1, 1, 1), {}, "exactly one"),
-        ((1, 1, 1, 1), {"threshold": 0.2, "power": 1}, "exactly one"),
-        ((2, 4, 4), {"power": 1}, r"\(2, 4, 4\).*cams\[None\]"),
-        ((1, 0, 4, 4), {"power": 1}, "at least one class"),
+        (add_background, (1, 1, 1, 1), {}, "exactly one"),
+        (add_background, (1, 1, 1, 1), {"threshold": 0.2, "power": 1}, "exactly one"),
+        (add_background, (2, 4, 4), {"power": 1}, r"\(2, 4, 4\).*cams\[None\]"),
+        (add_background, (1, 0, 4, 4), {"power": 1}, "at least one class"),
+        (scores_to_masks, (3, 4, 4), {"labels": torch.zeros(1, 2)}, r"scores\[None\]"),
+        (scores_to_masks, (1, 3, 4, 4), {"labels": torch.zeros(2)}, r"labels\[None\]"),
+        (scores_to_masks, (1, 3, 4, 4), {"labels": torch.zeros(2, 2)}, "1 images .* and 2 rows of"),
+        (scores_to_masks, (1, 2, 4, 4), {"labels": torch.zeros(1, 2)}, "add_background"),
+        (scores_to_masks, (1, 5, 4, 4), {"labels": torch.zeros(1, 2)}, "expected 3 channels"),
     ],
 )
-def test_backgrounds_that_are_refused(shape, options, message):
+def test_shapes_and_rules_that_are_refused(function, shape, given, message):
     with pytest.raises(ValueError, match=message):
-        add_background(torch.zeros(shape), **options)
-
-
-@pytest.mark.parametrize(
-    ("scores", "labels", "message"),
-    [
-        ((3, 4, 4), (1, 2), r"scores\[None\]"),
-        ((1, 3, 4, 4), (2,), r"labels\[None\]"),
-        ((1, 3, 4, 4), (2, 2), "1 images of scores and 2 rows of labels, expected one row"),
-        ((1, 2, 4, 4), (1, 2), "add_background"),
-        ((1, 5, 4, 4), (1, 2), "expected 3 channels"),
-    ],
-)
-def test_scores_and_labels_that_do_not_fit(scores, labels, message):
-    with pytest.raises(ValueError, match=message):
-        scores_to_masks(torch.zeros(scores), torch.zeros(labels))
+        function(torch.zeros(shape), **given)

@@ -66,8 +66,9 @@ def test_voc_chooses_on_the_end_of_train_and_scores_on_val(voc):
     assert str(data.protocol("val")).startswith("VOC 2012 train, its end, ")
 
 
-def test_a_folder_is_dealt_out_by_its_masks(folder):
-    data = open_data("folder", root=folder)
+def test_a_folder_is_dealt_out_by_its_masks(folder, monkeypatch):
+    monkeypatch.setenv("WSSS_KIT_FOLDER", str(folder))
+    data = open_data("folder")
     assert names_of(data) == {
         "train": ["p2", "p3", "p4", "p7", "p8", "p9", "p10", "p11"],
         "val": ["p1", "p6"],
@@ -90,16 +91,7 @@ def test_a_folder_without_masks_opens_and_says_what_is_missing(folder):
         data.test_masks["p0"]
 
 
-def test_the_environment_names_the_folder(folder, monkeypatch):
-    monkeypatch.setenv("WSSS_KIT_FOLDER", str(folder))
-    assert len(open_data("folder").train) == 8
-
-
-def test_bad_arguments_are_refused(folder):
-    with pytest.raises(ValueError, match=r"DATA is 'coco', expected one of paper, voc, folder"):
-        open_data("coco")
-    with pytest.raises(ValueError, match=r"n_val is 0, expected a whole number of at least 1"):
-        open_data("paper", n_val=0)
+def test_a_folder_that_is_too_small_is_refused(folder):
     (folder / "labels.csv").write_text("file,labels\np0.png,cat\n")
     with pytest.raises(ValueError, match=r"leaves no image for train"):
         open_data("folder", root=folder)

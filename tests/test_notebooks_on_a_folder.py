@@ -65,12 +65,9 @@ def mine(tmp_path_factory):
 def test_a_notebook_runs_on_a_folder(source, mine, monkeypatch):
     monkeypatch.setenv("WSSS_KIT_FOLDER", str(mine))
     notebook = build.read_source(source)
-    switched = 0
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and 'DATA = "paper"' in cell.source:
-            cell.source = cell.source.replace('DATA = "paper"', 'DATA = "folder"')
-            switched += 1
-    assert switched == 1
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    (first,) = (cell for cell in code if 'DATA = "paper"' in cell.source)
+    first.source = first.source.replace('DATA = "paper"', 'DATA = "folder"')
     notebook.cells.insert(0, nbformat.v4.new_code_cell(INSTEAD))
     where = {"metadata": {"path": str(NOTEBOOKS)}}
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources=where).execute()

@@ -88,7 +88,6 @@ def test_sums_and_parts(monkeypatch):
     for rank in range(3):
         monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
         assert list(own(range(5))) == list(range(5))[rank::3]
-    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("told", [("x", "2"), ("2", "2"), ("-1", "2")])

@@ -15,10 +15,6 @@ def test_its_lines_run_one_after_the_other():
     names: dict = {}
     exec(first, names)
     assert len(names["masks"]) == 4 and names["masks"][0].shape == (96, 96)
-    assert all(
-        set(mask.unique().tolist()) <= {0, *(sample.labels.nonzero()[:, 0] + 1).tolist()}
-        for mask, sample in zip(names["masks"], names["images"], strict=True)
-    )
     exec(instruments, names)
     assert names["lab"].prompts.backgrounds == ("grass", "sky", "fog") and not names["lab"].problem
 

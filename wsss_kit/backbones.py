@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.classes import IMAGENET_MEAN, IMAGENET_STD
-from wsss_kit.registry import find
+from wsss_kit.classes import IMAGENET_MEAN, IMAGENET_STD, find
 
 
 class Normalised(nn.Module):

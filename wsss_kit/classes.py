@@ -1,10 +1,11 @@
-"""What every part of the kit agrees on: a sample, the class lists, their colours, the ignore value.
+"""What every part of the kit agrees on: a sample, class lists, colours, the ignore value, names.
 
 Class ``c`` of ``labels`` is value ``c + 1`` of a mask; 0 is background, 255 is ignored.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -138,3 +139,30 @@ def classes_of(samples: Sequence[Sample]) -> tuple[str, ...]:
             "expected one label a class"
         )
     return tuple(names)
+
+
+_PLACES = {
+    ("dataset", "coco"): "wsss_kit.data.benchmarks:load_coco",
+    ("dataset", "folder"): "wsss_kit.data.folder:load_folder",
+    ("dataset", "pets"): "wsss_kit.data.pets:load_pets",
+    ("dataset", "voc"): "wsss_kit.data.benchmarks:load_voc",
+    ("dataset", "paper"): "wsss_kit.paperworld:PaperWorld",
+    ("clip", "paper"): "wsss_kit.paperworld.tiny_clip:frozen_tiny_clip",
+    ("backbone", "paper"): "wsss_kit.paperworld.tiny_clip:paper_backbone",
+}
+"""What ``"paper"`` and the data sets' names stand for. A module is imported when its name is asked
+for: the methods know the name ``"paper"``, not the embedded world."""
+
+
+def find(kind: str, name: str) -> Any:
+    """Return the function or class that opens a data set or what ships with the package.
+
+    Args:
+        kind: ``"dataset"``, ``"clip"`` or ``"backbone"``.
+        name: ``"paper"``; of a data set also ``"coco"``, ``"folder"``, ``"pets"``, ``"voc"``.
+
+    Raises:
+        KeyError: if nothing of this kind has the name.
+    """
+    module, _, attribute = _PLACES[kind, name].partition(":")
+    return getattr(import_module(module), attribute)

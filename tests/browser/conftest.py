@@ -1,7 +1,5 @@
 """One chromium for all, one server for each front end. Screenshots are kept to be looked at."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from contextlib import ExitStack
@@ -38,11 +36,12 @@ def served(tmp_path_factory):
     """
     screenshots = Path(os.environ.get("WSSS_KIT_SCREENSHOTS", ROOT / "build" / "screenshots"))
     with ExitStack() as stack:
-        yield cache(
-            lambda application: stack.enter_context(
-                serving(tmp_path_factory.mktemp(application), screenshots, application)
-            )
-        )
+
+        def start(application):
+            place = tmp_path_factory.mktemp(application)
+            return stack.enter_context(serving(place, screenshots, application))
+
+        yield cache(start)
 
 
 @pytest.fixture

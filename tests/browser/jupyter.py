@@ -1,7 +1,5 @@
 """A Jupyter server of one's own, a page of it in chromium, and a line to the kernel behind it."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import os

@@ -1,13 +1,9 @@
 """The instruments in a real JupyterLab and Notebook: text, state, screen and console."""
 
-from __future__ import annotations
-
-import io
-
 import pytest
-from PIL import Image
 
 from tests.browser.jupyter import write_notebook
+from tests.widgets.conftest import file_of
 
 pytestmark = pytest.mark.browser
 
@@ -50,12 +46,6 @@ def drop(panel, name, content):
     swipe.dispatch_event("drop", {"dataTransfer": transfer})
 
 
-def an_image(colour):
-    content = io.BytesIO()
-    Image.new("RGB", (200, 100), colour).save(content, "PNG")
-    return content.getvalue()
-
-
 def use_explorer(page, panel, name="explorer"):
     """Stage by click, threshold by keys, swipe by keys, an image by drop and by button."""
     panel.get_by_role("button", name="mask", exact=True).click()
@@ -77,12 +67,12 @@ def use_explorer(page, panel, name="explorer"):
     assert page.value(f"{name}.view.position") == pytest.approx((start + 5) / 100)
     assert "error" in panel.locator(".wsss-swipe .after").get_attribute("alt")
     assert page.photograph(panel, f"{page.title}-explorer")
-    drop(panel, "mine.png", an_image("purple"))
+    drop(panel, "mine.png", file_of(100, 200))
     panel.get_by_text("its true mask is unknown").wait_for()
     assert page.value(f"{name}.picture") == "own: mine.png"
     drop(panel, "notes.txt", b"these are no pixels")
     panel.get_by_text("notes.txt does not decode as an image").wait_for()
-    file = {"name": "other.png", "mimeType": "image/png", "buffer": an_image("teal")}
+    file = {"name": "other.png", "mimeType": "image/png", "buffer": file_of(80, 80)}
     with page.page.expect_file_chooser() as chooser:
         panel.get_by_role("button", name="Open your own image").click()
     chooser.value.set_files(file)

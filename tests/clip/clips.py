@@ -14,15 +14,8 @@ def small_clip(*, quick_gelu: bool, window: int | None = None, **vision) -> Froz
     from open_clip.model import CLIP
 
     torch.manual_seed(0)
-    vision = {
-        "layers": 3,
-        "width": 32,
-        "head_width": 8,
-        "patch_size": 8,
-        "image_size": 24,
-        **vision,
-    }
-    model = CLIP(embed_dim=12, vision_cfg=vision, text_cfg=TEXT, quick_gelu=quick_gelu).double()
+    usual = {"layers": 3, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 24}
+    model = CLIP(12, {**usual, **vision}, TEXT, quick_gelu=quick_gelu).double()
     for parameter in model.visual.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return FrozenCLIP(model, window=window)

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from open_clip import SimpleTokenizer
-from open_clip.model import CLIP
 from PIL import Image
 from torch import nn
 
-from tests.clip.clips import TEXT
+from tests.clip.clips import small_clip
 from wsss_kit.clip import OPENAI_MEAN, OPENAI_STD, FrozenCLIP, load_clip, texts
 from wsss_kit.clip.vision import window_mask
 from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.measures import zero_shot_accuracy
 from wsss_kit.paperworld.tiny_clip import TINY_CLIP
-
-
-def small_model(pool_type="tok", image_size=24, **vision):
-    torch.manual_seed(0)
-    vision = {"layers": 3, "width": 32, "head_width": 8, "patch_size": 8, **vision}
-    vision.update(pool_type=pool_type, image_size=image_size)
-    return CLIP(embed_dim=12, vision_cfg=vision, text_cfg=TEXT, quick_gelu=True).eval()
-
-
-def normalised(images):
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_MEAN, OPENAI_STD))
-    return (images - mean) / std
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +31,24 @@ def paper():
 @pytest.mark.parametrize("final_ln_after_pool", [False, True])
 @torch.no_grad()
 def test_encode_image_equals_open_clip(pool_type, final_ln_after_pool):
-    model = small_model(pool_type, final_ln_after_pool=final_ln_after_pool)
-    images = torch.rand(2, 3, 24, 24)
-    result = FrozenCLIP(model).encode_image(images)
-    torch.testing.assert_close(result, model.encode_image(normalised(images)))
+    vision = {"pool_type": pool_type, "final_ln_after_pool": final_ln_after_pool}
+    clip, images = small_clip(quick_gelu=True, **vision), torch.rand(2, 3, 24, 24).double()
+    result = clip.encode_image(images)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_MEAN, OPENAI_STD))
+    expected = clip.model.encode_image((images - mean) / std)
+    torch.testing.assert_close(result, expected.float())
     assert result.std() > 0.01
 
 
 @pytest.mark.parametrize("size", [(33, 47), (8, 9), (1, 1)])
 def test_resizing_is_pillows_bicubic(size):
-    clip = FrozenCLIP(small_model())
+    clip = small_clip(quick_gelu=True)
     image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
     height, width = (int(np.ceil(side / 8)) * 8 for side in size)
     literal = Image.fromarray(image.numpy()).resize((width, height), Image.Resampling.BICUBIC)
     result = clip.fit_to_patches(image.permute(2, 0, 1)[None].float() / 255)
-    assert torch.equal(
-        (result[0] * 255).round().byte().permute(1, 2, 0), torch.tensor(np.array(literal))
-    )
+    pixels = (result[0] * 255).round().byte().permute(1, 2, 0)
+    assert torch.equal(pixels, torch.tensor(np.array(literal)))
     assert clip.fit_to_patches(result) is result  # whole patches are not resized
 
 
@@ -83,21 +70,17 @@ def test_window_mask_equals_the_double_loop(grid, window):
 
 @torch.no_grad()
 def test_a_window_is_honoured_on_every_path():
-    model, images = small_model("avg"), torch.rand(1, 3, 24, 24)
-    clip = FrozenCLIP(model, window=1)
-    mask = clip.attention_mask((3, 3))
+    clip, images = small_clip(quick_gelu=True, window=1), torch.rand(1, 3, 24, 24).double()
+    visual, mask = clip.model.visual, clip.attention_mask((3, 3))
     forbidden = window_mask((3, 3), 1)
     assert torch.equal(mask == float("-inf"), forbidden) and (mask[~forbidden] == 0).all()
     x, _ = clip.embed(images)
     for block in clip.blocks:
         x = block(x, attn_mask=mask)
-    literal = model.visual.ln_post(x)[:, 1:].mean(1) @ model.visual.proj
+    literal = (visual.ln_post(x)[:, 0] @ visual.proj).float()
     torch.testing.assert_close(clip.encode_image(images), literal)
-    dense = clip.encode_dense(images)
-    finished = clip.finish(dense.tokens, clip.blocks[-1].ln_1(dense.tokens), dense.grid)
-    torch.testing.assert_close(finished, literal)
-    assert (dense.attention[0][forbidden[1:, 1:]] == 0).all()
-    assert not torch.allclose(literal, FrozenCLIP(model).encode_image(images))
+    assert (clip.encode_dense(images).attention[0][forbidden[1:, 1:]] == 0).all()
+    assert not torch.allclose(literal, FrozenCLIP(clip.model).encode_image(images))
 
 
 # -- errors ---------------------------------------------------------------------------------
@@ -113,7 +96,7 @@ def test_what_is_refused(paper, tmp_path):
         (lambda: FrozenCLIP(convolution), "image tower is Conv2d, expected a Vision"),
         (lambda: paper.encode_image(image[0]), r"images have shape \(3, 24, 24\), expected \(B, 3"),
         (lambda: paper.encode_dense(image, n_layers=0), "n_layers is 0, expected a whole number"),
-        (lambda: FrozenCLIP(small_model()).encode_text("a cat"), "no tokenizer; pass one"),
+        (lambda: small_clip(quick_gelu=True).encode_text("a cat"), "no tokenizer; pass one"),
         (lambda: load_clip("ViT-S-32", weights=nothing), "neither a file nor a tag of ViT-S-32"),
         (lambda: load_clip("paper", weights=nothing), r"nope\.safetensors is missing; copy it"),
         (lambda: load_clip("ViT-S-32", weights=damaged), r"damaged\.safetensors"),
@@ -133,9 +116,6 @@ def test_wrong_activation_is_an_error(tmp_path, monkeypatch):
 
 def test_weights_that_are_not_those_of_the_card(tmp_path):
     copied = tmp_path / "copy.safetensors"
-    copied.write_bytes(TINY_CLIP.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="truncated or changed"):
-        load_clip("paper", weights=copied)
     tensors, card = load_model(TINY_CLIP)
     card["architecture"]["vision_cfg"]["layers"] += 1
     save_model(copied, tensors, card)
@@ -181,22 +161,15 @@ def test_texts_are_unit_encoded_once_and_not_remembered_forever(monkeypatch):
         assert len(clip._texts) <= 4
 
 
-def quiet(clip, texts):
-    """Encode texts; a warning is an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return clip.encode_text(texts)
-
-
 def test_words_that_the_model_never_read_are_named_once():
     clip = load_clip("paper", device="cpu")
     assert clip.unknown_words("A zebra, on the water.") == ["zebra"]
-    assert FrozenCLIP(small_model(), lambda texts: None).unknown_words("a zebra") == []
+    assert FrozenCLIP(small_clip(quick_gelu=True).model, len).unknown_words("a zebra") == []
     texts = ["a cat", "a violin in the fog"]
     with pytest.warns(UserWarning, match="never read 'violin', as in") as caught:
         clip.encode_text(texts)
     assert len(caught) == 1 and Path(caught[0].filename) == Path(__file__)
-    quiet(clip, [*texts, "a cat on the water"])
+    clip.encode_text([*texts, "a cat on the water"])  # a warning is an error here
     with pytest.warns(UserWarning, match="'aa', 'bb', 'cc', 'dd', 'ee' and 2 more, as in 'aa'"):
         clip.encode_text(["aa", "bb cc", "dd", "ee", "ff gg"])
 
@@ -204,26 +177,15 @@ def test_words_that_the_model_never_read_are_named_once():
 def test_texts_longer_than_the_model_reads_are_named():
     clip = load_clip("paper", device="cpu")
     whole, cut = " ".join(["cat"] * 18), " ".join(["cat"] * 19)  # 20 with start and end
-    quiet(clip, [whole])
+    clip.encode_text([whole])
     with pytest.warns(UserWarning, match=f"reads 18 tokens of a text and cuts .* '{cut}'; say it"):
         clip.encode_text([cut])
     assert torch.equal(*clip.encode_text([whole, cut]))
-    real = FrozenCLIP(small_model(), SimpleTokenizer(context_length=77))
+    real = FrozenCLIP(small_clip(quick_gelu=True).model, SimpleTokenizer(context_length=77))
     real._encode_ids = lambda ids: torch.ones(len(ids), 4)
-    quiet(real, ["a clean origami cat."])
+    real.encode_text(["a clean origami cat."])
     with pytest.warns(UserWarning, match="reads 75 tokens"):
         real.encode_text(["cat " * 76])
-
-
-@pytest.mark.parametrize("size", [(96, 96), (33, 100), (1, 1)])
-def test_images_of_any_size(paper, size):
-    dense = paper.encode_dense(torch.rand(2, 3, *size))
-    h, w = -(-size[0] // 8), -(-size[1] // 8)
-    assert dense.grid == (h, w)
-    assert dense.tokens.shape == (2, 1 + h * w, 128)
-    assert dense.attention.dtype == dense.tokens.dtype == torch.float32
-    # the patches of the tiny CLIP do not see the class token, so dropping it loses nothing
-    torch.testing.assert_close(dense.attention.sum(-1), torch.ones(2, h * w))
 
 
 def test_the_card_s_figures_are_enough_and_measured_again(paper):

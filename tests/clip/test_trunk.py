@@ -39,10 +39,8 @@ def test_a_block_is_open_clips(make, keep_attention):
 
 def test_autocast_moves_the_attention_a_little():
     images = torch.rand(1, 3, 48, 48)
-    plain, cast = (
-        load_clip("paper", device="cpu"),
-        load_clip("paper", device="cpu", autocast=torch.bfloat16),
-    )
+    plain = load_clip("paper", device="cpu")
+    cast = load_clip("paper", device="cpu", autocast=torch.bfloat16)
     assert cast.dtype == torch.float32
     (exact, attention, _), (rough, near, _) = (c.last_block(images) for c in (plain, cast))
     assert rough.embedding.dtype == near.dtype == torch.float32
@@ -64,23 +62,17 @@ def test_an_image_beyond_the_limit_is_made_smaller_with_a_warning(size, shown):
         fitted = clip.fit_to_patches(image)
     assert tuple(fitted.shape[2:]) == (shown or size)
     assert len(caught) == (shown is not None)
-    if shown:
-        H, W = size
-        message = str(caught[0].message)
-        assert f"{H}x{W} are {H * W // 64:,} patches" in message
-        assert f"at {shown[0]}x{shown[1]}" in message
 
 
 MEMORY = """
 import re, numpy as np, torch
-from open_clip.model import CLIP
+from tests.clip.clips import small_clip
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.methods.clip_es import refined_maps
 torch.set_num_threads(1)
-vision = {"layers": 3, "width": 192, "head_width": 16, "patch_size": 16, "image_size": 224}
-text = {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
-clip = FrozenCLIP(CLIP(64, vision, text, quick_gelu=True))
-texts = torch.nn.functional.normalize(torch.randn(13, 64), dim=-1)
+vision = {"width": 192, "head_width": 16, "patch_size": 16, "image_size": 224}
+clip = FrozenCLIP(small_clip(quick_gelu=True, **vision).model.float())
+texts = torch.nn.functional.normalize(torch.randn(13, 12), dim=-1)
 def status(name):
     return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 def run(size):

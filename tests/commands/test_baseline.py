@@ -1,7 +1,5 @@
 """Plain CAM on one's own images and on real photographs, by one command."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from wsss_kit import CAM, PaperWorld
+from wsss_kit.commands import load_function
 from wsss_kit.commands.photographs import predict_all, run_baseline, train_heads
-from wsss_kit.commands.resources import load_function
 from wsss_kit.evaluation import BackgroundRule, predict_masks
 from wsss_kit.pipeline import Pipeline
 
@@ -55,15 +53,10 @@ def test_a_folder_of_images_from_labels_to_a_table(folder, tmp_path, capsys):
     mean = 100 * sum(r.mean_iou for r in reports) / 2
     assert f"Mean of 2 seeds: {mean:.1f} mIoU." in printed
     assert min(r.mean_iou for r in reports) > 0.5  # squares of one colour are easy
-
-
-def test_the_crf_is_in_the_protocol_and_in_the_masks(folder, tmp_path):
-    plain, refined = (
-        run_baseline("folder", folder, backbone=Colours(), seeds=(0,), crf=crf, out=tmp_path)[0]
-        for crf in (False, True)
-    )
-    assert (plain.protocol.refinement, refined.protocol.refinement) == ("none", "dense CRF")
-    assert not (plain.matrix == refined.matrix).all()
+    options = {"backbone": Colours(), "seeds": (0,), "out": tmp_path / "crf"}
+    (refined,) = run_baseline("folder", folder, crf=True, **options)
+    assert [r.protocol.refinement for r in (reports[0], refined)] == ["none", "dense CRF"]
+    assert not (reports[0].matrix == refined.matrix).all()
 
 
 def test_all_heads_at_once_are_each_by_itself():
@@ -94,34 +87,17 @@ def test_plain_cam_on_real_photographs(voc_root, tmp_path, crf, least):
     """The sample's 149 val images, mean of three seeds, background 0.25: measured 47.3, 52.9."""
     backbone = Path(voc_root).parent / "mobilenet_v2_imagenet" / "backbone.py"
     if not backbone.exists():
-        pytest.skip(
-            f"{backbone} is not there: the backbone of this measurement lies beside the sample"
-        )
-    reports = run_baseline(
-        "voc",
-        voc_root,
-        backbone=f"{backbone}:load_trunk",
-        scored=["cat", "cow", "dog", "horse", "person", "sheep"],
-        crf=crf,
-        out=tmp_path,
-    )
+        pytest.skip(f"{backbone} is not there: it lies beside the sample")
+    options = {"backbone": f"{backbone}:load_trunk", "crf": crf, "out": tmp_path}
+    scored = ["cat", "cow", "dog", "horse", "person", "sheep"]
+    reports = run_baseline("voc", voc_root, scored=scored, **options)
     assert len(reports) == 3
     assert np.mean([r.mean_iou for r in reports]) >= least
 
 
-class WithBatchNorm(Colours):
-    """A backbone whose features depend on whether it is in evaluation mode."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm2d(6)
-
-    def forward(self, images):
-        return self.norm(super().forward(images))
-
-
 def test_a_backbone_in_training_mode_is_pooled_in_evaluation_mode():
-    world, backbone = PaperWorld(3, split="train"), WithBatchNorm().train()
+    world, backbone = PaperWorld(3, split="train"), nn.Sequential(Colours(), nn.BatchNorm2d(6))
+    backbone.train().out_channels = 6
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     (cam,) = train_heads(backbone, world, (0,))
     assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())

@@ -1,16 +1,14 @@
 """A data set looked at: whatever would stop a run or falsify its numbers is named."""
 
-from __future__ import annotations
-
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.voc_layout import build_voc
+from tests.commands.voc_layout import build_voc, save_mask
 from wsss_kit.__main__ import main
-from wsss_kit.classes import VOC_CLASSES, palette
+from wsss_kit.classes import VOC_CLASSES
 from wsss_kit.commands.download import check_data, run_check
 from wsss_kit.data import load_voc, load_voc_masks
 from wsss_kit.paperworld import PaperWorld
@@ -27,9 +25,7 @@ def draw(root, name, values, size=(48, 64)):
     mask = np.zeros(size, np.uint8)
     for i, value in enumerate(values):
         mask[:, i] = value
-    image = Image.fromarray(mask)
-    image.putpalette(palette().tobytes())
-    image.save(root / "SegmentationClass" / f"{name}.png")
+    save_mask(root / "SegmentationClass" / f"{name}.png", mask)
 
 
 def looked(root):

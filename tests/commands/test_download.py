@@ -1,11 +1,8 @@
 """Data sets from archives that lie here: fetched, unpacked, read, and gone on with."""
 
-from __future__ import annotations
-
 import hashlib
 import os
-import tarfile
-import zipfile
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,35 +16,24 @@ from wsss_kit.commands import download as module
 from wsss_kit.commands.download import add_train_aug, download
 from wsss_kit.data import load_coco, load_pets, load_voc, load_voc_masks
 
-DEFAULTS = dict(module.SETS)
-
 
 def pack(folder: Path, path: Path, top: str) -> Path:
     """A folder as a tar or zip whose files lie below ``top``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w") as packed:
-            for file in files:
-                packed.write(file, f"{top}{file.relative_to(folder)}")
-    else:
-        with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as packed:
-            for file in files:
-                packed.add(file, f"{top}{file.relative_to(folder)}")
-    return path
+    stage = path.parent / f"{path.name} unpacked"
+    shutil.copytree(folder, stage / top)
+    form = {".zip": "zip", ".tar": "tar"}.get(path.suffix, "gztar")
+    return Path(shutil.move(shutil.make_archive(str(stage), form, stage), path))
 
 
 @pytest.fixture(autouse=True)
 def own_archives(monkeypatch):
     """The archives of a test have other checksums, and nobody else is asked."""
-    plain = {
-        name: tuple(
-            part._replace(archive=part.archive._replace(sources=(), checksum=None))
-            for part in parts
-        )
-        for name, parts in DEFAULTS.items()
-    }
-    monkeypatch.setattr(module, "SETS", plain)
+
+    def plain(part):
+        return part._replace(archive=part.archive._replace(sources=(), checksum=None))
+
+    sets = {name: tuple(map(plain, parts)) for name, parts in module.SETS.items()}
+    monkeypatch.setattr(module, "SETS", sets)
     monkeypatch.setattr(module, "_SBD", module._SBD._replace(sources=(), checksum=None))
 
 
@@ -87,9 +73,7 @@ def sbd(root, names):
         (root / f"{split}.txt").write_text("\n".join(listed))
         for name in listed:
             mask = np.full((48, 64), 10, np.uint8)
-            inner = np.empty((1,), dtype=[("Segmentation", object)])
-            inner["Segmentation"][0] = mask
-            savemat(root / "cls" / f"{name}.mat", {"GTcls": inner})
+            savemat(root / "cls" / f"{name}.mat", {"GTcls": {"Segmentation": mask}})
     return root
 
 

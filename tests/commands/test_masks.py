@@ -1,7 +1,5 @@
 """The command that writes masks: any data set and method, alone or shared by processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -43,10 +41,16 @@ def test_clip_es_as_the_recipe_has_it(tmp_path):
     assert protocol["refinement"] == "attention affinity, dense CRF"
 
 
-def test_clip_es_without_its_walk(tmp_path, capsys):
-    written = run_masks("clip-es", tmp_path, **PAPER, affinity="none")
-    maps_of = partial(cam_maps, method=make_clip_es(open_data(n_train=1, n_val=1, n_test=1)))
-    world, rule = PaperWorld(5, split="train"), BackgroundRule(power=1)
+@pytest.mark.parametrize("name", ["clip-es", "sc-cam", "clims"])
+def test_methods_of_the_package_without_a_walk(name, tmp_path, capsys):
+    saved, walk = {"sc-cam": SCCAM, "clims": CLIMS}, {}
+    if name in saved:
+        method = saved[name].load("paper", device="cpu")
+    else:
+        method, walk = make_clip_es(open_data(n_train=1, n_val=1, n_test=1)), {"affinity": "none"}
+    written = run_masks(name, tmp_path, **{**PAPER, "limit": 2}, threshold=0.3, **walk)
+    maps_of, world = partial(cam_maps, method=method), PaperWorld(2, split="train")
+    rule = BackgroundRule(threshold=0.3)
     expected = predict_masks(maps_of, world, rule, batch_size=1, shown=False)
     assert all(torch.equal(written.masks[name], mask) for name, mask in expected.items())
     assert json.loads((tmp_path / "protocol.json").read_text())["refinement"] == "none"
@@ -54,21 +58,12 @@ def test_clip_es_without_its_walk(tmp_path, capsys):
     assert main(other) == 2 and "affinity is a; expected none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sc-cam", SCCAM), ("clims", CLIMS)])
-def test_weights_of_the_package(name, kind, tmp_path):
-    written = run_masks(name, tmp_path, **{**PAPER, "limit": 2}, threshold=0.3)
-    maps_of = partial(cam_maps, method=kind.load("paper", device="cpu"))
-    world, rule = PaperWorld(2, split="train"), BackgroundRule(threshold=0.3)
-    expected = predict_masks(maps_of, world, rule, batch_size=1, shown=False)
-    assert all(torch.equal(written.masks[name], mask) for name, mask in expected.items())
-
-
 def test_a_segmenter_predicts_at_several_sizes(tmp_path, capsys):
     world = PaperWorld(2, split="train")
     options = {"iterations": 1, "device": "cpu", "progress": False}
     net = train_segmenter(world, world.masks, **options)
     path = net.save(tmp_path / "net")
-    views = {"scales": [1, 0.5], "flip": True, "fuse": "max"}
+    views = {"scales": [1, 0.5], "flip": True, "fuse": "max", "crf": True}
     written = run_masks(path, tmp_path / "out", **{**PAPER, "limit": 2}, **views)
     for sample in world:
         expected = net.predict(sample.image[None], **views)

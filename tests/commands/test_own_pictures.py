@@ -1,46 +1,32 @@
 """Images of one's own in one command: a page with maps and masks, or a sentence why not."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
 import torch
 from PIL import Image
 
+from wsss_kit import commands
 from wsss_kit.__main__ import main
 from wsss_kit.classes import PAPER_CLASSES
-from wsss_kit.commands import resources as weights
 from wsss_kit.commands.photographs import LONGEST, run_own_images, shrunk
 from wsss_kit.paperworld import PaperWorld
 
 
 @pytest.fixture
 def images(tmp_path):
-    """Four images of the embedded world, one of them enlarged, without labels."""
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for number, sample in enumerate(PaperWorld(4, split="test")):
+    """Four images of the embedded world, one of them enlarged."""
+    folder, world = tmp_path / "mine", PaperWorld(4, split="test")
+    (folder / "masks").mkdir(parents=True)
+    for number, sample in enumerate(world):
         pixels = (255 * sample.image).round().byte().movedim(0, -1).numpy()
-        image = Image.fromarray(pixels)
-        if number == 0:
-            image = image.resize((800, 800))
-        image.save(folder / f"p{number}.png")
+        mask = world.masks[sample.name].byte().numpy()
+        for name, array in ((f"p{number}.png", pixels), (f"masks/p{number}.png", mask)):
+            side = 800 if number == 0 else 96
+            image = Image.fromarray(array).resize((side, side), Image.Resampling.NEAREST)
+            image.save(folder / name)
     (folder / "notes.txt").write_text("no image")
     return folder
-
-
-def labelled(folder):
-    world = PaperWorld(4, split="test")
-    rows = ["file,labels"]
-    (folder / "masks").mkdir()
-    for number, sample in enumerate(world):
-        names = [n for n, on in zip(world.classes, sample.labels.tolist(), strict=True) if on]
-        rows.append(f"p{number}.png,{';'.join(names)}")
-        mask = Image.fromarray(world.masks[sample.name].byte().numpy())
-        size = Image.open(folder / f"p{number}.png").size
-        mask.resize(size, Image.Resampling.NEAREST).save(folder / "masks" / f"p{number}.png")
-    (folder / "labels.csv").write_text("\n".join(rows))
 
 
 def test_classes_by_name(images, tmp_path, capsys):
@@ -50,13 +36,16 @@ def test_classes_by_name(images, tmp_path, capsys):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img alt=") == 3 and not re.search(r'(src|href)="(?!data:)', page)
     assert "what CLIP says of it" in page and "cow, boat" in page and "mIoU" not in page
-    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == [
-        f"figure-{n}.png" for n in (1, 2, 3)
-    ]
+    figures = sorted(p.name for p in (tmp_path / "out").glob("*.png"))
+    assert figures == ["figure-1.png", "figure-2.png", "figure-3.png"]
 
 
 def test_labels_and_masks_are_scored_at_their_own_size(images, tmp_path, capsys):
-    labelled(images)
+    rows, world = ["file,labels"], PaperWorld(4, split="test")
+    for number, sample in enumerate(world):
+        names = [n for n, on in zip(world.classes, sample.labels.tolist(), strict=True) if on]
+        rows.append(f"p{number}.png,{';'.join(names)}")
+    (images / "labels.csv").write_text("\n".join(rows))
     options = {"classes": PAPER_CLASSES, "clip": "paper", "device": "cpu"}
     page = run_own_images(images, tmp_path / "out", **options)
     message = capsys.readouterr().out
@@ -81,7 +70,7 @@ def test_what_is_missing_is_said(images, tmp_path, capsys, monkeypatch):
     def unreachable(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(weights, "load_clip", unreachable)
+    monkeypatch.setattr(commands, "load_clip", unreachable)
     monkeypatch.chdir(tmp_path)
     message = refused(str(images), "--classes", "cow")
     assert "CLIP ViT-B-16 could not be fetched (no route to host)" in message

@@ -1,7 +1,5 @@
 """Real photographs from the shell: checked, trained on, masks written, scored."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Published rows: the commands of each, what they need, and what happens once it is there."""
 
-from __future__ import annotations
-
 import functools
 import re
 
@@ -9,9 +7,10 @@ import pytest
 import torch
 
 from tests.commands.voc_layout import build_coco, build_voc
+from wsss_kit import commands
 from wsss_kit.__main__ import main
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.commands import masks, resources, train_method
+from wsss_kit.commands import masks, train_method
 from wsss_kit.commands.evaluate import filled, needs_of, run_evaluate, run_reproduce
 from wsss_kit.commands.generate import read_masks
 from wsss_kit.commands.line import parse
@@ -26,6 +25,7 @@ from wsss_kit.segmentation import PRESETS, Segmenter, train_segmenter
 
 WEIGHTS = ("ViT-B-16.pt", "ViT-B-32.pt", "resnet38.pth", "res38_aff.pth", "res50_irn.pth")
 ABLE = [row.name for row in published_rows() if row.commands]
+RUN = {"iterations": 1, "device": "cpu", "run": True}
 PLACES = {"root": "data/x", "weights": "w", "out": "o", "seed": "0"}
 
 
@@ -65,7 +65,7 @@ def random_clip(monkeypatch):
         model = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text, quick_gelu=True)
         return FrozenCLIP(model, open_clip.get_tokenizer("ViT-B-16-quickgelu"))
 
-    monkeypatch.setattr(resources, "load_clip", load)
+    monkeypatch.setattr(commands, "load_clip", load)
     return given
 
 
@@ -96,10 +96,8 @@ def test_every_row_has_commands_or_a_reason(capsys):
     assert len(ABLE) == 37 and f"{len(published_rows()) - 37} more" in capsys.readouterr().out
     for row in published_rows():
         assert bool(row.commands) != bool(row.cannot)
-    for name in re.findall(
-        r"reproduced as (\S+)", " ".join(r.cannot or "" for r in published_rows())
-    ):
-        assert name in ABLE
+    reasons = " ".join(row.cannot or "" for row in published_rows())
+    assert set(re.findall(r"reproduced as (\S+)", reasons)) <= set(ABLE)
 
 
 @pytest.mark.parametrize("name", ABLE)
@@ -137,14 +135,11 @@ def test_recipes_have_the_published_settings():
     assert command("clims/val/coco", "train clims")["preset"] == "paper"
     options = command("psa/val/walk", "train cam")
     assert (options["crop"], options["long_side"]) == (448, [448, 768])
-    for name, affinity in (
-        ("clims/train/walk", "w/res38_aff.pth"),
-        ("clims-later/train/walk", "w/res38_aff.pth"),
-        ("clims-later/train/irn", "w/res50_irn.pth"),
-        ("clims-later/test/coco", "w/res50_irn.pth"),
-        ("sc-cam/val", "w/res38_aff.pth"),
+    for affinity, names in (
+        ("w/res38_aff.pth", ("clims/train/walk", "clims-later/train/walk", "sc-cam/val")),
+        ("w/res50_irn.pth", ("clims-later/train/irn", "clims-later/test/coco")),
     ):
-        assert command(name, "masks o/")["affinity"] == affinity
+        assert all(command(name, "masks o/")["affinity"] == affinity for name in names)
     for name, preset, start in (
         ("clip-es/val/imagenet", "clip_es_imagenet", "w/resnet101.pth"),
         ("clip-es/test/coco", "clip_es_coco", "w/resnet101-coco.pth"),
@@ -166,12 +161,8 @@ def test_what_a_row_needs(voc, tmp_path):
     assert f"[there] {voc / 'JPEGImages'}: photographs" in text
     assert f"[there] {voc / 'SegmentationClass'}: masks, to score" in text
     assert "[MISSING]" in text and "itijyou/ademxapp" in text and "[fetched]" in text
-    for name, files in {
-        "clims-later/val/coco": [
-            *("resnet50.pth", "ViT-B-32.pt", "res50_irn.pth", "resnet101-coco.pth")
-        ],
-        "paper/clip-es": [],
-    }.items():
+    later = ["resnet50.pth", "ViT-B-32.pt", "res50_irn.pth", "resnet101-coco.pth"]
+    for name, files in {"clims-later/val/coco": later, "paper/clip-es": []}.items():
         needs = needs_of(published(name), root=voc, weights=tmp_path)
         assert [n.path.name for n in needs if n.path.parent == tmp_path and n.path != voc] == files
     needs = needs_of(published("clip-es/test/imagenet"), root=voc)
@@ -209,7 +200,7 @@ def test_clip_es_on_a_small_voc(places, random_clip, capsys):
     assert run_reproduce("clip-es/train/crf", **places, device="cpu", run=True) == 0
     assert random_clip == [("ViT-B-16-quickgelu", str(places["weights"] / "ViT-B-16.pt"))]
     written = read_masks(places["out"] / "masks").masks
-    clip = resources.load_clip("ViT-B-16-quickgelu", weights="x", device="cpu")
+    clip = commands.load_clip("ViT-B-16-quickgelu", weights="x", device="cpu")
     method = CLIPES(clip, prompts=Prompts.voc(method="clip_es")).fit()
     for sample in load_voc(places["root"], "train"):
         images, labels = sample.image[None], sample.labels[None]
@@ -225,25 +216,17 @@ def test_clip_es_on_a_small_voc(places, random_clip, capsys):
 def test_a_segmenter_learns_from_train_aug_where_clip_es_is_sure(
     places, random_clip, small_segmenter, capsys
 ):
-    run = {**places, "iterations": 2, "device": "cpu", "run": True}
-    assert run_reproduce("clip-es/val/imagenet", **run) == 0
+    assert run_reproduce("clip-es/val/imagenet", **places, **RUN) == 0
     assert small_segmenter["network"] == "deeplab_v2"
     assert small_segmenter["weights"] == str(places["weights"] / "resnet101.pth")
     taught = small_segmenter["masks"]
     assert len(taught) == 4 and 255 in torch.cat([m.flatten() for m in taught.values()])
-    net = Segmenter.load(places["out"] / "segmenter" / "segmenter", device="cpu")
-    written = read_masks(places["out"] / "predicted").masks
-    assert list(written) == ["val_0", "val_1"]
-    for sample in load_voc(places["root"], "val"):
-        options = {"scales": (1.0, 0.75, 0.5), "fuse": "max", "crf": True}
-        expected = net.predict(sample.image[None], **options)
-        assert torch.equal(written[sample.name], expected[0])
+    assert list(read_masks(places["out"] / "predicted").masks) == ["val_0", "val_1"]
     assert "A trial on a part" in capsys.readouterr().out
 
 
 def test_masks_of_test_are_written_and_not_scored(places, random_clip, small_segmenter, capsys):
-    run = {**places, "iterations": 1, "device": "cpu", "run": True}
-    assert run_reproduce("clip-es/test/imagenet", **run) == 0
+    assert run_reproduce("clip-es/test/imagenet", **places, **RUN) == 0
     assert "handed in to VOC's server" in capsys.readouterr().out
     assert len(list((places["out"] / "predicted" / "masks").glob("test_*.png"))) == 2
     assert not (places["out"] / "predicted" / "report.html").exists()
@@ -251,11 +234,9 @@ def test_masks_of_test_are_written_and_not_scored(places, random_clip, small_seg
 
 def test_coco_runs_with_its_own_classes(places, tmp_path, random_clip, small_segmenter):
     coco = {**places, "root": build_coco(tmp_path / "COCO2014")}
-    run = {**coco, "iterations": 1, "device": "cpu", "run": True}
-    assert run_reproduce("clip-es/coco-val", **run) == 0
-    assert list(read_masks(coco["out"] / "predicted").masks) == [
-        *("COCO_val2014_0", "COCO_val2014_1")
-    ]
+    assert run_reproduce("clip-es/coco-val", **coco, **RUN) == 0
+    names = ["COCO_val2014_0", "COCO_val2014_1"]
+    assert list(read_masks(coco["out"] / "predicted").masks) == names
     assert small_segmenter["preset"] == "clip_es_imagenet" and len(small_segmenter["masks"]) == 2
     net = Segmenter.load(coco["out"] / "segmenter" / "segmenter", device="cpu")
     assert len(net.classes) == 80
@@ -265,7 +246,7 @@ def test_coco_runs_with_its_own_classes(places, tmp_path, random_clip, small_seg
 
 
 def test_the_embedded_world_runs_whole_and_goes_on(tmp_path, capsys, monkeypatch):
-    run = {"out": tmp_path, "limit": 4, "iterations": 2, "device": "cpu", "run": True}
+    run = {"out": tmp_path, "limit": 4, **RUN}
     assert run_reproduce("paper/clip-es", **run) == 0
     printed = capsys.readouterr().out
     assert "published: 85.4" in printed and printed.count("mIoU ") >= 4
@@ -283,9 +264,7 @@ def test_the_embedded_world_runs_whole_and_goes_on(tmp_path, capsys, monkeypatch
         raise AssertionError("made again")
 
     for module, name in ((masks, "run_masks"), (train_method, "train_method")):
-        monkeypatch.setattr(
-            module, name, functools.wraps(getattr(module, name))(lambda *_, **__: work())
-        )
+        monkeypatch.setattr(module, name, functools.wraps(getattr(module, name))(work))
     quiet = functools.wraps(run_evaluate)(lambda *_, **__: None)
     monkeypatch.setattr("wsss_kit.commands.evaluate.run_evaluate", quiet)
     assert run_reproduce("paper/clip-es", **run) == 0
@@ -295,7 +274,7 @@ def test_the_embedded_world_runs_whole_and_goes_on(tmp_path, capsys, monkeypatch
 
 
 def test_a_stopped_training_is_resumed(tmp_path, capsys, monkeypatch):
-    run = {"out": tmp_path, "limit": 4, "iterations": 2, "device": "cpu", "run": True}
+    run = {"out": tmp_path, "limit": 4, **RUN}
 
     @functools.wraps(train_segmenter)
     def stopped(*_, **__):
@@ -313,7 +292,6 @@ def test_a_stopped_training_is_resumed(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("method", ["cam", "sc-cam"])  # clims has the commands of sc-cam
 def test_the_other_methods_of_the_embedded_world(method, tmp_path, capsys):
-    run = {"out": tmp_path, "limit": 2, "iterations": 1, "device": "cpu", "run": True}
-    assert run_reproduce(f"paper/{method}", **run) == 0
+    assert run_reproduce(f"paper/{method}", out=tmp_path, limit=2, **RUN) == 0
     assert "preset: clean" in capsys.readouterr().out
     assert (tmp_path / "predicted-crf" / "report.html").exists()

@@ -1,7 +1,5 @@
 """The training command's last step: what the affinity is made of and walks, chosen on val."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

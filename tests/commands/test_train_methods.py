@@ -1,7 +1,5 @@
 """Weights of trained methods that ship with the package: made again, and those that are there."""
 
-from __future__ import annotations
-
 import functools
 
 import pytest

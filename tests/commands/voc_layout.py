@@ -1,7 +1,5 @@
 """A small PASCAL VOC of two classes that can be told apart by their colour, and a smaller COCO."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -34,10 +32,15 @@ def build_voc(root: Path, size: tuple[int, int] = (48, 64)) -> Path:
                 continue
             xml = f"<annotation>{OBJECT.format(what)}</annotation>"
             (root / "Annotations" / f"{name}.xml").write_text(xml)
-            drawn = Image.fromarray(mask)
-            drawn.putpalette(palette().tobytes())
-            drawn.save(root / "SegmentationClass" / f"{name}.png")
+            save_mask(root / "SegmentationClass" / f"{name}.png", mask)
     return root
+
+
+def save_mask(path: Path, mask: np.ndarray) -> None:
+    """A mask as VOC's: its palette shows the classes."""
+    image = Image.fromarray(mask)
+    image.putpalette(palette().tobytes())
+    image.save(path)
 
 
 def build_coco(root: Path) -> Path:

@@ -9,33 +9,23 @@ from wsss_kit.crf import pamr
 
 
 def literal(scores, images, iterations, dilations):
-    """One image, pixel by pixel."""
-    K, H, W = scores.shape
+    """One image; neighbours are shifted copies, and what is beyond the border is the border."""
+    _, H, W = images.shape
+
+    def near(x):
+        copies = []
+        for d in dilations:
+            wide = torch.nn.functional.pad(x[None], (d, d, d, d), mode="replicate")[0]
+            places = [(v, u) for v in (0, d, 2 * d) for u in (0, d, 2 * d) if (v, u) != (d, d)]
+            copies += [wide[:, v : v + H, u : u + W] for v, u in places]
+        return torch.stack(copies)
+
+    around = near(images)  # (neighbours, 3, H, W)
+    spread = torch.cat([around, images.expand(len(dilations), 3, H, W)]).std(0)
+    distances = ((around - images).abs() / (0.1 * spread + 1e-8)).mean(1, keepdim=True)
     probs = scores / scores.sum(0, keepdim=True)
-
-    def inside(y, x):
-        return min(max(y, 0), H - 1), min(max(x, 0), W - 1)
-
-    def around(y, x, d):
-        return [inside(y + v, x + u) for v in (-d, 0, d) for u in (-d, 0, d) if (v, u) != (0, 0)]
-
-    weights = {}
-    for y in range(H):
-        for x in range(W):
-            near = [place for d in dilations for place in around(y, x, d)]
-            distances = torch.zeros(len(near))
-            for c in range(3):
-                mine = images[c, y, x]
-                values = torch.stack([images[c, v, u] for v, u in near])
-                spread = torch.cat([values, mine.repeat(len(dilations))]).std()
-                distances += (values - mine).abs() / (0.1 * spread + 1e-8) / 3
-            weights[y, x] = near, torch.softmax(-distances, 0)
     for _ in range(iterations):
-        new = torch.zeros_like(probs)
-        for (y, x), (near, shares) in weights.items():
-            for (v, u), share in zip(near, shares, strict=True):
-                new[:, y, x] += share * probs[:, v, u]
-        probs = new
+        probs = (torch.softmax(-distances, 0) * near(probs)).sum(0)
     return probs
 
 

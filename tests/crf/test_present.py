@@ -11,10 +11,7 @@ from wsss_kit.cam import upsample
 from wsss_kit.crf import crf_of_present, dense_crf, pamr
 
 pamr_of_present = partial(crf_of_present, refine=pamr)
-BOTH = [
-    pytest.param(crf_of_present, dense_crf, id="crf"),
-    pytest.param(pamr_of_present, pamr, id="pamr"),
-]
+BOTH = [(crf_of_present, dense_crf), (pamr_of_present, pamr)]
 LABELS = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
 
 

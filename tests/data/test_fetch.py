@@ -1,7 +1,5 @@
 """Fetching and unpacking: sources in turn, going on after a stop, and archives that mean harm."""
 
-from __future__ import annotations
-
 import hashlib
 import http.server
 import io
@@ -169,18 +167,11 @@ def test_files_come_out_without_their_leading_folders(pack, tmp_path):
 
 @pytest.mark.parametrize("pack", [tar, zipped])
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("../out.txt", b"x", "a name that leaves the folder"),
-        ("in/../../out.txt", b"x", "a name that leaves the folder"),
-        ("/tmp/out.txt", b"x", "a name that leaves the folder"),
-        ("..\\out.txt", b"x", "a name that leaves the folder"),
-        ("C:out.txt", b"x", "a name that leaves the folder"),
-        ("link", "/etc/passwd", "a link or device"),
-    ],
+    "name", ["../out.txt", "in/../../out.txt", "/tmp/out.txt", "..\\out.txt", "C:out.txt", "link"]
 )
-def test_an_archive_that_means_harm_is_refused_whole(pack, name, content, message, tmp_path):
-    path = pack(tmp_path / "bad", {"good.txt": b"x", name: content})
+def test_an_archive_that_means_harm_is_refused_whole(pack, name, tmp_path):
+    path = pack(tmp_path / "bad", {"good.txt": b"x", name: "/etc" if name == "link" else b"x"})
+    message = "a link or device" if name == "link" else "a name that leaves the folder"
     with pytest.raises(ValueError, match=message):
         unpack(path, tmp_path / "to" / "deep", shown=False)
     assert {p.name for p in tmp_path.rglob("*")} == {"bad"}

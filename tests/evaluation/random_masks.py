@@ -17,9 +17,8 @@ def random_masks(n=6, n_values=4, seed=0, wrong=0.3):
     predicted, target = {}, {}
     for number in range(n):
         mask = np.kron(rng.integers(0, n_values, (4, 6)), np.ones((5, 5), np.int64))
-        guess = np.where(
-            rng.random(mask.shape) < wrong, rng.integers(0, n_values, mask.shape), mask
-        )
+        drawn = rng.random(mask.shape) < wrong
+        guess = np.where(drawn, rng.integers(0, n_values, mask.shape), mask)
         guess[rng.random(mask.shape) < 0.05] = 255
         mask[rng.random(mask.shape) < 0.1] = 255
         predicted[f"p{number}"], target[f"p{number}"] = map(torch.from_numpy, (guess, mask))

@@ -11,7 +11,6 @@ from sklearn.metrics import confusion_matrix, jaccard_score, precision_score, re
 
 from tests.evaluation.random_masks import CLASSES, random_masks, scored
 from wsss_kit.evaluation import ERROR_KINDS, ConfusionMatrix, Protocol, compare_reports
-from wsss_kit.evaluation.confusion import bootstrap_mean_iou
 
 NAN = math.nan
 
@@ -20,17 +19,6 @@ def counted(predicted, target):
     """All pixels that count, flat; predictions of 255 taken as 0."""
     predicted, target = (torch.cat([m.flatten() for m in each]) for each in (predicted, target))
     return target[target != 255], torch.where(predicted == 255, 0, predicted)[target != 255]
-
-
-def test_matrix_equals_scikit_learn():
-    predicted, target = random_masks()
-    confusion = ConfusionMatrix(5)  # the fifth class is nowhere
-    for name in target:
-        assert confusion.update(predicted[name], target[name]) is confusion
-    oracle = confusion_matrix(*counted(predicted.values(), target.values()), labels=range(5))
-    assert confusion.matrix.dtype == torch.int64 and np.array_equal(confusion.matrix, oracle)
-    batches = (torch.stack([*masks.values()]) for masks in (predicted, target))
-    assert torch.equal(ConfusionMatrix(5).update(*batches).matrix, confusion.matrix)
 
 
 @pytest.mark.parametrize(
@@ -51,11 +39,13 @@ def test_iou_by_hand(predicted, target, iou, n_counted, kind):
     assert confusion.matrix.sum() == n_counted
 
 
-def test_matrices_add_up():
+def test_matrices_add_up_and_a_batch_is_its_masks():
     predicted, target = random_masks(2)
     one, two = (ConfusionMatrix(4).update(predicted[n], target[n]) for n in target)
     both = ConfusionMatrix(4).merge(one).merge(two)
     assert torch.equal((one + two).matrix, both.matrix)
+    batches = (torch.stack([*masks.values()]) for masks in (predicted, target))
+    assert torch.equal(ConfusionMatrix(4).update(*batches).matrix, both.matrix)
     assert one.matrix.sum() < both.matrix.sum()  # the sum left its parts alone
     with pytest.raises(ValueError, match=r"\(4, 255\) here, there \(3, 255\)"):
         one.merge(ConfusionMatrix(3))
@@ -144,9 +134,6 @@ def test_interval_equals_the_literal_loop():
         for index in rng.integers(len(matrices), size=len(matrices)):
             confusion.merge(matrices[index])
         means.append(confusion.mean_iou())
-    hits = np.array([m.matrix.diagonal().numpy() for m in matrices])
-    unions = np.array([(m.matrix.sum(0) + m.matrix.sum(1)).numpy() for m in matrices]) - hits
-    assert bootstrap_mean_iou(hits, unions, n_bootstrap=230, seed=3) == pytest.approx(means)
     report = scored(predicted, target, n_bootstrap=230, seed=3)
     assert report.interval == pytest.approx(np.percentile(means, [2.5, 97.5]))
     assert report.interval == scored(predicted, target, n_bootstrap=230, seed=3).interval
@@ -174,19 +161,13 @@ ONE = {"p0": ALL["p0"]}
 @pytest.mark.parametrize(
     ("predicted", "changes", "message"),
     [
-        (
-            ONE,
-            {},
-            r"8 of 9 images have no predicted mask: p1, p2, p3, p4, p5, \.\.\.; predict them too",
-        ),
+        (ONE, {}, r"8 of 9 images have no predicted mask: p1, p2, p3, p4, p5, \.\.\.; predict"),
         ({**ALL, "p3": ALL["p3"][:10]}, {}, r"image 'p3'.*\(10, 30\).*\(20, 30\)"),
         (ALL, {"classes": ("cow",)}, r"image 'p0': predicted holds [23] at "),
         (ALL, {"protocol": "val"}, r"expected Protocol\(data="),
         (ALL, {"scored": ["cow", "dog"]}, "scored has 'dog', expected one of 'cow'"),
         (ALL, {"classes": ("background", *CLASSES)}, "without 'background'"),
         (ALL, {"protocol": Protocol("a", "b", n_images=149)}, "says 149 images but target holds 9"),
-        (ALL, {"target": {}}, "target holds no images"),
-        (ALL, {"target": [1]}, "target is list, expected masks by image name"),
     ],
 )
 def test_evaluate_refuses_with_names(predicted, changes, message):
@@ -206,13 +187,14 @@ def noisy(target, share, random):
     return result
 
 
-def world(n, random, size=(6, 7)):
-    return {f"p{i}": torch.randint(0, 4, size, generator=random) for i in range(n)}
+def world(n, random):
+    return {f"p{i}": torch.randint(0, 4, (6, 7), generator=random) for i in range(n)}
 
 
 def test_a_difference_equals_the_literal_loop(rng):
     target = world(8, rng)
-    first, second = scored(noisy(target, 0.6, rng), target), scored(noisy(target, 0.3, rng), target)
+    masks = [noisy(target, share, rng) for share in (0.6, 0.3)]
+    first, second = (scored(predicted, target) for predicted in masks)
     result = compare_reports(first, second, n_bootstrap=200, seed=3)
     assert result.difference == pytest.approx(second.mean_iou - first.mean_iou)
     np.testing.assert_allclose(result.by_class, second.iou - first.iou)
@@ -228,38 +210,13 @@ def test_a_difference_equals_the_literal_loop(rng):
     frame = result.to_frame()
     assert list(frame.index) == ["background", *CLASSES]
     assert (frame["low"] <= frame["difference"]).all()
+    turned = scored(masks[1], dict(reversed(target.items())))  # pairs go by the images' names
+    again = compare_reports(first, turned, n_bootstrap=200, seed=3)
+    assert again.interval == pytest.approx(result.interval) and again.better == better
     back = compare_reports(second, first, n_bootstrap=200, seed=3)
     assert back.interval == pytest.approx((-result.interval[1], -result.interval[0]))
     same = compare_reports(first, first)
     assert same.interval == (0.0, 0.0) and "no difference was shown" in same.headline
-
-
-def test_pairs_of_the_same_images_in_another_order_are_the_same_pairs(rng):
-    target = world(6, rng)
-    masks = [noisy(target, share, rng) for share in (0.5, 0.4)]
-    first, second = (scored(m, target) for m in masks)
-    turned = scored(masks[1], dict(reversed(target.items())))
-    one, two = compare_reports(first, second), compare_reports(first, turned)
-    assert one.interval == pytest.approx(two.interval) and one.better == two.better
-
-
-def test_the_intervals_cover_what_they_should():
-    """Data sets drawn from a known population: 95 of 100 intervals hold its true value."""
-    n, drawn = 60, {"n_bootstrap": 200}
-    random, draws = torch.Generator().manual_seed(0), np.random.default_rng(0)
-    target = world(400, random, size=(4, 4))
-    both = noisy(target, 0.5, random), noisy(target, 0.42, random)
-    true = [scored(masks, target, n_bootstrap=0).mean_iou for masks in both]
-    held, held_difference = 0, 0
-    for _ in range(n):
-        some = {f"{i}": list(target)[j] for i, j in enumerate(draws.choice(400, 40))}
-        parts = [{i: masks[name] for i, name in some.items()} for masks in (target, *both)]
-        reports = [scored(part, parts[0], **drawn) for part in parts[1:]]
-        low, high = reports[0].interval
-        held += low <= true[0] <= high
-        low, high = compare_reports(*reports, **drawn).interval
-        held_difference += low <= true[1] - true[0] <= high
-    assert held / n >= 0.88 and held_difference / n >= 0.88
 
 
 def test_what_cannot_be_compared(rng):
@@ -269,5 +226,3 @@ def test_what_cannot_be_compared(rng):
         compare_reports(report, scored(target, {"p0": target["p0"]}))
     with pytest.raises(ValueError, match="not the same classes"):
         compare_reports(report, scored(target, target, scored=("cow",)))
-    with pytest.raises(ValueError, match="n_bootstrap is -1"):
-        compare_reports(report, report, n_bootstrap=-1)

@@ -1,29 +1,9 @@
 """Descriptions and captions: said of the scene, never of the pixels."""
 
-from __future__ import annotations
-
 import re
 
-import pytest
-
-from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.words import (
-    NOUNS,
-    STUFF,
-    SUBTYPES,
-    Band,
-    Dice,
-    Scene,
-    Thing,
-    caption,
-    plural,
-    vocabulary,
-)
-
-
-@pytest.fixture(scope="module")
-def web():
-    return PaperWorld(250, split="web")
+from wsss_kit.paperworld import STUFF, SUBTYPES, PaperWorld
+from wsss_kit.paperworld.words import NOUNS, Band, Dice, Scene, Thing, caption, plural, vocabulary
 
 
 def thing(name, subtype="grey", x=0.5):
@@ -37,7 +17,8 @@ def said(scene, n=200):
 # -- captions -------------------------------------------------------------------------------
 
 
-def test_captions_speak_of_what_is_there_in_words_of_the_vocabulary(web):
+def test_captions_speak_of_what_is_there_in_words_of_the_vocabulary():
+    web = PaperWorld(250, split="web")
     seen, styles = set(), {style for names in SUBTYPES.values() for style in names}
     for i, name in enumerate(web.names):
         text, scene = web.captions[name], web.page(i).scene

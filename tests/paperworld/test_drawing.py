@@ -1,7 +1,5 @@
 """Drawing: figures with a body and a signature part, and masks where they are drawn."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,22 +1,12 @@
 """What is measured with the true parts, places and sub-types of the world, counted by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
 import torch
 
 from wsss_kit.classes import PAPER_CLASSES
-from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.measures import (
-    PARTS,
-    PLACES,
-    mass_shares,
-    part_recall,
-    subtype_labels,
-    subtype_names,
-)
+from wsss_kit.paperworld import PaperWorld, measures
 from wsss_kit.paperworld.words import HOME, STUFF
 
 
@@ -28,7 +18,7 @@ def world():
 def test_mass_pixel_by_pixel(world):
     random = torch.Generator().manual_seed(0)
     maps = {name: torch.rand(8, 64, 64, generator=random) for name in world.names}
-    mass = dict.fromkeys(PLACES, 0.0)
+    mass = dict.fromkeys(measures.PLACES, 0.0)
     for sample in world:
         mask, stuff = world.masks[sample.name].tolist(), world.stuff[sample.name].tolist()
         for c, name in enumerate(PAPER_CLASSES):
@@ -37,36 +27,32 @@ def test_mass_pixel_by_pixel(world):
             values = maps[sample.name][c].tolist()
             for y in range(64):
                 for x in range(64):
-                    if mask[y][x] == c + 1:
-                        place = "object"
-                    elif mask[y][x]:
-                        place = "other object"
-                    elif stuff[y][x] == STUFF.index(HOME[name]):
-                        place = "usual background"
-                    else:
-                        place = "other background"
+                    at_home = stuff[y][x] == STUFF.index(HOME[name])
+                    place = "usual background" if at_home else "other background"
+                    if mask[y][x]:
+                        place = "object" if mask[y][x] == c + 1 else "other object"
                     mass[place] += values[y][x]
     whole = sum(mass.values())
-    result = mass_shares(maps, world)
-    assert list(result) == list(PLACES) and sum(result.values()) == pytest.approx(1)
+    result = measures.mass_shares(maps, world)
+    assert list(result) == list(measures.PLACES) and sum(result.values()) == pytest.approx(1)
     assert result == pytest.approx({place: value / whole for place, value in mass.items()})
     assert all(value > 0 for value in result.values())  # the images show all four
 
 
 def test_maps_of_absent_classes_do_not_count(world):
     maps = {s.name: 1 - s.labels[:, None, None].expand(8, 64, 64) for s in world}
-    assert all(math.isnan(share) for share in mass_shares(maps, world).values())
+    assert all(math.isnan(share) for share in measures.mass_shares(maps, world).values())
 
 
 def test_maps_that_do_not_fit(world):
     maps = {name: torch.zeros(8, 64, 64) for name in world.names}
     name = world.names[2]
     with pytest.raises(ValueError, match=f"no maps for '{name}'"):
-        mass_shares({n: m for n, m in maps.items() if n != name}, world)
+        measures.mass_shares({n: m for n, m in maps.items() if n != name}, world)
     with pytest.raises(ValueError, match=rf"maps of '{name}' have shape \(8, 4, 4\), expected"):
-        mass_shares({**maps, name: torch.zeros(8, 4, 4)}, world)
+        measures.mass_shares({**maps, name: torch.zeros(8, 4, 4)}, world)
     with pytest.raises(ValueError, match=f"the maps of '{name}' ranges from 0 to 3"):
-        mass_shares({**maps, name: torch.zeros(8, 64, 64).index_fill(0, torch.tensor(1), 3)}, world)
+        measures.mass_shares({**maps, name: maps[name].index_fill(0, torch.tensor(1), 3)}, world)
 
 
 def test_parts_pixel_by_pixel(world):
@@ -81,37 +67,33 @@ def test_parts_pixel_by_pixel(world):
         for ours, truth, part in rows:
             all_of[part] += 1
             right[part] += ours == truth
-    result = part_recall(masks, world)
-    assert list(result) == list(PARTS)
+    result = measures.part_recall(masks, world)
+    assert list(result) == list(measures.PARTS)
     assert list(result.values()) == pytest.approx([right[k] / all_of[k] for k in (1, 2)])
 
 
 def test_only_the_body(world):
     masks = {n: world.masks[n] * (world.parts[n] == 1) for n in world.names}
-    assert part_recall(masks, world) == {"body": 1.0, "signature part": 0.0}
+    assert measures.part_recall(masks, world) == {"body": 1.0, "signature part": 0.0}
 
 
 def test_a_part_that_nobody_shows():
     torn = PaperWorld(4, split="val", torn=1.0)
-    result = part_recall(torn.masks, torn)
+    result = measures.part_recall(torn.masks, torn)
     assert result["body"] == 1 and math.isnan(result["signature part"])
 
 
 def test_masks_that_do_not_fit(world):
     name = world.names[3]
     with pytest.raises(ValueError, match=f"no mask for '{name}'; expected one for each of Paper"):
-        part_recall({n: world.masks[n] for n in world.names if n != name}, world)
-    with pytest.raises(
-        ValueError, match=rf"mask of '{name}' has shape \(2, 2\), expected \(64, 64"
-    ):
-        part_recall(
-            {n: torch.zeros(2, 2) if n == name else world.masks[n] for n in world.names}, world
-        )
+        measures.part_recall({n: world.masks[n] for n in world.names if n != name}, world)
+    with pytest.raises(ValueError, match=rf"mask of '{name}' has shape \(2, 2\), expected \(64"):
+        measures.part_recall({**world.masks, name: torch.zeros(2, 2)}, world)
 
 
 def test_labels_say_what_the_world_says():
-    world, names = PaperWorld(60, split="train"), subtype_names()
-    labels = subtype_labels(world)
+    world, names = PaperWorld(60, split="train"), measures.subtype_names()
+    labels = measures.subtype_labels(world)
     assert labels.shape == (60, 24) == (60, len(set(names)))
     for name, row in zip(world.names, labels, strict=True):
         names_of_image = {names[j] for j in row.nonzero().flatten().tolist()}

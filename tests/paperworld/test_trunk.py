@@ -1,7 +1,5 @@
 """The small backbone of the embedded world and what it learns from the tiny CLIP."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

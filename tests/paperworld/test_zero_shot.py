@@ -1,46 +1,34 @@
 """The zero-shot tests: what is asked, and of which images."""
 
-from __future__ import annotations
+from itertools import chain
 
 import pytest
 import torch
 
 from wsss_kit.classes import PAPER_CLASSES
+from wsss_kit.paperworld import page
 from wsss_kit.paperworld.measures import HELD_OUT_SEED, image_batch, zero_shot_accuracy
 from wsss_kit.paperworld.words import STUFF
-from wsss_kit.paperworld.world import page
 
 N = 12
 
 
-def pages(kind):
-    return [page("val", HELD_OUT_SEED, i, 48, 0.0, kind) for i in range(N)]
-
-
 def right_answers():
-    """Test -> (images, answers), from the descriptions."""
-    objects = {
-        test: [
-            (p, PAPER_CLASSES.index(p.scene.classes[0]))
-            for p in pages(variant)
-            if len(p.scene.classes) == 1
-        ]
-        for test, variant in (("cutouts", "cutout"), ("out_of_context", "scene"))
-    }
-    grounds = [
-        (p, STUFF.index(p.scene.bands[0].stuff))
-        for p in pages("background")
-        if len(p.scene.bands) == 1
-    ]
-    return {**objects, "backgrounds": grounds}
+    """Test -> (image, answer) of each of its images, from the descriptions."""
+    result = {"cutouts": [], "out_of_context": [], "backgrounds": []}
+    for test, kind in zip(result, ("cutout", "scene", "background"), strict=True):
+        for one in (page("val", HELD_OUT_SEED, i, 48, 0.0, kind) for i in range(N)):
+            if kind == "background" and len(one.scene.bands) == 1:
+                result[test].append((one, STUFF.index(one.scene.bands[0].stuff)))
+            elif len(one.scene.classes) == 1:
+                result[test].append((one, PAPER_CLASSES.index(one.scene.classes[0])))
+    return result
 
 
 def oracle(wrong=()):
     """Encoders that know each image by its pixels, but for the images given."""
-    answers = {}
-    for rows in right_answers().values():
-        for one, answer in rows:
-            answers[image_batch([one]).numpy().tobytes()] = answer
+    rows = chain.from_iterable(right_answers().values())
+    answers = {image_batch([one]).numpy().tobytes(): answer for one, answer in rows}
 
     def encode_image(images):
         codes = [answers[image[None].numpy().tobytes()] for image in images]

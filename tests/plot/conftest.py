@@ -1,7 +1,5 @@
 """Samples, maps, masks and reports that the figures are drawn of."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Regions painted pixel by pixel: values stay, and every eye tells the kinds of error apart."""
 
-from __future__ import annotations
-
 import io
 from itertools import combinations
 
@@ -12,37 +10,14 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from wsss_kit.evaluation import ERROR_KINDS
-from wsss_kit.plot.regions import (
-    ERROR_STYLES,
-    Style,
-    css_of,
-    fitted,
-    fitted_image,
-    hatching,
-    mask_styles,
-    paint_mask_named,
-    paint_regions,
-    pixels_png,
-    write_names,
-)
+from wsss_kit.plot import regions
+from wsss_kit.plot.regions import ERROR_STYLES, Style, paint_regions
 
 SEEN = {
     "everybody": np.eye(3),
-    "protanopia": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "deuteranopia": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ],
-    "tritanopia": [
-        [1.255528, -0.076749, -0.178779],
-        [-0.078411, 0.930809, 0.147602],
-        [0.004733, 0.691367, 0.303900],
-    ],
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
 }
 """Of linear RGB, at full severity (Machado, Oliveira and Fernandes, 2009)."""
 APART = 20.0
@@ -78,10 +53,11 @@ def test_kinds_of_error_are_told_apart_by_colour(eyes):
 
 def test_kinds_of_error_are_told_apart_by_hatches_alone():
     assert list(ERROR_STYLES) == list(ERROR_KINDS)  # paint_errors counts on the order
-    drawn = [hatching(style.hatch, (48, 48)) for style in ERROR_STYLES.values()]
+    drawn = [regions.hatching(style.hatch, (48, 48)) for style in ERROR_STYLES.values()]
     assert all(0.02 < each.mean() < 0.5 for each in drawn)
     assert all((one != other).mean() > 0.05 for one, other in combinations(drawn, 2))
-    assert len({css_of(style._replace(colour="red")) for style in ERROR_STYLES.values()}) == 4
+    in_red = {regions.css_of(style._replace(colour="red")) for style in ERROR_STYLES.values()}
+    assert len(in_red) == 4
 
 
 @pytest.mark.parametrize("grey", np.linspace(0, 1, 11))
@@ -99,7 +75,7 @@ def test_an_error_stands_out_from_the_image_around_it(grey, eyes):
 
 @pytest.mark.parametrize("size", [(96, 96), (375, 500), (500, 333), (1, 900), (13, 7)])
 def test_an_image_fits_its_box_and_keeps_its_proportions(size):
-    h, w = fitted(size, (300, 520))
+    h, w = regions.fitted(size, (300, 520))
     assert h <= 300 and w <= 520 and (h == 300 or w == 520)
     if min(h, w) > 10:
         assert h / w == pytest.approx(size[0] / size[1], rel=0.01)
@@ -112,8 +88,9 @@ def test_masks_keep_their_values_and_small_images_their_pixels(rng):
     middles = painted[15::30, 15::30, 0]  # of the 5 x 7 cells, away from their outlines
     assert middles * 15 == pytest.approx(mask.numpy(), abs=1e-5)
     image = torch.rand(4, 4, 3, generator=rng).numpy()
-    assert np.abs(fitted_image(image, (8, 8)) - image.repeat(2, 0).repeat(2, 1)).max() < 1 / 255
-    assert fitted_image(np.ones((90, 90, 3)), (30, 30)).min() == 1
+    large = image.repeat(2, 0).repeat(2, 1)
+    assert np.abs(regions.fitted_image(image, (8, 8)) - large).max() < 1 / 255
+    assert regions.fitted_image(np.ones((90, 90, 3)), (30, 30)).min() == 1
 
 
 def test_regions_have_their_colour_inside_and_a_line_around():
@@ -125,7 +102,7 @@ def test_regions_have_their_colour_inside_and_a_line_around():
     assert (painted[5, 7] == 0).all() and (painted[4, 7] == 1).all()  # dark in a light line
     bare = paint_regions(image, values, {}, alpha=0.6)
     assert bare[10, 10] == pytest.approx([0.5] * 3, abs=1e-6)
-    styles = mask_styles([0, 1, 3, 255], np.zeros((9, 3)))
+    styles = regions.mask_styles([0, 1, 3, 255], np.zeros((9, 3)))
     assert set(styles) == {1, 3, 255} and styles[255].hatch
 
 
@@ -133,16 +110,16 @@ def test_names_are_written_inside_their_regions():
     mask = torch.zeros(60, 120, dtype=torch.int64)
     mask[:, 60:] = 1
     blank = np.full((240, 480, 3), 1.0)
-    changed = (write_names(blank, mask.numpy(), {1: "cow", 2: "cat"}) != blank).any(-1)
+    changed = (regions.write_names(blank, mask.numpy(), {1: "cow", 2: "cat"}) != blank).any(-1)
     assert changed.any() and not changed[:, :240].any()
     tiny = np.zeros((60, 120), int)
     tiny[0, 0] = 1
-    assert (write_names(blank, tiny, {1: "cow"}) == blank).all()
-    whole = paint_mask_named(blank, torch.ones(60, 120, dtype=torch.int64), ["a" * 99])
+    assert (regions.write_names(blank, tiny, {1: "cow"}) == blank).all()
+    whole = regions.paint_mask_named(blank, torch.ones(60, 120, dtype=torch.int64), ["a" * 99])
     assert whole.shape == blank.shape  # a long name in a region that fills the image
 
 
 def test_pixels_come_back_from_the_file(rng):
     pixels = torch.rand(6, 5, 3, generator=rng).numpy()
-    result = np.asarray(Image.open(io.BytesIO(pixels_png(pixels)))) / 255
+    result = np.asarray(Image.open(io.BytesIO(regions.pixels_png(pixels)))) / 255
     assert np.abs(result - pixels).max() <= 0.5 / 255 + 1e-6

@@ -1,7 +1,5 @@
 """Reports as bars and as a page: numbers, protocols, texts that are whole and escaped."""
 
-from __future__ import annotations
-
 import base64
 import re
 from dataclasses import replace
@@ -38,9 +36,8 @@ def test_bars_show_the_report():
     assert len({bar.get_hatch() for bars in bars_of(figure) for bar in bars}) == 2
     assert caption(figure) == str(report.protocol)
     assert f"{100 * report.mean_iou:.1f}" in alt_text(figure)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["absent"] * 2 * sum(
-        np.isnan(report.iou)
-    )
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["absent"] * 2 * np.isnan(report.iou).sum()
 
 
 def test_bars_of_many_methods_are_higher_than_their_legend():

@@ -1,9 +1,8 @@
 """A small world and fitted methods for all instruments."""
 
-from __future__ import annotations
-
 import io
 from datetime import datetime, timezone
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +10,13 @@ import torch
 from PIL import Image
 
 from wsss_kit.clip import load_clip
+from wsss_kit.evaluation import BackgroundRule, predict_masks
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import overlay
 from wsss_kit.prompts import Prompts
+from wsss_kit.recipes import cam_maps, clip_es_maps
 
 MAP_ERROR = 1e-5
 """What two ways to compute a map in [0, 1] may differ by."""
@@ -35,6 +36,19 @@ def clip_es():
 def cam():
     method = CAM("paper", scales=(1.0,), flip=False, device="cpu", weights="web")
     return method.fit(PaperWorld(20), train_backbone=False, epochs=5, progress=False)
+
+
+@pytest.fixture(scope="session")
+def masks_of(cam, clip_es):
+    """Function of a world: the masks of both methods."""
+    methods = {
+        "CAM": partial(cam_maps, method=cam),
+        "CLIP-ES": partial(clip_es_maps, method=clip_es),
+    }
+    rule = BackgroundRule(threshold=0.3)
+    return lambda world: {
+        m: predict_masks(of, world, rule, shown=False) for m, of in methods.items()
+    }
 
 
 def decoded(png: bytes) -> np.ndarray:
@@ -70,3 +84,10 @@ def upload(button, name: str, content: bytes) -> None:
     """Open a file by a button, as the browser does."""
     about = {"type": "", "size": len(content), "last_modified": datetime.now(timezone.utc)}
     button.set_trait("value", ({"name": name, "content": memoryview(content), **about},))
+
+
+def file_of(height: int, width: int, form: str = "PNG") -> bytes:
+    """A file of a red image."""
+    content = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(content, form)
+    return content.getvalue()

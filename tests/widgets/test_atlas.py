@@ -1,39 +1,26 @@
 """ErrorAtlas: bars are the report's, worst images those that evaluate alone finds worst."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import traitlets
 
 from tests.widgets.conftest import same
-from wsss_kit.evaluation import BackgroundRule, Protocol, error_map, evaluate, predict_masks
+from wsss_kit.evaluation import Protocol, error_map, evaluate
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import fitted_image, paint_errors, paint_mask_named
-from wsss_kit.recipes import cam_maps, clip_es_maps
 from wsss_kit.widgets import ErrorAtlas
 
 WORLD = PaperWorld(12, split="test")
-OPTIONS = {
-    "classes": WORLD.classes,
-    "protocol": Protocol("PaperWorld", "test"),
-    "n_bootstrap": 20,
-}
+OPTIONS = {"classes": WORLD.classes, "protocol": Protocol("PaperWorld", "test"), "n_bootstrap": 20}
 
 
 @pytest.fixture(scope="module")
-def masks(cam, clip_es):
-    methods = {
-        "CAM": partial(cam_maps, method=cam),
-        "CLIP-ES": partial(clip_es_maps, method=clip_es),
-    }
-    rule = BackgroundRule(threshold=0.3)
-    return {m: predict_masks(of, WORLD, rule, shown=False) for m, of in methods.items()}
+def masks(masks_of):
+    return masks_of(WORLD)
 
 
 @pytest.fixture(scope="module")

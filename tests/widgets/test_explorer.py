@@ -1,18 +1,15 @@
 """CAMExplorer: every control moves the image, and the image is what was asked for."""
 
-from __future__ import annotations
-
-import io
 import threading
 from html import escape
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import traitlets
-from PIL import Image
 
-from tests.widgets.conftest import decoded, same, shows_map, upload
+from tests.widgets.conftest import decoded, file_of, same, shows_map, upload
 from wsss_kit.evaluation import BackgroundRule, error_map
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.plot import alt_text
@@ -28,12 +25,6 @@ SIDE = (392, 392)
 @pytest.fixture
 def explorer(world, cam, clip_es):
     return CAMExplorer({"CAM": cam, "CLIP-ES": clip_es}, world, world.masks, world.classes)
-
-
-def file_of(height, width, form="PNG"):
-    content = io.BytesIO()
-    Image.new("RGB", (width, height), "red").save(content, form)
-    return content.getvalue()
 
 
 def drop(explorer, name, content):
@@ -178,14 +169,12 @@ def test_what_goes_wrong_is_said_on_the_panel(explorer, world, cam):
 
 
 def test_results_are_kept_and_not_forever(explorer, world, monkeypatch):
-    calls = []
     method = explorer._methods["CAM"]
-    monkeypatch.setattr(
-        method, "full_maps", lambda *a, f=method.full_maps: (calls.append(1), f(*a))[1]
-    )
+    counted = Mock(wraps=method.full_maps)
+    monkeypatch.setattr(method, "full_maps", counted)
     for name in (world.names[1], world.names[0], world.names[1]):
         explorer.picture = name
-    assert len(calls) == 1  # the first image was there already
+    assert counted.call_count == 1  # the first image was there already
     monkeypatch.setattr(module, "MOST_KEPT", 1)
     for name in world.names:
         explorer.picture = name

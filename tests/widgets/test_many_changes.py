@@ -1,7 +1,5 @@
 """Hundreds of random changes of each instrument: no error, no stale image, no growing memory."""
 
-from __future__ import annotations
-
 import gc
 import os
 import random
@@ -12,8 +10,7 @@ import numpy as np
 import pytest
 
 from tests.widgets.conftest import decoded
-from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate, predict_masks
-from wsss_kit.recipes import cam_maps, clip_es_maps
+from wsss_kit.evaluation import Protocol, evaluate
 from wsss_kit.widgets import CAMExplorer, ErrorAtlas, PromptLab, explorer
 
 CHANGES = 140
@@ -104,15 +101,13 @@ def test_lab(world, clip_es):
     names = clip_es.prompts.classes
 
     def edit(it, dice):
-        field, text = dice.choice(
-            [
-                ("backgrounds", ", ".join(dice.sample(words, dice.randint(1, 8)))),
-                ("synonyms", ", ".join(dice.sample(["cat", "kitten", "ship"], dice.randint(0, 3)))),
-                ("name", f"{names[it._index]}{dice.choice(['', 's', ' of paper'])}"),
-                ("template", dice.choice(templates)),
-            ]
-        )
-        it.edit(field, text)
+        new = {
+            "backgrounds": ", ".join(dice.sample(words, dice.randint(1, 8))),
+            "synonyms": ", ".join(dice.sample(["cat", "kitten", "ship"], dice.randint(0, 3))),
+            "name": f"{names[it._index]}{dice.choice(['', 's', ' of paper'])}",
+            "template": dice.choice(templates),
+        }
+        it.edit(*dice.choice(list(new.items())))
 
     def switch(it, dice):
         on = [word for word in it.prompts.backgrounds if word not in it.off]
@@ -131,20 +126,13 @@ def test_lab(world, clip_es):
     # the last words are no state of a fresh lab
     set_some = partial(set_one, skipped=("prompts", "off", "panel", "compare"))
     changes = [edit, edit, edit, set_some, set_some, set_some, switch, step, score]
-    change_often(
-        partial(PromptLab, clip_es, world, world.masks),
-        changes,
-        lambda it: (it.screen.before, it.screen.after, it.bars.rows, it.unknown),
-        seed=2,
-        more=60,
-    )
+    make = partial(PromptLab, clip_es, world, world.masks)
+    look = lambda it: (it.screen.before, it.screen.after, it.bars.rows, it.unknown)  # noqa: E731
+    change_often(make, changes, look, seed=2, more=60)
 
 
-def test_atlas(world, cam, clip_es):
-    methods = {"CAM": partial(cam_maps, method=cam)}
-    methods["CLIP-ES"] = partial(clip_es_maps, method=clip_es)
-    rule, protocol = BackgroundRule(threshold=0.3), Protocol("PaperWorld", "val")
-    masks = {m: predict_masks(of, world, rule, shown=False) for m, of in methods.items()}
+def test_atlas(world, masks_of):
+    masks, protocol = masks_of(world), Protocol("PaperWorld", "val")
     options = {"classes": world.classes, "protocol": protocol, "n_bootstrap": 0}
     reports = {m: evaluate(mine, world.masks, **options) for m, mine in masks.items()}
 

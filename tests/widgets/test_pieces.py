@@ -1,7 +1,5 @@
 """The parts that instruments are made of: bars, swipe, patience, text boxes, images."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import math

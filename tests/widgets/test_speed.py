@@ -1,7 +1,5 @@
 """From an edit to the new image, inside the widget: what a reader waits for."""
 
-from __future__ import annotations
-
 import random
 import statistics
 import time

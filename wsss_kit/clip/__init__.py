@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from wsss_kit.checks import chosen_device
+from wsss_kit.classes import find
 from wsss_kit.clip.frozen import AUTOCAST, OPENAI_MEAN, OPENAI_STD, WALK_SQUARINGS, FrozenCLIP
 from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.vision import SIMILARITY
-from wsss_kit.registry import find
 
 
 def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> FrozenCLIP:

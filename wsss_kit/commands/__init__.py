@@ -1,1 +1,131 @@
-"""What ``python -m wsss_kit`` runs: each command is a function with its arguments."""
+"""What ``python -m wsss_kit`` runs: each command is a function with its arguments.
+
+What they share stands here: the folder of a run, and the CLIP or backbone that an option names.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.processes import place_in_run
+
+URL = "https://openaipublic.azureedge.net/clip/models/"
+FILES = {
+    "ViT-B-16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt",
+    "ViT-B-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+}
+"""Where OpenAI keeps them; the folder's name is the file's sha256."""
+
+
+@contextmanager
+def run_folder(path: str | Path) -> Iterator[Path]:
+    """Make a run's folder, see that it can be written to, and keep other runs out meanwhile.
+
+    The lock belongs to the process and ends with it, however it ends. Of several processes of one
+    run the first holds it.
+
+    Args:
+        path: of the folder; made where there is none.
+
+    Yields:
+        The folder.
+
+    Raises:
+        ValueError: if it is a file, cannot be written to, or another run is at work in it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(path)
+    if place_in_run()[0]:
+        yield folder
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out is {folder}, a file; expected a folder, which is made if need be")
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        problem = f"another run is writing into {folder}, and the two would mix"
+        raise ValueError(f"{problem}; wait for it, or give --out another folder") from None
+    except OSError as error:
+        problem = f"{folder} cannot be written to ({error.strerror or error})"
+        raise ValueError(f"{problem}; give --out another folder") from error
+    try:
+        yield folder
+    finally:
+        lock.release()
+
+
+def openai_clip(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
+    """Load OpenAI's CLIP from a folder of weights, or let open_clip download it.
+
+    Args:
+        name: ``"ViT-B-16"`` or ``"ViT-B-32"``.
+        folder: where ``NAME.pt`` may lie.
+        device: where it goes.
+
+    Raises:
+        RuntimeError: if it is not there and cannot be fetched, with what to do.
+    """
+    file = folder / f"{name}.pt"
+    if file.exists():
+        return load_clip(f"{name}-quickgelu", weights=file, device=device)
+    try:
+        return load_clip(f"{name}-quickgelu", weights="openai", device=device)
+    except (OSError, RuntimeError) as error:
+        raise RuntimeError(
+            f"CLIP {name} could not be fetched ({error}); where there is no network, put OpenAI's "
+            f"file ({URL}{FILES[name]}) there as {file}. The embedded world needs no weights: "
+            "python -m wsss_kit demo"
+        ) from error
+
+
+def clip_named(
+    data: str, name: str | None, weights: str | Path | None, *, usual: str, device: str
+) -> tuple[FrozenCLIP, str]:
+    """Load the CLIP that a command names, the tiny one for the embedded world, or the usual one.
+
+    Args:
+        data: as on the command line.
+        name: open_clip's, or None.
+        weights: a file, or None for OpenAI's.
+        usual: open_clip's name of the paper's.
+        device: where it goes.
+
+    Returns:
+        The model, and what a protocol calls it.
+    """
+    name = name or ("paper" if data == "paper" else usual)
+    weights = weights or (None if name == "paper" else "openai")
+    model = load_clip(name, weights=weights, device=device)
+    return model, f"{name}, {Path(str(weights)).name}"
+
+
+def load_function(text: str) -> nn.Module:
+    """Call ``FILE.py:FUNCTION`` without arguments and return its module.
+
+    Raises:
+        ValueError: if the text has another form or the file has no such function.
+        FileNotFoundError: if there is no such file.
+    """
+    file, colon, name = text.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise ValueError(f"backbone is {text!r}, expected a ResNet's name or FILE.py:FUNCTION")
+    if not Path(file).exists():
+        raise FileNotFoundError(f"{file} is missing; --backbone names a Python file and a function")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise ValueError(f"{file} has no function {name!r}")
+    return getattr(module, name)()
+
+
+def backbone_named(text: str | None) -> str | nn.Module | None:
+    """Load ``FILE.py:FUNCTION``; return the name of a backbone, or None, as it is."""
+    return load_function(text) if text is not None and ".py" in text else text

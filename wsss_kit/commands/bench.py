@@ -23,7 +23,7 @@ from wsss_kit.affinity import balanced_walk, box_masks
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count, check_device, check_size
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.commands.resources import run_folder
+from wsss_kit.commands import run_folder
 from wsss_kit.crf import crf_of_present
 from wsss_kit.data.images import mask_png, read_image
 from wsss_kit.files import write_whole

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.resources import run_folder
+from wsss_kit.commands import run_folder
 from wsss_kit.evaluation import (
     CONSTANTS,
     CRF_RULES,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.commands.resources import run_folder
+from wsss_kit.commands import run_folder
 from wsss_kit.data.datasets import FOLDERS, open_dataset
 from wsss_kit.data.fetch import Archive, fetch, unpack
 from wsss_kit.data.images import import_decoders, mask_png

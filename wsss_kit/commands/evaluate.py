@@ -14,8 +14,8 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_device, check_given
 from wsss_kit.classes import Sample
+from wsss_kit.commands import run_folder
 from wsss_kit.commands.generate import MANIFEST, masks_in, read_maps
-from wsss_kit.commands.resources import run_folder
 from wsss_kit.commands.train_method import CONFIG
 from wsss_kit.data import LazyMasks, open_dataset
 from wsss_kit.data.datasets import TITLES

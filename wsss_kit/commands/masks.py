@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_device, check_given, check_probability, check_word
 from wsss_kit.classes import Sample
+from wsss_kit.commands import backbone_named, clip_named, run_folder
 from wsss_kit.commands.generate import MANIFEST, Written, write_masks
-from wsss_kit.commands.resources import backbone_named, clip_named, run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.files import load_model, weights_path
 from wsss_kit.masks import BackgroundRule

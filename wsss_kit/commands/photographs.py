@@ -15,7 +15,7 @@ from wsss_kit.backbones import build_backbone
 from wsss_kit.checks import check_count, check_given, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.resources import load_function, openai_clip, run_folder
+from wsss_kit.commands import load_function, openai_clip, run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.datasets import default_root
 from wsss_kit.data.images import read_image

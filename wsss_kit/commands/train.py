@@ -29,7 +29,7 @@ from wsss_kit import engine
 from wsss_kit.checks import check_count, chosen_device
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.clip.vision import float_mask
-from wsss_kit.commands.resources import run_folder
+from wsss_kit.commands import run_folder
 from wsss_kit.evaluation import CONSTANTS, CRF_RULES, POWERS, best_rule, sweep_background
 from wsss_kit.files import load_model, save_model
 from wsss_kit.methods.base import CAMMethod
@@ -37,7 +37,7 @@ from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM, agreement
-from wsss_kit.paperworld import PaperWorld
+from wsss_kit.paperworld import COOCCURRENCE, TORN, PaperWorld
 from wsss_kit.paperworld.measures import subtype_labels
 from wsss_kit.paperworld.pretrain import Pretraining, WebImages, halved
 from wsss_kit.paperworld.tiny_clip import (
@@ -48,7 +48,6 @@ from wsss_kit.paperworld.tiny_clip import (
     train_patch_features,
     trained_grid,
 )
-from wsss_kit.paperworld.world import COOCCURRENCE, TORN
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import cam_maps

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from wsss_kit.checks import check_count, check_given, check_word
-from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample
+from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample, find
 from wsss_kit.data.images import image_size, read_image, read_mask_of
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import closest
-from wsss_kit.registry import find
 
 FOLDERS = {"voc": "VOC2012", "coco": "COCO2014", "pets": "pets", "folder": "mine"}
 """The folder of each data set below ``data/``."""

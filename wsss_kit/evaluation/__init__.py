@@ -1,9 +1,24 @@
 """Honest numbers: ground-truth masks enter here and nowhere else.
 
-``evaluate`` compares and reports; `BackgroundRule` and its sweep choose, on a validation split, the
-one number between maps and masks.
+`evaluate` scores predictions, `compare_reports` compares two reports; `sweep_background` chooses,
+on a validation split, the one number between maps and masks.
 """
 
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_kit.checks import check_count
+from wsss_kit.classes import IGNORE_INDEX
+from wsss_kit.evaluation import confusion
 from wsss_kit.evaluation.background import (
     CONSTANTS,
     CRF_RULES,
@@ -22,6 +37,7 @@ from wsss_kit.evaluation.error_kinds import (
     error_shares,
     error_sources,
     spills,
+    stuff_counts,
 )
 from wsss_kit.evaluation.published_numbers import (
     Published,
@@ -31,4 +47,302 @@ from wsss_kit.evaluation.published_numbers import (
     published_rows,
 )
 from wsss_kit.evaluation.report import Protocol, Report
-from wsss_kit.evaluation.scoring import Comparison, compare_reports, evaluate
+from wsss_kit.prompts.checks import checked_words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def evaluate(
+    predicted: Mapping[str, Tensor | np.ndarray],
+    target: Mapping[str, Tensor | np.ndarray],
+    *,
+    classes: Sequence[str],
+    protocol: Protocol,
+    scored: Sequence[str] | None = None,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    boundary: int | None = None,
+    stuff: Mapping[str, Tensor | np.ndarray] | None = None,
+    stuff_names: Sequence[str] = (),
+) -> Report:
+    """Compare predicted masks with the ground truth of every image of ``target``.
+
+    Pixels are summed over all images before the division, as PASCAL VOC does. A prediction of
+    255 counts as background, a target of 255 not at all. Predictions for images outside
+    ``target`` are left alone.
+
+    Args:
+        predicted: image name to (H, W) int64 mask.
+        target: image name to (H, W) int64 mask; decides which images count.
+        classes: C names without background; class c has value c + 1.
+        protocol: how the predictions were made; its number of images and scored classes are
+            filled in here.
+        scored: names among ``classes`` that count beside background, all if None. Target pixels
+            of other classes count as 255, and the mean is over background and these.
+        n_bootstrap: resamples of the images for the interval; 0 for none.
+        seed: of the resampling.
+        boundary: width of the boundary band in pixels on each side of a target's border; None for
+            1 % of the diagonal, at least 2.
+        stuff: image name to (H, W) integers, the kind of background of each pixel, 255 for none;
+            where it is known `error_sources` says what a class spilled onto.
+        stuff_names: of the J kinds, such as ``paperworld.STUFF``.
+
+    Returns:
+        A ``Report``; print it, or end a notebook cell with it.
+
+    Raises:
+        ValueError: if predictions are missing, an image's masks differ in size, a value is
+            outside the classes, or names are unknown. The message names the image.
+
+    Example:
+        The camel is taken for a cow, and two pixels say nothing about a whole data set:
+
+        >>> report = evaluate(
+        ...     {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[0, 1]])},
+        ...     {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[0, 2]])},
+        ...     classes=("cow", "camel"),
+        ...     protocol=Protocol("two images", "val"),
+        ...     boundary=0,
+        ... )
+        >>> report.iou.tolist(), report.mean_iou
+        ([1.0, 0.5, 0.0], 0.5)
+        >>> [round(bound, 3) for bound in report.interval]
+        [0.333, 1.0]
+        >>> report.worst[0]
+        ('b', 0.5)
+    """
+    keep = _scored_values(classes, scored)
+    if not isinstance(protocol, Protocol):
+        raise ValueError(f"protocol is {protocol!r}, expected Protocol(data=..., split=...)")
+    confusion.check_complete("target", target, ())
+    confusion.check_complete("predicted", predicted, target)
+    if protocol.n_images not in (None, len(target)):
+        counts = f"{protocol.n_images} images but target holds {len(target)}"
+        raise ValueError(f"the protocol says {counts}; leave n_images out")
+    if stuff is not None or stuff_names:
+        checked_words(stuff_names, "stuff_names")
+        confusion.check_complete("stuff", stuff, target)
+    check_count("n_bootstrap", n_bootstrap, least=0)
+    check_count("seed", seed, least=0)
+    names = ("background", *classes)
+    n_values = len(names)
+    counts, image_iou, sizes = [], {}, set()
+    unsure = 0  # pixels predicted 255 where the target says something
+    matrix = np.zeros((2, n_values, n_values), np.int64)  # outside and inside the boundary band
+    on_stuff = np.zeros((len(stuff_names) + 1, n_values), np.int64)
+    for name in target:
+        try:  # each mask is read once, for it may lie on a disk
+            mask = confusion.as_mask(predicted[name], "predicted")
+            truth = confusion.as_mask(target[name], "target")
+            (both,) = image_counts([mask], truth, n_values, keep=keep, boundary=boundary)
+            if stuff is not None:
+                on_stuff += stuff_counts(mask, truth, stuff[name], on_stuff.shape, boundary)
+        except ValueError as error:
+            raise ValueError(f"image {name!r}: {error}") from error
+        matrix += both
+        sizes.add(tuple(truth.shape))
+        unsure += int(((mask == IGNORE_INDEX) & (truth != IGNORE_INDEX).to(mask.device)).sum())
+        whole = both.sum(0)  # (K, K)
+        hits, union = whole.diagonal(), confusion.unions_of(whole)
+        counts.append((hits[keep], union[keep]))
+        present = whole.sum(1) > 0
+        if present.any():
+            image_iou[name] = float(np.mean(hits[present] / union[present]))
+    intersections, unions = np.array(counts).swapaxes(0, 1)  # (N, S) each
+    iou = confusion.divide(intersections.sum(0), unions.sum(0))
+    means = confusion.bootstrap_mean_iou(intersections, unions, n_bootstrap=n_bootstrap, seed=seed)
+    whole, kept = matrix.sum(0), tuple(names[value] for value in keep)
+    note = "all classes" if kept == names else f"{', '.join(kept)}; other classes ignored"
+    return Report(
+        protocol=replace(protocol, n_images=len(counts), scored=note),
+        classes=kept,
+        iou=iou,
+        mean_iou=float(confusion.mean_of(iou)),
+        interval=confusion.interval_of(means),
+        error_shares=error_shares(inside=matrix[1], outside=matrix[0])[keep],
+        pixels=matrix.sum((0, 2))[keep],
+        image_iou=image_iou,
+        matrix=whole,
+        values=names,
+        inside=matrix[1],
+        names=tuple(target),
+        intersections=intersections,
+        unions=unions,
+        precision=confusion.divide(whole.diagonal(), whole.sum(0))[keep],
+        settings={
+            "n_bootstrap": n_bootstrap,
+            "seed": seed,
+            "boundary": boundary,
+            "predicted_255": unsure / max(1, int(whole.sum())),
+            "sizes": sorted(sizes)[:20],
+        },
+        stuff=None if stuff is None else on_stuff,
+        stuff_names=tuple(stuff_names),
+    )
+
+
+def image_counts(
+    predictions: Sequence[Tensor | np.ndarray],
+    target: Tensor | np.ndarray,
+    n_values: int,
+    *,
+    keep: np.ndarray | None = None,
+    boundary: int | None = None,
+) -> np.ndarray:
+    """Count pixels of several predictions of one image, in and out of the band at its borders.
+
+    Args:
+        predictions: V masks (H, W) of integers.
+        target: (H, W) of integers, 255 ignored.
+        n_values: K, background included.
+        keep: values whose target pixels count; None for all.
+        boundary: width of the band, see `boundary_band`.
+
+    Returns:
+        (V, 2, K, K) int64, outside first; rows are targets, columns predictions.
+    """
+    target = confusion.as_mask(target, "target")
+    band = boundary_band(target, boundary)
+    counted = target
+    if keep is not None:
+        kept = torch.isin(target, torch.as_tensor(keep, device=target.device))
+        counted = target.masked_fill(~kept, IGNORE_INDEX)
+    counts = []
+    for predicted in predictions:
+        whole, inside = (
+            confusion.ConfusionMatrix(n_values).update(predicted, truth).matrix.numpy()
+            for truth in (counted, counted.masked_fill(~band, IGNORE_INDEX))
+        )
+        counts.append(np.stack([whole - inside, inside]))
+    confusion.check_values(target, "target", n_values)  # those that do not count as well
+    return np.stack(counts)
+
+
+def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.ndarray:
+    """Return the mask values that count, ascending, background among them."""
+    classes = checked_words(classes, "classes")
+    scored = classes if scored is None else checked_words(scored, "scored", among=classes)
+    if "background" in classes:
+        raise ValueError(f"classes is {classes}, expected different names without 'background'")
+    return np.array([0, *(c for c, name in enumerate(classes, 1) if name in scored)])
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The second report minus the first, over the same images.
+
+    Differences are of IoU in [-1, 1]. Images that are hard are hard for both, so the interval of a
+    difference is narrower than the intervals of the two numbers suggest.
+
+    Args:
+        first: a report.
+        second: another on the same images.
+        difference: of the mean IoU.
+        interval: bounds of its 95 % bootstrap interval over images.
+        by_class: (S,) differences of each class.
+        by_class_interval: (S, 2) their bounds.
+        better: number of images whose own mean IoU is higher in the second.
+        worse: number of images where it is lower.
+    """
+
+    first: Report
+    second: Report
+    difference: float
+    interval: tuple[float, float]
+    by_class: np.ndarray
+    by_class_interval: np.ndarray
+    better: int
+    worse: int
+
+    @property
+    def headline(self) -> str:
+        """The difference in points with its interval, and what it says."""
+        low, high = self.interval
+        text = f"mIoU {100 * self.difference:+.1f} points"
+        if math.isfinite(low):
+            sure = "0 is outside" if low > 0 or high < 0 else "0 is inside: no difference was shown"
+            text += f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} ({sure})"
+        return text
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each class: ``first``, ``second``, ``difference``, ``low``, ``high``."""
+        import pandas as pd
+
+        numbers = (self.first.iou, self.second.iou, self.by_class, *self.by_class_interval.T)
+        columns = ["first", "second", "difference", "low", "high"]
+        index = pd.Index(self.first.classes, name="class")
+        frame = pd.DataFrame(np.transpose(numbers), index, columns)
+        frame.attrs["headline"] = self.headline
+        return frame
+
+    def __str__(self) -> str:
+        """Write the headline, the number of images, and both protocols."""
+        equal = len(self.first.names) - self.better - self.worse
+        counts = f"better on {self.better} images, worse on {self.worse}, equal on {equal}"
+        protocols = f"first: {self.first.protocol}\nsecond: {self.second.protocol}"
+        return f"{self.headline}\n{counts}\n{protocols}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Write the same above the table of classes, for a notebook."""
+        lines = "<br>".join(html.escape(line) for line in str(self).splitlines())
+        table = (100 * self.to_frame()).round(1).to_html(border=0)
+        return f"<p>{lines}</p>{table}<p><small>percent and points</small></p>"
+
+
+def compare_reports(
+    first: Report, second: Report, *, n_bootstrap: int = 1000, seed: int = 0
+) -> Comparison:
+    """Compute the difference of two reports with its interval: the same resamples for both.
+
+    Args:
+        first: a report.
+        second: another, on the same images and classes.
+        n_bootstrap: resamples of the images; 0 for no interval.
+        seed: of the resampling.
+
+    Returns:
+        A `Comparison`; print it, or end a notebook cell with it.
+
+    Raises:
+        ValueError: if the reports are of other images or classes, or a number is out of range.
+
+    Example:
+        >>> import torch
+        >>> from wsss_kit.evaluation import Protocol, evaluate
+        >>> target = {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[1, 1]])}
+        >>> empty = {name: 0 * mask for name, mask in target.items()}
+        >>> options = {"classes": ("cow",), "protocol": Protocol("two images", "val")}
+        >>> reports = [evaluate(masks, target, **options) for masks in (empty, target)]
+        >>> print(compare_reports(*reports).headline)
+        mIoU +87.5 points, 95 % interval +75.0 to +100.0 (0 is outside)
+    """
+    check_count("n_bootstrap", n_bootstrap, least=0)
+    check_count("seed", seed, least=0)
+    if first.classes != second.classes:
+        raise ValueError(f"{first.classes} and {second.classes} are scored, not the same classes")
+    other = set(first.names) ^ set(second.names)
+    if other:
+        raise ValueError(f"{len(other)} images are in one report alone, such as {min(other)!r}")
+    place = {name: i for i, name in enumerate(second.names)}
+    rows = [place[name] for name in first.names]
+    counts = [first.intersections, first.unions, second.intersections[rows], second.unions[rows]]
+    totals = confusion.resampled(np.hstack(counts), n_bootstrap=n_bootstrap, seed=seed)
+    hits, unions, other_hits, other_unions = np.split(totals, 4, axis=1)
+    before = confusion.divide(hits, unions)  # (R, S)
+    after = confusion.divide(other_hits, other_unions)
+    by_class = [confusion.interval_of(column) for column in (after - before).T]
+    scored = first.image_iou.keys() & second.image_iou.keys()
+    gains = np.array([second.image_iou[name] - first.image_iou[name] for name in scored])
+    return Comparison(
+        first=first,
+        second=second,
+        difference=second.mean_iou - first.mean_iou,
+        interval=confusion.interval_of(confusion.mean_of(after) - confusion.mean_of(before)),
+        by_class=second.iou - first.iou,
+        by_class_interval=np.array(by_class),
+        better=int((gains > 0).sum()),
+        worse=int((gains < 0).sum()),
+    )

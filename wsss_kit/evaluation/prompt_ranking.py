@@ -19,9 +19,9 @@ from torch import Tensor
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenCLIP
+from wsss_kit.evaluation import image_counts
 from wsss_kit.evaluation.confusion import ERROR_KINDS, check_complete, divide, mean_of, unions_of
 from wsss_kit.evaluation.error_kinds import error_shares
-from wsss_kit.evaluation.scoring import image_counts
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES, OpenedImage
 from wsss_kit.processes import progress

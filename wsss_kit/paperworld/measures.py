@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from wsss_kit.checks import check_range
 from wsss_kit.classes import PAPER_CLASSES
+from wsss_kit.paperworld import Page, PaperWorld, page
 from wsss_kit.paperworld.words import HOME, STUFF, SUBTYPES
-from wsss_kit.paperworld.world import Page, PaperWorld, page
 
 PLACES = ("object", "usual background", "other background", "other object")
 """Where the mass of a map may lie."""

@@ -30,6 +30,7 @@ from wsss_kit.checks import check_count, check_positive, check_probability
 from wsss_kit.clip.texts import text_features
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import save_model
+from wsss_kit.paperworld import COOCCURRENCE, TORN, WEB_KINDS, page
 from wsss_kit.paperworld.measures import zero_shot_accuracy
 from wsss_kit.paperworld.scenes import KINDS
 from wsss_kit.paperworld.tiny_clip import (
@@ -42,7 +43,6 @@ from wsss_kit.paperworld.tiny_clip import (
     trained_grid,
 )
 from wsss_kit.paperworld.words import UNKNOWN, WordTokenizer
-from wsss_kit.paperworld.world import COOCCURRENCE, TORN, WEB_KINDS, page
 from wsss_kit.views import Chance
 
 _OPENING = re.compile(r"^(a photo of|a picture of|an image of|a clean cutout of)\s+")

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from wsss_kit.classes import Sample
-from wsss_kit.evaluation import ERROR_KINDS, Report, error_map, error_shares
-from wsss_kit.evaluation.scoring import image_counts
+from wsss_kit.evaluation import ERROR_KINDS, Report, error_map, error_shares, image_counts
 from wsss_kit.plot import show_errors
 from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import ERROR_STYLES, fitted_image, paint_errors, paint_mask_named

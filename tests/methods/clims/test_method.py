@@ -13,28 +13,11 @@ from torch.nn import functional as F
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.engine import Diverged
 from wsss_kit.methods.cam import CAM
-from wsss_kit.methods.clims import CLIMS, PRESETS
+from wsss_kit.methods.clims import CLIMS, PRESETS, calibrate, check_maps
 from wsss_kit.methods.clims.losses import Judge
-from wsss_kit.methods.clims.method import calibrate, check_maps
-from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 
-IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 FIT = {"epochs": 2, "batch_size": 4, "progress": False}
-
-
-@pytest.fixture(scope="module")
-def world():
-    return PaperWorld(8, split="train", size=32)
-
-
-@pytest.fixture(scope="module")
-def cam(world):
-    created = CAM("paper", weights="web", preset="clean", scales=(1.0,), device="cpu")
-    created.fit(world, epochs=8, batch_size=4, learning_rate=0.05, progress=False)
-    images, labels = (torch.stack([s[k] for s in world]) for k in (1, 2))
-    assert created(images, labels).cams.amax((1, 2, 3))[0] > 0.99  # maps that can be compared
-    return created
 
 
 def make(clip, start, **options):
@@ -52,48 +35,37 @@ def averaged(clip, prompts, phrase):
 
 def literal_losses(clip, prompts, choices, images, maps, labels):
     """The four losses pair by pair and text by text, as the papers' codes do it."""
-    mean, std = IMAGENET if choices["pixels"] == "imagenet" else (clip.mean, clip.std)
-    otm, btm, cbs, areas = [], [], 0.0, []
-    for n in range(len(images)):
-        for c, name in enumerate(prompts.classes):
-            areas += [] if choices["area"] == "present" else [maps[n, c].mean()]
-            if not labels[n, c]:
-                continue
-            areas += [maps[n, c].mean()] if choices["area"] == "present" else []
-            options = {"mode": "bilinear", "align_corners": choices["align_corners"]}
-            size = (choices["side"],) * 2 if choices["side"] else images.shape[2:]
-            x, p = images[n : n + 1], F.interpolate(maps[n : n + 1, c : c + 1], size, **options)
-            if choices["pixels"] == "rgb":
-                x = F.interpolate(x, size, **options)
-                seen = [clip.encode_image(each) for each in (x * p, x * (1 - p))]
-            else:
-                x = F.interpolate((x - mean.view(3, 1, 1)) / std.view(3, 1, 1), size, **options)
-                seen = [clip.encode_image(y, normalised=True) for y in (x * p, x * (1 - p))]
-            shown, left = (F.normalize(each, dim=-1)[0] for each in seen)
-            text = averaged(clip, prompts, prompts.phrases[c])
-            heavy = choices["heavy_classes"].get(name, 1.0)
-            otm.append(-heavy * (shown @ text).clamp(1e-4, 0.9999).log())
-            btm.append(-heavy * (1 - (left @ text).clamp(1e-4, 0.9999)).log())
-            words = prompts.backgrounds_of(name)
-            for word in words:
-                cosine = shown @ averaged(clip, prompts, word)
-                if choices["cbs_threshold"] is None or cosine > choices["cbs_threshold"]:
-                    share = 1 / len(words) if choices["backgrounds"] == "texts" else 1.0
-                    cbs = cbs - share * (1 - cosine).log()
-    if choices["backgrounds"] == "pairs":
-        cbs = cbs / max(1, len(otm))
-    zero = torch.zeros(())
+    otm, btm, cbs, pairs = [], [], 0.0, labels.nonzero().tolist()
+    for n, c in pairs:
+        size = (choices["side"],) * 2 if choices["side"] else images.shape[2:]
+        options = {"size": size, "mode": "bilinear", "align_corners": choices["align_corners"]}
+        x = F.interpolate(images[n : n + 1], **options)
+        p = F.interpolate(maps[n : n + 1, c : c + 1], **options)
+        if choices["pixels"] == "rgb":
+            seen = [clip.encode_image(each) for each in (x * p, x * (1 - p))]
+        else:
+            x = (x - clip.mean) / clip.std
+            seen = [clip.encode_image(each, normalised=True) for each in (x * p, x * (1 - p))]
+        shown, left = (F.normalize(each, dim=-1)[0] for each in seen)
+        text, name = averaged(clip, prompts, prompts.phrases[c]), prompts.classes[c]
+        heavy = choices["heavy_classes"].get(name, 1.0)
+        otm.append(-heavy * (shown @ text).clamp(1e-4, 0.9999).log())
+        btm.append(-heavy * (1 - (left @ text).clamp(1e-4, 0.9999)).log())
+        words = prompts.backgrounds_of(name)
+        share = 1 / len(words if choices["backgrounds"] == "texts" else pairs)
+        for word in words:
+            cbs = cbs - share * (1 - shown @ averaged(clip, prompts, word)).log()
+    area = maps if choices["area"] == "all" else maps[labels > 0]
     return {
-        "otm": torch.stack(otm).mean() if otm else zero,
-        "btm": torch.stack(btm).mean() if btm else zero,
-        "cbs": torch.as_tensor(cbs),
-        "reg": torch.stack(areas).mean(),
+        **{"otm": torch.stack(otm).mean(), "btm": torch.stack(btm).mean()},
+        **{"cbs": cbs, "reg": area.mean()},
     }
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["clean", "paper"])
 @pytest.mark.parametrize("own", [True, False], ids=["backgrounds of a class", "for all"])
 def test_the_losses_equal_a_literal_version(clip, rng, preset, own):
+    """Those of the reference are among the golden figures."""
     choices = {**PRESETS[preset], "heavy_classes": {"cow": 3.0}}
     choices["side"] = choices["side"] and 96
     prompts = Prompts.paper(method="clims")
@@ -108,20 +80,17 @@ def test_the_losses_equal_a_literal_version(clip, rng, preset, own):
         torch.testing.assert_close(result[name], value, atol=1e-4, rtol=1e-4, msg=name)
 
 
-def test_maps_can_be_looked_at_after_every_epoch(clip, cam, world):
+def test_maps_can_be_looked_at_after_every_epoch(clip, cam, world, batch):
     """And looking changes nothing, statistics of batch normalisation included."""
-    images, labels = (torch.stack([s[k] for s in world]) for k in (1, 2))
     seen = {}
     looked = make(clip, cam).fit(
-        world, **FIT, on_epoch=lambda epoch, m: seen.update({epoch: m(images, labels).cams})
+        world, **FIT, on_epoch=lambda epoch, m: seen.update({epoch: m(*batch).cams})
     )
     blind = make(clip, cam).fit(world, **FIT)
     assert list(seen) == [1, 2]
-    assert torch.equal(seen[2], looked(images, labels).cams)
+    assert torch.equal(seen[2], looked(*batch).cams)
     assert not torch.equal(seen[1], seen[2])
-    assert torch.equal(looked.head_, blind.head_)
-    for name, value in blind.backbone_.state_dict().items():
-        assert torch.equal(value, looked.backbone_.state_dict()[name]), name
+    torch.testing.assert_close(looked.state_dict(), blind.state_dict(), atol=0, rtol=0)
 
 
 # -- beginnings and ends --------------------------------------------------------------------
@@ -169,17 +138,14 @@ def test_a_batch_of_no_or_all_positives_and_a_clip_that_stays(clip, cam, rng, po
 def test_the_calibration_puts_a_usual_maximum_where_the_sigmoid_has_a_slope(cam, world):
     method = make(None, cam)
     method.build(cam.classes_, 0)
-    method.eval().requires_grad_(False)
-    backbone, head, bias = method.backbone_, method.head_, method.bias_
+    backbone, head, bias = method.backbone_, method.head_.detach(), method.bias_.detach()
     calibrate(backbone, head, bias, world)
     for c in range(8):
-        shown = [s for s in world if s.labels[c]]
-        if not shown:
-            continue
-        maps = [backbone(s.image[None]) for s in shown]
-        peaks = [(torch.einsum("bdhw,d->bhw", m, head[c]) + bias[c]).amax().item() for m in maps]
-        usual = torch.tensor(peaks).median().item()
-        assert usual == pytest.approx(2.0, abs=1e-3) or usual <= -3
+        shown = [s.image[None] for s in world if s.labels[c]]
+        if shown:
+            maps = [torch.einsum("bdhw,d->bhw", backbone(x), head[c]) + bias[c] for x in shown]
+            usual = torch.stack([m.amax() for m in maps]).median().item()
+            assert usual == pytest.approx(2.0, abs=1e-3) or usual <= -3
 
 
 def test_a_checkpoint_of_another_run_is_refused(clip, cam, world, tmp_path):
@@ -187,10 +153,8 @@ def test_a_checkpoint_of_another_run_is_refused(clip, cam, world, tmp_path):
     other = copy.deepcopy(cam)
     other.head_.data += 0.01
     for start, options, fit, message in (
-        (cam, {}, {"seed": 1}, "of a run with seed"),
         (cam, {"otm": 1.0}, {}, "of a run with otm"),
         (other, {}, {}, "of a run with start"),
-        (cam, {}, {"epochs": 1}, r"has done 2 epochs .* steps are asked for"),
     ):
         method = make(clip, start, **options)
         with pytest.raises(ValueError, match=message):
@@ -204,21 +168,17 @@ def test_what_does_not_go_together(clip, cam, world):
     three = Prompts(["cow", "bus", "cat"], ["sky"], template="a {}")
     paper = Prompts.paper(method="clims")
     mirrored = paper.replace(classes=paper.classes[::-1])
-    for start, options, fit, message in (
-        (cam, {}, {"baseline": {"epochs": 1}}, "give one of the two"),
-        ("paper", {}, {"baseline": {"momentum": 1}}, "baseline names momentum"),
-        (cam, {"prompts": three}, {}, r"samples have 8 classes .* prompts 3"),
-        (cam, {"prompts": mirrored}, {}, "same in the same order"),
-        (cam, {"prompts": ["cow"]}, {}, "prompts is list, expected Prompts"),
+    for evaluator, start, options, fit, message in (
+        (clip, cam, {}, {"baseline": {"epochs": 1}}, "give one of the two"),
+        (clip, "paper", {}, {"baseline": {"momentum": 1}}, "baseline names momentum"),
+        (clip, cam, {"prompts": three}, {}, r"samples have 8 classes .* prompts 3"),
+        (clip, cam, {"prompts": mirrored}, {}, "same in the same order"),
+        (clip, cam, {"prompts": ["cow"]}, {}, "prompts is list, expected Prompts"),
+        (clip, CAM("paper"), {}, {}, "is not fitted; call its fit"),
+        (None, cam, {}, {}, "no CLIP to learn from"),
     ):
-        with pytest.raises(ValueError, match=message):
-            make(clip, start, **options).fit(world, **FIT, **fit)
-    for none, start, message in (
-        (clip, CAM("paper"), "is not fitted; call its fit"),
-        (None, cam, "no CLIP to learn from"),
-    ):
-        with pytest.raises(RuntimeError, match=message):
-            make(none, start).fit(world, **FIT)
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            make(evaluator, start, **options).fit(world, **FIT, **fit)
 
 
 def test_maps_that_say_nothing_stop_the_training(clip, cam, world):

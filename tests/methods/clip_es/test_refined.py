@@ -21,10 +21,6 @@ def words(clip):
     return CLIPES(clip, prompts=Prompts.paper()).fit()
 
 
-def bytes_of(image):
-    return (image * 255).round().byte().permute(1, 2, 0).numpy()
-
-
 def texts_of(words, sample):
     return words.class_features_[sample.labels > 0], words.background_features_
 
@@ -46,7 +42,7 @@ def test_it_is_what_the_method_and_the_recipe_give(clip, preset):
 
 def test_images_of_three_kinds(clip, words):
     sample = PaperWorld(1)[0]
-    pixels = bytes_of(sample.image)
+    pixels = (sample.image * 255).round().byte().permute(1, 2, 0).numpy()
     kinds = (pixels, Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1) / 255)
     first, *others = (refined_maps(clip, variant, *texts_of(words, sample)) for variant in kinds)
     for other in others:
