@@ -37,6 +37,14 @@ def write_notebook(path: Path, *cells: str) -> None:
     nbformat.write(notebook, path)
 
 
+def keep_until(path: Path, shown: str) -> None:
+    """Shorten a notebook to the cell that ends with a name; notebooks/build.py runs all of it."""
+    notebook = nbformat.read(path, 4)
+    ends = [cell.source.rsplit("\n", 1)[-1] for cell in notebook.cells]
+    notebook.cells = notebook.cells[: ends.index(shown) + 1]
+    nbformat.write(notebook, path)
+
+
 class Served(NamedTuple):
     """A running server: the address of its notebooks, and their folder; its own files, screens."""
 

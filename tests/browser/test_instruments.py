@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.jupyter import write_notebook
+from tests.browser.jupyter import keep_until, write_notebook
 from tests.widgets.conftest import file_of
 
 pytestmark = pytest.mark.browser
@@ -165,6 +165,8 @@ def test_a_notebook_with_its_instruments(application, name, uses, served, opened
     server = served(application)
     if name == "three":
         write_notebook(server.folder / "three.ipynb", ATLAS, SHOW_EXPLORER, SHOW_LAB, SHOW_ATLAS)
+    else:
+        keep_until(server.folder / f"{name}.ipynb", next(iter(uses)))
     page = opened(server, f"{name}.ipynb")
     page.title = application if name == "three" else name[:2]
     page.run_all()
