@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from wsss_kit.commands.line import main
+try:
+    from wsss_kit.commands.line import main
+except KeyboardInterrupt:  # the imports take seconds, and nothing was done yet
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

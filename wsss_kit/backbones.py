@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.checkpoints import load_all, read_state
 from wsss_kit.classes import IMAGENET_MEAN, IMAGENET_STD, find
 
 
@@ -27,47 +28,6 @@ class Normalised(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """Normalise (B, 3, H, W) RGB in [0, 1] to mean 0 and deviation 1."""
         return (images - self.mean) / self.std
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a file, .safetensors or .pth with ``weights_only``.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is damaged or of another format.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; give None, 'imagenet' or a state dict")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each reader has its own exceptions
-        raise ValueError(
-            f"{path} is not a whole file of weights ({error}); it is truncated or of another "
-            "format; copy it again"
-        ) from error
-
-
-def load_all(net: nn.Module, state: Mapping[str, Tensor], path: Path, *, what: str) -> None:
-    """Load a state dict that has all weights.
-
-    Raises:
-        ValueError: if weights are missing, unknown or of other shapes.
-    """
-    try:
-        missing, unexpected = net.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds the weights of another network: {error}") from error
-    lost = [k for k in missing if "num_batches" not in k]
-    if lost or unexpected:
-        raise ValueError(
-            f"{path} does not hold the weights of {what}: {len(lost)} are missing "
-            f"({', '.join(lost[:3])}) and {len(unexpected)} are unknown "
-            f"({', '.join(unexpected[:3])}); give a state dict of it"
-        )
 
 
 Convolution = tuple[int, int, int, int, int]  # channels in and out, side, stride, dilation
@@ -313,6 +273,7 @@ def build_backbone(
             )
         if stride is not None or weights is not None:
             raise ValueError("stride and weights belong to named backbones, not to your module")
+        _check_output(backbone)
         return backbone
     if backbone not in BACKBONES:
         raise ValueError(
@@ -329,6 +290,27 @@ def build_backbone(
                 raise ValueError(f"stride is {stride}, expected 8: resnet38 has no other")
             return ResNet38Backbone(weights=weights)
         return ResNetBackbone(backbone, **options)
+
+
+def _check_output(backbone: nn.Module) -> None:
+    """Raise `ValueError` if a module of one's own gives something else than features."""
+    modes = {module: module.training for module in backbone.modules()}
+    of = next(backbone.parameters(), torch.zeros(1))
+    try:
+        with torch.no_grad():
+            given = backbone.eval()(torch.zeros(1, 3, 64, 64, device=of.device))
+    except Exception:  # it may need other images; what is wrong shows with these
+        return
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    D, name = backbone.out_channels, type(backbone).__name__
+    if not isinstance(given, Tensor) or given.ndim != 4 or given.shape[1] != D:
+        shape = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else ""
+        raise ValueError(
+            f"{name} returned {type(given).__name__}{shape} for (1, 3, 64, 64) images, expected "
+            f"a tensor (B, D, h, w) with D = {D}, its out_channels; return the last feature map"
+        )
 
 
 def warn_of_random_weights(what: str, backbone: str, weights: Any) -> None:

@@ -205,7 +205,8 @@ def softmax_grad_cam(
     right = tokens.ndim == 2 and len(tokens) == 1 + h * w
     check_shape(right, "tokens", tokens, f"(1 + {h}*{w}, D): the class token and one token a cell")
     texts = torch.cat([positives, backgrounds]).float()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # also where the caller has it on
+        tokens, texts = tokens.clone(), texts.clone()
         normed = norm(tokens[None]).detach().requires_grad_()
         seen = F.normalize(head(tokens[None], normed).float(), dim=-1)
         logits = (logit_scale * seen @ texts.T)[0]  # (C + P,)

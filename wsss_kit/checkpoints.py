@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample, labels_of
 from wsss_kit.files import (
     check_classes,
+    check_kinds,
     is_saved,
     load_model,
     save_model,
@@ -59,7 +61,11 @@ class Checkpoint:
         loaded = load_model(self.path) if is_saved(self.path) else None
         settle()
         if loaded is not None:
-            check_same_run(loaded[1].get("run", {}), self.run, self.path)
+            card, what = {"run": {}, **loaded[1]}, f"the checkpoint {self.path}"
+            check_kinds(card, what, lists=("epochs", "before"), objects=("run",))
+            for name in ("part", "step"):
+                check_count(f"{name} of {what}", card.get(name), least=0)
+            check_same_run(card["run"], self.run, self.path)
         return loaded
 
     @property
@@ -122,6 +128,58 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: str | 
             f"{path} has the weights of another network or backbone: {error}; give the module that "
             "it was saved with"
         ) from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a file, .safetensors or .pth with ``weights_only``.
+
+    Of a trainer's checkpoint the entry ``state_dict`` or ``model`` is taken, and the prefix
+    ``module.`` of a distributed training is left out.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it is damaged, of another format or holds more than weights.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; give None, 'imagenet' or a state dict")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each reader has its own exceptions
+        raise ValueError(f"{path} {unread(error)}") from error
+    state = next((state[k] for k in ("state_dict", "model") if k in state), state)
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def unread(error: Exception) -> str:
+    """Write why a file of weights cannot be read, and what to do."""
+    if "weights_only" in str(error):  # torch names its argument where a pickle holds objects
+        advice = "if you trust it, load it with weights_only=False and save its state dict alone"
+        return f"holds more than weights, and loading it could run code; {advice}"
+    reason = str(error).partition("\n")[0]
+    return f"is not a whole file of weights ({reason}); it is truncated or of another format"
+
+
+def load_all(net: nn.Module, state: Mapping[str, Tensor], path: Path, *, what: str) -> None:
+    """Load a state dict that has all weights.
+
+    Raises:
+        ValueError: if weights are missing, unknown or of other shapes.
+    """
+    try:
+        missing, unexpected = net.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds the weights of another network: {error}") from error
+    lost = [k for k in missing if "num_batches" not in k]
+    if lost or unexpected:
+        raise ValueError(
+            f"{path} does not hold the weights of {what}: {len(lost)} are missing "
+            f"({', '.join(lost[:3])}) and {len(unexpected)} are unknown "
+            f"({', '.join(unexpected[:3])}); give a state dict of it"
+        )
 
 
 def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
@@ -194,6 +252,15 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     digest.update(samples[0].image.detach().cpu().contiguous().numpy().tobytes())
     if hasattr(samples, "image_labels") or isinstance(samples, (list, tuple)):
         digest.update(labels_of(samples).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_weights(network: nn.Module) -> str:
+    """Return a hash of a network's weights, sixteen letters."""
+    digest = hashlib.sha256()
+    for name, values in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 

@@ -164,6 +164,16 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     _expect(right, name, value, f"a whole number of at least {least}")
 
 
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Raise an error for what is no seed, a whole number from 0 to 2^32 - 1.
+
+    Raises:
+        ValueError: with what arrived.
+    """
+    right = _is_number(seed, Integral) and 0 <= seed < 2**32
+    _expect(right, name, seed, "a whole number from 0 to 4294967295")
+
+
 def check_given(check: Callable[[str, Any], None], **values: Any) -> None:
     """Check the values that are not None, each under its name.
 
@@ -299,7 +309,7 @@ def check_recipe(recipe: Mapping[str, Any]) -> None:
     check_given(check_count, **{name: recipe.get(name) for name in counts})
     check_positive("learning_rate", recipe["learning_rate"])
     check_not_negative("weight_decay", recipe["weight_decay"])
-    check_count("seed", recipe["seed"], least=0)
+    check_seed(recipe["seed"])
     if recipe["workers"] is not None:
         check_count("workers", recipe["workers"], least=0)
     if recipe.get("long_side") is not None:

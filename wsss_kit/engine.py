@@ -7,6 +7,7 @@ them, and ``parameter_groups()``. A recipe is a dictionary with the numbers of a
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -339,6 +340,8 @@ def fit(
                     progress_made = {"step": step, "epochs": epochs, "sums": sums, "sound": sound}
                     checkpoint.save(network, optimiser, progress_made)
                     saved, unsaved = time.monotonic(), False
+        if epochs and not any(each["total"] for each in epochs):
+            warnings.warn(f"every loss of {what} was 0: the images taught nothing", stacklevel=4)
     finally:
         for parameter in still:
             parameter.requires_grad_(True)

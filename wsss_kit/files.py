@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,20 @@ from torch import Tensor
 def write_whole(path: str | Path, content: bytes | str) -> Path:
     """Write a file beside its place and rename it there: a reader sees all of it or the old one.
 
+    It is on the disk before it is renamed, so that a power cut leaves no empty file.
+
     Raises:
         OSError: if the disk refuses; the old file, if any, is untouched.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    short = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    temporary = path.with_name(f".{short}.{os.getpid()}.tmp")  # a long name leaves no room
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -111,6 +117,42 @@ def check_card(
     missing = ", ".join(key for key in keys if key not in card)
     if missing:
         raise ValueError(f"the card of {path} lacks {missing}; copy it, or fit and save it again")
+    lists = [name for name in ("classes", "losses") if name in keys]
+    texts = [name for name in ("backbone", "preset", "kind") if card.get(name) is not None]
+    check_kinds(card, f"the card of {path}", lists=lists, texts=texts)
+
+
+def check_kinds(
+    card: Mapping[str, Any],
+    what: str,
+    *,
+    lists: Iterable[str] = (),
+    objects: Iterable[str] = (),
+    texts: Iterable[str] = (),
+) -> None:
+    """Raise an error for an entry of another type than this kit writes; null and none are others.
+
+    Args:
+        card: what a file holds.
+        what: the file, for the message.
+        lists: names of entries that are lists.
+        objects: of those that are objects.
+        texts: of those that are text.
+
+    Raises:
+        ValueError: naming the entry.
+    """
+    for names, kind, word in (
+        (lists, list, "list"),
+        (objects, dict, "object"),
+        (texts, str, "text"),
+    ):
+        for name in names:
+            if not isinstance(card.get(name), kind):
+                problem = f"{what} has {name} {card.get(name)!r}, expected {word}"
+                raise ValueError(f"{problem}; copy the file, or make it again")
+            if name == "classes" and not all(isinstance(each, str) for each in card[name]):
+                raise ValueError(f"{what} has classes {card[name]!r}, expected names")
 
 
 def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -126,6 +168,7 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: if the weights are not those of the card, as after a broken copy, there is no
             card, or the file is a pickle.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     if Path(path).suffix in (".pth", ".pt", ".ckpt", ".pkl", ".bin"):
@@ -137,11 +180,11 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         header, weights = _parts(data)
         card = json.loads(header.get("__metadata__", {}).get("card", "null"))
-    except ValueError:  # no JSON, or no UTF-8
+    except (ValueError, TypeError, AttributeError):  # no JSON, no UTF-8, or JSON of other types
         header, card, weights = {}, None, b""
-    if not header:
-        problem = f"{path} is no whole safetensors file; it is truncated or changed"
-        raise ValueError(f"{problem}, so copy or save it again")
+    broken = f"{path} is no whole safetensors file; it is truncated or changed, so copy or save it"
+    if not header or not isinstance(card, dict | None):
+        raise ValueError(f"{broken} again")
     if card is None:  # an old pair
         if not (card_path := path.with_suffix(".json")).exists():
             problem = f"{path} has no card in its metadata, and {card_path.name} is missing"
@@ -153,14 +196,18 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     checksum = hashlib.sha256(weights).hexdigest()
     if checksum != card["sha256"]:
         problem = f"{len(weights)} bytes with sha256 {checksum[:12]}"
-        expected = f"{card['bytes']} bytes with {card['sha256'][:12]}; it is truncated or changed"
+        stated = str(card["sha256"])[:12]
+        expected = f"{card['bytes']} bytes with {stated}; it is truncated or changed"
         what = f"{path} is not the file that its card describes: {problem}, expected {expected}"
         raise ValueError(f"{what}, so copy or save it again")
-    return load(data), card
+    try:
+        return load(data), card
+    except SafetensorError as error:
+        raise ValueError(f"{broken} again ({error})") from error
 
 
 def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | Path) -> None:
-    """Raise an error for a checkpoint of another class list.
+    """Raise an error for a checkpoint, or masks, of another class list.
 
     Raises:
         ValueError: naming the first difference.
@@ -170,5 +217,5 @@ def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | 
         return
     equal = [one == other for one, other in zip(stored, wanted, strict=False)]
     place, names = [*equal, False].index(False), ", ".join(stored[:8])
-    problem = f"{where} was trained for {len(stored)} classes ({names}), not for {len(wanted)}"
-    raise ValueError(f"{problem}; they differ from class {place} on; use another checkpoint path")
+    problem = f"{where} was made for {len(stored)} classes ({names}), not for {len(wanted)}"
+    raise ValueError(f"{problem}; they differ from class {place} on; give another path")

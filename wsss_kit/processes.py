@@ -8,6 +8,7 @@ Alone, every function here returns at once.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -24,7 +25,8 @@ def place_in_run() -> tuple[int, int]:
     Raises:
         ValueError: if the environment holds no such pair of numbers.
     """
-    variables = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    world = os.environ.get("WORLD_SIZE", "1")
+    variables = os.environ.get("RANK", "0" if world == "1" else "none"), world
     try:
         rank, world = map(int, variables)
     except ValueError:
@@ -170,7 +172,7 @@ def progress(
     """Show a progress bar around an iterable; of several processes only the first shows it."""
     from tqdm.auto import tqdm
 
-    hidden = not shown or rank() > 0
+    hidden = not shown or rank() > 0 or sys.stderr is None  # pythonw has no standard error
     return tqdm(items, desc=what, disable=hidden, total=total, leave=False, dynamic_ncols=True)
 
 

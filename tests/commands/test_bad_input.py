@@ -117,7 +117,7 @@ STOPS = [  # damage, command, message
     (predicted(value=99), SEGMENTER, "holds 99, expected 0 to 20 or 255|values .99., expected"),
     (predicted((9, 9)), SEGMENTER, r"has 48x64 pixels and a mask of shape \(9, 9\)"),
     (nothing, f"{CLIMS} --prompts p.json", "no file p.json; write one with"),
-    (nothing, f"{CLIMS} --start w/cam", "was trained for 20 classes .* not for 8"),
+    (nothing, f"{CLIMS} --start w/cam", "was made for 20 classes .* not for 8"),
 ]
 FAILS = [
     (text(LIST, "../../etc/passwd\ntrain_aug_0\n"), "passwd: FileNotFound"),

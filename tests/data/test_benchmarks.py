@@ -279,7 +279,7 @@ def test_coco_errors(coco, listed):
     other, leaving = {"id": 1, "name": "Dog"}, {"id": 9, "file_name": "../a.jpg"}
     for broken, message in (
         ("{", "is no whole JSON"),
-        ({"images": []}, "has no annotations, categories"),
+        ({"images": []}, "has annotations None, expected"),
         (listed | {"categories": [other]}, "'Dog', no class of COCO; closest: 'dog'"),
         (listed | {"images": [leaving]}, "a name alone"),
         (listed | {"images": []}, "image 9 and category 18, expected those that it lists"),

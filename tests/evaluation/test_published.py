@@ -123,7 +123,7 @@ def test_reasons_that_only_figures_show():
     assert "raise the background" in found(large)["background too weak"]
     neutral = target.masked_fill(target == 0, 255)  # 255 in the target is no doubt of ours
     report = reported(neutral, target)
-    assert report.settings["predicted_255"] == 0 and report.settings["sizes"] == [SIZE]
+    assert report.protocol.predicted_255 == 0 and report.settings["sizes"] == [SIZE]
 
 
 def test_the_gap_reads_as_a_sentence():

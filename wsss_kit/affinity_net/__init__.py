@@ -26,8 +26,9 @@ from wsss_kit.affinity_net.neighbours import (
     windowed_walk,
 )
 from wsss_kit.affinity_net.pairs import PairNetwork, translated
-from wsss_kit.backbones import load_all, read_state, warn_of_random_weights
+from wsss_kit.backbones import warn_of_random_weights
 from wsss_kit.cam import upsample
+from wsss_kit.checkpoints import load_all, read_state
 from wsss_kit.checks import (
     check_count,
     check_images,

@@ -19,6 +19,9 @@ from wsss_kit.processes import total, world
 Offset = tuple[int, int]
 
 
+MOST_RADIUS = 64
+
+
 def half_plane(radius: int) -> tuple[Offset, ...]:
     """List offsets (dy, dx) below a cell, or right of it in its row, nearer than a radius.
 
@@ -26,7 +29,7 @@ def half_plane(radius: int) -> tuple[Offset, ...]:
         radius: in cells; a neighbour is nearer than this.
 
     Raises:
-        ValueError: if ``radius`` is no count above 1.
+        ValueError: if ``radius`` is no count above 1, or more than 64: pairs grow with its square.
 
     Example:
         PSA's 34 neighbours, and the 152 that IRN is trained with:
@@ -35,6 +38,9 @@ def half_plane(radius: int) -> tuple[Offset, ...]:
         (((0, 1), (1, -1), (1, 0), (1, 1)), 34, 152)
     """
     check_count("radius", radius, least=2)
+    if radius > MOST_RADIUS:
+        problem = f"radius is {radius}, expected at most {MOST_RADIUS} cells"
+        raise ValueError(f"{problem}: the pairs grow with its square (PSA has 5, IRN 10)")
     span = range(1 - radius, radius)
     below = ((dy, dx) for dy in range(radius) for dx in span if dy > 0 or dx > 0)
     return tuple((dy, dx) for dy, dx in below if dy * dy + dx * dx < radius * radius)

@@ -28,6 +28,7 @@ from wsss_kit.checks import (
     check_counts,
     check_given,
     check_images,
+    check_seed,
     check_word,
     chosen_device,
 )
@@ -233,7 +234,7 @@ class PairNetwork(Learner):
         else:
             check_count("channels", channels)
             channels = [channels] * levels
-        check_count("seed", seed, least=0)
+        check_seed(seed)
         check_word("kind", kind, KINDS)
         check_word("preset", preset, PRESETS)
         check_given(check_count, stride=stride, pad_to=pad_to)

@@ -1,12 +1,15 @@
 """A frozen CLIP: embeddings of texts, of images and of every patch. `load_clip` opens one."""
 
 import warnings
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from wsss_kit.checkpoints import unread
 from wsss_kit.checks import chosen_device
 from wsss_kit.classes import find
 from wsss_kit.clip.frozen import AUTOCAST, OPENAI_MEAN, OPENAI_STD, WALK_SQUARINGS, FrozenCLIP
@@ -31,20 +34,51 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
     if not is_ours and not Path(weights).exists():
         problem = f"weights is {str(weights)!r}: neither a file nor a tag of {name}"
         raise FileNotFoundError(f"{problem} (its tags: {', '.join(tags) or 'none'})")
+    scripted = None if is_ours else _of_archive(Path(weights))
+    if not is_ours and f"{name}-quickgelu" in open_clip.list_models():
+        problem = f"{weights} does not say its activation, and {name} has the plain GELU"
+        if scripted:
+            raise ValueError(f"{problem}; OpenAI's weights need {name}-quickgelu")
+        advice = f"weights trained with QuickGELU, as OpenAI's, need {name}-quickgelu"
+        warnings.warn(f"{problem}; {advice}", stacklevel=3)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*QuickGELU.*")
         try:
-            model = open_clip.create_model(name, None if weights is None else str(weights))
+            file = None if weights is None or scripted else str(weights)
+            model = open_clip.create_model(name, file)
+            if scripted:
+                known = model.state_dict()
+                model.load_state_dict({k: v for k, v in scripted.items() if k in known})
         except UserWarning as warning:
             problem = f"{name} with {weights!r} would run with the wrong activation ({warning})"
             raise ValueError(f"{problem}; use {name}-quickgelu") from warning
+        except ModuleNotFoundError as error:
+            problem = f"{name} needs the package {error.name}, which is no part of the kit"
+            raise ValueError(f"{problem}; install it, or use another model") from error
         except Exception as error:  # every reader of weights has its own exceptions
             if is_ours:
                 raise
+            if "weights_only" in str(error):
+                raise ValueError(f"{weights} {unread(error)}") from error
             problem = f"{weights} does not hold the weights of {name} ({error})"
             raise ValueError(f"{problem}; it is truncated or of another model") from error
     options |= {"mean": model.visual.image_mean, "std": model.visual.image_std}
-    return FrozenCLIP(model, open_clip.get_tokenizer(name), **options)
+    clip = FrozenCLIP(model, **options)  # refuses a model before its tokenizer asks for packages
+    clip.tokenizer = open_clip.get_tokenizer(name)
+    return clip
+
+
+def _of_archive(file: Path) -> dict[str, Tensor] | None:
+    """Read the weights of a TorchScript archive, as OpenAI hands out models; None for others."""
+    if not zipfile.is_zipfile(file):
+        return None
+    with zipfile.ZipFile(file) as packed:
+        if not any(name.endswith("/constants.pkl") for name in packed.namelist()):
+            return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, that archives will end
+        state = torch.jit.load(file, map_location="cpu").state_dict()
+    return {name: values.float() for name, values in state.items()}
 
 
 def load_clip(

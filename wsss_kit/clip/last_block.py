@@ -309,8 +309,9 @@ def _activated(activation: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
         slope = torch.sigmoid(QUICK * hidden)  # the gate
         active = hidden * slope
         return active, slope.addcmul_(active, 1 - slope, value=QUICK)
-    with torch.enable_grad():
-        leaf = hidden.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():  # also where the caller has it on
+        leaf = hidden.detach()
+        leaf = (leaf.clone() if leaf.is_inference() else leaf).requires_grad_()
         active = activation(leaf)
         (slope,) = torch.autograd.grad(active.sum(), leaf)
     return active.detach(), slope

@@ -4,6 +4,7 @@ What they share stands here: the folder of a run, and the CLIP or backbone that 
 """
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +103,15 @@ def clip_named(
     """
     name = name or ("paper" if data == "paper" else usual)
     weights = weights or (None if name == "paper" else "openai")
-    model = load_clip(name, weights=weights, device=device)
+    try:
+        model = load_clip(name, weights=weights, device=device)
+    except (OSError, RuntimeError) as error:
+        if weights != "openai":
+            raise
+        problem = f"OpenAI's weights of {name} could not be fetched ({error})"
+        where = f"; of ViT-B/16 it is {URL}{FILES['ViT-B-16']}"
+        advice = f"where there is no network, give a file by --clip-weights{where}"
+        raise RuntimeError(f"{problem}; {advice}") from error
     return model, f"{name}, {Path(str(weights)).name}"
 
 
@@ -118,12 +127,17 @@ def load_function(text: str) -> nn.Module:
         raise ValueError(f"backbone is {text!r}, expected a ResNet's name or FILE.py:FUNCTION")
     if not Path(file).exists():
         raise FileNotFoundError(f"{file} is missing; --backbone names a Python file and a function")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    spec = importlib.util.spec_from_file_location(f"wsss_kit_own_{Path(file).stem}", file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, name):
-        raise ValueError(f"{file} has no function {name!r}")
-    return getattr(module, name)()
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(Path(file).resolve().parent))  # modules that lie beside it
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, name, None)):
+            raise ValueError(f"{file} has no function {name!r}")
+        return getattr(module, name)()
+    finally:
+        sys.path.pop(0)
 
 
 def backbone_named(text: str | None) -> str | nn.Module | None:

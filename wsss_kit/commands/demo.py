@@ -11,7 +11,7 @@ from threading import Event
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_word
+from wsss_kit.checks import check_count, check_seed, check_word
 from wsss_kit.clip import load_clip
 from wsss_kit.commands import run_folder
 from wsss_kit.evaluation import (
@@ -95,7 +95,7 @@ def run_demo(
     """
     for name, n in (("n_train", n_train), ("n_val", n_val), ("n_test", n_test)):
         check_count(name, n)
-    check_count("seed", seed, least=0)
+    check_seed(seed)
     started = time.monotonic()
     with run_folder(folder) as folder:
         sizes = {"train": n_train, "val": n_val, "test": n_test}

@@ -5,6 +5,7 @@ What `check` finds would cost hours later, or falsify a number.
 
 import hashlib
 import io
+import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -147,6 +148,8 @@ def _look(samples: Sequence[Sample], masks: Mapping[str, Tensor] | None, number:
                 problems[problem] = ", ".join(samples.classes[c] for c in sorted(those))
         if values == {IGNORE_INDEX}:
             errors["masks that ignore everything"] = ""
+        elif labels and values == {0, IGNORE_INDEX}:
+            errors["masks with 255 and no class: are objects drawn as 255?"] = ""
     return _Looked(errors, remarks, hashlib.sha256(pixels).hexdigest(), labels, has_mask)
 
 
@@ -280,7 +283,14 @@ def _place(
     urls = tuple(f"{str(source).rstrip('/')}/{name}" for source in sources)
     archive = part.archive._replace(sources=urls + part.archive.sources)
     path = fetch(archive, archives, shown=shown)
-    unpack(path, folder / part.to, strip=part.strip, only=part.only, shown=shown)
+    try:
+        unpack(path, folder / part.to, strip=part.strip, only=part.only, shown=shown)
+    except ValueError:
+        if archive.checksum is None:  # a log-in page, perhaps; the next call fetches it again
+            path.unlink()
+        raise
+    if hasattr(os, "sync"):
+        os.sync()  # all files are on the disk before the note says so
     write_whole(done, "")
     if not keep:
         path.unlink()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_device, check_given
+from wsss_kit.checks import check_count, check_device, check_given, check_seed
 from wsss_kit.classes import Sample
 from wsss_kit.commands import run_folder
 from wsss_kit.commands.generate import MANIFEST, masks_in, read_maps
@@ -75,10 +75,12 @@ def run_evaluate(
         ValueError: if there is no ground truth, or masks and images do not fit.
         FileNotFoundError: if the data, the masks or the soft maps are not there.
     """
+    if out is not None and (Path(out).suffix.lower() != ".html" or Path(out).is_dir()):
+        raise ValueError(f"--out is {out}, expected a file that ends in .html, such as report.html")
     beside = published(row) if row is not None else None
     samples = open_dataset(data, root, split, limit=limit)
     target = samples.open_masks()
-    predicted, settings = masks_in(Path(folder), list(samples.names))
+    predicted, settings = masks_in(Path(folder), samples.names, samples.classes)
     target = {name: target[name] for name in samples.names if name in target}
     if power is not None:
         rule, predicted = _best_power(power, Path(folder), predicted, target, len(samples.classes))
@@ -106,9 +108,8 @@ def run_evaluate(
         notes=notes,
         tables=tables,
     )
-    print(f"{report}\n{page} has the tables and figures.")
-    if beside is not None:
-        print(f"published: {beside.value:g} ({beside.unit}).")
+    known = "" if beside is None else f"\npublished: {beside.value:g} ({beside.unit})."
+    print(f"{report}\n{page} has the tables and figures.{known}")
     return report
 
 
@@ -208,8 +209,7 @@ def run_reproduce(
 
     Without a row, list which there are.
 
-    A second run goes on where the first was stopped: a command whose product is there is skipped,
-    and an unfinished training is resumed.
+    A second run skips commands whose product is there and resumes an unfinished training.
 
     Args:
         row: name of a row, such as ``clip-es/train/crf`` or ``paper/clip-es``; None for the list.
@@ -238,7 +238,7 @@ def run_reproduce(
         print(f"{others} more have no recipe; `reproduce ROW` says why, and what these need.")
         return 0
     name, row = row, published(row)
-    check_count("seed", seed, least=0)
+    check_seed(seed)
     check_device(device)
     check_given(check_count, limit=limit, iterations=iterations)
     if row.cannot:

@@ -1,10 +1,11 @@
 """A data set to pseudo masks on disk: whatever stops the run, the next one goes on with the rest.
 
-Which images share a batch is fixed by the plan, before anything is done, and a batch is made
-whole or not at all. So the files of a run that was stopped any number of times are those of a run
-that was not, bit for bit, and so are those of several processes that share the batches.
+The plan fixes which images share a batch, and a batch is made whole or not at all. So a run that
+was stopped, or shared by several processes, writes the files of one that was not, bit for bit.
 """
 
+import errno
+import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +21,8 @@ from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.data import LazyMasks
-from wsss_kit.data.images import import_decoders, mask_png, read_mask
-from wsss_kit.files import write_whole
+from wsss_kit.data.images import import_decoders, mask_png, read_mask, stamp_of
+from wsss_kit.files import check_classes, check_kinds, read_card, write_whole
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.processes import progress
 
@@ -58,23 +59,23 @@ def write_masks(
 ) -> Written:
     """Make the mask of every image that has none yet, as a palette PNG.
 
-    An image that cannot be read, or whose mask cannot be made, is noted with the reason, and the
-    others go on; a disk that refuses stops the run.
+    Images that cannot be read, or have no mask, are noted with the reason and tried again by the
+    next run; a disk that refuses stops the run.
 
     Args:
         samples: images with their ``names`` and, for batches, ``size_of(name)``.
         masks_of: a `Pipeline`, or a function of images and labels that returns masks.
         folder: of ``masks/NAME.png``, ``maps/NAME.safetensors``, ``protocol.json`` and, when all
-            of it is done, ``manifest.json``.
-        made_by: everything that the masks depend on, as JSON holds it; a folder of masks that were
-            made otherwise is refused.
+            of it is done, ``manifest.json``. A mask that is there stays if it is whole and was made
+            from the same protocol, labels and image file; its stamp says so.
+        made_by: everything else that the masks depend on, as JSON holds it; a folder of masks that
+            were made otherwise is refused, and so is one whose masks are not from here.
         maps: whether the maps of a `Pipeline` are written too.
         batch_size: images of equal size that go through together. CLIP-ES resizes images to whole
             patches, so with its pipeline sizes are rounded up to these first.
         workers: threads that decode images ahead.
-        rank: of this process among ``world``, which share the batches; the last one that ends
-            writes the manifest.
-        world: processes.
+        rank: of this process among ``world``; the last one that ends writes the manifest.
+        world: processes that share the batches.
         shown: whether to show a bar.
 
     Returns:
@@ -94,27 +95,37 @@ def write_masks(
     protocol = {**made_by, "batch_size": batch_size}
     text, card = json.dumps(protocol, indent=1, sort_keys=True) + "\n", folder / PROTOCOL
     if not card.exists():
+        if foreign := next((p for p in (folder / "masks").rglob("*") if p.is_file()), None):
+            problem = f"{foreign} is there and {PROTOCOL} is not, so these masks are not from here"
+            raise ValueError(f"{problem}; give --out another folder")
         write_whole(card, text)
     elif card.read_text(encoding="utf-8") != text:
         problem = f"{folder} holds masks that were made otherwise ({PROTOCOL} there says how)"
         raise ValueError(f"{problem}; remove it, or give --out another one")
-    names = list(samples.names)
-    for name in names:
-        _place(folder, "masks", name)  # refuse before any work
+    names = [name for name in samples.names if _place(folder, "masks", name)]  # or refuse
     cell = masks_of.cell if isinstance(masks_of, Pipeline) else 1
     batches = plan_batches(samples, batch_size, side=cell)[rank::world]
-    left = [batch for batch in batches if not all(_is_done(folder, names[i]) for i in batch)]
+
+    def is_done(name: str) -> bool:
+        kept = not maps or _place(folder, "maps", name, ".safetensors").exists()
+        stamp = stamp_of(_place(folder, "masks", name))
+        return kept and stamp is not None and stamp == _stamp(text, samples, name)
+
+    left = [batch for batch in batches if not all(is_done(names[i]) for i in batch)]
+    for batch in left:  # what failed once is tried again
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for i in batch:
+            _place(folder, "failed", names[i], ".txt").unlink(missing_ok=True)
 
     def write() -> Iterator[_Read]:
-        for batch in _decode(samples, left, workers, masks_of.fit if cell > 1 else None):
+        for batch in _decode(samples, left, workers, masks_of.fit if cell > 1 else None, text):
             _write_batch(batch, masks_of, folder, maps)
             yield from batch
 
-    for _ in progress(write(), what="masks", shown=shown, total=sum(map(len, left))):
-        pass
+    deque(progress(write(), what="masks", shown=shown, total=sum(map(len, left))), maxlen=0)
     done = [name for name in names if _place(folder, "masks", name).exists()]
     written = set(done)
-    rest = {name: _failure(folder, name) for name in names if name not in written}
+    rest = {name: _place(folder, "failed", name, ".txt") for name in names if name not in written}
     failed = {n: p.read_text(encoding="utf-8") for n, p in rest.items() if p.exists()}
     if len(done) + len(failed) == len(names):
         manifest = {"made_by": dict(made_by), "classes": list(getattr(samples, "classes", ()))}
@@ -125,17 +136,26 @@ def write_masks(
     return Written(_masks(folder, done), failed)
 
 
-def read_masks(folder: str | Path) -> Written:
+def read_masks(folder: str | Path, classes: Sequence[str] | None = None) -> Written:
     """Read the masks that a finished run wrote.
 
+    Args:
+        folder: of the run.
+        classes: what the values have to mean, in this order; None for whatever they mean.
+
     Raises:
+        ValueError: if the manifest is none, or the masks have other classes.
         FileNotFoundError: if there is no manifest: the run has not ended, or the folder is none.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         problem = f"{folder} has no {MANIFEST}: the run has not ended (the same command goes on)"
         raise FileNotFoundError(f"{problem}, or this is not its folder")
-    stored = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    stored = read_card(folder / MANIFEST)
+    kinds = {"lists": ("pictures", "classes"), "objects": ("failed",)}
+    check_kinds({"classes": [], **stored}, str(folder / MANIFEST), **kinds)
+    if classes is not None and stored.get("classes"):
+        check_classes(stored, classes, folder)
     return Written(_masks(folder, stored["pictures"]), stored["failed"])
 
 
@@ -160,12 +180,17 @@ def _place(folder: Path, subfolder: str, name: str, ending: str = ".png") -> Pat
     return path
 
 
-def _failure(folder: Path, name: str) -> Path:
-    return _place(folder, "failed", name, ".txt")
-
-
-def _is_done(folder: Path, name: str) -> bool:
-    return _place(folder, "masks", name).exists() or _failure(folder, name).exists()
+def _stamp(protocol: str, samples: Sequence[Sample], name: str) -> str | None:
+    """Return a hash of all that a mask is made from, sixteen letters; None if it cannot be read."""
+    digest = hashlib.sha256(protocol.encode())
+    try:
+        if callable(getattr(samples, "labels", None)):
+            digest.update(samples.labels(name).numpy().tobytes())
+        if callable(getattr(samples, "path", None)):
+            digest.update(samples.path(name).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return digest.hexdigest()[:16]
 
 
 class _Read(NamedTuple):
@@ -174,6 +199,7 @@ class _Read(NamedTuple):
     name: str
     sample: Sample | None
     problem: str = ""
+    stamp: str | None = None
     resized: Tensor | None = None
 
 
@@ -182,14 +208,16 @@ def _decode(
     batches: Sequence[Sequence[int]],
     workers: int,
     resize: Callable[[Tensor], Tensor] | None,
+    protocol: str,
 ) -> Iterator[list[_Read]]:
     """Decode the batches in order, ahead in threads; memory holds a few of them."""
 
     def read(number: int) -> _Read:
         name = samples.names[number]
         try:
-            sample = samples[number]
-            return _Read(name, sample, resized=None if resize is None else resize(sample.image))
+            sample, stamp = samples[number], _stamp(protocol, samples, name)
+            resized = None if resize is None else resize(sample.image)
+            return _Read(name, sample, stamp=stamp, resized=resized)
         except (OSError, ValueError) as error:
             return _Read(name, None, f"{type(error).__name__}: {error}")
 
@@ -209,27 +237,34 @@ def _decode(
 
 def _write_batch(batch: Sequence[_Read], masks_of: Recipe, folder: Path, maps: bool) -> None:
     """Write the masks of one batch when all of them are computed."""
+
+    def note(read: _Read, problem: str) -> None:
+        write_whole(_place(folder, "failed", read.name, ".txt"), problem)
+
     good = [read for read in batch if read.sample is not None]
     for read in batch:
         if read.sample is None:
-            write_whole(_failure(folder, read.name), read.problem)
-    if not good:
-        return
+            note(read, read.problem)
     try:
-        computed = _compute(good, masks_of)
+        computed = _compute(good, masks_of) if good else []
     except (ValueError, RuntimeError) as error:
         if len(good) == 1:
-            write_whole(_failure(folder, good[0].name), f"{type(error).__name__}: {error}")
-            return
+            return note(good[0], f"{type(error).__name__}: {error}")
         for read in good:  # one of them alone may be to blame
             _write_batch([read], masks_of, folder, maps)
-        return
+        return None
     for read, (mask, soft) in zip(good, computed, strict=True):
-        if maps:
-            present = read.sample.labels.nonzero()[:, 0]
-            kept = {"classes": present, "maps": soft[present].half().cpu().contiguous()}
-            write_whole(_place(folder, "maps", read.name, ".safetensors"), save(kept))
-        write_whole(_place(folder, "masks", read.name), mask_png(mask))
+        try:
+            if maps:
+                present = read.sample.labels.nonzero()[:, 0]
+                kept = {"classes": present, "maps": soft[present].half().cpu().contiguous()}
+                write_whole(_place(folder, "maps", read.name, ".safetensors"), save(kept))
+            write_whole(_place(folder, "masks", read.name), mask_png(mask, read.stamp))
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            note(read, f"the name is too long for a file: {error}")
+    return None
 
 
 def _compute(good: Sequence[_Read], masks_of: Recipe) -> list[tuple[Tensor, Tensor | None]]:
@@ -280,25 +315,29 @@ def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -
     return batches
 
 
-def masks_in(folder: Path, names: Sequence[str]) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+def masks_in(
+    folder: Path, names: Sequence[str], classes: Sequence[str]
+) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     """Open the masks of a folder by image name; return also how they were made, if known.
 
     Args:
         folder: that ``masks`` wrote, or any of ``NAME.png``.
         names: the images whose masks are needed.
+        classes: what the values of the masks have to mean, in this order.
 
     Raises:
-        ValueError: if the run that wrote the folder made no mask of one of them, with the reason.
+        ValueError: if the run that wrote the folder made no mask of one of them, with the reason,
+            or its classes are others.
         FileNotFoundError: if there is no folder, or its run has not ended.
     """
     card = folder / PROTOCOL
     if card.is_file():
-        written = read_masks(folder)
+        written, made_by = read_masks(folder, classes), read_card(card)
         if missing := [name for name in names if name in written.failed]:
             problem = f"{len(missing)} of {len(names)} images have no mask, the first is"
             reason = f"{missing[0]!r}: {written.failed[missing[0]]}"
             raise ValueError(f"{problem} {reason}; mend them, or score a split without them")
-        return written.masks, json.loads(card.read_text(encoding="utf-8"))
+        return written.masks, made_by
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}, expected one of NAME.png")
     there = [name for name in names if (folder / f"{name}.png").is_file()]

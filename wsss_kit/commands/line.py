@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{result} and its card are written.")
     if command == "check" and result is not None:
         return 1 if result.errors else 0
+    if command == "masks" and result is not None:
+        return 1 if result.failed and not result.masks else 0  # every image failed
     if function.__name__ == "help_print" and not {"--help", "-h"} & set(words):
         return 2  # a command is missing
     return result if isinstance(result, int) else 0

@@ -1,11 +1,14 @@
 """``python -m wsss_kit masks``: a data set and a method to a folder of pseudo masks."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
+from wsss_kit.backbones import BACKBONES
+from wsss_kit.checkpoints import fingerprint_weights
 from wsss_kit.checks import check_count, check_device, check_given, check_probability, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands import backbone_named, clip_named, run_folder
@@ -37,6 +40,7 @@ def run_masks(
     split: str | None = None,
     clip: str | None = None,
     clip_weights: str | Path | None = None,
+    prompts: str | Path | None = None,
     affinity: str | Path | None = None,
     backbone: str | None = None,
     scales: Sequence[float] | None = None,
@@ -66,10 +70,12 @@ def run_masks(
         split: None for ``train_aug`` of VOC, ``train`` or ``trainval``.
         clip: of CLIP-ES: open_clip's name; None for ViT-B/16, or the tiny one with ``"paper"``.
         clip_weights: of CLIP-ES: a file, or None for OpenAI's.
+        prompts: of CLIP-ES: a file of `Prompts.to_json`; None for the papers' prompts.
         affinity: of a CAM, SC-CAM or CLIMS: a saved `AffinityNet` that the maps walk with. With
             ``power`` the background walks along, as PSA and SC-CAM have it; with ``threshold`` it
             joins afterwards, as IRN and CLIMS have it. ``"none"`` leaves out CLIP-ES's own walk.
-        backbone: ``FILE.py:FUNCTION``, where the saved method has a backbone of one's own.
+        backbone: ``FILE.py:FUNCTION``, where the saved method, or the affinity, has a backbone of
+            one's own.
         scales: of a segmenter: sizes of the image that it predicts at.
         flip: of a segmenter: whether it predicts mirror images too.
         fuse: of a segmenter: ``"mean"`` or ``"max"`` over these.
@@ -103,12 +109,23 @@ def run_masks(
     check_count("batch_size", batch_size)
     check_count("workers", workers)
     check_device(device)
+    of_clip = {"clip": clip, "clip_weights": clip_weights, "prompts": prompts}
+    of_clip = {name: value for name, value in of_clip.items() if value is not None}
+    others = ["backbone"] * (backbone is not None) if method == "clip-es" else [*of_clip]
+    if others or (backbone is not None and method in _SHIPPED):
+        name = others[0] if others else "backbone"
+        raise ValueError(f"{method} takes no {name.replace('_', '-')}; leave it out")
     samples = open_dataset(data, root, split, limit=limit)
     (rank, world), device = place_in_run(), own_device(device)
     network = backbone_named(backbone)
-    fitted, title = _open(method, data, samples, (clip, clip_weights), network, device)
-    made_by = {"data": data, "split": samples.split or "all", "pictures": len(samples)}
+    fitted, title = _open(method, data, samples, of_clip, network, device)
+    made_by = {"data": data, "split": samples.split or "all", "classes": list(samples.classes)}
     made_by |= {"method": title, "min_confidence": min_confidence}
+    if isinstance(fitted, CLIPES):
+        prompts = hashlib.sha256(fitted.prompts.to_json().encode()).hexdigest()[:16]
+        made_by |= {"weights": fingerprint_weights(fitted.clip.model), "prompts": prompts}
+    else:
+        made_by["weights"] = fingerprint_weights(fitted)
     if isinstance(fitted, Segmenter):
         for name in [name for name, value in of_maps.items() if value is not None]:
             raise ValueError(f"a segmenter has no maps, so it takes no {name}; leave it out")
@@ -126,9 +143,12 @@ def run_masks(
         if affinity is not None and not fitted.brings_affinity:
             # CLIMS's copy of IRN does not pad images to 512 pixels, which IRN's file stands for
             released = isinstance(fitted, CLIMS) and Path(affinity).suffix == ".pth"
-            padding = {"pad_to": None} if released else {}
-            walk = AffinityNet.load(affinity, device=device, **padding)
-            made_by["affinity"] = weights_path(affinity).stem
+            options = {"pad_to": None} if released else {}
+            own = not released and load_model(affinity)[1].get("backbone") not in BACKBONES
+            if backbone is not None and own:
+                options["backbone"] = backbone_named(backbone)  # beside the method's
+            walk = AffinityNet.load(affinity, device=device, **options)
+            made_by["affinity"] = f"{weights_path(affinity).stem}, {fingerprint_weights(walk)}"
         elif affinity not in (None, "none"):
             problem = f"clip-es walks with CLIP's attention, and affinity is {affinity}"
             raise ValueError(f"{problem}; expected none; recipes.clip_es_maps takes a learned one")
@@ -157,14 +177,16 @@ def _open(
     method: str | Path,
     data: str,
     samples: Sequence[Sample],
-    clip: tuple[str | None, str | Path | None],
+    of_clip: Mapping[str, str | Path],
     backbone: nn.Module | None,
     device: str,
 ) -> tuple[CAMMethod | Segmenter, str]:
     """Load the method; return also its name for the protocol."""
     if method == "clip-es":
-        loaded, called = clip_named(data, *clip, usual="ViT-B-16-quickgelu", device=device)
-        return CLIPES(loaded, prompts=samples.prompts()).fit(), f"CLIP-ES, {called}"
+        named = of_clip.get("clip"), of_clip.get("clip_weights")
+        loaded, called = clip_named(data, *named, usual="ViT-B-16-quickgelu", device=device)
+        prompts = samples.prompts("clip_es", of_clip.get("prompts"))
+        return CLIPES(loaded, prompts=prompts).fit(), f"CLIP-ES, {called}"
     if data == "paper" and method in _SHIPPED:
         fitted = _KINDS[_SHIPPED[method]].load("paper", device=device)
         return fitted, f"{_SHIPPED[method]}, weights of the package"

@@ -4,6 +4,7 @@
 seed. ``demo --pictures FOLDER`` trains nothing.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_kit.backbones import build_backbone
-from wsss_kit.checks import check_count, check_given, check_word
+from wsss_kit.checks import check_count, check_given, check_seed, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
 from wsss_kit.commands import load_function, openai_clip, run_folder
@@ -33,16 +34,7 @@ SCALES = (0.5, 1.0, 1.5)
 
 
 def train_heads(backbone: nn.Module, samples: Sequence[Sample], seeds: Sequence[int]) -> list[CAM]:
-    """Train one CAM a seed on the same frozen backbone; the features are computed once.
-
-    Args:
-        backbone: the module.
-        samples: training images with labels.
-        seeds: of the heads' weights and of the order of the images.
-
-    Returns:
-        Fitted CAMs that share their backbone.
-    """
+    """Train one CAM a seed on the same frozen backbone; the features are computed once."""
     cams = [CAM(backbone, scales=SCALES, preset="clean") for _ in seeds]
     options = {"train_backbone": False, "pooled": cams[0].pool(samples)}
     return [cam.fit(samples, **options, seed=n) for cam, n in zip(cams, seeds, strict=True)]
@@ -116,7 +108,7 @@ def run_baseline(
     if not seeds:
         raise ValueError("seeds is empty, expected at least one; each trains a head")
     for seed in seeds:
-        check_count("a seed", seed, least=0)
+        check_seed(seed, "a seed")
     check_given(check_count, limit=limit)
     check_word("data", data, ("voc", "folder"))
     root = default_root(data) if root is None else Path(root)
@@ -250,7 +242,10 @@ def _open_images(folder: Path, classes: Sequence[str] | None) -> LazySamples:
         raise FileNotFoundError(f"there is no folder {folder}, expected one of images")
     if (folder / "labels.csv").is_file():
         return open_dataset("folder", folder, classes=classes)
-    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in ENDINGS}
+    paths = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in ENDINGS]
+    paths = [p for p in paths if p.name[0] != "."]  # what macOS puts beside files in an archive
+    stems = Counter(p.stem for p in paths)
+    files = {p.stem if stems[p.stem] == 1 else p.name: p for p in paths}
     if not files:
         problem = f"{folder} holds no image ({', '.join(ENDINGS)})"
         raise ValueError(f"{problem}, expected some, beside a labels.csv or with --classes")
@@ -281,7 +276,13 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
     pipelines = {"CLIP-ES": Pipeline(method), "CLIP-ES, CRF": Pipeline(method, crf=True)}
     masks, scored = {row: {} for row in pipelines}, {row: {} for row in pipelines}
     shown, cams, answers = [], [], [["image", "asked about", "what CLIP says of it"]]
-    for sample in progress(samples, what="CLIP-ES", total=len(samples)):
+    failed = []
+    for number in progress(range(len(samples)), what="CLIP-ES"):
+        try:
+            sample = samples[number]
+        except (OSError, ValueError) as error:  # the others go on
+            failed.append(f"{samples.names[number]} cannot be read: {error}")
+            continue
         small = sample._replace(image=shrunk(sample.image))
         size, present = tuple(small.image.shape[1:]), sample.labels > 0
         maps, words = torch.zeros(len(samples.classes), *size), ("nothing", "-")
@@ -303,6 +304,9 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
         shown.append(small)
         cams.append(maps)
         answers.append([sample.name, *words])
+    if not shown:
+        raise ValueError(f"no image can be read; the first: {failed[0]}")
+    target = {name: target[name] for name in target if name in masks["CLIP-ES"]}
     figures = {  # the first one leads the page
         "Masks without and with the dense CRF.": show_masks(shown, masks, samples.classes),
         "The images and the classes they are asked about.": show_samples(shown, samples.classes),
@@ -324,6 +328,7 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
         f"most {LONGEST} pixels on the longer side.",
         'To change words and see what they do: notebook 05 with DATA = "folder", or '
         "widgets.PromptLab.",
+        *failed,
     ]
     page = write_report(
         folder / "report.html",
@@ -336,5 +341,5 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
     )
     if reports:
         print(f"\n{table_text(reports)}\n")
-    print(f"{page} shows {len(shown)} images: maps, masks, and what CLIP says of each.")
+    print(f"{page} shows {len(shown)} images: maps, masks, and what CLIP says of each.", *failed)
     return page

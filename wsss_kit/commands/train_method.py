@@ -21,7 +21,7 @@ from wsss_kit.commands import backbone_named, clip_named, run_folder
 from wsss_kit.commands.generate import masks_in
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import SPLITS
-from wsss_kit.files import is_saved, read_card, weights_path, write_whole
+from wsss_kit.files import check_kinds, is_saved, read_card, weights_path, write_whole
 from wsss_kit.methods.base import CAMMethod, Learner
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
@@ -114,9 +114,10 @@ def train_method(
     """
     check_word("what is trained", what, METHODS)
     check_device(device)
-    given = {"data": data, "root": root, "split": split, "limit": limit, "start": start, **options}
+    given = {"data": data, "root": root, "split": split, "limit": limit, "start": start}
     given |= {"masks": masks, "clip": clip, "clip_weights": clip_weights, "prompts": prompts}
     given = {name: value for name, value in given.items() if value is not None}
+    given |= options  # null among them is a value: no crop
     given = {name: str(v) if isinstance(v, Path) else v for name, v in given.items()}
     _check_options(what, given)
     folder = Path(f"data/runs/{what}" if out is None else out)
@@ -180,6 +181,9 @@ def _config(what: str, folder: Path, given: Mapping[str, Any], *, resume: bool) 
             problem = f"{folder} holds a training of {other}, and {what} is asked for"
             raise ValueError(f"{problem}; give --out another folder")
         _check_options(what, stored)
+        texts = ("data", "root", "split", *_STARTS.get(what, ()), "backbone", "weights", "network")
+        named = [name for name in texts if stored.get(name) is not None]
+        check_kinds(stored, str(folder / CONFIG), texts=named)
         return {**stored, **given}
     for name in (CHECKPOINT, what):
         if is_saved(folder / name):
@@ -242,6 +246,6 @@ def _open_masks(
         raise ValueError(f"{problem}: one that `python -m wsss_kit masks` wrote, or of NAME.png")
     if config["masks"] == GROUND_TRUTH:
         return samples.open_masks(), "ground truth"
-    masks, card = masks_in(Path(config["masks"]), list(samples.names))
+    masks, card = masks_in(Path(config["masks"]), samples.names, samples.classes)
     stated = [str(card[name]) for name in ("method", "background", "refinement") if name in card]
     return masks, ", ".join(stated) or f"masks in {Path(config['masks']).name}"

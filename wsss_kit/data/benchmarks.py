@@ -1,6 +1,8 @@
 """PASCAL VOC 2012 and COCO 2014, the data sets that the papers publish numbers of."""
 
+import codecs
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,13 +11,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from pycocotools.coco import COCO
 from torch import Tensor
 
 from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, VOC_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
-from wsss_kit.data.images import mask_png
+from wsss_kit.data.images import image_size, mask_png, outline_mask
 from wsss_kit.files import write_whole
 from wsss_kit.prompts.checks import closest
 
@@ -112,11 +113,18 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
             known = f"the splits there are: {', '.join(splits) or 'none'}"
             hint = closest(str(split), splits)
             raise FileNotFoundError(f"there is no split {split!r} in {lists}; {known}{hint}")
-        # bare ids, or paths of images with the path of the mask behind
-        paths = (PurePosixPath(line.split()[0]) for _, line in list_lines(splits[split]))
+        # bare ids, which may have spaces, or paths of images with the path of the mask behind
+        lines = (line.strip() for _, line in list_lines(splits[split]))
+        paths = (PurePosixPath(self._listed(line)) for line in lines)
         ids = (re.sub(r"\.(jpe?g|png)$", "", path.name, flags=re.IGNORECASE) for path in paths)
         self.names = tuple(dict.fromkeys(ids))
         self._present: dict[str, set[int]] = {}
+
+    def _listed(self, line: str) -> str:
+        """Return the path or id at the beginning of a line; an id may have spaces."""
+        if "/" in line:
+            return line.split()[0]
+        return line if self.path(line).is_file() else re.sub(r"\s+-?[01]$", "", line)
 
     def path(self, name: str) -> Path:
         return self.root / "JPEGImages" / f"{name}.jpg"
@@ -149,12 +157,20 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
             expected = f"{file}, or no Annotations/ to have labels from the masks"
             raise FileNotFoundError(f"image {file.stem} has no annotation, expected {expected}")
         try:
-            tree = ElementTree.parse(file)
-        except ElementTree.ParseError as error:
+            tree = _xml(file.read_bytes())
+        except (ElementTree.ParseError, ValueError, LookupError) as error:
             raise ValueError(f"{file} is no whole XML ({error}); unpack it again") from error
-        items = tree.iterfind("object")  # not the parts inside a person
-        labels = ((item.findtext("name") or "").strip() for item in items)
+        items = tree.iterfind("{*}object")  # not the parts inside a person
+        labels = ((item.findtext("{*}name") or "").strip() for item in items)
         return {_index(label, VOC_CLASSES, file) for label in labels}
+
+
+def _xml(data: bytes) -> ElementTree.Element:
+    """Parse XML, also in the encodings that Python knows and its parser does not (GB2312)."""
+    declared = re.match(rb"""<\?xml[^>]*?encoding=["']([\w.-]+)["'][^>]*\?>""", data)
+    if declared is None or declared[1].lower().startswith((b"utf", b"us-ascii", b"iso-8859-1")):
+        return ElementTree.fromstring(data)
+    return ElementTree.fromstring(data[declared.end() :].decode(declared[1].decode()))
 
 
 def load_coco(
@@ -223,14 +239,20 @@ data/README.md says where to get COCO 2014."""
             data = json.loads(file.read_bytes())
         except ValueError as error:
             raise ValueError(f"{file} is no whole JSON ({error}); unpack it again") from error
-        missing = [key for key in ("images", "annotations", "categories") if key not in data]
-        if missing:
-            expected = "expected COCO's instances file"
-            raise ValueError(f"{file} has no {', '.join(missing)}, {expected}")
+        for part, keys in _COCO_KEYS.items():
+            entries = data.get(part) if isinstance(data, dict) else None
+            if not isinstance(entries, list):
+                problem = f"{file} has {part} {str(entries)[:40]}"
+                raise ValueError(f"{problem}, expected COCO's instances file with a list of them")
+            for entry in entries:
+                held = entry if isinstance(entry, dict) else {}
+                lacking = [k for k in keys if not isinstance(held.get(k), keys[k])]
+                if lacking:
+                    problem = f"{file} has an entry of {part} without a right {lacking[0]}"
+                    raise ValueError(f"{problem}: {str(entry)[:80]}; export it again")
         known = data["categories"]
         self.class_of = {each["id"]: _index(each["name"], COCO_CLASSES, file) for each in known}
-        self.coco = COCO()  # renders by the sizes of its images
-        self.coco.imgs = {image["id"]: image for image in data["images"]}
+        self.images = {image["id"]: image for image in data["images"]}
         for image in data["images"]:
             if re.search(r"[/\\]", image["file_name"]):
                 problem = f"{file} names an image {image['file_name']!r}"
@@ -238,14 +260,14 @@ data/README.md says where to get COCO 2014."""
         self.annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for annotation in data["annotations"]:
             image, category = annotation["image_id"], annotation["category_id"]
-            if image not in self.coco.imgs or category not in self.class_of:
+            if image not in self.images or category not in self.class_of:
                 problem = f"an annotation of image {image} and category {category}"
                 raise ValueError(f"{file} has {problem}, expected those that it lists")
-            self.annotations[Path(self.coco.imgs[image]["file_name"]).stem].append(annotation)
+            self.annotations[Path(self.images[image]["file_name"]).stem].append(annotation)
         self.names = tuple(sorted(self.annotations))
 
     def path(self, name: str) -> Path:
-        return self.folder / self.coco.imgs[self.annotations[name][0]["image_id"]]["file_name"]
+        return self.folder / self.images[self.annotations[name][0]["image_id"]]["file_name"]
 
     def present(self, name: str) -> set[int]:
         return {self.class_of[each["category_id"]] for each in self.annotations[name]}
@@ -258,21 +280,45 @@ data/README.md says where to get COCO 2014."""
 
     def _rendered(self, name: str) -> np.ndarray:
         """Draw the mask, (H, W) uint8, the largest objects first."""
-        image = self.coco.imgs[self.annotations[name][0]["image_id"]]
-        drawn = np.zeros((image["height"], image["width"]), np.uint8)
-        for annotation in sorted(self.annotations[name], key=lambda each: -each["area"]):
+        size = image_size(self.path(name))
+        drawn, outlines = np.zeros(size, np.uint8), []
+        for annotation in self.annotations[name]:
             try:
-                inside = self.coco.annToMask(annotation).astype(bool)
-                drawn[inside] = 1 + self.class_of[annotation["category_id"]]
+                inside = outline_mask(annotation["segmentation"], size)
             except Exception as error:  # pycocotools raises many kinds, and plain ones
                 problem = f"annotation {annotation.get('id')} of {name} has no outline ({error})"
                 raise ValueError(f"{problem}; expected polygons or run lengths") from error
+            area = annotation.get("area")
+            area = area if isinstance(area, int | float) and math.isfinite(area) else inside.sum()
+            outlines.append(
+                (-area, len(outlines), inside, self.class_of[annotation["category_id"]])
+            )
+        for _, _, inside, c in sorted(outlines, key=lambda each: each[:2]):
+            drawn[inside] = 1 + c
         return drawn
 
 
+_COCO_KEYS: dict[str, dict[str, Any]] = {
+    "images": {"id": int | str, "file_name": str},
+    "annotations": {"image_id": int | str, "category_id": int | str},
+    "categories": {"id": int | str, "name": str},
+}
+"""What each entry of an instances file has to hold; areas and sizes may be missing."""
+
+
 def list_lines(file: Path) -> list[tuple[int, str]]:
-    """Read the lines of a list with their numbers, but empty ones and comments."""
-    lines = enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1)
+    """Read the lines of a list with their numbers, but empty ones and comments.
+
+    Raises:
+        ValueError: if it is neither UTF-8 nor UTF-16, or has no line.
+    """
+    data = file.read_bytes()
+    is_wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # PowerShell writes it so
+    try:
+        text = data.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error}); save it as UTF-8") from error
+    lines = enumerate(text.splitlines(), 1)
     listed = [(n, line) for n, line in lines if line.strip() and not line.startswith("#")]
     if not listed:
         raise ValueError(f"{file} is empty, expected one image id a line")

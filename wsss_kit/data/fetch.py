@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import lzma
 import os
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -154,7 +156,7 @@ def unpack(
                 with read(member) as source, temporary.open("wb") as file:
                     shutil.copyfileobj(source, file, _BLOCK)
                 os.replace(temporary, target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"{path} is no whole tar or zip ({error}); download it again") from error
     return folder
 

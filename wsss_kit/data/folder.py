@@ -5,7 +5,7 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -208,27 +208,38 @@ def _read_rows(table: Path, problems: list[_Problem]) -> list[_Row]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{table} line {line} is not UTF-8; save it as 'CSV UTF-8'") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = ",".join(next(reader, []))
+    reader = _cells(io.StringIO(text, newline=""), table)
+    header = ",".join(next(reader, (0, []))[1])
     if header.lower().replace(" ", "") != "file,labels":
         expected = "'file,labels': ',' between the columns, ';' between class names"
         raise ValueError(f"{table} begins {header!r}, expected {expected}")
     rows = []
-    for cells in reader:
+    for line, cells in reader:
         cells = [cell.strip() for cell in cells]
         if not any(cells):
             continue
         file = PurePosixPath(cells[0].replace("\\", "/"))
         if len(cells) != 2:
             text = f"columns: {len(cells)}, expected 2: the file, then class names with ';' between"
-            problems.append(_Problem(reader.line_num, text))
+            problems.append(_Problem(line, text))
         elif not file.name or file.is_absolute() or ".." in file.parts:
             text = f"file {cells[0]!r} is no path inside the folder, expected one such as cat1.jpg"
-            problems.append(_Problem(reader.line_num, text))
+            problems.append(_Problem(line, text))
         else:
             labels = tuple(part.strip() for part in cells[1].split(";") if part.strip())
-            rows.append(_Row(reader.line_num, file, labels))
+            rows.append(_Row(line, file, labels))
     return rows
+
+
+def _cells(lines: Iterable[str], table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each row's last line and its cells."""
+    reader = csv.reader(lines)
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        problem = f"{table} line {reader.line_num + 1} is no row ({error}); is a quote not closed?"
+        raise ValueError(f"{problem} Correct it and load again") from error
 
 
 def _checked(classes: Sequence[str], table: Path) -> tuple[str, ...]:
@@ -248,5 +259,6 @@ def _is_several(label: str, labels: set[str]) -> bool:
     Either it has a mark that no name has, or each of its parts is a label of its own elsewhere.
     """
     parts = [part for part in re.split(r"\W+", label) if part not in ("", "and", "or")]
-    has_mark = re.search(r"[,|/\t+&]", label) is not None
+    # beside the usual marks those of Chinese, Japanese and Arabic keyboards
+    has_mark = re.search("[,|/\t+&；、，／｜；؛،]", label) is not None
     return has_mark or (len(parts) > 1 and labels.issuperset(parts))

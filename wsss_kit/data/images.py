@@ -4,15 +4,18 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX, palette
 
 EXIF_ORIENTATION = 0x0112
+_STAMP = "made from"  # key of a text in the file of a mask
 
 
 def import_decoders() -> None:
@@ -162,11 +165,12 @@ def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tens
     return mask
 
 
-def mask_png(mask: Tensor | np.ndarray) -> bytes:
+def mask_png(mask: Tensor | np.ndarray, stamp: str = "") -> bytes:
     """Encode a mask as a palette PNG with PASCAL VOC's colours; `read_mask` reads it.
 
     Args:
         mask: (H, W) integers from 0 to 255.
+        stamp: says what the mask was made from; `stamp_of` reads it again.
 
     Raises:
         ValueError: if it has another shape or another value.
@@ -184,9 +188,63 @@ def mask_png(mask: Tensor | np.ndarray) -> bytes:
         raise ValueError(f"a mask has shape {values.shape} of {span}, expected (H, W) of 0 to 255")
     image = Image.fromarray(values.astype(np.uint8))
     image.putpalette(palette().ravel().tolist())
-    written = io.BytesIO()
-    image.save(written, "PNG")
+    written, texts = io.BytesIO(), PngInfo()
+    if stamp:
+        texts.add_text(_STAMP, stamp)
+    image.save(written, "PNG", pnginfo=texts)
     return written.getvalue()
+
+
+def stamp_of(path: Path) -> str | None:
+    """Return the stamp of a mask's file; None where there is no file, no stamp or no whole PNG."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+            return image.info.get(_STAMP)
+    except Exception:  # decoders raise whatever they like on damaged files
+        return None
+
+
+def outline_mask(outline: Any, size: tuple[int, int]) -> np.ndarray:
+    """Render an outline of COCO, polygons or run lengths.
+
+    pycocotools crashes on numbers that are none, and reads past run lengths that are too short, so
+    they are checked before.
+    """
+    from pycocotools import mask as coco
+
+    H, W = size
+    if isinstance(outline, dict):
+        if list(outline.get("size", ())) != [H, W]:
+            raise ValueError(f"it has size {outline.get('size')}, the image {[H, W]}")
+        counts = outline["counts"]
+        runs = counts if isinstance(counts, list) else _run_lengths(counts)
+        if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != H * W:
+            raise ValueError("its run lengths are not whole numbers that add up to the image")
+        return coco.decode(coco.frPyObjects({"size": [H, W], "counts": runs}, H, W)).astype(bool)
+    for polygon in outline:
+        far = any(abs(float(value)) > 1e6 for value in polygon)  # also for None and NaN an error
+        if len(polygon) < 6 or len(polygon) % 2 or far or not np.isfinite(polygon).all():
+            raise ValueError(f"it has a polygon {str(polygon)[:40]}, no three points in the image")
+    return coco.decode(coco.merge(coco.frPyObjects(outline, H, W))).astype(bool)
+
+
+def _run_lengths(text: str | bytes) -> list[int]:
+    """Decode COCO's compressed run lengths.
+
+    Five bits a letter; from the fourth run on the difference to the last but one.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for letter in text.encode() if isinstance(text, str) else text:
+        bits = letter - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            value -= 1 << shift if bits & 0x10 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

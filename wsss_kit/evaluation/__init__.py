@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_seed
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.evaluation import confusion
 from wsss_kit.evaluation.background import (
@@ -124,11 +124,11 @@ def evaluate(
         checked_words(stuff_names, "stuff_names")
         confusion.check_complete("stuff", stuff, target)
     check_count("n_bootstrap", n_bootstrap, least=0)
-    check_count("seed", seed, least=0)
+    check_seed(seed)
     names = ("background", *classes)
     n_values = len(names)
     counts, image_iou, sizes = [], {}, set()
-    unsure = 0  # pixels predicted 255 where the target says something
+    unsure = ignored = 0  # pixels predicted 255 where the target says something; targets of 255
     matrix = np.zeros((2, n_values, n_values), np.int64)  # outside and inside the boundary band
     on_stuff = np.zeros((len(stuff_names) + 1, n_values), np.int64)
     for name in target:
@@ -143,6 +143,7 @@ def evaluate(
         matrix += both
         sizes.add(tuple(truth.shape))
         unsure += int(((mask == IGNORE_INDEX) & (truth != IGNORE_INDEX).to(mask.device)).sum())
+        ignored += int((truth == IGNORE_INDEX).sum())
         whole = both.sum(0)  # (K, K)
         hits, union = whole.diagonal(), confusion.unions_of(whole)
         counts.append((hits[keep], union[keep]))
@@ -153,9 +154,11 @@ def evaluate(
     iou = confusion.divide(intersections.sum(0), unions.sum(0))
     means = confusion.bootstrap_mean_iou(intersections, unions, n_bootstrap=n_bootstrap, seed=seed)
     whole, kept = matrix.sum(0), tuple(names[value] for value in keep)
+    share = unsure / max(1, int(whole.sum()))
+    confusion.warn_of_no_object(whole, ignored)
     note = "all classes" if kept == names else f"{', '.join(kept)}; other classes ignored"
     return Report(
-        protocol=replace(protocol, n_images=len(counts), scored=note),
+        protocol=replace(protocol, n_images=len(counts), scored=note, predicted_255=share),
         classes=kept,
         iou=iou,
         mean_iou=float(confusion.mean_of(iou)),
@@ -174,7 +177,6 @@ def evaluate(
             "n_bootstrap": n_bootstrap,
             "seed": seed,
             "boundary": boundary,
-            "predicted_255": unsure / max(1, int(whole.sum())),
             "sizes": sorted(sizes)[:20],
         },
         stuff=None if stuff is None else on_stuff,
@@ -320,7 +322,7 @@ def compare_reports(
         mIoU +87.5 points, 95 % interval +75.0 to +100.0 (0 is outside)
     """
     check_count("n_bootstrap", n_bootstrap, least=0)
-    check_count("seed", seed, least=0)
+    check_seed(seed)
     if first.classes != second.classes:
         raise ValueError(f"{first.classes} and {second.classes} are scored, not the same classes")
     other = set(first.names) ^ set(second.names)

@@ -6,6 +6,7 @@ image's own IoU is another number.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -261,6 +262,18 @@ def interval_of(means: np.ndarray) -> tuple[float, float]:
 def unions_of(matrix: np.ndarray) -> np.ndarray:
     """Return the pixels in target or prediction of each class, (K,)."""
     return matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+
+
+def warn_of_no_object(matrix: np.ndarray, ignored: int) -> None:
+    """Warn of targets without a pixel of a class, but with 255: were the objects drawn as 255?
+
+    Args:
+        matrix: (K, K) pixel counts, rows targets.
+        ignored: how many pixels of the targets are 255.
+    """
+    if ignored and not matrix[1:].any():
+        problem = "no target has a pixel of a class, only background and 255, which is ignored"
+        warnings.warn(f"{problem}; draw class c as c + 1, objects are not 255", stacklevel=3)
 
 
 def divide(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:

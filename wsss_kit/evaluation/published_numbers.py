@@ -292,7 +292,7 @@ def _reasons(report: Report, row: Published) -> dict[str, str]:
         here = f"the ground truth has {len(sizes)} size{'s' * (len(sizes) != 1)} ({shown})"
         there = f"VOC's own masks have many, with {VOC_LONGEST_SIDE} pixels on the longer side"
         reasons["resized ground truth"] = f"{here}, and {there}: resize predictions instead"
-    share = report.settings.get("predicted_255", 0.0)
+    share = protocol.predicted_255
     if share >= 0.001:
         predicted = f"{100 * share:.1f} % of the scored pixels are predicted 255"
         advice = "which counts as background; give the recipe min_confidence=None"

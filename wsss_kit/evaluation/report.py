@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsss_kit.checks import check_count, check_given
+from wsss_kit.checks import check_count, check_given, check_probability
 from wsss_kit.evaluation.confusion import ERROR_KINDS, divide, mean_of
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Protocol:
         refinement: what came after the maps, as in ``"random walk, CRF"``.
         preset: the method's preset, as in ``"reference"``.
         scored: the classes that count; ``evaluate`` fills it in.
+        predicted_255: share of the scored pixels that were predicted 255, which counts as
+            background; ``evaluate`` fills it in.
 
     Raises:
         ValueError: if one of the words is no text or empty, or ``n_images`` or ``stride`` no count.
@@ -55,10 +57,12 @@ refinement: not stated, preset: not stated, scored: all classes
     preset: str = "not stated"
     scored: str = "all classes"
     stride: int = 1
+    predicted_255: float = 0.0
 
     def __post_init__(self) -> None:
         check_count("stride", self.stride)
         check_given(check_count, n_images=self.n_images)
+        check_probability("predicted_255", self.predicted_255)
         for name in ("data", "split", *_STATED):
             stated = getattr(self, name)
             if not isinstance(stated, str) or not stated.strip():
@@ -69,7 +73,10 @@ refinement: not stated, preset: not stated, scored: all classes
         n = self.n_images
         images = "images not counted" if n is None else f"{n} image{'s' * (n != 1)}"
         stated = [*_STATED, "stride"] if self.stride != 1 else _STATED
-        rules = (f"{name}: {getattr(self, name)}" for name in stated)
+        rules = [f"{name}: {getattr(self, name)}" for name in stated]
+        if self.predicted_255:
+            share = f"{100 * self.predicted_255:.2g} % of the pixels"
+            rules.append(f"predicted 255: {share}, counted as background")
         return " ".join(", ".join([f"{self.data} {self.split}", images, *rules]).split())
 
 
@@ -99,9 +106,8 @@ class Report:
         unions: (N, S) int64 pixels of each image in target or prediction.
         precision: (S,) float64, the share of the predicted pixels that are right; NaN for a class
             that was nowhere predicted.
-        settings: what else fixes the numbers: ``n_bootstrap``, ``seed``, ``boundary``; and what
-            helps to explain them: ``predicted_255``, the share of scored pixels that were predicted
-            255, and ``sizes``, up to twenty sizes (H, W) of the targets.
+        settings: what else fixes the numbers: ``n_bootstrap``, ``seed``, ``boundary``; and
+            ``sizes``, up to twenty sizes (H, W) of the targets.
         stuff: (J + 1, K) int64, what was predicted on each kind of background outside the boundary
             band, the last row on none that has a name; None where nobody gave the kinds.
         stuff_names: J names.

@@ -182,7 +182,7 @@ class TrainedCAM(CAMMethod):
         check_batch(images, labels, len(head) // children)
         cams = multi_scale(
             lambda view: class_activation_maps(self.backbone_(view), head),
-            images.to(head.device),
+            images.to(head.device, head.dtype),
             scales=tuple(values["scales"]),
             flip=values["flip"],
             stride=grid,

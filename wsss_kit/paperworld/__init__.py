@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_given, check_probability, check_word
+from wsss_kit.checks import check_count, check_given, check_probability, check_seed, check_word
 from wsss_kit.classes import PAPER_CLASSES, Sample
 from wsss_kit.data.datasets import ByName
 from wsss_kit.paperworld.drawing import Drawing, draw
@@ -153,7 +153,7 @@ class PaperWorld(Sequence[Sample]):
     ) -> None:
         check_count("n", n)
         check_count("size", size)
-        check_count("seed", seed, least=0)
+        check_seed(seed)
         check_word("split", split, COOCCURRENCE)
         check_given(check_probability, cooccurrence=cooccurrence, torn=torn)
         if not 32 <= size <= 2048:

@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from wsss_kit import engine
 from wsss_kit.checkpoints import CHECKPOINT, Checkpoint
-from wsss_kit.checks import check_count, check_positive, check_probability
+from wsss_kit.checks import check_count, check_positive, check_probability, check_seed
 from wsss_kit.clip.texts import text_features
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import save_model
@@ -148,7 +148,7 @@ class Pretraining(nn.Module):
         super().__init__()
         check_count("steps", steps)
         check_count("batch", batch)
-        check_count("seed", seed, least=0)
+        check_seed(seed)
         check_count("workers", workers, least=0)
         check_probability("fall", fall)
         check_probability("torn", torn)

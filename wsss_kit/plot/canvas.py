@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,7 +60,67 @@ def _figure_class() -> type[Figure]:
             data = {"image/jpeg": file.getvalue(), "text/plain": text or repr(self)}
             return data, {"image/jpeg": {"alt": text}}
 
+        def draw(self, renderer: Any) -> None:
+            _show_names_as_written(self)
+            super().draw(renderer)
+
     return KitFigure
+
+
+FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "SimHei"),
+    *("PingFang SC", "Hiragino Sans", "Yu Gothic", "WenQuanYi Zen Hei", "Malgun Gothic"),
+    *("Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS"),
+)
+"""Fonts that are looked for where the usual one lacks a letter."""
+
+
+def _show_names_as_written(figure: Figure) -> None:
+    """Draw ``$`` in names as it is, and find a font for letters that the usual one lacks.
+
+    Letters that no installed font has are drawn as their escapes, and one warning says so.
+    """
+    from matplotlib.text import Text
+
+    for axes in figure.axes:  # the texts of ticks are made when they are asked for
+        axes.get_xticklabels(), axes.get_yticklabels()
+    lacking: set[str] = set()
+    for text in figure.findobj(Text):
+        written = text.get_text()
+        if "$" in written and r"\mathdefault" not in written:  # matplotlib's own, of a log axis
+            text.set_parse_math(False)
+        if written.isascii() or not (strange := _without_glyph(written, "DejaVu Sans")):
+            continue
+        helping = [font for font in _installed() if not _without_glyph(strange, font)]
+        if helping:
+            text.set_fontfamily(["DejaVu Sans", helping[0]])
+            continue
+        lacking.update(strange)
+        for letter in strange:
+            written = written.replace(letter, ascii(letter)[1:-1])
+        text.set_text(written)
+    if lacking:
+        shown = "".join(sorted(lacking)[:8])
+        problem = f"no installed font has {shown}, so figures show such letters as escapes"
+        warnings.warn(f"{problem}; install a font such as Noto Sans CJK", stacklevel=2)
+
+
+@functools.cache
+def _without_glyph(text: str, family: str) -> str:
+    """Return the letters of a text that a font lacks."""
+    from matplotlib import font_manager
+
+    known = font_manager.get_font(font_manager.findfont(family)).get_charmap()
+    return "".join(dict.fromkeys(c for c in text if not c.isspace() and ord(c) not in known))
+
+
+@functools.cache
+def _installed() -> list[str]:
+    """Return those of ``FONTS`` that are installed."""
+    from matplotlib import font_manager
+
+    names = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in FONTS if name in names]
 
 
 def new_figure(width: float, height: float, *, alt: str) -> Figure:
@@ -279,31 +340,3 @@ def names_and_images(images: Images) -> tuple[list[str], list[np.ndarray]]:
         raise ValueError("there are no images to show, expected at least one")
     names = [getattr(image, "name", None) or f"image {i}" for i, image in enumerate(images, 1)]
     return names, [image_array(getattr(image, "image", image)) for image in images]
-
-
-def in_order(title: str, values: Any, images: Images, what: str = "entry") -> list[Any]:
-    """Return one value for each image, in their order.
-
-    Args:
-        title: whose values they are, for errors.
-        values: a sequence in the order of the images, or a mapping from the samples' names.
-        images: B samples or images.
-        what: what one value is.
-
-    Raises:
-        ValueError: if a value is missing, or names are needed and there are none.
-
-    Example:
-        >>> in_order("CAM", torch.zeros(2, 1, 1), torch.zeros(2, 3, 1, 1))
-        [tensor([[0.]]), tensor([[0.]])]
-    """
-    if not isinstance(values, Mapping):
-        if len(values) != len(images):
-            raise ValueError(f"{title} has {len(values)} for {len(images)} images; give one each")
-        return list(values)
-    if not all(isinstance(image, Sample) for image in images):
-        raise ValueError(f"{title} is a mapping but the images have no names; show samples")
-    missing = [sample.name for sample in images if sample.name not in values]
-    if missing:
-        raise ValueError(f"{title} has no {what} for {missing[0]!r}; make one or leave it out")
-    return [values[sample.name] for sample in images]

@@ -52,7 +52,7 @@ def show_samples(
     titles = [", ".join(_present(s.labels, classes)) or "no class" for s in samples]
     check_count("columns", columns)
     captions = [""] * len(samples) if captions is None else captions
-    below = canvas.in_order("captions", captions, samples, "caption")
+    below = in_order("captions", captions, samples, "caption")
     alt = f"{_count(samples)} with {'its' if len(samples) == 1 else 'their'} image-level labels. "
     alt += "; ".join(map(": ".join, zip(names, titles, strict=True))) + "."
     panels = [*map(canvas.Panel, arrays, titles, below)]
@@ -99,7 +99,7 @@ def show_cams(
         if not all(isinstance(image, Sample) for image in images):
             raise ValueError("images came without labels; give labels (B, C), or samples")
         labels = [sample.labels for sample in images]
-    labels, cams = canvas.in_order("labels", labels, images), canvas.in_order("cams", cams, images)
+    labels, cams = in_order("labels", labels, images), in_order("cams", cams, images)
     rows, parts = [], []
     for name, array, of_image, row in zip(names, arrays, cams, labels, strict=True):
         shown = _present(row, classes)
@@ -151,7 +151,7 @@ def show_masks(
         'Masks over 1 image in the columns CAM. image 1: CAM shows cow.'
     """
     names, arrays = canvas.names_and_images(images)
-    table = {title: canvas.in_order(repr(title), m, images, "mask") for title, m in masks.items()}
+    table = {title: in_order(repr(title), m, images, "mask") for title, m in masks.items()}
     values = [
         [_mask_values(mask, array, len(classes)) for mask in of_image]
         for array, *of_image in zip(arrays, *table.values(), strict=True)
@@ -244,8 +244,8 @@ missed 100. Error maps of a.'
     """
     check_count("columns", columns)
     names, arrays = canvas.names_and_images(images)
-    masks = canvas.in_order("'predicted'", predicted, images, "mask")
-    targets = canvas.in_order("'target'", target, images, "mask")
+    masks = in_order("'predicted'", predicted, images, "mask")
+    targets = in_order("'target'", target, images, "mask")
     shares = 100 * np.nan_to_num(report.error_shares)  # (S, 4)
     losses = []
     for name, row in zip(report.classes, shares, strict=True):
@@ -306,3 +306,31 @@ def _present(labels: Tensor, classes: Sequence[str]) -> list[str]:
 
 def _count(images: Sequence[Any]) -> str:
     return "1 image" if len(images) == 1 else f"{len(images)} images"
+
+
+def in_order(title: str, values: Any, images: Images, what: str = "entry") -> list[Any]:
+    """Return one value for each image, in their order.
+
+    Args:
+        title: whose values they are, for errors.
+        values: a sequence in the order of the images, or a mapping from the samples' names.
+        images: B samples or images.
+        what: what one value is.
+
+    Raises:
+        ValueError: if a value is missing, or names are needed and there are none.
+
+    Example:
+        >>> in_order("CAM", torch.zeros(2, 1, 1), torch.zeros(2, 3, 1, 1))
+        [tensor([[0.]]), tensor([[0.]])]
+    """
+    if not isinstance(values, Mapping):
+        if len(values) != len(images):
+            raise ValueError(f"{title} has {len(values)} for {len(images)} images; give one each")
+        return list(values)
+    if not all(isinstance(image, Sample) for image in images):
+        raise ValueError(f"{title} is a mapping but the images have no names; show samples")
+    missing = [sample.name for sample in images if sample.name not in values]
+    if missing:
+        raise ValueError(f"{title} has no {what} for {missing[0]!r}; make one or leave it out")
+    return [values[sample.name] for sample in images]

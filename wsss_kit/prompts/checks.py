@@ -3,6 +3,7 @@
 import difflib
 import re
 import reprlib
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -85,13 +86,38 @@ aside; remove one
     for word in value:
         if not isinstance(word, str) or not word or word != word.strip():
             raise ValueError(f"{what} has {reprlib.repr(word)}, expected text, no spaces around it")
-        if word.casefold() in first:
+        hidden = [sign for sign in word if unicodedata.category(sign) in _HIDDEN]
+        for sign in [sign for sign in hidden if sign not in f" \t{_JOINERS}"]:
+            name = f"U+{ord(sign):04X} ({unicodedata.name(sign, 'a control character')})"
+            raise ValueError(f"{what} has {word!a} with {name}, expected letters; type it anew")
+        if (look := _look_of(word)) in first:
             advice = "expected different words, upper and lower case aside; remove one"
-            raise ValueError(f"{what} has {first[word.casefold()]!r} and {word!r}, {advice}")
+            if first[look].casefold() != word.casefold():
+                advice = "which are written alike, expected different words; type both the same way"
+            raise ValueError(f"{what} has {first[look]!r} and {word!r}, {advice}")
         if among is not None:
             check_known([word], f"{what} has", among)
-        first[word.casefold()] = word
+        first[look] = word
     return tuple(value)
+
+
+_HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Zs")
+"""Unicode's categories of signs that are not seen, and of spaces."""
+_JOINERS = "\u200c\u200d"
+"""Those that join or part letters in some scripts."""
+_TWINS = str.maketrans("авекмнорстухіјѕԁԛԝαβεηικμνορτυχ", "abekmhopctyxijsdqwabenikmvoptux")
+"""Cyrillic and Greek small letters to the Latin ones that look like them."""
+
+
+def _look_of(word: str) -> str:
+    r"""Return what a word looks like, upper and lower case aside.
+
+    Example:
+        >>> _look_of("Cafe\u0301") == _look_of("caf\u00e9"), _look_of("c\u0430t")
+        (True, 'cat')
+    """
+    shown = "".join(sign for sign in word if sign not in _JOINERS)
+    return unicodedata.normalize("NFKC", shown).casefold().translate(_TWINS)
 
 
 def checked_phrase(value: Any, what: str) -> str:

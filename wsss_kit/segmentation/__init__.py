@@ -17,8 +17,10 @@ from wsss_kit.checks import (
     check_count,
     check_images,
     check_labels,
+    check_not_nan,
     check_samples,
     check_scales,
+    check_seed,
     check_word,
     chosen_device,
 )
@@ -210,9 +212,11 @@ class Segmenter(Learner):
             (B, H, W) int64.
 
         Raises:
-            ValueError: if shapes do not fit or a number is out of its range.
+            ValueError: if shapes do not fit, a number is out of its range, or the network computes
+                NaN.
         """
         scores = self.probs(images, scales=scales, flip=flip, fuse=fuse)
+        check_not_nan("what the segmenter computes", scores)
         if labels is not None:
             check_labels(labels)
             if labels.shape != (len(images), len(self.classes)):
@@ -328,7 +332,7 @@ def train_segmenter(
         ((1, 9, 96, 96), 'boat')
     """
     check_samples(samples)
-    check_count("seed", seed, least=0)
+    check_seed(seed)
     if preset is None:
         preset = "deeplab" if network == "deeplab_v2" else "small"
     classes, names = classes_of(samples), {"network": network, "backbone": backbone}

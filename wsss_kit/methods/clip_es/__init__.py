@@ -146,6 +146,10 @@ class CLIPES(CAMMethod):
         if not hasattr(self, "class_features_"):
             raise RuntimeError("the phrases are not encoded yet; call fit() first")
         check_batch(images, labels, len(self.prompts.classes))
+        if not len(images):
+            h, w = (side // self.clip.patch_size for side in self.clip.shown_size(images))
+            empty = images.new_zeros(0, labels.shape[1], h, w, dtype=torch.float32)
+            return MethodOutput(empty, empty.new_zeros(0, h * w, h * w))
         present = labels.to(self.clip.device) > 0
         backgrounds = self.background_features_[: 0 if self.target == "classes" else None]
         texts = Texts(torch.cat([self.class_features_, backgrounds]), present)

@@ -21,6 +21,7 @@ from wsss_kit.checks import (
     check_image,
     check_labels,
     check_positive,
+    check_seed,
     check_word,
 )
 from wsss_kit.classes import Sample
@@ -81,7 +82,7 @@ def kmeans(
     for name, value in (("k", k), ("restarts", restarts), ("iterations", iterations)):
         check_count(name, value)
     check_positive("tolerance", tolerance)
-    check_count("seed", seed, least=0)
+    check_seed(seed)
     N = len(features)
     if k > N:
         raise ValueError(f"k is {k} and there are {N} points, expected at least k points")
@@ -158,7 +159,7 @@ def subcategory_labels(
     check_features(features, 2, 3)
     check_labels(labels)
     check_count("k", k)
-    check_count("seed", seed, least=0)
+    check_seed(seed)
     check_word("engine", engine, ("auto", "sklearn", "torch"))
     expected = features.shape[:2] if features.ndim == 3 else (len(features), labels.shape[1])
     if labels.shape != expected:

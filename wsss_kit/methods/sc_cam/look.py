@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsss_kit import checks
 from wsss_kit.cam import upsample
-from wsss_kit.checks import check_count, check_labels, check_probability, check_samples, check_word
+from wsss_kit.checks import check_count, check_labels, check_samples, check_word
 from wsss_kit.classes import Sample, labels_of
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.methods.base import CAMMethod
@@ -62,7 +63,7 @@ def name_subcategories(
         UserWarning: if CLIP does not know a word.
     """
     check_samples(samples)
-    check_probability("threshold", threshold)
+    checks.check_probability("threshold", threshold)
     template = one_template(template)
     classes = method.classes_
     parts = divided(subcategories, len(classes))  # (M, C, k)
@@ -185,7 +186,7 @@ def plane(features: Tensor, *, how: str = "pca", seed: int = 0) -> Tensor:
     from sklearn.manifold import TSNE
 
     check_features(features, 2)
-    check_count("seed", seed, least=0)
+    checks.check_seed(seed)
     check_word("how", how, ("pca", "tsne"))
     N, D = features.shape
     if N < 2:
