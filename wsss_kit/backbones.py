@@ -305,11 +305,14 @@ def _check_output(backbone: nn.Module) -> None:
         for module, mode in modes.items():
             module.training = mode
     D, name = backbone.out_channels, type(backbone).__name__
-    if not isinstance(given, Tensor) or given.ndim != 4 or given.shape[1] != D:
-        shape = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else ""
+    is_tensor = isinstance(given, Tensor)
+    is_float = is_tensor and given.dtype == torch.float32
+    if not is_float or given.ndim != 4 or given.shape[1] != D:
+        shape = f" of shape {tuple(given.shape)}, {given.dtype}" if is_tensor else ""
         raise ValueError(
             f"{name} returned {type(given).__name__}{shape} for (1, 3, 64, 64) images, expected "
-            f"a tensor (B, D, h, w) with D = {D}, its out_channels; return the last feature map"
+            f"a float32 tensor (B, D, h, w) with D = {D}, its out_channels; return the last "
+            "feature map"
         )
 
 

@@ -65,14 +65,13 @@ def write_masks(
     Args:
         samples: images with their ``names`` and, for batches, ``size_of(name)``.
         masks_of: a `Pipeline`, or a function of images and labels that returns masks.
-        folder: of ``masks/NAME.png``, ``maps/NAME.safetensors``, ``protocol.json`` and, when all
-            of it is done, ``manifest.json``. A mask that is there stays if it is whole and was made
-            from the same protocol, labels and image file; its stamp says so.
+        folder: of ``masks/NAME.png``, ``maps/NAME.safetensors``, ``protocol.json`` and, in the
+            end, ``manifest.json``. A whole mask whose stamp says that it was made from the same
+            protocol, labels and image file stays.
         made_by: everything else that the masks depend on, as JSON holds it; a folder of masks that
             were made otherwise is refused, and so is one whose masks are not from here.
         maps: whether the maps of a `Pipeline` are written too.
-        batch_size: images of equal size that go through together. CLIP-ES resizes images to whole
-            patches, so with its pipeline sizes are rounded up to these first.
+        batch_size: images of equal size that go through together; of CLIP-ES, in whole patches.
         workers: threads that decode images ahead.
         rank: of this process among ``world``; the last one that ends writes the manifest.
         world: processes that share the batches.
@@ -90,8 +89,7 @@ def write_masks(
         check_count(name, value, least=least)
     if rank >= world:
         raise ValueError(f"rank is {rank} of world {world}, expected 0 to {world - 1}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     protocol = {**made_by, "batch_size": batch_size}
     text, card = json.dumps(protocol, indent=1, sort_keys=True) + "\n", folder / PROTOCOL
     if not card.exists():
@@ -108,14 +106,17 @@ def write_masks(
 
     def is_done(name: str) -> bool:
         kept = not maps or _place(folder, "maps", name, ".safetensors").exists()
-        stamp = stamp_of(_place(folder, "masks", name))
+        stamp = stamp_of(mask := _place(folder, "masks", name))
+        if stamp == "":
+            raise ValueError(f"{mask} was changed by others; move it away, or give --out another")
         return kept and stamp is not None and stamp == _stamp(text, samples, name)
 
-    left = [batch for batch in batches if not all(is_done(names[i]) for i in batch)]
-    for batch in left:  # what failed once is tried again
-        (folder / MANIFEST).unlink(missing_ok=True)
-        for i in batch:
-            _place(folder, "failed", names[i], ".txt").unlink(missing_ok=True)
+    old = {names[i] for batch in batches for i in batch if not is_done(names[i])}
+    left = [batch for batch in batches if not old.isdisjoint(names[i] for i in batch)]
+    for name in old:  # what failed once is tried again
+        for path in (folder / MANIFEST, _place(folder, "failed", name, ".txt")):
+            path.unlink(missing_ok=True)
+        _place(folder, "masks", name).unlink(missing_ok=True)
 
     def write() -> Iterator[_Read]:
         for batch in _decode(samples, left, workers, masks_of.fit if cell > 1 else None, text):
@@ -123,13 +124,12 @@ def write_masks(
             yield from batch
 
     deque(progress(write(), what="masks", shown=shown, total=sum(map(len, left))), maxlen=0)
-    done = [name for name in names if _place(folder, "masks", name).exists()]
-    written = set(done)
-    rest = {name: _place(folder, "failed", name, ".txt") for name in names if name not in written}
+    done = dict.fromkeys(name for name in names if _place(folder, "masks", name).exists())
+    rest = {name: _place(folder, "failed", name, ".txt") for name in names if name not in done}
     failed = {n: p.read_text(encoding="utf-8") for n, p in rest.items() if p.exists()}
     if len(done) + len(failed) == len(names):
         manifest = {"made_by": dict(made_by), "classes": list(getattr(samples, "classes", ()))}
-        manifest |= {"pictures": done, "failed": failed}
+        manifest |= {"pictures": [*done], "failed": failed}
         for torn in folder.rglob(".*.tmp"):  # of runs that were killed while they wrote
             torn.unlink(missing_ok=True)
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")

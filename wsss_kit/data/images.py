@@ -196,11 +196,11 @@ def mask_png(mask: Tensor | np.ndarray, stamp: str = "") -> bytes:
 
 
 def stamp_of(path: Path) -> str | None:
-    """Return the stamp of a mask's file; None where there is no file, no stamp or no whole PNG."""
+    """Return the stamp of a mask's file, "" if it has none; None where there is no whole PNG."""
     try:
         with Image.open(path) as image:
             image.verify()
-            return image.info.get(_STAMP)
+            return image.info.get(_STAMP, "")
     except Exception:  # decoders raise whatever they like on damaged files
         return None
 
