@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wsss_kit.checkpoints import unread
-from wsss_kit.checks import chosen_device
+from wsss_kit.checks import check_word, chosen_device
 from wsss_kit.classes import find
 from wsss_kit.clip.frozen import AUTOCAST, OPENAI_MEAN, OPENAI_STD, WALK_SQUARINGS, FrozenCLIP
 from wsss_kit.clip.last_block import LastBlock
@@ -81,6 +81,9 @@ def _of_archive(file: Path) -> dict[str, Tensor] | None:
     return {name: values.float() for name, values in state.items()}
 
 
+PRECISIONS = ("float32", "half", "auto")
+
+
 def load_clip(
     name: str = "paper",
     *,
@@ -88,6 +91,7 @@ def load_clip(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     autocast: str | torch.dtype | None = None,
+    precision: str | None = None,
 ) -> FrozenCLIP:
     """Load a frozen CLIP by name.
 
@@ -100,17 +104,23 @@ def load_clip(
         dtype: ``"auto"`` is float32; or a torch dtype or its name.
         autocast: dtype of the products in all blocks but the last, ``"bfloat16"`` or
             ``"float16"``, or None for that of the weights; see `FrozenCLIP`.
+        precision: instead of ``dtype``: ``"float32"``, ``"half"`` for float16 weights and products
+            beside sums in float32, or ``"auto"``, which is half on CUDA and float32 elsewhere.
 
     Returns:
         The model in evaluation mode, without gradients.
 
     Raises:
         ValueError: if the name is unknown, if weights need another activation than the name has
-            (QuickGELU), if a weights file is damaged or of another architecture, or if the device
-            is not there.
+            (QuickGELU), if a weights file is damaged or of another architecture, if the device
+            is not there or the precision unknown.
         FileNotFoundError: if a weights file is not there.
     """
     device = chosen_device(device)
+    if precision is not None:
+        check_word("precision", precision, PRECISIONS)
+        is_half = precision == "half" or (precision == "auto" and device.type == "cuda")
+        dtype = torch.float16 if is_half else torch.float32
     number_type = torch.float32 if dtype == "auto" else _number_type(dtype)
     if number_type not in (*AUTOCAST, torch.float64):
         raise ValueError(f"dtype is {dtype!r}, expected auto, float32, bfloat16, float16, float64")

@@ -87,7 +87,13 @@ def openai_clip(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
 
 
 def clip_named(
-    data: str, name: str | None, weights: str | Path | None, *, usual: str, device: str
+    data: str,
+    name: str | None,
+    weights: str | Path | None,
+    *,
+    usual: str,
+    device: str,
+    precision: str = "float32",
 ) -> tuple[FrozenCLIP, str]:
     """Load the CLIP that a command names, the tiny one for the embedded world, or the usual one.
 
@@ -97,6 +103,7 @@ def clip_named(
         weights: a file, or None for OpenAI's.
         usual: open_clip's name of the paper's.
         device: where it goes.
+        precision: see `load_clip`.
 
     Returns:
         The model, and what a protocol calls it.
@@ -104,7 +111,7 @@ def clip_named(
     name = name or ("paper" if data == "paper" else usual)
     weights = weights or (None if name == "paper" else "openai")
     try:
-        model = load_clip(name, weights=weights, device=device)
+        model = load_clip(name, weights=weights, device=device, precision=precision)
     except (OSError, RuntimeError) as error:
         if weights != "openai":
             raise

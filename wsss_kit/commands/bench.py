@@ -44,6 +44,7 @@ def run_bench(
     batch_size: int = 1,
     rounds: int = 5,
     threads: int = 1,
+    precision: str = "auto",
     device: str = "auto",
 ) -> dict[str, float]:
     """Time every stage of CLIP-ES, print a table, and write it as JSON.
@@ -57,6 +58,7 @@ def run_bench(
         batch_size: images that go through together.
         rounds: how often each stage is timed, after one run that does not count.
         threads: of the CPU.
+        precision: of CLIP, see `load_clip`.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
 
     Returns:
@@ -76,7 +78,7 @@ def run_bench(
         torch.manual_seed(0)
         torch.set_num_threads(threads)
         try:
-            clip = load_clip(model, device=device)
+            clip = load_clip(model, device=device, precision=precision)
             where, rate = _machine(clip.device, threads), _product_rate(clip.device)
             print(f"{where}\n{model}, {size[1]}x{size[0]} pixels, batches of {batch_size}")
             print(f"median of {rounds} rounds; matrix products {rate / 1e12:.2f} TFLOP/s\n")
@@ -93,6 +95,7 @@ def run_bench(
         finally:
             torch.set_num_threads(before)
         card = {"machine": where, "model": model, "size": list(size), "batch_size": batch_size}
+        card["precision"] = str(clip.dtype).removeprefix("torch.")
         card |= {"rounds": rounds, "ms": times, "notes": notes, "peak_mb": _peak(clip.device)}
         path = write_whole(folder / "bench.json", json.dumps(card, indent=1) + "\n")
         peak = "" if card["peak_mb"] is None else f"peak memory {card['peak_mb']:.0f} MB; "

@@ -1,15 +1,24 @@
 """``python -m wsss_kit masks``: a data set and a method to a folder of pseudo masks."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.backbones import BACKBONES
 from wsss_kit.checkpoints import fingerprint_weights
-from wsss_kit.checks import check_count, check_device, check_given, check_probability, check_word
+from wsss_kit.checks import (
+    check_count,
+    check_device,
+    check_given,
+    check_probability,
+    check_word,
+    chosen_device,
+)
 from wsss_kit.classes import Sample
 from wsss_kit.commands import backbone_named, clip_named, run_folder
 from wsss_kit.commands.generate import MANIFEST, Written, write_masks
@@ -41,6 +50,7 @@ def run_masks(
     clip: str | None = None,
     clip_weights: str | Path | None = None,
     prompts: str | Path | None = None,
+    precision: str | None = None,
     affinity: str | Path | None = None,
     backbone: str | None = None,
     scales: Sequence[float] | None = None,
@@ -51,8 +61,8 @@ def run_masks(
     crf: bool = False,
     min_confidence: float | None = None,
     maps: bool = False,
-    batch_size: int = 1,
-    workers: int = 2,
+    batch_size: int | None = None,
+    workers: int | None = None,
     limit: int | None = None,
     device: str = "auto",
 ) -> Written:
@@ -71,6 +81,8 @@ def run_masks(
         clip: of CLIP-ES: open_clip's name; None for ViT-B/16, or the tiny one with ``"paper"``.
         clip_weights: of CLIP-ES: a file, or None for OpenAI's.
         prompts: of CLIP-ES: a file of `Prompts.to_json`; None for the papers' prompts.
+        precision: of CLIP-ES: ``"float32"``, ``"half"`` (float16), or ``"auto"``, which None stands
+            for: half on CUDA, as the authors run it, and float32 elsewhere.
         affinity: of a CAM, SC-CAM or CLIMS: a saved `AffinityNet` that the maps walk with. With
             ``power`` the background walks along, as PSA and SC-CAM have it; with ``threshold`` it
             joins afterwards, as IRN and CLIMS have it. ``"none"`` leaves out CLIP-ES's own walk.
@@ -85,8 +97,8 @@ def run_masks(
         min_confidence: below it pixels become 255; masks that are scored keep every pixel.
         maps: whether soft maps are kept too.
         batch_size: images of equal size that go through together; for CLIP-ES of equal size in
-            whole patches.
-        workers: threads that decode.
+            whole patches. None for 16 on CUDA and 1 elsewhere.
+        workers: threads that decode; None for one each core.
         limit: only the first so many images.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
 
@@ -106,10 +118,10 @@ def run_masks(
     rule = None
     if threshold is not None or power is not None:
         rule = BackgroundRule(threshold, power)
-    check_count("batch_size", batch_size)
-    check_count("workers", workers)
+    check_given(check_count, batch_size=batch_size, workers=workers)
     check_device(device)
     of_clip = {"clip": clip, "clip_weights": clip_weights, "prompts": prompts}
+    of_clip["precision"] = precision
     of_clip = {name: value for name, value in of_clip.items() if value is not None}
     others = ["backbone"] * (backbone is not None) if method == "clip-es" else [*of_clip]
     if others or (backbone is not None and method in _SHIPPED):
@@ -124,6 +136,7 @@ def run_masks(
     if isinstance(fitted, CLIPES):
         prompts = hashlib.sha256(fitted.prompts.to_json().encode()).hexdigest()[:16]
         made_by |= {"weights": fingerprint_weights(fitted.clip.model), "prompts": prompts}
+        made_by["precision"] = str(fitted.clip.dtype).removeprefix("torch.")
     else:
         made_by["weights"] = fingerprint_weights(fitted)
     if isinstance(fitted, Segmenter):
@@ -142,11 +155,11 @@ def run_masks(
         walk = "own" if affinity is None else None
         if affinity is not None and not fitted.brings_affinity:
             # CLIMS's copy of IRN does not pad images to 512 pixels, which IRN's file stands for
-            released = isinstance(fitted, CLIMS) and Path(affinity).suffix == ".pth"
-            options = {"pad_to": None} if released else {}
-            own = not released and load_model(affinity)[1].get("backbone") not in BACKBONES
-            if backbone is not None and own:
-                options["backbone"] = backbone_named(backbone)  # beside the method's
+            released = Path(affinity).suffix == ".pth"
+            options = {"pad_to": None} if released and isinstance(fitted, CLIMS) else {}
+            if backbone is not None and not released:
+                if load_model(affinity)[1].get("backbone") not in BACKBONES:
+                    options["backbone"] = backbone_named(backbone)  # beside the method's
             walk = AffinityNet.load(affinity, device=device, **options)
             made_by["affinity"] = f"{weights_path(affinity).stem}, {fingerprint_weights(walk)}"
         elif affinity not in (None, "none"):
@@ -157,7 +170,9 @@ def run_masks(
         recipe = Pipeline(fitted, affinity=walk, **options)
         made_by |= {"preset": fitted.preset, "background": str(recipe.rule)}
         made_by |= {"refinement": recipe.refinement}
-    options = {"maps": maps, "batch_size": batch_size, "workers": workers}
+    on_gpu = torch.device(chosen_device(device)).type == "cuda"
+    options = {"maps": maps, "batch_size": batch_size or (16 if on_gpu else 1)}
+    options["workers"] = workers or os.cpu_count() or 1
     options |= {"rank": rank, "world": world, "shown": rank == 0}
     with run_folder(out) as folder:
         written = write_masks(samples, recipe, folder, made_by=made_by, **options)
@@ -184,7 +199,8 @@ def _open(
     """Load the method; return also its name for the protocol."""
     if method == "clip-es":
         named = of_clip.get("clip"), of_clip.get("clip_weights")
-        loaded, called = clip_named(data, *named, usual="ViT-B-16-quickgelu", device=device)
+        options = {"device": device, "precision": of_clip.get("precision", "auto")}
+        loaded, called = clip_named(data, *named, usual="ViT-B-16-quickgelu", **options)
         prompts = samples.prompts("clip_es", of_clip.get("prompts"))
         return CLIPES(loaded, prompts=prompts).fit(), f"CLIP-ES, {called}"
     if data == "paper" and method in _SHIPPED:
