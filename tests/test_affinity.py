@@ -1,7 +1,5 @@
 """From affinity to refined maps: what must hold of any walk, and boxes against a flood fill."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Class activation maps against loops and the closed form."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,23 +1,9 @@
 """Going on where a training stopped, and with no other training's checkpoint."""
 
-from __future__ import annotations
-
-import json
-
-import pytest
 import torch
 
-from wsss_kit.checkpoints import check_same_run, fingerprint
+from wsss_kit.checkpoints import fingerprint
 from wsss_kit.classes import Sample
-
-
-def test_checkpoints_of_other_runs():
-    run = {"seed": 1, "long_side": (3, 4), "crop": None}
-    stored = json.loads(json.dumps(run))
-    assert check_same_run(stored, run, "x") is None
-    for key, value in {"seed": 2, "long_side": (3, 5), "crop": 4, "new": 1}.items():
-        with pytest.raises(ValueError, match=f"x is a checkpoint of a run with {key} .*same {key}"):
-            check_same_run(stored, {**run, key: value}, "x")
 
 
 def test_a_fingerprint_is_of_names_order_labels_and_the_first_image():

@@ -1,7 +1,5 @@
 """Class lists, their colours and what a sample may hold."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The training loop: batches, schedule, stops and goes on, what diverges and what does not."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -1,7 +1,5 @@
 """Files that are written whole or not at all, and pairs that belong together."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -12,6 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from wsss_kit.files import load_model, read_card, save_model, write_whole
+from wsss_kit.plot import new_figure, save_figure
+from wsss_kit.prompts import Prompts
 
 
 def refuse(*_):
@@ -25,13 +25,22 @@ def test_write_whole_makes_folders_and_takes_text_or_bytes(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = write_whole(tmp_path / "file.txt", "old")
+WRITES = {
+    "text": write_whole,
+    "figure": lambda path, text: save_figure(new_figure(1, 1, alt=text), path),
+    "prompts": lambda path, text: Prompts(["a"], ["b"], template=f"{text} {{}}").to_json(path),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, write):
+    path = tmp_path / "file.png"
+    write(path, "old")
+    before = path.read_bytes()
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="no space left"):
-        write_whole(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+        write(path, "new")
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
@@ -86,7 +95,8 @@ def test_a_pair_of_an_older_version_is_read(tmp_path):
 def test_a_truncated_or_changed_model_is_refused(tmp_path, old):
     path = old_pair(tmp_path, TENSORS, {}) if old else save_model(tmp_path / "m", TENSORS, {})
     whole = path.read_bytes()
-    for broken in (whole[:-5], whole[:10], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+    headers = ((2**63).to_bytes(8, "little") + b"{}", (4).to_bytes(8, "little") + b"xxxx")
+    for broken in (whole[:-5], whole[:10], b"", whole[:-1] + bytes([whole[-1] ^ 1]), *headers):
         path.write_bytes(broken)
         with pytest.raises(ValueError, match="truncated or changed"):
             load_model(path)

@@ -1,7 +1,5 @@
 """`DATA` of the notebooks: the same shape of answer for all three, and no image in two splits."""
 
-from __future__ import annotations
-
 import shutil
 
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.commands.voc_layout import build_voc
 from wsss_kit.classes import VOC_CLASSES
 from wsss_kit.clip import load_clip
 from wsss_kit.methods.cam import CAM
@@ -30,14 +29,7 @@ def save(path, value, mode):
 
 @pytest.fixture
 def voc(tmp_path):
-    lists = {"train": [f"t{i}" for i in range(6)], "val": [f"v{i}" for i in range(3)]}
-    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
-    for split, names in lists.items():
-        (tmp_path / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
-        for name in names:
-            save(tmp_path / "JPEGImages" / f"{name}.jpg", (0, 0, 0), "RGB")
-            save(tmp_path / "SegmentationClass" / f"{name}.png", 3, "L")
-    return tmp_path
+    return build_voc(tmp_path, (16, 20), {"train": 6, "val": 3})
 
 
 @pytest.fixture
@@ -58,10 +50,11 @@ def names_of(data):
 
 def test_voc_chooses_on_the_end_of_train_and_scores_on_val(voc):
     data = open_data("voc", n_train=3, n_val=2, n_test=2, root=voc)
-    expected = {"train": ["t0", "t1", "t2"], "val": ["t4", "t5"], "test": ["v0", "v1"]}
-    assert names_of(data) == expected and data.classes == VOC_CLASSES
-    assert list(data.val_masks) == ["t4", "t5"] and list(data.test_masks) == ["v0", "v1"]
-    assert data.test_masks["v1"].unique().tolist() == [3]
+    train, val, test = (("train", (0, 1, 2)), ("train", (4, 5)), ("val", (0, 1)))
+    expected = [[f"{split}_{i}" for i in numbers] for split, numbers in (train, val, test)]
+    assert list(names_of(data).values()) == expected and data.classes == VOC_CLASSES
+    assert [list(data.val_masks), list(data.test_masks)] == expected[1:]
+    assert data.test_masks["val_1"].unique().tolist() == [0, 1 + VOC_CLASSES.index("dog")]
     assert str(data.protocol("test")).startswith("VOC 2012 val, ")
     assert str(data.protocol("val")).startswith("VOC 2012 train, its end, ")
 
@@ -132,7 +125,7 @@ def test_an_affinity_for_each_data_set(voc):
     net = train_affinity_net(data, data.train, seeds)
     assert (net.backbone, net.radius, len(net.losses_)) == ("paper", 5, 6)
     data = open_data("voc", n_train=2, n_val=1, n_test=1, root=voc)
-    seeds = {s.name: torch.full((4, 5), 255) for s in data.train}  # cropped beyond their borders
+    seeds = {s.name: torch.full((16, 20), 255) for s in data.train}  # cropped beyond their borders
     with pytest.warns(UserWarning, match="every loss of AffinityNet was 0"):
         net = train_affinity_net(data, data.train, seeds, backbone="resnet18")
     assert (net.backbone, net.stride, net.losses_) == ("resnet18", 8, [0.0] * 3)
@@ -144,7 +137,7 @@ def test_a_segmenter_for_each_data_set(voc, monkeypatch):
     net = teach_segmenter(data, data.train, data.train.masks, taught_by="ground truth", epochs=1)
     assert (net.network, net.classes, net.taught_by) == ("small", data.classes, "ground truth")
     data = open_data("voc", n_train=2, n_val=1, n_test=1, root=voc)
-    masks = {s.name: torch.full((4, 5), 3) for s in data.train}
+    masks = {s.name: torch.full((16, 20), 3) for s in data.train}
     net = teach_segmenter(
         *(data, data.train, masks), taught_by="threes", epochs=1, backbone="resnet18"
     )

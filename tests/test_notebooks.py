@@ -1,7 +1,5 @@
 """The notebooks run from top to bottom, and the copy a student gets is what build.py promises."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from pathlib import Path

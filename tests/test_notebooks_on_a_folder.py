@@ -3,13 +3,11 @@
 What would be downloaded is replaced by the models of the embedded world, and the data are few.
 """
 
-from __future__ import annotations
-
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from PIL import Image
 
+from tests.commands.voc_layout import build_own
 from tests.test_notebooks import NOTEBOOKS, SOURCES, build
 from wsss_kit.paperworld import PaperWorld
 
@@ -45,19 +43,7 @@ doors.AffinityNet = lambda backbone, **_: _real[1]("paper", weights="web", strid
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
     """A folder as a reader would bring it: 120 images of two sizes, labels, masks."""
-    folder = tmp_path_factory.mktemp("mine")
-    (folder / "masks").mkdir()
-    world, rows = PaperWorld(120, split="train"), ["file,labels"]
-    for number, sample in enumerate(world):
-        height = 96 if number % 3 else 90
-        pixels = (255 * sample.image[:, :height]).round().byte().movedim(0, -1).numpy()
-        Image.fromarray(pixels).save(folder / f"{sample.name}.png")
-        mask = world.masks[sample.name][:height].byte().numpy()
-        Image.fromarray(mask).save(folder / "masks" / f"{sample.name}.png")
-        names = [n for n, on in zip(world.classes, sample.labels.tolist(), strict=True) if on]
-        rows.append(f"{sample.name}.png,{';'.join(names)}")
-    (folder / "labels.csv").write_text("\n".join(rows))
-    return folder
+    return build_own(tmp_path_factory.mktemp("mine"), PaperWorld(120, split="train"))
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """The pipeline: which steps hold for which method, and what a protocol calls them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

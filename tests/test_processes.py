@@ -1,7 +1,5 @@
 """Two processes on one training: what one would have done, within the error of floats."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -90,10 +88,14 @@ def test_sums_and_parts(monkeypatch):
         assert list(own(range(5))) == list(range(5))[rank::3]
 
 
-@pytest.mark.parametrize("told", [("x", "2"), ("2", "2"), ("-1", "2")])
+@pytest.mark.parametrize("told", [("x", "2"), ("2", "2"), ("-1", "2"), ("none", "2")])
 def test_an_odd_place_is_refused(monkeypatch, told):
     monkeypatch.setenv("RANK", told[0]), monkeypatch.setenv("WORLD_SIZE", told[1])
-    with pytest.raises(ValueError, match=r"RANK .* expected 0 to WORLD_SIZE - 1 as torchrun"):
+    if told[0] == "none":
+        monkeypatch.delenv("RANK")
+    with pytest.raises(
+        ValueError, match=rf"RANK .*{told[0]}.* expected 0 to WORLD_SIZE - 1 as torchrun"
+    ):
         place_in_run()
 
 

@@ -1,7 +1,5 @@
 """The README's code runs as it stands."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Recipes against the same chain written out by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-import wsss_kit
+import wsss_kit as kit
 from wsss_kit import affinity, crf, evaluation, plot
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.classes import PAPER_CLASSES, Sample
@@ -53,7 +53,7 @@ def odd(good: torch.Tensor, value: float) -> torch.Tensor:
 
 
 def wrong_maps(good: torch.Tensor) -> list[Any]:
-    range_left = [odd(good, value) for value in (NAN, INF, -0.5, 1.5)]
+    range_left = [odd(good, value) for value in (NAN, INF, -0.01, 1.01)]
     return [*range_left, 255 * good, (255 * good).byte(), good[0], good.numpy(), good.tolist()]
 
 
@@ -75,6 +75,7 @@ NO_NUMBERS = ["3", True, None, [3], NAN]
 WRONG: dict[str, Callable[[Any], list[Any]]] = {
     "count": lambda good: [*NO_NUMBERS, 0, -1, 1.5, INF],
     "count from 0": lambda good: [*NO_NUMBERS, -1, 1.5, INF],
+    "seed": lambda good: [*NO_NUMBERS, -1, 1.5, INF, 2**32],
     "positive": lambda good: [*NO_NUMBERS, 0, -1, INF, -INF],
     "not negative": lambda good: [*NO_NUMBERS, -1, INF, -INF],
     "probability": lambda good: [*NO_NUMBERS, -0.01, 1.01, INF, 40],
@@ -121,7 +122,7 @@ USUAL: dict[str, tuple[Any, str | None]] = {
     **alike(4, COUNT, "n_train n_val n_test max_cells n_images"),
     **alike(8, COUNT, "stride sinkhorn"),
     **alike(64, COUNT, "crop size pad_to"),
-    **alike(0, FROM_0, "seed workers"),
+    **{"seed": (0, "seed"), "workers": (0, FROM_0)},
     **alike(1, FROM_0, "iterations squarings boundary n_bootstrap width"),
     **alike(1, POSITIVE, "spatial_std bilateral_xy_std bilateral_rgb_std"),
     **alike(2.0, POSITIVE, "power background_power walk_power"),
@@ -133,13 +134,9 @@ USUAL: dict[str, tuple[Any, str | None]] = {
     **{"images": (IMAGES, UNIT), "scores": (SCORES, UNIT), "cams": (MAPS, UNIT)},
     **{"maps": (MAPS, "maps"), "labels": (LABELS, "labels"), "samples": (WORLD, "samples")},
     **{"scales": ((1.0,), FACTORS), "dilations": ((1,), "counts"), "device": ("cpu", "device")},
-    **{
-        "long_side": ((32, 48), "range"),
-        "preset": ("clean", WORD),
-        "cmap": ("viridis", WORD),
-        "fuse": ("max", WORD),
-    },
+    **{"long_side": ((32, 48), "range"), "preset": ("clean", WORD), "cmap": ("viridis", WORD)},
     **{"name": ("paper", WORD), "template": ("a {}", WORD), "unary": ("soft", WORD)},
+    **alike("max", WORD, "fuse"),
     **{"split": ("val", WORD), "prompts": (Prompts.paper(), None)},
     **{"rule": (BackgroundRule(power=1), None), "rules": ((BackgroundRule(power=1),), "rules")},
     **alike(False, None, "progress shown"),
@@ -147,13 +144,13 @@ USUAL: dict[str, tuple[Any, str | None]] = {
 """Arguments that mean the same everywhere: a good value, and its kind; None if it is not varied."""
 
 
-def door(call: Callable[..., Any], *given: Any, usual: str = "", **own: Any) -> Door:
+def door(call: Callable[..., Any], usual: str, *given: Any, **own: Any) -> Door:
     """A door.
 
     Args:
         call: what is called.
-        given: its first arguments, which are not varied.
         usual: names of arguments in ``USUAL``; those that end with ``?`` may be None as well.
+        given: its first arguments, which are not varied.
         own: other arguments, as in ``USUAL``.
     """
     arguments = {}
@@ -177,9 +174,9 @@ def small_cam() -> CAM:
 
 
 @functools.cache
-def small_segmenter() -> wsss_kit.Segmenter:
+def small_segmenter() -> kit.Segmenter:
     options = {"epochs": 1, "device": "cpu", "progress": False}
-    return wsss_kit.train_segmenter(WORLD, WORLD.masks, **options)
+    return kit.train_segmenter(WORLD, WORLD.masks, **options)
 
 
 @functools.cache
@@ -188,7 +185,7 @@ def small_net() -> AffinityNet:
 
 
 @functools.cache
-def clip() -> wsss_kit.FrozenCLIP:
+def clip() -> kit.FrozenCLIP:
     return load_clip("paper", device="cpu")
 
 
@@ -224,12 +221,12 @@ WALKED = {"scores": (MAPS, "maps")}
 
 
 def fit(method: Any, usual: str = "", **own: Any) -> Door:
-    return door(method.fit, usual=f"samples {FIT} long_side? {usual}", **own)
+    return door(method.fit, f"samples {FIT} long_side? {usual}", **own)
 
 
 def recipe(call: Callable[..., Any], method: Any, usual: str = "", **own: Any) -> Door:
     """A door of a recipe: a method's maps or masks of a batch."""
-    return door(call, usual=usual, **batch(), method=(method, None), **own)
+    return door(call, usual, **batch(), method=(method, None), **own)
 
 
 def walked(call: Callable[..., Any], method: Any, usual: str = "") -> Door:
@@ -240,54 +237,48 @@ def walked(call: Callable[..., Any], method: Any, usual: str = "") -> Door:
 DOORS: dict[str, Callable[[], Door]] = {
     # maps
     "class_activation_maps": lambda: door(
-        wsss_kit.class_activation_maps, features=(MAPS, "maps"), weight=(torch.ones(3, 2), None)
+        kit.class_activation_maps, "", features=(MAPS, "maps"), weight=(torch.ones(3, 2), None)
     ),
     "normalize_cams": lambda: door(
-        wsss_kit.normalize_cams, usual="eps", cams=(MAPS, "maps"), over=("map", WORD)
+        kit.normalize_cams, "eps", cams=(MAPS, "maps"), over=("map", WORD)
     ),
-    "upsample": lambda: door(wsss_kit.upsample, usual="maps", size=((8, 8), "size")),
+    "upsample": lambda: door(kit.upsample, "maps", size=((8, 8), "size")),
     "multi_scale": lambda: door(
-        functools.partial(wsss_kit.multi_scale, lambda view: view, IMAGES, flip=True),
-        usual="scales stride? round_to",
+        functools.partial(kit.multi_scale, lambda view: view, IMAGES, flip=True),
+        "scales stride? round_to",
     ),
     # affinity
     "transition_matrix": lambda: door(
-        affinity.transition_matrix, CELLS, usual="power squarings", sinkhorn=(1, FROM_0)
+        affinity.transition_matrix, "power squarings", CELLS, sinkhorn=(1, FROM_0)
     ),
-    "random_walk": lambda: door(affinity.random_walk, **WALKED, transition=(CELLS, None)),
+    "random_walk": lambda: door(affinity.random_walk, "", **WALKED, transition=(CELLS, None)),
     "balanced_walk": lambda: door(
-        functools.partial(affinity.balanced_walk, affinity=CELLS),
-        **{"usual": "squarings sinkhorn", **WALKED},
+        functools.partial(affinity.balanced_walk, affinity=CELLS), "squarings sinkhorn", **WALKED
     ),
-    "BalancedWalk": lambda: door(affinity.BalancedWalk, CELLS, usual="sinkhorn"),
-    "BalancedWalk.__call__": lambda: door(
-        affinity.BalancedWalk(CELLS), usual="squarings", **WALKED
-    ),
-    "box_masks": lambda: door(affinity.box_masks, usual="cams threshold"),
+    "BalancedWalk": lambda: door(affinity.BalancedWalk, "sinkhorn", CELLS),
+    "BalancedWalk.__call__": lambda: door(affinity.BalancedWalk(CELLS), "squarings", **WALKED),
+    "box_masks": lambda: door(affinity.box_masks, "cams threshold"),
     # masks
-    "add_background, constant": lambda: door(wsss_kit.add_background, usual="cams threshold"),
-    "add_background, power": lambda: door(wsss_kit.add_background, usual="cams power"),
-    "scores_to_masks": lambda: door(
-        wsss_kit.scores_to_masks, usual="scores labels min_confidence?"
-    ),
-    "BackgroundRule, constant": lambda: door(BackgroundRule, usual="threshold"),
-    "BackgroundRule, power": lambda: door(BackgroundRule, usual="power"),
+    "add_background, constant": lambda: door(kit.add_background, "cams threshold"),
+    "add_background, power": lambda: door(kit.add_background, "cams power"),
+    "scores_to_masks": lambda: door(kit.scores_to_masks, "scores labels min_confidence?"),
+    "BackgroundRule, constant": lambda: door(BackgroundRule, "threshold"),
+    "BackgroundRule, power": lambda: door(BackgroundRule, "power"),
     # refinement
-    "dense_crf": lambda: door(wsss_kit.dense_crf, usual=CRF),
-    "crf_of_present": lambda: door(wsss_kit.crf_of_present, usual=f"labels {CRF}"),
-    "pamr": lambda: door(wsss_kit.pamr, usual=PAMR),
+    "dense_crf": lambda: door(kit.dense_crf, CRF),
+    "crf_of_present": lambda: door(kit.crf_of_present, f"labels {CRF}"),
+    "pamr": lambda: door(kit.pamr, PAMR),
     "crf_of_present, pamr": lambda: door(
-        wsss_kit.crf_of_present, usual=f"labels {PAMR}", refine=(wsss_kit.pamr, None)
+        kit.crf_of_present, f"labels {PAMR}", refine=(kit.pamr, None)
     ),
-    "reference_crf_images": lambda: door(crf.reference_crf_images, usual="images"),
+    "reference_crf_images": lambda: door(crf.reference_crf_images, "images"),
     # methods and recipes
-    "CAM": lambda: door(CAM, "paper", usual=NETWORK),
+    "CAM": lambda: door(CAM, NETWORK, "paper"),
     "CAM.fit": lambda: fit(CAM("paper", preset="clean", device="cpu")),
-    "CAM.__call__": lambda: door(small_cam(), **batch()),
-    "CAM.predict": lambda: door(small_cam().predict, images=batch()["images"]),
+    "CAM.predict": lambda: door(small_cam().predict, "", images=batch()["images"]),
     "CLIMS": lambda: door(
         functools.partial(CLIMS, None, "paper", prompts=Prompts.paper(method="clims")),
-        usual=f"otm? btm? cbs? reg? cbs_threshold? {NETWORK}",
+        f"otm? btm? cbs? reg? cbs_threshold? {NETWORK}",
     ),
     "CLIMS.fit": lambda: fit(
         CLIMS(clip(), small_cam(), prompts=Prompts.paper(method="clims"), preset="clean"),
@@ -295,168 +286,160 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "SCCAM": lambda: door(
         functools.partial(sc_cam.SCCAM, "paper"),
-        usual=f"n_subcategories? rounds? subcategory_weight? {NETWORK}",
+        f"n_subcategories? rounds? subcategory_weight? {NETWORK}",
         **{"features": ("picture", optional(WORD)), "read_out": ("parent", optional(WORD))},
     ),
     "SCCAM.fit": lambda: fit(
         sc_cam.SCCAM(small_cam(), preset="clean", n_subcategories=2, rounds=1), epochs=(1, None)
     ),
     "Pipeline": lambda: door(
-        Pipeline, small_cam(), usual=f"background? box_threshold min_confidence? {WALK}"
+        Pipeline, f"background? box_threshold min_confidence? {WALK}", small_cam()
     ),
-    "sc_cam_masks": lambda: recipe(wsss_kit.sc_cam_masks, small_cam(), "threshold min_confidence?"),
+    "sc_cam_masks": lambda: recipe(kit.sc_cam_masks, small_cam(), "threshold min_confidence?"),
     "sc_cam_masks, walked": lambda: walked(
-        wsss_kit.sc_cam_masks, small_cam(), "background_power min_confidence?"
+        kit.sc_cam_masks, small_cam(), "background_power min_confidence?"
     ),
     "kmeans": lambda: door(
-        sc_cam.kmeans, torch.rand(6, 2), usual="k restarts tolerance seed", iterations=(3, COUNT)
+        sc_cam.kmeans, "k restarts tolerance seed", torch.rand(6, 2), iterations=(3, COUNT)
     ),
-    "subcategory_labels": lambda: door(  # features of a class, so that labels have a number
-        sc_cam.subcategory_labels,
-        torch.rand(1, 2, 3),
-        usual="labels k seed",
-        engine=("torch", WORD),
+    "subcategory_labels": lambda: door(
+        sc_cam.subcategory_labels, "labels k seed", torch.rand(1, 2, 3), engine=("torch", WORD)
     ),
     "agreement": lambda: door(
-        sc_cam.agreement, usual="n_classes", first=(LABELS, "labels"), second=(LABELS, None)
+        sc_cam.agreement, "n_classes", first=(LABELS, "labels"), second=(LABELS, None)
     ),
     "exemplars": lambda: door(
-        sc_cam.exemplars, torch.rand(1, 2, 3), usual="n_classes n", subcategories=(LABELS, "labels")
+        sc_cam.exemplars, "n_classes n", torch.rand(1, 2, 3), subcategories=(LABELS, "labels")
     ),
-    "plane": lambda: door(sc_cam.plane, torch.rand(4, 3), usual="seed", how=("pca", WORD)),
+    "plane": lambda: door(sc_cam.plane, "seed", torch.rand(4, 3), how=("pca", WORD)),
     "name_subcategories": lambda: door(
         functools.partial(sc_cam.name_subcategories, clip(), small_cam()),
-        usual="samples template threshold shown",
+        "samples template threshold shown",
         **{"subcategories": batch()["labels"], "words": (("red", "wooden"), "words")},
     ),
     "load_clip": lambda: door(
-        wsss_kit.load_clip,
-        usual="name device",
+        kit.load_clip,
+        "name device",
         **{"dtype": ("float32", WORD), "autocast": ("bfloat16", optional(WORD))},
     ),
-    "FrozenCLIP": lambda: door(wsss_kit.FrozenCLIP, clip().model, usual="max_cells"),
+    "FrozenCLIP": lambda: door(kit.FrozenCLIP, "max_cells", clip().model),
     "propose_backgrounds": lambda: door(
-        propose_backgrounds, clip(), usual="samples prompts template? most least shown"
+        propose_backgrounds, "samples prompts template? most least shown", clip()
     ),
-    "clims_masks": lambda: recipe(wsss_kit.clims_masks, small_cam(), "threshold? min_confidence?"),
+    "clims_masks": lambda: recipe(kit.clims_masks, small_cam(), "threshold? min_confidence?"),
     "clims_masks, walked": lambda: walked(
-        wsss_kit.clims_masks, small_cam(), "threshold? min_confidence?"
+        kit.clims_masks, small_cam(), "threshold? min_confidence?"
     ),
     "CLIPES": lambda: door(
         functools.partial(CLIPES, clip(), prompts=Prompts.paper()),
-        usual="preset scales? n_layers? squarings?",
+        "preset scales? n_layers? squarings?",
         **{"target": ("softmax", WORD), "similarity": ("values", optional(WORD))},
     ),
     "refined_maps": lambda: door(
         functools.partial(refined_maps, clip(), IMAGES[0], torch.eye(128)[:1], torch.eye(128)[1:3]),
-        usual="preset box_threshold",
+        "preset box_threshold",
     ),
-    "CLIPES.__call__": lambda: door(small_clip_es(), **batch()),
-    "cam_maps": lambda: recipe(wsss_kit.cam_maps, small_cam()),
-    "cam_masks": lambda: recipe(wsss_kit.cam_masks, small_cam(), "threshold"),
-    "cam_masks, walked": lambda: walked(wsss_kit.cam_masks, small_cam(), "background_power"),
+    "cam_maps": lambda: recipe(kit.cam_maps, small_cam()),
+    "cam_masks": lambda: recipe(kit.cam_masks, small_cam(), "threshold"),
+    "cam_masks, walked": lambda: walked(kit.cam_masks, small_cam(), "background_power"),
     "clims_masks, crf": lambda: recipe(
-        wsss_kit.clims_masks, small_cam(), "threshold? min_confidence?", crf=(True, None)
+        kit.clims_masks, small_cam(), "threshold? min_confidence?", crf=(True, None)
     ),
-    "clip_es_maps": lambda: recipe(wsss_kit.clip_es_maps, small_clip_es(), "box_threshold"),
-    "clip_es_maps, walked": lambda: walked(wsss_kit.clip_es_maps, small_clip_es()),
-    "clip_es_masks, walked": lambda: walked(wsss_kit.clip_es_masks, small_clip_es()),
+    "clip_es_maps": lambda: recipe(kit.clip_es_maps, small_clip_es(), "box_threshold"),
+    "clip_es_maps, walked": lambda: walked(kit.clip_es_maps, small_clip_es()),
+    "clip_es_masks, walked": lambda: walked(kit.clip_es_masks, small_clip_es()),
     "clip_es_masks": lambda: recipe(
-        wsss_kit.clip_es_masks, small_clip_es(), "box_threshold power min_confidence?"
+        kit.clip_es_masks, small_clip_es(), "box_threshold power min_confidence?"
     ),
     # evaluation
-    "ConfusionMatrix": lambda: door(ConfusionMatrix, usual="n_classes"),
-    "compare_reports": lambda: door(
-        wsss_kit.compare_reports, report(), report(), usual="n_bootstrap seed"
+    "ConfusionMatrix": lambda: door(ConfusionMatrix, "n_classes"),
+    "compare_reports": lambda: door(kit.compare_reports, "n_bootstrap seed", report(), report()),
+    "error_sources": lambda: door(
+        evaluation.error_sources, "", report(), least=(0.5, NOT_NEGATIVE)
     ),
-    "error_sources": lambda: door(evaluation.error_sources, report(), least=(0.5, NOT_NEGATIVE)),
     "evaluate": lambda: door(
-        functools.partial(wsss_kit.evaluate, protocol=Protocol("d", "val")),
-        usual="n_bootstrap seed boundary?",
+        functools.partial(kit.evaluate, protocol=Protocol("d", "val")),
+        "n_bootstrap seed boundary?",
         **{"predicted": (MASKS, "masks"), "target": (MASKS, "masks")},
         **{"classes": (("a", "b"), "names"), "scored": (("a",), optional("names"))},
     ),
-    "boundary_band": lambda: door(evaluation.boundary_band, MASK, usual="width?"),
-    "error_map": lambda: door(evaluation.error_map, MASK, MASK, usual="boundary?"),
+    "boundary_band": lambda: door(evaluation.boundary_band, "width?", MASK),
+    "error_map": lambda: door(evaluation.error_map, "boundary?", MASK, MASK),
     "error_shares": lambda: door(
-        evaluation.error_shares, **alike(np.ones((3, 3), int), "matrix", "inside outside")
+        evaluation.error_shares, "", **alike(np.ones((3, 3), int), "matrix", "inside outside")
     ),
     "Protocol": lambda: door(
-        Protocol,
-        usual="n_images? stride predicted_255",
-        **alike("x", "words", "data split background"),
+        Protocol, "n_images? stride predicted_255", **alike("x", "words", "data split background")
     ),
-    "predict_masks": lambda: door(
-        wsss_kit.predict_masks, all_maps, usual="samples rule batch_size shown"
-    ),
+    "predict_masks": lambda: door(kit.predict_masks, "samples rule batch_size shown", all_maps),
     "sweep_background": lambda: door(
-        wsss_kit.sweep_background, all_maps, WORLD, WORLD.masks, usual="rules batch_size shown"
+        kit.sweep_background, "rules batch_size shown", all_maps, WORLD, WORLD.masks
     ),
     # doors of data and the commands behind them
-    "PaperWorld": lambda: door(PaperWorld, usual="n size split seed cooccurrence? torn?"),
-    "open_data": lambda: door(open_data, usual="name n_train n_val n_test"),
+    "PaperWorld": lambda: door(PaperWorld, "n size split seed cooccurrence? torn?"),
+    "open_data": lambda: door(open_data, "name n_train n_val n_test"),
     # figures
-    "class_colours": lambda: door(plot.class_colours, n_classes=(3, FROM_0)),
-    "overlay": lambda: door(plot.overlay, IMAGES[0], MAPS[0, 0], usual="alpha cmap"),
+    "class_colours": lambda: door(plot.class_colours, "", n_classes=(3, FROM_0)),
+    "overlay": lambda: door(plot.overlay, "alpha cmap", IMAGES[0], MAPS[0, 0]),
     "show_samples": lambda: door(
-        plot.show_samples, [Sample("a", IMAGES[0], LABELS[0])], ("a", "b"), usual="columns"
+        plot.show_samples, "columns", [Sample("a", IMAGES[0], LABELS[0])], ("a", "b")
     ),
-    "show_cams": lambda: door(plot.show_cams, IMAGES, MAPS, ("a", "b"), usual="labels alpha cmap"),
+    "show_cams": lambda: door(plot.show_cams, "labels alpha cmap", IMAGES, MAPS, ("a", "b")),
     "show_masks": lambda: door(
         functools.partial(plot.show_masks, colours=np.zeros((3, 3))),
+        "alpha",
         *(IMAGES[..., :2, :2], {"truth": [MASK]}, ("a", "b")),
-        usual="alpha",
     ),
     "show_curves": lambda: door(
-        plot.show_curves, {"x": {"a": {0.5: 1.0}}}, usual="columns", y=("y", None)
+        plot.show_curves, "columns", {"x": {"a": {0.5: 1.0}}}, y=("y", None)
     ),
     "new_figure": lambda: door(
-        plot.new_figure, **alike(1.0, POSITIVE, "width height"), alt=("Nothing.", "words")
+        plot.new_figure, "", **alike(1.0, POSITIVE, "width height"), alt=("Nothing.", "words")
     ),
     "AffinityNet": lambda: door(
         functools.partial(AffinityNet, device="cpu"),
-        usual="radius seed stride? levels pad_to?",
+        "radius seed stride? levels pad_to?",
         **{"channels": ((4, 8), "count or counts"), "kind": ("boundary", WORD)},
     ),
-    "AffinityNet.fit": lambda: door(
-        small_net().fit, WORLD, WORLD.masks, usual=f"{FIT} weight_decay?"
-    ),
+    "AffinityNet.fit": lambda: door(small_net().fit, f"{FIT} weight_decay?", WORLD, WORLD.masks),
     "train_segmenter": lambda: door(
-        functools.partial(wsss_kit.train_segmenter, masks=WORLD.masks),
-        usual=f"samples {FIT} weight_decay? accumulate? scales? device",
+        functools.partial(kit.train_segmenter, masks=WORLD.masks),
+        f"samples {FIT} weight_decay? accumulate? scales? device",
         **{"loss": ("plain", optional(WORD)), "preset": ("small", optional(WORD))},
         **{"network": ("small", WORD), "crop": (48, COUNT)},
     ),
     "train_segmenter, steps": lambda: door(
-        functools.partial(wsss_kit.train_segmenter, WORLD, WORLD.masks, batch_size=2),
-        **{"usual": "progress", "iterations": (1, optional(COUNT))},
+        functools.partial(kit.train_segmenter, WORLD, WORLD.masks, batch_size=2),
+        "progress",
+        iterations=(1, optional(COUNT)),
     ),
-    "Segmenter.predict": lambda: door(small_segmenter().predict, usual="scales fuse", **batch()),
+    "Segmenter.predict": lambda: door(small_segmenter().predict, "scales fuse", **batch()),
     "Segmenter.probs": lambda: door(
-        small_segmenter().probs, usual="scales fuse", images=batch()["images"]
+        small_segmenter().probs, "scales fuse", images=batch()["images"]
     ),
     "show_errors": lambda: door(
-        plot.show_errors, IMAGES[..., :2, :2], [MASK], [MASK], report(), usual="columns"
+        plot.show_errors, "columns", IMAGES[..., :2, :2], [MASK], [MASK], report()
     ),
     "CAMExplorer": lambda: door(
-        CAMExplorer, {"CLIP-ES": small_clip_es()}, WORLD, None, PAPER_CLASSES, usual="threshold"
+        CAMExplorer, "threshold", {"CLIP-ES": small_clip_es()}, WORLD, None, PAPER_CLASSES
     ),
 }
 
 COMMANDS: dict[str, Callable[[Any], Door]] = {
-    "run_demo": lambda out: door(run_demo, out, usual="seed n_train n_val n_test"),
+    "run_demo": lambda out: door(run_demo, "seed n_train n_val n_test", out),
     "run_baseline": lambda out: door(
-        functools.partial(run_baseline, "paper", seeds=(0,), out=out), usual="threshold limit?"
+        functools.partial(run_baseline, "paper", seeds=(0,), out=out), "threshold limit?"
     ),
     "run_reproduce": lambda out: door(
         functools.partial(run_reproduce, "paper/clip-es", out=out / "row"),
-        **{"usual": "seed limit?", "iterations": (2, optional(COUNT))},
+        "seed limit?",
+        iterations=(2, optional(COUNT)),
     ),
     "train_paper_clip": lambda out: door(
-        train_paper_clip, out / "clip", usual="steps seed workers fall torn"
+        train_paper_clip, "steps seed workers fall torn", out / "clip"
     ),
     "train_paper_backbone": lambda out: door(
-        train_paper_backbone, out / "trunk", usual="steps seed workers"
+        train_paper_backbone, "steps seed workers", out / "trunk"
     ),
 }
 
@@ -531,7 +514,7 @@ def test_no_public_number_is_forgotten():
     known.update(" ".join(WITHOUT_CHECK.values()).split())
     doors = {
         name: value
-        for module in (wsss_kit, evaluation, plot, crf, affinity)
+        for module in (kit, evaluation, plot, crf, affinity)
         for name, value in vars(module).items()
         if getattr(value, "__module__", "").startswith(module.__name__)
         and callable(value)

@@ -1,7 +1,5 @@
 """The pages beside the notebooks keep their word: functions exist, headings are there."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Random views of images; an image and its mask are cut alike."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

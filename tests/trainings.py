@@ -4,8 +4,6 @@
 start processes. ``WSSS_KIT_TEST_DEVICE=cuda`` runs them on a GPU, in mixed precision.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

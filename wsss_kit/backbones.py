@@ -298,7 +298,7 @@ def _check_output(backbone: nn.Module) -> None:
     of = next(backbone.parameters(), torch.zeros(1))
     try:
         with torch.no_grad():
-            given = backbone.eval()(torch.zeros(1, 3, 64, 64, device=of.device))
+            given = backbone.eval()(torch.zeros(2, 3, 64, 64, device=of.device))
     except Exception:  # it may need other images; what is wrong shows with these
         return
     finally:
@@ -307,10 +307,10 @@ def _check_output(backbone: nn.Module) -> None:
     D, name = backbone.out_channels, type(backbone).__name__
     is_tensor = isinstance(given, Tensor)
     is_float = is_tensor and given.dtype == torch.float32
-    if not is_float or given.ndim != 4 or given.shape[1] != D:
+    if not is_float or given.ndim != 4 or given.shape[:2] != (2, D) or not given.numel():
         shape = f" of shape {tuple(given.shape)}, {given.dtype}" if is_tensor else ""
         raise ValueError(
-            f"{name} returned {type(given).__name__}{shape} for (1, 3, 64, 64) images, expected "
+            f"{name} returned {type(given).__name__}{shape} for (2, 3, 64, 64) images, expected "
             f"a float32 tensor (B, D, h, w) with D = {D}, its out_channels; return the last "
             "feature map"
         )

@@ -62,7 +62,10 @@ class Checkpoint:
         settle()
         if loaded is not None:
             card, what = {"run": {}, **loaded[1]}, f"the checkpoint {self.path}"
-            check_kinds(card, what, lists=("epochs", "before"), objects=("run",))
+            card = {"sums": {}, **card}
+            check_kinds(card, what, lists=("epochs", "before"), objects=("run", "sums"))
+            if not isinstance(card.get("sound", 0.0), float | int | None):
+                raise ValueError(f"{what} has sound {card['sound']!r}, expected a number")
             for name in ("part", "step"):
                 check_count(f"{name} of {what}", card.get(name), least=0)
             check_same_run(card["run"], self.run, self.path)
@@ -150,8 +153,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each reader has its own exceptions
         raise ValueError(f"{path} {unread(error)}") from error
-    state = next((state[k] for k in ("state_dict", "model") if k in state), state)
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    for key in ("model", "state_dict") * 2:
+        state = state[key] if isinstance(state, dict) and key in state else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} holds {type(state).__name__}, expected a state dict of tensors")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def unread(error: Exception) -> str:
@@ -241,14 +247,17 @@ def check_same_run(stored: Mapping[str, Any], run: Mapping[str, Any], where: str
 def fingerprint(samples: Sequence[Sample]) -> str:
     """Return a hash of a training set, sixteen letters.
 
-    It covers the names, their order, the first image's pixels and, where no image has to be decoded
-    for them, the labels.
+    It covers the names, their order, the sizes of the image files, the first image's pixels and,
+    where no image has to be decoded for them, the labels.
 
     Args:
         samples: M images with labels, at least one.
     """
     names = getattr(samples, "names", None) or [sample.name for sample in samples]
     digest = hashlib.sha256("\n".join(names).encode())
+    for name in names if callable(getattr(samples, "path", None)) else ():
+        path = samples.path(name)
+        digest.update(str(path.stat().st_size if path.is_file() else None).encode())
     digest.update(samples[0].image.detach().cpu().contiguous().numpy().tobytes())
     if hasattr(samples, "image_labels") or isinstance(samples, (list, tuple)):
         digest.update(labels_of(samples).numpy().tobytes())

@@ -86,7 +86,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is missing; save it again or copy it from where it was")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or a bomb
         raise ValueError(f"{path} is no card: {error}; copy or save it again") from error
     if not isinstance(card, dict):
         raise ValueError(f"{path} holds {type(card).__name__}, expected a JSON object; save again")
@@ -151,8 +151,14 @@ def check_kinds(
             if not isinstance(card.get(name), kind):
                 problem = f"{what} has {name} {card.get(name)!r}, expected {word}"
                 raise ValueError(f"{problem}; copy the file, or make it again")
-            if name == "classes" and not all(isinstance(each, str) for each in card[name]):
-                raise ValueError(f"{what} has classes {card[name]!r}, expected names")
+            if name == "classes":
+                check_texts(card[name], f"{what} has classes")
+
+
+def check_texts(names: Sequence[Any], what: str) -> None:
+    """Raise `ValueError` if one of the names is no text; ``what`` begins the message."""
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{what} {str(names)[:60]}, expected names; make the file again")
 
 
 def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Several levels of a backbone, and PSA's released affinity; IRN's is among the golden figures."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -35,6 +33,7 @@ def test_levels_come_together_on_the_finest_grid(rng):
     assert torch.allclose(net.features(images), expected, atol=1e-6)
     assert net(images).shape == (2, 24, 24)
     for options, message in (
+        ({"radius": 10**6}, "radius is 1000000, expected at most 64"),
         ({"levels": 4}, r"levels is 4 and \w+ has 3 levels"),
         ({"levels": 3, "channels": (4, 8)}, r"channels are \(4, 8\) and there are 3 levels"),
         ({"levels": 2, "channels": 6, "kind": "boundary"}, "expected multiples of 4"),

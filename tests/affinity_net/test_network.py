@@ -1,7 +1,5 @@
 """AffinityNet: what it gives, that it learns, and that both ways to walk are one."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn
@@ -98,13 +96,14 @@ def test_images_of_several_sizes_are_cropped_and_read_when_their_turn_comes(worl
 
 
 def test_what_cannot_be_learned_from(world, seeds, net, tmp_path):
-    with pytest.raises(ValueError, match=r"there is no seed for 'train_0_000000'"):
-        net.fit(world, {})
     small = {name: mask[:10] for name, mask in seeds.items()}
-    with pytest.raises(ValueError, match=r"has 96x96 pixels and a seed of shape \(10, 96\)"):
-        net.fit(world, small)
-    with pytest.raises(ValueError, match="images have shape"):
-        net(torch.zeros(3, 8, 8))
+    for call, given, message in (
+        (net.fit, (world, {}), "there is no seed for 'train_0_000000'"),
+        (net.fit, (world, small), r"has 96x96 pixels and a seed of shape \(10, 96\)"),
+        (net, (torch.zeros(3, 8, 8),), "images have shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(*given)
 
     def fit(labels=seeds, radius=5, **options):
         mine = AffinityNet(Tiny(), radius=radius, channels=6)
@@ -113,10 +112,8 @@ def test_what_cannot_be_learned_from(world, seeds, net, tmp_path):
     fit()
     other = {**seeds, world.names[0]: torch.zeros_like(seeds[world.names[0]])}
     for change, named in (
-        ({"learning_rate": 1e-4}, "learning_rate 0.001"),
         ({"labels": other}, "masks"),
         ({"radius": 4}, "radius 5"),
-        ({"crop": 64}, "crop None"),
     ):
         with pytest.raises(ValueError, match=f"checkpoint of a run with {named}"):
             fit(**change)

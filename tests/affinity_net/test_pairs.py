@@ -1,7 +1,5 @@
 """Pairs of near cells: labels, offsets and the walk; affinities and losses are golden figures."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

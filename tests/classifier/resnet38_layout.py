@@ -3,8 +3,6 @@
 That these are the names, and what the network computes, is among the golden figures.
 """
 
-from __future__ import annotations
-
 import torch
 
 from wsss_kit.backbones import build_backbone

@@ -1,7 +1,5 @@
 """Backbones: sizes, normalisation, seeds, weights from files, and modules of one's own."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torchvision

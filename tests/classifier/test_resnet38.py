@@ -1,7 +1,5 @@
 """ResNet-38: weights from files, what is trained."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import save_file

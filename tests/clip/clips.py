@@ -1,7 +1,5 @@
 """Small CLIPs of every kind that the blocks and their gradients have to fit."""
 
-from __future__ import annotations
-
 import torch
 
 from wsss_kit.clip import FrozenCLIP, load_clip

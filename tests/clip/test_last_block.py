@@ -1,7 +1,5 @@
 """The last block's gradient in closed form against automatic differentiation, in float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

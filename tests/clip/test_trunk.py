@@ -1,7 +1,5 @@
 """The backbone in reused arrays against open_clip's own blocks; dtypes and image sizes."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import warnings

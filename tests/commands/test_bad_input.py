@@ -29,6 +29,8 @@ TRAIN += " --backbone paper --weights web --preset clean"
 RESUME = "train cam --out t --resume"
 CLIMS = "train clims --data paper --limit 2 --out c"
 SEGMENTER = "train segmenter --root voc --split val --masks pred --out s --crop 32 --epochs 1"
+FROM = "masks --data paper --limit 1 --out o"
+RUNS_AWAY = " --batch-size 1 --learning-rate 1e9"
 SEGMENTER += " --network small --preset small --device cpu"
 
 
@@ -51,6 +53,7 @@ def whole(tmp_path_factory):
 def room(whole, tmp_path, monkeypatch):
     """A copy of it to damage, which commands run in."""
     shutil.copytree(whole, tmp_path / "room")
+    monkeypatch.delenv("WSSS_KIT_FOLDER", raising=False)
     monkeypatch.chdir(tmp_path / "room")
     return tmp_path / "room"
 
@@ -100,6 +103,7 @@ STOPS = [  # damage, command, message
     (predicted((8, 8)), SCORE, r"'val_0': predicted has shape \(8, 8\) and target \(48, 64\)"),
     (predicted(value=99), SCORE, "'val_0': predicted holds 99 at .0, "),
     (predicted(names=["val_0"]), SCORE, "1 of 2 images have no predicted mask: val_1; predict th"),
+    (predicted(), f"{SCORE} --out w/cam.safetensors", "a file that ends in .html"),
     (nothing, SCORE, "there is no folder pred, expected one of NAME.png"),
     (nothing, MASKS.replace("cam", "none"), "none.safetensors is missing; copy it"),
     (cut("w/cam.safetensors", 1000), MASKS, "cam.safetensors is no whole safetensors file; it is"),
@@ -108,6 +112,12 @@ STOPS = [  # damage, command, message
     (nothing, f"{MASKS} --affinity w/cam", "is a card of CAM, expected one of AffinityNet"),
     (bare, TRAIN.replace("out t", "out n"), "none of the 4 images shows a class"),
     (nothing, TRAIN, "holds a training .* would be lost"),
+    (nothing, TRAIN.replace("out t", "out n") + RUNS_AWAY, r"diverged in .*epoch \d+: "),
+    (nothing, "train sc-cam --out t --resume", "a training of cam, and sc-cam is asked for"),
+    (nothing, f"{RESUME} --seed 3", "a run with seed 0, and this one asks for 3"),
+    (nothing, RESUME.replace("out t", "out n"), "has no config.json, so there is nothing to go"),
+    (nothing, SEGMENTER.replace("--masks pred", ""), "no masks are given to learn from, .*--masks"),
+    (nothing, "train affinity --root voc --masks none --out n", "there is no folder none"),
     (text("t/config.json", '{"what"'), RESUME, "config.json is no card"),
     (text("t/config.json", '{"what": "cam", "colour": 3}'), RESUME, "no --colour, expected --data"),
     (cut("t/checkpoint.safetensors", 100), RESUME, "checkpoint.safetensors is no whole safetens"),
@@ -118,12 +128,45 @@ STOPS = [  # damage, command, message
     (predicted((9, 9)), SEGMENTER, r"has 48x64 pixels and a mask of shape \(9, 9\)"),
     (nothing, f"{CLIMS} --prompts p.json", "no file p.json; write one with"),
     (nothing, f"{CLIMS} --start w/cam", "was made for 20 classes .* not for 8"),
+    (nothing, "masks clip-es --data paper --affinity a --out n", "affinity is a; expected none"),
+    (nothing, "masks clims --data paper --flip --out n", "flip belongs to a segmenter"),
+    (nothing, f"{FROM} w/paper --threshold 0.4 --power 2", "expected exactly one of the two"),
+    (nothing, "download pets --aug --out n", "aug belongs to voc"),
+    (nothing, "check folder", "no folder data/mine; expected"),
+    (nothing, "check cats", "the data set is 'cats', expected one of voc"),
+    (nothing, "check pets --root voc", "no pets in"),
+    (nothing, "reproduce clip-es/train/cfr", "there is no published row 'clip-es/train/cfr'"),
+    (
+        nothing,
+        "reproduce clip-es/camvid --run",
+        "no recipe for CamVid is published; expected an",
+    ),
+    (nothing, "demo --pictures none --out n", "there is no folder"),
+    (nothing, "demo --pictures voc --out n --classes cow", "holds no image"),
+    (
+        nothing,
+        "demo --pictures voc/JPEGImages --out n",
+        "no labels.csv, so say which classes",
+    ),
+    (nothing, "demo --classes cow --out n", "--classes goes with --pictures"),
+    (nothing, f"{FROM} clip-es --backbone f.py:f", "takes no backbone; leave it out"),
+    (nothing, f"{FROM} sc-cam --clip-weights none", "takes no clip-weights; leave it out"),
+    (nothing, f"{FROM} clims --prompts none.json", "takes no prompts; leave it out"),
+    (nothing, f"{FROM} clims --backbone f.py:f", "takes no backbone; leave it out"),
+    (nothing, "train cam --out o epochs 3", r"^wsss_kit train: .*Unused Tokens: \['epochs', '3'\]"),
+    (nothing, "train cam --out o --epochs --crop 3", "--epochs requires an argument"),
+    (
+        nothing,
+        "train cam --out o --flip=perhaps",
+        '--flip: unable to convert "perhaps" into bool',
+    ),
 ]
 FAILS = [
     (text(LIST, "../../etc/passwd\ntrain_aug_0\n"), "passwd: FileNotFound"),
     (gone(IMAGE), "train_aug_1: FileNotFoundError: there is no image"),
     (cut(IMAGE, 300), "does not decode as an image: 300 bytes that begin"),
     (text(LABELS, "<annotation><obj"), "aug_1.xml is no whole XML .unclosed token"),
+    (text(LABELS, '<?xml version="1.0" encoding="klingon"?><a/>'), "aug_1.xml is no whole XML"),
     (text(LABELS, DOGG), "_1.xml names an object 'dogg', no class of VOC; closest: 'dog'"),
     (gone(LABELS), "train_aug_1 has no annotation, expected"),
 ]
@@ -139,6 +182,7 @@ def test_it_stops_and_says_why(damage, words, message, room, capsys):
     assert _matches(message, printed), printed
     after = {path: path.read_bytes() for path in before}
     assert after == before  # nothing that was there has changed
+    assert not Path("o").exists()
 
 
 @pytest.mark.parametrize(("damage", "message"), FAILS, ids=[row[-1] for row in FAILS])
@@ -150,6 +194,13 @@ def test_it_goes_on_and_lists_it(damage, message, room, capsys):
     (failed,) = (room / "out" / "failed").iterdir()
     assert not (room / "out" / "masks" / f"{failed.stem}.png").exists()
     assert len(list((room / "out" / "masks").iterdir())) == (1 if "passwd" in message else 3)
+
+
+def test_a_run_without_a_mask_fails(room, capsys):
+    for file in Path("voc/JPEGImages").iterdir():
+        file.write_bytes(b"no image")
+    assert main(MASKS.split()) == 1
+    assert "holds 0 masks" in capsys.readouterr().out
 
 
 def _matches(message, said):

@@ -70,10 +70,18 @@ def test_all_heads_at_once_are_each_by_itself():
 
 def test_a_backbone_from_a_file(tmp_path):
     path = tmp_path / "trunk.py"
-    path.write_text("from torch import nn\ndef make():\n    return nn.Identity()\n")
-    assert isinstance(load_function(f"{path}:make"), nn.Identity)
+    (tmp_path / "beside.py").write_text("channels = 5\n")
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from torch import nn\nimport beside\n\n@dataclass\nclass Options:\n    channels: int\n\n"
+        "def make():\n    return nn.Conv2d(3, Options(beside.channels).channels, 1)\n"
+    )
+    assert load_function(f"{path}:make").out_channels == 5
     with pytest.raises(ValueError, match="no function 'other'"):
         load_function(f"{path}:other")
+    path.write_text("import sys\ndef make():\n    sys.exit(3)\n")
+    with pytest.raises(ValueError, match=r":make failed \(SystemExit: 3\); mend it"):
+        load_function(f"{path}:make")
     with pytest.raises(FileNotFoundError, match="is missing"):
         load_function(f"{tmp_path}/none.py:make")
     with pytest.raises(ValueError, match=r"expected a ResNet's name or FILE\.py:FUNCTION"):

@@ -43,6 +43,7 @@ def refused(arguments, capsys):
     ("command", "option", "text"),
     [
         *(("paper-clip", "--steps", text) for text in ("1.5", "many", "")),
+        *(("cam", "--crop", "many"), ("cam", "--learning-rate", "nan"), ("cam", "--scales", "x")),
         *(("baseline", option, "nan") for option in ("--seeds", "--limit", "--threshold")),
         *((command, "--device", "gpu") for command in ("bench", "reproduce", "masks", "cam")),
         *(("masks", option, "0") for option in ("--batch-size", "--workers", "--limit", "--power")),
@@ -196,11 +197,7 @@ def test_a_stopped_command_promises_what_it_keeps(
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    for where in (
-        *("demo:demo", "photographs:run_baseline", "bench:run_bench"),
-        *("train:train_paper_clip", "train:train_paper_backbone", "evaluate:run_reproduce"),
-        *("download:download", "masks:run_masks", "train_method:train_method"),
-    ):
+    for where, *_ in SOURCES.values():
         function = functools.wraps(_load(where))(lambda *_, **__: stopped())
         monkeypatch.setattr(f"wsss_kit.commands.{where.replace(':', '.')}", function)
     if checkpoint:

@@ -1,38 +1,41 @@
 """Images of one's own in one command: a page with maps and masks, or a sentence why not."""
 
 import re
+import shutil
 
 import pytest
 import torch
 from PIL import Image
 
+from tests.commands.voc_layout import build_own
 from wsss_kit import commands
 from wsss_kit.__main__ import main
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.commands.photographs import LONGEST, run_own_images, shrunk
 from wsss_kit.paperworld import PaperWorld
 
+FIRST = "test_0_000000.png"
+
 
 @pytest.fixture
 def images(tmp_path):
     """Four images of the embedded world, one of them enlarged."""
-    folder, world = tmp_path / "mine", PaperWorld(4, split="test")
-    (folder / "masks").mkdir(parents=True)
-    for number, sample in enumerate(world):
-        pixels = (255 * sample.image).round().byte().movedim(0, -1).numpy()
-        mask = world.masks[sample.name].byte().numpy()
-        for name, array in ((f"p{number}.png", pixels), (f"masks/p{number}.png", mask)):
-            side = 800 if number == 0 else 96
-            image = Image.fromarray(array).resize((side, side), Image.Resampling.NEAREST)
-            image.save(folder / name)
-    (folder / "notes.txt").write_text("no image")
+    folder = build_own(tmp_path / "mine", PaperWorld(4, split="test"))
+    (folder / "labels.csv").rename(folder / "notes.txt")
+    for path in (folder / FIRST, folder / "masks" / FIRST):
+        Image.open(path).resize((800, 800), Image.Resampling.NEAREST).save(path)
     return folder
 
 
 def test_classes_by_name(images, tmp_path, capsys):
     words = ["demo", "--pictures", str(images), "--classes", "cow,boat", "--clip", "paper"]
+    shutil.copy(images / FIRST, (images / FIRST).with_suffix(".jpg"))  # another image of that stem
+    for name in ("._p1.png", "c.png"):
+        (images / name).write_bytes(b"\0\5\x16\7")
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    assert "report.html shows 4 images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "report.html shows 5 images" in said
+    assert "c cannot be read" in said and "._p1" not in said
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img alt=") == 3 and not re.search(r'(src|href)="(?!data:)', page)
     assert "what CLIP says of it" in page and "cow, boat" in page and "mIoU" not in page
@@ -41,11 +44,7 @@ def test_classes_by_name(images, tmp_path, capsys):
 
 
 def test_labels_and_masks_are_scored_at_their_own_size(images, tmp_path, capsys):
-    rows, world = ["file,labels"], PaperWorld(4, split="test")
-    for number, sample in enumerate(world):
-        names = [n for n, on in zip(world.classes, sample.labels.tolist(), strict=True) if on]
-        rows.append(f"p{number}.png,{';'.join(names)}")
-    (images / "labels.csv").write_text("\n".join(rows))
+    (images / "notes.txt").rename(images / "labels.csv")
     options = {"classes": PAPER_CLASSES, "clip": "paper", "device": "cpu"}
     page = run_own_images(images, tmp_path / "out", **options)
     message = capsys.readouterr().out
@@ -55,30 +54,21 @@ def test_labels_and_masks_are_scored_at_their_own_size(images, tmp_path, capsys)
     assert "dense CRF" in page.read_text(encoding="utf-8")
 
 
-def test_what_is_missing_is_said(images, tmp_path, capsys, monkeypatch):
-    words = ["demo", "--out", str(tmp_path / "out"), "--pictures"]
-
-    def refused(*more):
-        assert main([*words, *more]) == 2
-        return capsys.readouterr().err
-
-    assert "there is no folder" in refused(str(tmp_path / "none"))
-    assert "has no labels.csv, so say which classes to look for" in refused(str(images))
-    (tmp_path / "empty").mkdir()
-    assert "holds no image" in refused(str(tmp_path / "empty"))
-
+def test_where_weights_come_from_without_a_network_is_said(images, tmp_path, capsys, monkeypatch):
     def unreachable(*_, **__):
         raise OSError("no route to host")
 
     monkeypatch.setattr(commands, "load_clip", unreachable)
     monkeypatch.chdir(tmp_path)
-    message = refused(str(images), "--classes", "cow")
+    words = ["demo", "--out", str(tmp_path / "out"), "--pictures", str(images)]
+    assert main([*words, "--classes", "cow"]) == 2
+    message = capsys.readouterr().err
     assert "CLIP ViT-B-16 could not be fetched (no route to host)" in message
     assert "put OpenAI's file (https://openaipublic" in message and "ViT-B-16.pt" in message
     assert "The embedded world needs no weights: python -m wsss_kit demo" in message
     assert not (tmp_path / "out" / "report.html").exists()
-    assert main(["demo", "--classes", "cow", "--out", str(tmp_path / "out")]) == 2
-    assert "--classes goes with --pictures" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match=r"give a file by --clip-weights; .*ViT-B-16\.pt"):
+        commands.clip_named("voc", None, None, usual="ViT-B-16-quickgelu", device="cpu")
 
 
 def test_large_images_are_shown_smaller():

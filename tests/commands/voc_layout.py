@@ -7,18 +7,19 @@ import numpy as np
 from PIL import Image
 
 from wsss_kit.classes import VOC_CLASSES, palette
+from wsss_kit.paperworld import PaperWorld
 
 OBJECT = "<object><name>{}</name></object>"
 SPLITS = {"train": 2, "val": 2, "train_aug": 4, "test": 2}
 
 
-def build_voc(root: Path, size: tuple[int, int] = (48, 64)) -> Path:
+def build_voc(root: Path, size: tuple[int, int] = (48, 64), splits=SPLITS) -> Path:
     """Images of a cow or a dog on grey in every split; ``test`` has neither labels nor masks."""
     sets = root / "ImageSets" / "Segmentation"
     for part in (root / "JPEGImages", root / "Annotations", root / "SegmentationClass", sets):
         part.mkdir(parents=True)
     random = np.random.default_rng(0)
-    for split, n in SPLITS.items():
+    for split, n in splits.items():
         names = [f"{split}_{i}" for i in range(n)]
         (sets / f"{split}.txt").write_text("\n".join(names) + "\n")
         for i, name in enumerate(names):
@@ -33,6 +34,22 @@ def build_voc(root: Path, size: tuple[int, int] = (48, 64)) -> Path:
             xml = f"<annotation>{OBJECT.format(what)}</annotation>"
             (root / "Annotations" / f"{name}.xml").write_text(xml)
             save_mask(root / "SegmentationClass" / f"{name}.png", mask)
+    return root
+
+
+def build_own(root: Path, world: PaperWorld) -> Path:
+    """The embedded world as a reader would bring it: images of two sizes, labels and masks."""
+    (root / "masks").mkdir(parents=True)
+    rows = ["file,labels"]
+    for number, sample in enumerate(world):
+        height = 96 if number % 3 else 90
+        pixels = (255 * sample.image[:, :height]).round().byte().movedim(0, -1).numpy()
+        Image.fromarray(pixels).save(root / f"{sample.name}.png")
+        mask = world.masks[sample.name][:height].byte().numpy()
+        Image.fromarray(mask).save(root / "masks" / f"{sample.name}.png")
+        names = [n for n, on in zip(world.classes, sample.labels.tolist(), strict=True) if on]
+        rows.append(f"{sample.name}.png,{';'.join(names)}")
+    (root / "labels.csv").write_text("\n".join(rows))
     return root
 
 

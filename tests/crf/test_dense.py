@@ -1,7 +1,5 @@
 """The dense CRF: figures measured with pydensecrf2, cases by hand, and what must hold of any."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

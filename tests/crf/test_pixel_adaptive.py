@@ -1,7 +1,5 @@
 """PAMR against nested loops, and what must hold of it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Only background and the classes present take part, image by image."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as pycoco
 
 from tests.commands.voc_layout import save_mask
 from wsss_kit import data
@@ -172,11 +173,19 @@ def test_root_may_be_a_folder_above(voc, above):
 PAIR = "/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("line", ["{}", "{}\r", "{}  1", "JPEGImages/{}.jpg", PAIR])
-def test_split_lines(voc, line):
-    text = "\ufeff" + "\n\n".join(line.format(name) for name in (*IDS, IDS[0]))
-    (voc / "ImageSets/Segmentation/train_aug.txt").write_text(text, encoding="utf-8")
+def test_split_lines(voc, line, encoding):
+    text = "\n\n".join(line.format(name) for name in (*IDS, IDS[0]))
+    (voc / "ImageSets/Segmentation/train_aug.txt").write_text(text, encoding=encoding)
     assert data.load_voc(voc, "train_aug").names == IDS
+
+
+def test_a_space_may_be_part_of_a_name(voc):
+    for folder, end in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (voc / folder / f"{IDS[0]}.{end}").rename(voc / folder / f"a 0.{end}")
+    (voc / "ImageSets/Segmentation/train.txt").write_text(f"a 0\n{IDS[1]}  1\n")
+    assert data.load_voc(voc).names == ("a 0", IDS[1])
 
 
 def test_voc_masks(voc):
@@ -206,9 +215,13 @@ def test_missing_root_and_split(voc, tmp_path, load):
         load(voc, "vall")
     with pytest.raises(FileNotFoundError, match=f"no split None {known}$"):
         load(voc, None)
-    (voc / "ImageSets/Segmentation/val.txt").write_text("\n")
-    with pytest.raises(ValueError, match=r"val\.txt is empty, expected one image id a line"):
-        load(voc, "val")
+    for content, message in (
+        (b"\n", "empty, expected one image id a"),
+        (b"\xe9t\xe9", "not UTF-8"),
+    ):
+        (voc / "ImageSets/Segmentation/val.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"val\.txt is {message}"):
+            load(voc, "val")
 
 
 def test_no_masks_and_no_annotations(voc):
@@ -267,8 +280,14 @@ def test_coco_masks_are_rendered_once_with_small_objects_on_top(coco, monkeypatc
     crowd = masks[NAMES[1]]
     assert (crowd[:, :2] == expected[2, 4]).all() and not crowd[:, 2:].any()
     assert len(list((coco / "masks" / "train2014").glob("*.png"))) == 2
-    monkeypatch.setattr("wsss_kit.data.benchmarks._COCO._rendered", None)
-    assert torch.equal(data.load_coco_masks(coco)[NAMES[0]], expected)
+    with monkeypatch.context() as patch:
+        patch.setattr("wsss_kit.data.benchmarks._COCO._rendered", None)
+        assert torch.equal(data.load_coco_masks(coco)[NAMES[0]], expected)
+    file = coco / "annotations" / "instances_train2014.json"
+    file.write_text(file.read_text().replace('"area": 80', f'"area": 1{"0" * 400}'))
+    (coco / "masks" / "train2014" / f"{NAMES[1]}.png").write_bytes(b"")
+    again = data.load_coco_masks(coco)
+    assert torch.equal(again[NAMES[1]], crowd) and again[NAMES[0]].shape == SIZE
 
 
 def test_coco_errors(coco, listed):
@@ -282,19 +301,45 @@ def test_coco_errors(coco, listed):
         ({"images": []}, "has annotations None, expected"),
         (listed | {"categories": [other]}, "'Dog', no class of COCO; closest: 'dog'"),
         (listed | {"images": [leaving]}, "a name alone"),
+        (listed | {"images": listed["images"] * 2}, "has image ids twice, such as 9"),
         (listed | {"images": []}, "image 9 and category 18, expected those that it lists"),
+        (listed | {"images": 5}, "instances_train2014.json has images"),
+        (listed | {"images": [{"id": 1}]}, "instances_train2014.json has .*images"),
+        (listed | {"annotations": {}}, "instances_train2014.json has annotations"),
+        (listed | {"categories": None}, "instances_train2014.json has categories"),
     ):
         write_listed(coco, broken)
         with pytest.raises(ValueError, match=message):
             data.load_coco(coco)
 
 
-@pytest.mark.parametrize("outline", [[], [[1, 2]], {"counts": [1]}, {"size": [12, 16]}, "x"])
+SIZED = {"size": list(SIZE)}
+OUTLINES = [
+    *([], [[1, 2]], "x", None, [[None, 0, 2, 0, 2, 2]], [[0, 0, 1e300, 0, 5, 5]]),
+    *([[0, 0, 9, 9]], [[0, 0, 9, 9, 3]], {"counts": [1]}, SIZED, {**SIZED, "counts": [1, 2]}),
+    *({**SIZED, "counts": "13"}, {**SIZED, "counts": [-1, 193]}),
+    {"size": [400000, 400000], "counts": [1, 2]},
+]
+
+
+@pytest.mark.parametrize("outline", OUTLINES, ids=str)
 def test_an_outline_that_is_none_is_named(outline, coco, listed):
     listed["annotations"] = [annotation(7, 9, 18, outline, 3)]
     write_listed(coco, listed)
-    with pytest.raises(ValueError, match=f"annotation 7 of {NAMES[0]} has no outline"):
+    with pytest.raises(ValueError, match=f"7 of {NAMES[0]} has no outline .* run lengths"):
         data.load_coco_masks(coco)[NAMES[0]]
+
+
+def test_without_areas_and_sizes_what_the_outline_says_is_drawn(coco, listed):
+    square = np.zeros(SIZE, np.uint8, order="F")
+    square[2:7, 3:12] = 1
+    run = {"size": list(SIZE), "counts": pycoco.encode(square)["counts"].decode()}
+    entries = ((9, run), (25, [[3, 2, 12, 2, 12, 7, 3, 7]]))
+    named = [{"id": i, "file_name": f"{NAMES[i == 25]}.jpg"} for i, _ in entries]
+    drawn = [{"id": i, "image_id": i, "category_id": 1, "segmentation": o} for i, o in entries]
+    write_listed(coco, listed | {"images": named, "annotations": drawn})
+    masks = data.load_coco_masks(coco)
+    assert all(torch.equal(masks[name], torch.from_numpy(square).long()) for name in NAMES[:2])
 
 
 def test_pets_are_of_two_species_or_of_the_breeds_of_both_lists(pets):

@@ -179,9 +179,13 @@ def test_an_archive_that_means_harm_is_refused_whole(pack, name, tmp_path):
 
 def test_what_is_no_archive_is_said(tmp_path):
     (tmp_path / "page.html").write_text("<html>quota exceeded</html>")
-    with pytest.raises(ValueError, match="is no whole tar or zip"):
-        unpack(tmp_path / "page.html", tmp_path, shown=False)
     whole = tar(tmp_path / "whole.tgz", {"a": bytes(range(256)) * 4000}, "w:gz")
     (tmp_path / "half.tgz").write_bytes(whole.read_bytes()[:2000])
-    with pytest.raises(ValueError, match="is no whole tar or zip"):
-        unpack(tmp_path / "half.tgz", tmp_path / "to", shown=False)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("a", b"a" * 5000)
+    damaged = bytearray((tmp_path / "a.zip").read_bytes())
+    damaged[31:43] = b"\xff" * 12
+    (tmp_path / "a.zip").write_bytes(damaged)
+    for name in ("page.html", "half.tgz", "a.zip"):
+        with pytest.raises(ValueError, match="is no whole tar or zip"):
+            unpack(tmp_path / name, tmp_path / "to", shown=False)

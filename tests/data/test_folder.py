@@ -117,6 +117,7 @@ def test_missing_folder_table_and_masks(root, tmp_path):
         ("cat1.jpg,cat", "begins 'cat1.jpg,cat', expected 'file,labels'"),
         ("file,labels,note", "begins 'file,labels,note', expected 'file,labels'"),
         ("", "begins '', expected 'file,labels'"),
+        ('file,labels\ncat1.jpg,"cat\n' + "b.png,dog\n" * 20000, r"line \d+ is no row .* quote"),
         (TABLE.encode("utf-16"), "line 1 is not UTF-8; save it"),
         ("file,labels\ncat1.jpg,b\u00e4r\n".encode("latin-1"), "line 2 is not UTF-8; save it"),
         ("file,labels\n", "names no image; add a line"),
@@ -148,6 +149,7 @@ def test_bad_classes(root, classes, message):
 
 
 MARKED = ["cat|dog", "cat/dog", '"cat,dog"', "cat+dog", "cat & dog", "a\tb"]
+MARKED += [f"cat{mark}dog" for mark in "\uff1b\u3001\uff0c\u061b\uff0f\uff5c\u060c"]
 
 
 @pytest.mark.parametrize("label", MARKED)

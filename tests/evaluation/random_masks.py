@@ -1,7 +1,5 @@
 """Random targets and predictions, and ``evaluate`` on them."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

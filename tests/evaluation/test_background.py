@@ -1,7 +1,5 @@
 """Background rules: the sweep must say what each rule would score alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

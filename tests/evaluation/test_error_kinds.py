@@ -1,7 +1,5 @@
 """Every wrong pixel has a kind and another side, and all of them sum to 1 - IoU."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Ranking words: sharpness by hand, and a word left out against all done again without it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Published numbers as data, and the usual reasons why ours is another one."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

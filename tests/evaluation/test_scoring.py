@@ -1,7 +1,5 @@
 """Counting against scikit-learn, intervals against loops, and the difference of two reports."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -155,14 +153,12 @@ def test_a_number_never_travels_alone():
 
 
 ALL, TARGET = random_masks(9)
-ONE = {"p0": ALL["p0"]}
 
 
 @pytest.mark.parametrize(
     ("predicted", "changes", "message"),
     [
-        (ONE, {}, r"8 of 9 images have no predicted mask: p1, p2, p3, p4, p5, \.\.\.; predict"),
-        ({**ALL, "p3": ALL["p3"][:10]}, {}, r"image 'p3'.*\(10, 30\).*\(20, 30\)"),
+        ({"p0": ALL["p0"]}, {}, r"8 of 9 images have no predicted mask: .*p5, \.\.\.; predict"),
         (ALL, {"classes": ("cow",)}, r"image 'p0': predicted holds [23] at "),
         (ALL, {"protocol": "val"}, r"expected Protocol\(data="),
         (ALL, {"scored": ["cow", "dog"]}, "scored has 'dog', expected one of 'cow'"),
@@ -178,22 +174,9 @@ def test_evaluate_refuses_with_names(predicted, changes, message):
 # -- two reports ------------------------------------------------------------------------------
 
 
-def noisy(target, share, random):
-    """Masks in which a share of the pixels is drawn again."""
-    result = {}
-    for name, mask in target.items():
-        again = torch.rand(mask.shape, generator=random) < share
-        result[name] = torch.where(again, torch.randint(0, 4, mask.shape, generator=random), mask)
-    return result
-
-
-def world(n, random):
-    return {f"p{i}": torch.randint(0, 4, (6, 7), generator=random) for i in range(n)}
-
-
-def test_a_difference_equals_the_literal_loop(rng):
-    target = world(8, rng)
-    masks = [noisy(target, share, rng) for share in (0.6, 0.3)]
+def test_a_difference_equals_the_literal_loop():
+    (first, target), (second, _) = (random_masks(8, wrong=share) for share in (0.6, 0.3))
+    masks = first, second
     first, second = (scored(predicted, target) for predicted in masks)
     result = compare_reports(first, second, n_bootstrap=200, seed=3)
     assert result.difference == pytest.approx(second.mean_iou - first.mean_iou)
@@ -219,8 +202,8 @@ def test_a_difference_equals_the_literal_loop(rng):
     assert same.interval == (0.0, 0.0) and "no difference was shown" in same.headline
 
 
-def test_what_cannot_be_compared(rng):
-    target = world(3, rng)
+def test_what_cannot_be_compared():
+    _, target = random_masks(3)
     report = scored(target, target)
     with pytest.raises(ValueError, match="2 images are in one report alone, such as 'p1'"):
         compare_reports(report, scored(target, {"p0": target["p0"]}))

@@ -1,7 +1,5 @@
 """The tiny CLIP, images and a fitted CAM, which tests of methods read and none changes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

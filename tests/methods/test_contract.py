@@ -1,7 +1,5 @@
 """What every method promises. Another method is one more line of ``METHODS``."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json
@@ -143,6 +141,11 @@ def test_looking_changes_nothing(method, batch):
     for dtype in (torch.bool, torch.int64, torch.float64):
         with torch.no_grad():
             assert torch.equal(method(images, labels.to(dtype)).cams, output.cams)
+    with torch.inference_mode():
+        torch.testing.assert_close(method(images, labels).cams, output.cams)
+    found = method(images.double(), labels).cams.float()
+    torch.testing.assert_close(found, output.cams, atol=1e-4, rtol=1e-3)
+    assert method(images[:0], labels[:0]).cams.shape == (0, *output.cams.shape[1:])
     assert torch.equal(images, batch.images) and torch.equal(labels, batch.labels)
     for module, state in zip(modules, before, strict=True):
         assert all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
@@ -205,6 +208,9 @@ def test_no_argument_is_forgotten_here(case):
     assert names == {"self", *case.others, *case.load}
 
 
+WRONG_TYPES = (("classes", None), ("classes", 3), ("classes", [1]), ("losses", 5), ("backbone", 3))
+
+
 def test_a_card_that_lacks_something_is_refused(method, name, tmp_path):
     path, options = method.save(tmp_path / "method"), options_of(METHODS[name])
     if path.suffix == ".json":
@@ -215,6 +221,8 @@ def test_a_card_that_lacks_something_is_refused(method, name, tmp_path):
     changes += [({**card, "version": 99}, "version 99, expected")]
     for key in {*card} - {"method", "version", "sha256", "bytes"}:
         changes.append(({k: v for k, v in card.items() if k != key}, f"lacks {key}"))
+    for key, value in WRONG_TYPES if "classes" in card else ():
+        changes.append(({**card, key: value}, f"the card of .* has {key} .*expected"))
     for changed, message in changes:
         if tensors is None:
             path.write_text(json.dumps(changed))

@@ -4,28 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_kit.evaluation import Protocol, evaluate
+from tests.evaluation.random_masks import random_masks, scored
 from wsss_kit.plot import alt_text, show_confusion, show_curves, show_plane, show_spills
 from wsss_kit.plot.canvas import png_bytes
 
-OPTIONS = {"classes": ("cow", "camel", "cat"), "protocol": Protocol("random masks", "val")}
+WITHOUT_A_CAT = random_masks(n_values=3)
 TWO = {
     "std, pixels": {"CAM": {1: 40.0, 4: 60.0, 2: 50.0}, "CLIP-ES": {1: 30.0, 2: 20.0}},
     "weight": {"CLIP-ES": {0: 55.0, 3: 57.25}},
 }
 
 
-@pytest.fixture
-def masks(rng):
-    """Six masks without a cat, and guesses."""
-    pairs = ((f"p{i}", torch.randint(0, 3, (2, 20, 20), generator=rng)) for i in range(6))
-    target, guess = zip(*(({name: a}, {name: b}) for name, (a, b) in pairs), strict=True)
-    return [{k: v for each in part for k, v in each.items()} for part in (target, guess)]
-
-
-def test_rows_of_the_heat_map_are_shares_of_the_ground_truth(masks):
-    target, guess = masks
-    report = evaluate(guess, target, **OPTIONS)
+def test_rows_of_the_heat_map_are_shares_of_the_ground_truth():
+    report = scored(*WITHOUT_A_CAT)
     figure = show_confusion(report)
     ax = figure.axes[0]
     cells = ax.collections[0].get_array().reshape(3, 3)
@@ -39,22 +30,22 @@ def test_rows_of_the_heat_map_are_shares_of_the_ground_truth(masks):
 
 def test_the_heat_map_names_classes_that_are_not_scored_too():
     target, guess = ({"a": torch.tensor([row])} for row in ([0, 1, 1], [2, 1, 2]))
-    ax = show_confusion(evaluate(guess, target, scored=("cow",), **OPTIONS)).axes[0]
+    ax = show_confusion(scored(guess, target, scored=("cow",))).axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["background", "cow", "camel"]
     assert np.ma.getmaskarray(ax.collections[0].get_array().reshape(3, 3))[2].all()
 
 
-def test_the_heat_map_of_spills_shows_points_of_the_union(masks, rng):
-    target, guess = masks
-    stuff = {n: torch.randint(0, 2, (20, 20), generator=rng) for n in target}
-    options = {**OPTIONS, "boundary": 0, "stuff": stuff, "stuff_names": ("grass", "sand")}
-    report = evaluate(guess, target, **options)
+def test_the_heat_map_of_spills_shows_points_of_the_union(rng):
+    guess, target = WITHOUT_A_CAT
+    stuff = {n: torch.randint(0, 2, (20, 30), generator=rng) for n in target}
+    options = {"boundary": 0, "stuff": stuff, "stuff_names": ("grass", "sand")}
+    report = scored(guess, target, **options)
     figure = show_spills(report)
     cells = figure.axes[0].collections[0].get_array().reshape(3, 3)
     np.testing.assert_allclose(cells[:2].sum(1), 100 * report.error_shares[1:3, 2])
     assert np.ma.getmaskarray(cells)[2].all()  # no cat anywhere
     assert f"cow: {cells[0].max():.0f} " in alt_text(figure)
-    clean = show_spills(evaluate(target, target, **options))
+    clean = show_spills(scored(target, target, **options))
     assert alt_text(clean).endswith("nothing of a point or more.")
 
 

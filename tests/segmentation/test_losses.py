@@ -1,7 +1,5 @@
 """Losses of a segmenter against loops over pixels; DeepLab's sum is among the golden figures."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -143,6 +143,10 @@ def load_function(text: str) -> nn.Module:
         if not callable(getattr(module, name, None)):
             raise ValueError(f"{file} has no function {name!r}")
         return getattr(module, name)()
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ValueError) and "has no function" in str(error):
+            raise
+        raise ValueError(f"{text} failed ({type(error).__name__}: {error}); mend it") from error
     finally:
         sys.path.pop(0)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from wsss_kit.checks import check_count, check_device, check_given, check_seed
 from wsss_kit.classes import Sample
 from wsss_kit.commands import run_folder
-from wsss_kit.commands.generate import MANIFEST, masks_in, read_maps
+from wsss_kit.commands.generate import masks_in, read_maps
 from wsss_kit.commands.train_method import CONFIG
 from wsss_kit.data import LazyMasks, open_dataset
 from wsss_kit.data.datasets import TITLES
@@ -33,7 +33,7 @@ from wsss_kit.evaluation import (
     published,
     published_rows,
 )
-from wsss_kit.evaluation.published_numbers import published_table
+from wsss_kit.evaluation.published_numbers import differences, published_table
 from wsss_kit.files import write_whole
 from wsss_kit.paperworld import STUFF
 from wsss_kit.plot import show_confusion, show_errors, show_masks, show_spills
@@ -86,6 +86,8 @@ def run_evaluate(
         rule, predicted = _best_power(power, Path(folder), predicted, target, len(samples.classes))
         span = f"{min(power):g} to {max(power):g}"
         settings = {**settings, "background": f"the best of the powers {span}, chosen here: {rule}"}
+        before = settings.get("refinement", "none").replace(", dense CRF", "")
+        settings["refinement"] = before.replace("dense CRF", "none")  # maps are from before it
     stated = {k: str(settings[k]) for k in ("background", "refinement", "preset") if k in settings}
     protocol = Protocol(TITLES.get(data, "own folder"), str(samples.split or "all"), **stated)
     options = {"classes": samples.classes, "protocol": protocol, "scored": scored}
@@ -108,8 +110,10 @@ def run_evaluate(
         notes=notes,
         tables=tables,
     )
-    known = "" if beside is None else f"\npublished: {beside.value:g} ({beside.unit})."
-    print(f"{report}\n{page} has the tables and figures.{known}")
+    print(f"{report}\n{page} has the tables and figures.")
+    if beside is not None:
+        other = ", ".join(differences(report, beside)) or "nothing"
+        print(f"published: {beside.value:g} ({beside.unit}); other in ours: {other}")
     return report
 
 
@@ -207,9 +211,7 @@ def run_reproduce(
 ) -> int:
     """Print the commands of a published number and what they need, or run them in order.
 
-    Without a row, list which there are.
-
-    A second run skips commands whose product is there and resumes an unfinished training.
+    Without a row, list which there are. A second run goes on where the first was stopped.
 
     Args:
         row: name of a row, such as ``clip-es/train/crf`` or ``paper/clip-es``; None for the list.
@@ -259,8 +261,7 @@ def run_reproduce(
         print("A trial on a part of the images or with fewer steps, not the row itself.")
     if not run:
         return 0
-    missing = [str(need.path) for need in needs if need.missing]
-    if missing:
+    if missing := [str(need.path) for need in needs if need.missing]:
         count = f"{len(missing)} of {len(needs)} things are missing: {', '.join(missing)}"
         raise FileNotFoundError(f"{count}; the list above says where each comes from")
     with run_folder(folder):
@@ -335,11 +336,10 @@ def _run(commands: Sequence[list[str]], folder: Path, device: str) -> int:
     write_whole(record, text)
     for command in commands:
         done, resume = False, []
-        if command[0] in ("masks", "train"):
+        if command[0] == "train":  # masks look themselves whether they are done
             written = Path(command[command.index("--out") + 1])
-            product = MANIFEST if command[0] == "masks" else f"{command[1]}.safetensors"
-            done = (written / product).exists()
-            if command[0] == "train" and (written / CONFIG).exists() and not done:
+            done = (written / f"{command[1]}.safetensors").exists()
+            if (written / CONFIG).exists() and not done:
                 resume = ["--resume"]
         print(f"\n{_line([*command, *resume])}{' (done)' * done}")
         if done or command[0] == "#":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -21,8 +22,9 @@ from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count
 from wsss_kit.classes import Sample
 from wsss_kit.data import LazyMasks
+from wsss_kit.data.datasets import plan_batches
 from wsss_kit.data.images import import_decoders, mask_png, read_mask, stamp_of
-from wsss_kit.files import check_classes, check_kinds, read_card, write_whole
+from wsss_kit.files import check_classes, check_kinds, check_texts, read_card, write_whole
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.processes import progress
 
@@ -97,7 +99,7 @@ def write_masks(
             problem = f"{foreign} is there and {PROTOCOL} is not, so these masks are not from here"
             raise ValueError(f"{problem}; give --out another folder")
         write_whole(card, text)
-    elif card.read_text(encoding="utf-8") != text:
+    elif card.read_bytes() != text.encode():
         problem = f"{folder} holds masks that were made otherwise ({PROTOCOL} there says how)"
         raise ValueError(f"{problem}; remove it, or give --out another one")
     names = [name for name in samples.names if _place(folder, "masks", name)]  # or refuse
@@ -105,18 +107,21 @@ def write_masks(
     batches = plan_batches(samples, batch_size, side=cell)[rank::world]
 
     def is_done(name: str) -> bool:
-        kept = not maps or _place(folder, "maps", name, ".safetensors").exists()
         stamp = stamp_of(mask := _place(folder, "masks", name))
         if stamp == "":
             raise ValueError(f"{mask} was changed by others; move it away, or give --out another")
-        return kept and stamp is not None and stamp == _stamp(text, samples, name)
+        try:
+            _ = read_maps(folder, name) if maps else None
+        except (OSError, ValueError):
+            return False
+        return stamp is not None and stamp == _stamp(text, samples, name)
 
     old = {names[i] for batch in batches for i in batch if not is_done(names[i])}
     left = [batch for batch in batches if not old.isdisjoint(names[i] for i in batch)]
     for name in old:  # what failed once is tried again
-        for path in (folder / MANIFEST, _place(folder, "failed", name, ".txt")):
-            path.unlink(missing_ok=True)
-        _place(folder, "masks", name).unlink(missing_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for part, end in (("failed", ".txt"), ("masks", ".png"), ("maps", ".safetensors")):
+            _place(folder, part, name, end).unlink(missing_ok=True)
 
     def write() -> Iterator[_Read]:
         for batch in _decode(samples, left, workers, masks_of.fit if cell > 1 else None, text):
@@ -154,6 +159,7 @@ def read_masks(folder: str | Path, classes: Sequence[str] | None = None) -> Writ
     stored = read_card(folder / MANIFEST)
     kinds = {"lists": ("pictures", "classes"), "objects": ("failed",)}
     check_kinds({"classes": [], **stored}, str(folder / MANIFEST), **kinds)
+    check_texts(stored["pictures"], f"{folder / MANIFEST} has pictures")
     if classes is not None and stored.get("classes"):
         check_classes(stored, classes, folder)
     return Written(_masks(folder, stored["pictures"]), stored["failed"])
@@ -164,12 +170,20 @@ def read_maps(folder: str | Path, name: str) -> dict[int, Tensor]:
 
     Raises:
         FileNotFoundError: if the run kept no maps of it.
+        ValueError: if the file is damaged.
     """
     path = _place(Path(folder), "maps", name, ".safetensors")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; give the run --maps to keep soft maps")
-    stored = load_file(path)
-    return {int(c): m.float() for c, m in zip(stored["classes"], stored["maps"], strict=True)}
+    try:
+        stored = load_file(path)
+        classes, maps = stored["classes"].tolist(), stored["maps"].float()
+        if len(classes) != len(maps) or not maps.isfinite().all() or min(classes, default=0) < 0:
+            raise ValueError("classes and maps do not fit")
+    except (SafetensorError, KeyError, ValueError) as error:
+        advice = "remove it, and the same `masks` command with --maps makes it anew"
+        raise ValueError(f"{path} holds no maps ({error}); {advice}") from error
+    return dict(zip(classes, maps, strict=True))
 
 
 def _place(folder: Path, subfolder: str, name: str, ending: str = ".png") -> Path:
@@ -286,33 +300,6 @@ def _compute(good: Sequence[_Read], masks_of: Recipe) -> list[tuple[Tensor, Tens
         for b, *pair in zip(equal, masks, maps, strict=True):
             pairs[b] = pair
     return pairs
-
-
-def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -> list[list[int]]:
-    """List the images of every batch by number: of equal size, in the order of the data set.
-
-    Args:
-        samples: with ``size_of(name)``.
-        batch_size: at most so many together.
-        side: sizes are rounded up to multiples of it first.
-
-    Returns:
-        Batches in the order of their first image; one whose size cannot be read is alone.
-    """
-    check_count("batch_size", batch_size)
-    if batch_size == 1:  # no size has to be read
-        return [[number] for number in range(len(samples))]
-    open_batches, batches = {}, []
-    for number, name in enumerate(samples.names):
-        try:
-            size = tuple(-(-length // side) for length in samples.size_of(name))
-        except (OSError, ValueError):
-            size = number  # its own batch, where reading it says why
-        if len(open_batches.get(size, ())) in (0, batch_size):
-            open_batches[size] = []
-            batches.append(open_batches[size])
-        open_batches[size].append(number)
-    return batches
 
 
 def masks_in(

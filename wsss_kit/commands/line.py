@@ -48,6 +48,8 @@ _NAMES = {"sources": "--from", "images": "--pictures"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors that a user can mend are printed without a traceback."""
     words, bound = list(sys.argv[1:] if arguments is None else arguments), None
+    if hasattr(sys.stdout, "reconfigure"):  # a console may lack letters of names
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = next((word for word in words[:1] if word in (*_COMMANDS, "train")), "")
     try:
         function, bound = parse(words)

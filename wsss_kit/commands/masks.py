@@ -139,6 +139,10 @@ def run_masks(
         made_by["precision"] = str(fitted.clip.dtype).removeprefix("torch.")
     else:
         made_by["weights"] = fingerprint_weights(fitted)
+        made_by["options"] = {name: getattr(fitted, name) for name in fitted.OPTIONS}
+    if backbone is not None and ":" in backbone:  # its code counts as well as its weights
+        code = Path(backbone.rpartition(":")[0]).read_bytes()
+        made_by["backbone"] = hashlib.sha256(code).hexdigest()[:16]
     if isinstance(fitted, Segmenter):
         for name in [name for name, value in of_maps.items() if value is not None]:
             raise ValueError(f"a segmenter has no maps, so it takes no {name}; leave it out")

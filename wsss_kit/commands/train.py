@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wsss_kit import engine
-from wsss_kit.checks import check_count, chosen_device
+from wsss_kit.checks import check_count, check_seed, chosen_device
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.commands import run_folder
@@ -126,8 +126,9 @@ def train_paper_backbone(
         FileNotFoundError: if the teacher is missing.
         Diverged: if the loss runs away.
     """
-    for name, value, least in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
-        check_count(name, value, least)
+    check_count("steps", steps)
+    check_count("batch", batch)
+    check_seed(seed)
     check_count("workers", workers, least=0)
     with run_folder(out) as folder:
         patches_of, teacher_card = _teacher(teacher)

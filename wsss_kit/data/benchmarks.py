@@ -1,10 +1,11 @@
 """PASCAL VOC 2012 and COCO 2014, the data sets that the papers publish numbers of."""
 
 import codecs
+import hashlib
 import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, VOC_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
-from wsss_kit.data.images import image_size, mask_png, outline_mask
+from wsss_kit.data.images import image_size, mask_png, outline_mask, stamp_of
 from wsss_kit.files import write_whole
 from wsss_kit.prompts.checks import closest
 
@@ -122,9 +123,9 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
 
     def _listed(self, line: str) -> str:
         """Return the path or id at the beginning of a line; an id may have spaces."""
-        if "/" in line:
-            return line.split()[0]
-        return line if self.path(line).is_file() else re.sub(r"\s+-?[01]$", "", line)
+        if self.path(PurePosixPath(line).stem).is_file():
+            return line
+        return line.split()[0] if "/" in line else re.sub(r"\s+-?[01]$", "", line)
 
     def path(self, name: str) -> Path:
         return self.root / "JPEGImages" / f"{name}.jpg"
@@ -253,6 +254,14 @@ data/README.md says where to get COCO 2014."""
         known = data["categories"]
         self.class_of = {each["id"]: _index(each["name"], COCO_CLASSES, file) for each in known}
         self.images = {image["id"]: image for image in data["images"]}
+        stems = [Path(image["file_name"]).stem for image in data["images"]]
+        for what, values in (
+            ("image ids", [image["id"] for image in data["images"]]),
+            ("image names", stems),
+            ("category ids", [each["id"] for each in known]),
+        ):
+            if twice := [value for value, n in Counter(values).items() if n > 1]:
+                raise ValueError(f"{file} has {what} twice, such as {twice[0]!r}; export it again")
         for image in data["images"]:
             if re.search(r"[/\\]", image["file_name"]):
                 problem = f"{file} names an image {image['file_name']!r}"
@@ -274,8 +283,9 @@ data/README.md says where to get COCO 2014."""
 
     def mask(self, name: str) -> Tensor:
         path = self.mask_folder / f"{name}.png"
-        if not path.exists():
-            write_whole(path, mask_png(self._rendered(name)))
+        drawn_from = hashlib.sha256(repr(self.annotations[name]).encode()).hexdigest()[:16]
+        if stamp_of(path) != drawn_from:  # not there, damaged, or the annotations changed
+            write_whole(path, mask_png(self._rendered(name), drawn_from))
         return self.read_mask(name, path)
 
     def _rendered(self, name: str) -> np.ndarray:
@@ -288,8 +298,11 @@ data/README.md says where to get COCO 2014."""
             except Exception as error:  # pycocotools raises many kinds, and plain ones
                 problem = f"annotation {annotation.get('id')} of {name} has no outline ({error})"
                 raise ValueError(f"{problem}; expected polygons or run lengths") from error
-            area = annotation.get("area")
-            area = area if isinstance(area, int | float) and math.isfinite(area) else inside.sum()
+            try:
+                area = float(annotation["area"])
+            except (KeyError, TypeError, ValueError, OverflowError):
+                area = math.nan
+            area = area if math.isfinite(area) else float(inside.sum())
             outlines.append(
                 (-area, len(outlines), inside, self.class_of[annotation["category_id"]])
             )

@@ -87,6 +87,8 @@ def open_dataset(
         return load(limit or 200, split=split)
     root = default_root(name) if root is None else Path(root)
     if name == "folder":
+        if split is not None:
+            raise ValueError(f"split is {split!r}, and a folder of your own has none; leave it out")
         return load(root, classes=classes)[:limit]
     return load(root, split, limit=limit)
 
@@ -202,6 +204,33 @@ class LazySamples(Sequence[Sample]):
     def __repr__(self) -> str:
         split = f", split={self.split!r}" if self.split else ""
         return f"LazySamples({len(self)} images, {len(self.classes)} classes{split})"
+
+
+def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -> list[list[int]]:
+    """List the images of every batch by number: of equal size, in the order of the data set.
+
+    Args:
+        samples: with ``size_of(name)``.
+        batch_size: at most so many together.
+        side: sizes are rounded up to multiples of it first.
+
+    Returns:
+        Batches in the order of their first image; one whose size cannot be read is alone.
+    """
+    check_count("batch_size", batch_size)
+    if batch_size == 1:  # no size has to be read
+        return [[number] for number in range(len(samples))]
+    open_batches, batches = {}, []
+    for number, name in enumerate(samples.names):
+        try:
+            size = tuple(-(-length // side) for length in samples.size_of(name))
+        except (OSError, ValueError):
+            size = number  # its own batch, where reading it says why
+        if len(open_batches.get(size, ())) in (0, batch_size):
+            open_batches[size] = []
+            batches.append(open_batches[size])
+        open_batches[size].append(number)
+    return batches
 
 
 class ByName(Mapping[str, Any]):

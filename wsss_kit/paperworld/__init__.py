@@ -98,6 +98,9 @@ class _PageValues(ByName):
         return f"{self._what} of {self._world!r}"
 
 
+MOST_IMAGES = 10**7
+
+
 class PaperWorld(Sequence[Sample]):
     """Images cut from printed paper, drawn from a seed when asked for.
 
@@ -152,6 +155,8 @@ class PaperWorld(Sequence[Sample]):
         torn: float | None = None,
     ) -> None:
         check_count("n", n)
+        if n > MOST_IMAGES:
+            raise ValueError(f"n is {n}, expected at most {MOST_IMAGES} images")
         check_count("size", size)
         check_seed(seed)
         check_word("split", split, COOCCURRENCE)

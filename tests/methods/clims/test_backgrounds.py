@@ -1,7 +1,5 @@
 """Backgrounds that come with a class: on images whose homes are known, and by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

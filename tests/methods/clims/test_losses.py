@@ -1,7 +1,5 @@
 """What the four losses make of extremes; their values are golden figures and in `test_method`."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """CLIMS's training: against a literal version, from a CAM, resumed, and what it refuses."""
 
-from __future__ import annotations
-
 import copy
 import math
 from itertools import pairwise

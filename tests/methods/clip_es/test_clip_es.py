@@ -1,7 +1,5 @@
 """CLIP-ES on the tiny CLIP: the competition of texts, presets and files."""
 
-from __future__ import annotations
-
 import functools
 
 import pytest

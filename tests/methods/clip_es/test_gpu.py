@@ -1,7 +1,5 @@
 """The same maps on a GPU; run with ``-m gpu`` where there is one."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

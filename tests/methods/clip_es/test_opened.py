@@ -1,7 +1,5 @@
 """An open image gives what a new look at it would, whatever is changed and in whatever order."""
 
-from __future__ import annotations
-
 import functools
 
 import pytest

@@ -1,7 +1,5 @@
 """What goes past the paper, each by itself: values, class distributions, sizes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon

@@ -1,7 +1,5 @@
 """From pixels to refined maps: the fast way, the literal way and the recipe are one."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

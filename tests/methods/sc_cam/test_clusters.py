@@ -1,7 +1,5 @@
 """k-means and the labels it gives: against scikit-learn, loops and cases done by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

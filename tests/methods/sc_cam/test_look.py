@@ -1,7 +1,5 @@
 """Looking into sub-categories: agreement, purity, exemplars, views and names."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

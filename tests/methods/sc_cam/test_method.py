@@ -1,7 +1,5 @@
 """SC-CAM's rounds: what is clustered, trained on, shown, kept and refused."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
