@@ -113,6 +113,7 @@ class Notebook:
         file = wait_for(lambda: next(iter(served.kernels() - kernels), None))
         self._kernel = BlockingKernelClient(connection_file=str(file))
         self._kernel.load_connection_file()
+        self._kernel.hb_channel.time_to_dead = 10.0  # a kernel that starts under load misses beats
         self._kernel.start_channels()
         self._kernel.wait_for_ready(timeout=60)
 

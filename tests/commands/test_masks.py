@@ -92,9 +92,8 @@ def test_half_precision_moves_maps_little():
     clips = [load_clip("paper", device="cpu", precision=each) for each in ("auto", "half")]
     assert [clip.dtype for clip in clips] == [torch.float32, torch.float16]
     whole, half = (CLIPES(clip, prompts=Prompts.paper()).fit() for clip in clips)
-    for sample in PaperWorld(3):
-        asked = sample.image[None], sample.labels[None]
-        torch.testing.assert_close(half(*asked).cams, whole(*asked).cams, atol=5e-3, rtol=0)
+    asked = [torch.stack(each) for each in list(zip(*PaperWorld(3), strict=True))[1:]]
+    torch.testing.assert_close(half(*asked).cams, whole(*asked).cams, atol=5e-3, rtol=0)
 
 
 def test_a_segmenter_predicts_at_several_sizes(tmp_path):
