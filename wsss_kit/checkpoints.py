@@ -61,8 +61,7 @@ class Checkpoint:
         loaded = load_model(self.path) if is_saved(self.path) else None
         settle()
         if loaded is not None:
-            card, what = {"run": {}, **loaded[1]}, f"the checkpoint {self.path}"
-            card = {"sums": {}, **card}
+            card, what = {"run": {}, "sums": {}, **loaded[1]}, f"the checkpoint {self.path}"
             check_kinds(card, what, lists=("epochs", "before"), objects=("run", "sums"))
             if not isinstance(card.get("sound", 0.0), float | int | None):
                 raise ValueError(f"{what} has sound {card['sound']!r}, expected a number")

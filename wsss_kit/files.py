@@ -10,6 +10,11 @@ from typing import Any
 from torch import Tensor
 
 
+def digest_of(*parts: bytes) -> str:
+    """Return a hash of bytes, sixteen letters."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
 def write_whole(path: str | Path, content: bytes | str) -> Path:
     """Write a file beside its place and rename it there: a reader sees all of it or the old one.
 
@@ -20,8 +25,8 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    short = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    temporary = path.with_name(f".{short}.{os.getpid()}.tmp")  # a long name leaves no room
+    short = digest_of(path.name.encode("utf-8", "surrogatepass"))  # a long name leaves no room
+    temporary = path.with_name(f".{short}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -188,9 +193,10 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         card = json.loads(header.get("__metadata__", {}).get("card", "null"))
     except (ValueError, TypeError, AttributeError):  # no JSON, no UTF-8, or JSON of other types
         header, card, weights = {}, None, b""
-    broken = f"{path} is no whole safetensors file; it is truncated or changed, so copy or save it"
+    broken = f"{path} is no whole safetensors file; it is truncated or changed"
+    broken += ", so copy or save it again"
     if not header or not isinstance(card, dict | None):
-        raise ValueError(f"{broken} again")
+        raise ValueError(broken)
     if card is None:  # an old pair
         if not (card_path := path.with_suffix(".json")).exists():
             problem = f"{path} has no card in its metadata, and {card_path.name} is missing"
@@ -209,7 +215,7 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         return load(data), card
     except SafetensorError as error:
-        raise ValueError(f"{broken} again ({error})") from error
+        raise ValueError(f"{broken} ({error})") from error
 
 
 def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | Path) -> None:

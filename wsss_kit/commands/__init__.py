@@ -140,15 +140,15 @@ def load_function(text: str) -> nn.Module:
     sys.path.insert(0, str(Path(file).resolve().parent))  # modules that lie beside it
     try:
         spec.loader.exec_module(module)
-        if not callable(getattr(module, name, None)):
-            raise ValueError(f"{file} has no function {name!r}")
-        return getattr(module, name)()
+        make = getattr(module, name, None)
+        made = make() if callable(make) else None
     except (Exception, SystemExit) as error:
-        if isinstance(error, ValueError) and "has no function" in str(error):
-            raise
         raise ValueError(f"{text} failed ({type(error).__name__}: {error}); mend it") from error
     finally:
         sys.path.pop(0)
+    if not callable(make):
+        raise ValueError(f"{file} has no function {name!r}")
+    return made
 
 
 def backbone_named(text: str | None) -> str | nn.Module | None:

@@ -5,7 +5,6 @@ was stopped, or shared by several processes, writes the files of one that was no
 """
 
 import errno
-import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,14 @@ from wsss_kit.classes import Sample
 from wsss_kit.data import LazyMasks
 from wsss_kit.data.datasets import plan_batches
 from wsss_kit.data.images import import_decoders, mask_png, read_mask, stamp_of
-from wsss_kit.files import check_classes, check_kinds, check_texts, read_card, write_whole
+from wsss_kit.files import (
+    check_classes,
+    check_kinds,
+    check_texts,
+    digest_of,
+    read_card,
+    write_whole,
+)
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.processes import progress
 
@@ -196,15 +202,15 @@ def _place(folder: Path, subfolder: str, name: str, ending: str = ".png") -> Pat
 
 def _stamp(protocol: str, samples: Sequence[Sample], name: str) -> str | None:
     """Return a hash of all that a mask is made from, sixteen letters; None if it cannot be read."""
-    digest = hashlib.sha256(protocol.encode())
+    parts = [protocol.encode()]
     try:
         if callable(getattr(samples, "labels", None)):
-            digest.update(samples.labels(name).numpy().tobytes())
+            parts.append(samples.labels(name).numpy().tobytes())
         if callable(getattr(samples, "path", None)):
-            digest.update(samples.path(name).read_bytes())
+            parts.append(samples.path(name).read_bytes())
     except (OSError, ValueError):
         return None
-    return digest.hexdigest()[:16]
+    return digest_of(*parts)
 
 
 class _Read(NamedTuple):

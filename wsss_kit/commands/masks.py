@@ -1,11 +1,9 @@
 """``python -m wsss_kit masks``: a data set and a method to a folder of pseudo masks."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
@@ -23,7 +21,7 @@ from wsss_kit.classes import Sample
 from wsss_kit.commands import backbone_named, clip_named, run_folder
 from wsss_kit.commands.generate import MANIFEST, Written, write_masks
 from wsss_kit.data import LazySamples, open_dataset
-from wsss_kit.files import load_model, weights_path
+from wsss_kit.files import digest_of, load_model, weights_path
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
@@ -134,15 +132,14 @@ def run_masks(
     made_by = {"data": data, "split": samples.split or "all", "classes": list(samples.classes)}
     made_by |= {"method": title, "min_confidence": min_confidence}
     if isinstance(fitted, CLIPES):
-        prompts = hashlib.sha256(fitted.prompts.to_json().encode()).hexdigest()[:16]
+        prompts = digest_of(fitted.prompts.to_json().encode())
         made_by |= {"weights": fingerprint_weights(fitted.clip.model), "prompts": prompts}
         made_by["precision"] = str(fitted.clip.dtype).removeprefix("torch.")
     else:
         made_by["weights"] = fingerprint_weights(fitted)
         made_by["options"] = {name: getattr(fitted, name) for name in fitted.OPTIONS}
     if backbone is not None and ":" in backbone:  # its code counts as well as its weights
-        code = Path(backbone.rpartition(":")[0]).read_bytes()
-        made_by["backbone"] = hashlib.sha256(code).hexdigest()[:16]
+        made_by["backbone"] = digest_of(Path(backbone.rpartition(":")[0]).read_bytes())
     if isinstance(fitted, Segmenter):
         for name in [name for name, value in of_maps.items() if value is not None]:
             raise ValueError(f"a segmenter has no maps, so it takes no {name}; leave it out")
@@ -174,7 +171,7 @@ def run_masks(
         recipe = Pipeline(fitted, affinity=walk, **options)
         made_by |= {"preset": fitted.preset, "background": str(recipe.rule)}
         made_by |= {"refinement": recipe.refinement}
-    on_gpu = torch.device(chosen_device(device)).type == "cuda"
+    on_gpu = chosen_device(device).type == "cuda"
     options = {"maps": maps, "batch_size": batch_size or (16 if on_gpu else 1)}
     options["workers"] = workers or os.cpu_count() or 1
     options |= {"rank": rank, "world": world, "shown": rank == 0}

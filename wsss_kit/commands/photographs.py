@@ -210,7 +210,7 @@ def run_own_images(
         out: where ``report.html`` and its figures go.
         classes: names of classes; needed where there is no ``labels.csv``.
         clip: ``"paper"`` for the tiny CLIP, which knows paper only; None for ViT-B/16.
-        weights: folder of files of weights, see `resources.openai_clip`.
+        weights: folder of files of weights, see `commands.openai_clip`.
         limit: only the first so many images.
         device: where to work.
 

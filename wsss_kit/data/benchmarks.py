@@ -1,7 +1,6 @@
 """PASCAL VOC 2012 and COCO 2014, the data sets that the papers publish numbers of."""
 
 import codecs
-import hashlib
 import json
 import math
 import re
@@ -18,7 +17,7 @@ from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, VOC_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
 from wsss_kit.data.images import image_size, mask_png, outline_mask, stamp_of
-from wsss_kit.files import write_whole
+from wsss_kit.files import digest_of, write_whole
 from wsss_kit.prompts.checks import closest
 
 
@@ -283,7 +282,7 @@ data/README.md says where to get COCO 2014."""
 
     def mask(self, name: str) -> Tensor:
         path = self.mask_folder / f"{name}.png"
-        drawn_from = hashlib.sha256(repr(self.annotations[name]).encode()).hexdigest()[:16]
+        drawn_from = digest_of(repr(self.annotations[name]).encode())
         if stamp_of(path) != drawn_from:  # not there, damaged, or the annotations changed
             write_whole(path, mask_png(self._rendered(name), drawn_from))
         return self.read_mask(name, path)
@@ -303,11 +302,9 @@ data/README.md says where to get COCO 2014."""
             except (KeyError, TypeError, ValueError, OverflowError):
                 area = math.nan
             area = area if math.isfinite(area) else float(inside.sum())
-            outlines.append(
-                (-area, len(outlines), inside, self.class_of[annotation["category_id"]])
-            )
-        for _, _, inside, c in sorted(outlines, key=lambda each: each[:2]):
-            drawn[inside] = 1 + c
+            outlines.append((area, inside, 1 + self.class_of[annotation["category_id"]]))
+        for _, inside, value in sorted(outlines, key=lambda each: -each[0]):
+            drawn[inside] = value
         return drawn
 
 

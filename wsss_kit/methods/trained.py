@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +16,7 @@ from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checks import check_count, check_device, check_given, check_scales, chosen_device
 from wsss_kit.classes import Sample, classes_of
 from wsss_kit.engine import batch_norms, device_of
-from wsss_kit.files import check_classes
+from wsss_kit.files import check_classes, digest_of
 from wsss_kit.methods.base import CAMMethod, MethodOutput, Recipe, check_batch, preset_values
 from wsss_kit.processes import mean_count
 from wsss_kit.views import LabelledImages, mean_colour
@@ -289,7 +288,7 @@ class TrainedCAM(CAMMethod):
         if not isinstance(self.backbone, CAMMethod):
             return {}
         head = self.backbone.head_.detach().float().cpu().contiguous()
-        return {"start": hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]}
+        return {"start": digest_of(head.numpy().tobytes())}
 
 
 def new_head(rows: int, dimensions: int, *, seed: int, xavier: bool = False) -> Tensor:
