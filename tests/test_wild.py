@@ -21,7 +21,8 @@ from tests.trainings import Tiny
 from wsss_kit import CAM, PaperWorld, Prompts, Segmenter, load_clip
 from wsss_kit.__main__ import main
 from wsss_kit.checkpoints import read_state
-from wsss_kit.commands.generate import PROTOCOL, masks_in, write_masks
+from wsss_kit.commands import PROTOCOL, masks_in
+from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import load_folder, load_voc
 from wsss_kit.evaluation import Protocol, evaluate
 from wsss_kit.plot import show_cams

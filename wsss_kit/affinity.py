@@ -71,7 +71,7 @@ def _check_rows(walk: Tensor) -> None:
     """Refuse entries below 0 or without end, and rows with nothing to divide by."""
     if not walk.numel():
         return
-    low, least = walk.detach().amin().item(), walk.detach().sum(2).amin().item()
+    low, least = torch.stack([walk.detach().amin(), walk.detach().sum(2).amin()]).tolist()
     if not (0 <= low and 0 < least < math.inf):  # NaN fails
         problem = f"has entries from {low:.4g} on and a smallest row sum of {least:.4g}"
         expected = "numbers of 0 or more and no empty row; give every cell itself as neighbour"
@@ -204,14 +204,13 @@ def box_masks(cams: Tensor, *, threshold: float, clamp: bool = True) -> Tensor:
     check_probability("threshold", threshold)
     B, C, h, w = cams.shape
     masks = np.zeros((B, C, h, w), np.float32)
-    levels = (cams.detach().float().cpu().numpy() * 255).astype(np.uint8)  # cut, not rounded
-    for b in range(B):
-        for c in range(C):
-            level = levels[b, c]
-            kept = level > int(threshold * level.max())
-            regions, _ = ndimage.label(kept, structure=np.ones((3, 3)))
-            for rows, columns in ndimage.find_objects(regions):
-                bottom = min(rows.stop, h - 1) if clamp else rows.stop
-                right = min(columns.stop, w - 1) if clamp else columns.stop
-                masks[b, c, rows.start : bottom, columns.start : right] = 1
+    levels = (cams.detach().float() * 255).byte().cpu().numpy()  # cut, not rounded
+    for b, c in zip(*levels.any((2, 3)).nonzero(), strict=True):  # an empty map has no box
+        level = levels[b, c]
+        kept = level > int(threshold * level.max())
+        regions, _ = ndimage.label(kept, structure=np.ones((3, 3)))
+        for rows, columns in ndimage.find_objects(regions):
+            bottom = min(rows.stop, h - 1) if clamp else rows.stop
+            right = min(columns.stop, w - 1) if clamp else columns.stop
+            masks[b, c, rows.start : bottom, columns.start : right] = 1
     return torch.from_numpy(masks).to(cams)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_matrix
 from wsss_kit.affinity_net import AffinityNet
@@ -24,6 +25,7 @@ from wsss_kit.checks import (
     checked,
 )
 from wsss_kit.crf import crf_of_present, reference_crf_images
+from wsss_kit.engine import device_of
 from wsss_kit.masks import BackgroundRule, MapsOf, Refine, scores_to_masks
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clip_es.views import EPS, SINKHORN
@@ -101,6 +103,12 @@ class Pipeline:
     def cell(self) -> int:
         """Pixels of a side of the cells that the method resizes images to; 1 if it does not."""
         return self.method.clip.patch_size if self._attends and self.affinity == "own" else 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the method computes; the CPU for a function."""
+        part = self.method.clip if self._attends else self.method
+        return device_of(part) if isinstance(part, nn.Module) else torch.device("cpu")
 
     @property
     def refinement(self) -> str:
@@ -208,8 +216,11 @@ class Pipeline:
         with checked():
             return self.refine(scores, images, labels)
 
-    def masks_of(self, scores: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Turn scores (B, 1 + C, H, W) before the CRF into masks (B, H, W) int64."""
+    def masks_of(self, scores: Tensor, images: Tensor | None, labels: Tensor) -> Tensor:
+        """Turn scores (B, 1 + C, H, W) before the CRF into masks (B, H, W) int64.
+
+        Only the CRF looks at the images, which may be None without one.
+        """
         scores = self.refine(scores, images, labels)
         return scores_to_masks(scores, labels, min_confidence=self.min_confidence)
 

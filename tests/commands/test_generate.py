@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.generate import MANIFEST, plan_batches, read_maps, read_masks, write_masks
+from wsss_kit.commands import MANIFEST, read_maps, read_masks
+from wsss_kit.commands.generate import plan_batches, write_masks
 from wsss_kit.data import LazySamples
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld

@@ -14,7 +14,7 @@ from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.generate import read_maps
+from wsss_kit.commands import read_maps
 from wsss_kit.commands.masks import run_masks
 from wsss_kit.data import open_dataset
 from wsss_kit.evaluation import BackgroundRule, predict_masks

@@ -10,9 +10,8 @@ from tests.commands.voc_layout import build_coco, build_voc
 from wsss_kit import commands
 from wsss_kit.__main__ import main
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.commands import train_method
+from wsss_kit.commands import read_masks, train_method
 from wsss_kit.commands.evaluate import filled, needs_of, run_evaluate, run_reproduce
-from wsss_kit.commands.generate import read_masks
 from wsss_kit.commands.line import parse
 from wsss_kit.data import load_voc
 from wsss_kit.evaluation import BackgroundRule, predict_masks, published, published_rows

@@ -23,8 +23,8 @@ SETTINGS = {"q_clip_es": {}, "q_psa": PSA_CRF, "q_irn": IRN_CRF}
 
 @pytest.fixture(autouse=True)
 def fresh_lattices():
-    dense._spatial_lattice.cache_clear()
-    dense._bilateral_lattice.cache_clear()
+    permutohedral.spatial_lattice.cache_clear()
+    permutohedral._lattice_of_one.cache_clear()
 
 
 @pytest.fixture
@@ -46,13 +46,20 @@ def golden(name):
 # -- golden figures -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sorting", ["numpy", "torch"])
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Compute as on a GPU: batches in one lattice, long rows in pieces, sorted by torch."""
+    for module in (permutohedral, dense):
+        monkeypatch.setattr(module, "on_gpu", lambda values: True)
+
+
+@pytest.mark.parametrize("way", ["cpu", "gpu"])
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", ["crf_a", "crf_b"])
-def test_equals_pydensecrf2(name, setting, sorting, monkeypatch):
+def test_equals_pydensecrf2(name, setting, way, request):
     """Asked for: every argmax, and 2e-3; a point on a face of the lattice costs up to 1e-2."""
-    if sorting == "torch":
-        monkeypatch.setattr(permutohedral, "_numpy_is_faster", lambda codes: False)
+    if way == "gpu":
+        request.getfixturevalue("as_on_a_gpu")
     image, scores, measured = golden(name)
     probs = dense_crf(scores, image, **SETTINGS[setting])[0]
     assert torch.equal(probs.argmax(0), measured[setting].argmax(0))
@@ -99,6 +106,18 @@ def test_without_iterations_it_is_the_unary_term():
 # -- what must hold -------------------------------------------------------------------------
 
 
+def test_a_gpu_takes_a_batch_in_one_lattice(scene, as_on_a_gpu, monkeypatch):
+    scores, images = scene
+    several = scores[[0, 1, 0, 0]], images[[0, 1, 1, 0]].clone()
+    several[1][0] = 0.5  # flat: its corners have many points
+    together = dense_crf(*several)
+    for most in (1, 1200):
+        monkeypatch.setattr(dense, "_MOST_POINTS", most)
+        torch.testing.assert_close(dense_crf(*several), together, atol=1e-6, rtol=0)
+    monkeypatch.undo()
+    torch.testing.assert_close(together, dense_crf(*several), atol=1e-4, rtol=0)
+
+
 def test_a_batch_is_its_images_and_no_class_is_favoured(scene):
     scores, images = scene
     before = scores.clone(), images.clone()
@@ -135,11 +154,11 @@ def test_lattices_are_built_once_a_size_and_once_an_image(scene, monkeypatch):
     built = []
 
     class Counted(permutohedral.Lattice):
-        def __init__(self, features):
+        def __init__(self, features, images=1):
             built.append(features.shape)
-            super().__init__(features)
+            super().__init__(features, images)
 
-    monkeypatch.setattr(dense, "Lattice", Counted)
+    monkeypatch.setattr(permutohedral, "Lattice", Counted)
     scores, images = scene
     dense_crf(scores, images)
     assert [d for d, _ in built] == [2, 5, 5]

@@ -27,7 +27,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.clip.vision import QUICK, Backbone, Weights, is_quick, layer_norm, limit_of
+from wsss_kit.clip.vision import (
+    QUICK,
+    Backbone,
+    Weights,
+    fast_products,
+    is_quick,
+    layer_norm,
+    limit_of,
+)
 
 MOST_KEPT = {"cpu": 2**28, "cuda": 2**32}
 """Bytes of attention maps in memory; larger images compute each map again."""
@@ -50,8 +58,14 @@ class LastBlock:
     """
 
     def __init__(self, model: nn.Module, weights: Weights, before: Backbone) -> None:
-        x = before.x
-        self.weights, self._backbone = weights, Backbone(x, before.mask, x.dtype, before.similarity)
+        self.weights, self._model = weights, model
+        with fast_products(model.visual.proj):
+            self._run(before)
+
+    def _run(self, before: Backbone) -> None:
+        """Compute the block and all that gradients need of it."""
+        x, model, weights = before.x, self._model, self.weights
+        self._backbone = Backbone(x, before.mask, x.dtype, before.similarity)
         self._backbone.attention = before.attention
         visual = model.visual
         block = visual.transformer.resblocks[-1]
@@ -128,7 +142,8 @@ class LastBlock:
         known = known - known.mean(1, keepdim=True)
         chunk = max(1, limit_of(_AT_ONCE, known.device) // (2 * self._hidden[0].nbytes))
         parts = zip(known.split(chunk), image.split(chunk), strict=True)
-        found = [self._through_attention(*part) for part in parts]
+        with fast_products(self._model.visual.proj):
+            found = [self._through_attention(*part) for part in parts]
         return torch.cat(found) if found else known
 
     @torch.no_grad()
@@ -138,7 +153,8 @@ class LastBlock:
         It costs about as much as the gradients of 25 texts; what these needed is forgotten.
         """
         if self._jacobian is None:
-            self._jacobian = self._whole_derivative()
+            with fast_products(self._model.visual.proj):
+                self._jacobian = self._whole_derivative()
             self._kept.clear()
             for name in ("steep", "steep_hidden", "shared_hidden", "inner_gathered"):
                 self.__dict__.pop(name, None)

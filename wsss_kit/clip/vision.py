@@ -5,7 +5,9 @@ the attention of one head at a time, the hidden layer of the MLP. New arrays of 
 from the system page by page, which costs about as much as filling them.
 """
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -36,12 +38,52 @@ class DenseTokens(NamedTuple):
 
 
 def resize_bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize images as Pillow resizes 8-bit images: (B, 3, H, W) RGB in [0, 1] to ``size``."""
-    pixels = (images.detach() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+    """Resize images as Pillow resizes 8-bit images: (B, 3, H, W) RGB in [0, 1] to ``size``.
+
+    A CPU runs Pillow itself, a GPU the same integer arithmetic: the results are equal. Where a side
+    gets shorter, Pillow's versions differ in which side they begin with, so it runs itself there.
+    """
+    levels = (images.detach() * 255).round_().clamp_(0, 255)
+    if levels.is_cuda and all(map(operator.ge, size, images.shape[2:])):
+        return enlarge_levels(levels, size).float().div_(255)
+    pixels = levels.byte().permute(0, 2, 3, 1).cpu()
     shown = (Image.fromarray(each.numpy()) for each in pixels)
     resized = [np.asarray(each.resize(size[::-1], Image.Resampling.BICUBIC)) for each in shown]
-    fitted = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
-    return fitted.to(images.device, torch.float32) / 255
+    fitted = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
+    return fitted.to(images.device).float().div_(255)
+
+
+def enlarge_levels(levels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarge 8-bit levels (B, C, H, W) bicubically in Pillow's arithmetic, by two products.
+
+    Returns:
+        (B, C, *size) float64, whole numbers from 0 to 255.
+    """
+    rows, columns = (
+        _pillow_weights(before, after, levels.device)
+        for before, after in zip(levels.shape[2:], size, strict=True)
+    )
+    levels = _rounded(levels.double() @ columns.T)  # Pillow goes along the rows first
+    return _rounded(rows @ levels)
+
+
+def _rounded(sums: Tensor) -> Tensor:
+    """Bring sums in fixed point back to 8-bit levels, halves upwards."""
+    return (sums / _FIXED_POINT + 0.5).floor_().clamp_(0, 255)
+
+
+@lru_cache(maxsize=64)
+def _pillow_weights(before: int, after: int, device: torch.device) -> Tensor:
+    """Compute Pillow's bicubic weights (after, before) in fixed point, as whole numbers."""
+    centre = (torch.arange(after, dtype=torch.float64)[:, None] + 0.5) * (before / after)
+    x = (torch.arange(before) - centre + 0.5).abs()
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
+    kernel = torch.where(x < 1, near, far) * (x < 2)
+    fixed = kernel / kernel.sum(1, keepdim=True) * _FIXED_POINT
+    return (fixed + 0.5 * fixed.sign()).trunc().to(device)
+
+
+_FIXED_POINT = 2**22
 
 
 def end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
@@ -107,6 +149,21 @@ def head_parts(heads: int, n_bytes: int, device: torch.device) -> list[slice]:
 
 AT_ONCE = {"cpu": 2**22, "cuda": 2**31}
 """Bytes of attention maps that are computed at once."""
+
+
+@contextmanager
+def fast_products(weights: Tensor) -> Iterator[None]:
+    """Context manager: if a model's weights are half on a GPU, float32 products take TF32.
+
+    TF32 keeps as many digits as float16. A model in float32 is left as it is.
+    """
+    before = torch.get_float32_matmul_precision()
+    is_half = weights.is_cuda and weights.dtype in (torch.float16, torch.bfloat16)
+    torch.set_float32_matmul_precision("high" if is_half else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def limit_of(limits: Mapping[str, int], device: torch.device) -> int:

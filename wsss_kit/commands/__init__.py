@@ -1,17 +1,25 @@
 """What ``python -m wsss_kit`` runs: each command is a function with its arguments.
 
-What they share stands here: the folder of a run, and the CLIP or backbone that an option names.
+What they share stands here: the folder of a run, the masks in one, and the CLIP or backbone that an
+option names.
 """
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from wsss_kit.checks import chosen_device
 from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.data import LazyMasks
+from wsss_kit.data.images import read_mask
+from wsss_kit.files import check_classes, check_kinds, check_texts, read_card
 from wsss_kit.processes import place_in_run
 
 URL = "https://openaipublic.azureedge.net/clip/models/"
@@ -20,6 +28,8 @@ FILES = {
     "ViT-B-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
 }
 """Where OpenAI keeps them; the folder's name is the file's sha256."""
+
+PROTOCOL, MANIFEST = "protocol.json", "manifest.json"
 
 
 @contextmanager
@@ -60,6 +70,11 @@ def run_folder(path: str | Path) -> Iterator[Path]:
         yield folder
     finally:
         lock.release()
+
+
+def usual_batch(device: str) -> int:
+    """Return how many images go through together on a device: 16 on CUDA, 1 elsewhere."""
+    return 16 if chosen_device(device).type == "cuda" else 1
 
 
 def openai_clip(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
@@ -154,3 +169,107 @@ def load_function(text: str) -> nn.Module:
 def backbone_named(text: str | None) -> str | nn.Module | None:
     """Load ``FILE.py:FUNCTION``; return the name of a backbone, or None, as it is."""
     return load_function(text) if text is not None and ".py" in text else text
+
+
+class Written(NamedTuple):
+    """What a folder of masks holds.
+
+    Args:
+        masks: name -> (H, W) int64.
+        failed: name -> why there is no mask.
+    """
+
+    masks: LazyMasks
+    failed: dict[str, str]
+
+
+def read_masks(folder: str | Path, classes: Sequence[str] | None = None) -> Written:
+    """Read the masks that a finished run wrote.
+
+    Args:
+        folder: of the run.
+        classes: what the values have to mean, in this order; None for whatever they mean.
+
+    Raises:
+        ValueError: if the manifest is none, or the masks have other classes.
+        FileNotFoundError: if there is no manifest: the run has not ended, or the folder is none.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        problem = f"{folder} has no {MANIFEST}: the run has not ended (the same command goes on)"
+        raise FileNotFoundError(f"{problem}, or this is not its folder")
+    stored = read_card(folder / MANIFEST)
+    kinds = {"lists": ("pictures", "classes"), "objects": ("failed",)}
+    check_kinds({"classes": [], **stored}, str(folder / MANIFEST), **kinds)
+    check_texts(stored["pictures"], f"{folder / MANIFEST} has pictures")
+    if classes is not None and stored.get("classes"):
+        check_classes(stored, classes, folder)
+    return Written(open_folder(folder, stored["pictures"]), stored["failed"])
+
+
+def read_maps(folder: str | Path, name: str) -> dict[int, Tensor]:
+    """Read the soft maps of one image: class -> (H, W) float32 in [0, 1].
+
+    Raises:
+        FileNotFoundError: if the run kept no maps of it.
+        ValueError: if the file is damaged.
+    """
+    path = place_of(Path(folder), "maps", name, ".safetensors")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; give the run --maps to keep soft maps")
+    try:
+        stored = load_file(path)
+        classes, maps = stored["classes"].tolist(), stored["maps"].float()
+        if len(classes) != len(maps) or not maps.isfinite().all() or min(classes, default=0) < 0:
+            raise ValueError("classes and maps do not fit")
+    except (SafetensorError, KeyError, ValueError) as error:
+        advice = "remove it, and the same `masks` command with --maps makes it anew"
+        raise ValueError(f"{path} holds no maps ({error}); {advice}") from error
+    return dict(zip(classes, maps, strict=True))
+
+
+def place_of(folder: Path, subfolder: str, name: str, ending: str = ".png") -> Path:
+    """Return the file of an image in a part of a folder of masks.
+
+    Raises:
+        ValueError: if the name leaves the folder.
+    """
+    if PurePath(name).anchor or ".." in PurePath(name).parts:
+        raise ValueError(f"an image is called {name!r}, expected a name that stays in its folder")
+    return folder / subfolder / f"{name}{ending}"
+
+
+def masks_in(
+    folder: Path, names: Sequence[str], classes: Sequence[str]
+) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+    """Open the masks of a folder by image name; return also how they were made, if known.
+
+    Args:
+        folder: that ``masks`` wrote, or any of ``NAME.png``.
+        names: the images whose masks are needed.
+        classes: what the values of the masks have to mean, in this order.
+
+    Raises:
+        ValueError: if the run that wrote the folder made no mask of one of them, with the reason,
+            or its classes are others.
+        FileNotFoundError: if there is no folder, or its run has not ended.
+    """
+    card = folder / PROTOCOL
+    if card.is_file():
+        written, made_by = read_masks(folder, classes), read_card(card)
+        if missing := [name for name in names if name in written.failed]:
+            problem = f"{len(missing)} of {len(names)} images have no mask, the first is"
+            reason = f"{missing[0]!r}: {written.failed[missing[0]]}"
+            raise ValueError(f"{problem} {reason}; mend them, or score a split without them")
+        return written.masks, made_by
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}, expected one of NAME.png")
+    there = [name for name in names if (folder / f"{name}.png").is_file()]
+    return LazyMasks(there, read=lambda n: read_mask(folder / f"{n}.png"), folder=folder), {}
+
+
+def open_folder(folder: Path, names: Sequence[str]) -> LazyMasks:
+    """Open the masks that a run wrote, by image name."""
+    return LazyMasks(
+        names, read=lambda name: read_mask(place_of(folder, "masks", name)), folder=folder / "masks"
+    )

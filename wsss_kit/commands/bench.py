@@ -23,7 +23,7 @@ from wsss_kit.affinity import balanced_walk, box_masks
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count, check_device, check_size
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.commands import run_folder
+from wsss_kit.commands import run_folder, usual_batch
 from wsss_kit.crf import crf_of_present
 from wsss_kit.data.images import mask_png, read_image
 from wsss_kit.files import write_whole
@@ -41,7 +41,7 @@ def run_bench(
     *,
     model: str = "ViT-B-16-quickgelu",
     size: Sequence[int] = (375, 500),
-    batch_size: int = 1,
+    batch_size: int | None = None,
     rounds: int = 5,
     threads: int = 1,
     precision: str = "auto",
@@ -55,7 +55,7 @@ def run_bench(
         out: folder of ``bench.json``.
         model: a name of open_clip's, with random weights, or ``"paper"`` for the tiny CLIP.
         size: (H, W) of the images.
-        batch_size: images that go through together.
+        batch_size: images that go through together; None for 16 on CUDA and 1 elsewhere.
         rounds: how often each stage is timed, after one run that does not count.
         threads: of the CPU.
         precision: of CLIP, see `load_clip`.
@@ -69,19 +69,22 @@ def run_bench(
         ValueError: if a number is out of range, there is no such model or device, or the folder
             cannot be written to.
     """
+    check_device(device)
+    batch_size = usual_batch(device) if batch_size is None else batch_size
     for name, value in (("batch_size", batch_size), ("rounds", rounds), ("threads", threads)):
         check_count(name, value)
     check_size("size", size)
-    check_device(device)
     before = torch.get_num_threads()
     with run_folder(out) as folder, torch.random.fork_rng():
         torch.manual_seed(0)
         torch.set_num_threads(threads)
         try:
             clip = load_clip(model, device=device, precision=precision)
-            where, rate = _machine(clip.device, threads), _product_rate(clip.device)
+            where, rate = _machine(clip.device, threads), _product_rate(clip.device, clip.dtype)
             print(f"{where}\n{model}, {size[1]}x{size[0]} pixels, batches of {batch_size}")
-            print(f"median of {rounds} rounds; matrix products {rate / 1e12:.2f} TFLOP/s\n")
+            number = str(clip.dtype).removeprefix("torch.")
+            rated = f"matrix products in {number} {rate / 1e12:.2f} TFLOP/s"
+            print(f"median of {rounds} rounds; {rated}\n")
             print(f"{'stage':<12}{'ms an image':>14}{'images a second':>18}")
             times, notes = {}, {}
             for stage, run, images in _stages(clip, tuple(size), batch_size):
@@ -95,7 +98,7 @@ def run_bench(
         finally:
             torch.set_num_threads(before)
         card = {"machine": where, "model": model, "size": list(size), "batch_size": batch_size}
-        card["precision"] = str(clip.dtype).removeprefix("torch.")
+        card["precision"] = number
         card |= {"rounds": rounds, "ms": times, "notes": notes, "peak_mb": _peak(clip.device)}
         path = write_whole(folder / "bench.json", json.dumps(card, indent=1) + "\n")
         peak = "" if card["peak_mb"] is None else f"peak memory {card['peak_mb']:.0f} MB; "
@@ -113,9 +116,9 @@ def _stages(
         pixels = (one[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(file, quality=95)
         yield "decode", lambda: read_image(file), 1
-    images = one.repeat(n, 1, 1, 1)
+    images = one.repeat(n, 1, 1, 1).to(clip.device)
     yield "resize", lambda: clip.fit_to_patches(images), n
-    fitted = clip.fit_to_patches(images).to(clip.device)
+    fitted = clip.fit_to_patches(images)
     yield "tower", lambda: list(run_views(clip, fitted)), n
     (view,) = run_views(clip, fitted)
     labels = torch.eye(_CLASSES)[torch.arange(n) % (_CLASSES - 1)]
@@ -137,8 +140,7 @@ def _stages(
 
     yield "enlarge", enlarge, n
     scores, masks = enlarge()
-    shown = images.to(scores.device)
-    yield "CRF", lambda: crf_of_present(scores, shown, labels.to(scores.device)), n
+    yield "CRF", lambda: crf_of_present(scores, images, labels.to(scores.device)), n
     yield "encode", lambda: mask_png(masks[0]), 1
     if not clip.unknown_words("swimming pool"):
         method = CLIPES(clip, prompts=Prompts.voc()).fit()
@@ -175,9 +177,10 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _product_rate(device: torch.device) -> float:
-    """Measure the operations a second of a large float32 matrix product."""
-    a = torch.randn(2048, 2048, device=device)
+def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the operations a second of a large matrix product."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=device, dtype=dtype)
     return 2 * len(a) ** 3 / _seconds(lambda: a @ a, 3, device)
 
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_device, check_given, check_seed
 from wsss_kit.classes import Sample
-from wsss_kit.commands import run_folder
-from wsss_kit.commands.generate import masks_in, read_maps
+from wsss_kit.commands import masks_in, read_maps, run_folder
 from wsss_kit.commands.train_method import CONFIG
 from wsss_kit.data import LazyMasks, open_dataset
 from wsss_kit.data.datasets import TITLES

@@ -8,48 +8,30 @@ import errno
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from wsss_kit.cam import upsample
-from wsss_kit.checks import check_count
+from wsss_kit.checks import check_count, check_image, check_labels, check_range, checked
 from wsss_kit.classes import Sample
-from wsss_kit.data import LazyMasks
+from wsss_kit.commands import MANIFEST, PROTOCOL, Written, open_folder, place_of, read_maps
 from wsss_kit.data.datasets import plan_batches
-from wsss_kit.data.images import import_decoders, mask_png, read_mask, stamp_of
-from wsss_kit.files import (
-    check_classes,
-    check_kinds,
-    check_texts,
-    digest_of,
-    read_card,
-    write_whole,
-)
+from wsss_kit.data.images import import_decoders, mask_png, stamp_of
+from wsss_kit.files import digest_of, write_whole
 from wsss_kit.pipeline import Pipeline
 from wsss_kit.processes import progress
 
 Recipe = Pipeline | Callable[[Tensor, Tensor], Tensor]
 """A pipeline, or a function of images (B, 3, H, W) and labels (B, C) that returns masks."""
-PROTOCOL, MANIFEST = "protocol.json", "manifest.json"
-_AHEAD = 2  # batches that are decoded ahead, a worker
-
-
-class Written(NamedTuple):
-    """What a folder of masks holds.
-
-    Args:
-        masks: name -> (H, W) int64.
-        failed: name -> why there is no mask.
-    """
-
-    masks: LazyMasks
-    failed: dict[str, str]
+_AHEAD = 2  # images that are decoded ahead, a worker, and at least two batches
+_MOST_CLASSES = 254  # that a mask has values for, beside background and 255
 
 
 def write_masks(
@@ -80,7 +62,7 @@ def write_masks(
             were made otherwise is refused, and so is one whose masks are not from here.
         maps: whether the maps of a `Pipeline` are written too.
         batch_size: images of equal size that go through together; of CLIP-ES, in whole patches.
-        workers: threads that decode images ahead.
+        workers: threads that decode images ahead and encode masks.
         rank: of this process among ``world``; the last one that ends writes the manifest.
         world: processes that share the batches.
         shown: whether to show a bar.
@@ -97,6 +79,9 @@ def write_masks(
         check_count(name, value, least=least)
     if rank >= world:
         raise ValueError(f"rank is {rank} of world {world}, expected 0 to {world - 1}")
+    if len(classes := list(getattr(samples, "classes", ()))) > _MOST_CLASSES:
+        problem = f"there are {len(classes)} classes, and a mask has room for {_MOST_CLASSES}"
+        raise ValueError(f"{problem}; leave some out, or join them")
     (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     protocol = {**made_by, "batch_size": batch_size}
     text, card = json.dumps(protocol, indent=1, sort_keys=True) + "\n", folder / PROTOCOL
@@ -108,12 +93,12 @@ def write_masks(
     elif card.read_bytes() != text.encode():
         problem = f"{folder} holds masks that were made otherwise ({PROTOCOL} there says how)"
         raise ValueError(f"{problem}; remove it, or give --out another one")
-    names = [name for name in samples.names if _place(folder, "masks", name)]  # or refuse
+    names = [name for name in samples.names if place_of(folder, "masks", name)]  # or refuse
     cell = masks_of.cell if isinstance(masks_of, Pipeline) else 1
     batches = plan_batches(samples, batch_size, side=cell)[rank::world]
 
     def is_done(name: str) -> bool:
-        stamp = stamp_of(mask := _place(folder, "masks", name))
+        stamp = stamp_of(mask := place_of(folder, "masks", name))
         if stamp == "":
             raise ValueError(f"{mask} was changed by others; move it away, or give --out another")
         try:
@@ -127,77 +112,29 @@ def write_masks(
     for name in old:  # what failed once is tried again
         (folder / MANIFEST).unlink(missing_ok=True)
         for part, end in (("failed", ".txt"), ("masks", ".png"), ("maps", ".safetensors")):
-            _place(folder, part, name, end).unlink(missing_ok=True)
+            place_of(folder, part, name, end).unlink(missing_ok=True)
 
-    def write() -> Iterator[_Read]:
-        for batch in _decode(samples, left, workers, masks_of.fit if cell > 1 else None, text):
-            _write_batch(batch, masks_of, folder, maps)
-            yield from batch
+    def write() -> Iterator[None]:
+        waiting: deque[list[Future]] = deque()
+        with _threads(workers) as readers, _threads(workers, finish=True) as writers:
+            for batch in _decode(samples, left, workers, readers, masks_of, text):
+                waiting.append(_write_batch(batch, masks_of, folder, maps, writers))
+                while len(waiting) > 2:
+                    yield from [future.result() for future in waiting.popleft()]
+            for futures in waiting:
+                yield from [future.result() for future in futures]
 
     deque(progress(write(), what="masks", shown=shown, total=sum(map(len, left))), maxlen=0)
-    done = dict.fromkeys(name for name in names if _place(folder, "masks", name).exists())
-    rest = {name: _place(folder, "failed", name, ".txt") for name in names if name not in done}
+    done = dict.fromkeys(name for name in names if place_of(folder, "masks", name).exists())
+    rest = {name: place_of(folder, "failed", name, ".txt") for name in names if name not in done}
     failed = {n: p.read_text(encoding="utf-8") for n, p in rest.items() if p.exists()}
     if len(done) + len(failed) == len(names):
-        manifest = {"made_by": dict(made_by), "classes": list(getattr(samples, "classes", ()))}
+        manifest = {"made_by": dict(made_by), "classes": classes}
         manifest |= {"pictures": [*done], "failed": failed}
         for torn in folder.rglob(".*.tmp"):  # of runs that were killed while they wrote
             torn.unlink(missing_ok=True)
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    return Written(_masks(folder, done), failed)
-
-
-def read_masks(folder: str | Path, classes: Sequence[str] | None = None) -> Written:
-    """Read the masks that a finished run wrote.
-
-    Args:
-        folder: of the run.
-        classes: what the values have to mean, in this order; None for whatever they mean.
-
-    Raises:
-        ValueError: if the manifest is none, or the masks have other classes.
-        FileNotFoundError: if there is no manifest: the run has not ended, or the folder is none.
-    """
-    folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        problem = f"{folder} has no {MANIFEST}: the run has not ended (the same command goes on)"
-        raise FileNotFoundError(f"{problem}, or this is not its folder")
-    stored = read_card(folder / MANIFEST)
-    kinds = {"lists": ("pictures", "classes"), "objects": ("failed",)}
-    check_kinds({"classes": [], **stored}, str(folder / MANIFEST), **kinds)
-    check_texts(stored["pictures"], f"{folder / MANIFEST} has pictures")
-    if classes is not None and stored.get("classes"):
-        check_classes(stored, classes, folder)
-    return Written(_masks(folder, stored["pictures"]), stored["failed"])
-
-
-def read_maps(folder: str | Path, name: str) -> dict[int, Tensor]:
-    """Read the soft maps of one image: class -> (H, W) float32 in [0, 1].
-
-    Raises:
-        FileNotFoundError: if the run kept no maps of it.
-        ValueError: if the file is damaged.
-    """
-    path = _place(Path(folder), "maps", name, ".safetensors")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; give the run --maps to keep soft maps")
-    try:
-        stored = load_file(path)
-        classes, maps = stored["classes"].tolist(), stored["maps"].float()
-        if len(classes) != len(maps) or not maps.isfinite().all() or min(classes, default=0) < 0:
-            raise ValueError("classes and maps do not fit")
-    except (SafetensorError, KeyError, ValueError) as error:
-        advice = "remove it, and the same `masks` command with --maps makes it anew"
-        raise ValueError(f"{path} holds no maps ({error}); {advice}") from error
-    return dict(zip(classes, maps, strict=True))
-
-
-def _place(folder: Path, subfolder: str, name: str, ending: str = ".png") -> Path:
-    """Return the file of an image; never one outside the folder."""
-    path = folder / subfolder / f"{name}{ending}"
-    if not path.resolve().is_relative_to((folder / subfolder).resolve()):
-        raise ValueError(f"an image is called {name!r}, expected a name that stays in its folder")
-    return path
+    return Written(open_folder(folder, done), failed)
 
 
 def _stamp(protocol: str, samples: Sequence[Sample], name: str) -> str | None:
@@ -214,130 +151,150 @@ def _stamp(protocol: str, samples: Sequence[Sample], name: str) -> str | None:
 
 
 class _Read(NamedTuple):
-    """An image, or why it cannot be read, and what the method is shown if that is another size."""
+    """An image that was read, or why it cannot be.
+
+    Args:
+        name: of the image.
+        labels: (C,); None where it cannot be read.
+        shown: (3, H, W) what the method is given, on its device.
+        image: (3, H, W) in its own size, on the same device; None where nothing needs it any more.
+        size: (H, W) of the image.
+        stamp: see `_stamp`.
+        problem: why it cannot be read.
+    """
 
     name: str
-    sample: Sample | None
-    problem: str = ""
+    labels: Tensor | None = None
+    shown: Tensor | None = None
+    image: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
     stamp: str | None = None
-    resized: Tensor | None = None
+    problem: str = ""
+
+
+@contextmanager
+def _threads(workers: int, *, finish: bool = False) -> Iterator[ThreadPoolExecutor]:
+    """Context manager: threads, each of which computes alone.
+
+    After an error, what still waits is done all the same if ``finish``, and otherwise given up.
+    """
+    import_decoders()
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=not finish)
+        torch.set_num_threads(before)
 
 
 def _decode(
     samples: Sequence[Sample],
     batches: Sequence[Sequence[int]],
     workers: int,
-    resize: Callable[[Tensor], Tensor] | None,
+    pool: ThreadPoolExecutor,
+    masks_of: Recipe,
     protocol: str,
 ) -> Iterator[list[_Read]]:
     """Decode the batches in order, ahead in threads; memory holds a few of them."""
+    device = masks_of.device if isinstance(masks_of, Pipeline) else torch.device("cpu")
+    resizes = isinstance(masks_of, Pipeline) and masks_of.cell > 1
+
+    def sent(values: Tensor) -> Tensor:
+        return (
+            values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+        )
 
     def read(number: int) -> _Read:
         name = samples.names[number]
         try:
             sample, stamp = samples[number], _stamp(protocol, samples, name)
-            resized = None if resize is None else resize(sample.image)
-            return _Read(name, sample, stamp=stamp, resized=resized)
+            check_image(sample.image, "the image")
+            check_labels(sample.labels)
+            image = shown = sent(sample.image)
+            if resizes:
+                shown, image = masks_of.fit(image), image if masks_of.crf else None
+            size = tuple(sample.image.shape[1:])
+            return _Read(name, sample.labels, shown, image, size, stamp)
         except (OSError, ValueError) as error:
-            return _Read(name, None, f"{type(error).__name__}: {error}")
+            return _Read(name, problem=f"{type(error).__name__}: {error}")
 
-    import_decoders()
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque = deque()
-        try:
-            for batch in batches:
-                waiting.append([pool.submit(read, number) for number in batch])
-                if len(waiting) > _AHEAD * workers:
-                    yield [future.result() for future in waiting.popleft()]
-            while waiting:
-                yield [future.result() for future in waiting.popleft()]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    waiting: deque[list[Future]] = deque()
+    for batch in batches:
+        waiting.append([pool.submit(read, number) for number in batch])
+        while len(waiting) > 2 and sum(map(len, waiting)) > _AHEAD * workers:
+            yield [future.result() for future in waiting.popleft()]
+    while waiting:
+        yield [future.result() for future in waiting.popleft()]
 
 
-def _write_batch(batch: Sequence[_Read], masks_of: Recipe, folder: Path, maps: bool) -> None:
-    """Write the masks of one batch when all of them are computed."""
+def _write_batch(
+    batch: Sequence[_Read],
+    masks_of: Recipe,
+    folder: Path,
+    maps: bool,
+    pool: ThreadPoolExecutor,
+) -> list[Future]:
+    """Compute the masks of one batch and, when there are all of them, let threads write them."""
 
     def note(read: _Read, problem: str) -> None:
-        write_whole(_place(folder, "failed", read.name, ".txt"), problem)
+        write_whole(place_of(folder, "failed", read.name, ".txt"), problem)
 
-    good = [read for read in batch if read.sample is not None]
-    for read in batch:
-        if read.sample is None:
-            note(read, read.problem)
-    try:
-        computed = _compute(good, masks_of) if good else []
-    except (ValueError, RuntimeError) as error:
-        if len(good) == 1:
-            return note(good[0], f"{type(error).__name__}: {error}")
-        for read in good:  # one of them alone may be to blame
-            _write_batch([read], masks_of, folder, maps)
-        return None
-    for read, (mask, soft) in zip(good, computed, strict=True):
+    def write(read: _Read, mask: Tensor, soft: Tensor | None) -> None:
         try:
-            if maps:
-                present = read.sample.labels.nonzero()[:, 0]
-                kept = {"classes": present, "maps": soft[present].half().cpu().contiguous()}
-                write_whole(_place(folder, "maps", read.name, ".safetensors"), save(kept))
-            write_whole(_place(folder, "masks", read.name), mask_png(mask, read.stamp))
+            if soft is not None:
+                kept = {"classes": read.labels.nonzero()[:, 0], "maps": soft.cpu().contiguous()}
+                write_whole(place_of(folder, "maps", read.name, ".safetensors"), save(kept))
+            write_whole(place_of(folder, "masks", read.name), mask_png(mask, read.stamp))
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             note(read, f"the name is too long for a file: {error}")
-    return None
+
+    good = [read for read in batch if read.labels is not None]
+    noted = [pool.submit(note, read, read.problem) for read in batch if read.labels is None]
+    try:
+        computed = _compute(good, masks_of, maps) if good else []
+    except (ValueError, RuntimeError) as error:
+        if len(good) == 1:
+            return [*noted, pool.submit(note, good[0], f"{type(error).__name__}: {error}")]
+        # one of them alone may be to blame
+        alone = [_write_batch([read], masks_of, folder, maps, pool) for read in good]
+        return [*noted, *chain.from_iterable(alone)]
+    pairs = zip(good, computed, strict=True)
+    return [*noted, *(pool.submit(write, read, *results) for read, results in pairs)]
 
 
-def _compute(good: Sequence[_Read], masks_of: Recipe) -> list[tuple[Tensor, Tensor | None]]:
-    """Compute the mask of every image of a batch, and its maps if a pipeline computes them."""
-    images = [read.sample.image for read in good]
-    labels = torch.stack([read.sample.labels for read in good])
+def _compute(
+    good: Sequence[_Read], masks_of: Recipe, maps: bool
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Compute the mask of every image of a batch and, if wanted, the maps of its classes."""
+    shown, labels = torch.stack([read.shown for read in good]), [read.labels for read in good]
     if not isinstance(masks_of, Pipeline):
-        return [(mask, None) for mask in masks_of(torch.stack(images), labels)]
-    if good[0].resized is None:
-        stacked = torch.stack(images)
-        maps, scores = masks_of.maps_and_scores(stacked, labels)
-        return list(zip(masks_of.masks_of(scores, stacked, labels), maps, strict=True))
-    cams = masks_of.own_maps(torch.stack([read.resized for read in good]), labels)
-    pairs: list = [None] * len(good)
-    for size in dict.fromkeys(image.shape[1:] for image in images):
-        equal = [b for b, image in enumerate(images) if image.shape[1:] == size]
-        maps, stacked = upsample(cams[equal], size), torch.stack([images[b] for b in equal])
-        masks = masks_of.masks_of(masks_of.rule.scores(maps), stacked, labels[equal])
-        for b, *pair in zip(equal, masks, maps, strict=True):
-            pairs[b] = pair
-    return pairs
+        return [(mask, None) for mask in masks_of(shown, torch.stack(labels))]
+    present = torch.stack(labels).to(masks_of.device)
 
+    def pairs(masks: Tensor, soft: Tensor, held: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Pair masks, as 8 bits, with the maps of the classes present."""
+        of_each = [of_image[kept].half() for of_image, kept in zip(soft, held > 0, strict=True)]
+        return list(zip(masks.byte(), of_each if maps else [None] * len(masks), strict=True))
 
-def masks_in(
-    folder: Path, names: Sequence[str], classes: Sequence[str]
-) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-    """Open the masks of a folder by image name; return also how they were made, if known.
-
-    Args:
-        folder: that ``masks`` wrote, or any of ``NAME.png``.
-        names: the images whose masks are needed.
-        classes: what the values of the masks have to mean, in this order.
-
-    Raises:
-        ValueError: if the run that wrote the folder made no mask of one of them, with the reason,
-            or its classes are others.
-        FileNotFoundError: if there is no folder, or its run has not ended.
-    """
-    card = folder / PROTOCOL
-    if card.is_file():
-        written, made_by = read_masks(folder, classes), read_card(card)
-        if missing := [name for name in names if name in written.failed]:
-            problem = f"{len(missing)} of {len(names)} images have no mask, the first is"
-            reason = f"{missing[0]!r}: {written.failed[missing[0]]}"
-            raise ValueError(f"{problem} {reason}; mend them, or score a split without them")
-        return written.masks, made_by
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}, expected one of NAME.png")
-    there = [name for name in names if (folder / f"{name}.png").is_file()]
-    return LazyMasks(there, read=lambda n: read_mask(folder / f"{n}.png"), folder=folder), {}
-
-
-def _masks(folder: Path, names: Sequence[str]) -> LazyMasks:
-    return LazyMasks(
-        names, read=lambda name: read_mask(_place(folder, "masks", name)), folder=folder / "masks"
-    )
+    if masks_of.cell == 1:
+        soft, scores = masks_of.maps_and_scores(shown, present)
+        return pairs(masks_of.masks_of(scores, shown, present), soft, present)
+    with checked():  # images and labels were, when they were read
+        cams, found = masks_of.own_maps(shown, present), {}
+    check_range("the maps", cams, "look at the weights of the model")
+    for size in dict.fromkeys(read.size for read in good):
+        equal = [b for b, read in enumerate(good) if read.size == size]
+        # only the classes of these images are enlarged; without any, one that is absent
+        some = torch.stack([labels[b] for b in equal]).any(0).nonzero()[:, 0].to(cams.device)
+        some = some if len(some) else some.new_zeros(1)
+        soft, held = upsample(cams[equal][:, some], size), present[equal][:, some]
+        images = torch.stack([good[b].image for b in equal]) if masks_of.crf else None
+        values = torch.arange(256, device=cams.device)
+        values[1 : 1 + len(some)] = some + 1  # of the classes; background and 255 stay
+        with nullcontext() if callable(masks_of.crf) else checked():
+            masks = values[masks_of.masks_of(masks_of.rule.scores(soft), images, held)]
+        found |= zip(equal, pairs(masks, soft, held), strict=True)
+    return [found[b] for b in range(len(good))]

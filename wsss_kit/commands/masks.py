@@ -15,11 +15,17 @@ from wsss_kit.checks import (
     check_given,
     check_probability,
     check_word,
-    chosen_device,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.commands import backbone_named, clip_named, run_folder
-from wsss_kit.commands.generate import MANIFEST, Written, write_masks
+from wsss_kit.commands import (
+    MANIFEST,
+    Written,
+    backbone_named,
+    clip_named,
+    run_folder,
+    usual_batch,
+)
+from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.files import digest_of, load_model, weights_path
 from wsss_kit.masks import BackgroundRule
@@ -171,8 +177,7 @@ def run_masks(
         recipe = Pipeline(fitted, affinity=walk, **options)
         made_by |= {"preset": fitted.preset, "background": str(recipe.rule)}
         made_by |= {"refinement": recipe.refinement}
-    on_gpu = chosen_device(device).type == "cuda"
-    options = {"maps": maps, "batch_size": batch_size or (16 if on_gpu else 1)}
+    options = {"maps": maps, "batch_size": batch_size or usual_batch(device)}
     options["workers"] = workers or os.cpu_count() or 1
     options |= {"rank": rank, "world": world, "shown": rank == 0}
     with run_folder(out) as folder:

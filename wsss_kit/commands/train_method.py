@@ -17,8 +17,7 @@ from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checkpoints import CHECKPOINT
 from wsss_kit.checks import check_device, check_word
 from wsss_kit.classes import Sample, labels_of
-from wsss_kit.commands import backbone_named, clip_named, run_folder
-from wsss_kit.commands.generate import masks_in
+from wsss_kit.commands import backbone_named, clip_named, masks_in, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import SPLITS
 from wsss_kit.files import check_kinds, is_saved, read_card, weights_path, write_whole

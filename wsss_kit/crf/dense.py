@@ -5,8 +5,9 @@ NeurIPS 2011. What makes it fast is the filter, see `permutohedral`. PAMR refine
 by the nearest pixels alone, light and differentiable.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 
@@ -19,14 +20,13 @@ from wsss_kit.checks import (
     check_counts,
     check_floating,
     check_images,
-    check_labels,
     check_not_negative,
     check_positive,
     check_range,
     check_shape,
     check_word,
 )
-from wsss_kit.crf.permutohedral import Lattice
+from wsss_kit.crf.permutohedral import Lattice, bilateral_lattice, on_gpu, spatial_lattice
 
 SHARPNESS = 0.1
 """Share of the local standard deviation that colour differences are divided by."""
@@ -115,6 +115,7 @@ def _neighbours(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
 SMALLEST_SCORE = 1e-5
 LABEL_PROBABILITY = 0.7
 """Of the highest score with ``unary="hard"``; the other classes share the rest."""
+_MOST_POINTS = 2**22  # pixels whose lattice a GPU builds at once, some 500 bytes each
 BGR_MEAN = (104.008, 116.669, 122.675)
 """What the DeepLab of the released CLIP-ES code subtracts from an image in 0..255."""
 
@@ -181,23 +182,42 @@ def dense_crf(
     check_word("unary", unary, ("soft", "hard"))
     B, K, H, W = scores.shape
     device = scores.device if scores.is_cuda else torch.device("cpu")
-    spatial = []
-    if spatial_weight:
-        spatial = [(spatial_weight, _spatial_lattice(H, W, float(spatial_std), device))]
-    levels = [image.cpu().numpy().tobytes() for image in _levels(images)]
+    spatial = spatial_lattice(H, W, float(spatial_std), device) if spatial_weight else None
+    stds = float(bilateral_xy_std), float(bilateral_rgb_std)
+    levels = _levels(images).to(device)
     refined = torch.empty(B, K, H, W, device=device)
-    # scores of the same image, one after the other, go through its lattice together
-    for image, group in groupby(range(B), key=levels.__getitem__):
-        kernels, rows = list(spatial), list(group)
+    for groups in _groups(levels):
+        n, rows = len(groups), [row for group in groups for row in group]
+        kernels: list[tuple[float, Callable[[Tensor], Tensor]]] = []
+        if spatial_weight:
+            kernels.append((spatial_weight, partial(_shared, spatial)))
         if bilateral_weight:
-            stds = float(bilateral_xy_std), float(bilateral_rgb_std)
-            lattice = _bilateral_lattice(image, (H, W), *stds, device)
-            kernels.append((bilateral_weight, lattice))
-        logits = _log_unary(scores[rows].to(device), unary)  # (G, K, H, W)
-        logits = logits.flatten(2).permute(2, 0, 1).contiguous()  # (H * W, G, K)
-        probs = _mean_field(logits, kernels, int(iterations))
-        refined[rows] = probs.permute(1, 2, 0).view(-1, K, H, W)
+            lattice = bilateral_lattice(levels[[group[0] for group in groups]], *stds)
+            kernels.append((bilateral_weight, partial(_joint, lattice)))
+        logits = _log_unary(scores[rows].to(device), unary)  # (n * G, K, H, W)
+        logits = logits.view(n, -1, K, H * W).permute(0, 3, 1, 2).contiguous()
+        probs = _mean_field(logits, kernels, int(iterations))  # (n, H * W, G, K)
+        refined[rows] = probs.permute(0, 2, 3, 1).reshape(-1, K, H, W)
     return refined.to(scores.device)
+
+
+def _groups(levels: Tensor) -> Iterator[list[list[int]]]:
+    """Divide a batch into groups of one image each, and yield groups that go through together.
+
+    Scores of the same image, one after the other, share its lattice. A GPU takes many images at
+    once, as many scores of each; a CPU is fastest with one.
+    """
+    same = (levels[1:] == levels[:-1]).flatten(1).all(1).tolist()
+    groups: list[list[int]] = []
+    for row in range(len(levels)):
+        if row and same[row - 1]:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    most = max(1, _MOST_POINTS // math.prod(levels.shape[2:])) if on_gpu(levels) else 1
+    for _, alike in groupby(groups, key=len):
+        together = list(alike)
+        yield from (together[first : first + most] for first in range(0, len(together), most))
 
 
 def reference_crf_images(images: Tensor) -> Tensor:
@@ -237,42 +257,35 @@ def _log_unary(scores: Tensor, unary: str) -> Tensor:
     return probs.scatter_(1, scores.argmax(1, keepdim=True), LABEL_PROBABILITY).log()
 
 
-def _mean_field(logits: Tensor, kernels: list[tuple[float, Lattice]], iterations: int) -> Tensor:
-    """Compute marginals from the log unary: (N, G, K) -> the same, G scores of one image."""
+def _mean_field(
+    logits: Tensor, kernels: list[tuple[float, Callable[[Tensor], Tensor]]], iterations: int
+) -> Tensor:
+    """Compute marginals from the log unary: (n, N, G, K) -> the same, G scores of n images."""
     probs = _softmax(logits)
     for _ in range(iterations):
         pulled = logits.clone()
-        for weight, lattice in kernels:
-            pulled.add_((lattice @ probs.flatten(1)).view_as(probs), alpha=weight)
+        for weight, kernel in kernels:
+            pulled.add_(kernel(probs), alpha=weight)
         probs = _softmax(pulled)
     return probs
+
+
+def _shared(lattice: Lattice, probs: Tensor) -> Tensor:
+    """Filter (n, N, G, K) by a lattice of N points, the same for every image."""
+    n, N, G, K = probs.shape
+    filtered = lattice @ probs.transpose(0, 1).reshape(N, -1)
+    return filtered.view(N, n, G, K).transpose(0, 1)
+
+
+def _joint(lattice: Lattice, probs: Tensor) -> Tensor:
+    """Filter (n, N, G, K) by a lattice of n * N points, those of every image."""
+    return (lattice @ probs.flatten(2).flatten(0, 1)).view_as(probs)
 
 
 def _softmax(logits: Tensor) -> Tensor:
     # torch.softmax over a last axis this short takes nine times as long on a CPU
     grown = (logits - logits.amax(-1, keepdim=True)).exp_()
     return grown.div_(grown.sum(-1, keepdim=True))
-
-
-def _pixel_positions(H: int, W: int, std: float, device: torch.device) -> Tensor:
-    """Compute columns and rows (2, H * W) in standard deviations."""
-    cells = torch.cartesian_prod(torch.arange(H, device=device), torch.arange(W, device=device))
-    return cells.fliplr().T.contiguous() / std
-
-
-@lru_cache(maxsize=8)
-def _spatial_lattice(H: int, W: int, std: float, device: torch.device) -> Lattice:
-    return Lattice(_pixel_positions(H, W, std, device))
-
-
-@lru_cache(maxsize=2)  # the image at hand: background rules, prompts and sliders come back to it
-def _bilateral_lattice(
-    levels: bytes, size: tuple[int, int], xy_std: float, rgb_std: float, device: torch.device
-) -> Lattice:
-    """Build the lattice of an image, given as the bytes of its (3, H, W) levels."""
-    colours = torch.frombuffer(bytearray(levels), dtype=torch.uint8).view(3, -1).to(device)
-    positions = _pixel_positions(*size, xy_std, device)
-    return Lattice(torch.cat([positions, colours / rgb_std]))  # (5, H * W)
 
 
 PSA_CRF: dict[str, Any] = {"spatial_std": 3, "bilateral_weight": 10}
@@ -302,49 +315,3 @@ def check_scores_and_images(scores: Tensor, images: Tensor) -> None:
     check_shape(images.shape == needed, "images", images, expected)
     check_range("scores", scores, "scale maps with cam.normalize_cams, logits with a softmax")
     check_range("images", images, "divide 8-bit images by 255")
-
-
-def crf_of_present(
-    scores: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    refine: Callable[..., Tensor] = dense_crf,
-    **parameters: Any,
-) -> Tensor:
-    """Refine every image over background and the classes present in it, by the dense CRF.
-
-    Args:
-        scores: (B, K, H, W) in [0, 1] with K = 1 + C, background first, from `add_background`.
-        images: (B, 3, H, W) RGB in [0, 1].
-        labels: (B, C) of 0 and 1.
-        refine: another function of scores and images, such as `pamr`, through which gradients pass.
-        **parameters: of ``refine``.
-
-    Returns:
-        (B, K, H, W) float32, sums to 1 over K; zero for absent classes.
-
-    Raises:
-        ValueError: as ``refine``, and if the labels do not fit the scores.
-
-    Example:
-        The second class is absent, so background and the first share everything:
-
-        >>> scores = torch.full((1, 3, 2, 2), 0.5)
-        >>> probs = crf_of_present(scores, torch.zeros(1, 3, 2, 2), torch.tensor([[1.0, 0.0]]))
-        >>> probs[0, :, 0, 0].tolist()
-        [0.5, 0.5, 0.0]
-    """
-    check_scores_and_images(scores, images)
-    B, K = scores.shape[:2]
-    expected = f"({B}, {K - 1}) for these scores: one column a class, background left out"
-    check_shape(labels.shape == (B, K - 1), "labels", labels, expected)
-    check_labels(labels)
-    kept = torch.cat([labels.new_ones(B, 1), labels], 1) > 0  # (B, K)
-    refined = torch.zeros(scores.shape, device=scores.device)
-    # images with the same classes, one after the other, go together
-    for channels, group in groupby(range(B), key=kept.tolist().__getitem__):
-        rows, present = torch.tensor(list(group)), torch.tensor(channels).nonzero().view(-1)
-        place = rows[:, None], present
-        refined[place] = refine(scores[place], images[rows], **parameters)
-    return refined

@@ -11,12 +11,15 @@ of the float32 operations below is therefore that of the published C++ code, so 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn import functional as F
 
 LARGEST_CODE = 2**62
+_PIECE = 64  # entries of a row that one thread of a GPU sums
 
 
 class SparseRows:
@@ -35,6 +38,15 @@ class SparseRows:
 
     def __init__(self, columns: Tensor, weights: Tensor, starts: Tensor) -> None:
         self.columns, self.weights, self.starts = columns, weights, starts
+        if not on_gpu(columns):
+            return
+        # a GPU sums a row in one thread, so long rows are cut into pieces that are summed first
+        counts = (starts.diff() + _PIECE - 1) // _PIECE
+        self.rows = F.pad(counts.cumsum(0), (1, 0))
+        within = torch.arange(int(self.rows[-1]), device=starts.device)
+        within = within - self.rows[:-1].repeat_interleave(counts)
+        begins = starts[:-1].repeat_interleave(counts) + _PIECE * within
+        self.pieces = torch.cat([begins, starts[-1:]])
 
     @classmethod
     def of_equal_length(cls, columns: Tensor, weights: Tensor) -> SparseRows:
@@ -45,9 +57,16 @@ class SparseRows:
 
     def __matmul__(self, values: Tensor) -> Tensor:
         """Compute weighted sums of the rows of (columns, K) float32: (rows, K)."""
-        # embedding_bag is the fastest such product on a CPU, and runs on CUDA as it stands
+        if on_gpu(values):  # in a fixed order, unlike sums by atomic additions
+            terms = values.index_select(0, self.columns) * self.weights[:, None]
+            sums = torch.segment_reduce(terms, "sum", offsets=self.pieces, unsafe=True)
+            whole = len(self.pieces) == len(self.rows)
+            return (
+                sums if whole else torch.segment_reduce(sums, "sum", offsets=self.rows, unsafe=True)
+            )
+        # the fastest such product on a CPU
         options = {"per_sample_weights": self.weights, "include_last_offset": True}
-        return embedding_bag(self.columns, values, self.starts, mode="sum", **options)
+        return F.embedding_bag(self.columns, values, self.starts, mode="sum", **options)
 
 
 class Lattice:
@@ -58,6 +77,8 @@ class Lattice:
 
     Args:
         features: (d, N) float32: the points, each feature divided by its standard deviation.
+        images: the points are those of so many images, one after the other, equally many of each;
+            points of different images have nothing to do with each other.
 
     Attributes:
         n_corners: number of lattice corners that hold a value.
@@ -73,11 +94,11 @@ class Lattice:
         [0.5, 0.5, 1.0]
     """
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, images: int = 1) -> None:
         d, N = features.shape
         cell, rank, offset = _enclosing_cells(_elevate(features))
         weights = _barycentric(offset, rank)  # (d + 1, N)
-        codes, strides = _corner_codes(cell, rank)
+        codes, strides = _corner_codes(cell, rank, images)
         codes, order = _sort(codes.view(-1))
 
         is_new = torch.ones_like(codes, dtype=torch.bool)
@@ -105,6 +126,41 @@ class Lattice:
         for blur in self.blurs:
             values = blur @ values
         return (self.slice @ values).mul_(self.gain)  # (N, K)
+
+
+def _pixel_positions(H: int, W: int, std: float, device: torch.device) -> Tensor:
+    """Compute columns and rows (2, H * W) in standard deviations."""
+    cells = torch.cartesian_prod(torch.arange(H, device=device), torch.arange(W, device=device))
+    return cells.fliplr().T.contiguous() / std
+
+
+@lru_cache(maxsize=8)
+def spatial_lattice(H: int, W: int, std: float, device: torch.device) -> Lattice:
+    """Build the lattice of the pixels' places alone, for a deviation in pixels."""
+    return Lattice(_pixel_positions(H, W, std, device))
+
+
+def bilateral_lattice(levels: Tensor, xy_std: float, rgb_std: float) -> Lattice:
+    """Build the lattice of images (n, 3, H, W) uint8; that of a single one is remembered."""
+    if len(levels) == 1:
+        content, size = levels.cpu().numpy().tobytes(), tuple(levels.shape[2:])
+        return _lattice_of_one(content, size, xy_std, rgb_std, levels.device)
+    return _new_lattice(levels, xy_std, rgb_std)
+
+
+def _new_lattice(levels: Tensor, xy_std: float, rgb_std: float) -> Lattice:
+    n, _, H, W = levels.shape
+    positions = _pixel_positions(H, W, xy_std, levels.device).repeat(1, n)
+    colours = levels.transpose(0, 1).flatten(1) / rgb_std
+    return Lattice(torch.cat([positions, colours]), n)  # (5, n * H * W)
+
+
+@lru_cache(maxsize=2)  # the image at hand: background rules, prompts and sliders come back to it
+def _lattice_of_one(
+    content: bytes, size: tuple[int, int], xy_std: float, rgb_std: float, device: torch.device
+) -> Lattice:
+    levels = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(1, 3, *size)
+    return _new_lattice(levels.to(device), xy_std, rgb_std)
 
 
 def _elevate(features: Tensor) -> Tensor:
@@ -157,11 +213,12 @@ def _barycentric(offset: Tensor, rank: Tensor) -> Tensor:
     return weights
 
 
-def _corner_codes(cell: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
+def _corner_codes(cell: Tensor, rank: Tensor, images: int) -> tuple[Tensor, Tensor]:
     """Number the corners of every cell, so that a step on the lattice adds a constant.
 
     The corner of remainder r is r everywhere, minus d + 1 at the r coordinates nearest to the
-    remainder-0 corner. The last coordinate follows from the others and is left out.
+    remainder-0 corner. The last coordinate follows from the others and is left out. The numbers of
+    each image come after those of the image before.
 
     Returns:
         (d + 1, N) int64 codes, whose remainder modulo d + 1 is the corner's; (d + 1,) int64, what
@@ -170,12 +227,13 @@ def _corner_codes(cell: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
     n, N = cell.shape
     low, high = cell[:-1].aminmax(dim=1)
     spans = (high - low + 4).long()  # one to spare on either side, for neighbours
-    if n * spans.double().prod() >= LARGEST_CODE:
+    if images * n * spans.double().prod() >= LARGEST_CODE:
         problem = f"the features span {spans.tolist()} cells, more than 64-bit integers can number"
         raise ValueError(f"{problem}; use larger standard deviations or a smaller image")
     strides = n * torch.cat([spans.new_ones(1), spans[:-1].cumprod(0), spans.new_zeros(1)])
     codes = torch.empty_like(rank)
-    codes[0] = 0
+    image = torch.arange(images, device=cell.device) * (n * spans.prod())
+    codes[0] = image.repeat_interleave(N // images)
     for i in range(n - 1):
         codes[0] += (cell[i] - (low[i] - 2)).long() * strides[i]
     falling = torch.empty_like(rank).scatter_(0, rank, strides[:, None].expand(n, N))
@@ -184,16 +242,16 @@ def _corner_codes(cell: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
     return codes, strides
 
 
-def _numpy_is_faster(codes: Tensor) -> bool:
-    """Return whether to sort and search with NumPy, whose integer routines are vectorised."""
-    return not codes.is_cuda
+def on_gpu(values: Tensor) -> bool:
+    """Return whether to compute with few large operations, in parallel, and without NumPy."""
+    return values.is_cuda
 
 
 def _sort(codes: Tensor) -> tuple[Tensor, Tensor]:
     """Sort codes, as `torch.sort`; return also where they were."""
     index_bits = len(codes).bit_length()
-    if not _numpy_is_faster(codes) or int(codes.max()) >= LARGEST_CODE >> index_bits:
-        return tuple(codes.sort())
+    if on_gpu(codes) or int(codes.max()) >= LARGEST_CODE >> index_bits:
+        return tuple(codes.sort(stable=True))
     # plain integers sort faster than integers with an index: one number holds both
     both = (codes << index_bits).add_(torch.arange(len(codes)))
     both = torch.from_numpy(np.sort(both.numpy()))
@@ -202,7 +260,7 @@ def _sort(codes: Tensor) -> tuple[Tensor, Tensor]:
 
 def _search(corners: Tensor, wanted: Tensor) -> Tensor:
     """Find the places of codes among the sorted corners."""
-    if not _numpy_is_faster(corners):
+    if on_gpu(corners):
         return torch.searchsorted(corners, wanted)
     return torch.from_numpy(np.searchsorted(corners.numpy(), wanted.numpy()))
 
