@@ -278,12 +278,12 @@ def check_device(device: str | torch.device) -> None:
     if device == "auto":
         return
     try:
-        device_type = torch.device(device).type
+        chosen = torch.device(device)
     except (RuntimeError, TypeError):
-        device_type = ""
-    optional = {"cuda": torch.cuda, "mps": torch.backends.mps}
-    here = ["cpu", *(name for name, backend in optional.items() if backend.is_available())]
-    right = device_type in here or device_type not in ("", "meta", *optional)
+        chosen = torch.device("meta")
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    here = ["cpu", *(f"{name}:{i}" for name, count in counts.items() for i in range(count))]
+    right = (chosen.index or 0) < counts.get(chosen.type, 1) and chosen.type != "meta"
     _expect(right, "device", device, f"'auto' or one that is here: {', '.join(here)}")
 
 

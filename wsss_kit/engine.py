@@ -5,7 +5,6 @@ them, and ``parameter_groups()``. A recipe is a dictionary with the numbers of a
 """
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from wsss_kit.checkpoints import Checkpoint, restore_optimiser
-from wsss_kit.processes import join, progress, rank, synchronised_norms, total, world
+from wsss_kit.processes import join, progress, rank, synchronised_norms, total, usual_workers, world
 from wsss_kit.views import Chance
 
 Recipe = Mapping[str, Any]
@@ -262,8 +261,7 @@ def fit(
     learning = {id(p) for group in optimiser.param_groups for p in group["params"]}
     still = [p for p in network.parameters() if p.requires_grad and id(p) not in learning]
     on_gpu, workers = device.type == "cuda", recipe.get("workers")
-    if workers is None:  # on a CPU they would share its cores with the training
-        workers = min(8, os.cpu_count() or 1) if on_gpu else 0
+    workers = usual_workers(device) if workers is None else workers
     loader = DataLoader(
         batches,
         batch_size=None,

@@ -123,9 +123,9 @@ class Pipeline:
     def _attends(self) -> bool:
         return getattr(self.method, "brings_affinity", False)
 
-    def fit(self, image: Tensor) -> Tensor:
-        """Resize an image (3, H, W) to whole cells, as the method does itself."""
-        return self.method.clip.fit_to_patches(image[None])[0]
+    def fit(self, images: Tensor) -> Tensor:
+        """Resize images (B, 3, H, W) to whole cells, as the method does itself."""
+        return self.method.clip.fit_to_patches(images)
 
     def own_maps(self, images: Tensor, labels: Tensor) -> Tensor:
         """Compute maps (B, C, h, w) on the method's own grid, after the affinity that it brings."""

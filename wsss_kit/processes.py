@@ -50,6 +50,14 @@ def own_device(device: str = "auto") -> str:
     return device
 
 
+def usual_workers(device: torch.device) -> int:
+    """Return how many processes read images: up to 8 beside a GPU, none on a CPU.
+
+    On a CPU they would share its cores with the computation.
+    """
+    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+
+
 def join(device: str = "auto") -> None:
     """Join the processes of a ``torchrun``, ``accelerate`` or notebook launch; alone do nothing.
 

@@ -1,8 +1,12 @@
-"""What training sees: random views of images with their labels, or with their masks."""
+"""What networks see: random views of images for training, and images resized as by Pillow."""
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -257,3 +261,52 @@ def random_view(
     mask = mask[top : top + crop, left : left + crop]
     beyond = (0, crop - mask.shape[1], 0, crop - mask.shape[0])
     return _filled(image, beyond, fill), F.pad(mask, beyond, value=IGNORE_INDEX)
+
+
+_FIXED_POINT = 2**22  # what Pillow multiplies its weights by
+
+
+def resize_bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images as Pillow resizes 8-bit images: (B, 3, H, W) RGB in [0, 1] to ``size``.
+
+    A CPU runs Pillow itself, a GPU the same integer arithmetic: the results are equal. Where a side
+    gets shorter, Pillow's versions differ in which side they begin with, so it runs itself there.
+    """
+    levels = (images.detach() * 255).round_().clamp_(0, 255)
+    if levels.is_cuda and all(map(operator.ge, size, images.shape[2:])):
+        return enlarge_levels(levels, size).float().div_(255)
+    pixels = levels.byte().permute(0, 2, 3, 1).cpu()
+    shown = (Image.fromarray(each.numpy()) for each in pixels)
+    resized = [np.asarray(each.resize(size[::-1], Image.Resampling.BICUBIC)) for each in shown]
+    fitted = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
+    return fitted.to(images.device).float().div_(255)
+
+
+def enlarge_levels(levels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarge 8-bit levels (B, C, H, W) bicubically in Pillow's arithmetic, by two products.
+
+    Returns:
+        (B, C, *size) float64, whole numbers from 0 to 255.
+    """
+    rows, columns = (
+        _pillow_weights(before, after, levels.device)
+        for before, after in zip(levels.shape[2:], size, strict=True)
+    )
+    levels = _rounded(levels.double() @ columns.T)  # Pillow goes along the rows first
+    return _rounded(rows @ levels)
+
+
+def _rounded(sums: Tensor) -> Tensor:
+    """Bring sums in fixed point back to 8-bit levels, halves upwards."""
+    return (sums / _FIXED_POINT + 0.5).floor_().clamp_(0, 255)
+
+
+@lru_cache(maxsize=64)
+def _pillow_weights(before: int, after: int, device: torch.device) -> Tensor:
+    """Compute Pillow's bicubic weights (after, before) in fixed point, as whole numbers."""
+    centre = (torch.arange(after, dtype=torch.float64)[:, None] + 0.5) * (before / after)
+    x = (torch.arange(before) - centre + 0.5).abs()
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
+    kernel = torch.where(x < 1, near, far) * (x < 2)
+    fixed = kernel / kernel.sum(1, keepdim=True) * _FIXED_POINT
+    return (fixed + 0.5 * fixed.sign()).trunc().to(device)

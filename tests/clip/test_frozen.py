@@ -15,6 +15,7 @@ from wsss_kit.clip.vision import window_mask
 from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.measures import zero_shot_accuracy
 from wsss_kit.paperworld.tiny_clip import TINY_CLIP
+from wsss_kit.views import enlarge_levels
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_encode_image_equals_open_clip(pool_type, final_ln_after_pool):
     assert result.std() > 0.01
 
 
-@pytest.mark.parametrize("size", [(33, 47), (8, 9), (1, 1)])
+@pytest.mark.parametrize("size", [(33, 47), (8, 9), (1, 1), (375, 500)])
 def test_resizing_is_pillows_bicubic(size):
     clip = small_clip(quick_gelu=True)
     image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
@@ -47,6 +48,8 @@ def test_resizing_is_pillows_bicubic(size):
     result = clip.fit_to_patches(image.permute(2, 0, 1)[None].float() / 255)
     pixels = (result[0] * 255).round().byte().permute(1, 2, 0)
     assert torch.equal(pixels, torch.tensor(np.array(literal)))
+    enlarged = enlarge_levels(image.permute(2, 0, 1)[None], (height, width))[0]  # as on a GPU
+    assert torch.equal(enlarged.permute(1, 2, 0).byte(), pixels)
     assert clip.fit_to_patches(result) is result  # whole patches are not resized
 
 

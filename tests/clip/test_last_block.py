@@ -45,17 +45,22 @@ def test_mean_gradients_are_those_of_automatic_differentiation(make, n_classes):
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "kept"),
-    [(last_block, "MOST_KEPT", 0), (last_block, "_AT_ONCE", 1), (vision, "AT_ONCE", 4)],
+    ("module", "name", "limit", "kept"),
+    [
+        (last_block, "MOST_KEPT", 1, 0),
+        (last_block, "_AT_ONCE", 1, 1),
+        (vision, "AT_ONCE", 1, 4),
+        (vision, "_MULTIPLE", 7, 1),
+    ],
 )
-def test_large_images_are_the_same_in_smaller_steps(monkeypatch, module, name, kept):
-    """Maps that are not kept, one number at a time, and one head at a time."""
+def test_large_images_are_the_same_in_smaller_steps(monkeypatch, module, name, limit, kept):
+    """Maps that are not kept, one number or head at a time, and columns of zeros as on a GPU."""
     clip, images = CLIPS["QuickGELU"](), torch.rand(2, 3, 24, 40, dtype=torch.float64)
     last, attention, _ = clip.last_block(images)
     directions = torch.randn(2, 4, last.embedding.shape[1], dtype=torch.float64)
     expected = gradients(last, directions)
     assert len(last._kept) == 1
-    monkeypatch.setattr(module, name, {"cpu": 1})
+    monkeypatch.setattr(module, name, {"cpu": limit})
     small, same, _ = clip.last_block(images)
     assert len(small._kept) == kept
     torch.testing.assert_close(gradients(small, directions), expected)
@@ -70,3 +75,5 @@ def test_folded_weights_follow_the_model():
     wide = clip.last_block(images)[0].embedding
     assert wide.dtype == torch.float64
     torch.testing.assert_close(wide.float(), before, atol=1e-5, rtol=1e-5)
+    clip.model.visual.positional_embedding.mul_(2)  # resized once for every grid, and kept
+    assert not torch.allclose(clip.last_block(images)[0].embedding, wide)

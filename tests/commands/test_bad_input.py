@@ -211,7 +211,7 @@ LONGER = TRAIN.replace("epochs 1", "epochs 4").replace("out t", "out out")
 
 
 @pytest.mark.parametrize(
-    ("words", "again"), [(MASKS, MASKS), (LONGER, "train cam --out out --resume")]
+    ("words", "again"), [(MASKS, MASKS), (LONGER, "train cam --out out --resume --device cpu")]
 )
 def test_a_disk_that_refuses_loses_nothing(words, again, room, capsys, monkeypatch):
     """The system's errors are made up: root may write anywhere, and the disk is not full."""

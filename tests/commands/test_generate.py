@@ -119,9 +119,19 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(tmp_path):
         read_masks(stopped)
     (stopped / "masks" / "b.png").unlink()  # as if it had been killed between two files
     again = Recipe()
-    write_masks(images(), again, stopped, batch_size=2, **QUIET)
+    write_masks(images(), again, stopped, batch_size=2, workers=2, **QUIET)
     assert again.batches == [2, 2, 2]  # the torn batch is made whole again
     assert files(stopped) == files(whole)
+
+
+@pytest.mark.parametrize("factor", [1, 0.999])
+def test_a_method_is_given_the_image_itself(tmp_path, factor):
+    """It travels as 8-bit levels only where nothing is lost."""
+    image = factor * (torch.arange(256) / 255).view(1, 16, 16).repeat(3, 1, 1)
+    given = {"image": lambda name: image, "labels": lambda name: torch.ones(1)}
+    samples, seen = LazySamples(["a"], classes=("cow",), **given), []
+    write_masks(samples, lambda x, y: seen.append(x) or x[:, 0].long(), tmp_path, **QUIET)
+    assert torch.equal(seen[0][0], image)
 
 
 def test_what_cannot_be_read_or_made_is_noted_and_the_rest_goes_on(tmp_path):

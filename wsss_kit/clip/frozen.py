@@ -19,6 +19,7 @@ from wsss_kit.clip import vision
 from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.texts import FrozenTexts
 from wsss_kit.processes import progress
+from wsss_kit.views import resize_bicubic
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -91,6 +92,7 @@ class FrozenCLIP(FrozenTexts):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._folded: tuple[tuple, vision.Weights] | None = None
+        self._positions: dict[tuple, Tensor] = {}  # the last grids' position embeddings
 
     @property
     def patch_size(self) -> int:
@@ -135,7 +137,7 @@ class FrozenCLIP(FrozenTexts):
             limit = f"CLIP is shown them at {new[0]}x{new[1]}, {self.max_cells:,} patches at most"
             advice = "maps still cover the whole image. Resize them, or give another max_cells"
             warnings.warn(f"{problem} of attention; {limit}, and {advice}", stacklevel=2)
-        return vision.resize_bicubic(images, new)
+        return resize_bicubic(images, new)
 
     def position_embedding(self, grid: tuple[int, int], *, rounded: bool | None = None) -> Tensor:
         """Resize the position embedding bilinearly to a grid, the class row kept.
@@ -150,11 +152,18 @@ class FrozenCLIP(FrozenTexts):
         rounded = self.round_positions if rounded is None else rounded
         table = self.model.visual.positional_embedding
         h, w = self.model.visual.grid_size
+        fixed = not (table.requires_grad or table.is_inference())
+        key = (grid, rounded, table.data_ptr(), table._version, table.dtype) if fixed else None
+        if key in self._positions:
+            return self._positions[key]
         if grid != (h, w):
             cells = table[1:].T.reshape(1, -1, h, w).float()
             cells = F.interpolate(cells, size=grid, mode="bilinear", align_corners=False)
             table = torch.cat([table[:1], cells.flatten(2)[0].T.to(table.dtype)])
-        return table.half().to(table.dtype) if rounded else table
+        found = table.half().to(table.dtype) if rounded else table
+        if fixed:
+            self._positions = {**dict([*self._positions.items()][-15:]), key: found}
+        return found
 
     def embed(
         self, images: Tensor, rounded: bool | None = None, *, normalised: bool = False
@@ -178,7 +187,7 @@ class FrozenCLIP(FrozenTexts):
             x = images.to(self.device)
         else:
             check_images(images)
-            x = (self.fit_to_patches(images).to(self.device) - self.mean) / self.std
+            x = (self.fit_to_patches(images.to(self.device)) - self.mean) / self.std
         x = visual.conv1(x.to(self.dtype))  # (B, D, h, w)
         grid, x = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2)  # (B, N, D)
         cls = visual.class_embedding.expand(len(x), 1, -1)

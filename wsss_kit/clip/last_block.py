@@ -35,6 +35,7 @@ from wsss_kit.clip.vision import (
     is_quick,
     layer_norm,
     limit_of,
+    with_rows,
 )
 
 MOST_KEPT = {"cpu": 2**28, "cuda": 2**32}
@@ -270,12 +271,13 @@ class HeadGradient:
     Args:
         block: of B images.
         part: G of its heads.
-        maps: (G, B, N, T) their attention of the patches.
+        maps: (G, B, N, S) their attention of the patches; behind the T tokens may be zeros.
     """
 
     def __init__(self, block: LastBlock, part: slice, maps: Tensor) -> None:
         self.map, self.to_class = maps, maps[..., :1]
-        self.q, self.k, self.v = block.q[part][:, :, 1:], block.k[part], block.v[part]
+        self.q = block.q[part][:, :, 1:]
+        self.k, self.v = (with_rows(x[part], maps.shape[3]) for x in (block.k, block.v))
         gathered = block.gathered.unflatten(-1, (len(block.q), -1))  # (B, N, heads, d)
         self.gathered = gathered[:, :, part].permute(2, 0, 1, 3)  # (G, B, N, d)
         self.away = self.v[:, :, :1] - self.gathered

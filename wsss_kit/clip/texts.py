@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.clip.vision import Backbone
+
 MOST_TEXTS = 1000  # kept beside those of the current call; the oldest go first
 
 
@@ -150,9 +152,15 @@ def text_features(model: nn.Module, ids: Tensor) -> Tensor:
     """
     T = ids.shape[1]
     x = model.token_embedding(ids) + model.positional_embedding[:T]  # (P, T, D)
-    mask = model.attn_mask[:T, :T]
-    for block in model.transformer.resblocks:
-        x = block(x, attn_mask=mask.to(x.dtype))
+    mask = model.attn_mask[:T, :T].to(x.dtype)
+    if torch.is_grad_enabled():
+        for block in model.transformer.resblocks:
+            x = block(x, attn_mask=mask)
+    else:  # with half of the operations
+        backbone = Backbone(x.float() if x.dtype != torch.float64 else x, mask, similarity=None)
+        for block in model.transformer.resblocks:
+            backbone.run(block, keep_attention=False)
+        x = backbone.x.to(x.dtype)
     x = model.ln_final(x)
     return x[torch.arange(len(x)), ids.argmax(1)] @ model.text_projection
 

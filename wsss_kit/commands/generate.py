@@ -4,12 +4,14 @@ The plan fixes which images share a batch, and a batch is made whole or not at a
 was stopped, or shared by several processes, writes the files of one that was not, bit for bit.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count, check_image, check_labels, check_range, checked
@@ -30,7 +33,7 @@ from wsss_kit.processes import progress
 
 Recipe = Pipeline | Callable[[Tensor, Tensor], Tensor]
 """A pipeline, or a function of images (B, 3, H, W) and labels (B, C) that returns masks."""
-_AHEAD = 2  # images that are decoded ahead, a worker, and at least two batches
+_WRITERS = 4  # threads that encode masks; more of them wait for each other
 _MOST_CLASSES = 254  # that a mask has values for, beside background and 255
 
 
@@ -42,7 +45,7 @@ def write_masks(
     made_by: Mapping[str, Any],
     maps: bool = False,
     batch_size: int = 1,
-    workers: int = 2,
+    workers: int = 0,
     rank: int = 0,
     world: int = 1,
     shown: bool = True,
@@ -62,7 +65,7 @@ def write_masks(
             were made otherwise is refused, and so is one whose masks are not from here.
         maps: whether the maps of a `Pipeline` are written too.
         batch_size: images of equal size that go through together; of CLIP-ES, in whole patches.
-        workers: threads that decode images ahead and encode masks.
+        workers: processes that read images; 0 for none beside this one.
         rank: of this process among ``world``; the last one that ends writes the manifest.
         world: processes that share the batches.
         shown: whether to show a bar.
@@ -75,7 +78,7 @@ def write_masks(
             number is out of its range.
         OSError: if the disk refuses; the masks before are kept.
     """
-    for name, value, least in (("workers", workers, 1), ("rank", rank, 0), ("world", world, 1)):
+    for name, value, least in (("workers", workers, 0), ("rank", rank, 0), ("world", world, 1)):
         check_count(name, value, least=least)
     if rank >= world:
         raise ValueError(f"rank is {rank} of world {world}, expected 0 to {world - 1}")
@@ -114,11 +117,19 @@ def write_masks(
         for part, end in (("failed", ".txt"), ("masks", ".png"), ("maps", ".safetensors")):
             place_of(folder, part, name, end).unlink(missing_ok=True)
 
+    loader = DataLoader(
+        _Batches(samples, left, text),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=isinstance(masks_of, Pipeline) and masks_of.device.type == "cuda",
+    )
+
     def write() -> Iterator[None]:
+        import_decoders()  # threads must not
         waiting: deque[list[Future]] = deque()
-        with _threads(workers) as readers, _threads(workers, finish=True) as writers:
-            for batch in _decode(samples, left, workers, readers, masks_of, text):
-                waiting.append(_write_batch(batch, masks_of, folder, maps, writers))
+        with ThreadPoolExecutor(_WRITERS) as pool:  # after an error what waits is written first
+            for batch in loader:
+                waiting.append(_write_batch(batch, masks_of, folder, maps, pool))
                 while len(waiting) > 2:
                     yield from [future.result() for future in waiting.popleft()]
             for futures in waiting:
@@ -150,151 +161,166 @@ def _stamp(protocol: str, samples: Sequence[Sample], name: str) -> str | None:
     return digest_of(*parts)
 
 
-class _Read(NamedTuple):
-    """An image that was read, or why it cannot be.
+class _Batch(NamedTuple):
+    """The images of a batch that could be read, and why the others could not.
 
     Args:
-        name: of the image.
-        labels: (C,); None where it cannot be read.
-        shown: (3, H, W) what the method is given, on its device.
-        image: (3, H, W) in its own size, on the same device; None where nothing needs it any more.
-        size: (H, W) of the image.
-        stamp: see `_stamp`.
-        problem: why it cannot be read.
+        names: of the n images.
+        stamps: of each, see `_stamp`.
+        labels: (n, C).
+        images: (H, W) -> all images of this size, (k, 3, H, W) 8-bit levels, or float32 in [0, 1]
+            where these are no 8-bit levels.
+        places: (H, W) -> which of the n images these are.
+        problems: name -> why it cannot be read.
     """
 
-    name: str
-    labels: Tensor | None = None
-    shown: Tensor | None = None
-    image: Tensor | None = None
-    size: tuple[int, int] = (0, 0)
-    stamp: str | None = None
-    problem: str = ""
+    names: list[str]
+    stamps: list[str | None]
+    labels: Tensor
+    images: dict[tuple[int, int], Tensor]
+    places: dict[tuple[int, int], list[int]]
+    problems: dict[str, str]
+
+    def alone(self) -> Iterator[_Batch]:
+        """Yield every image as a batch of its own."""
+        for size, places in self.places.items():
+            for b, image in zip(places, self.images[size], strict=True):
+                found = {size: image[None]}, {size: [0]}
+                yield _Batch([self.names[b]], [self.stamps[b]], self.labels[b][None], *found, {})
 
 
-@contextmanager
-def _threads(workers: int, *, finish: bool = False) -> Iterator[ThreadPoolExecutor]:
-    """Context manager: threads, each of which computes alone.
+class _Batches(Dataset):
+    """The batches as a data set of torch's, so that processes can read them ahead."""
 
-    After an error, what still waits is done all the same if ``finish``, and otherwise given up.
-    """
-    import_decoders()
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=not finish)
-        torch.set_num_threads(before)
+    def __init__(
+        self, samples: Sequence[Sample], batches: Sequence[Sequence[int]], protocol: str
+    ) -> None:
+        self.samples, self.batches, self.protocol = samples, batches, protocol
 
+    def __len__(self) -> int:
+        return len(self.batches)
 
-def _decode(
-    samples: Sequence[Sample],
-    batches: Sequence[Sequence[int]],
-    workers: int,
-    pool: ThreadPoolExecutor,
-    masks_of: Recipe,
-    protocol: str,
-) -> Iterator[list[_Read]]:
-    """Decode the batches in order, ahead in threads; memory holds a few of them."""
-    device = masks_of.device if isinstance(masks_of, Pipeline) else torch.device("cpu")
-    resizes = isinstance(masks_of, Pipeline) and masks_of.cell > 1
-
-    def sent(values: Tensor) -> Tensor:
-        return (
-            values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
-        )
-
-    def read(number: int) -> _Read:
-        name = samples.names[number]
-        try:
-            sample, stamp = samples[number], _stamp(protocol, samples, name)
-            check_image(sample.image, "the image")
-            check_labels(sample.labels)
-            image = shown = sent(sample.image)
-            if resizes:
-                shown, image = masks_of.fit(image), image if masks_of.crf else None
+    def __getitem__(self, number: int) -> _Batch:
+        """Read the images of a batch; one that cannot be read leaves the others alone."""
+        names, stamps, labels, problems = [], [], [], {}
+        images: dict[tuple[int, int], list[Tensor]] = {}
+        places: dict[tuple[int, int], list[int]] = {}
+        for place in self.batches[number]:
+            name = self.samples.names[place]
+            try:
+                sample, stamp = self.samples[place], _stamp(self.protocol, self.samples, name)
+                check_image(sample.image, "the image")
+                check_labels(sample.labels)
+            except (OSError, ValueError) as error:
+                problems[name] = f"{type(error).__name__}: {error}"
+                continue
             size = tuple(sample.image.shape[1:])
-            return _Read(name, sample.labels, shown, image, size, stamp)
-        except (OSError, ValueError) as error:
-            return _Read(name, problem=f"{type(error).__name__}: {error}")
+            images.setdefault(size, []).append(sample.image)
+            places.setdefault(size, []).append(len(names))
+            names.append(name)
+            stamps.append(stamp)
+            labels.append(sample.labels)
+        stacked = {size: _as_levels(torch.stack(each)) for size, each in images.items()}
+        known = torch.stack(labels) if labels else torch.empty(0)
+        return _Batch(names, stamps, known, stacked, places, problems)
 
-    waiting: deque[list[Future]] = deque()
-    for batch in batches:
-        waiting.append([pool.submit(read, number) for number in batch])
-        while len(waiting) > 2 and sum(map(len, waiting)) > _AHEAD * workers:
-            yield [future.result() for future in waiting.popleft()]
-    while waiting:
-        yield [future.result() for future in waiting.popleft()]
+
+def _as_levels(images: Tensor) -> Tensor:
+    """Convert images in [0, 1] to 8-bit levels if nothing is lost: a quarter of the memory."""
+    levels = (images * 255).round().byte()
+    return levels if torch.equal(levels.float() / 255, images) else images
 
 
 def _write_batch(
-    batch: Sequence[_Read],
-    masks_of: Recipe,
-    folder: Path,
-    maps: bool,
-    pool: ThreadPoolExecutor,
+    batch: _Batch, masks_of: Recipe, folder: Path, maps: bool, pool: ThreadPoolExecutor
 ) -> list[Future]:
     """Compute the masks of one batch and, when there are all of them, let threads write them."""
 
-    def note(read: _Read, problem: str) -> None:
-        write_whole(place_of(folder, "failed", read.name, ".txt"), problem)
+    def note(name: str, problem: str) -> None:
+        write_whole(place_of(folder, "failed", name, ".txt"), problem)
 
-    def write(read: _Read, mask: Tensor, soft: Tensor | None) -> None:
+    def write(b: int, mask: Tensor, soft: Tensor | None, copied: Callable[[], None]) -> None:
+        name = batch.names[b]
+        copied()
         try:
             if soft is not None:
-                kept = {"classes": read.labels.nonzero()[:, 0], "maps": soft.cpu().contiguous()}
-                write_whole(place_of(folder, "maps", read.name, ".safetensors"), save(kept))
-            write_whole(place_of(folder, "masks", read.name), mask_png(mask, read.stamp))
+                kept = {"classes": batch.labels[b].nonzero()[:, 0], "maps": soft.contiguous()}
+                write_whole(place_of(folder, "maps", name, ".safetensors"), save(kept))
+            write_whole(place_of(folder, "masks", name), mask_png(mask, batch.stamps[b]))
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
-            note(read, f"the name is too long for a file: {error}")
+            note(name, f"the name is too long for a file: {error}")
 
-    good = [read for read in batch if read.labels is not None]
-    noted = [pool.submit(note, read, read.problem) for read in batch if read.labels is None]
+    noted = [pool.submit(note, *problem) for problem in batch.problems.items()]
     try:
-        computed = _compute(good, masks_of, maps) if good else []
+        computed = _compute(batch, masks_of, maps) if batch.names else []
     except (ValueError, RuntimeError) as error:
-        if len(good) == 1:
-            return [*noted, pool.submit(note, good[0], f"{type(error).__name__}: {error}")]
+        if len(batch.names) == 1:
+            return [*noted, pool.submit(note, batch.names[0], f"{type(error).__name__}: {error}")]
         # one of them alone may be to blame
-        alone = [_write_batch([read], masks_of, folder, maps, pool) for read in good]
+        alone = [_write_batch(each, masks_of, folder, maps, pool) for each in batch.alone()]
         return [*noted, *chain.from_iterable(alone)]
-    pairs = zip(good, computed, strict=True)
-    return [*noted, *(pool.submit(write, read, *results) for read, results in pairs)]
+    return [*noted, *(pool.submit(write, *results) for results in computed)]
 
 
 def _compute(
-    good: Sequence[_Read], masks_of: Recipe, maps: bool
-) -> list[tuple[Tensor, Tensor | None]]:
-    """Compute the mask of every image of a batch and, if wanted, the maps of its classes."""
-    shown, labels = torch.stack([read.shown for read in good]), [read.labels for read in good]
-    if not isinstance(masks_of, Pipeline):
-        return [(mask, None) for mask in masks_of(shown, torch.stack(labels))]
-    present = torch.stack(labels).to(masks_of.device)
+    batch: _Batch, masks_of: Recipe, maps: bool
+) -> list[tuple[int, Tensor, Tensor | None, Callable[[], None]]]:
+    """Compute the masks of a batch and, if wanted, the maps of the classes present.
 
-    def pairs(masks: Tensor, soft: Tensor, held: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        """Pair masks, as 8 bits, with the maps of the classes present."""
-        of_each = [of_image[kept].half() for of_image, kept in zip(soft, held > 0, strict=True)]
-        return list(zip(masks.byte(), of_each if maps else [None] * len(masks), strict=True))
+    Returns:
+        For every image its place in the batch, its mask, its maps (of the classes present, H, W)
+        and a function that waits until these have arrived from the GPU.
+    """
+    device = masks_of.device if isinstance(masks_of, Pipeline) else torch.device("cpu")
+    unit = (torch.arange(256) / 255).to(device)  # divided on the CPU: a GPU rounds otherwise
+    images = {size: each.to(device, non_blocking=True) for size, each in batch.images.items()}
+    for size, each in images.items():
+        images[size] = each if each.is_floating_point() else unit[each.int()]
+    first = next(iter(images.values()))
+    if not isinstance(masks_of, Pipeline):
+        masks = masks_of(first, batch.labels)
+        return [(b, mask, None, lambda: None) for b, mask in enumerate(masks)]
+    labels, results = batch.labels.to(device), []
+
+    def add(places: Sequence[int], masks: Tensor, soft: Tensor, held: Tensor) -> None:
+        """Take over masks, as 8 bits, and maps of the classes that each image has."""
+        masks, waits = _to_host(masks.byte())
+        for b, mask, of_image, kept in zip(places, masks, soft, held > 0, strict=True):
+            results.append((b, mask, of_image[kept].half().cpu() if maps else None, waits))
 
     if masks_of.cell == 1:
-        soft, scores = masks_of.maps_and_scores(shown, present)
-        return pairs(masks_of.masks_of(scores, shown, present), soft, present)
+        soft, scores = masks_of.maps_and_scores(first, labels)
+        add(range(len(first)), masks_of.masks_of(scores, first, labels), soft, labels)
+        return results
+    fitted = [masks_of.fit(each) for each in images.values()]
+    order = torch.tensor([*chain.from_iterable(batch.places.values())])
     with checked():  # images and labels were, when they were read
-        cams, found = masks_of.own_maps(shown, present), {}
+        cams = masks_of.own_maps(torch.cat(fitted), labels[order])
     check_range("the maps", cams, "look at the weights of the model")
-    for size in dict.fromkeys(read.size for read in good):
-        equal = [b for b, read in enumerate(good) if read.size == size]
+    for (size, places), part in zip(
+        batch.places.items(), cams.split([len(each) for each in fitted]), strict=True
+    ):
         # only the classes of these images are enlarged; without any, one that is absent
-        some = torch.stack([labels[b] for b in equal]).any(0).nonzero()[:, 0].to(cams.device)
+        some = batch.labels[places].any(0).nonzero()[:, 0].to(device)
         some = some if len(some) else some.new_zeros(1)
-        soft, held = upsample(cams[equal][:, some], size), present[equal][:, some]
-        images = torch.stack([good[b].image for b in equal]) if masks_of.crf else None
-        values = torch.arange(256, device=cams.device)
-        values[1 : 1 + len(some)] = some + 1  # of the classes; background and 255 stay
+        held = labels[places][:, some]
         with nullcontext() if callable(masks_of.crf) else checked():
-            masks = values[masks_of.masks_of(masks_of.rule.scores(soft), images, held)]
-        found |= zip(equal, pairs(masks, soft, held), strict=True)
-    return [found[b] for b in range(len(good))]
+            soft = upsample(part[:, some], size)
+            masks = masks_of.masks_of(masks_of.rule.scores(soft), images[size], held)
+        values = torch.arange(256, device=device)
+        values[1 : 1 + len(some)] = some + 1  # of the classes; background and 255 stay
+        add(places, values[masks], soft, held)
+    return results
+
+
+def _to_host(values: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    """Copy from a GPU by way of pinned memory; return also what waits for the end of it."""
+    if not values.is_cuda:
+        return values, lambda: None
+    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    copy.copy_(values, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return copy, event.synchronize

@@ -1,7 +1,7 @@
 """``python -m wsss_kit masks``: a data set and a method to a folder of pseudo masks."""
 
-import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from wsss_kit.checks import (
     check_given,
     check_probability,
     check_word,
+    chosen_device,
 )
 from wsss_kit.classes import Sample
 from wsss_kit.commands import (
@@ -35,7 +36,7 @@ from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.pipeline import Pipeline
-from wsss_kit.processes import own_device, place_in_run
+from wsss_kit.processes import own_device, place_in_run, usual_workers
 from wsss_kit.segmentation import Segmenter
 
 _KINDS = {"CAM": CAM, "SC-CAM": SCCAM, "CLIMS": CLIMS, "segmenter": Segmenter}
@@ -102,7 +103,7 @@ def run_masks(
         maps: whether soft maps are kept too.
         batch_size: images of equal size that go through together; for CLIP-ES of equal size in
             whole patches. None for 16 on CUDA and 1 elsewhere.
-        workers: threads that decode; None for one each core.
+        workers: processes that read images; None for up to 8 beside a GPU and none on a CPU.
         limit: only the first so many images.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
 
@@ -122,7 +123,8 @@ def run_masks(
     rule = None
     if threshold is not None or power is not None:
         rule = BackgroundRule(threshold, power)
-    check_given(check_count, batch_size=batch_size, workers=workers)
+    check_given(check_count, batch_size=batch_size)
+    check_given(partial(check_count, least=0), workers=workers)
     check_device(device)
     of_clip = {"clip": clip, "clip_weights": clip_weights, "prompts": prompts}
     of_clip["precision"] = precision
@@ -178,7 +180,7 @@ def run_masks(
         made_by |= {"preset": fitted.preset, "background": str(recipe.rule)}
         made_by |= {"refinement": recipe.refinement}
     options = {"maps": maps, "batch_size": batch_size or usual_batch(device)}
-    options["workers"] = workers or os.cpu_count() or 1
+    options["workers"] = usual_workers(chosen_device(device)) if workers is None else workers
     options |= {"rank": rank, "world": world, "shown": rank == 0}
     with run_folder(out) as folder:
         written = write_masks(samples, recipe, folder, made_by=made_by, **options)

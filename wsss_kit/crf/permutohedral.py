@@ -122,16 +122,23 @@ class Lattice:
         return self._filter(values * self.norm).mul_(self.norm)
 
     def _filter(self, values: Tensor) -> Tensor:
+        K = values.shape[1]
+        if on_gpu(values) and K % 4 == 0:  # whose rows of 16 bytes torch gathers one by one
+            values = F.pad(values, (0, 1))
         values = self.splat @ values  # (M, K)
         for blur in self.blurs:
             values = blur @ values
-        return (self.slice @ values).mul_(self.gain)  # (N, K)
+        return (self.slice @ values)[:, :K].mul_(self.gain)  # (N, K)
 
 
+@lru_cache(maxsize=8)
 def _pixel_positions(H: int, W: int, std: float, device: torch.device) -> Tensor:
-    """Compute columns and rows (2, H * W) in standard deviations."""
-    cells = torch.cartesian_prod(torch.arange(H, device=device), torch.arange(W, device=device))
-    return cells.fliplr().T.contiguous() / std
+    """Compute columns and rows (2, H * W) in standard deviations, divided on the CPU.
+
+    A GPU multiplies by the reciprocal instead, and a point on the face of a cell changes sides.
+    """
+    cells = torch.cartesian_prod(torch.arange(H), torch.arange(W))
+    return (cells.fliplr().T / std).contiguous().to(device)
 
 
 @lru_cache(maxsize=8)
@@ -151,8 +158,9 @@ def bilateral_lattice(levels: Tensor, xy_std: float, rgb_std: float) -> Lattice:
 def _new_lattice(levels: Tensor, xy_std: float, rgb_std: float) -> Lattice:
     n, _, H, W = levels.shape
     positions = _pixel_positions(H, W, xy_std, levels.device).repeat(1, n)
-    colours = levels.transpose(0, 1).flatten(1) / rgb_std
-    return Lattice(torch.cat([positions, colours]), n)  # (5, n * H * W)
+    colours = (torch.arange(256) / rgb_std).to(levels.device)[levels.int()]
+    features = torch.cat([positions, colours.transpose(0, 1).flatten(1)])  # (5, n * H * W)
+    return Lattice(features, n)
 
 
 @lru_cache(maxsize=2)  # the image at hand: background rules, prompts and sliders come back to it

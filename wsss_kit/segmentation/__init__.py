@@ -72,8 +72,9 @@ class Segmenter(Learner):
         self.preset, self.losses_ = preset, []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits: (B, 3, H, W) RGB in [0, 1] -> (B, K, H, W), background first."""
-        return upsample(self.net(images), images.shape[-2:])
+        """Compute logits: (B, 3, H, W) RGB in [0, 1] -> (B, K, H, W), background first."""
+        logits = self.net(images.to(device_of(self)))
+        return upsample(logits, images.shape[-2:]).to(images.device)
 
     # -- training ---------------------------------------------------------------------------
 
