@@ -36,3 +36,4 @@ def test_the_vocabulary_has_no_word_twice_and_is_frozen():
     assert WordTokenizer().words == words
     unknown = WordTokenizer().unknown("a zebra near the Water, zebra")
     assert unknown == ["zebra", "near", "zebra"]  # in their order
+    assert WordTokenizer().unknown("草地, Трава or a cat 2") == ["草地", "трава", "or", "2"]

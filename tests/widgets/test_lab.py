@@ -111,6 +111,7 @@ def test_a_renamed_class_keeps_its_place(lab, world):
         ("template", "no place for the word", "template"),
         ("backgrounds", "sky, grass, Sky", "backgrounds has 'sky' and 'Sky'"),
         ("backgrounds", " ", "backgrounds is empty"),
+        ("backgrounds", "sky, cow", "'cow' is a class and a background word"),
         ("name", "", "classes has ''"),
         ("name", "boat", "classes"),
     ],
@@ -231,6 +232,13 @@ def test_save_and_load(lab, tmp_path, world):
     lab.off = ("sky",)
     lab._file.value = str(tmp_path / "words.json")
     lab._save()
+    assert lab.words == f"Saved as {tmp_path / 'words.json'}."
+    for name, problem in (("words.json", "is there already"), (" ", "the file has no name")):
+        lab._file.value = name.strip() and str(tmp_path / name)
+        with pytest.raises(ValueError, match=problem):
+            lab._save()
+    lab._file.value = str(tmp_path / "words.json")
+    lab._save()  # which was asked about
     assert Prompts.from_json(tmp_path / "words.json").backgrounds == ("grass",)
     lab._back_to_start()
     lab.load(tmp_path / "words.json")

@@ -278,7 +278,7 @@ class WordTokenizer:
 
     @staticmethod
     def _split(text: str) -> list[str]:
-        return re.findall(r"[a-z]+", text.lower())
+        return re.findall(r"[^\W_]+", text.lower())  # letters of any script, and numbers
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Return the ids of one text or of P texts: (P, context_length) int64, zero padded."""

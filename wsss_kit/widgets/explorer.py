@@ -11,12 +11,14 @@ import ipywidgets as widgets
 import numpy as np
 import torch
 import traitlets
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from wsss_kit.checks import check_probability
-from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.classes import IGNORE_INDEX, PAPER_CLASSES, Sample
 from wsss_kit.data import read_image
 from wsss_kit.evaluation import ERROR_KINDS, BackgroundRule, ConfusionMatrix, error_map
 from wsss_kit.masks import MapsOf, scores_to_masks
@@ -53,7 +55,8 @@ class CAMExplorer(Instrument):
         rule: ``"constant"`` with ``threshold``, or ``"power"`` with ``power``.
         crf: whether scores go through the dense CRF.
         opacity: weight of map or mask over the image.
-        compare: what is left of the handle: ``"picture"``, ``"ground truth"`` or another method.
+        compare: what is left of the handle: ``"picture"``, ``"ground truth"``, another method, or
+            at the stage ``"scores"`` the ``"background"``.
         view: the `Swipe`, with both images as PNG.
         words, problem: what is shown and what went wrong, in words.
 
@@ -107,7 +110,8 @@ class CAMExplorer(Instrument):
         self._made: dict[Any, Any] = {}  # for what is on the screen now
         state = {"picture": first.name, "method": next(iter(methods)), "threshold": threshold}
         super().__init__(**state, class_name=self._classes_of(first.name)[0])
-        self._upload = self._file_button("Open your own image", "image/*", self.open_image)
+        label = "Open your own image (up to 9 MB)"  # what a notebook's connection lets through
+        self._upload = self._file_button(label, "image/*", self.open_image)
         self.view = Swipe(BOX[1], BOX[0], lambda *file: self._answer(self.open_image, *file))
         controls = [
             self._upload,
@@ -116,8 +120,8 @@ class CAMExplorer(Instrument):
             self._control("class_name", label="class"),
             self._buttons("stage"),
             self._buttons("rule", "background"),
-            self._slider("threshold", 0.02),
-            self._slider("power", 0.5),
+            self._slider("threshold", 0.01),
+            self._slider("power", 0.1),
             self._control("crf", widgets.Checkbox, "dense CRF", indent=False),
             self._slider("opacity", 0.05),
             self._control("compare"),
@@ -126,13 +130,15 @@ class CAMExplorer(Instrument):
 
     def _choices(self) -> dict[str, Sequence[str]]:
         truth = ["ground truth"] if self._is_known else []
+        scores = ["background"] if self.stage == "scores" else []
+        others = [method for method in self._methods if method != self.method]
         return {
             "picture": [*self._samples, *self._own],
             "method": list(self._methods),
             "class_name": self._classes_of(self.picture),
             "stage": STAGES,
             "rule": RULES,
-            "compare": ["picture", *truth, *(m for m in self._methods if m != self.method)],
+            "compare": ["picture", *scores, *truth, *others],
         }
 
     def _classes_of(self, picture: str) -> list[str]:
@@ -162,6 +168,8 @@ class CAMExplorer(Instrument):
             self.class_name = here[0]
         if self.compare not in self._choices()["compare"]:
             self.compare = "picture"
+        if change is not None and (change.name, change.new) == ("stage", "scores"):
+            self.compare = "background" if self.compare == "picture" else self.compare
         for rule, trait in (("constant", "threshold"), ("power", "power")):
             self._controls[trait].layout.display = "" if self.rule == rule else "none"
 
@@ -176,6 +184,9 @@ class CAMExplorer(Instrument):
         after = self._painted(self.method, self.stage, large)
         self.view.show(*self._compared(large), after, f"{self.method}: {self._what()}")
         self.words = self._in_words()
+        if self.picture in self._own and self._names == PAPER_CLASSES:
+            known = "These networks know only drawings of the embedded world"
+            self.words += f" {known}: on a photograph their maps mean nothing."
 
     def _what(self) -> str:
         of_class = self.stage in ("map", "refined", "scores")
@@ -187,6 +198,9 @@ class CAMExplorer(Instrument):
             return large, f"image {self.picture}"
         if self.compare == "ground truth":
             return self._painted(self.method, "ground truth", large), "ground truth"
+        if self.compare == "background":
+            score = self._scores(self.method)[0]
+            return overlay(large, score, alpha=self.opacity), "score of the background"
         painted = self._painted(self.compare, self.stage, large)
         return painted, f"{self.compare}: {self._what()}"
 
@@ -276,7 +290,9 @@ class CAMExplorer(Instrument):
     def words_html(self) -> str:
         """Return the words, with a legend where colours and hatches need one."""
         is_explained = self.stage == "error" and self._is_known
-        return escape(self.words) + (f"<br>{_LEGEND}" if is_explained else "")
+        is_scaled = self.stage in ("map", "refined", "scores")
+        legend = _LEGEND if is_explained else _SCALE if is_scaled else ""
+        return escape(self.words) + (f"<br>{legend}" if legend else "")
 
     def open_image(self, name: str, content: bytes) -> None:
         """Read an image file, as if it were dropped on the panel, and show it.
@@ -327,3 +343,7 @@ _LEGEND = "".join(
     for kind, style in regions.ERROR_STYLES.items()
 )
 """Kinds of error with their colours and hatches, as HTML."""
+_COLOURS = ", ".join(map(to_hex, colormaps["viridis"](np.linspace(0, 1, 9))))
+_SCALE = f"0 <span style='{_MARK};width:180px;background:linear-gradient(to right, {_COLOURS})'>"
+_SCALE += "</span> 1"
+"""The colours of maps and scores from 0 to 1, as HTML."""

@@ -244,7 +244,9 @@ class Instrument(widgets.VBox):
         **options: Any,
     ) -> widgets.Widget:
         """Build a control whose value is tied to a trait, both ways."""
-        control = widget(**look(trait if label is None else label, width), **options)
+        label = trait if label is None else label
+        control = widget(**look(label, width), **options)
+        control.tooltip = label or trait  # a page shows "null" without one
         self._controls[trait] = control
 
         def moved(change: Any) -> None:
@@ -267,6 +269,10 @@ class Instrument(widgets.VBox):
                 continue  # a change of another thread waits to be settled
             if trait in choices and tuple(control.options) != tuple(choices[trait]):
                 control.options = tuple(choices[trait])
+                if isinstance(control, widgets.ToggleButtons):
+                    control.tooltips = control.options
+            if isinstance(control, widgets.FloatSlider):  # or the page would round, and answer
+                value = round(round(value / control.step) * control.step, 6)
             if control.value != value:
                 control.value = value
 
@@ -283,7 +289,7 @@ class Instrument(widgets.VBox):
         return buttons
 
     def _button(self, label: str, action: Callable[[], Any]) -> widgets.Button:
-        button = widgets.Button(description=label, layout={"width": "84px"})
+        button = widgets.Button(description=label, tooltip=label, layout={"width": "84px"})
         button.on_click(lambda _: self._answer(action))
         return button
 
@@ -291,7 +297,8 @@ class Instrument(widgets.VBox):
         self, label: str, accept: str, take: Callable[[str, bytes], Any], width: str = "auto"
     ) -> widgets.FileUpload:
         """Add a button that opens files; ``take`` gets the name and content of each."""
-        button = widgets.FileUpload(accept=accept, description=label, layout={"width": width})
+        looks = {"description": label, "tooltip": label, "layout": {"width": width}}
+        button = widgets.FileUpload(accept=accept, **looks)
 
         def opened(change: Any) -> None:
             for file in change.new:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,11 @@ def _no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
+
+
+def _is_drawn(name: str) -> bool:
+    """Return whether an image is called as those of `PaperWorld` are."""
+    return re.fullmatch(r"[a-z]+_\d+_\d{6}", name) is not None
 
 
 class PromptLab(PromptEditor):
@@ -220,7 +226,11 @@ class PromptLab(PromptEditor):
         p, rivals = probs[names.index(self.class_name)], probs[len(names) :]
         strongest = f"{prompts.backgrounds[rivals.argmax()]} is strongest, {100 * rivals.max():.1f}"
         head = f"{self.picture}: {self.class_name} {100 * p:.1f} %"
-        return f"{head}; of the background words {strongest} %."
+        said = f"{head}; of the background words {strongest} %."
+        if hasattr(self.method.clip.tokenizer, "unknown") and not _is_drawn(self.picture):
+            said += " This CLIP knows only drawings of the embedded world: on a photograph its"
+            said += " answers mean nothing."
+        return said
 
     def _unknown_words(self, prompts: Prompts) -> tuple[str, ...]:
         """List words of the classes present, the backgrounds and the templates never read."""

@@ -1,9 +1,11 @@
 """The words of the prompt lab: their edits, their text boxes and their files.
 
-Text boxes hold words apart by commas, and templates apart by bars.
+In text boxes commas or semicolons stand between words, and bars between templates.
 """
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -24,13 +26,13 @@ FIELDS = tuple(_BOXES)
 
 
 def words_of(text: str) -> list[str]:
-    """Split text at commas and lines into words, without empty ones.
+    """Split text at commas, semicolons and lines into words, without empty ones.
 
     Example:
-        >>> words_of("grass,  sky,, open sea")
-        ['grass', 'sky', 'open sea']
+        >>> words_of("grass,  sky;, open sea、fog")
+        ['grass', 'sky', 'open sea', 'fog']
     """
-    parts = text.replace("\n", ",").split(",")
+    parts = re.split("[,;\n，；、]", text)
     return [" ".join(part.split()) for part in parts if part.strip()]
 
 
@@ -124,6 +126,7 @@ class PromptEditor(Instrument):
     def __init__(self, start: Prompts, index: int, **state: Any) -> None:
         self.start, self._index = start, index
         self._past, self._future = [], []  # prompts before edits, and those that were undone
+        self._asked: Path | None = None  # a file that Save would overwrite, which was asked about
         super().__init__(prompts=start, class_name=start.classes[index], **state)
         self._boxes = {field: self._word_box(field) for field in FIELDS}
         self._typing, self._filled = "", dict.fromkeys(FIELDS, "")
@@ -181,6 +184,9 @@ class PromptEditor(Instrument):
         if given != n:
             expected = f"expected {n}, one for each label of the images; rename classes instead"
             raise ValueError(f"the prompts have {given} classes, {expected}")
+        if both := sorted(set(prompts.classes) & set(prompts.backgrounds)):
+            problem = f"{both[0]!r} is a class and a background word, and would compete with itself"
+            raise ValueError(f"{problem}; take it out of one of the two")
         return prompts
 
     def _checked_off(self, off: Sequence[str]) -> tuple[str, ...]:
@@ -256,8 +262,15 @@ class PromptEditor(Instrument):
         self._become(Prompts.from_json(path_or_text))
 
     def _save(self) -> None:
-        self.save(self._file.value)
-        self.words = f"Saved as {self._file.value}."
+        """Save under the name in the box; a file that is there needs a second press."""
+        if not self._file.value.strip():
+            raise ValueError("the file has no name; write one beside 'file'")
+        path = Path(self._file.value.strip()).resolve()
+        if path.exists() and path != self._asked:
+            self._asked = path
+            raise ValueError(f"{path} is there already; press Save again to overwrite it")
+        self.save(path)
+        self._asked, self.words = None, f"Saved as {path}."
 
     def _load_file(self, name: str, content: bytes) -> None:
         self._file.value = name
