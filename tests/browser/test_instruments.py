@@ -55,8 +55,8 @@ def use_explorer(page, panel, name="explorer"):
     slider.focus()
     for _ in range(5):
         slider.press("ArrowLeft")
-    panel.get_by_text(f"mask by constant {before - 0.1:g},").wait_for()
-    assert page.value(f"{name}.threshold") == pytest.approx(before - 0.1)
+    panel.get_by_text(f"mask by constant {before - 0.05:g},").wait_for()
+    assert page.value(f"{name}.threshold") == pytest.approx(before - 0.05)
     handle = panel.get_by_role("slider", name="swipe: image")
     start = int(handle.get_attribute("aria-valuenow"))
     handle.press("ArrowRight")
