@@ -5,6 +5,7 @@ came.
 """
 
 import json
+import os
 import runpy
 import sys
 import warnings
@@ -249,8 +250,11 @@ def test_a_backbone_that_returns_something_else_is_told_so(change, what):
 # -- training and surroundings ------------------------------------------------------------------
 
 
-def test_progress_without_a_place_to_write_to(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", None)
+@pytest.mark.parametrize("stream", [None, open(os.devnull)])
+def test_without_a_place_to_write_to_the_work_goes_on(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main(["check", "cats"]) == 2
+    print("a message", file=sys.stderr, flush=True)
     assert list(progress([1, 2], what="a")) == [1, 2]
 
 

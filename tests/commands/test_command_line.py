@@ -48,7 +48,9 @@ def refused(arguments, capsys):
         *((command, "--device", "gpu") for command in ("bench", "reproduce", "masks", "cam")),
         *(("masks", option, "0") for option in ("--batch-size", "--workers", "--limit", "--power")),
         *(("masks", option, "7") for option in ("--threshold", "--min-confidence")),
-        *(("bench", option, "0") for option in ("--rounds", "--threads")),
+        *(("bench", "--threads", text) for text in ("0", "999999999999")),
+        *(("masks", option, "") for option in ("--root", "--split", "--affinity")),
+        *(("cam", "--root", ""), ("demo", "--pictures", ""), ("download", "--from", "")),
     ],
 )
 def test_numbers_out_of_range(command, option, text, tmp_path, capsys):
@@ -97,7 +99,10 @@ def test_the_first_page_lists_the_commands_and_is_quick():
     code += "; from wsss_kit.__main__ import main; main(['--help'])"
     code += "; print(time.process_time() - start < 3)"
     code += "; print([m for m in ('matplotlib', 'sklearn', 'open_clip') if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code += "; main(['evaluate', 'masks'])"
+    given = {**os.environ, "MPLBACKEND": "nonsense"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=given)
+    assert "variable MPLBACKEND is 'nonsense' (Key" in run.stderr and "set it to agg" in run.stderr
     *page, quick, heavy = run.stdout.splitlines()
     assert quick == "True" and heavy == "[]"
     assert all(any(f" {name} " in line for line in page) for name in (*_COMMANDS, "train"))
