@@ -163,7 +163,6 @@ STOPS = [  # damage, command, message
     (nothing, f"{SHOWN} {','.join(map(str, range(300)))}", "has 300 names, expected at most 254"),
     (nothing, f"{FROM} clip-es --backbone f.py:f", "takes no backbone; leave it out"),
     (nothing, f"{FROM} sc-cam --clip-weights none", "takes no clip-weights; leave it out"),
-    (nothing, f"{FROM} clims --prompts none.json", "takes no prompts; leave it out"),
     (nothing, f"{FROM} clims --backbone f.py:f", "takes no backbone; leave it out"),
     (nothing, "train cam --out o epochs 3", r"^wsss_kit train: .*Unused Tokens: \['epochs', '3'\]"),
     (nothing, "train cam --out o --epochs --crop 3", "--epochs requires an argument"),

@@ -184,13 +184,6 @@ def test_a_run_that_was_killed_leaves_no_lock(tmp_path):
         assert folder == tmp_path and time.monotonic() - started < 5
 
 
-def test_a_run_that_fails_gives_its_folder_back(tmp_path):
-    with pytest.raises(KeyError), run_folder(tmp_path / "a" / "b"):
-        raise KeyError("boom")
-    with run_folder(tmp_path / "a" / "b"):
-        pass
-
-
 # -- stopping -------------------------------------------------------------------------------
 
 

@@ -207,9 +207,8 @@ def _annotation(name: str, flag: str, hint: Any, text: str) -> Any:
     for each in (int, float):
         if each in kinds:
             return Annotated[each, option(converter=partial(_read, flag=flag, of=each))]
-    if bool in kinds:
-        return Annotated[bool, option()]
-    return Annotated[str, option(converter=partial(_read, flag=flag, of=str))]
+    read = None if bool in kinds else partial(_read, flag=flag, of=str)
+    return Annotated[bool if bool in kinds else str, option(converter=read)]
 
 
 def _read(
