@@ -18,13 +18,6 @@ def refuse(*_):
     raise OSError("no space left on device")
 
 
-def test_write_whole_makes_folders_and_takes_text_or_bytes(tmp_path):
-    path = write_whole(tmp_path / "a" / "b.txt", "grün\n")
-    assert path.read_bytes() == "grün\n".encode()
-    assert write_whole(str(path), b"\x00\x01").read_bytes() == b"\x00\x01"
-    assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
-
-
 WRITES = {
     "text": write_whole,
     "figure": lambda path, text: save_figure(new_figure(1, 1, alt=text), path),
@@ -89,6 +82,8 @@ def test_a_pair_of_an_older_version_is_read(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"old\.safetensors is missing; copy it"):
         load_model(path)
+    with pytest.raises(FileNotFoundError, match=r"old\.json is missing"):
+        read_card(tmp_path / "old.json")
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -102,16 +97,3 @@ def test_a_truncated_or_changed_model_is_refused(tmp_path, old):
             load_model(path)
     path.write_bytes(whole)
     load_model(path)
-
-
-def test_a_card_that_is_none(tmp_path):
-    for data, message in (
-        (b"", r"a\.json is no card: .*; copy or save it again"),
-        (b"\xff\xfe\x00", "is no card"),
-        (b"[1]", "holds list, expected a JSON object"),
-    ):
-        (tmp_path / "a.json").write_bytes(data)
-        with pytest.raises(ValueError, match=message):
-            read_card(tmp_path / "a.json")
-    with pytest.raises(FileNotFoundError, match=r"b\.json is missing"):
-        read_card(tmp_path / "b.json")

@@ -73,15 +73,15 @@ def wrong_masks(good: dict[str, torch.Tensor]) -> list[Any]:
 
 NO_NUMBERS = ["3", True, None, [3], NAN]
 WRONG: dict[str, Callable[[Any], list[Any]]] = {
-    "count": lambda good: [*NO_NUMBERS, 0, -1, 1.5, INF],
-    "count from 0": lambda good: [*NO_NUMBERS, -1, 1.5, INF],
+    "count": lambda good: [*NO_NUMBERS, 0, -1, 1.5, INF, 2**31],
+    "count from 0": lambda good: [*NO_NUMBERS, -1, 1.5, INF, 2**31],
     "seed": lambda good: [*NO_NUMBERS, -1, 1.5, INF, 2**32],
-    "positive": lambda good: [*NO_NUMBERS, 0, -1, INF, -INF],
-    "not negative": lambda good: [*NO_NUMBERS, -1, INF, -INF],
+    "positive": lambda good: [*NO_NUMBERS, 0, -1, INF, -INF, 1e300],
+    "not negative": lambda good: [*NO_NUMBERS, -1, INF, -INF, 1e300],
     "probability": lambda good: [*NO_NUMBERS, -0.01, 1.01, INF, 40],
     "counts": lambda good: ["12", 3, None, (), (0, 1), (1.5,), ("2",), (True,), (NAN,)],
     "count or counts": lambda good: ["3", True, None, NAN, 0, 1.5, (), (0, 1), (1.5,), ("2",)],
-    "factors": lambda good: ["12", 3.0, None, (), (0.0, 1), ("2",), (True,), (NAN,), (INF,)],
+    "factors": lambda good: ["12", 3.0, None, (), (0.0, 1), ("2",), (True,), (NAN,), (1e9,)],
     "range": lambda good: ["ab", 4, (), (4,), (0, 4), (8, 4), (4, 4.5), (4, 4, 4)],
     "size": lambda good: ["44", 4, None, (), (4,), (0, 4), (4, -1), (4, 4.0), (4, 4, 4)],
     "word of a list": lambda good: ["other", "", None, 3],

@@ -97,6 +97,7 @@ class Checkpoint:
                 f"{steps} steps are asked for; use another path, or ask for at least as many"
             )
         load_weights(network, tensors, self.path)
+        _check_moments(network, tensors, self.path)
         return {**card, "tensors": tensors}
 
     def save(self, network: nn.Module, optimiser: Optimizer, progress: Mapping[str, Any]) -> None:
@@ -130,6 +131,22 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: str | 
             f"{path} has the weights of another network or backbone: {error}; give the module that "
             "it was saved with"
         ) from error
+
+
+def _check_moments(network: Any, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise `ValueError` if an optimiser's moments are not those of the network's parameters."""
+    learning = [each for group in network.parameter_groups() for each in group["params"]]
+    sizes = {str(number): tuple(each.shape) for number, each in enumerate(learning)}
+    moments: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key in [key for key in tensors if key.startswith(_PREFIX)]:
+        number, _, name = key.removeprefix(_PREFIX).partition(".")
+        moments.setdefault(number, {})[name] = tuple(tensors[key].shape)
+    for number, held in moments.items():
+        size = sizes.get(number)
+        sgd, adamw = {"momentum_buffer": size}, {"step": (), "exp_avg": size, "exp_avg_sq": size}
+        if size is None or held not in (sgd, adamw):
+            problem = f"{path} has {_PREFIX}{number} with {held}, expected {sgd} or {adamw}"
+            raise ValueError(f"{problem}; copy the file again, or begin again in another folder")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 RANGE_TOLERANCE = 1e-3  # how far rounding may carry images, maps and scores outside [0, 1]
+_LARGEST = 3e38  # float32 ends there
 _CHECKED = ContextVar("checked", default=False)
 
 
@@ -162,6 +163,7 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     """
     right = _is_number(value, Integral) and value >= least
     _expect(right, name, value, f"a whole number of at least {least}")
+    _expect(value < 2**31, name, value, "a whole number of at most 2147483647")
 
 
 def check_seed(seed: int, name: str = "seed") -> None:
@@ -228,6 +230,7 @@ def check_positive(name: str, value: float, advice: str = "") -> None:
         ValueError: with what arrived.
     """
     _expect(_is_number(value) and 0 < value < math.inf, name, value, f"a number above 0{advice}")
+    check_not_negative(name, value)
 
 
 def check_not_negative(name: str, value: float, advice: str = "") -> None:
@@ -238,6 +241,7 @@ def check_not_negative(name: str, value: float, advice: str = "") -> None:
     """
     right = _is_number(value) and 0 <= value < math.inf
     _expect(right, name, value, f"a number of 0 or more{advice}")
+    _expect(value <= _LARGEST, name, value, f"a number of at most {_LARGEST:g}")
 
 
 def check_probability(name: str, value: float) -> None:
@@ -250,13 +254,13 @@ def check_probability(name: str, value: float) -> None:
 
 
 def check_scales(scales: Sequence[float]) -> None:
-    """Raise an error unless these are finite factors above 0 on an image's sides, at least one.
+    """Raise an error unless these are factors in (0, 100] on an image's sides, at least one.
 
     Raises:
         ValueError: with what arrived.
     """
-    right = _are_numbers(scales) and all(0 < scale < math.inf for scale in scales)
-    _expect(right, "scales", scales, "at least one positive factor: (1.0, 0.5)")
+    right = _are_numbers(scales) and all(0 < scale <= 100 for scale in scales)
+    _expect(right, "scales", scales, "at least one positive factor, up to 100: (1.0, 0.5)")
 
 
 def check_size(name: str, size: Sequence[int]) -> None:

@@ -15,6 +15,11 @@ def digest_of(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder for ``~``; one of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 def write_whole(path: str | Path, content: bytes | str) -> Path:
     """Write a file beside its place and rename it there: a reader sees all of it or the old one.
 

@@ -10,7 +10,7 @@ Alone, every function here returns at once.
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -172,6 +172,28 @@ def each(
     whole = rows.new_zeros(len(items), *rows.shape[1:])
     whole[rank() :: world()] = rows[: len(numbers)]
     return total(whole)
+
+
+class LenientStream:
+    """A text stream that loses what it cannot write: the disk is full, or nobody reads the pipe."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the stream itself has."""
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text if the stream takes it."""
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream if it takes what it holds."""
+        with suppress(OSError):
+            self.stream.flush()
 
 
 def progress(

@@ -19,6 +19,7 @@ from tests.commands.voc_layout import build_voc
 from wsss_kit import files
 from wsss_kit.__main__ import main
 from wsss_kit.data import load_voc
+from wsss_kit.files import load_model, save_model
 from wsss_kit.methods.cam import CAM
 from wsss_kit.paperworld import PaperWorld
 
@@ -86,6 +87,14 @@ def nothing():
     """The command itself is wrong, or what it asks for is not there."""
 
 
+def moments(name, *shape):
+    def damage():
+        tensors, card = load_model("t/checkpoint")
+        save_model("t/checkpoint", {**tensors, f"optimiser.{name}": torch.ones(shape)}, card)
+
+    return damage
+
+
 def bare():
     for path in Path("voc/Annotations").iterdir():
         path.write_text("<annotation/>")
@@ -98,6 +107,11 @@ def pickled():
 LIST, IMAGE = "voc/ImageSets/Segmentation/train_aug.txt", "voc/JPEGImages/train_aug_1.jpg"
 LABELS = "voc/Annotations/train_aug_1.xml"
 DOGG = "<annotation><object><name>dogg</name></object></annotation>"
+BROKEN = """from torch import nn
+class Net(nn.Module):
+    out_channels, forward = 6, lambda self, images: {}["lost"]"""
+FORWARD = "train cam --data paper --limit 4 --preset clean --backbone b.py:Net --out n"
+SHOWN = "demo --pictures voc/JPEGImages --out n --classes"
 STOPS = [  # damage, command, message
     (nothing, MASKS.replace("voc", "nowhere"), "no VOC layout in"),
     (predicted((8, 8)), SCORE, r"'val_0': predicted has shape \(8, 8\) and target \(48, 64\)"),
@@ -123,6 +137,10 @@ STOPS = [  # damage, command, message
     (cut("t/checkpoint.safetensors", 100), RESUME, "checkpoint.safetensors is no whole safetens"),
     (text(LIST, "train_aug_0\ntrain_aug_1\n"), RESUME, "a run with pictures 4, .* asks for 2"),
     (text(LABELS, DOGG.replace("dogg", "cat")), RESUME, "is a checkpoint of a run with data"),
+    (moments("0.momentum_buffer", 7), RESUME, r"t/check.* optimiser.0 .* .7,.}, exp.* .24, 3, 5"),
+    (moments("a.b.c", 7), RESUME, "t/checkpoint has optimiser.a .*, expected"),
+    (moments("0.odd", 24, 3, 5, 5), RESUME, "t/checkpoint has optimiser.0 .*odd.*, expected"),
+    (text("b.py", BROKEN), FORWARD, "the backbone b.py:Net failed .KeyError: 'lost'"),
     (predicted(names=["val_0"]), SEGMENTER, "there is no mask for 'val_1'; make a pseudo mask"),
     (predicted(value=99), SEGMENTER, "holds 99, expected 0 to 20 or 255|values .99., expected"),
     (predicted((9, 9)), SEGMENTER, r"has 48x64 pixels and a mask of shape \(9, 9\)"),
@@ -136,30 +154,19 @@ STOPS = [  # damage, command, message
     (nothing, "check cats", "the data set is 'cats', expected one of voc"),
     (nothing, "check pets --root voc", "no pets in"),
     (nothing, "reproduce clip-es/train/cfr", "there is no published row 'clip-es/train/cfr'"),
-    (
-        nothing,
-        "reproduce clip-es/camvid --run",
-        "no recipe for CamVid is published; expected an",
-    ),
+    (nothing, "reproduce clip-es/camvid --run", "no recipe for CamVid is published; expected an"),
     (nothing, "demo --pictures none --out n", "there is no folder"),
     (nothing, "demo --pictures voc --out n --classes cow", "holds no image"),
-    (
-        nothing,
-        "demo --pictures voc/JPEGImages --out n",
-        "no labels.csv, so say which classes",
-    ),
+    (nothing, "demo --pictures voc/JPEGImages --out n", "no labels.csv, so say which classes"),
     (nothing, "demo --classes cow --out n", "--classes goes with --pictures"),
+    (nothing, f"{SHOWN} background", "--classes has 'background', which is .* name only things"),
+    (nothing, f"{SHOWN} {','.join(map(str, range(300)))}", "has 300 names, expected at most 254"),
     (nothing, f"{FROM} clip-es --backbone f.py:f", "takes no backbone; leave it out"),
     (nothing, f"{FROM} sc-cam --clip-weights none", "takes no clip-weights; leave it out"),
-    (nothing, f"{FROM} clims --prompts none.json", "takes no prompts; leave it out"),
     (nothing, f"{FROM} clims --backbone f.py:f", "takes no backbone; leave it out"),
     (nothing, "train cam --out o epochs 3", r"^wsss_kit train: .*Unused Tokens: \['epochs', '3'\]"),
     (nothing, "train cam --out o --epochs --crop 3", "--epochs requires an argument"),
-    (
-        nothing,
-        "train cam --out o --flip=perhaps",
-        '--flip: unable to convert "perhaps" into bool',
-    ),
+    (nothing, "train cam --out o --flip=perhaps", '--flip: unable to convert "perhaps" into bool'),
 ]
 FAILS = [
     (text(LIST, "../../etc/passwd\ntrain_aug_0\n"), "passwd: FileNotFound"),

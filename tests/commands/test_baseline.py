@@ -1,5 +1,6 @@
 """Plain CAM on one's own images and on real photographs, by one command."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,15 +69,18 @@ def test_all_heads_at_once_are_each_by_itself():
         assert all(torch.equal(masks[name], mask) for name, mask in alone.items())
 
 
-def test_a_backbone_from_a_file(tmp_path):
+def test_a_backbone_from_a_file(tmp_path, monkeypatch):
     path = tmp_path / "trunk.py"
     (tmp_path / "beside.py").write_text("channels = 5\n")
     path.write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\n"
         "from torch import nn\nimport beside\n\n@dataclass\nclass Options:\n    channels: int\n\n"
         "def make():\n    return nn.Conv2d(3, Options(beside.channels).channels, 1)\n"
+        "import sys\nsys.path.insert(0, 'its own')\n"
     )
+    monkeypatch.setattr(sys, "path", [*(before := sys.path)])
     assert load_function(f"{path}:make").out_channels == 5
+    assert sys.path == ["its own", *before]
     with pytest.raises(ValueError, match="no function 'other'"):
         load_function(f"{path}:other")
     path.write_text("import sys\ndef make():\n    sys.exit(3)\n")

@@ -1,6 +1,5 @@
 """Data sets from archives that lie here: fetched, unpacked, read, and gone on with."""
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -62,10 +61,9 @@ def test_voc_comes_from_the_first_source_that_has_it(mirror, tmp_path, capsys):
 def test_no_source_says_what_each_answered_and_what_to_do(tmp_path, capsys):
     out = tmp_path / "VOC2012"
     assert main(["download", "voc", "--out", str(out), "--from", str(tmp_path / "no")]) == 2
-    message = capsys.readouterr().err
+    message = " ".join(capsys.readouterr().err.split())
     assert "VOCtrainval_11-May-2012.tar could not be downloaded" in message
-    assert "No such file" in message
-    assert f"put it into {out / 'archives'}" in message
+    assert "No such file" in message and f"put it into {out / 'archives'}" in message
 
 
 def sbd(root, names):
@@ -124,13 +122,3 @@ def test_pets_and_coco_are_read_after_they_are_unpacked(mirror, tmp_path):
     pack(coco / "annotations", mirror / "annotations_trainval2014.zip", "annotations/")
     out = download("coco", tmp_path / "COCO2014", sources=[mirror], shown=False)
     assert load_coco(out).names == ("COCO_train2014_0", "COCO_train2014_1")
-
-
-def test_an_archive_that_is_another_is_refused(mirror, tmp_path, monkeypatch):
-    (part,) = module.SETS["voc"]
-    wrong = part.archive._replace(checksum=hashlib.sha256(b"right").hexdigest())
-    monkeypatch.setattr(module, "SETS", {"voc": (part._replace(archive=wrong),)})
-    mirror.mkdir()
-    (mirror / "VOCtrainval_11-May-2012.tar").write_bytes(b"wrong")
-    with pytest.raises(ValueError, match=r"hash of downloaded file .* does not match"):
-        download("voc", tmp_path / "VOC2012", sources=[mirror], shown=False)

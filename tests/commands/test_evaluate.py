@@ -42,7 +42,9 @@ def test_a_folder_of_masks_of_anybody_beside_a_published_number(tmp_path, capsys
     arguments = ["evaluate", str(mine), "--root", str(voc), "--split", "train"]
     page = tmp_path / "page.html"
     assert main([*arguments, "--row", "clip-es/train/crf", "--out", str(page)]) == 0
-    assert "mIoU 100.0 %" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "mIoU 100.0 %" in printed and "published: 75 (mIoU, percent) of VOC 2012 tr" in printed
+    assert "other in ours: n_images: 2, there 1464" in printed
     assert "Ours beside what is published" in page.read_text(encoding="utf-8")
 
 

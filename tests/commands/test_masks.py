@@ -10,13 +10,11 @@ import pytest
 import torch
 
 from tests.commands.test_generate import files
-from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.clip import load_clip
 from wsss_kit.commands import read_maps
 from wsss_kit.commands.masks import run_masks
-from wsss_kit.data import open_dataset
 from wsss_kit.evaluation import BackgroundRule, predict_masks
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
@@ -109,17 +107,6 @@ def test_a_segmenter_predicts_at_several_sizes(tmp_path):
     assert json.loads((tmp_path / "out" / "protocol.json").read_text())["fuse"] == "max"
 
 
-def test_a_saved_method_knows_what_it_is(tmp_path, capsys):
-    world = PaperWorld(6, split="train")
-    cam = CAM("paper", weights="web", scales=(1.0,), preset="clean", device="cpu")
-    path = cam.fit(world, train_backbone=False, epochs=2).save(tmp_path / "cam")
-    out = tmp_path / "out"
-    arguments = ["masks", str(path), "--data", "paper", "--limit", "3", "--out", str(out)]
-    assert main(arguments) == 0
-    assert f"{out} holds 3 masks" in capsys.readouterr().out
-    assert json.loads((out / "protocol.json").read_text())["background"] == "constant 0.15"
-
-
 def test_two_processes_write_what_one_writes(tmp_path):
     command = ["masks", "clip-es", "--data", "paper", "--limit", "6", "--batch-size", "2"]
     command += ["--device", "cpu", "--out"]
@@ -134,10 +121,3 @@ def test_two_processes_write_what_one_writes(tmp_path):
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     result = {name: data for name, data in files(tmp_path / "two").items() if name != ".lock"}
     assert result == {n: d for n, d in files(tmp_path / "one").items() if n != ".lock"}
-
-
-def test_data_by_its_name(tmp_path):
-    voc = build_voc(tmp_path / "VOC2012")
-    assert open_dataset("voc", voc).split == "train_aug" and len(open_dataset("voc", voc)) == 4
-    assert open_dataset("voc", voc, "val", limit=1).names == ("val_0",)
-    assert len(open_dataset("paper", limit=3)) == 3

@@ -191,7 +191,7 @@ def test_nothing_begins_while_something_is_missing(voc, tmp_path, capsys):
     assert f"--weights {tmp_path / 'resnet50.pth'}" in capsys.readouterr().out
 
 
-def test_clip_es_on_a_small_voc(places, random_clip, capsys):
+def test_clip_es_on_a_small_voc(places, random_clip):
     assert run_reproduce("clip-es/train/crf", **places, device="cpu", run=True) == 0
     assert random_clip == [("ViT-B-16-quickgelu", str(places["weights"] / "ViT-B-16.pt"))]
     written = read_masks(places["out"] / "masks").masks
@@ -205,7 +205,6 @@ def test_clip_es_on_a_small_voc(places, random_clip, capsys):
     table = page[page.index("Ours beside what is published") :]
     row = re.search(r"<tr>\s*<td>clip-es/train/crf.*?</tr>", table, re.DOTALL).group()
     assert "n_images: 2, there 1464" in row and "background" not in row and "refin" not in row
-    assert "published: 75 (mIoU, percent)" in capsys.readouterr().out
 
 
 def test_a_segmenter_learns_from_train_aug_where_clip_es_is_sure(

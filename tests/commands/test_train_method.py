@@ -128,14 +128,8 @@ def test_words_of_a_command_line(monkeypatch):
     assert given('sc-cam --baseline {"epochs":2}') == {"baseline": {"epochs": 2}}
 
 
-def test_odd_values_are_refused_and_leave_no_training(tmp_path):
-    for options, said in (
-        ({"epochs": 0}, "epochs is 0, expected"),
-        ({"preset": "best"}, "preset"),
-        ({"backbone": "resnet1001"}, "resnet1001"),
-        ({"weights": "no/such/file.pth", "backbone": "resnet18"}, "no/such/file.pth"),
-    ):
-        with pytest.raises((ValueError, OSError), match=said):
-            train_method("cam", tmp_path, data="paper", limit=4, device="cpu", **options)
-        assert not list(tmp_path.glob("c[ah]*.safetensors"))
+def test_a_training_that_is_refused_leaves_its_folder_free(tmp_path):
+    with pytest.raises(ValueError, match="epochs is 0, expected"):
+        train_method("cam", tmp_path, **{**PAPER, "epochs": 0})
+    assert not list(tmp_path.glob("c[ah]*.safetensors"))
     assert train_method("cam", tmp_path, **{**PAPER, "limit": 4, "train_backbone": False}).exists()

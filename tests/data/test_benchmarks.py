@@ -318,6 +318,7 @@ OUTLINES = [
     *([], [[1, 2]], "x", None, [[None, 0, 2, 0, 2, 2]], [[0, 0, 1e300, 0, 5, 5]]),
     *([[0, 0, 9, 9]], [[0, 0, 9, 9, 3]], {"counts": [1]}, SIZED, {**SIZED, "counts": [1, 2]}),
     *({**SIZED, "counts": "13"}, {**SIZED, "counts": [-1, 193]}),
+    *([None], [["a"] * 6], [[[1]] * 6], [{}], {**SIZED, "counts": None}, {"size": None}, 5),
     {"size": [400000, 400000], "counts": [1, 2]},
 ]
 
@@ -326,7 +327,7 @@ OUTLINES = [
 def test_an_outline_that_is_none_is_named(outline, coco, listed):
     listed["annotations"] = [annotation(7, 9, 18, outline, 3)]
     write_listed(coco, listed)
-    with pytest.raises(ValueError, match=f"7 of {NAMES[0]} has no outline .* run lengths"):
+    with pytest.raises(ValueError, match=f"7 of {NAMES[0]} has no outline .it.* run lengths"):
         data.load_coco_masks(coco)[NAMES[0]]
 
 

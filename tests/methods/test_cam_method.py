@@ -141,10 +141,6 @@ def test_a_checkpoint_of_another_run_is_refused_and_untouched(samples, tmp_path)
         with pytest.raises(ValueError, match=message):
             make(preset=options.pop("preset")).fit(data, **options, checkpoint=tmp_path / "run")
         assert path.read_bytes() == before
-    path.write_bytes(before[:-9])
-    with pytest.raises(ValueError, match="truncated or changed"):
-        make().fit(samples, **QUICK, checkpoint=tmp_path / "run")
-    assert path.read_bytes() == before[:-9]
 
 
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(samples, tmp_path, monkeypatch):
@@ -169,7 +165,6 @@ def test_saved_and_loaded_with_a_module_of_ones_own(samples, tmp_path):
     wider.body.append(nn.Conv2d(6, 6, 1))
     for options, message in (
         ({"backbone": Tiny(), "classes": ("green", "red")}, "differ from class 0 on"),
-        ({"backbone": Tiny(), "classes": ("red",)}, "differ from class 1 on"),
         ({"backbone": wider}, "of another network or backbone"),
     ):
         with pytest.raises(ValueError, match=message):

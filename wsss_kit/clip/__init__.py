@@ -16,6 +16,8 @@ from wsss_kit.clip.frozen import AUTOCAST, OPENAI_MEAN, OPENAI_STD, WALK_SQUARIN
 from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.vision import SIMILARITY
 
+_USUAL = "ViT-B-16-quickgelu"
+
 
 def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> FrozenCLIP:
     """Build a model of open_clip's by name, with random weights where none are given.
@@ -27,11 +29,11 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
     import open_clip
 
     if name not in open_clip.list_models():
-        expected = "'paper' or one of open_clip.list_models(), such as 'ViT-B-16-quickgelu'"
+        expected = f"'paper' or one of open_clip.list_models(), such as {_USUAL!r}"
         raise ValueError(f"name is {name!r}, expected {expected}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     is_ours = weights is None or str(weights) in tags
-    if not is_ours and not Path(weights).exists():
+    if not is_ours and not Path(weights).is_file():
         problem = f"weights is {str(weights)!r}: neither a file nor a tag of {name}"
         raise FileNotFoundError(f"{problem} (its tags: {', '.join(tags) or 'none'})")
     scripted = None if is_ours else _of_archive(Path(weights))
@@ -52,10 +54,10 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
         except UserWarning as warning:
             problem = f"{name} with {weights!r} would run with the wrong activation ({warning})"
             raise ValueError(f"{problem}; use {name}-quickgelu") from warning
-        except ModuleNotFoundError as error:
-            problem = f"{name} needs the package {error.name}, which is no part of the kit"
-            raise ValueError(f"{problem}; install it, or use another model") from error
         except Exception as error:  # every reader of weights has its own exceptions
+            if isinstance(error, ModuleNotFoundError) or "pip install" in str(error):
+                problem = f"{name} needs a package that is no part of the kit ({error})"
+                raise ValueError(f"{problem}; install it, or use {_USUAL}") from error
             if is_ours:
                 raise
             if "weights_only" in str(error):
@@ -63,7 +65,12 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
             problem = f"{weights} does not hold the weights of {name} ({error})"
             raise ValueError(f"{problem}; it is truncated or of another model") from error
     options |= {"mean": model.visual.image_mean, "std": model.visual.image_std}
-    clip = FrozenCLIP(model, **options)  # refuses a model before its tokenizer asks for packages
+    try:  # it refuses a model before its tokenizer asks for packages
+        clip = FrozenCLIP(model, **options)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} cannot be used: {error}; use another, such as {_USUAL}"
+        ) from error
     clip.tokenizer = open_clip.get_tokenizer(name)
     return clip
 

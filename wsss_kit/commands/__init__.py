@@ -5,6 +5,7 @@ option names.
 """
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -152,7 +153,7 @@ def load_function(text: str) -> nn.Module:
     spec = importlib.util.spec_from_file_location(f"wsss_kit_own_{Path(file).stem}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(Path(file).resolve().parent))  # modules that lie beside it
+    sys.path.insert(0, beside := str(Path(file).resolve().parent))  # modules that lie beside it
     try:
         spec.loader.exec_module(module)
         make = getattr(module, name, None)
@@ -160,9 +161,11 @@ def load_function(text: str) -> nn.Module:
     except (Exception, SystemExit) as error:
         raise ValueError(f"{text} failed ({type(error).__name__}: {error}); mend it") from error
     finally:
-        sys.path.pop(0)
+        sys.path[:] = [path for path in sys.path if path is not beside]  # whatever the file did
     if not callable(make):
         raise ValueError(f"{file} has no function {name!r}")
+    if isinstance(made, nn.Module):
+        made.own_code = text  # errors name it
     return made
 
 
@@ -264,7 +267,7 @@ def masks_in(
         return written.masks, made_by
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}, expected one of NAME.png")
-    there = [name for name in names if (folder / f"{name}.png").is_file()]
+    there = [name for name in names if os.path.isfile(folder / f"{name}.png")]
     return LazyMasks(there, read=lambda n: read_mask(folder / f"{n}.png"), folder=folder), {}
 
 

@@ -32,7 +32,7 @@ from wsss_kit.evaluation import (
     published,
     published_rows,
 )
-from wsss_kit.evaluation.published_numbers import differences, published_table
+from wsss_kit.evaluation.published_numbers import published_table, written_differences
 from wsss_kit.files import write_whole
 from wsss_kit.paperworld import STUFF
 from wsss_kit.plot import show_confusion, show_errors, show_masks, show_spills
@@ -111,8 +111,9 @@ def run_evaluate(
     )
     print(f"{report}\n{page} has the tables and figures.")
     if beside is not None:
-        other = ", ".join(differences(report, beside)) or "nothing"
-        print(f"published: {beside.value:g} ({beside.unit}); other in ours: {other}")
+        of = f"{beside.value:g} ({beside.unit}) of {beside.data} {beside.split}"
+        other = written_differences(report, beside) or "nothing"
+        print(f"published: {of}; other in ours: {other}")
     return report
 
 

@@ -8,11 +8,13 @@ and ``1,0.5`` alike.
 import inspect
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from traceback import walk_tb
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -20,7 +22,7 @@ from cyclopts import App, CycloptsError, Parameter, Token
 from docstring_parser import parse as parse_docstring
 
 from wsss_kit.checkpoints import CHECKPOINT
-from wsss_kit.processes import place_in_run
+from wsss_kit.processes import LenientStream, place_in_run
 
 _COMMANDS = {
     "demo": ("demo:demo", "every method on the embedded world, offline"),
@@ -50,12 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words, bound = list(sys.argv[1:] if arguments is None else arguments), None
     if hasattr(sys.stdout, "reconfigure"):  # a console may lack letters of names
         sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stderr is not None and not isinstance(sys.stderr, LenientStream):
+        sys.stderr = LenientStream(sys.stderr)
     command = next((word for word in words[:1] if word in (*_COMMANDS, "train")), "")
     try:
         function, bound = parse(words)
         result = function(*bound.args, **bound.kwargs)
-    except (ValueError, OSError, RuntimeError, CycloptsError) as error:
+    except Exception as error:
         text = getattr(error, "msg", None) or error  # of cyclopts, what a converter has raised
+        if code := _own_code(error):
+            text = f"the backbone {code} failed ({type(error).__name__}: {error}); mend it"
+        elif not isinstance(error, ValueError | OSError | RuntimeError | CycloptsError):
+            raise
         print(f"{f'wsss_kit {command}'.rstrip()}: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -70,6 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if function.__name__ == "help_print" and not {"--help", "-h"} & set(words):
         return 2  # a command is missing
     return result if isinstance(result, int) else 0
+
+
+def _own_code(error: Exception) -> str | None:
+    """Return which ``FILE.py:FUNCTION`` made the module that an error was raised in, if one did."""
+    places = (frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__))
+    return next(filter(None, (getattr(place, "own_code", None) for place in places)), None)
 
 
 def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:
@@ -110,7 +124,14 @@ def build_app(command: str = "") -> App:
 
 def _load(where: str) -> Callable[..., Any]:
     module, _, name = where.partition(":")
-    return getattr(import_module(f"wsss_kit.commands.{module}"), name)
+    function = getattr(import_module(f"wsss_kit.commands.{module}"), name)
+    try:
+        if "wsss_kit.plot" in sys.modules:  # it draws in the end
+            import_module("matplotlib")
+    except ValueError as error:
+        problem = f"the environment variable MPLBACKEND is {os.environ.get('MPLBACKEND')!r}"
+        raise ValueError(f"{problem} ({error}); set it to agg, or unset it") from error
+    return function
 
 
 def _goes_on(words: Sequence[str], bound: inspect.BoundArguments | None) -> str:
@@ -159,7 +180,8 @@ def as_command(
                 continue
             stays = argument.kind is argument.POSITIONAL_ONLY
             parameter_kind = argument.kind if stays else argument.KEYWORD_ONLY
-            annotation = _annotation(name, hints[name], texts.get(name, ""))
+            flag = name.upper() if stays else _NAMES.get(name, f"--{name.replace('_', '-')}")
+            annotation = _annotation(name, flag, hints[name], texts.get(name, ""))
             options.setdefault(name, argument.replace(kind=parameter_kind, annotation=annotation))
 
     def command(*arguments: Any, **given: Any) -> Any:
@@ -170,10 +192,9 @@ def as_command(
     return command
 
 
-def _annotation(name: str, hint: Any, text: str) -> Any:
+def _annotation(name: str, flag: str, hint: Any, text: str) -> Any:
     """Return the type that cyclopts reads a value by: one that text can be, of a union's types."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    flag = _NAMES.get(name, f"--{name.replace('_', '-')}")
     option = partial(Parameter, name=_NAMES.get(name), help=text)
     for each in kinds:
         if get_origin(each) in (tuple, Sequence):
@@ -186,7 +207,8 @@ def _annotation(name: str, hint: Any, text: str) -> Any:
     for each in (int, float):
         if each in kinds:
             return Annotated[each, option(converter=partial(_read, flag=flag, of=each))]
-    return Annotated[bool if bool in kinds else str, option()]
+    read = None if bool in kinds else partial(_read, flag=flag, of=str)
+    return Annotated[bool if bool in kinds else str, option(converter=read)]
 
 
 def _read(
@@ -202,6 +224,8 @@ def _read(
         single: whether one value is no list.
     """
     words = [token.value for token in tokens]
+    if of not in _KINDS and not all(words):
+        raise ValueError(f"{flag} is '', expected a name or a path; . is the working folder")
     if many and (of is str or of in _KINDS):
         words = [part.strip() for word in words for part in word.split(",") if part.strip()]
     values = [_value(word, flag, of) if of in _KINDS else word for word in words]

@@ -19,6 +19,7 @@ from wsss_kit.clip import load_clip
 from wsss_kit.commands import load_function, openai_clip, run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.datasets import default_root
+from wsss_kit.data.folder import checked_classes
 from wsss_kit.data.images import read_image
 from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
 from wsss_kit.files import save_model
@@ -254,7 +255,7 @@ def _open_images(folder: Path, classes: Sequence[str] | None) -> LazySamples:
         raise ValueError(f"{problem}; or write one: file,labels, several names with ; between")
     readers = {"image": lambda name: read_image(files[name])}
     readers["labels"] = lambda name: torch.ones(len(classes))
-    return LazySamples(list(files), **readers, classes=tuple(classes), split=None)
+    return LazySamples(list(files), **readers, classes=checked_classes(classes, "--classes"))
 
 
 def shrunk(image: Tensor, longest: int = LONGEST) -> Tensor:

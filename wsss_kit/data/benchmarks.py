@@ -3,6 +3,7 @@
 import codecs
 import json
 import math
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, VOC_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
 from wsss_kit.data.images import image_size, mask_png, outline_mask, stamp_of
-from wsss_kit.files import digest_of, write_whole
+from wsss_kit.files import digest_of, expanded, write_whole
 from wsss_kit.prompts.checks import closest
 
 
@@ -96,7 +97,7 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
     classes = VOC_CLASSES
 
     def __init__(self, root: str | Path, split: str) -> None:
-        root = Path(root).expanduser()
+        root = expanded(root)
         places = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
         needed = ("JPEGImages", "ImageSets/Segmentation")
         folders = [place for place in places if all((place / part).is_dir() for part in needed)]
@@ -122,7 +123,7 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
 
     def _listed(self, line: str) -> str:
         """Return the path or id at the beginning of a line; an id may have spaces."""
-        if self.path(PurePosixPath(line).stem).is_file():
+        if os.path.isfile(self.path(PurePosixPath(line).stem)):
             return line
         return line.split()[0] if "/" in line else re.sub(r"\s+-?[01]$", "", line)
 
@@ -138,7 +139,7 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
     def mask(self, name: str) -> Tensor:
         files = [folder / f"{name}.png" for folder in self.mask_folders]
         for file in files:
-            if file.is_file():
+            if os.path.isfile(file):  # False for a name that is too long
                 return self.read_mask(name, file)
         expected = f"{' or '.join(map(str, files))}; train_aug needs SegmentationClassAug/"
         raise FileNotFoundError(f"image {name} has no mask, expected {expected}")
@@ -153,7 +154,7 @@ data/README.md says where to get VOC 2012 and how to unpack it."""
         return self._present[name]
 
     def _of_xml(self, file: Path) -> set[int]:
-        if not file.is_file():
+        if not os.path.isfile(file):
             expected = f"{file}, or no Annotations/ to have labels from the masks"
             raise FileNotFoundError(f"image {file.stem} has no annotation, expected {expected}")
         try:
@@ -227,7 +228,7 @@ data/README.md says where to get COCO 2014."""
 
     def __init__(self, root: str | Path, split: str) -> None:
         check_word("split", split, ("train", "val"))
-        root = Path(root).expanduser()
+        root = expanded(root)
         file = root / "annotations" / f"instances_{split}2014.json"
         folders = [place / f"{split}2014" for place in (root, root / "images")]
         folders = [folder for folder in folders if folder.is_dir()]
@@ -293,7 +294,7 @@ data/README.md says where to get COCO 2014."""
         drawn, outlines = np.zeros(size, np.uint8), []
         for annotation in self.annotations[name]:
             try:
-                inside = outline_mask(annotation["segmentation"], size)
+                inside = outline_mask(annotation.get("segmentation"), size)
             except Exception as error:  # pycocotools raises many kinds, and plain ones
                 problem = f"annotation {annotation.get('id')} of {name} has no outline ({error})"
                 raise ValueError(f"{problem}; expected polygons or run lengths") from error

@@ -19,6 +19,7 @@ from torch import Tensor
 from wsss_kit.checks import check_count, check_given, check_word
 from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample, find
 from wsss_kit.data.images import image_size, read_image, read_mask_of
+from wsss_kit.files import expanded
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import closest
 
@@ -35,10 +36,16 @@ def default_root(name: str) -> Path:
 
     The environment variable ``WSSS_KIT_VOC`` (``_COCO``, ``_PETS``, ``_FOLDER``) names it; else it
     is ``data/VOC2012`` (and so on) in the working directory, or beside the package.
+
+    Raises:
+        FileNotFoundError: if the variable names no folder.
     """
-    variable = os.environ.get(f"WSSS_KIT_{name.upper()}")
-    if variable:
-        return Path(variable).expanduser()
+    variable = f"WSSS_KIT_{name.upper()}"
+    if value := os.environ.get(variable):
+        if not (root := expanded(value)).is_dir():
+            problem = f"the environment variable {variable} is {value!r}, expected a folder"
+            raise FileNotFoundError(f"{problem} that is there; set it to one, or unset it")
+        return root
     here = Path("data") / FOLDERS[name]
     beside = Path(__file__).resolve().parents[2] / here
     return beside if beside.is_dir() and not here.is_dir() else here

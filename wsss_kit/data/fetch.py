@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsss_kit.checks import check_count
+from wsss_kit.files import expanded
 from wsss_kit.processes import progress
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: 
 
 def _copy(source: str, target: str, _: Pooch) -> None:
     """Copy a local file: a downloader for pooch."""
-    shutil.copyfile(Path(source).expanduser(), target)
+    shutil.copyfile(expanded(source), target)
 
 
 def _resume(part: Path, shown: bool, url: str, target: str, store: Pooch) -> None:

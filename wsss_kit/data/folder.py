@@ -2,15 +2,19 @@
 
 import csv
 import io
+import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
+from wsss_kit.files import expanded
 from wsss_kit.prompts.checks import checked_words, closest, expected_one_of
 
 N_SHOWN = 5  # problems that an error message lists
@@ -114,7 +118,7 @@ class _Folder(ImageFiles):
     masks/cat1.png    optional, for evaluation: 0 background, 1 first class, 255 ignored"""
 
     def __init__(self, root: str | Path, classes: Sequence[str] | None) -> None:
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         table = self.root / "labels.csv"
         if not table.is_file():
             what = f"{self.root} has no labels.csv" if self.root.is_dir() else f"no folder {root}"
@@ -124,7 +128,7 @@ class _Folder(ImageFiles):
         labels = {label for row in rows for label in row.labels}
         mixed = {label for label in labels if classes is None and _is_several(label, labels)}
         classes = sorted(labels) if classes is None else classes
-        self.classes = _checked(classes, table) if labels or classes else ()
+        self.classes = checked_classes(classes, f"classes of {table}") if labels or classes else ()
         self.rows: dict[str, _Row] = {}
         for row in rows:
             problems += self._add(row, mixed)
@@ -143,7 +147,9 @@ class _Folder(ImageFiles):
         self.names = tuple(self.rows)
 
     def _add(self, row: _Row, mixed: set[str]) -> Iterator[_Problem]:
-        """Keep a row by the name of its image; yield what is wrong with it."""
+        """Keep a row by the name of its image on disk; yield what is wrong with it."""
+        if not os.path.isfile(self.root / row.file):
+            row = row._replace(file=self._files.get(_composed(row.file), row.file))
         name = str(row.file.with_suffix(""))
         first = self.rows.setdefault(name, row)
         if first is not row and first.file == row.file:
@@ -151,7 +157,7 @@ class _Folder(ImageFiles):
         elif first is not row:
             text = f"'{row.file}' and '{first.file}' of line {first.line} are both called {name!r}"
             yield _Problem(row.line, f"{text}; rename one")
-        elif not (self.root / row.file).is_file():
+        elif not os.path.isfile(self.root / row.file):
             there = (path.name for path in (self.root / row.file.parent).glob("*"))
             text = f"there is no image '{row.file}'{closest(row.file.name, there)}"
             yield _Problem(row.line, text, missing=True)
@@ -163,6 +169,12 @@ class _Folder(ImageFiles):
                 text = f"unknown class {label!r}, {expected_one_of(label, self.classes)}"
                 yield _Problem(row.line, text)
 
+    @cached_property
+    def _files(self) -> dict[str, PurePosixPath]:
+        """The files by their composed names, for names that are written otherwise."""
+        files = (PurePosixPath(p.relative_to(self.root)) for p in sorted(self.root.rglob("*")))
+        return {_composed(file): file for file in files}
+
     def open_masks(self) -> LazyMasks:
         """Return the masks of the images that have one.
 
@@ -173,11 +185,14 @@ class _Folder(ImageFiles):
             raise self.not_found(f"{self.root} has no folder masks/", self.root)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         png = [path for path in files if path.suffix.lower() == ".png"]
-        mask_of = {path.relative_to(folder).with_suffix("").as_posix(): path for path in png}
+        keys = {path.relative_to(folder).with_suffix("").as_posix(): path for path in png}
+        mask_of = {**{_composed(key): path for key, path in keys.items()}, **keys}
         stems = Counter(row.file.stem for row in self.rows.values())
         masks = {}
         for name, row in self.rows.items():
-            key = row.file.stem if name not in mask_of and stems[row.file.stem] == 1 else name
+            key = name if name in mask_of else _composed(name)
+            if key not in mask_of and stems[row.file.stem] == 1:
+                key = _composed(row.file.stem)
             if key in mask_of:
                 masks[name] = mask_of[key]
         rest = [path for path in files if path not in masks.values()]
@@ -186,8 +201,9 @@ class _Folder(ImageFiles):
         if not masks:
             names = [path.name for path in foreign[:3]]
             raise ValueError(f"{folder} holds {names}, and no PNG mask of an image; {expected}")
-        images = {path.stem for path in self.root.rglob("*") if folder not in path.parents}
-        lost = [path.name for path in foreign if path.stem not in images]
+        paths = self.root.rglob("*")
+        images = {_composed(path.stem) for path in paths if folder not in path.parents}
+        lost = [path.name for path in foreign if _composed(path.stem) not in images]
         if lost:
             problem = f"{len(lost)} of {len(files)} files in {folder} belong to no image"
             warnings.warn(f"{problem}, the first is {lost[0]!r}; {expected}", stacklevel=3)
@@ -198,6 +214,11 @@ class _Folder(ImageFiles):
 
     def present(self, name: str) -> list[int]:
         return [self.classes.index(label) for label in self.rows[name].labels]
+
+
+def _composed(name: str | PurePosixPath) -> str:
+    """Return a name with every accent joined to its letter; some systems write them apart."""
+    return unicodedata.normalize("NFC", str(name))
 
 
 def _read_rows(table: Path, problems: list[_Problem]) -> list[_Row]:
@@ -242,14 +263,16 @@ def _cells(lines: Iterable[str], table: Path) -> Iterator[tuple[int, list[str]]]
         raise ValueError(f"{problem} Correct it and load again") from error
 
 
-def _checked(classes: Sequence[str], table: Path) -> tuple[str, ...]:
-    """Check the class names, those of an argument or of the table."""
-    names = checked_words(classes, f"classes of {table}")
+def checked_classes(classes: Sequence[str], what: str) -> tuple[str, ...]:
+    """Check class names for which masks have values; ``what`` begins a message."""
+    names = checked_words(classes, what)
     for name in names:
         if name.lower() == "background":
-            raise ValueError(f"{name!r} is no class; leave labels of images without things empty")
+            advice = "name only things, and leave labels of images without any empty"
+            raise ValueError(f"{what} has {name!r}, which is what no class covers; {advice}")
     if len(names) >= IGNORE_INDEX:
-        raise ValueError(f"{table} has {len(names)} classes, expected at most {IGNORE_INDEX - 1}")
+        problem = f"{what} has {len(names)} names, expected at most {IGNORE_INDEX - 1}"
+        raise ValueError(f"{problem}; leave some out, or join them")
     return names
 
 

@@ -215,28 +215,35 @@ def outline_mask(outline: Any, size: tuple[int, int]) -> np.ndarray:
 
     H, W = size
     if isinstance(outline, dict):
-        if list(outline.get("size", ())) != [H, W]:
+        if outline.get("size") != [H, W]:
             raise ValueError(f"it has size {outline.get('size')}, the image {[H, W]}")
-        counts = outline["counts"]
-        runs = counts if isinstance(counts, list) else _run_lengths(counts)
-        if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != H * W:
+        counts = outline.get("counts")
+        runs = _run_lengths(counts) if isinstance(counts, str) else counts
+        if not _are_numbers(runs, int, 0, H * W) or sum(runs) != H * W:
             raise ValueError("its run lengths are not whole numbers that add up to the image")
         return coco.decode(coco.frPyObjects({"size": [H, W], "counts": runs}, H, W)).astype(bool)
+    if not isinstance(outline, list) or not outline:
+        raise ValueError(f"it is {str(outline)[:40]}")
     for polygon in outline:
-        far = any(abs(float(value)) > 1e6 for value in polygon)  # also for None and NaN an error
-        if len(polygon) < 6 or len(polygon) % 2 or far or not np.isfinite(polygon).all():
+        is_list = _are_numbers(polygon, int | float, -1e6, 1e6)
+        if not is_list or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"it has a polygon {str(polygon)[:40]}, no three points in the image")
     return coco.decode(coco.merge(coco.frPyObjects(outline, H, W))).astype(bool)
 
 
-def _run_lengths(text: str | bytes) -> list[int]:
+def _are_numbers(values: Any, of: Any, low: float, high: float) -> bool:
+    """Return whether this is a list of numbers of a type in a range; NaN is in none."""
+    return isinstance(values, list) and all(isinstance(v, of) and low <= v <= high for v in values)
+
+
+def _run_lengths(text: str) -> list[int]:
     """Decode COCO's compressed run lengths.
 
     Five bits a letter; from the fourth run on the difference to the last but one.
     """
     runs: list[int] = []
     value = shift = 0
-    for letter in text.encode() if isinstance(text, str) else text:
+    for letter in text.encode():
         bits = letter - 48
         value |= (bits & 0x1F) << shift
         shift += 5

@@ -13,6 +13,7 @@ from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.data.benchmarks import list_lines
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
 from wsss_kit.data.images import read_mask_of
+from wsss_kit.files import expanded
 
 SPECIES = {"1": "cat", "2": "dog"}
 
@@ -78,7 +79,7 @@ data/README.md says where to get it."""
     def __init__(self, root: str | Path, split: str, kind: str) -> None:
         check_word("split", split, ("trainval", "test"))
         check_word("kind", kind, ("species", "breed"))
-        self.root, self.split, self.kind = Path(root).expanduser(), split, kind
+        self.root, self.split, self.kind = expanded(root), split, kind
         self.mask_folder = self.root / "annotations" / "trimaps"
         lists = {each: self.root / "annotations" / f"{each}.txt" for each in ("trainval", "test")}
         if not (self.root / "images").is_dir() or not all(map(Path.is_file, lists.values())):

@@ -175,6 +175,12 @@ def differences(report: Report, row: Published) -> dict[str, tuple[str, str]]:
     return differing
 
 
+def written_differences(report: Report, row: Published) -> str:
+    """Write the `differences` in words; nothing where there is none."""
+    apart = differences(report, row).items()
+    return "; ".join(f"{name}: {ours}, there {theirs}" for name, (ours, theirs) in apart)
+
+
 def beside_published(report: Report, *, method: str, what: str | None = None) -> pd.DataFrame:
     """Tabulate ours beside everything published of a method, and whether the protocols agree.
 
@@ -195,10 +201,8 @@ def beside_published(report: Report, *, method: str, what: str | None = None) ->
     rows = []
     for row in published_rows():
         if row.method == method and what in (None, row.what) and row.percent is not None:
-            apart = differences(report, row).items()
-            parts = "; ".join(f"{name}: {ours}, there {theirs}" for name, (ours, theirs) in apart)
-            ours = 100 * report.mean_iou
-            rows.append((row.name, row.percent, ours, ours - row.percent, parts or "yes"))
+            ours, apart = 100 * report.mean_iou, written_differences(report, row) or "yes"
+            rows.append((row.name, row.percent, ours, ours - row.percent, apart))
     if not rows:
         known = ", ".join(sorted({f"{row.method} {row.what}" for row in published_rows()}))
         raise ValueError(f"nothing is published of method {method!r} and {what!r}; known: {known}")
