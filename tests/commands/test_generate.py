@@ -132,6 +132,10 @@ def test_a_method_is_given_the_image_itself(tmp_path, factor):
     samples, seen = LazySamples(["a"], classes=("cow",), **given), []
     write_masks(samples, lambda x, y: seen.append(x) or x[:, 0].long(), tmp_path, **QUIET)
     assert torch.equal(seen[0][0], image)
+    long = LazySamples(["n" * 253, "a"], classes=("cow",), **given)  # its PNG has 257 bytes
+    for _ in range(2):
+        written = write_masks(long, Recipe(), tmp_path / "long", **QUIET)
+        assert list(written.masks) == ["a"] and "the name is too long" in written.failed["n" * 253]
 
 
 def test_what_cannot_be_read_or_made_is_noted_and_the_rest_goes_on(tmp_path):

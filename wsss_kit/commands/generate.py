@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -114,8 +115,10 @@ def write_masks(
     left = [batch for batch in batches if not old.isdisjoint(names[i] for i in batch)]
     for name in old:  # what failed once is tried again
         (folder / MANIFEST).unlink(missing_ok=True)
-        for part, end in (("failed", ".txt"), ("masks", ".png"), ("maps", ".safetensors")):
-            place_of(folder, part, name, end).unlink(missing_ok=True)
+        places = place_of(folder, "masks", name), place_of(folder, "maps", name, ".safetensors")
+        for place in (_note_of(folder, name), *places):
+            if os.path.exists(place):  # also for a name that is too long for a file
+                place.unlink()
 
     loader = DataLoader(
         _Batches(samples, left, text),
@@ -136,8 +139,8 @@ def write_masks(
                 yield from [future.result() for future in futures]
 
     deque(progress(write(), what="masks", shown=shown, total=sum(map(len, left))), maxlen=0)
-    done = dict.fromkeys(name for name in names if place_of(folder, "masks", name).exists())
-    rest = {name: place_of(folder, "failed", name, ".txt") for name in names if name not in done}
+    done = dict.fromkeys(n for n in names if os.path.exists(place_of(folder, "masks", n)))
+    rest = {name: _note_of(folder, name) for name in names if name not in done}
     failed = {n: p.read_text(encoding="utf-8") for n, p in rest.items() if p.exists()}
     if len(done) + len(failed) == len(names):
         manifest = {"made_by": dict(made_by), "classes": classes}
@@ -146,6 +149,12 @@ def write_masks(
             torn.unlink(missing_ok=True)
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return Written(open_folder(folder, done), failed)
+
+
+def _note_of(folder: Path, name: str) -> Path:
+    """Return the file that says why an image has no mask, under a short name if need be."""
+    is_long = len(name.rpartition("/")[2].encode("utf-8", "surrogatepass")) > 200
+    return place_of(folder, "failed", digest_of(name.encode()) if is_long else name, ".txt")
 
 
 def _stamp(protocol: str, samples: Sequence[Sample], name: str) -> str | None:
@@ -237,7 +246,7 @@ def _write_batch(
     """Compute the masks of one batch and, when there are all of them, let threads write them."""
 
     def note(name: str, problem: str) -> None:
-        write_whole(place_of(folder, "failed", name, ".txt"), problem)
+        write_whole(_note_of(folder, name), problem)
 
     def write(b: int, mask: Tensor, soft: Tensor | None, copied: Callable[[], None]) -> None:
         name = batch.names[b]
