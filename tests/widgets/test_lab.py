@@ -233,11 +233,10 @@ def test_save_and_load(lab, tmp_path, world):
     lab._file.value = str(tmp_path / "words.json")
     lab._save()
     assert lab.words == f"Saved as {tmp_path / 'words.json'}."
-    for name, problem in (("words.json", "is there already"), (" ", "the file has no name")):
+    for name, problem in ((" ", "the file has no name"), ("words.json", "is there already")):
         lab._file.value = name.strip() and str(tmp_path / name)
         with pytest.raises(ValueError, match=problem):
             lab._save()
-    lab._file.value = str(tmp_path / "words.json")
     lab._save()  # which was asked about
     assert Prompts.from_json(tmp_path / "words.json").backgrounds == ("grass",)
     lab._back_to_start()

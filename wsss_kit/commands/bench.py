@@ -34,6 +34,7 @@ from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 
 _CLASSES, _BACKGROUNDS = 20, 25  # of CLIP-ES for VOC
+_MOST_THREADS = 1024  # a system may not start more
 
 
 def run_bench(
@@ -55,7 +56,7 @@ def run_bench(
         out: folder of ``bench.json``.
         model: a name of open_clip's, with random weights, or ``"paper"`` for the tiny CLIP.
         size: (H, W) of the images.
-        batch_size: images that go through together; None for 16 on CUDA and 1 elsewhere.
+        batch_size: images that go through together; None for 32 on CUDA and 1 elsewhere.
         rounds: how often each stage is timed, after one run that does not count.
         threads: of the CPU.
         precision: of CLIP, see `load_clip`.
@@ -74,6 +75,8 @@ def run_bench(
     for name, value in (("batch_size", batch_size), ("rounds", rounds), ("threads", threads)):
         check_count(name, value)
     check_size("size", size)
+    if threads > _MOST_THREADS:
+        raise ValueError(f"threads is {threads}, expected at most {_MOST_THREADS}")
     before = torch.get_num_threads()
     with run_folder(out) as folder, torch.random.fork_rng():
         torch.manual_seed(0)

@@ -34,7 +34,7 @@ from wsss_kit.processes import progress
 
 Recipe = Pipeline | Callable[[Tensor, Tensor], Tensor]
 """A pipeline, or a function of images (B, 3, H, W) and labels (B, C) that returns masks."""
-_WRITERS = 4  # threads that encode masks; more of them wait for each other
+_WRITERS = 2  # threads that encode masks; more of them wait for each other
 _MOST_CLASSES = 254  # that a mask has values for, beside background and 255
 
 

@@ -102,7 +102,7 @@ def run_masks(
         min_confidence: below it pixels become 255; masks that are scored keep every pixel.
         maps: whether soft maps are kept too.
         batch_size: images of equal size that go through together; for CLIP-ES of equal size in
-            whole patches. None for 16 on CUDA and 1 elsewhere.
+            whole patches. None for 32 on CUDA and 1 elsewhere.
         workers: processes that read images; None for up to 8 beside a GPU and none on a CPU.
         limit: only the first so many images.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.

@@ -186,7 +186,7 @@ class CLIPES(CAMMethod):
             >>> tuple(with_fog.cams.shape), tuple(with_fog.probs.shape)
             ((2, 12, 12), (4,))
         """
-        images = as_images(image)
+        images = as_images(image, self.clip.device)
         check_images(images)
         if isinstance(classes, Tensor):
             check_batch(images, classes[None], len(self.prompts.classes))

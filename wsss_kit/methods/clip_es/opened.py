@@ -134,21 +134,21 @@ def refined_maps(
     checked = torch.cat(checked_texts(clip, positives, backgrounds))
     texts = Texts(checked, checked.new_ones(1, len(positives), dtype=torch.bool))
     clamp = values.pop("clamp_boxes")
-    cams, attention, probs, _ = batch_maps(clip, as_images(image), texts, **values)
+    cams, attention, probs, _ = batch_maps(clip, as_images(image, clip.device), texts, **values)
     masks = box_masks(cams[None], threshold=box_threshold, clamp=clamp)
     options = {"sinkhorn": SINKHORN, "squarings": clip.walk_squarings}
     refined = balanced_walk(masks * cams[None], attention, **options)
     return RefinedMaps(cams, refined[0], masks[0], attention[0], probs[0])
 
 
-def as_images(image: np.ndarray | Image.Image | Tensor) -> Tensor:
-    """Convert an array, a Pillow image or a tensor to (1, 3, H, W) RGB in [0, 1].
+def as_images(image: np.ndarray | Image.Image | Tensor, device: torch.device) -> Tensor:
+    """Convert an array, a Pillow image or a tensor to (1, 3, H, W) RGB in [0, 1] on a device.
 
     Raises:
         ValueError: if it is none of these.
     """
     if isinstance(image, Tensor) and image.ndim == 3 and image.is_floating_point():
-        return image[None]
+        return image[None].to(device)
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("RGB"))
     pixels = np.asarray(image)
@@ -157,7 +157,7 @@ def as_images(image: np.ndarray | Image.Image | Tensor) -> Tensor:
             f"image is {pixels.dtype} of shape {pixels.shape}, expected (H, W, 3) uint8, a Pillow "
             "image, or a tensor (3, H, W) of RGB in [0, 1]"
         )
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1)[None].float() / 255
 
 
 def checked_texts(
