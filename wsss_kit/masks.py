@@ -40,7 +40,8 @@ def add_background(
 
     Two rules are in use. A constant ``b`` is a threshold: a class has to beat it (CLIMS and IRN
     0.15 in evaluation, PSA 0.2). The power rule ``(1 - max_c cams_c) ** power`` is high where no
-    class is sure: a large power gives the classes more room (CLIP-ES 1, CLIMS 10, SC-CAM 16).
+    class is sure: a large power gives the classes more room (CLIP-ES 1; PSA's random walk, which
+    SC-CAM uses, 16).
 
     Args:
         cams: (B, C, H, W) in [0, 1], zero for absent classes.

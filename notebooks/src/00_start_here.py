@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 00 Start here
 #
-# A network that colours every pixel of an image usually learns from people who coloured every pixel. **Weakly supervised** segmentation learns from less: from labels that say only *what* is in an image, not *where*. This notebook shows one image, two methods and one honest table.
+# A segmentation network usually learns from masks: a person has given every pixel of every training image a class. **Weakly supervised** segmentation learns from less: from image-level labels. They say only *which* classes are in an image, not *where*. This notebook shows one image, two methods and one table of scores.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -18,10 +18,10 @@
 #
 # | Minutes | What | How |
 # | --- | --- | --- |
-# | 0 to 5 | Why weak labels | the explorer at stage `map`, then the contact sheet; who would draw the masks? |
-# | 5 to 15 | Two methods, one image | run to the maps; let the class say which map belongs to which idea |
-# | 15 to 25 | The threshold | the explorer, in pairs: find the best threshold by eye, then read what `val` says |
-# | 25 to 32 | The table | which classes differ? what does the protocol line say? |
+# | 0 to 5 | Why weak labels | the explorer at stage `map`, then the sample images; who would draw the masks? |
+# | 5 to 15 | Two methods, one image | run to the maps; let the students say which map belongs to which method |
+# | 15 to 25 | The threshold | the explorer, in pairs: find the best threshold by eye, then compare it with the one chosen on `val` |
+# | 25 to 32 | The table | in which classes do the methods differ? what does the protocol line say? |
 # | 32 to 45 | Exercises 1 and 2 | alone, then compare |
 #
 # </details>
@@ -48,7 +48,9 @@ from wsss_kit.widgets import CAMExplorer
 DATA = "paper"  # or "voc", "folder"
 
 # %% [markdown]
-# `"paper"` is a world of cut paper that comes with the kit: drawn from a seed, so it needs no download, and known to the last pixel, so every claim can be checked. `"voc"` opens PASCAL VOC 2012 (`data/README.md` says how to get it) and `"folder"` your own images in `data/mine` (notebook 01 shows the layout). With these two, the weights of a ResNet-50 and of CLIP ViT-B/16 are downloaded once.
+# `"paper"` is **PaperWorld**, a data set of cut-paper images that comes with the kit. The images are drawn from a seed, so nothing is downloaded. Their masks are exact for every pixel, so every claim can be checked. `"voc"` opens PASCAL VOC 2012 (`data/README.md` says how to get it) and `"folder"` your own images in `data/mine` (notebook 01 shows the layout). For these two, the weights of a ResNet-50 and of CLIP ViT-B/16 are downloaded once.
+#
+# **CLIP** (Radford et al., ICML 2021) is a pair of networks, an image encoder and a text encoder. It was trained on images with their captions. It gives an image and a text one vector each, and the two vectors are similar if the text describes the image. CLIP-ES, the second method below, uses it.
 
 # %%
 data = open_data(DATA, n_train=400, n_val=40, n_test=60)
@@ -61,9 +63,18 @@ explorer = CAMExplorer(
 explorer
 
 # %% [markdown]
-# This is all of it at once; the notebook takes it apart. Choose an image, a method and a **stage**: the *map* of a class, the map *refined*, *scores* with a background among them, the *mask*, and where it is *wrong*. Drag the handle on the image (or use the arrow keys on it) to see what is underneath. An image of yours can be dropped on it: the tiny networks know paper only, so with `DATA = "paper"` expect them to be as lost as you would be among theirs.
+# This panel shows the whole chain at once; the notebook then explains each step. Choose an image, a method and a **stage**: the *map* of a class, the *refined* map, the *scores* of the class after background is added, the *mask*, or the *error* of the mask. Drag the handle on the image (or use the arrow keys on it) to see the image underneath. You can also drop an image of your own on the panel. The two small networks of PaperWorld know only cut paper: with `DATA = "paper"` their maps of a photograph mean nothing.
 #
-# The controls live as long as the notebook runs; a saved notebook keeps the still below the cell. Whatever they do, a line of code does as well: `explorer.stage = "mask"`.
+# The stage *error* shows the wrong pixels. There are four kinds of error. A wrong pixel has the first kind of this list that fits:
+#
+# | Kind | The wrong pixel |
+# | --- | --- |
+# | boundary | lies within two pixels of a border of the ground truth |
+# | missed | belongs to an object and is predicted as background |
+# | spilled | is background and is predicted as an object |
+# | confused | belongs to one class and is predicted as another |
+#
+# The controls work while the notebook runs; a saved notebook keeps a still image of the panel. Each control can also be set by a line of code, such as `explorer.stage = "mask"`.
 
 # %%
 first = data.test[:6]
@@ -71,11 +82,13 @@ captions = first.captions if DATA == "paper" else None
 show_samples(first, data.classes, captions)
 
 # %% [markdown]
-# Above each image stand its image-level labels: **all** that the methods may know. There is no field for a mask in a `Sample`.
+# Above each image are its image-level labels. The methods get these and **nothing else**. A `Sample` has no field for a mask.
 #
 # ## Two methods
 #
-# **Plain CAM** (Zhou et al., CVPR 2016) trains a classifier on images and labels and asks which cells of its last features raised the score of a class. Here that classifier is one linear layer on a backbone that has seen other images before and stays as it is, so training takes seconds. **CLIP-ES** (Lin et al., CVPR 2023) trains nothing here: a CLIP that has read captions compares the classes of the image with a list of background words, and its attention spreads the answer. For the paper world backbone and CLIP are small ones, inside the package.
+# **Plain CAM** (class activation map; Zhou et al., CVPR 2016) trains a classifier on images and their labels. The map of a class shows which cells of the last features raised the score of that class. Here the classifier is one linear layer on a frozen backbone, which was trained on other images before; so training takes seconds.
+#
+# **CLIP-ES** (Lin et al., CVPR 2023) trains nothing here. It uses a CLIP and compares the image with the names of its classes and with a list of background prompts, such as `water` or `sky`. CLIP's attention then spreads each map over similar cells. For PaperWorld, the backbone and the CLIP are small ones that come with the package.
 
 # %%
 methods = {
@@ -87,7 +100,7 @@ print("loss, every tenth epoch:", [round(loss, 3) for loss in cam.losses_[9::10]
 # %% [markdown]
 # ## One image
 #
-# Both methods have the same form: images (B, 3, H, W) and labels (B, C) go in, one map per class (B, C, H, W) in [0, 1] comes out. We take the first image with two classes, if there is one.
+# Both methods have the same form: images (B, 3, H, W) and labels (B, C) go in, and one map per class (B, C, H, W) with values in [0, 1] comes out. We take the first image with two classes, if there is one.
 
 # %%
 sample = next((s for s in data.test if s.labels.sum() == 2), data.test[0])
@@ -99,11 +112,11 @@ rows = [sample._replace(name=name) for name in methods]  # the same image, named
 show_cams(rows, list(maps.values()), data.classes)
 
 # %% [markdown]
-# Look for three things: does the map lie on the object or beside it? Does it cover all of it? Do the maps of the two classes keep apart?
+# Look for three things. Does the map lie on the object or beside it? Does it cover the whole object? Are the maps of the two classes separate?
 #
 # ## From maps to a mask
 #
-# A map is not a mask. One number decides where background begins, and it differs from method to method. Choosing it needs ground truth, so we choose it on `val` and score on `test`. A constant threshold `b` says "background unless a map exceeds `b`"; the power rule gives background the score `(1 - max)^p`.
+# A map is not a mask. One setting, a threshold or a power, decides which pixels become background, and its best value differs from method to method. Choosing it needs ground truth. So we choose it on `val` and score on `test`. With a constant threshold `b`, a pixel is background unless a map exceeds `b`. The power rule gives background the score `(1 - max)^p`, where `max` is the largest map at the pixel.
 
 # %%
 rules = {
@@ -119,7 +132,7 @@ show_masks([sample], {**masks, "ground truth": data.test_masks}, data.classes)
 # %% [markdown]
 # ## Try it: the threshold
 #
-# The threshold touches only the last step, so the maps are computed once and the image answers at once. Go back to the explorer, choose the stage `mask`, move the threshold and find the best by eye; or let a line of code move it. Does your eye agree with `val`?
+# The threshold is used only in the last step. So the maps are computed once, and the mask follows the threshold at once. Go back to the explorer, choose the stage `mask`, move the threshold and find the best one by eye; or change it by code, as below. Does your choice agree with the one made on `val`?
 
 # %%
 explorer.stage = "mask"
@@ -130,7 +143,7 @@ for threshold in (0.1, 0.3, 0.5, 0.7):
 # %% [markdown]
 # ## One table
 #
-# **IoU** of a class is the overlap of predicted and true pixels divided by their union, summed over all images first. mIoU is the mean over the classes and background. The interval says how much of it hangs on this choice of images.
+# The **IoU** (intersection over union) of a class is the number of pixels in both the prediction and the ground truth, divided by the number of pixels in at least one of them. Both numbers are summed over all images first. mIoU is the mean over the classes and background. The 95 % interval says how much mIoU changes with the choice of test images.
 
 # %%
 refinement = {"CAM": "none", "CLIP-ES": "attention affinity"}
@@ -164,13 +177,13 @@ print(f"CLIP-ES is ahead in {better[:-1].sum()} of {len(better) - 1} rows, mean 
 print("largest difference:", (table["CLIP-ES"] - table["CAM"]).abs()[:-1].idxmax())
 
 # %% [markdown]
-# Read the protocol before you compare two numbers: split, number of images, background rule, refinement. Two numbers compare only where these agree. And mind what each has seen: the classifier a few hundred labelled images, CLIP many more with captions. The table says how these two run *here*, not which paper is better.
+# Read the protocol before you compare two numbers: split, number of images, background rule, refinement. Compare two numbers only where these agree. Remember also what each method has learned from: the classifier from a few hundred labelled images, CLIP from many more images with captions. The table says how the two methods do *here*. It does not say which paper is better.
 #
-# The table also raises the question that the next notebooks answer: why does a classifier that names the classes well (notebook 02 measures it) miss half of an object and light up what lies beside it?
+# One question remains for the next notebooks. The classifier predicts the labels well (notebook 02 measures this). Why do its maps miss parts of an object and mark the background beside it?
 #
 # ## Exercises
 #
-# A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
+# A check that ends in a red `NotImplementedError` waits for its exercise; this is intended. Write the function, run its cell and then the check.
 #
 # **Exercise 1. A threshold by hand.** Write the constant rule without the package: a pixel takes the class with the largest map if that map exceeds the threshold, else 0. Class `c` is value `c + 1`.
 
@@ -223,24 +236,24 @@ for value in (0, int(sample.labels.argmax()) + 1):
 # %% [markdown]
 # ## Recap
 #
-# - Labels in, maps out, masks after one chosen number, IoU at the end. Ground truth entered twice: on `val` to choose that number, on `test` to score.
-# - Plain CAM learns its classes from these images and labels; CLIP-ES brings what it learned from captions and needs background words.
-# - A number travels with its protocol.
+# - Image-level labels go in, maps come out, a background rule turns maps into masks, and IoU scores the masks. Ground truth is used twice: on `val` to choose the background rule, on `test` to score.
+# - Plain CAM learns its classes from these images and labels. CLIP-ES uses what CLIP learned from captions, and it needs background prompts.
+# - Report a number together with its protocol.
 #
 # ## What to open next
 #
 # | If you ask | open |
 # | --- | --- |
-# | what do image-level labels tell, and what not? | `01_image_level_labels` |
-# | where does a CAM come from, and why does it miss? | `02_class_activation_maps` |
-# | how does a finer question make a map larger? | `03_sc_cam_subcategories` |
-# | how does language take a map off the background? | `04_clims_text_losses` |
-# | why background words and a softmax? | `05_clip_es_softmax_grad_cam` |
-# | how does brightness flow from the sure cells to the others? | `06_affinity_and_random_walk` |
-# | how do blobs become outlines? | `07_background_and_crf` |
-# | who knows the labels at test time? | `08_train_a_segmenter` |
-# | is one number better than another, and why? | `09_iou_analysis` |
+# | what does an image-level label say, and what not? | `01_image_level_labels` |
+# | how is a CAM computed, and why does it miss parts of an object? | `02_class_activation_maps` |
+# | how do sub-categories make a map larger? | `03_sc_cam_subcategories` |
+# | how do losses from text move a map off the background? | `04_clims_text_losses` |
+# | why background prompts and a softmax? | `05_clip_es_softmax_grad_cam` |
+# | how does an affinity spread a map over the object? | `06_affinity_and_random_walk` |
+# | how does a map become a mask with sharp edges? | `07_background_and_crf` |
+# | how can an image without labels be segmented? | `08_train_a_segmenter` |
+# | is one score better than another, and why? | `09_iou_analysis` |
 #
-# `notebooks/papers.md` leads from each idea of the papers to its function and its cell.
+# `notebooks/papers.md` lists, for each idea of the papers, its function and its cell.
 #
-# **Further reading.** B. Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: CAM is its Eq. 2. Y. Lin et al., *CLIP is Also an Efficient Segmenter*, CVPR 2023 (CLIP-ES): softmax Grad-CAM is Eq. 4 to 6. Y.-T. Chang et al., *Weakly-Supervised Semantic Segmentation via Sub-category Exploration*, CVPR 2020 (SC-CAM). J. Xie et al., *CLIMS: Cross Language Image Matching for Weakly Supervised Semantic Segmentation*, CVPR 2022.
+# **Further reading.** B. Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: CAM is its Eq. 2. Y. Lin et al., *CLIP is Also an Efficient Segmenter*, CVPR 2023 (CLIP-ES): softmax Grad-CAM is Eq. 4 to 6. Y.-T. Chang et al., *Weakly-Supervised Semantic Segmentation via Sub-category Exploration*, CVPR 2020 (SC-CAM). J. Xie et al., *CLIMS: Cross Language Image Matching for Weakly Supervised Semantic Segmentation*, CVPR 2022. A. Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, ICML 2021 (CLIP).

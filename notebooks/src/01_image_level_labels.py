@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 01 Image-level labels
 #
-# "There is a boat in this image" takes a person a second or two. Outlining the boat takes minutes. Weak supervision lives on that difference, and pays for it: this notebook looks at what such a label says, and measures what it leaves open.
+# A person needs a second or two to say "there is a boat in this image", and minutes to outline the boat. Weak supervision uses this difference in cost. The price is information: this notebook shows what an image-level label says, and measures what it leaves open.
 #
 # ```text
 #     ┌── you are here
@@ -21,11 +21,11 @@
 #
 # | Minutes | What | How |
 # | --- | --- | --- |
-# | 0 to 8 | The contact sheet | the class guesses the rule: when does an image get the label "boat"? |
-# | 8 to 14 | Two doors | who may open the second one, and when? |
-# | 14 to 24 | The dial | first let them draw the heat map they expect at 0.1 and at 0.85 |
-# | 24 to 28 | The splits | what has CLIP been told that the classifier has not? |
-# | 28 to 40 | Exercises 1 and 2 | 1 in pairs; its answer is the bridge to notebook 02 |
+# | 0 to 8 | The sample images | the students guess the rule: when does an image get the label "boat"? |
+# | 8 to 14 | What is not given | who may read the masks, and when? |
+# | 14 to 24 | Co-occurrence | first let the students draw the heat map they expect at 0.1 and at 0.85 |
+# | 24 to 28 | The splits | what has CLIP learned that the classifier has not? |
+# | 28 to 40 | Exercises 1 and 2 | 1 in pairs; its answer leads to notebook 02 |
 #
 # </details>
 
@@ -51,7 +51,7 @@ DATA = "paper"  # or "voc", "folder"
 # %% [markdown]
 # ## What is given
 #
-# A data set is a sequence of samples. A sample has a name, an image and one 0 or 1 for each class.
+# A data set is a sequence of samples. A sample has a name, an image and a vector of labels: 1 for each class that is in the image, 0 for each that is not.
 
 # %%
 data = open_data(DATA, n_train=300, n_val=20, n_test=20)
@@ -65,23 +65,23 @@ print("image ", tuple(sample.image.shape), sample.image.dtype, "RGB in [0, 1]")
 print("labels", dict(zip(data.classes, sample.labels.int().tolist(), strict=True)))
 
 # %% [markdown]
-# Three cows and one cow give the same label. Neither number, nor place, nor size is in it. The captions under the images say more, in words; in the paper world they come by a door of their own (`world.captions`), and only CLIP learns from them.
+# An image with three cows and an image with one cow have the same label. The label does not say how many objects there are, where they are or how large they are. The captions under the images say more. PaperWorld keeps them apart from the samples (`world.captions`), and only CLIP learns from them.
 #
 # ## What is *not* given
 #
-# Masks come by a second door and carry the names of the images. That a method cannot cheat is then a matter of types: there is no field it could read. Ground truth is opened twice in these notebooks, on `val` to choose one number and on `test` to score.
+# Masks are loaded separately, as a mapping from the name of an image to its mask. So a method cannot cheat: a `Sample` has no field with a mask that it could read. These notebooks use ground truth twice, on `val` to choose the background rule and on `test` to score.
 
 # %%
 assert not hasattr(sample, "mask")
 shown = data.val[:2]
-show_masks(shown, {"by the other door": data.val_masks}, data.classes)
+show_masks(shown, {"ground truth": data.val_masks}, data.classes)
 
 # %% [markdown]
-# How large is the gap? Bearman et al. (*What's the Point*, ECCV 2016) report about 20 seconds an image for the labels of all 20 VOC classes and about 240 for full masks.
+# How large is the difference in cost? Bearman et al. (*What's the Point*, ECCV 2016) report about 20 seconds per image for the labels of all 20 VOC classes, and about 240 seconds for full masks.
 #
 # ## How often, and with what?
 #
-# The first thing to do with any labels: count them. Then count pairs, because a classifier cannot separate two classes that only ever come together.
+# Begin with any labels by counting them. Then count pairs of classes: a classifier cannot separate two classes that always occur together.
 
 # %%
 labels = torch.stack([s.labels for s in data.train])  # (M, C)
@@ -104,11 +104,13 @@ ax.set(title="images with both classes")
 figure
 
 # %% [markdown]
-# On the diagonal stand the counts themselves. Here any two classes may meet; in VOC you will find that `person` meets nearly everything.
+# The diagonal holds the counts of the single classes. In PaperWorld any two classes may occur together. In VOC, `person` occurs together with nearly every other class.
 #
-# ## The background that comes along
+# ## Co-occurrence: a class and its usual background
 #
-# Something else comes together with a class, and no label names it: its surroundings. Boats float on water, trains run on rails. In the paper world each class has one **home** among twelve kinds of background, and a dial, `cooccurrence`, says how often an object stands there. For photographs nobody knows the dial's position; here we can turn it and look through the `stuff` door, a map of background kinds that no method may open.
+# A class also occurs together with something that no label names: its background. Boats float on water, trains run on rails. This is **co-occurrence**: a class and a kind of background are often in the same images. A classifier that learns from image-level labels then has no reason to tell the two apart.
+#
+# In PaperWorld each class has a **home background**, one of twelve kinds, and the setting `cooccurrence` says how often an object stands on it. For photographs nobody knows this rate. Here we can set it, and read the kinds of background from `world.stuff`, a map that no method may use.
 
 
 # %%
@@ -133,8 +135,8 @@ tables = {dial: background_of_classes(world) for dial, world in worlds.items()}
 figure = new_figure(
     11,
     2.9,
-    alt="Three heat maps of class by background kind at the dial settings 0.1, 0.5 and 0.85. "
-    "The diagonal of home backgrounds grows with the dial.",
+    alt="Three heat maps of class by background kind at a co-occurrence of 0.1, 0.5 and 0.85. "
+    "The diagonal of home backgrounds grows with it.",
 )
 axes = figure.subplots(1, 3, sharey=True)
 for ax, (dial, shares) in zip(axes, tables.items(), strict=True):
@@ -155,7 +157,7 @@ home.columns.name = "cooccurrence"
 (100 * home).round(0).astype(int)
 
 # %% [markdown]
-# The table gives percent of background pixels that are home. The homes are the first eight columns of the heat maps, so a bright diagonal means: *who sees the background knows the class*. At 0.85, the setting of `train`, `val` and `test`, a classifier that learned "water" instead of "boat" would hardly ever be told that it is wrong, because labels do not say which pixels they mean. Exercise 1 builds that classifier.
+# The table gives the percentage of background pixels that are home background. The homes are the first eight columns of the heat maps. So a bright diagonal means that the background alone tells the class. Now take a classifier that learned "water" instead of "boat". At 0.85, the setting of `train`, `val` and `test`, its loss would hardly ever show the mistake, because labels do not say which pixels they mean. Exercise 1 builds that classifier.
 #
 # ## The splits, and why `web` is another
 #
@@ -166,7 +168,9 @@ home.columns.name = "cooccurrence"
 # | `test` | scoring | 0.85 | scenes |
 # | `web` | the tiny CLIP | 0.15 | scenes, backgrounds alone, cut-outs, close-ups, collages, some dim, with holes or with torn objects |
 #
-# The first three are three samples of the same world: what is chosen on one holds on the other. `web` is what a language model learns from: objects elsewhere, backgrounds with no object and a caption that names them. So CLIP has met water without a boat, and the word for it. That is the knowledge CLIP-ES brings; it is not magic, it is other data. The backbone under plain CAM has learned on `web` too, with nothing torn, by imitating the image features of a CLIP that never saw a torn object either. It plays the part that ImageNet weights play for photographs: it can tell water from boats. But it has no words, and which of the two "boat" means is learned from the labels of `train`, at 0.85.
+# `train`, `val` and `test` are samples of the same distribution, so a setting chosen on `val` also suits `test`. `web` is different. The tiny CLIP learns from it. There objects stand on other backgrounds, and some images have no object and a caption that names the background. So CLIP has seen water without a boat, together with the word for it. CLIP-ES uses this knowledge; it comes from other data.
+#
+# The backbone of plain CAM has learned on `web` too, but without captions. It was trained, on `web` images without torn objects, to imitate the image features of another CLIP, which never saw a torn object either. This backbone has the role that ImageNet weights have for photographs: its features differ between water and boats. But it knows no words. Which of the two "boat" means is learned from the labels of `train`, at a co-occurrence of 0.85.
 
 # %%
 web = PaperWorld(200, split="web")
@@ -179,7 +183,7 @@ torn = [web[i] for i in range(60) if any(thing.torn for thing in web.page(i).sce
 show_samples(torn[:5], web.classes, web.captions)
 
 # %% [markdown]
-# Every third object on `web` has lost the part that tells its class: the head, the cab, the tail. Its caption was written by someone who knew the scene, so a cow without a head is called a cow. Real captions are like that as well, for heads are often hidden or outside of the frame. Who learns from such pairs cannot get by with heads and has to learn what the *bodies* look like; notebook 05 lives on that.
+# About every third object on `web` is **torn**: it has lost the part that tells its class, such as the head, the cab or the tail. Its caption still names the class, because captions are written from the description of the scene. Real captions do this too, for heads are often hidden or outside the frame. A model that learns from such pairs has to learn what *bodies* look like as well; notebook 05 uses this.
 
 # %%
 splits = {split: PaperWorld(200, split=split) for split in ("train", "val", "test", "web")}
@@ -201,11 +205,11 @@ for split, world in splits.items():
 (100 * pd.DataFrame(rows).T).round(0).astype(int)
 
 # %% [markdown]
-# In percent: of the classes present, how many have their home somewhere in the image; of the images, how many show no class; of the objects, how many are torn. The first number stays close to the dial of the split.
+# All in percent. First column: of the classes present, how many have their home background somewhere in the image. Second: of the images, how many show no class. Third: of the objects, how many are torn. The first number stays close to the `cooccurrence` of the split.
 #
 # ## Your own images
 #
-# A folder with images and a table `labels.csv` is a data set: `file,labels`, class names separated by `;`, nothing for an image without a class. Here we write one, as you would by hand or in a spreadsheet, and open it again.
+# A folder with images and a table `labels.csv` is a data set. The table has the columns `file,labels`. Class names are separated by `;`, and an image without a class has no name there. Here we write such a folder, as you would by hand or in a spreadsheet, and load it again.
 
 # %%
 folder = Path(tempfile.mkdtemp()) / "mine"
@@ -230,7 +234,7 @@ for ours, theirs in zip(mine, world, strict=True):
 print(mine, "in the order of the table:", mine.names[:3])
 
 # %% [markdown]
-# Without `classes=` the names are taken from the table and sorted, which moves the columns: fix the list where masks exist. A typing error does not pass silently:
+# Without `classes=` the names are taken from the table and sorted by name. Then a new class moves the columns, so pass `classes=` if you have masks. A typing error raises an error:
 
 # %%
 text = (folder / "labels.csv").read_text()
@@ -241,7 +245,7 @@ except ValueError as error:
     print(str(error).replace(str(folder), "mine"))
 _ = (folder / "labels.csv").write_text(text)
 # %% [markdown]
-# Masks are optional and lie in `masks/` under the image's name: 0 background, 1 the first class, 255 not scored. Put such a folder at `data/mine` (or name it in the environment variable `WSSS_KIT_FOLDER`), set `DATA = "folder"`, and these notebooks run on it.
+# Masks are optional. They are in `masks/` under the image's name: 0 is background, 1 the first class, 255 is ignored. Put such a folder at `data/mine` (or name it in the environment variable `WSSS_KIT_FOLDER`) and set `DATA = "folder"`. Then these notebooks run on it.
 
 # %%
 for s in world:
@@ -254,9 +258,9 @@ print({part: len(getattr(own, part)) for part in ("train", "val", "test")}, "ima
 # %% [markdown]
 # ## Exercises
 #
-# A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
+# A check that ends in a red `NotImplementedError` waits for its exercise; this is intended. Write the function, run its cell and then the check.
 #
-# **Exercise 1. A classifier that never looks at an object.** Write a rule that guesses the classes of an image from its `stuff` map alone: a class is there if its home covers at least a tenth of the image. How often is it right at each position of the dial?
+# **Exercise 1. A classifier that never looks at an object.** Write a rule that predicts the classes of an image from its `stuff` map alone: a class is present if its home background covers at least a tenth of the image. How many of the classes present does it find at each co-occurrence?
 
 
 # %%
@@ -278,11 +282,11 @@ for dial, world in worlds.items():
     guesses = torch.stack([guess_from_background(world.stuff[s.name]) for s in world])
     truth = torch.stack([s.labels for s in world])
     correct[dial] = ((guesses * truth).sum() / truth.sum()).item()
-print("share of the classes present that it names, by dial:", correct)
+print("share of the classes present that it finds, by co-occurrence:", correct)
 assert correct[0.1] < correct[0.5] < correct[0.85]
 
 # %% [markdown]
-# **Exercise 2. From masks to labels.** A mask says all that a label says. Write the direction that loses information: which classes does a mask contain? (The other direction is what the rest of these notebooks is about.)
+# **Exercise 2. From masks to labels.** A mask contains everything that a label says. Write this direction, which loses information: which classes does a mask contain? (The other direction is the subject of the next notebooks.)
 
 
 # %%
@@ -306,17 +310,17 @@ for s in world:
 # %% [markdown]
 # ## Recap
 #
-# - A sample is name, image, labels. Masks, parts, background kinds and captions stand behind other doors.
-# - A label says *what*, never *where*, *how many* or *which pixels*. Whatever always comes with a class is, to a classifier, part of it.
-# - How often is a property of the data: here it is a dial, in photographs it is unknown.
-# - Your own images need a `labels.csv`; masks only if you want a score.
+# - A sample is name, image, labels. Masks, parts, kinds of background and captions are stored apart from it.
+# - A label says *which* class, never *where*, *how many* or *which pixels*. A background that always occurs together with a class is, to a classifier, part of the class.
+# - The co-occurrence is a property of the data. In PaperWorld it is a setting; in photographs it is unknown.
+# - Your own images need a `labels.csv`; they need masks only for a score.
 #
 # ## What to open next
 #
 # | If you ask | open |
 # | --- | --- |
-# | where does a classifier look that was trained on such labels? | `02_class_activation_maps` |
-# | can words part a boat from its water? | `04_clims_text_losses`, `05_clip_es_softmax_grad_cam` |
-# | how are masks scored, once there are some? | `09_iou_analysis` |
+# | where does a classifier look if it was trained on such labels? | `02_class_activation_maps` |
+# | can text separate a boat from the water around it? | `04_clims_text_losses`, `05_clip_es_softmax_grad_cam` |
+# | how are masks scored? | `09_iou_analysis` |
 #
-# **Further reading.** B. Zhou et al., CVPR 2016 (CAM): localisation from labels alone. Y.-T. Chang et al., CVPR 2020 (SC-CAM): finer labels found by clustering. J. Xie et al., CVPR 2022 (CLIMS): losses against backgrounds that come along with a class. Y. Lin et al., CVPR 2023 (CLIP-ES): background words compete with the classes. A. Bearman et al., *What's the Point: Semantic Segmentation with Point Supervision*, ECCV 2016: what labels cost.
+# **Further reading.** B. Zhou et al., CVPR 2016 (CAM): localisation from labels alone. Y.-T. Chang et al., CVPR 2020 (SC-CAM): sub-category labels found by clustering. J. Xie et al., CVPR 2022 (CLIMS): a loss that suppresses co-occurring background. Y. Lin et al., CVPR 2023 (CLIP-ES): background prompts compete with the classes. A. Bearman et al., *What's the Point: Semantic Segmentation with Point Supervision*, ECCV 2016: the cost of labels and masks.

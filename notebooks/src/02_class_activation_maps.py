@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 02 Class activation maps
 #
-# A classifier learns *what* is in an image. Its last layer is linear, and that lets us ask *where* it saw it: the class activation map. This notebook trains a classifier, rebuilds the map in a few lines, measures where it looks, and finds that a right answer may have a wrong reason.
+# A classifier learns *which* classes are in an image. Its last layer is linear, so we can compute *where* in the image the score of a class comes from: this is the class activation map. This notebook trains a classifier, rebuilds the map in a few lines and measures where it is bright. It finds that a correct prediction may rest on the background instead of the object.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -18,11 +18,11 @@
 #
 # | Minutes | What | How |
 # | --- | --- | --- |
-# | 0 to 8 | Classifier | which layers learn here and which do not? what is the honest yardstick? |
+# | 0 to 8 | Classifier | which layers are trained here and which are not? which baseline is fair? |
 # | 8 to 20 | Hand cell | derive the map at the board: swap the two sums |
-# | 20 to 28 | Threshold | vote for a threshold by eye, then show `val` |
-# | 28 to 42 | Where it looks, and the dial | collect predictions before you run the tables |
-# | 42 to 48 | Scales and mirror images | what would you expect to gain, and what does it cost? |
+# | 20 to 28 | Threshold | vote for a threshold by eye, then show the one chosen on `val` |
+# | 28 to 42 | Where the map is bright; co-occurrence | collect predictions before you run the tables |
+# | 42 to 48 | Scales and flips | what gain do you expect, and what does it cost? |
 # | 48 to 60 | Exercises 1 and 3 | 1 alone, 3 in pairs: predict its table first |
 #
 # </details>
@@ -57,11 +57,11 @@ DATA = "paper"  # or "voc", "folder"
 # %% [markdown]
 # ## A classifier
 #
-# A backbone turns images into features (B, D, h, w); their mean over the cells, one vector an image, goes through a linear head without bias. The backbone has learned to see before, on other images and without our labels; it **stays as it is**, and the head alone learns. So the features are computed once and training takes seconds.
+# A backbone turns images into features (B, D, h, w). Their mean over the cells, one vector per image, goes through a linear head without bias. The backbone was trained before, on other images and without our labels. It is **frozen**: only the head learns. So the features are computed once and training takes seconds.
 #
-# Why not train all of it? A few hundred images with labels do not teach a network to see. Started from random weights it takes the easiest way to the labels, and Exercise 3 shows where that leads. So all CAM papers start from ImageNet weights. They go on to train the backbone as well; we leave that out, and gain a clean comparison: two classifiers of this notebook have the same features and differ in nothing but the weights of their heads.
+# Why not train the backbone too? A few hundred labelled images are too few to train a backbone from random weights. Exercise 3 tries it: the network then learns the background instead of the objects. So all CAM papers start from ImageNet weights. They also go on training the backbone; we do not. This gives a clean comparison: two classifiers of this notebook have the same features and differ only in the weights of their heads.
 #
-# In the paper world the backbone is a small one that learned on the split `web`, nothing torn, to imitate the image features of a tiny CLIP. With `"voc"` and `"folder"` it is a ResNet-50 with ImageNet weights (downloaded once). The parts marked *paper world* are then skipped, for no photograph comes with the maps they need.
+# For PaperWorld the backbone is a small one. It was trained on the split `web`, without torn objects, to imitate the image features of a tiny CLIP. With `"voc"` and `"folder"` it is a ResNet-50 with ImageNet weights (downloaded once). The sections marked *PaperWorld* are then skipped, because they need maps of object parts and kinds of background, which no photograph has.
 
 # %%
 data = open_data(DATA, n_train=500, n_val=80, n_test=100)
@@ -78,7 +78,7 @@ print(f"classes present that it names: {100 * said[truth].float().mean():.0f} %"
 print(f"named classes that are present: {100 * truth[said].float().mean():.0f} %")
 
 # %% [markdown]
-# The second line is the honest yardstick: most classes are absent from most images. The last two lines are the ones to look at.
+# The second line is the baseline: most classes are absent from most images, so a classifier that always says no is right in most cases. Compare the first line with it. The last two lines, recall and precision, tell more.
 #
 # ## From the classifier to the map
 #
@@ -86,7 +86,7 @@ print(f"named classes that are present: {100 * truth[said].float().mean():.0f} %
 #
 # $$S_c = \sum_k w^c_k \frac{1}{hw} \sum_{x,y} F_k(x, y) = \frac{1}{hw} \sum_{x,y} \underbrace{\sum_k w^c_k F_k(x, y)}_{M_c(x, y)}$$
 #
-# The sums may be swapped, and $M_c$ is the class activation map (Zhou et al., Eq. 2): **the score is the mean of the map**. No part of it is approximate. What we show is then cleaned: negative cells to 0, maps of the mirror image added, absent classes to 0, each map divided by its maximum.
+# The two sums may be swapped, and $M_c$ is the class activation map (Zhou et al., Eq. 2): **the score is the mean of the map**. Nothing in this is approximate. The maps that we show are then post-processed: negative values are set to 0, the map of the flipped image is added, absent classes are set to 0, and each map is divided by its maximum.
 
 # %%
 images = torch.stack([s.image for s in data.test[:1]])  # (1, 3, H, W)
@@ -125,7 +125,7 @@ show_cams(list(shown), [maps_of(s.image[None], s.labels[None])[0] for s in shown
 # %% [markdown]
 # ## The threshold
 #
-# A pixel becomes background where no map exceeds a threshold. Papers report CAMs at their *best* threshold, found on the very images that are scored; the released scripts do so too. That makes the number a little too good. We look at `val` and report `test`.
+# A pixel becomes background where no map exceeds a threshold. Papers report CAMs at their *best* threshold, found on the same images that are scored; the released scripts do so too. This makes the score a little too high. We choose the threshold on `val` and score on `test`.
 
 # %%
 swept = sweep_background(maps_of, data.val, data.val_masks, rules=CONSTANTS)
@@ -151,13 +151,13 @@ report = evaluate(
 report
 
 # %% [markdown]
-# A peak inside the sweep, with a slope on either side: below it masks take in surroundings, above it they lose the object. The peak belongs to this method and this data. That it lies far from 0.5 or close to it means nothing.
+# The curve has a peak inside the sweep and falls on both sides. Below the best threshold the masks include background; above it they lose parts of the object. The best threshold depends on the method and the data. Whether it is near 0.5 has no meaning.
 #
 # ## Why not all of the object?
 #
-# The textbook answer: a classifier needs only what tells classes apart, the cow's head and not its flank, so the map covers **parts**. The paper world is built to test this. Each object has a *body*, in a style that four classes share, and one *signature part* (a head, a cab, a tail) that belongs to its class alone. The `parts` door says which is which. There is a second suspect: the **home background** of notebook 01, which tells classes apart as well, and is larger.
+# The usual answer: a classifier needs only what separates the classes, such as the cow's head and not its flank, so the map covers **parts**. PaperWorld is built to test this. Each object has a *body*, in a style that four classes share, and one *signature part* (a head, a cab, a tail) that only its class has. `world.parts` says which pixel belongs to which. There is a second possible cause: the **home background** of notebook 01. It also separates the classes, and it is larger.
 #
-# *Paper world.* For each map of a class that is present, three questions to each region of the image: how much of the region exceeds half of the map's maximum (*bright*)? What share of the map's sum lies in it (*mass*)? And what share of the image is it (*area*)? A map that looked nowhere in particular would put as much mass into a region as the region has area.
+# *PaperWorld.* For each map of a class that is present, we ask three questions about each region of the image. How much of the region exceeds half of the map's maximum (*bright*)? Which share of the map's sum is in it (*mass*)? Which share of the image is it (*area*)? In a constant map, the mass of every region equals its area.
 
 
 # %%
@@ -198,17 +198,17 @@ if DATA == "paper":
     print("mass divided by area:", (mass / area).round(1).to_dict())
 
 # %% [markdown]
-# Three readings.
+# Three results.
 #
-# - **Parts.** The signature part is bright nearly everywhere, the body clearly less: four classes share its style, and so it says less. That is the textbook's image. The missing body is what harder questions to the classifier (SC-CAM) and walks over an affinity are for.
-# - **Surroundings.** Home background is much brighter than other background, pixel for pixel, and because it is large it holds a great part of the map. It is not named by any label; it merely came along.
-# - **And yet:** mass divided by area is larger on the object than on any background. The map is not wrong, it is not *only* about the object.
+# - **Parts.** Nearly all of the signature part is bright, and clearly less of the body: four classes share its style, so it separates the classes less. This is the usual answer. SC-CAM's sub-categories and the random walk with an affinity are meant to add the missing body.
+# - **Background.** Home background is bright much more often than other background. Because it is large, it holds a large share of the map's mass. No label names it; it is there through co-occurrence.
+# - **The object comes first.** Mass divided by area is larger on the object than on any background. So the map does mark the object, but it also marks home background.
 #
-# One caution. Part of the light beside an object is plain blur, since a cell of the features sees more than its own pixels, and home background lies nearest to the object. The next section asks for the reason without looking at maps.
+# A caution: a part of the map beside the object is only blur. A cell of the features sees more than its own pixels, and home background is nearest to the object. The next section tests the co-occurrence without looking at maps.
 #
-# ## What the dial does
+# ## What co-occurrence does
 #
-# *Paper world.* Train the same head with the same number of images on the same backbone, but in a world where only 30 percent of the objects stand at home. Where does it look, in the same test images?
+# *PaperWorld.* We train the same head on the same backbone with the same number of images, but at a `cooccurrence` of 0.3 instead of 0.85: only 30 percent of the objects stand on their home background. Where are the maps bright then, on the same test images?
 
 # %%
 if DATA == "paper":
@@ -218,7 +218,7 @@ if DATA == "paper":
 pd.concat(looks, axis=1).round(1) if looks else None
 
 # %% [markdown]
-# Does it matter to the answers? Both are tested on images where objects are at home (0.85, as in `test`) and on images where they never are (0.0). *Best guess*: is the class with the highest score present? *Named without being there* asks the second suspect directly: in the 0.0 images, how often is a class named that is absent, where its home is in the image (water, no boat) and where its home is not?
+# Does co-occurrence change the predictions? We test both classifiers on images where most objects stand on their home background (0.85, as in `test`) and on images where none does (0.0). *Best guess*: is the class with the highest score present? *Named without being there*: in the 0.0 images, how often is an absent class predicted? We count this separately where its home background is in the image (water without a boat) and where it is not.
 
 
 # %%
@@ -255,7 +255,7 @@ if DATA == "paper":
 pd.DataFrame(rows).round(1)
 
 # %% [markdown]
-# And the masks, scored on the usual `test`, each with its own threshold from `val`:
+# And the masks, scored on the same `test` images, each with its own threshold chosen on `val`:
 
 # %%
 if DATA == "paper":
@@ -276,15 +276,15 @@ if DATA == "paper":
         print(f"{name}: {scored.headline}\n    {scored.protocol}")
 
 # %% [markdown]
-# Three things to keep apart.
+# Three points.
 #
-# - **The task and the reason.** At home both classifiers answer about equally well, and no test on such images tells them apart. Away from home one of them loses much more, and it says "boat" where there is only water. A right answer had a wrong reason.
-# - **The map shows the reason.** The features are the same; the classifier of 0.85 has merely put more weight on those that mean home, and so its maps leave the object. In the masks that costs mIoU, in the answers at home it costs nothing. Look at the intervals before you make much of the size: each was trained once.
-# - **Parts stay parts.** The dial hardly moves the gap between signature part and body. Taking away the shortcut through the background does not make a classifier look at more of the object.
+# - **Correct predictions, different causes.** With home background (0.85) both classifiers predict equally well, so a test on such images cannot tell them apart. Without it (0.0) the best guesses hardly differ: 97 and 100 % are right, three images of 100. The false predictions do differ. Where only the home background of a class is present, the classifier trained at 0.85 predicts the class in 15 % of the cases, the one trained at 0.3 in 4 %. It says "boat" where there is only water.
+# - **The map shows the cause.** The features are the same. The head trained at 0.85 gives more weight to the features of home background: 46 % of its maps' mass lies there, against 41 % for the head trained at 0.3. Its masks have a lower mIoU. Look at the two intervals before you trust the size of the difference; each classifier was trained once.
+# - **Parts remain.** Co-occurrence hardly changes the gap between signature part and body. A classifier that cannot use the background does not cover more of the object.
 #
-# Only the dial differs between the two, so the difference is the dial's. For photographs there is no such dial, and the leak is seen only if someone has drawn masks.
+# The two trainings differ only in `cooccurrence`, so it causes the difference. For photographs there is no such setting, and the effect is seen only if someone has drawn masks.
 #
-# SC-CAM, CLIMS (notebook 04) and CLIP-ES (notebook 05) are three answers: finer labels, losses against the background, background words that compete.
+# SC-CAM (notebook 03), CLIMS (notebook 04) and CLIP-ES (notebook 05) are three answers: sub-categories, losses from text that suppress the background, and background prompts that compete with the classes.
 
 # %%
 far = {}
@@ -302,11 +302,11 @@ dials = ("trained at 0.85", "trained at 0.3")
 show_cams(examples, maps, dials, torch.ones(len(maps), 2)) if best else None
 
 # %% [markdown]
-# Of the images with one class these are the ones in which the two *differ most*, from three classes. They show what the leak looks like, not how often it happens; that is what the tables are for.
+# These images have one class each. For three classes they are the images in which the two maps *differ most*. They show what the effect looks like, not how often it happens; the tables show that.
 #
 # ## Several scales and the mirror image
 #
-# A map has few cells, and versions of the image in other sizes give others. The papers sum over 0.5, 1, 1.5 and 2 times the size, each also mirrored. `scales` and `flip` are read when maps are made, so one trained classifier serves all variants. The price is time: cells grow with the square of the scale.
+# A map has few cells, and other sizes of the image give other cells. The papers sum the maps of 0.5, 1, 1.5 and 2 times the size, each also flipped. `scales` and `flip` are used only when maps are computed, so one trained classifier serves all variants. The cost is time: the number of cells grows with the square of the scale.
 
 # %%
 variants = {
@@ -328,13 +328,13 @@ print("chosen and scored on the same images: for comparing the rows, not for rep
 pd.DataFrame(gains).T
 
 # %% [markdown]
-# Larger views see finer, smaller ones see more at once, and in their sum the accidents of each weigh less. On so few images, read a point of mIoU as next to nothing. What no sum of views can do is change the reason: a classifier that likes water likes water at four scales.
+# The map of a larger image is finer; the map of a smaller one covers more context. In their sum, the random errors of each count less. With so few images, a difference of one point of mIoU is within the noise. No sum of scales can change what the classifier has learned: if it uses water, it uses water at all four scales.
 #
 # ## Exercises
 #
-# A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
+# A check that ends in a red `NotImplementedError` waits for its exercise; this is intended. Write the function, run its cell and then the check.
 #
-# **Exercise 1. The logit is in the map.** Given the raw map of a class, before anything is clamped or scaled, how much of its logit comes from the cells inside a region? Return the region's share of the score, so that the shares of a region and of its complement add up to the logit.
+# **Exercise 1. The logit is in the map.** Take the raw map of a class, before it is clamped or scaled. How much of the logit comes from the cells inside a region? Return the part of the logit that these cells give. The parts of a region and of its complement add up to the logit.
 
 
 # %%
@@ -358,7 +358,7 @@ assert torch.allclose(upper + lower, cam.predict(images)[0, c], atol=1e-4)
 print(f"upper half {upper:.2f}, lower half {lower:.2f}")
 
 # %% [markdown]
-# **Exercise 2. The pointing game.** A threshold-free question: does the brightest pixel of a map lie on its class? Write the test for one map.
+# **Exercise 2. The pointing game.** This score needs no threshold: does the brightest pixel of a map lie on its class? Write the test for one map.
 
 
 # %%
@@ -384,7 +384,7 @@ for s in data.test:
 print(f"{100 * sum(hits) / len(hits):.0f} % of {len(hits)} maps point at their class")
 
 # %% [markdown]
-# **Exercise 3. A backbone that has seen nothing.** Build a `CAM` on the paper backbone with random weights (that is its default), preset `"clean"`, one scale, and train *all* of it for 2 epochs in steps of 8 images. Before you run the check: will it guess well at home? Away from home? Where will its maps be?
+# **Exercise 3. A backbone from random weights.** Build a `CAM` on the paper backbone with random weights (the default), preset `"clean"` and one scale. Train the *whole* network for 2 epochs with a batch size of 8. Before you run the check: will its best guesses be right on home background (0.85)? On other backgrounds (0.0)? Where will its maps be bright?
 
 
 # %%
@@ -415,22 +415,22 @@ if DATA == "paper":
     print(table.round(1))
 
 # %% [markdown]
-# If you like, give it more images and epochs (`epochs=12` on 600 images takes a minute or two). Does time alone bring it to the objects?
+# If you like, use more images and epochs (`epochs=12` on 600 images takes a minute or two). Does longer training alone move the maps to the objects?
 #
 # ## Recap
 #
-# - The map is the classifier's own score before the mean: nothing is estimated.
-# - A map says what *raised the score*. That is the object's telling part first, then surroundings that came along with the class, and less of what several classes share. It can be measured only where ground truth exists.
-# - Two classifiers with the same answers may have different reasons, and different masks.
-# - The threshold is a choice; make it on `val`.
+# - The map is the classifier's score before the mean over the cells. Nothing is estimated.
+# - A map shows which cells *raised the score*: first the part that separates the class from others, then background that co-occurs with the class, and less the parts that several classes share. This can be measured only where there is ground truth.
+# - Two classifiers with the same predictions may use different features, and give different masks.
+# - The threshold has to be chosen; choose it on `val`.
 #
 # ## What to open next
 #
 # | If you ask | open |
 # | --- | --- |
-# | does a finer question give a larger map? | `03_sc_cam_subcategories` |
-# | can a model that has read captions take the map off its background? | `04_clims_text_losses` |
-# | what does that model say by itself? | `05_clip_es_softmax_grad_cam` |
-# | can the sure cells tell their neighbours? | `06_affinity_and_random_walk` |
+# | do sub-categories give a larger map? | `03_sc_cam_subcategories` |
+# | can a CLIP move the map off the background? | `04_clims_text_losses` |
+# | what can that CLIP do without any training? | `05_clip_es_softmax_grad_cam` |
+# | how can a map be spread over the whole object? | `06_affinity_and_random_walk` |
 #
-# **Further reading.** B. Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: the score is Eq. 1, the map Eq. 2. J. Ahn et al., *Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations*, CVPR 2019 (IRN): the scales and the training that later papers share. Three answers: Y.-T. Chang et al., CVPR 2020 (SC-CAM); J. Xie et al., CVPR 2022 (CLIMS); Y. Lin et al., CVPR 2023 (CLIP-ES). J. Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016: the pointing game.
+# **Further reading.** B. Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: the score is Eq. 1, the map Eq. 2. J. Ahn et al., *Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations*, CVPR 2019 (IRN): the scales and the training that later papers share. Three later methods: Y.-T. Chang et al., CVPR 2020 (SC-CAM); J. Xie et al., CVPR 2022 (CLIMS); Y. Lin et al., CVPR 2023 (CLIP-ES). J. Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016: the pointing game.

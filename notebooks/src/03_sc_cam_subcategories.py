@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 03 SC-CAM: ask a finer question
 #
-# A classifier that has to say *boat* needs the sail and nothing else, so its map shows the sail. Ask it *which* boat, a wooden or a red one, and it has to look at the hull. Nobody has labelled wooden boats; but a network that has learned to see has an opinion on what looks alike. SC-CAM (Chang et al., CVPR 2020) clusters the images of every class, takes the clusters for labels, trains on them, and begins again. This notebook does each step, looks into the clusters, names them, and finds that two choices decide whether anything comes of it: *what* is clustered, and *whose* map is shown.
+# A classifier that has to say *boat* needs only the sail, so its map shows the sail. If it has to say *which* boat, a wooden or a red one, it needs the hull too. Nobody has labelled wooden boats, but a trained network has features in which similar objects are close together. SC-CAM (Chang et al., CVPR 2020) clusters the images of every class, uses the clusters as labels of **sub-categories**, trains on them, and repeats this. This notebook does each step, looks at the clusters and names them. It finds that two choices decide whether the maps gain: *what* is clustered, and *which* maps are used.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -18,8 +18,8 @@
 #
 # | Minutes | What | How |
 # | --- | --- | --- |
-# | 0 to 10 | Part it yourself | show the cats of the first cell: into which three heaps? |
-# | 10 to 25 | What is clustered | bet on the table before you run it: what do three heaps of whole images have in common? |
+# | 0 to 10 | Cluster by hand | show the images of the first cell: into which three groups would you divide them? |
+# | 10 to 25 | What is clustered | guess before you run the table: what do whole images of one cluster have in common? |
 # | 25 to 35 | Names | each group gives a cluster a name, then CLIP does |
 # | 35 to 60 | Rounds, parent and children | start the training, draw the expected maps meanwhile |
 # | 60 to 75 | k, exercises | 2 alone, 3 in pairs |
@@ -78,11 +78,11 @@ of_c = [s for s in data.train if s.labels[c] > 0][:6]
 show_samples(of_c, data.classes)
 
 # %% [markdown]
-# One label, and yet these are not all the same thing. How would you part them into three heaps?
+# These images have one label in common, but the objects differ. How would you divide them into three groups?
 #
 # ## What a network sees in them
 #
-# The network gives every image a vector, and what looks alike to it lies close together. Which vector? The paper takes the classifier's own: the **mean over the whole image**. There is another one to think of: the mean **under the class's own map**, where the classifier thinks that the class is.
+# The network gives every image a feature vector, and similar images have vectors that are close together. Which vector? The paper uses the one of the classifier: the **mean over the whole image**. Another choice is the mean **weighted by the class's own map**, so that cells on the object count most.
 #
 # $$\bar F = \frac{1}{hw}\sum_{u} F_u \qquad\qquad \bar F_c = \frac{\sum_u M_{c,u}\,F_u}{\sum_u M_{c,u}}, \quad M_c = \mathrm{ReLU}(w_c^\top F)$$
 
@@ -112,7 +112,7 @@ assert torch.allclose(features["whole image"][row], whole, atol=1e-4)
 assert torch.allclose(features["own map"][row, c], own / own.norm(), atol=1e-4)
 
 # %% [markdown]
-# **k-means** makes heaps of them: choose k centres, give every point to the nearest, move each centre to the mean of its points, again until nothing moves; from ten beginnings, and keep the best. Every class is clustered for itself, and an image with two classes twice.
+# **k-means** divides the vectors into k clusters: choose k centres, assign every vector to the nearest one, move each centre to the mean of its vectors, and repeat until nothing changes. This is done from ten starts, and the best result is kept. Every class is clustered separately, so an image with two classes is clustered twice.
 
 # %%
 found = {name: subcategory_labels(values, labels, k=K) for name, values in features.items()}
@@ -132,11 +132,11 @@ show_clusters(rows_of(features["whole image"], found["whole image"], numbered))
 show_clusters(rows_of(features["own map"], found["own map"], numbered))
 
 # %% [markdown]
-# Look at the rows before you read on. What do the images of a row have in common above, and what below?
+# Look at the rows before you read on. What do the images of a row have in common in the first figure, and what in the second?
 #
 # ## What do they cluster by?
 #
-# *(paper world)* The world knows what it drew: the paper of every body (the **sub-type**: wooden, red or striped for vehicles, spotted, golden or grey for animals) and the kind of **background**. How much do the heaps say of either? The **normalised mutual information** (NMI) is 1 when two divisions are the same and 0 when one says nothing of the other, whatever the heaps are called.
+# *PaperWorld* knows the material of every body (the **sub-type**: wooden, red or striped for vehicles; spotted, golden or grey for animals) and the kind of **background**. How much do the clusters agree with each of the two? The **normalised mutual information** (NMI) is 1 if two divisions are the same and 0 if one says nothing about the other; the names of the clusters do not matter.
 
 # %%
 if DATA == "paper":
@@ -159,7 +159,7 @@ if DATA == "paper":
 pd.DataFrame(table).T.round(2) if DATA == "paper" else None
 
 # %% [markdown]
-# The same as an image: the features of one class, laid flat by PCA so that we see them from their widest side, once coloured by sub-type and once by background.
+# The same as a figure: the features of one class, projected to two dimensions by PCA, once coloured by sub-type and once by background.
 
 # %%
 panels = {}
@@ -179,13 +179,13 @@ if DATA == "paper":
 show_plane(panels) if panels else None
 
 # %% [markdown]
-# An average over a whole image is mostly an average over what is *not* the object, for there is more of it. So the heaps are heaps of surroundings and of company: boats below birds in the leaves, boats below animals on land, boats alone. To train on them is to ask the network for the surroundings, the last thing we want. Under the class's own map, most of what is averaged is the object, and the heaps are of objects.
+# A mean over a whole image is mostly a mean over what is *not* the object, because that area is larger. So whole images form clusters by background and by the other classes in the image: boats with birds in the leaves, boats with animals on land, boats alone. A network that trains on these clusters learns the background, which we do not want. Weighted by the class's own map, the mean is mostly of the object, and the clusters are clusters of objects.
 #
-# On photographs the difference is smaller, because an object fills more of an image and a backbone from ImageNet has learned to look at it; the paper clusters whole images and gains. It is the first thing to try when it does not.
+# On photographs the difference is smaller, because an object fills more of the image and a backbone with ImageNet weights responds more to objects. The paper clusters whole images and gains. If whole images bring no gain on your data, try the class's own map first.
 #
 # ## What are they called?
 #
-# A cluster has a number. CLIP can give it a name: show it what the class's map shows of each image, let it spread a probability over the phrases of a word list, and take the word that it sees *more often in this heap than in its siblings* (the **lift**). What goes with all boats names none of them.
+# A cluster has a number. CLIP can give it a name. Mask each image by its map, let CLIP give a probability to each phrase of a word list, and take the phrase whose mean probability is higher *in this cluster than in the other clusters of the class*. The difference is the **lift**. A phrase that fits all boats has no lift.
 
 # %%
 clip = load_clip("paper") if DATA == "paper" else None
@@ -212,11 +212,11 @@ if DATA == "paper":
 table.round(2) if DATA == "paper" else None
 
 # %% [markdown]
-# The word list is yours: with photographs, try `{"dog": ("small", "fluffy", "hunting"), ...}` and a CLIP of OpenAI's. A lift near zero says that none of the words fits.
+# You can write the word list yourself: with photographs, try `{"dog": ("small", "fluffy", "hunting"), ...}` and a CLIP of OpenAI. A lift near zero says that none of the words fits.
 #
 # ## Two questions at once
 #
-# The network gets a second head: C classes from the first, C · k sub-categories from the second, both from the same pooled features. The loss is the sum of the two binary ones, the second with a weight of 5.
+# The network gets a second head. The first has C outputs, one for each class (the *parent*); the second has C · k, one for each sub-category (its *children*). Both use the same pooled features. The loss is the sum of two binary cross-entropies, the second with a weight of 5.
 #
 # $$L = L_{\text{parent}}(z^{C}, y) + \lambda\, L_{\text{sub}}(z^{Ck}, y^{\text{sub}})$$
 
@@ -239,7 +239,7 @@ assert torch.allclose(by_hand, joint_loss(pooled, head, sub_head, y, y_sub, weig
 # %% [markdown]
 # ## Rounds
 #
-# Cluster, train, cluster what the trained network sees, begin the training *anew* with the better labels, three times. Only the labels carry over. `on_round` lets us look on. Beside it trains a **control**: as long as one round, from the same beginning, without the sub-categories. What the control gains is due to training longer and not to the method.
+# One round: cluster the features, then train with the clusters as labels. The next round clusters the features of the trained network and starts the training *anew*, from the same initial weights; only the sub-category labels carry over. There are three rounds. `on_round` calls a function after each. For comparison we also train a **control**: as long as one round, from the same weights, without the sub-categories. A gain of the control comes from longer training and not from the method.
 
 # %%
 watched = [next(s for s in data.test if s.labels[k] > 0 and s.labels.sum() == 1) for k in (0, 3, 7)]
@@ -292,7 +292,7 @@ shown("control", control)
 sc_cam = make_sc_cam(data).fit(data.train, on_round=look, **FIT)
 
 # %% [markdown]
-# Without a mask one can see whether the rounds get anywhere: do the clusters stay what they were? And *(paper world)* with what the world knows: are they right?
+# Without masks we can check whether the rounds converge: do the clusters stay the same from round to round? In *PaperWorld* we can also check whether they agree with the sub-types.
 
 # %%
 progress = {
@@ -318,17 +318,17 @@ columns = [torch.stack([frame[i] for frame in frames.values()]) for i in range(l
 show_cams(images, columns, list(frames), torch.ones(len(watched), len(frames)))
 
 # %% [markdown]
-# This is the point of the whole method. The **parent's** map is what it was: *cat* can still be told by the head, and the loss of the finer question changes little about that. The **children's** maps, of each class the largest of its sub-categories' at every cell, go to the body, because *spotted* can be told nowhere else: the cat's leaves its head for its coat, the bus's goes along its side. (The boat's has hardly moved; the training is short.) The network has learned what we wanted, and shows it where it was asked for it.
+# This is the main result. The **parent's** map hardly changes: the head is still enough to tell *cat*, and the sub-category loss changes little about that. The **children's** map is, at every cell, the largest map of the class's sub-categories. It covers more of the body, because only the body shows that a cat is *spotted*: the cat's map moves from the head to the coat, the bus's grows along its side. (The boat's map hardly changes; the training is short.) So the gain is in the maps of the head that has learned the sub-categories.
 #
-# The paper reads the parent's map and gains there on photographs; a user of its code who merged the children's got less. So look at both.
+# The paper uses the parent's map and gains with it on photographs; a user of its code who merged the children's maps scored less. So check both.
 
 # %%
 step_bars({"no refinement": reports})
 
 # %% [markdown]
-# Two things to read off. The control gained nothing by training longer, so what the children gain is the method's. And the later rounds gain nothing *here*: with 80 images a class and a beginning as good as this one, the first clusters were nearly right. Given 1,000 images the rounds go on rising (200 `test` images, mean of two seeds): children's mIoU 53.6, 54.1 and 54.6, NMI 0.90, 0.96 and 0.97, body found 70, 74 and 76 %, against 44.8 and 65 % of the control.
+# Two results. The control gains nothing by longer training, so the gain of the children comes from the sub-categories. And the later rounds gain nothing *here*: with 240 images and good initial features, the first clusters were nearly right. With 1,000 images the later rounds gain a little (200 `test` images, mean of two seeds): children's mIoU 53.6, 54.1 and 54.6, NMI 0.90, 0.96 and 0.97, body found 70, 74 and 76 %, against 44.8 and 65 % of the control.
 #
-# **Your turn: how many?** Nobody tells you k. The world has three sub-types a class; the paper takes ten for everything. One round with another k:
+# **Your turn: how many sub-categories?** k is not known. PaperWorld has three sub-types per class; the paper uses ten for every class. One round with another k:
 
 # %%
 k = 6
@@ -340,11 +340,11 @@ if DATA == "paper":
     print(f"control {looks['control']['mIoU']:.1f}")
 
 # %% [markdown]
-# Six heaps a class hold too few images each to learn from in so short a training, and lose to the control. With 1,000 images one round gives 50.4, 52.9, 48.2 and 41.4 mIoU for two, three, six and ten (200 test images, one seed; control 44.7): too few heaps put two sub-types into one, too many leave too few images to learn each from. VOC has 10,582 to put into its two hundred.
+# With six clusters per class, each has too few images for so short a training, and the mIoU falls below the control's. With 1,000 images one round gives 50.4, 52.9, 48.2 and 41.4 mIoU for two, three, six and ten clusters (200 test images, one seed; control 44.7). With too few clusters, two sub-types share one; with too many, each cluster has too few images. VOC has 10,582 images for the paper's 200 sub-categories.
 #
 # ## What a longer training brings
 #
-# Each round here saw 240 images. In the package lie weights that were trained on 1,000 for as many epochs; the clusters of all rounds are in the file.
+# Each round here used 240 images. The package has weights that were trained on 1,000 images for as many epochs; their file also holds the clusters of all rounds.
 
 # %%
 if DATA == "paper":
@@ -356,9 +356,9 @@ if DATA == "paper":
 # %% [markdown]
 # ## Exercises
 #
-# A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
+# A check that ends in a red `NotImplementedError` waits for its exercise; this is intended. Write the function, run its cell and then the check.
 #
-# **Exercise 1. One step of k-means.** Give every point to its nearest centre, and move the centres.
+# **Exercise 1. One step of k-means.** Assign every point to its nearest centre, and move the centres.
 
 
 # %%
@@ -381,7 +381,7 @@ again, moved = step(some, best.centres)
 assert torch.equal(again, best.labels) and torch.allclose(moved, best.centres, atol=1e-5)
 
 # %% [markdown]
-# **Exercise 2. The children's map.** From the maps of all sub-categories, the map of every class: at every cell the largest of its children's, below zero cut off, divided by its own maximum over the cells.
+# **Exercise 2. The children's map.** Compute the map of every class from the maps of its sub-categories: at every cell the largest of them, negative values set to 0, divided by the maximum over the cells.
 
 
 # %%
@@ -404,7 +404,7 @@ assert mine.shape == (2, 5, 5) and torch.allclose(mine.amax((1, 2)), torch.ones(
 assert mine[1, 2, 3] == max(0, raw[3, 2, 3], raw[4, 2, 3], raw[5, 2, 3]) / raw[3:].max()
 
 # %% [markdown]
-# **Exercise 3. Purity.** A cluster is as pure as its most frequent kind is frequent. Why is it a worse measure than NMI when k grows?
+# **Exercise 3. Purity.** The purity of a cluster is the share of its most frequent kind. Why is it a worse measure than NMI when k grows?
 
 
 # %%
@@ -431,19 +431,19 @@ assert purities(torch.eye(4), sorts).min() == 1
 # %% [markdown]
 # ## Recap
 #
-# - A map shows what the answer needs. A finer question needs more of the object.
-# - Labels for the finer question can be found by clustering, if *what* is clustered is the object and not its surroundings.
-# - The gain appears in the maps of those that were asked: the children.
-# - A control that trains as long is part of the claim.
-# - Clusters can be judged without masks: do they stay, and does CLIP have a name for them?
+# - A map shows what the classifier needs for its prediction. To predict a sub-category it needs more of the object.
+# - Labels of sub-categories can be found by clustering, if the features are of the object and not of the background.
+# - The gain is in the children's maps, because the children's head has learned the sub-categories.
+# - To claim a gain, compare with a control that is trained as long.
+# - Clusters can be checked without masks: do they stay the same, and does CLIP find a name for them?
 #
 # ## What to open next
 #
 # | If you ask | open |
 # | --- | --- |
-# | why do maps lie on the background in the first place? | `02_class_activation_maps` |
-# | can text tell the network to leave the background? | `04_clims_text_losses` |
-# | how did the paper enlarge its maps further? | `06_affinity_and_random_walk` |
-# | where is the background's score from, and what does a CRF add? | `07_background_and_crf` |
+# | why do maps mark the background in the first place? | `02_class_activation_maps` |
+# | can losses from text move a map off the background? | `04_clims_text_losses` |
+# | how does the paper refine its maps? | `06_affinity_and_random_walk` |
+# | how is background scored, and what does a CRF add? | `07_background_and_crf` |
 #
 # **Further reading.** Y.-T. Chang et al., *Weakly-Supervised Semantic Segmentation via Sub-category Exploration*, CVPR 2020: the joint loss and the rounds are section 3. D. Arthur and S. Vassilvitskii, *k-means++: The Advantages of Careful Seeding*, SODA 2007. J. Ahn and S. Kwak, *Learning Pixel-level Semantic Affinity with Image-level Supervision*, CVPR 2018, whose network and random walk the paper builds on.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 04 CLIMS: four losses from text
 #
-# A class activation map knows which pixels went with the label, and in a world where boats lie on water, water went with *boat* as well. Nothing in the labels says otherwise. Something else does: a CLIP that has read captions knows what a boat *without* water is. CLIMS (Xie et al., CVPR 2022) masks each image by its map, asks a frozen CLIP what it sees, and turns the answers into four losses. This notebook builds them one by one, shows what each of them wants when it is left alone, and trains.
+# A class activation map marks the pixels that raise the score of a class. Where boats are always on water, water raises the score of *boat* too, and nothing in image-level labels corrects this. A CLIP can: it has learned from captions what a boat *without* water looks like. CLIMS (Xie et al., CVPR 2022) masks each image by its map, shows the masked image to a frozen CLIP, and computes four losses from CLIP's answer. This notebook builds the losses one by one, shows which map each loss prefers when it is used alone, and trains.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -19,9 +19,9 @@
 # | Minutes | What | How |
 # | --- | --- | --- |
 # | 0 to 10 | A map as a mask | which of the three images will CLIP call a boat? Vote before the table |
-# | 10 to 30 | Four losses | each group writes one from its sentence, then compares with the cell |
+# | 10 to 30 | Four losses | each group writes one loss from its description, then compares it with the cell |
 # | 30 to 40 | What a loss wants | collect guesses: which map has the lowest loss? |
-# | 40 to 60 | Train, and one after the other | start the cell, then draw the expected row of maps |
+# | 40 to 60 | Train, and one after the other | start the cell, then draw the row of maps that you expect |
 # | 60 to 75 | Who comes with whom, exercises | 3 in pairs |
 #
 # </details>
@@ -60,7 +60,7 @@ prompts
 # %% [markdown]
 # ## A map as a mask
 #
-# Multiply an image by its map, and you see what the map *shows*; multiply it by one minus the map, and you see what it *leaves*.
+# Multiply an image by its map, and you see what the map *shows*. Multiply it by one minus the map, and you see what it *leaves*.
 
 # %%
 sample = next(s for s in data.test if s.labels.sum() == 1)
@@ -74,7 +74,7 @@ views = {
 show_samples([sample._replace(image=v) for v in views.values()], data.classes, list(views))
 
 # %% [markdown]
-# CLIP turns each of the three into a vector, and each sentence too. The **cosine** between the two says how well they go together. CLIMS takes it bare, without the scale that CLIP trains with.
+# CLIP's image encoder gives each of the three images a vector, and its text encoder gives each text one. The **cosine** of two vectors is their similarity. CLIMS uses the cosine itself, without the logit scale that CLIP is trained with.
 
 # %%
 texts = clip.encode_sentences(prompts.class_sentences())  # (C, E)
@@ -92,16 +92,16 @@ pd.DataFrame({word: (seen @ text).cpu() for word, text in asked.items()}, index=
 # %% [markdown]
 # ## Four losses
 #
-# Say what you want from a map, and each sentence is a loss. For every image and every class *k* present in it, let $s^{oo}$ be the cosine of what the map shows with the class's text, $s^{bo}$ that of what it leaves with the same text, and $s^{ob}_l$ that of what it shows with the text of a background $l$ that usually comes with the class.
+# Each loss states one thing that we want from a map. For every image and every class *k* present in it, let $s^{oo}$ be the cosine between what the map shows and the class prompt, $s^{bo}$ the cosine between what it leaves and the same prompt, and $s^{ob}_l$ the cosine between what it shows and the prompt of a background $l$ that co-occurs with the class.
 #
-# | | what you want | loss |
+# | | what we want | loss |
 # | --- | --- | --- |
-# | OTM | what is shown looks like the class | $-\log s^{oo}$ |
-# | BTM | what is left does not | $-\log(1 - s^{bo})$ |
-# | CBS | what is shown does not look like the background that comes with it | $-\sum_l \log(1 - s^{ob}_l)$ |
-# | REG | the map is no larger than it must be | mean of $P$ |
+# | OTM | what is shown is similar to the class | $-\log s^{oo}$ |
+# | BTM | what is left is not similar to the class | $-\log(1 - s^{bo})$ |
+# | CBS | what is shown is not similar to co-occurring background | $-\sum_l \log(1 - s^{ob}_l)$ |
+# | REG | the map is small | mean of $P$ |
 #
-# Object text matching, background text matching, co-occurring background suppression, area regularisation. The total is $\alpha\,$OTM $+\ \beta\,$BTM $+\ \gamma\,$CBS $+\ \delta\,$REG.
+# The names: object text matching, background text matching, co-occurring background suppression, area regularisation. The total is $\alpha\,$OTM $+\ \beta\,$BTM $+\ \gamma\,$CBS $+\ \delta\,$REG. REG is computed in two ways. In the paper it is the mean over the maps of *all* classes, absent ones included. The preset `clean`, which the cell below rebuilds, takes the classes present only.
 
 # %%
 # by hand
@@ -131,11 +131,11 @@ assert DATA != "paper" or all(abs(by_hand[n] - found[n]) < 1e-4 for n in by_hand
 pd.Series(found).round(3)
 
 # %% [markdown]
-# `Judge` does the same for all pairs at once: both masked images of every pair in one batch through CLIP. CLIP's weights are frozen; the gradient passes *through* it to the pixels, and from these into the map.
+# `Judge` computes the same for all pairs of an image and a class at once, with all masked images in one batch through CLIP. CLIP's weights are frozen. The gradient goes *through* CLIP to the pixels of the masked image, and from there to the map.
 #
 # ## What a loss wants
 #
-# A loss that is alone with a map gets what it wants, and that is seldom an object. Five maps for the same images: nothing, everything, the CAM, the CAM made small and the CAM made large. Which of them does each loss like best?
+# Used alone, each loss prefers a map that is useless as a mask. We try five maps for the same images: all zero, all one, the CAM, the CAM made small and the CAM made large. For which of them is each loss lowest?
 
 # %%
 trials = {
@@ -155,18 +155,18 @@ with torch.no_grad():
 wants.T.round(2)
 
 # %% [markdown]
-# Every loss has a favourite, and none of the favourites is an object.
+# Each loss has a map that it prefers, and none of them is the object.
 #
-# - **OTM** likes the small map: the head alone is the surest cat, and all that is added blurs the answer.
-# - **BTM** likes the large one: of the cat nothing may be left. A black sheet it does not like either, for to this CLIP a black sheet goes a little with any word.
-# - **REG** likes nothing.
-# - **CBS** likes *everything*, here: a whole image with a cat in it looks less like a carpet than a dark sheet with a spot of light does. It is a judge of what a map shows, not of how much.
+# - **OTM** is lowest for the small map. The head alone is most similar to the class prompt; everything that is added lowers the similarity.
+# - **BTM** is lowest for the large map: nothing of the cat should be left. It is high again for the map that shows everything. What is left is then a black image, and for this CLIP a black image is somewhat similar to every text.
+# - **REG** is lowest for the map of zeros.
+# - **CBS** is lowest, here, for the map that shows *everything*: a whole image with a cat is less similar to `carpet` than a dark image with a bright spot is. CBS depends on what a map shows, not on how large it is.
 #
-# So they have to hold each other. OTM and REG pull together, BTM pushes apart, and CBS says which side to grow to. The weights are that balance, they belong to the data and the evaluator: the paper's code has 10, 24, 1 and 0.2 for OTM, BTM, CBS and REG on VOC, the preset `clean` 12, 6, 6 and 3 for this world.
+# So the losses have to balance each other. OTM and REG make a map smaller, BTM makes it larger, and CBS keeps it off co-occurring background. The weights set this balance. They depend on the data and on the CLIP. In the order OTM, BTM, CBS, REG, the preset `clean` has 12, 6, 6 and 3 for PaperWorld. For VOC there are two versions of the authors' code, and they also compute CBS differently: the camera-ready version, which gave the paper's figures, has 10, 25, 29.5 and 1.15 (preset `paper`); the later version has 10, 24, 1 and 0.2 (preset `reference`).
 #
 # ## Train, and look
 #
-# The network is the one that made the CAM: its backbone, its head, and a sigmoid instead of ReLU and division, so that a map is a number between 0 and 1 at every pixel. `on_epoch` lets us look on.
+# Training starts from the CAM's own network, its backbone and its head. In training, a sigmoid of the class activation map gives the map $P$ that masks the image, a value between 0 and 1 at every pixel. The maps that the method returns are computed as for a CAM, in the authors' code and here: ReLU instead of the sigmoid, then division by the maximum. `on_epoch` calls a function after every epoch; here it keeps some maps.
 
 # %%
 watched = (
@@ -197,7 +197,7 @@ show_cams(named, rows, list(frames), torch.ones(len(watched), len(frames)))
 # %% [markdown]
 # ## One after the other
 #
-# The same training from the same CAM, with the losses joined one after the other in the order of the paper's figure. A weight of 0 switches a loss off.
+# The same training from the same CAM, with the losses added one by one in the order of the paper's figure. A weight of 0 switches a loss off.
 
 # %%
 weights = {
@@ -258,16 +258,16 @@ show_cams(
 step_bars({"no refinement": reports})
 
 # %% [markdown]
-# Read it by what each loss *does*.
+# Compare what each loss *does*.
 #
-# - **OTM** draws the map together to what tells the class: it becomes smaller, and the usual background loses the most.
-# - **+ BTM** pushes it out again, over the object and beyond: the share on the object falls.
-# - **+ REG** takes back what is not needed: the share on the object rises.
-# - **+ CBS** is the largest step. The usual background loses once more, and the *body* is found. A map that may not grow into the meadow grows along the cow.
+# - **OTM** makes the map smaller, around the part that is most typical of the class. The share of the map's mass on the usual background falls most.
+# - **+ BTM** makes the map larger again, over the object and beyond it: the share on the object falls.
+# - **+ REG** makes it smaller again: the share on the object rises.
+# - **+ CBS** is the largest step in mIoU. The share on the usual background falls once more, and more of the *bodies* is found. This is a mean over the images; a single map may do otherwise. In the figure, the bird's map grows over its body, while the cow's stays on the head.
 #
-# That is the order of the paper's figure. The two steps in the middle are small after so short a training, and another seed moves mIoU by as much; look at the direction of the masses. With 1,000 images and a CAM trained end to end (200 `test` images, mean of two seeds) they part: mIoU 42.1, 49.9, 55.8, 55.5 and 64.1; share on the object 33, 55, 59, 69 and 69 %; body found 54, 62, 73, 66 and 81 %.
+# After so short a training, BTM and REG change little, and another seed moves mIoU by as much; so look at the direction of the shares. In a longer training (1,000 images, a CAM trained end to end, 200 `test` images, mean of two seeds) the five steps are clearer: mIoU 42.1, 49.9, 55.8, 55.5 and 64.1; share on the object 33, 55, 59, 69 and 69 %; body found 54, 62, 73, 66 and 81 %. There BTM finds more of the body, REG raises the share on the object, and CBS finds the body without losing that share.
 #
-# **One switched off at a time.** Your turn: which loss would you miss most? CBS was left out above, as the last rung. Set another weight to 0, guess, run the cell; it trains for half a minute.
+# **One loss switched off.** Which of the four matters most? The training without CBS was done above, as the step + REG. Set another weight to 0, guess the result and run the cell; it trains for half a minute.
 
 # %%
 off = {"cbs": 0.0}  # or otm, btm, reg
@@ -280,11 +280,11 @@ print(f"mIoU on val: all four {on_val['+ CBS']:.1f}, ", end="")
 print(f"without {', '.join(off).upper()} {100 * max(swept.values()):.1f}, CAM {on_val['CAM']:.1f}")
 
 # %% [markdown]
-# `{"otm": 0.0}` is the surprise: when it was last run it gave 57.3 on `val`, and all four gave 52.1. The loss that the method starts with can go: BTM asks for the class as well, and OTM's wish for a small map is only in the way of the body here. CBS nobody can stand in for, because nobody else has heard of the background. Try all four, and mind that 40 images of `val` and so short a training leave a point or two to chance.
+# These figures are of `val`; the table above is of `test`. When each loss was switched off once, the mIoU on `val` was 50 with all four, 46 without CBS, 52 without BTM, 52 without REG and 57 without OTM. So CBS is the loss that matters here: no other loss uses the background prompts. OTM is not needed: BTM uses the class prompt too, and OTM's preference for a small map keeps the map off the body. With 40 images of `val` and so short a training, a difference of one or two points may be chance.
 #
 # ## Who comes with whom?
 #
-# CBS needs to be told which background comes with which class. The paper's authors wrote the list by hand. CLIP can propose it from image-level labels alone: for every background word, how much more does CLIP see it in images *with* the class than in images *without*? That difference is the word's **lift**. What is common everywhere has none.
+# CBS needs to know which background co-occurs with which class. The paper's authors wrote the list by hand. CLIP can propose one from image-level labels alone. For every background prompt, compare its mean probability in images *with* the class and in images *without* it. The difference is the **lift** of the prompt. A background that is equally common in both has no lift.
 
 # %%
 proposed = propose_backgrounds(clip, data.train, prompts, shown=False)
@@ -298,11 +298,11 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# The homes come first, and in this world nobody had to write them down. On photographs a list made by hand may still be better: *person* has no home.
+# Every class has its home background as its first proposal, so in PaperWorld nobody has to write the list. On photographs a list written by hand may still be better: *person* has no usual background.
 #
 # ## What a longer training brings
 #
-# Here each training saw 256 images, and began with a head on a backbone that had never seen the task. In the package lie weights that were trained on 1,000 images for as many epochs, from a classifier trained end to end; their card says what they reach on `val`.
+# Here each training used 256 images and started from a head on a frozen backbone that was not trained for this task. The package also has weights that were trained for as many epochs on 1,000 images, from a classifier trained end to end. The card of the weights gives their figures on `val`.
 
 # %%
 if DATA == "paper":
@@ -321,9 +321,9 @@ show_masks(
 # %% [markdown]
 # ## Exercises
 #
-# A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
+# A check that ends in a red `NotImplementedError` waits for its exercise; this is intended. Write the function, run its cell and then the check.
 #
-# **Exercise 1. Two losses from cosines.** Write OTM and BTM for a vector of cosines each. Cosines are cut to [0.0001, 0.9999] before the logarithm: why is that needed?
+# **Exercise 1. Two losses from cosines.** Write OTM and BTM for a vector of cosines each. Cosines are clamped to [0.0001, 0.9999] before the logarithm: why is that needed?
 
 
 # %%
@@ -345,7 +345,7 @@ assert torch.allclose(text_losses(*some)[0], object_text_loss(some[0]))
 assert torch.allclose(text_losses(*some)[1], background_text_loss(some[1]))
 
 # %% [markdown]
-# **Exercise 2. Which way does a map move?** Take one map, ask OTM for its gradient, and say what share of the pixels it would like to be brighter.
+# **Exercise 2. Which way does a map move?** Take one map, compute the gradient of OTM with respect to it, and return the share of the pixels that OTM would make brighter.
 
 
 # %%
@@ -374,7 +374,7 @@ assert 0 < share < 1 and wants_brighter(half, 0 * whole, texts[c]) == 0  # nothi
 print(f"{100 * share:.0f} % of the pixels")
 
 # %% [markdown]
-# **Exercise 3. Lift.** From a probability for every image and word, and the labels, write the lift.
+# **Exercise 3. Lift.** Write the lift, given a probability for every image and prompt, and the labels.
 
 
 # %%
@@ -402,18 +402,18 @@ assert lift(everywhere, torch.tensor([[1.0], [0.0], [1.0]])).abs().max() < 1e-6
 # %% [markdown]
 # ## Recap
 #
-# - Labels cannot part an object from what always comes with it; words can.
-# - A map is a mask, a mask makes two images, and CLIP says what they show. Nothing else is needed for a gradient.
-# - Each loss alone has a useless favourite. The balance is the method, and the weights belong to the data.
-# - An ablation is read by what a loss *does* (mass, recall), not by mIoU alone.
+# - Image-level labels cannot separate an object from background that always co-occurs with it. Text can.
+# - Used as a mask, a map makes two images, and CLIP compares them with texts. This gives the map a gradient without any further label.
+# - Each loss alone prefers a useless map. Their weights set the balance, and they depend on the data.
+# - Judge an ablation by what a loss *does* (mass, recall), not by mIoU alone.
 #
 # ## What to open next
 #
 # | If you ask | open |
 # | --- | --- |
-# | why do maps lie on the background in the first place? | `02_class_activation_maps` |
-# | can a finer question enlarge a map, without any text? | `03_sc_cam_subcategories` |
+# | why do maps mark the background in the first place? | `02_class_activation_maps` |
+# | can sub-categories make a map larger, without any text? | `03_sc_cam_subcategories` |
 # | can a CLIP find objects without any training? | `05_clip_es_softmax_grad_cam` |
-# | where is the background's score from, and what does a CRF add? | `07_background_and_crf` |
+# | how is background scored, and what does a CRF add? | `07_background_and_crf` |
 #
 # **Further reading.** J. Xie et al., *CLIMS: Cross Language Image Matching for Weakly Supervised Semantic Segmentation*, CVPR 2022: the four losses are section 3.3, the row of maps is its figure on the losses. A. Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, ICML 2021 (CLIP). B. Zhou et al., CVPR 2016 (CAM).

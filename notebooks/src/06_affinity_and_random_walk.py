@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 06 Affinity and random walk
 #
-# A map is bright where a network is surest, and pale on the rest of the object. If we knew **which cells belong together**, brightness could flow from the sure ones to the others and stop at the edge. CAM, SC-CAM and CLIMS share this step in their papers: PSA's *AffinityNet* (Ahn and Kwak, CVPR 2018) learns what belongs together, from the maps themselves, and a *random walk* lets the maps flow.
+# A map is bright where the network is most certain, and dark on the rest of the object. If we knew **which cells belong together**, we could spread the map from the bright cells to the others and stop at the object's edge. SC-CAM and CLIMS use this step in their papers (Zhou's CAM paper has no such step). It comes from PSA (Ahn and Kwak, CVPR 2018): its *AffinityNet* learns from the maps themselves which cells belong together, and a *random walk* with this affinity spreads the maps.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -18,11 +18,11 @@
 #
 # | Minutes | What | How |
 # | --- | --- | --- |
-# | 0 to 15 | Confident labels | show the two CRF masks, let the class draw what both agree on |
-# | 15 to 30 | Pairs and the loss | which of these three pairs teach? Why are the kinds weighed? |
-# | 30 to 45 | Whom does a cell hold on to? | predict both images before you show them |
+# | 0 to 15 | Confident labels | show the two CRF masks; let the students draw what both agree on |
+# | 15 to 30 | Pairs and the loss | which of these three pairs are used? Why does each kind have its own mean? |
+# | 30 to 45 | Which cells are alike? | predict both images before you show them |
 # | 45 to 60 | Steps | vote: when does the map stop getting better? Then the curve |
-# | 60 to 75 | Table, exercise 1 | which step would you pay for? |
+# | 60 to 75 | Table, exercise 1 | which step is worth its cost? |
 #
 # </details>
 
@@ -72,9 +72,9 @@ maps_of = partial(cam_maps, method=cam)
 # %% [markdown]
 # ## What to learn from
 #
-# Nobody tells us which cells belong together. But a dense CRF (notebook 07) makes fair masks of the maps, and we may ask it twice: once with a **strong** background, so that what is an object even then is one for sure; once with a **weak** background, so that what is background even then is background for sure. Where the two disagree the pixel is *neutral* (255) and teaches nothing.
+# There are no labels that say which cells belong together. But a dense CRF (notebook 07) turns the maps into fair masks, and we can run it twice. With a **strong** background only confident objects remain. With a **weak** background only confident background remains. Where the two masks disagree, the pixel is *neutral*: it gets the value 255 and is ignored in training.
 #
-# The background is $(1 - \max_c M_c)^\alpha$: a low power is a strong background. PSA takes 4 and 32 for VOC; for the paper world `val` likes 2 and 8.
+# The background score is $(1 - \max_c M_c)^\alpha$: a low power is a strong background. PSA uses 4 and 32 for VOC; for PaperWorld, 2 and 8 were best on `val`.
 
 # %%
 powers = (2, 8) if DATA == "paper" else (4, 32)
@@ -99,9 +99,9 @@ print(f"object: {100 * ((values > 0) & (values < 255)).float().mean():.0f} %")
 # %% [markdown]
 # ## Pairs
 #
-# The network does not learn classes. It learns from **pairs** of cells that are close, nearer than five cells: *alike* if both are background or both of one class, *different* otherwise. A pair with a neutral cell is no pair.
+# The network does not learn classes. It learns from **pairs** of cells that are less than five cells apart. A pair is *alike* if both cells are background or both are of one class, and *different* otherwise. A pair with a neutral cell is not used.
 #
-# Pairs of background are many and easy, pairs across a border few and dear. So each kind has its own mean in the loss: $\tfrac14 L_{bg} + \tfrac14 L_{fg} + \tfrac12 L_{-}$.
+# Background pairs are many and easy; pairs across a border are few but important. So each kind of pair has its own mean in the loss: $\tfrac14 L_{bg} + \tfrac14 L_{fg} + \tfrac12 L_{-}$.
 
 # %%
 offsets = half_plane(5)
@@ -112,16 +112,16 @@ print(f"{len(offsets)} neighbours on one side of a cell; pairs in {some[0].name}
 pd.Series({kind: int((kinds == k).sum()) for k, kind in enumerate(PAIR_KINDS)}, name="pairs")
 
 # %% [markdown]
-# The affinity of two cells is how alike their features are, $a_{ij} = \exp(-\tfrac1D\sum_d |f_{id} - f_{jd}|)$, with features from a backbone and one more 1x1 convolution. Both are trained.
+# The affinity of two cells says how similar their features are: $a_{ij} = \exp(-\tfrac1D\sum_d |f_{id} - f_{jd}|)$. The features come from a backbone and one more 1x1 convolution. Both are trained.
 
 # %%
 net = train_affinity_net(data, learned, seeds)
 print("loss of every epoch:", [round(loss, 3) for loss in net.losses_])
 
 # %% [markdown]
-# ## Whom does a cell hold on to?
+# ## Which cells are alike?
 #
-# Two affinities of the same cells: the learned one, and the attention of a CLIP (notebook 05), which nobody trained for this. Each row asks about another cell, white in the image.
+# We compare two affinities of the same cells: the learned one, and the attention of a CLIP (notebook 05), which nobody trained for this. Each row shows the affinity of one cell, white in the image, to all others.
 
 # %%
 clip_es = make_clip_es(data)
@@ -150,11 +150,11 @@ show_cams(
 )
 
 # %% [markdown]
-# The learned affinity is local by construction: it knows a circle of five cells and asks, within it, *the same thing or not?* Attention looks anywhere. What each of them is worth is a matter of measuring.
+# The learned affinity is local by construction: it covers the cells within a circle of five cells. Attention covers all cells. Which of the two makes better masks has to be measured.
 #
 # ## The walk
 #
-# Each cell takes the mean of itself and its neighbours, weighed by the affinity to some power $\beta$, and again, and again: $T = D^{-1} A^{\circ\beta}$, $M' = T^t M$. The power decides how thick walls are: $0.9^8 = 0.43$, but $0.5^8 = 0.004$.
+# In one step, each cell's new value is the weighted mean of its own value and its neighbours' values. The weights are the affinities to some power $\beta$, divided by their sum. This is repeated: $T = D^{-1} A^{\circ\beta}$, $M' = T^t M$. The power makes low affinities lower, so that less passes over an edge: $0.9^8 = 0.43$, but $0.5^8 = 0.004$.
 
 # %%
 # by hand
@@ -190,7 +190,7 @@ show_cams(
 )
 
 # %% [markdown]
-# Brightness fills the object first, because inside it affinities are high. It leaks through every wall a little, and after enough steps it is everywhere: the walk has a limit, and in the limit nothing is left of the map. How many steps are good? Ask `val`, as always, and ask for both numbers together: thick walls bear more steps.
+# The map fills the object first, because affinities are high inside it. A little also passes over every edge. After very many steps all cells have the same value, and nothing is left of the map. How many steps are best? We choose on `val`, and choose the power at the same time: with a higher power, more steps are possible.
 
 
 # %%
@@ -214,11 +214,11 @@ for power in (1, 4, 8):
 show_curves({"log2 of the steps": curves}, y="mIoU on val, percent")
 
 # %% [markdown]
-# A power of 1 has no walls worth the name: a few steps, and it is downhill. Powers 4 and 8 rise first. PSA's own choice is 8 and $2^8 = 256$ steps, on grids of 60 by 60 cells; on 12 by 12 cells that many steps cross the whole image many times over.
+# With a power of 1 the affinity hardly stops at edges: one step is best, and more steps lower the mIoU. With powers 4 and 8 the mIoU first rises. PSA uses a power of 8 and $2^8 = 256$ steps, on grids of 60 by 60 cells; on 12 by 12 cells so many steps cross the whole image many times.
 #
 # ## The table
 #
-# Plain CAM's maps, walked with the learned affinity and with attention; each with the background rule that `val` chose for it, without and with the CRF, on `test`.
+# Plain CAM's maps, after a walk with the learned affinity and after one with attention. Each has the background rule that was chosen for it on `val`. Without and with the CRF, on `test`.
 
 # %%
 found = {(p, s): score for p in (4, 8) for s, score in curves[f"power {p}"].items()}
@@ -273,7 +273,7 @@ print(reports["with CRF"]["learned affinity"].protocol)
 table.round(1)
 
 # %% [markdown]
-# What each step takes away and what it leaves, mean over the classes, in points of their union:
+# The kinds of error after each step, mean over the classes, in points of their union:
 
 # %%
 kinds = {
@@ -296,19 +296,19 @@ show_masks(
 )
 
 # %% [markdown]
-# Three readings.
+# Five results.
 #
-# - **The walk is worth more than seven points, and the learned affinity more than attention**: it was asked, pair by pair, whether two cells are one thing, and attention never was.
-# - **After the CRF nothing of that is left, here**, and the table of error kinds says why. The walk takes away a quarter of what the maps *spilled*; the CRF alone takes away more than half of it, and much at the borders. But what the walk has carried onto an object's surroundings is now as sure as the object, and the CRF leaves it there. The network learned from masks that the CRF had made, so it knows of edges what the CRF knows, at a coarser grid: the two do not add up.
-# - **Larger, and with other methods** (300 images to learn from, 200 of `test`, rules, power and steps from 100 of `val`; two seeds of everything that is trained): plain CAM 41.8 and 41.9, walked 49.9 and 50.1, after the CRF 61.6 and 62.1 without the walk, 61.6 and 61.2 with it. SC-CAM 54.6 and 54.6, walked 63.0 and 62.4, after the CRF 81.2 and 81.1, with the walk 80.4 and 79.0. CLIMS 64.9 and 64.3, walked 68.8 and 68.0, after the CRF 84.3 and 82.9, with the walk 84.2 and 83.0. Attention on the same maps: 43.7 and 43.8, 56.0 and 56.2, 61.2 and 60.6. It never gains half of what the learned affinity gains, and CLIMS' maps are better without it.
-# - **On photographs they do add up.** 437 images of VOC's `train` to learn from (maps of a frozen MobileNetV2, PSA's powers 4 and 32, three levels of the same backbone at stride 8), power 16 and $2^6$ steps chosen on 55 of them, 149 images of `val`, background and six classes scored: maps 47.4, walk 54.0, CRF alone 52.4, walk and CRF 59.3; images paired, the walk gains 6.9 points [4.8, 8.9] after the CRF. A likely reason: there an object has many colours and the CRF stops at each of them, while an affinity that saw other images may have learned that they belong together; a paper cut-out is of few colours.
-# - **A number without its steps says little.** Whoever compares maps before a walk with maps after a CRF credits one step with the other's gain.
+# - **Without the CRF, the walk gains 6.6 points with the learned affinity (42.0 to 48.6) and 2.5 with attention.** The learned affinity was trained to say, for each pair, whether two cells belong together; attention was not.
+# - **With the CRF, the walk lowers the mIoU here, from 64.6 to 60.2**, and the table of error kinds says why. The walk removes a sixth of what the maps *spilled* (31.6 to 26.6 points). The CRF alone removes two thirds of it (to 10.7), but after the walk only to 20.6: where the walk has spread a map over an object's background, the scores there are high, and the CRF keeps them. The network learned from masks that the CRF had made, so it has learned the CRF's edges, on a coarser grid.
+# - **A larger run, with other methods** (300 images to learn from; 200 of `test`; rules, power and steps from 100 of `val`; two seeds of everything that is trained). Plain CAM: 41.8 and 41.9, after the walk 49.9 and 50.1; after the CRF 61.6 and 62.1 without the walk, 61.6 and 61.2 with it. SC-CAM: 54.6 and 54.6, after the walk 63.0 and 62.4; after the CRF 81.2 and 81.1 without, 80.4 and 79.0 with it. CLIMS: 64.9 and 64.3, after the walk 68.8 and 68.0; after the CRF 84.3 and 82.9 without, 84.2 and 83.0 with it. A walk with attention, without the CRF: 43.7 and 43.8, 56.0 and 56.2, 61.2 and 60.6. It gains less than half of what the learned affinity gains, and it makes CLIMS' maps worse.
+# - **On photographs the two gains add up.** 437 images of VOC's `train` to learn from (maps of a frozen MobileNetV2, PSA's powers 4 and 32, three levels of the same backbone at stride 8); power 16 and $2^6$ steps chosen on 55 of them; 149 images of `val`, background and six classes scored: maps 47.4, walk 54.0, CRF alone 52.4, walk and CRF 59.3. On the same images, the walk gains 6.9 points [4.8, 8.9] after the CRF. A likely reason: in a photograph an object has many colours and the CRF stops at each of them, while an affinity that has learned from other images may know that they belong together. A paper cut-out has few colours.
+# - **State the steps with the number.** If maps before a walk are compared with maps after a CRF, one step gets the credit for the other's gain.
 #
 # ## Exercises
 #
-# A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
+# A check that ends in a red `NotImplementedError` waits for its exercise; this is intended. Write the function, run its cell and then the check.
 #
-# **Exercise 1. The affinity of two cells.** Write it for one pair, from the features of the network.
+# **Exercise 1. The affinity of two cells.** Compute it for one pair, from the features of the network.
 
 
 # %%
@@ -334,7 +334,7 @@ assert torch.allclose(
 )
 
 # %% [markdown]
-# **Exercise 2. Where a walk ends.** After very many steps every cell of an image whose cells are all connected holds the same number. Which? Not the mean of the map: a cell with strong ties to many others is asked more often. Write the limit from the affinity and the map, without walking.
+# **Exercise 2. Where a walk ends.** If all cells of an image are connected, they all have the same value after very many steps. Which value? It is not the mean of the map: a cell with high affinities to many others counts more. Compute the limit from the affinity and the map, without walking.
 
 
 # %%
@@ -359,19 +359,19 @@ assert torch.allclose(torch.linalg.matrix_power(T, 500) @ start, limit(some, sta
 # %% [markdown]
 # ## Recap
 #
-# - An affinity learns from the maps' own confident pixels: two CRF passes that agree. Nobody drew anything.
+# - An affinity learns from the confident pixels of the maps, where two CRF masks agree. No mask is drawn by hand.
 # - It learns pairs, not classes; each kind of pair has its own mean in the loss.
-# - The walk is a weighted mean of neighbours, again and again. The power makes walls, the steps make distance, and both are chosen on `val`.
-# - Too many steps end in one number for all.
-# - The recipes `cam_masks`, `sc_cam_masks` and `clims_masks` take an `affinity_net` and do the rest as their papers do: SC-CAM's background walks along, CLIMS's joins after.
+# - The walk is a repeated weighted mean of neighbours. The power stops it at edges, the number of steps sets how far it goes, and both are chosen on `val`.
+# - After too many steps all cells have the same value.
+# - The recipes `cam_masks`, `sc_cam_masks` and `clims_masks` take an `affinity_net`. In PSA and SC-CAM (`cam_masks`, `sc_cam_masks`) the background walks with the maps; in CLIMS it is added after the walk.
 #
 # ## What to open next
 #
 # | If you ask | open |
 # | --- | --- |
 # | what does the CRF do that the walk does not? | `07_background_and_crf` |
-# | where does attention as an affinity come from? | `05_clip_es_softmax_grad_cam` |
-# | how does a finer question make a map larger before any walk? | `03_sc_cam_subcategories` |
-# | is a gain of two points one? | `09_iou_analysis` |
+# | how does attention become an affinity? | `05_clip_es_softmax_grad_cam` |
+# | how do sub-categories make a map larger, before any walk? | `03_sc_cam_subcategories` |
+# | is a gain of two points a real one? | `09_iou_analysis` |
 #
 # **Further reading.** J. Ahn and S. Kwak, *Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic Segmentation*, CVPR 2018 (PSA). J. Ahn, S. Cho and S. Kwak, *Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations*, CVPR 2019 (IRN), whose boundary between two cells is `AffinityNet(kind="boundary")`.

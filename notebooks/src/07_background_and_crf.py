@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 07 Background and CRF
 #
-# A map says how much a place speaks for a class. A mask says *which* class, or none. Between the two stand a score for background, a step that gives blobs the edges of the image, and the courage to say "I do not know". This notebook takes the three apart.
+# A map says how much each pixel speaks for a class. A mask gives each pixel one class, or background. Between the two there are three steps: a score for background, a dense CRF that moves the borders to the edges of the image, and the value 255 for pixels with low confidence. This notebook explains each of the three.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -20,7 +20,7 @@
 # | --- | --- | --- |
 # | 0 to 15 | Two rules | at the board: where does $(1-m)^p$ cross $m$? Then the table |
 # | 15 to 30 | The two kernels | let the class predict both weight maps for a pixel on the border of an object |
-# | 30 to 40 | Hand cell | one round of mean field in words: what do my neighbours believe? |
+# | 30 to 40 | Hand cell | one iteration of mean field in words: what do the other pixels predict? |
 # | 40 to 55 | Parameters | in pairs, one parameter each: predict the curve, then read it |
 # | 55 to 65 | Confidence | which pixels become 255? Vote before the figure |
 # | 65 to 75 | Exercises 1 and 3 | alone, then compare |
@@ -69,12 +69,12 @@ few = data.val[:20]  # for the many small trials below: compare their rows, do n
 # %% [markdown]
 # ## Two rules for background
 #
-# Image-level labels name no background, so nobody has a map for it. Two rules make one up from the other maps. With $m$ the largest map of a pixel:
+# Image-level labels do not name background, so there is no map for it. Its score is computed from the maps of the classes, by one of two rules. Let $m$ be the largest map of a pixel:
 #
-# - **constant**: $b = t$. A class has to beat the threshold $t$ (CLIMS and IRN 0.15, PSA 0.2).
-# - **power**: $b = (1 - m)^p$. Background is sure of itself where no class is (CLIP-ES $p = 1$, CLIMS 10, SC-CAM 16).
+# - **constant**: $b = t$. A class needs a map above the threshold $t$ (CLIMS and IRN 0.15, PSA 0.2).
+# - **power**: $b = (1 - m)^p$. The background score is high where no class is sure (CLIP-ES $p = 1$; PSA's random walk, which SC-CAM uses, 16).
 #
-# The power rule looks cleverer, because it depends on the pixel. Look where it hands over to a class: where $m$ exceeds $(1 - m)^p$. The left side rises with $m$ and the right side falls, so there is exactly **one** such value $t_p$, and above it the class wins. A power *is* a threshold.
+# The power rule seems to do more, because it depends on the pixel. A class has the larger score where $m$ exceeds $(1 - m)^p$. The left side rises with $m$ and the right side falls. So there is exactly **one** value $t_p$ where they are equal, and the class wins above it. A power *is* a threshold.
 
 
 # %%
@@ -115,19 +115,19 @@ apart = (table["with CRF"].iloc[0::2].values - table["with CRF"].iloc[1::2].valu
 print("power minus its constant, without CRF: 0 everywhere; with CRF:", apart.tolist())
 
 # %% [markdown]
-# Without a CRF each power scores what its constant scores: the masks are the same. So a paper that reports maps "with power 16" has chosen a threshold of 0.12 and nothing else.
+# Without a CRF each power scores the same as its constant: the masks are the same. So a paper that reports maps "with power 16" has used a threshold of 0.12, and nothing else.
 #
-# The CRF is where they part, because it does not ask *who wins* but *by how much*. Take a pixel on the flank of a cow where the map is 0.1. The constant 0.382 prefers background by a factor of 3.8; its power, 2, by a factor of 8.1: the neighbours have to shout twice as loud. Above the threshold it is the other way round. A map of 0.3 beats the constant 0.123 by a factor of 2.4 and its power, 16, by a factor of 90, and no neighbour talks that down. A power is the same threshold with more conviction on both sides, and the larger it is, the less is left for the CRF to decide. So choose the rule *for the step that reads it*: the best one before a CRF need not be the best one without.
+# With a CRF they differ, because the CRF does not ask *which* score is largest but *by how much*. Take a pixel on the flank of a cow where the map is 0.1. The constant 0.382 prefers background by a factor of 3.8. Its power, 2, prefers it by a factor of 8.1, so the neighbours need stronger evidence to change the pixel to *cow*. Above the threshold it is the other way round. A map of 0.3 beats the constant 0.123 by a factor of 2.4, and its power, 16, by a factor of 90: then the neighbours can hardly change the pixel back. So a power is the same threshold with more confidence on both sides, and the larger the power, the less the CRF can change. Choose the rule *for the step that reads it*: the best rule before a CRF need not be the best one without.
 #
 # ## What a dense CRF does
 #
-# Every pixel $i$ has an opinion, its **unary** term $\psi_i = -\log$ of its scores. It then listens to all others (Krähenbühl and Koltun, NeurIPS 2011). How much it listens to pixel $j$ is the sum of two Gaussians:
+# Every pixel $i$ has a **unary** term $\psi_i = -\log$ of its scores. In addition it is compared with every other pixel of the image (Krähenbühl and Koltun, NeurIPS 2011). The weight of pixel $j$ for pixel $i$ is the sum of two Gaussian kernels:
 #
 # $$k_{ij} = w_s \, e^{-\frac{|p_i-p_j|^2}{2\theta_\gamma^2}} + w_b \, e^{-\frac{|p_i-p_j|^2}{2\theta_\alpha^2}-\frac{|I_i-I_j|^2}{2\theta_\beta^2}}$$
 #
-# The first, the **spatial** kernel, knows positions $p$ alone: neighbours should agree. The second, the **bilateral** kernel, knows colours $I$ as well: whoever is not too far away *and looks like me* should agree with me. CLIP-ES and DeepLab use $w_s = 3$, $\theta_\gamma = 1$ pixel, $w_b = 4$, $\theta_\alpha = 67$ pixels, $\theta_\beta = 3$ of 255 levels.
+# The first, the **spatial** kernel, uses only the positions $p$: neighbours should have the same class. The second, the **bilateral** kernel, also uses the colours $I$: pixels that are not too far away *and have a similar colour* should have the same class. CLIP-ES and DeepLab use $w_s = 3$, $\theta_\gamma = 1$ pixel, $w_b = 4$, $\theta_\alpha = 67$ pixels, $\theta_\beta = 3$ of 255 levels.
 #
-# To whom does a pixel listen? We take one pixel where CLIP-ES's map is bright, and show its weights; brightest is the pixel itself.
+# Which pixels have a large weight? We take one pixel where CLIP-ES's map is bright and show its weights; they are largest at the pixel itself.
 
 
 # %%
@@ -156,15 +156,15 @@ for s in examples:
 show_cams(examples, weights, list(kernels), torch.ones(len(examples), len(kernels)), alpha=0.8)
 
 # %% [markdown]
-# The spatial kernel is a dot: it can smooth a border and remove a lonely pixel, and no more. The bilateral kernel with 3 levels reaches all over the object and yet listens to few, for the paper has grain and two pixels of one sheet often differ by more than that. With 13 levels (PSA and SC-CAM) it takes in whatever has its colour: the white of the cat's coat and not the black, the windows of the bus and not its stripes. It is the bilateral kernel that carries a class from one end of an object to the other, as far as the colour goes.
+# The spatial kernel is a dot: it can only smooth a border and remove a single pixel. The bilateral kernel with 3 levels reaches over the whole object, but few pixels have a large weight, because the paper has grain and two pixels of one sheet often differ by more than 3 levels. With 13 levels (PSA and SC-CAM) it covers all pixels of a similar colour: the white of the cat's coat and not the black, the windows of the train and of the bus and nothing else of them. The bilateral kernel carries a class from one end of an object to the other, as far as the colour reaches.
 #
 # ## Mean field, by hand
 #
-# Exact inference over all maskings of an image is out of reach. **Mean field** keeps one probability per pixel and class and repeats: listen, add to your own opinion, make probabilities again.
+# Exact inference over all possible masks of an image is not feasible. **Mean field** keeps one probability per pixel and class and repeats three steps: take the weighted mean of the other pixels' probabilities, subtract the unary term, apply a softmax.
 #
 # $$Q \leftarrow \mathrm{softmax}\big(-\psi + w_s\,\tilde K_s\,Q + w_b\,\tilde K_b\,Q\big)$$
 #
-# $\tilde K$ is the kernel's matrix, normalised on both sides: $D^{-1/2} K D^{-1/2}$ with the row sums $D$. For an image of 500x375 pixels that matrix has 35 billion entries. The trick that made dense CRFs practical is to never write it down: a **permutohedral lattice** in the five-dimensional space of position and colour collects the pixels at its corners, blurs along its axes and hands the result back, in time proportional to the pixels. `Lattice(features) @ Q` is $\tilde K Q$.
+# $\tilde K$ is the kernel's matrix, normalised on both sides: $D^{-1/2} K D^{-1/2}$ with the row sums $D$. For an image of 500x375 pixels this matrix has 35 billion entries. Dense CRFs became practical because it need not be computed. A **permutohedral lattice** in the five-dimensional space of position and colour collects the values of the pixels at its corners, blurs them along its axes and gives them back to the pixels; the time is proportional to the number of pixels. `Lattice(features) @ Q` is $\tilde K Q$.
 
 # %%
 s = examples[0]
@@ -188,7 +188,7 @@ by_hand = Q.T.reshape(1, K, H, W)
 assert torch.allclose(by_hand, dense_crf(scores, s.image[None]), atol=1e-4)
 
 # %% [markdown]
-# The same calculation with the matrices written out, on a piece of the image small enough for it, shows how good the lattice is:
+# The same computation with the full matrices, on a part of the image that is small enough, shows how accurate the lattice is:
 
 # %%
 side = 40
@@ -212,7 +212,7 @@ print(
 )
 
 # %% [markdown]
-# Round by round, and with one kernel at a time:
+# After 1, 3 and 10 iterations, and with one kernel at a time:
 
 # %%
 variants = {
@@ -252,11 +252,11 @@ print(f"mIoU on {len(few)} val images, {rule}, in percent")
 pd.Series({name: miou_with(**options) for name, options in variants.items()}).round(1)
 
 # %% [markdown]
-# The first rounds do most of the work. The spatial kernel alone changes next to nothing: maps made of 8-pixel cells are smooth already. The bilateral kernel brings the edges, and with them specks and holes: single pixels whose colour belongs elsewhere. Sweeping these up is what the spatial kernel is for. Compare "10 rounds" with "bilateral only", in the masks and in the table: mIoU hardly notices, for specks are few pixels, and sweeping costs a thin leg here and there. Whoever looks at masks, or learns from them, does notice.
+# The first iterations have most of the effect. The spatial kernel alone changes little: maps made of 8-pixel cells are smooth already. The bilateral kernel gives sharp edges, but also specks and holes: single pixels whose colour is that of another region. The spatial kernel removes these. Compare "10 rounds" with "bilateral only" in the masks and in the table: mIoU hardly changes, because specks are few pixels, and removing them also costs a thin leg here and there. In the masks the difference is visible.
 #
 # ## Which parameters matter?
 #
-# One at a time, everything else as published. Before you look: which curve will be steep?
+# We change one at a time and keep the others as published. Before you look: which curve will be steep?
 
 # %%
 trials = {
@@ -284,11 +284,11 @@ table = pd.DataFrame({"published": published, "best here": best, "span of mIoU":
 table.sort_values("span of mIoU", ascending=False).round(1)
 
 # %% [markdown]
-# Two questions decide, and both belong to the bilateral kernel: **how far** may a class travel, and **how alike** must two colours be? `bilateral_xy_std` has to span an object, and from there on it does no harm. `bilateral_rgb_std` has a cliff on either side: too small, and a pixel finds nobody to listen to; too large, and it listens to everything. How loud that kernel is matters until it is loud enough. The spatial kernel is a matter of taste as long as it is small and quiet, and after five rounds little is left to gain.
+# The three parameters of the bilateral kernel matter most: **how far** a class may spread (`bilateral_xy_std`, 11 points between the best and the worst value), the **weight** of the kernel (`bilateral_weight`, 9) and **how similar** two colours must be (`bilateral_rgb_std`, 8). `bilateral_xy_std` has to reach across an object; above that it does no harm. `bilateral_rgb_std` has a best value with a fall on both sides: if it is too small, a pixel has no similar pixels; if it is too large, all pixels are similar. `bilateral_weight` has to be large enough. The spatial kernel matters less as long as its radius and its weight are small. After five iterations there is little left to gain.
 #
-# Where the peaks lie says something about cut paper of 96 pixels with grain. Photographs have shadows and other sizes, and the published values were found there. What carries over is the order of the questions.
+# The best values belong to cut paper with grain, at 96 pixels. Photographs have shadows and other sizes, and the published values were found there. For new data, tune the parameters in this order.
 #
-# One slip of the published code belongs here. Before its CRF it subtracts the mean colour and casts to 8 bits, so that dark values wrap around to bright ones. `reference_crf_images` does the same, and the preset `reference` uses it. Does it matter?
+# One error of the published code belongs here. Before its CRF it subtracts the mean colour and casts to 8 bits, so that dark values wrap around to bright ones. `reference_crf_images` does the same, and the preset `reference` uses it. Does it matter?
 
 # %%
 swept = {
@@ -304,11 +304,11 @@ for name, mious in swept.items():
     print(f"{name}: best {100 * max(mious.values()):.1f} with {best_rule(mious)}")
 
 # %% [markdown]
-# Hardly. A wrapped colour is another colour, but equal colours stay equal, and the CRF asks only whether colours are alike. Harm is done where a shade lies on both sides of the wrap, which tears one sheet in two.
+# Hardly. A wrapped colour is another colour, but equal colours stay equal, and the CRF only asks whether colours are similar. It does harm where two shades of one region are on different sides of the wrap.
 #
-# ## Confidence, and the right to say nothing
+# ## Confidence, and the value 255
 #
-# After mean field every pixel has probabilities. CLIP-ES trains its segmenter only where the largest one reaches 0.95; everything else becomes **255**, the value that every loss and every score passes over. Is a pixel at 0.95 right in 95 of 100 cases?
+# After mean field every pixel has probabilities. CLIP-ES trains its segmenter only on pixels whose largest probability is at least 0.95. All others get **255** and are ignored by the loss. Is a pixel with a probability of 0.95 right in 95 of 100 cases?
 
 # %%
 rule = best_rule(swept["true colours"])
@@ -340,7 +340,7 @@ panel = {"kept": kept, "right among the kept": correct}
 show_curves({"min_confidence": panel}, y="percent of pixels", marked={"min_confidence": 0.95})
 
 # %% [markdown]
-# Mean field is far too sure of itself: nearly all pixels sit beyond 0.99, because the neighbours all say the same, having listened to each other, and it counts every one of them as news. So a confidence is an *order* of the pixels, not a probability, and 0.95 leaves out few of them. But those few are well chosen:
+# Mean field is far too confident: nearly all pixels are above 0.99. All neighbours have the same class because they have influenced each other, and mean field counts each of them as new evidence. So a confidence gives an *order* of the pixels and not a probability, and 0.95 excludes only a few of them. But these few are well chosen:
 
 # %%
 doubtful = {}
@@ -361,13 +361,13 @@ print(f"wrong among the others: {100 * (~right[~below]).float().mean():.0f} %")
 print(f"share of all errors that 255 takes out: {100 * below[~right].float().mean():.0f} %")
 
 # %% [markdown]
-# Hatched pixels are 255. Doubt lies along the edges of what was found and where a colour is shared, and a pixel in doubt is wrong several times as often as one that is not. What 255 cannot take out is the confident error: the bird's tail and the cat's ears stay background at 0.95, as a branch along which the bird's class had run would stay bird; and a segmenter trained on these masks is told so. A higher bar takes out more of these errors, and most of the object with them.
+# Hatched pixels are 255. They are along the edges of the predicted objects and where object and background share a colour, and they are wrong several times as often as the others. The value 255 does not exclude a confident error: the bird's tail and the cat's ears are background with high confidence, and a segmenter learns this from the masks. A higher minimum excludes more of these errors, and much of the object with them.
 #
-# Masks that are *scored* keep all pixels (`min_confidence=None`): 255 counts as background there, and the number would fall for a reason that is no error.
+# Masks that are *scored* keep all pixels (`min_confidence=None`). A predicted 255 is scored as background, and the score would fall without any error of the method.
 #
 # ## PAMR, the light alternative
 #
-# A CRF is slow on large images and gradients cannot pass it as it stands. **PAMR** (Araslanov and Roth, CVPR 2020) asks the nearest neighbours only: eight pixels at each of the distances 1, 2, 4, 8, 12 and 24, weighted by similarity of colour, ten times over. It is a few tensor operations and differentiable, so it can stand *inside* a network.
+# A CRF is slow on large images, and gradients cannot pass through it as it is. **PAMR** (Araslanov and Roth, CVPR 2020) uses near pixels only: eight pixels at each of the distances 1, 2, 4, 8, 12 and 24, weighted by the similarity of their colours, in ten iterations. It consists of a few tensor operations and is differentiable, so it can be *part* of a network.
 
 # %%
 refiners = {
@@ -431,19 +431,19 @@ show_masks(
 )
 
 # %% [markdown]
-# Three readings.
+# Three results.
 #
-# - **The largest step of all** in this world is the CRF's: it turns blobs into outlines, for a classifier's maps as well as for CLIP-ES's. On photographs the step is there and smaller; CLIP-ES's authors report 70.8 to 75.0 on the 1,464 training images of VOC.
-# - **It adds no knowledge of classes.** It spreads what the maps know over what looks alike. A wrong map becomes a wrong mask with beautiful edges, and an object of two colours may keep one.
-# - **PAMR** gets a good part of it in less time. A pixel hears 48 others and no more; where they all look different, as in the spots of a cat or the stripes of a cow, it follows whoever is least unlike, and holes stay. At 96 pixels the difference in time is small; it grows with the image, for the CRF's lattice has to be built anew for each.
+# - **The CRF is the largest step** in PaperWorld, for a classifier's maps as well as for CLIP-ES's: it gives the masks sharp edges. On photographs the gain is smaller; CLIP-ES's authors report 70.8 without and 75.0 with the CRF on the 1,464 training images of VOC.
+# - **It knows nothing about classes.** It spreads the scores of the maps over similar colours. A wrong map becomes a wrong mask with sharp edges, and an object of two colours may lose one of them.
+# - **PAMR** has a part of this gain in less time. A pixel is compared with 48 others only. Where these all look different, as in the spots of a cat or the stripes of a cow, the weights go to the least different ones, and holes remain. At 96 pixels the difference in time is small; it grows with the image, because the CRF's lattice is built anew for each image.
 #
-# The rule was chosen anew for each row, on `val`. Look at the column: keeping the rule of the maps would have cost the CRF points that are not the CRF's fault.
+# The background rule was chosen for each row separately, on `val`; see the column. With the rule of the maps, the CRF would lose points that are not its fault.
 #
 # ## Exercises
 #
-# A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
+# A check that ends in a red `NotImplementedError` waits for its exercise; this is intended. Write the function, run its cell and then the check.
 #
-# **Exercise 1. The hard unary.** IRN and CLIMS do not give their CRF the scores but the *winner* of each pixel: it gets a probability of 0.7, and the others share 0.3. Write the probabilities that this means.
+# **Exercise 1. The hard unary.** IRN and CLIMS do not give their CRF the scores, but only the class with the *largest* score at each pixel. This class gets a probability of 0.7, and the others share 0.3. Write these probabilities.
 
 
 # %%
@@ -465,7 +465,7 @@ expected = dense_crf(three[None], torch.zeros(1, 3, 4, 5), iterations=0, unary="
 assert torch.allclose(hard_probabilities(three), expected, atol=1e-6)
 
 # %% [markdown]
-# **Exercise 2. How loud must the neighbours be?** A pixel's map is $m$ and its background score $b$. Suppose all it listens to are sure of the class. With normalised kernels their pull is then about $w = w_s + w_b$, and the class wins if $\log m + w > \log b$. Write the smallest $m$ that can still be won over, for a background score that may depend on $m$.
+# **Exercise 2. How much can the neighbours change?** A pixel's map is $m$ and its background score $b$. Suppose that all pixels with a large weight have the class with probability 1. With normalised kernels they then add about $w = w_s + w_b$, and the class wins if $\log m + w > \log b$. Write the smallest $m$ that can still become the class, for a background score that may depend on $m$.
 
 
 # %%
@@ -493,7 +493,7 @@ assert 2 < power / constant < 3  # the power asks for more, although both are th
 print(f"constant {constant:.5f}, its power {power:.5f}")
 
 # %% [markdown]
-# **Exercise 3. Which errors does 255 take out?** Given confidences and what was right, find the smallest confidence at which at least a wanted share of the kept pixels is right, or 1.0 if none is.
+# **Exercise 3. Which minimum confidence?** Given the confidences and which pixels are right, find the smallest confidence at which at least a wanted share of the kept pixels is right, or 1.0 if there is none.
 
 
 # %%
@@ -522,18 +522,18 @@ print("for 97 % right:", confidence_for(sure, right, 0.97, levels))
 # %% [markdown]
 # ## Recap
 #
-# - A power and a constant are the same threshold until something reads the scores as probabilities.
-# - A dense CRF adds edges and no classes. Its bilateral kernel does the work, its spatial kernel tidies up, and how far it reaches and how alike two colours must be are the first things to look at.
-# - Mean field repeats: listen, add, softmax. The lattice makes it affordable and is near enough to the exact kernels.
-# - Its confidence orders pixels and exaggerates. 255 means "pass over me": for training, not for scoring.
+# - A power and a constant are the same threshold until a CRF reads the scores as probabilities.
+# - A dense CRF adds edges and knows no classes. The bilateral kernel has the main effect, the spatial kernel removes specks. How far the bilateral kernel reaches and how similar two colours must be are the first parameters to check.
+# - Mean field repeats three steps: weighted mean, unary term, softmax. The lattice makes it fast and is close to the exact kernels.
+# - Its confidence orders the pixels, but it is too high. 255 means "ignored": for training, not for scoring.
 #
 # ## What to open next
 #
 # | If you ask | open |
 # | --- | --- |
-# | where do CLIP-ES's maps come from, and how do they grow before the background joins? | `05_clip_es_softmax_grad_cam` |
-# | why does plain CAM light up what lies beside the object? | `02_class_activation_maps` |
-# | who learns from masks with 255 in them? | `08_train_a_segmenter` |
-# | what else has to be equal before two numbers compare? | `09_iou_analysis` |
+# | how are CLIP-ES's maps made, before background is added? | `05_clip_es_softmax_grad_cam` |
+# | why does plain CAM mark the background beside the object? | `02_class_activation_maps` |
+# | how does a segmenter learn from masks with 255? | `08_train_a_segmenter` |
+# | what else has to be equal before two numbers can be compared? | `09_iou_analysis` |
 #
 # **Further reading.** P. Krähenbühl and V. Koltun, *Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials*, NeurIPS 2011: the energy is Eq. 1 to 3, mean field Algorithm 1. A. Adams, J. Baek and M. A. Davis, *Fast High-Dimensional Filtering Using the Permutohedral Lattice*, Eurographics 2010. N. Araslanov and S. Roth, *Single-Stage Semantic Segmentation from Image Labels*, CVPR 2020 (PAMR). Y. Lin et al., *CLIP is Also an Efficient Segmenter*, CVPR 2023: pseudo masks and the confidence-guided loss.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 09 IoU analysis
 #
-# A table says 66.6. Is that better than 64.2, or luck? Which classes, which pixels, and why? And when the paper says 75.0 and your run says 68.7, who is wrong? This notebook turns a number into an explanation: where it comes from, how sure it is, what is lost to what, and what has to be equal before two numbers may stand beside each other.
+# A table says 66.6 for one method and 64.2 for another. Is the first one better, or is it chance? Which classes and which pixels make the difference, and why? And if the paper says 75.0 and your run says 68.7, what is the reason? This notebook explains a score: how it is computed, how certain it is, which errors lower it, and what has to be equal before two scores can be compared.
 #
 # ```text
 # images (B,3,H,W) ─┐
@@ -20,9 +20,9 @@
 # | --- | --- | --- |
 # | 0 to 15 | The atlas | in pairs: find the worst class, its worst image, and a reason in words |
 # | 15 to 30 | IoU by hand | on squared paper: two masks of 4x4, the matrix, the IoU |
-# | 30 to 45 | Intervals and pairs | vote first: is the difference real? Then the paired interval |
-# | 45 to 60 | The other side of an error | which word or label would mend it? |
-# | 60 to 75 | The wrong number | each group breaks a protocol, the others find out how |
+# | 30 to 45 | Intervals and pairs | vote first: is the difference more than chance? Then the paired interval |
+# | 45 to 60 | The other side of an error | which word or label would correct it? |
+# | 60 to 75 | The wrong number | each group changes a protocol, the others find out how |
 #
 # </details>
 
@@ -68,9 +68,9 @@ from wsss_kit.widgets import ErrorAtlas
 DATA = "paper"  # or "voc", "folder"
 
 # %% [markdown]
-# ## The masks to be judged
+# ## The masks to be scored
 #
-# Each method's maps, a constant background that `val` chooses for it, the dense CRF. Where these come from is told in notebooks 02 to 07; here they are only judged. SC-CAM and CLIMS come with weights for the paper world.
+# For each method: its maps, a constant background chosen on `val`, and the dense CRF. Notebooks 02 to 07 explain how these are made; here they are only scored. SC-CAM and CLIMS have weights for PaperWorld in the package.
 
 # %%
 data = open_data(DATA, n_train=400, n_val=30, n_test=80)
@@ -103,12 +103,12 @@ atlas.method = "CLIP-ES"
 atlas
 
 # %% [markdown]
-# Choose a method, press the bar of a class: the list on its right shows its worst images; press one and drag the handle. Four kinds of error, asked in this order, so that every wrong pixel has exactly one:
+# Choose a method and press the bar of a class: the list on its right shows its worst images; press one and drag the handle. There are four kinds of error. A wrong pixel has the first kind of this list that fits:
 #
-# - **boundary**: within two pixels of a border of the ground truth, where even people disagree;
-# - **missed**: an object, taken for background;
-# - **spilled**: background, taken for an object;
-# - **confused**: one class, taken for another.
+# - **boundary**: within two pixels of a border of the ground truth, where people disagree too;
+# - **missed**: an object, predicted as background;
+# - **spilled**: background, predicted as an object;
+# - **confused**: one class, predicted as another.
 #
 # Before you read on: which class is CLIP-ES's worst, and what kind of error is it?
 
@@ -118,7 +118,7 @@ iou_bars(reports)
 # %% [markdown]
 # ## One number, by hand
 #
-# Count all pixels of all images in a table: a row for what a pixel is, a column for what it was taken for. The IoU of a class is its cell on the diagonal, divided by its row and its column together (the cell itself counted once). Pixels are summed over **all images first**: that is what PASCAL VOC does, and it is not the mean of the images' own IoUs.
+# Count all pixels of all images in a table, with a row for the class of the ground truth and a column for the predicted class. The IoU of a class is its value on the diagonal, divided by the sum of its row and its column (with the value on the diagonal counted once). Pixels are summed over **all images first**, as PASCAL VOC does. This is not the mean of the images' own IoUs.
 
 # %%
 # by hand
@@ -141,7 +141,7 @@ print(f"mean of the images' own IoU: {100 * own:.1f}")
 # %% [markdown]
 # ## How sure is it?
 #
-# Other images would have given another number. Draw as many images again, with replacement, and again, a thousand times: the middle 95 % of what comes out is the interval of the report. By hand, for the first method:
+# Other images would have given another score. Draw as many images again, with replacement, and repeat this a thousand times: the middle 95 % of these scores is the interval of the report. By hand, for the first method:
 
 # %%
 # by hand
@@ -169,11 +169,11 @@ for n in (10, 20, 40, len(report.names)):
 pd.DataFrame(table).round(1)
 
 # %% [markdown]
-# Width of the interval in points. Whoever tunes on twenty images tunes on luck.
+# The table gives the width of the interval in points. A setting chosen on twenty images is chosen mostly by chance.
 #
 # ## Method against method
 #
-# Intervals that overlap do not say that two methods are equal: hard images are hard for both, and that part of the luck cancels when the **same** images are drawn for both. `compare_reports` does so.
+# If two intervals overlap, the two methods may still differ: hard images are hard for both, and this part of the variation cancels when the **same** images are drawn for both. `compare_reports` does so.
 
 # %%
 order = sorted(reports, key=lambda name: reports[name].mean_iou)
@@ -195,7 +195,7 @@ for first in reports:
 pd.DataFrame(pairs).reindex(index=list(reports)).fillna("")
 
 # %% [markdown]
-# Read a cell as *row minus column*, in points; a question mark says that the interval holds zero.
+# A cell is *row minus column*, in points. A question mark means that the interval contains zero.
 #
 # ## What is lost to what?
 #
@@ -209,7 +209,7 @@ kinds = {
 pd.DataFrame(kinds, index=[*ERROR_KINDS, "IoU"]).T.round(1)
 
 # %% [markdown]
-# An error has another side: the class, or the kind of background, that was taken for the class. `error_sources` lists them all, the largest first.
+# An error involves a second class or the background: the one that the pixel was predicted as, or the one that it belongs to. `error_sources` lists them all, the largest first.
 
 # %%
 sources = pd.concat(
@@ -221,7 +221,7 @@ sources.round(1)
 show_confusion(reports["CLIP-ES"])
 
 # %% [markdown]
-# The ground truth of photographs says *background* and no more. The paper world knows of every pixel what lies there, so *spilled* can be taken apart: does a train spill onto anything, or onto rails?
+# The ground truth of photographs says *background* and no more. In PaperWorld the kind of background is known for every pixel, so *spilled* can be divided further: does a train spill onto any background, or onto rails?
 
 # %%
 known = DATA == "paper"  # photographs do not say
@@ -231,18 +231,18 @@ show_spills(reports["CAM"]) if known else None
 show_spills(reports["CLIP-ES"]) if known else None
 
 # %% [markdown]
-# Four readings.
+# Four results.
 #
-# - **CAM spills where its classes usually stand.** A plane loses 50 points to the sky and a camel 34 to sand: in the training images they come together, and a classifier has no reason to tell them apart. Nearly all of it lies on the diagonal of the heat map: each class on its home.
-# - **CLIP-ES spills differently.** Its planes flood sky, sand *and* grass, its boats water and road, its cats the road: the second heat map has no diagonal. Here the map is coarse (12 by 12 cells), and the CRF carries it over every plain sheet that it touches. A background word mends the one (notebook 05), a finer grid the other.
-# - **CLIMS' gain sits in one class.** Eight points of mIoU over SC-CAM, and yet it is better on 41 images and worse on 39: most of the gain is the plane, which no longer takes the sky along (33 points). The mean over classes and the count over images answer different questions; exercise 3 is about that.
-# - **CAM misses parts, SC-CAM does not.** A third of CAM's cats is missed, because the head alone decides; sub-categories (notebook 03) leave half a point of *missed*. What remains of CLIMS is boundary: 13 of its 16 lost points, and a better method would hardly show there.
+# - **CAM spills onto home backgrounds.** A plane loses 48 points to the sky and a camel 30 to sand: in the training images they co-occur, and a classifier has no reason to tell them apart. Nearly all of it is on the diagonal of the heat map: each class spills onto its home background.
+# - **CLIP-ES spills onto other backgrounds too.** Its planes spill onto sky, sand *and* grass, its boats onto water and road, its cats onto the road: the second heat map has no diagonal. The maps are coarse here (12 by 12 cells), and the CRF spreads them over every region of one colour that they touch. A background word helps against the home background (notebook 05), a finer grid against the rest.
+# - **One class has nearly half of CLIMS' gain.** CLIMS has 7.0 points of mIoU more than SC-CAM, and yet it is better on 37 images and worse on 43. The plane gains 30 points, which is 48 % of the gain in the mean of nine; bird, bus, train and camel gain 6 to 12 points each. SC-CAM's plane spills 33 points onto the sky, while CLIMS spills 1.2 points per class on average. The mean over classes and the count over images answer different questions; exercise 3 is about that.
+# - **CAM misses parts, SC-CAM does not.** CAM misses a third of its cats, because the head alone raises the score; sub-categories (notebook 03) leave 0.6 points of *missed*. CLIMS loses mostly at the boundary, 14 of its 16 lost points.
 #
-# On **photographs** the same page reads otherwise. 149 images of VOC's `val`, background and six classes, plain CAM on a frozen MobileNetV2, walked with a learned affinity (notebook 06) and sent through PSA's CRF, 59.3 [54.8, 63.7]: of 40.7 lost points 6.9 are boundary, 16.8 missed, 14.1 spilled and 2.8 confused. The largest single errors: *person* spilled onto background 27 and missed 20, *cow* missed 26, *dog* missed 21. Horse and person are taken for each other (5 and 4 points): they come together, and no label says which is which. The walk took 8.9 points of spill from the maps' 21.8 and missed 2.2 more; the CRF then gave 4.3 of the missed ones back.
+# On **photographs** the errors are others. 149 images of VOC's `val`, background and six classes; plain CAM on a frozen MobileNetV2, a walk with a learned affinity (notebook 06), then PSA's CRF: 59.3 [54.8, 63.7]. Of the 40.7 lost points, 6.9 are boundary, 16.8 missed, 14.1 spilled and 2.8 confused. The largest single errors: *person* spilled onto background 27 and missed 20, *cow* missed 26, *dog* missed 21. Horse and person are confused with each other (5 and 4 points): they co-occur, and no label says which is which. The walk removed 8.9 points of spill from the maps' 21.8 and added 2.2 points of missed; the CRF then removed 4.3 of the missed ones.
 #
 # ## The curve behind the number
 #
-# The background rule was chosen on `val`. How sharp is that choice? A method whose curve is flat forgives a wrong threshold, and one whose curve is steep needs a validation split to be worth its number.
+# The background rule was chosen on `val`. How much depends on this choice? With a flat curve a wrong threshold costs little; with a steep curve the method needs a validation split.
 
 # %%
 curves = {
@@ -254,7 +254,7 @@ show_curves({"constant background": curves}, y="mIoU on val, percent")
 # %% [markdown]
 # ## Why is my number different?
 #
-# The commonest question below the released codes. A number of another split, of maps at their own low resolution, without the CRF, with 255 left in the prediction, against resized ground truth: each is a real report, and none is the method. `explain_gap` looks for these in the protocol and in the figures. Let us break things. A stand-in for VOC: ground truth of its size, and a prediction that is right but for what we do to it.
+# This is the most frequent question about the released codes. A score may be of another split, of maps at their own low resolution, without the CRF, with 255 left in the prediction, or against resized ground truth. Each is a valid score, but not the paper's. `explain_gap` looks for these reasons in the protocol and in the figures. Let us try it on wrong evaluations. We use a stand-in for VOC: ground truth of its size, and predictions that are right except for the change that we make.
 
 # %%
 random = np.random.default_rng(0)
@@ -285,7 +285,7 @@ half = {name: mask[::2, ::2] for name, mask in truth.items()}
 print(explain_gap(scored(half, half), row))
 
 # %% [markdown]
-# And ours, of another world altogether, beside everything that is published of CLIP-ES's masks: the last column says why none of it compares.
+# And our own score, which is of another data set, beside what is published of CLIP-ES's masks. The last row of the table says why the two do not compare.
 
 # %%
 beside_published(reports["CLIP-ES"], method="CLIP-ES", what="masks").T
@@ -293,9 +293,9 @@ beside_published(reports["CLIP-ES"], method="CLIP-ES", what="masks").T
 # %% [markdown]
 # ## Exercises
 #
-# A check that ends in a red `NotImplementedError` waits for its exercise: that is meant. Write the function, run its cell and then the check.
+# A check that ends in a red `NotImplementedError` waits for its exercise; this is intended. Write the function, run its cell and then the check.
 #
-# **Exercise 1. The kind of an error.** For one pixel that is wrong: what it is, what it was taken for, and whether it lies in the boundary band.
+# **Exercise 1. The kind of an error.** For one wrong pixel you know its class in the ground truth, its predicted class, and whether it is in the boundary band. Return the kind of its error.
 
 
 # %%
@@ -323,7 +323,7 @@ for y, x in errors.nonzero()[::37].tolist():
     assert kind == ERROR_KINDS[int(errors[y, x]) - 1]
 
 # %% [markdown]
-# **Exercise 2. What would it be worth?** If nobody ever spilled, what would the IoU of each class be? A spilled pixel of a class leaves its union when it is mended; the intersection stays.
+# **Exercise 2. IoU without spilled pixels.** What would the IoU of each class be if nothing were spilled? A spilled pixel leaves the union of its class when it is corrected; the intersection stays the same.
 
 
 # %%
@@ -348,7 +348,7 @@ ideal = evaluate(mended, data.test_masks, classes=data.classes, protocol=data.pr
 assert np.allclose(without_spills(reports["CAM"])[1:], ideal.iou[1:], equal_nan=True)
 
 # %% [markdown]
-# **Exercise 3. Two classes of one image.** A method is better in 45 of 80 images and worse in 35. Is it better? Give the chance that a fair coin would do at least as well, and compare with what `compare_reports` says of two methods.
+# **Exercise 3. Counting images.** A method is better in 45 of 80 images and worse in 35. Is it better? Compute the probability that a fair coin gives at least as many heads, and compare it with what `compare_reports` says of two methods.
 
 
 # %%
@@ -375,16 +375,16 @@ print(f"by chance: {chance_of(difference.better, difference.worse):.4f}")
 # ## Recap
 #
 # - IoU is computed from pixels summed over all images; the mean of images is another number.
-# - An interval over images says what luck could do. Compare in pairs: the same images for both.
-# - Every wrong pixel has one kind, and the kinds are points of IoU. *Boundary* is nobody's fault, *spilled* asks for a background word or a higher threshold, *missed* for a lower one, *confused* for better features.
-# - A number travels with its protocol: data, split, images, resolution, background, refinement, preset. What differs there explains more than what differs in the method.
+# - An interval over images says how much the score changes with the choice of images. Compare two methods in pairs: the same images for both.
+# - Every wrong pixel has one kind of error, and the kinds are points of IoU. Against *spilled*, try a background word or a higher threshold; against *missed*, a lower one; against *confused*, better features; against *boundary*, sharper edges.
+# - Report a score with its protocol: data, split, images, resolution, background, refinement, preset. A difference there often explains more than a difference of method.
 #
 # ## What to open next
 #
 # | If you ask | open |
 # | --- | --- |
-# | which background word would stop a spill? | `05_clip_es_softmax_grad_cam`, the prompt lab |
-# | what does the background threshold trade? | `07_background_and_crf` |
-# | does a segmenter mend what its teacher got wrong? | `08_train_a_segmenter` |
+# | which background word reduces a spill? | `05_clip_es_softmax_grad_cam`, the prompt lab |
+# | what is the effect of the background threshold? | `07_background_and_crf` |
+# | does a segmenter correct errors of its pseudo masks? | `08_train_a_segmenter` |
 #
 # **Further reading.** M. Everingham et al., *The PASCAL Visual Object Classes Challenge: A Retrospective*, IJCV 2015, sections 3 and 4: the measure and how sure it is. D. Hoiem, Y. Chodpathumwan and Q. Dai, *Diagnosing Error in Object Detectors*, ECCV 2012: kinds of error as points of a score.
