@@ -281,7 +281,7 @@ def test_coco_masks_are_rendered_once_with_small_objects_on_top(coco, monkeypatc
     assert (crowd[:, :2] == expected[2, 4]).all() and not crowd[:, 2:].any()
     assert len(list((coco / "masks" / "train2014").glob("*.png"))) == 2
     with monkeypatch.context() as patch:
-        patch.setattr("wsss_kit.data.benchmarks._COCO._rendered", None)
+        patch.setattr(data.load_coco_masks.__globals__["_COCO"], "_rendered", None)
         assert torch.equal(data.load_coco_masks(coco)[NAMES[0]], expected)
     file = coco / "annotations" / "instances_train2014.json"
     file.write_text(file.read_text().replace('"area": 80', f'"area": 1{"0" * 400}'))

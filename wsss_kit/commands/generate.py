@@ -153,8 +153,9 @@ def write_masks(
 
 def _note_of(folder: Path, name: str) -> Path:
     """Return the file that says why an image has no mask, under a short name if need be."""
-    is_long = len(name.rpartition("/")[2].encode("utf-8", "surrogatepass")) > 200
-    return place_of(folder, "failed", digest_of(name.encode()) if is_long else name, ".txt")
+    whole = name.encode("utf-8", "surrogatepass")
+    is_long = len(whole.rpartition(b"/")[2]) > 200
+    return place_of(folder, "failed", digest_of(whole) if is_long else name, ".txt")
 
 
 def _stamp(protocol: str, samples: Sequence[Sample], name: str) -> str | None:
