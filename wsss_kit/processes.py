@@ -7,6 +7,7 @@ pairs or pixels divides by `mean_count`, so that the average is the mean over th
 Alone, every function here returns at once.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -96,10 +97,12 @@ def joined(device: str = "auto") -> Iterator[str]:
     join(device)
     try:
         yield own_device(device)
+        settle()  # nobody leaves while another one still sends
     finally:
         if world() > 1 and not was_joined:
             from accelerate.state import AcceleratorState
 
+            gc.collect()  # wrapped networks would use the group when the interpreter ends
             distributed.destroy_process_group()
             AcceleratorState._reset_state(reset_partial_state=True)
 
