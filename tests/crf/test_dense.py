@@ -107,8 +107,7 @@ def test_without_iterations_it_is_the_unary_term():
 
 
 def test_a_gpu_takes_a_batch_in_one_lattice(scene, as_on_a_gpu, monkeypatch):
-    scores, images = scene
-    several = scores[[0, 1, 0, 0]], images[[0, 1, 1, 0]].clone()
+    several = scene[0][[0, 1, 0, 0]], scene[1][[0, 1, 1, 0]].clone()
     several[1][0] = 0.5  # flat: its corners have many points
     together = dense_crf(*several)
     for most in (1, 1200):
@@ -128,6 +127,8 @@ def test_a_batch_is_its_images_and_no_class_is_favoured(scene):
     assert torch.equal(scores, before[0]) and torch.equal(images, before[1])
     swapped = dense_crf(scores[:, [2, 0, 1]], images)
     torch.testing.assert_close(swapped, probs[:, [2, 0, 1]], atol=1e-5, rtol=0)
+    channels_last = (each.to(memory_format=torch.channels_last) for each in (scores, images))
+    assert torch.equal(dense_crf(*channels_last), probs)
     halved = dense_crf(scores.half(), images.double())
     assert halved.dtype == torch.float32
     torch.testing.assert_close(halved, dense_crf(scores.half().float(), images))

@@ -195,7 +195,7 @@ def dense_crf(
             lattice = bilateral_lattice(levels[[group[0] for group in groups]], *stds)
             kernels.append((bilateral_weight, partial(_joint, lattice)))
         logits = _log_unary(scores[rows].to(device), unary)  # (n * G, K, H, W)
-        logits = logits.view(n, -1, K, H * W).permute(0, 3, 1, 2).contiguous()
+        logits = logits.reshape(n, -1, K, H * W).permute(0, 3, 1, 2).contiguous()
         probs = _mean_field(logits, kernels, int(iterations))  # (n, H * W, G, K)
         refined[rows] = probs.permute(0, 2, 3, 1).reshape(-1, K, H, W)
     return refined.to(scores.device)
