@@ -269,8 +269,8 @@ _FIXED_POINT = 2**22  # what Pillow multiplies its weights by
 def resize_bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize images as Pillow resizes 8-bit images: (B, 3, H, W) RGB in [0, 1] to ``size``.
 
-    A CPU runs Pillow itself, a GPU the same integer arithmetic: the results are equal. Where a side
-    gets shorter, Pillow's versions differ in which side they begin with, so it runs itself there.
+    A CPU runs Pillow itself, a GPU the same integer arithmetic: the 8-bit levels are equal. Where a
+    side gets shorter, Pillow's versions differ in which side they begin with, so it runs itself.
     """
     levels = (images.detach() * 255).round_().clamp_(0, 255)
     if levels.is_cuda and all(map(operator.ge, size, images.shape[2:])):

@@ -157,7 +157,8 @@ def text_features(model: nn.Module, ids: Tensor) -> Tensor:
         for block in model.transformer.resblocks:
             x = block(x, attn_mask=mask)
     else:  # with half of the operations
-        backbone = Backbone(x.float() if x.dtype != torch.float64 else x, mask, similarity=None)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        backbone = Backbone(wide, mask, similarity=None)
         for block in model.transformer.resblocks:
             backbone.run(block, keep_attention=False)
         x = backbone.x.to(x.dtype)

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count, check_image, check_labels, check_range, checked
-from wsss_kit.classes import Sample
+from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.commands import MANIFEST, PROTOCOL, Written, open_folder, place_of, read_maps
 from wsss_kit.data.datasets import plan_batches
 from wsss_kit.data.images import import_decoders, mask_png, stamp_of
@@ -35,7 +35,6 @@ from wsss_kit.processes import progress
 Recipe = Pipeline | Callable[[Tensor, Tensor], Tensor]
 """A pipeline, or a function of images (B, 3, H, W) and labels (B, C) that returns masks."""
 _WRITERS = 2  # threads that encode masks; more of them wait for each other
-_MOST_CLASSES = 254  # that a mask has values for, beside background and 255
 
 
 def write_masks(
@@ -83,8 +82,8 @@ def write_masks(
         check_count(name, value, least=least)
     if rank >= world:
         raise ValueError(f"rank is {rank} of world {world}, expected 0 to {world - 1}")
-    if len(classes := list(getattr(samples, "classes", ()))) > _MOST_CLASSES:
-        problem = f"there are {len(classes)} classes, and a mask has room for {_MOST_CLASSES}"
+    if len(classes := list(getattr(samples, "classes", ()))) >= IGNORE_INDEX:
+        problem = f"there are {len(classes)} classes, and a mask has room for {IGNORE_INDEX - 1}"
         raise ValueError(f"{problem}; leave some out, or join them")
     (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     protocol = {**made_by, "batch_size": batch_size}
