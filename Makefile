@@ -10,7 +10,7 @@ LISTS  = requirements.txt constraints.txt pyproject.toml
 RUN    = $(VENV)/.ready-to-run
 DEV    = $(VENV)/.ready-to-develop
 
-.PHONY: help demo lab test browser bench notebooks check setup setup-dev clean
+.PHONY: help demo lab test browser bench notebooks check setup setup-dev clean handout
 .DEFAULT_GOAL := help
 
 help:
@@ -19,7 +19,8 @@ help:
 	@echo "make test       the fast tests and doctests, two at a time (ARGS='-k cam', '-m slow', '-n 0')"
 	@echo "make browser    the instruments in a real JupyterLab and Notebook, by the system's chromium"
 	@echo "make bench      the stages of CLIP-ES timed on this machine (ARGS='--rounds 9' or --help)"
-	@echo "make notebooks  build and execute notebooks/src into notebooks/*.ipynb"
+	@echo "make notebooks  build and execute notebooks/.src into notebooks/*.ipynb"
+	@echo "make handout    the course to hand out, with solutions for the teacher, into build/handout"
 	@echo "make check      ruff, formatting, and every notebook executed and compared, which no test"
 	@echo "                does unless it is slow"
 	@echo "make setup      only the environment; make setup-dev: with the tools of test and check"
@@ -45,6 +46,9 @@ bench: $(RUN)
 
 notebooks: $(DEV)
 	$(PY) notebooks/build.py
+
+handout: $(DEV)
+	$(PY) notebooks/handout.py $(ARGS)
 
 check: $(DEV)
 	$(PY) -m ruff check

@@ -43,7 +43,12 @@ MAY_LOAD_EARLY = ("plot", "widgets")
 PICKLES = ("pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal")
 VAGUE = ("utils", "util", "misc", "helpers", "helper", "common", "tools", "lib")
 
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "open_clip": "open_clip_torch"}
+DISTRIBUTIONS = {
+    "IPython": "ipython",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "open_clip": "open_clip_torch",
+}
 FOR_THE_READER = (
     *("torch", "torchvision", "open_clip_torch", "matplotlib", "ipywidgets", "jupyterlab"),
     *("scikit-learn", "seaborn"),

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-SOURCES = sorted((NOTEBOOKS / "src").glob("*.py"))
+SOURCES = sorted((NOTEBOOKS / ".src").glob("*.py"))
 
 spec = importlib.util.spec_from_file_location("notebooks_build", NOTEBOOKS / "build.py")
 build = importlib.util.module_from_spec(spec)
@@ -20,7 +20,7 @@ TINY = """# %% [markdown]
 # %%
 import importlib.util, pathlib
 assert importlib.util.find_spec("wsss_kit"), "the package is found from the notebooks' folder"
-assert pathlib.Path("src").is_dir(), "which is where the kernel works"
+assert pathlib.Path(".src").is_dir(), "which is where the kernel works"
 base = 20
 print("working\\rready")
 object()
@@ -40,6 +40,7 @@ answer = 42
 
 # %% tags=["check"]
 assert add(1) == 21
+print("passed")
 
 # %%
 print("recap", base)
@@ -49,10 +50,10 @@ print("recap", base)
 @pytest.fixture
 def write(tmp_path):
     """Write a source into a folder laid out like notebooks/."""
-    (tmp_path / "src").mkdir()
+    (tmp_path / ".src").mkdir()
 
     def written(text=TINY, name="00_tiny"):
-        path = tmp_path / "src" / f"{name}.py"
+        path = tmp_path / ".src" / f"{name}.py"
         path.write_text(text)
         return path
 
@@ -95,7 +96,7 @@ def test_every_notebook_equals_its_source(capsys):
 def test_solutions_are_left_out_and_stubs_and_checks_stay(write):
     source = build.read_source(write())
     student = build.student_copy(source)
-    assert len(student.cells) == len(source.cells) - 1
+    assert len(student.cells) == len(source.cells)  # the solution goes, its output comes
     texts = "\n".join(cell.source for cell in student.cells)
     assert "base + number" not in texts and "answer" not in texts
     assert "raise NotImplementedError" in texts
@@ -121,6 +122,8 @@ def test_ids_follow_the_text_so_that_one_edit_changes_one_cell(write):
         (' tags=["solution"]', "", "the stub cell .* stands in"),
         (' tags=["check"]', "", r"\['stub', 'solution', 'code'\], expected stub, solution, check"),
         ('raise NotImplementedError("add number to base")', "pass", "the solution cell"),
+        ('\nprint("passed")', "", "does not end with print"),
+        ("object()", "object()\n" * 25, "lines, expected at most 25"),
     ],
 )
 def test_an_incomplete_exercise_is_refused(write, old, new, message):
@@ -200,6 +203,43 @@ def test_a_large_notebook_is_refused():
     cell = nbformat.v4.new_markdown_cell("x" * build.SIZE_LIMIT)
     with pytest.raises(build.BuildError, match=r"has 1\.5 MB, expected at most 1\.5"):
         build.written_text(nbformat.v4.new_notebook(cells=[cell]))
+
+
+def test_numbers_of_the_text_are_in_an_output_or_say_where_they_are_from():
+    code = nbformat.v4.new_code_cell("n = 60")
+    code.outputs = [nbformat.v4.new_output("stream", text="mIoU 0.5566, from 29.24 to 1,464")]
+    bar = nbformat.v4.new_output(
+        "display_data", data={"text/html": "<td>12.3</td><style>77</style>"}
+    )
+    code.outputs.append(bar)
+
+    def missing(text, **metadata):
+        cells = [code, nbformat.v4.new_markdown_cell(text, metadata=metadata)]
+        return build.figures_without_source(nbformat.v4.new_notebook(cells=cells)).get(1)
+
+    right = (
+        "In notebook 07 and CVPR 2023: 55.7 %, 29.2, 1464 of 60 images, 12, ResNet-101, `99`, 3."
+    )
+    assert missing(right) is None
+    assert missing("55.6 %, 29.3 or 77 and 61") == ["55.6", "29.3", "77", "61"]
+    assert missing("26 points") == ["26"] and missing("26 points", elsewhere="26") is None
+    assert missing("26 points", tags=["larger"]) is None
+    assert missing("16.9 points", sums="29.2 - 12.3 = 16.9") is None
+    assert missing("17.9 points", sums="29.2 - 12.3 = 17.9") == ["29.2 - 12.3 = 17.9"]
+    assert missing("20 points", sums="32.3 - 12.3 = 20") == ["32.3"]
+
+
+def test_text_is_written_anew_around_the_outputs(write, capsys):
+    path = write()
+    folder = path.parent.parent
+    assert build.main([], folder=folder) == 0
+    path.write_text(TINY.replace("# # A source", "# # Better words"))
+    assert build.main(["--keep-outputs"], folder=folder) == 0
+    assert build.main(["--check", "--no-execute"], folder=folder) == 0
+    assert "recap 20" in (folder / "00_tiny.ipynb").read_text()
+    path.write_text(TINY + "\n# %%\nprint(3)\n")
+    assert build.main(["--keep-outputs"], folder=folder) == 1
+    assert "has 2 cells of code and 1 exercises, its source 3 and 1" in capsys.readouterr().err
 
 
 def test_an_orphan_and_an_unknown_name_are_reported(write, tmp_path, capsys):

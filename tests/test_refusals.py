@@ -504,7 +504,7 @@ WITHOUT_CHECK = {
     "tested in evaluation/test_background.py": "best_rule.swept",
     "tested in data/test_benchmarks.py": "load_coco.limit load_pets.limit load_voc.limit",
     "has to fit the tokens, and of the model": "softmax_grad_cam.grid softmax_grad_cam.logit_scale",
-    "any numbers": "show_curves.panels show_curves.marked",
+    "any numbers": "show_curves.panels show_curves.marked show_heat_maps.least show_heat_maps.most",
 }
 
 

@@ -196,10 +196,11 @@ class ResNetBackbone(Normalised):
         try:
             net = torchvision.models.get_model(name, weights=pretrained)
         except OSError as error:  # no network, or no room to keep the file
+            url = torchvision.models.get_model_weights(name)[pretrained].url
             raise RuntimeError(
                 f"the ImageNet weights of {name} could not be fetched ({error}); where there is no "
-                "network, give the path of a file that was downloaded elsewhere instead of "
-                '"imagenet", or bring a backbone of your own'
+                f"network, put {url} into {Path(torch.hub.get_dir(), 'checkpoints')}, give the "
+                'path of such a file instead of "imagenet", or bring a backbone of your own'
             ) from error
         if weights not in (None, "imagenet"):
             state = read_state(Path(weights))

@@ -25,30 +25,46 @@ options = {"classes": data.classes, "protocol": protocol}
 reports = {name: evaluate(own, data.test_masks, **options) for name, own in masks.items()}
 """
 SHOW_ATLAS = "atlas = ErrorAtlas(data.test, masks, data.test_masks, reports)\natlas"
-SHOW_LAB = "lab = PromptLab(clip_es, data.val, data.val_masks)\nlab"
+SHOW_LAB = """photograph = data.val[0]._replace(name="horse.jpg")
+lab = PromptLab(clip_es, [*data.val, photograph], data.val_masks)
+lab"""
 SHOW_EXPLORER = """methods = {"CAM": cam, "CLIP-ES": clip_es}
 explorer = CAMExplorer(methods, data.test[:4], data.test_masks, data.classes)
 explorer"""
 
 
-def drop(panel, name, content):
-    """Let a file fall on the image, as from a desktop."""
+def drop(panel, name, content, zeros=0):
+    """Let a file fall on the image, as from a desktop; zeros follow its content."""
     swipe = panel.locator(".wsss-swipe")
     transfer = swipe.page.evaluate_handle(
-        """([name, bytes]) => {
+        """([name, bytes, zeros]) => {
             const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], name));
+            transfer.items.add(new File([new Uint8Array(bytes), new Uint8Array(zeros)], name));
             return transfer;
         }""",
-        [name, list(content)],
+        [name, list(content), zeros],
     )
     swipe.dispatch_event("dragover", {"dataTransfer": transfer})
     swipe.dispatch_event("drop", {"dataTransfer": transfer})
 
 
+def open_file(page, panel, label, name, content):
+    """Open a file by a button, with the keyboard."""
+    with page.page.expect_file_chooser() as chooser:
+        panel.get_by_role("button", name=label).press("Enter")
+    chooser.value.set_files({"name": name, "mimeType": "", "buffer": content})
+
+
 def use_explorer(page, panel, name="explorer"):
-    """Stage by click, threshold by keys, swipe by keys, an image by drop and by button."""
-    panel.get_by_role("button", name="mask", exact=True).click()
+    """Thresholds in a loop, stage and handles by keys, an image by drop and by button."""
+    values = [0.55, 0.254, 0.29, 0.57]  # the page must not round them, and send them back
+    wait = f"__import__('time').sleep(0.3), {name}.threshold"
+    loop = f"[({name}.set_trait('threshold', each), {wait})[2] for each in {values}]"
+    assert page.value(loop) == values and page.value(f"({wait})[1]") == values[-1]
+    panel.get_by_role("button", name="scores", exact=True).press("Enter")
+    panel.locator(".wsss-swipe .before[alt='score of the background']").wait_for()
+    assert panel.locator("[style*='linear-gradient']").count() == 1  # the colour bar
+    panel.get_by_role("button", name="mask", exact=True).press("Enter")
     panel.get_by_text("mask by constant").wait_for()
     before = page.value(f"{name}.threshold")
     slider = panel.locator(".widget-slider:has(label:text-is('threshold')) .noUi-handle")
@@ -68,14 +84,13 @@ def use_explorer(page, panel, name="explorer"):
     assert "error" in panel.locator(".wsss-swipe .after").get_attribute("alt")
     assert page.photograph(panel, f"{page.title}-explorer")
     drop(panel, "mine.png", file_of(100, 200))
-    panel.get_by_text("its true mask is unknown").wait_for()
-    assert page.value(f"{name}.picture") == "own: mine.png"
+    panel.get_by_text("its true mask is unknown. These networks know only drawings").wait_for()
     drop(panel, "notes.txt", b"these are no pixels")
     panel.get_by_text("notes.txt does not decode as an image").wait_for()
-    file = {"name": "other.png", "mimeType": "image/png", "buffer": file_of(80, 80)}
-    with page.page.expect_file_chooser() as chooser:
-        panel.get_by_role("button", name="Open your own image").click()
-    chooser.value.set_files(file)
+    drop(panel, "huge.png", b"", 101 * 2**20)
+    panel.get_by_text("huge.png has 101 MB, expected at most 100").wait_for()
+    large = file_of(80, 80) + bytes(11 * 2**20)  # more than a message of Jupyter's may have
+    open_file(page, panel, "Open your own image", "other.png", large)
     panel.locator(".wsss-swipe img[alt*='other.png']").wait_for()
     assert page.value(f"{name}.picture") == "own: other.png"
     assert not page.value(f"{name}.problem")
@@ -115,6 +130,28 @@ def use_lab(page, panel, name="lab"):
     assert "zebra" not in box.input_value() and not page.value(f"{name}.problem")
 
 
+def misuse_lab(page, panel):
+    """Files and words that do not fit, a name that is there already, a photograph."""
+    other = page.value("lab.prompts.to_json()").replace("boat", "x").replace("cow", "boat")
+    for content, said in ((other, "keep the classes"), ("x", "begins with"), ("{", "not JSON")):
+        open_file(page, panel, "Load", "mine.json", content.encode())
+        panel.locator(f"[role=alert]:has-text('{said}')").wait_for()
+        assert said in page.value("lab.problem")  # and stays
+    file = panel.locator(".widget-text:has(label:text-is('file')) input")
+    file.fill(" ")
+    for said in ("has no name", "Saved as /", "press Save again to overwrite it", "Saved as /"):
+        panel.get_by_role("button", name="Save").press("Enter")
+        panel.get_by_text(said).wait_for()
+        file.fill("mine.json")
+    box = panel.locator("textarea")
+    for text, said in (("cow", "'cow' is a class and"), ("grass; sky，狗", "never read: 狗.")):
+        box.fill(text)
+        panel.get_by_text(said).wait_for()
+    assert page.value("lab.prompts.backgrounds") == ("grass", "sky", "狗")
+    panel.locator(".widget-dropdown:has(label:text-is('picture')) select").press("End")
+    panel.get_by_text("on a photograph its answers mean nothing").wait_for()
+
+
 def use_atlas(page, panel, name="atlas"):
     """A class pressed, then an image, then another method."""
     classes, pictures = (panel.locator(".wsss-bars").nth(i) for i in range(2))
@@ -149,14 +186,15 @@ def complaints(page, opened, served):
     return [message for message in page.console if message not in plain.console]
 
 
-EXPLORER, LAB = {"explorer": use_explorer}, {"lab": use_lab}
+EXPLORER, LAB = [("explorer", use_explorer)], [("lab", use_lab)]
+THREE = [("atlas", use_atlas), *LAB, ("lab", misuse_lab), *EXPLORER]
 
 
 @pytest.mark.parametrize(
     ("application", "name", "uses"),
     [
-        ("lab", "three", {"atlas": use_atlas, **LAB, **EXPLORER}),
-        ("notebook", "three", {"atlas": use_atlas, **LAB, **EXPLORER}),
+        ("lab", "three", THREE),
+        ("notebook", "three", THREE),
         ("lab", "00_start_here", EXPLORER),
         ("lab", "05_clip_es_softmax_grad_cam", LAB),
     ],
@@ -166,10 +204,11 @@ def test_a_notebook_with_its_instruments(application, name, uses, served, opened
     if name == "three":
         write_notebook(server.folder / "three.ipynb", ATLAS, SHOW_EXPLORER, SHOW_LAB, SHOW_ATLAS)
     else:
-        keep_until(server.folder / f"{name}.ipynb", next(iter(uses)))
+        keep_until(server.folder / f"{name}.ipynb", uses[0][0])
     page = opened(server, f"{name}.ipynb")
     page.title = application if name == "three" else name[:2]
     page.run_all()
-    for kind, use in uses.items():
+    for kind, use in uses:
         use(page, page.panel(kind))
+        assert page.page.locator(f".wsss-{kind} [title='null']").count() == 0
     assert not complaints(page, opened, server)

@@ -13,8 +13,7 @@ from tests.clip.clips import small_clip
 from wsss_kit.clip import OPENAI_MEAN, OPENAI_STD, FrozenCLIP, load_clip, texts
 from wsss_kit.clip.vision import window_mask
 from wsss_kit.files import load_model, save_model
-from wsss_kit.paperworld.measures import zero_shot_accuracy
-from wsss_kit.paperworld.tiny_clip import TINY_CLIP
+from wsss_kit.paperworld.tiny_clip import TINY_CLIP, zero_shot_accuracy
 from wsss_kit.views import enlarge_levels
 
 

@@ -10,8 +10,7 @@ from wsss_kit.evaluation import CONSTANTS, sweep_background
 from wsss_kit.files import load_model
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.sc_cam import SCCAM, agreement
-from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.measures import subtype_labels
+from wsss_kit.paperworld import PaperWorld, subtype_labels
 from wsss_kit.recipes import cam_maps
 
 SMALL = {"n_train": 8, "n_val": 3}

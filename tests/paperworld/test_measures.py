@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from wsss_kit import paperworld as measures
 from wsss_kit.classes import PAPER_CLASSES
-from wsss_kit.paperworld import PaperWorld, measures
+from wsss_kit.paperworld import PaperWorld
 from wsss_kit.paperworld.words import HOME, STUFF
 
 
@@ -49,10 +50,6 @@ def test_maps_that_do_not_fit(world):
     name = world.names[2]
     with pytest.raises(ValueError, match=f"no maps for '{name}'"):
         measures.mass_shares({n: m for n, m in maps.items() if n != name}, world)
-    with pytest.raises(ValueError, match=rf"maps of '{name}' have shape \(8, 4, 4\), expected"):
-        measures.mass_shares({**maps, name: torch.zeros(8, 4, 4)}, world)
-    with pytest.raises(ValueError, match=f"the maps of '{name}' ranges from 0 to 3"):
-        measures.mass_shares({**maps, name: maps[name].index_fill(0, torch.tensor(1), 3)}, world)
 
 
 def test_parts_pixel_by_pixel(world):

@@ -7,7 +7,7 @@ import torch
 
 from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.paperworld import page
-from wsss_kit.paperworld.measures import HELD_OUT_SEED, image_batch, zero_shot_accuracy
+from wsss_kit.paperworld.tiny_clip import HELD_OUT_SEED, image_batch, zero_shot_accuracy
 from wsss_kit.paperworld.words import STUFF
 
 N = 12

@@ -27,11 +27,6 @@ def explorer(world, cam, clip_es):
     return CAMExplorer({"CAM": cam, "CLIP-ES": clip_es}, world, world.masks, world.classes)
 
 
-def drop(explorer, name, content):
-    """What the browser sends when a file falls on the image."""
-    explorer.view._handle_custom_msg({"kind": "picture", "name": name}, [memoryview(content)])
-
-
 def test_every_stage_shows_what_the_recipes_make(explorer, world, cam, clip_es):
     sample = next(s for s in world if s.labels.sum() == 2)
     explorer.picture = sample.name
@@ -53,7 +48,10 @@ def test_every_stage_shows_what_the_recipes_make(explorer, world, cam, clip_es):
         for rule in (BackgroundRule(threshold=0.3), BackgroundRule(power=2)):
             explorer.rule = "power" if rule.power else "constant"
             explorer.stage = "scores"
-            assert shows_map(explorer.view.after, large, rule.scores(maps)[0, 1 + c], alpha=0.6)
+            scores = rule.scores(maps)[0]
+            assert shows_map(explorer.view.after, large, scores[1 + c], alpha=0.6)
+            assert shows_map(explorer.view.before, large, scores[0], alpha=0.6)  # the background
+            assert "linear-gradient" in explorer._said.value
             mask = rule.masks(maps, labels)[0]
             explorer.stage = "mask"
             assert same(explorer.view.after, paint_mask_named(large, mask, world.classes))
@@ -110,16 +108,6 @@ def test_controls_and_traits_move_each_other(explorer, world):
     assert np.abs(grey - grey.mean(-1, keepdims=True)).max() < 0.01
 
 
-def test_scores_stand_beside_those_of_the_background(explorer, world, clip_es):
-    explorer.method, explorer.stage = "CLIP-ES", "scores"
-    assert explorer.compare == "background"
-    image, labels = explorer.sample[1:]
-    maps, large = cam_maps(image[None], labels[None], method=clip_es), image_array(image)
-    scores = explorer.background.scores(maps)[0, 0]
-    assert shows_map(explorer.view.before, fitted_image(large, (392, 520)), scores, alpha=0.6)
-    assert "linear-gradient" in explorer._said.value
-
-
 def test_only_what_is_to_be_had_can_be_chosen(explorer, world):
     for sample in world:
         explorer.picture = sample.name
@@ -133,7 +121,7 @@ def test_only_what_is_to_be_had_can_be_chosen(explorer, world):
 
 
 def test_a_dropped_image_is_shown_with_the_chosen_class(explorer, world, clip_es):
-    drop(explorer, "mine.jpg", file_of(300, 600, "JPEG"))
+    upload(explorer._upload, "mine.jpg", file_of(300, 600, "JPEG"))
     assert explorer.picture == "own: mine.jpg" and not explorer.problem
     assert tuple(explorer.sample.image.shape) == (3, 48, 96)  # as large as the others
     assert tuple(explorer._controls["class_name"].options) == world.classes
@@ -146,19 +134,19 @@ def test_a_dropped_image_is_shown_with_the_chosen_class(explorer, world, clip_es
     explorer.stage = "error"
     assert "its true mask is unknown. These networks know only drawings" in explorer.words
     assert "ground truth" not in explorer._controls["compare"].options
-    drop(explorer, "mine.jpg", file_of(200, 200))  # another one of the same name
+    upload(explorer._upload, "mine.jpg", file_of(200, 200))  # another one of the same name
     assert tuple(explorer.sample.image.shape) == (3, 96, 96)
     assert decoded(explorer.view.after).shape == (392, 392, 3)
     for i in range(9):
         upload(explorer._upload, f"{i}.png", file_of(8, 8))
-    assert explorer.picture == "own: 8.png" and explorer._upload.value == ()
+    assert explorer.picture == "own: 8.png"
     mine = [name for name in explorer._controls["picture"].options if name.startswith("own: ")]
     assert mine == [f"own: {i}.png" for i in range(4, 9)]  # few are kept
 
 
 def test_what_goes_wrong_is_said_on_the_panel(explorer, world, cam):
     before = explorer.picture, explorer.view.after
-    drop(explorer, "notes.txt", b"no image")
+    upload(explorer._upload, "notes.txt", b"no image")
     assert explorer.problem.startswith("notes.txt does not decode as an image: 8 bytes that")
     assert escape(explorer.problem) in explorer._warned.value
     assert (explorer.picture, explorer.view.after) == before

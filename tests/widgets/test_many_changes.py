@@ -103,7 +103,7 @@ def test_lab(world, clip_es):
     def edit(it, dice):
         new = {
             "backgrounds": ", ".join(dice.sample(words, dice.randint(1, 8))),
-            "synonyms": ", ".join(dice.sample(["cat", "kitten", "ship"], dice.randint(0, 3))),
+            "synonyms": ", ".join(dice.sample(["cat", "kitten", "vessel"], dice.randint(0, 3))),
             "name": f"{names[it._index]}{dice.choice(['', 's', ' of paper'])}",
             "template": dice.choice(templates),
         }

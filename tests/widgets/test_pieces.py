@@ -10,24 +10,25 @@ import pytest
 import torch
 from ipywidgets import widgets
 
+from tests.widgets.conftest import upload
 from wsss_kit.data import LazySamples
 from wsss_kit.prompts import Prompts
 from wsss_kit.widgets import PromptLab
 from wsss_kit.widgets.instrument import Images, Slices
-from wsss_kit.widgets.screens import Bars, Swipe, bar
+from wsss_kit.widgets.screens import Bars, FileButton, Swipe, bar
 from wsss_kit.widgets.words import FIELDS, as_text, edited, templates_of, words_of
 
 SMALL = (widgets.Layout, widgets.Style)
 
 
-@pytest.mark.parametrize("widget", [Bars, Swipe])
+@pytest.mark.parametrize("widget", [Bars, Swipe, FileButton])
 def test_the_script_asks_for_traits_that_are_there(widget):
     """What JavaScript reads by name has to be a trait that travels to the page."""
     script = widget._esm if isinstance(widget._esm, str) else widget._esm.default_value
     given = set(re.findall(r"""model\.(?:get|set)\("(\w+)\"""", script))
     given |= set(re.findall(r"""model\.on\("change:(\w+)\"""", script))
     synced = {name for name, trait in widget.class_traits().items() if trait.metadata.get("sync")}
-    assert len(given) > 3 and given <= synced, given - synced
+    assert len(given) > 1 and given <= synced, given - synced
 
 
 @pytest.mark.parametrize(
@@ -50,14 +51,16 @@ def test_presses_and_files_of_the_browser_reach_who_listens():
     heard, taken = [], []
     bars = Bars(10, 10, heard.append, {})
     bars.show("t", [bar("a", {"x": 1}, 1, text="1")])
-    bars._handle_custom_msg({"kind": "click", "name": "a"}, [])
-    bars._handle_custom_msg({"kind": "click", "name": "gone"}, [])  # the bars changed meanwhile
+    bars._handle_custom_msg({"name": "a"}, [])
+    bars._handle_custom_msg({"name": "gone"}, [])  # the bars changed meanwhile
     assert heard == ["a"]
     with pytest.raises(ValueError, match="there is no bar 'gone', expected one of a"):
         bars.click("gone")
-    swipe = Swipe(10, 10, lambda *file: taken.append(file))
-    swipe._handle_custom_msg({"kind": "picture", "name": "a"}, [memoryview(b"x")])
-    assert taken == [("a", b"x")]
+    button = FileButton("Open", "", lambda *file: taken.append(file), taken.append)
+    upload(button, "a", b"some content")
+    upload(button, "empty", b"")
+    button._handle_custom_msg({"name": "b", "problem": "has 106 MB"}, [])
+    assert taken[:2] == [("a", b"some content"), ("empty", b"")] and str(taken[2]) == "b has 106 MB"
 
 
 def test_long_work_lets_others_in_and_can_be_dropped():
@@ -102,8 +105,7 @@ def test_what_a_box_holds_says_the_same_again(prompts):
 
 
 def test_boxes_are_read_as_they_are_typed():
-    assert words_of(" a ,\nb  c,, ") == ["a", "b c"] and words_of(" , ") == []
-    assert templates_of(" a {} |") == "a {}" and templates_of("a {}|b {}") == ["a {}", "b {}"]
+    assert words_of(" , \n") == [] and templates_of(" a {} |") == "a {}"
     prompts = Prompts.paper(method="clims")
     renamed = edited(prompts, "name", "ferry", index=0)
     assert renamed.classes[0] == "ferry" and renamed.backgrounds_of("ferry") == ("water",)

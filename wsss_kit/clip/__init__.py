@@ -2,7 +2,10 @@
 
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,15 @@ from wsss_kit.classes import find
 from wsss_kit.clip.frozen import AUTOCAST, OPENAI_MEAN, OPENAI_STD, WALK_SQUARINGS, FrozenCLIP
 from wsss_kit.clip.last_block import LastBlock
 from wsss_kit.clip.vision import SIMILARITY
+from wsss_kit.data.datasets import default_root
 
 _USUAL = "ViT-B-16-quickgelu"
+URL = "https://openaipublic.azureedge.net/clip/models/"
+FILES = {
+    "ViT-B-16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt",
+    "ViT-B-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+}
+"""Where OpenAI keeps them; the folder's name is the file's sha256."""
 
 
 def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> FrozenCLIP:
@@ -25,12 +35,16 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
     Raises:
         ValueError: for an unknown name, the wrong activation, or a damaged or foreign file.
         FileNotFoundError: if the weights are neither a tag nor a file.
+        RuntimeError: if they cannot be downloaded, with the file that is missing and its place.
     """
     import open_clip
 
     if name not in open_clip.list_models():
         expected = f"'paper' or one of open_clip.list_models(), such as {_USUAL!r}"
         raise ValueError(f"name is {name!r}, expected {expected}")
+    file = default_root("weights") / f"{name.removesuffix('-quickgelu')}.pt"
+    if weights == "openai" and file.is_file():
+        weights = file
     tags = open_clip.list_pretrained_tags_by_model(name)
     is_ours = weights is None or str(weights) in tags
     if not is_ours and not Path(weights).is_file():
@@ -46,8 +60,9 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*QuickGELU.*")
         try:
-            file = None if weights is None or scripted else str(weights)
-            model = open_clip.create_model(name, file)
+            source = None if weights is None or scripted else str(weights)
+            with _no_long_wait(weights if is_ours else None):
+                model = open_clip.create_model(name, source)
             if scripted:
                 known = model.state_dict()
                 model.load_state_dict({k: v for k, v in scripted.items() if k in known})
@@ -59,7 +74,14 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
                 problem = f"{name} needs a package that is no part of the kit ({error})"
                 raise ValueError(f"{problem}; install it, or use {_USUAL}") from error
             if is_ours:
-                raise
+                advice = "name a file of weights (weights=FILE, --clip-weights FILE)"
+                if weights == "openai":
+                    known = f" ({URL}{FILES[file.stem]})" if file.stem in FILES else ""
+                    advice = f"put {file.name}{known} there as {file.absolute()}, or {advice}"
+                raise RuntimeError(
+                    f"the weights {weights} of {name} could not be fetched ({error}); where there "
+                    f"is no network, {advice}. The embedded world needs none"
+                ) from error
             if "weights_only" in str(error):
                 raise ValueError(f"{weights} {unread(error)}") from error
             problem = f"{weights} does not hold the weights of {name} ({error})"
@@ -73,6 +95,22 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
         ) from error
     clip.tokenizer = open_clip.get_tokenizer(name)
     return clip
+
+
+@contextmanager
+def _no_long_wait(weights: str | Path | None) -> Iterator[None]:
+    """Let a download fail at once if its host cannot be reached; huggingface_hub tries for 47 s."""
+    constants, requests = import_module("huggingface_hub.constants"), import_module("requests")
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if weights is not None and not before:
+            requests.head(constants.ENDPOINT, timeout=10)
+    except requests.RequestException:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _of_archive(file: Path) -> dict[str, Tensor] | None:
@@ -105,7 +143,8 @@ def load_clip(
     Args:
         name: ``"paper"`` for the tiny CLIP of the embedded world, which comes with the package; any
             other name is open_clip's, for example ``"ViT-B-16-quickgelu"``.
-        weights: open_clip's tag (``"openai"``; downloads once) or a local file; None for the tiny
+        weights: open_clip's tag (``"openai"``; downloads once, where OpenAI's own file is not in
+            ``data/weights``) or a local file; None for the tiny
             CLIP's own weights, and for random weights with an open_clip name.
         device: ``"auto"`` takes CUDA where there is one.
         dtype: ``"auto"`` is float32; or a torch dtype or its name.
@@ -122,6 +161,7 @@ def load_clip(
             (QuickGELU), if a weights file is damaged or of another architecture, if the device
             is not there or the precision unknown.
         FileNotFoundError: if a weights file is not there.
+        RuntimeError: if weights cannot be downloaded.
     """
     device = chosen_device(device)
     if precision is not None:

@@ -23,13 +23,6 @@ from wsss_kit.data.images import read_mask
 from wsss_kit.files import check_classes, check_kinds, check_texts, read_card
 from wsss_kit.processes import place_in_run
 
-URL = "https://openaipublic.azureedge.net/clip/models/"
-FILES = {
-    "ViT-B-16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt",
-    "ViT-B-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
-}
-"""Where OpenAI keeps them; the folder's name is the file's sha256."""
-
 PROTOCOL, MANIFEST = "protocol.json", "manifest.json"
 
 
@@ -78,30 +71,6 @@ def usual_batch(device: str) -> int:
     return 32 if chosen_device(device).type == "cuda" else 1
 
 
-def openai_clip(name: str, folder: Path, device: str = "auto") -> FrozenCLIP:
-    """Load OpenAI's CLIP from a folder of weights, or let open_clip download it.
-
-    Args:
-        name: ``"ViT-B-16"`` or ``"ViT-B-32"``.
-        folder: where ``NAME.pt`` may lie.
-        device: where it goes.
-
-    Raises:
-        RuntimeError: if it is not there and cannot be fetched, with what to do.
-    """
-    file = folder / f"{name}.pt"
-    if file.exists():
-        return load_clip(f"{name}-quickgelu", weights=file, device=device)
-    try:
-        return load_clip(f"{name}-quickgelu", weights="openai", device=device)
-    except (OSError, RuntimeError) as error:
-        raise RuntimeError(
-            f"CLIP {name} could not be fetched ({error}); where there is no network, put OpenAI's "
-            f"file ({URL}{FILES[name]}) there as {file}. The embedded world needs no weights: "
-            "python -m wsss_kit demo"
-        ) from error
-
-
 def clip_named(
     data: str,
     name: str | None,
@@ -126,15 +95,7 @@ def clip_named(
     """
     name = name or ("paper" if data == "paper" else usual)
     weights = weights or (None if name == "paper" else "openai")
-    try:
-        model = load_clip(name, weights=weights, device=device, precision=precision)
-    except (OSError, RuntimeError) as error:
-        if weights != "openai":
-            raise
-        problem = f"OpenAI's weights of {name} could not be fetched ({error})"
-        where = f"; of ViT-B/16 it is {URL}{FILES['ViT-B-16']}"
-        advice = f"where there is no network, give a file by --clip-weights{where}"
-        raise RuntimeError(f"{problem}; {advice}") from error
+    model = load_clip(name, weights=weights, device=device, precision=precision)
     return model, f"{name}, {Path(str(weights)).name}"
 
 

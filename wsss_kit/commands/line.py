@@ -33,6 +33,7 @@ _COMMANDS = {
     "baseline": ("photographs:run_baseline", "plain CAM on real photographs"),
     "reproduce": ("evaluate:run_reproduce", "the commands of a published number"),
     "bench": ("bench:run_bench", "how fast each stage of CLIP-ES is here"),
+    "grade": ("grade:run_grade", "marks for the exercises of notebooks handed in"),
 }
 """Each command's function, in a module of ``commands``, and its line in the list; and ``train``."""
 _SHIPPED = {

@@ -16,7 +16,7 @@ from wsss_kit.backbones import build_backbone
 from wsss_kit.checks import check_count, check_given, check_seed, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
-from wsss_kit.commands import load_function, openai_clip, run_folder
+from wsss_kit.commands import load_function, run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.datasets import default_root
 from wsss_kit.data.folder import checked_classes
@@ -211,7 +211,7 @@ def run_own_images(
         out: where ``report.html`` and its figures go.
         classes: names of classes; needed where there is no ``labels.csv``.
         clip: ``"paper"`` for the tiny CLIP, which knows paper only; None for ViT-B/16.
-        weights: folder of files of weights, see `commands.openai_clip`.
+        weights: folder that may hold OpenAI's ``ViT-B-16.pt``; else it is downloaded.
         limit: only the first so many images.
         device: where to work.
 
@@ -231,7 +231,9 @@ def run_own_images(
         backgrounds = [word for word in paper.backgrounds if word not in samples.classes]
         prompts = Prompts(tuple(samples.classes), backgrounds, template=paper.templates[0])
     else:
-        model = openai_clip("ViT-B-16", Path(weights), device)
+        file = Path(weights) / "ViT-B-16.pt"
+        file = file if file.exists() else "openai"
+        model = load_clip("ViT-B-16-quickgelu", weights=file, device=device)
         prompts = Prompts.for_classes(samples.classes)
     with run_folder(out) as folder:
         return _write(folder, samples, CLIPES(model, prompts=prompts).fit())

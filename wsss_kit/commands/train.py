@@ -37,8 +37,7 @@ from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM, agreement
-from wsss_kit.paperworld import COOCCURRENCE, TORN, PaperWorld
-from wsss_kit.paperworld.measures import subtype_labels
+from wsss_kit.paperworld import COOCCURRENCE, TORN, PaperWorld, subtype_labels
 from wsss_kit.paperworld.pretrain import Pretraining, WebImages, halved
 from wsss_kit.paperworld.tiny_clip import (
     MEAN,

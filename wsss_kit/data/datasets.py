@@ -35,7 +35,8 @@ def default_root(name: str) -> Path:
     """Return the folder of a data set if none is given.
 
     The environment variable ``WSSS_KIT_VOC`` (``_COCO``, ``_PETS``, ``_FOLDER``) names it; else it
-    is ``data/VOC2012`` (and so on) in the working directory, or beside the package.
+    is ``data/VOC2012`` (and so on) in the working directory, or beside the package. ``"weights"``
+    has files of weights.
 
     Raises:
         FileNotFoundError: if the variable names no folder.
@@ -46,7 +47,7 @@ def default_root(name: str) -> Path:
             problem = f"the environment variable {variable} is {value!r}, expected a folder"
             raise FileNotFoundError(f"{problem} that is there; set it to one, or unset it")
         return root
-    here = Path("data") / FOLDERS[name]
+    here = Path("data") / FOLDERS.get(name, name)
     beside = Path(__file__).resolve().parents[2] / here
     return beside if beside.is_dir() and not here.is_dir() else here
 

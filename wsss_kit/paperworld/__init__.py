@@ -29,6 +29,12 @@ TORN = {"web": 0.35, "train": 0.0, "val": 0.0, "test": 0.0}
 WEB_KINDS = (0.40, 0.18, 0.20, 0.12, 0.10)
 """Shares of scene, background, cutout, closeup and collage among web images."""
 
+PLACES = ("object", "usual background", "other background", "other object")
+"""Where the mass of a map may lie."""
+
+PARTS = ("body", "signature part")
+"""Names of the values 1 and 2 of `PaperWorld.parts`."""
+
 _SMALLEST = 0.008  # a scene in which less than this share of a named class is seen is drawn anew
 _TRIES = 20
 
@@ -236,3 +242,108 @@ class PaperWorld(Sequence[Sample]):
     def captions(self) -> Mapping[str, str]:
         """Name -> caption."""
         return _PageValues(self, "captions", lambda p: p.caption)
+
+
+def mass_shares(maps: Mapping[str, Tensor], world: PaperWorld) -> dict[str, float]:
+    """Compute how the mass of all maps of the classes present divides, over all images.
+
+    A CAM that has learned the context lies on its class's home as much as on the object.
+
+    Args:
+        maps: name of an image -> (C, H, W) in [0, 1]; maps of absent classes do not count.
+        world: whose masks and background kinds count.
+
+    Returns:
+        Place -> share in [0, 1], which sum to 1: on an object of the map's class; on the
+        background kind that is its home; on any other background, plain paper included; on an
+        object of another class. NaN if all maps are zero.
+
+    Raises:
+        ValueError: if an image has no maps.
+
+    Example:
+        >>> world = PaperWorld(3)
+        >>> truth = {n: torch.stack([(world.masks[n] == c + 1).float() for c in range(8)])
+        ...          for n in world.names}
+        >>> mass_shares(truth, world)["object"]
+        1.0
+    """
+    mass = torch.zeros(len(PLACES), dtype=torch.float64)
+    homes = [STUFF.index(HOME[name]) for name in PAPER_CLASSES]
+    for sample in world:
+        if sample.name not in maps:
+            raise ValueError(f"there are no maps for {sample.name!r}; expected some for each")
+        shown, mask = maps[sample.name].detach().cpu(), world.masks[sample.name]
+        stuff = world.stuff[sample.name]
+        for c in sample.labels.nonzero().flatten().tolist():
+            on_object, at_home = mask == c + 1, stuff == homes[c]
+            elsewhere, others = (mask == 0) & ~at_home, (mask != 0) & ~on_object
+            for k, place in enumerate((on_object, at_home, elsewhere, others)):
+                mass[k] += shown[c][place].double().sum()
+    return dict(zip(PLACES, (mass / mass.sum()).tolist(), strict=True))
+
+
+def part_recall(masks: Mapping[str, Tensor], world: PaperWorld) -> dict[str, float]:
+    """Compute the share of each part's pixels that have the right class, over all images.
+
+    Args:
+        masks: name of an image -> (H, W) integers, 0 background and c + 1 for class c; other
+            values, such as 255, are wrong. Every image of the world has one.
+        world: whose parts and ground truth count.
+
+    Returns:
+        Name of the part -> recall in [0, 1]; nan for a part that no image shows.
+
+    Raises:
+        ValueError: if an image has no mask or one of another size.
+
+    Example:
+        >>> world = PaperWorld(3)
+        >>> part_recall(world.masks, world)
+        {'body': 1.0, 'signature part': 1.0}
+    """
+    right, shown = torch.zeros(len(PARTS)), torch.zeros(len(PARTS))
+    for name in world.names:
+        if name not in masks:
+            raise ValueError(f"there is no mask for {name!r}; expected one for each of {world!r}")
+        truth, parts, mask = world.masks[name], world.parts[name], masks[name]
+        if mask.shape != truth.shape:
+            problem = f"the mask of {name!r} has shape {tuple(mask.shape)}"
+            raise ValueError(f"{problem}, expected {tuple(truth.shape)} as the image")
+        for k in range(len(PARTS)):
+            part = parts == k + 1
+            shown[k] += part.sum()
+            right[k] += (mask.to(truth.device) == truth)[part].sum()
+    return dict(zip(PARTS, (right / shown).tolist(), strict=True))
+
+
+def subtype_labels(world: PaperWorld) -> Tensor:
+    """Return which sub-types each image shows; to compare with, and to train an upper bound on.
+
+    Args:
+        world: M images.
+
+    Returns:
+        (M, C * 3) of 0 and 1; column 3 c + j is sub-type j of class c, in the order of
+        ``words.SUBTYPES``. An image with two boats of different papers has two ones for boat.
+
+    Example:
+        >>> labels = subtype_labels(PaperWorld(2))
+        >>> tuple(labels.shape), labels[0].nonzero().flatten().tolist()
+        ((2, 24), [15])
+    """
+    columns = subtype_names()
+    labels = torch.zeros(len(world), len(columns))
+    for row, name in zip(labels, world.names, strict=True):
+        row[[columns.index(f"{style} {parent}") for parent, style in world.subtypes[name]]] = 1
+    return labels
+
+
+def subtype_names() -> tuple[str, ...]:
+    """Return what the columns of `subtype_labels` mean.
+
+    Example:
+        >>> subtype_names()[:4]
+        ('wooden boat', 'red boat', 'striped boat', 'wooden train')
+    """
+    return tuple(f"{style} {name}" for name in PAPER_CLASSES for style in SUBTYPES[name])

@@ -31,7 +31,6 @@ from wsss_kit.clip.texts import text_features
 from wsss_kit.clip.vision import float_mask
 from wsss_kit.files import save_model
 from wsss_kit.paperworld import COOCCURRENCE, TORN, WEB_KINDS, page
-from wsss_kit.paperworld.measures import zero_shot_accuracy
 from wsss_kit.paperworld.scenes import KINDS
 from wsss_kit.paperworld.tiny_clip import (
     ARCHITECTURE,
@@ -41,6 +40,7 @@ from wsss_kit.paperworld.tiny_clip import (
     tie_keys,
     train_image_features,
     trained_grid,
+    zero_shot_accuracy,
 )
 from wsss_kit.paperworld.words import UNKNOWN, WordTokenizer
 from wsss_kit.views import Chance

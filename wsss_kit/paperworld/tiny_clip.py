@@ -8,6 +8,7 @@ the queries, which makes attention a measure of similarity.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.classes import PAPER_CLASSES
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.files import load_model
-from wsss_kit.paperworld.words import WordTokenizer, vocabulary
+from wsss_kit.paperworld import Page, page
+from wsss_kit.paperworld.words import STUFF, WordTokenizer, vocabulary
 
 TINY_CLIP = Path(__file__).parent / "tiny_clip.safetensors"
 """Weights of the tiny CLIP, with its card."""
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.27, 0.27, 0.27)
 """Per-channel statistics the tiny CLIP normalises its images by."""
+
+HELD_OUT_SEED = 9_000
+"""World seed of the zero-shot tests' images; no training uses it."""
 
 _VISION = {"layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "image_size": 96}
 _TEXT = {"context_length": 20, "vocab_size": len(vocabulary()) + 2, "width": 128, "heads": 4}
@@ -228,3 +234,52 @@ def paper_backbone(*, stride: int = 8, weights: str | Path | None = None) -> Pap
         tensors, _ = load_model(PAPER_TRUNK if weights == "web" else weights)
         backbone.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return backbone
+
+
+def image_batch(pages: Sequence[Page]) -> Tensor:
+    """Stack the images of pages: (B, 3, H, W) float32 RGB in [0, 1]."""
+    images = torch.stack([torch.from_numpy(p.drawing.image) for p in pages])
+    return images.permute(0, 3, 1, 2).float().div(255)
+
+
+def zero_shot_accuracy(
+    encode_image: Callable[[Tensor], Tensor],
+    encode_text: Callable[[list[str]], Tensor],
+    *,
+    n: int = 800,
+    size: int = 96,
+) -> dict[str, float]:
+    """Compute top-1 accuracies with ``a photo of a {class}`` and ``a photo of {background}``.
+
+    Args:
+        encode_image: (B, 3, H, W) RGB in [0, 1] -> (B, D), of any length.
+        encode_text: P texts -> (P, D), of any length.
+        n: images drawn for each test; those with several classes or bands are left out.
+        size: side of the images.
+
+    Returns:
+        ``cutouts``: objects on plain paper; ``out_of_context``: one class in a scene, never on its
+        home background; ``backgrounds``: one background kind and no object. Each in [0, 1].
+    """
+    classes = F.normalize(encode_text([f"a photo of a {name}" for name in PAPER_CLASSES]), dim=-1)
+    kinds = F.normalize(encode_text([f"a photo of {stuff}" for stuff in STUFF]), dim=-1)
+    result = {}
+    for test, scene, texts in (
+        ("cutouts", "cutout", classes),
+        ("out_of_context", "scene", classes),
+        ("backgrounds", "background", kinds),
+    ):
+        pages, targets = [], []
+        for i in range(n):
+            drawn = page.__wrapped__("val", HELD_OUT_SEED, i, size, 0.0, scene)  # not cached
+            answers = [PAPER_CLASSES.index(name) for name in drawn.scene.classes]
+            if scene == "background":
+                answers = [STUFF.index(band.stuff) for band in drawn.scene.bands]
+            if len(answers) == 1:
+                pages.append(drawn)
+                targets += answers
+        batches = [pages[i : i + 100] for i in range(0, len(pages), 100)]
+        features = torch.cat([encode_image(image_batch(batch)) for batch in batches])
+        guesses = (features @ texts.T).argmax(1).cpu()
+        result[test] = (guesses == torch.tensor(targets)).float().mean().item()
+    return result

@@ -6,7 +6,13 @@ with hatches, masks outlined: no figure speaks through colour alone.
 """
 
 from wsss_kit.plot.canvas import alt_text, class_colours, new_figure, save_figure
-from wsss_kit.plot.charts import show_confusion, show_curves, show_plane, show_spills
+from wsss_kit.plot.charts import (
+    show_confusion,
+    show_curves,
+    show_heat_maps,
+    show_plane,
+    show_spills,
+)
 from wsss_kit.plot.figures import show_cams, show_clusters, show_errors, show_masks, show_samples
 from wsss_kit.plot.regions import overlay
 from wsss_kit.plot.reports import iou_bars, show_difference, step_bars

@@ -52,7 +52,7 @@ background, 33 cow; cow: 100 cow.'
     cells = 100 * cells.div(cells.sum(axis=1), axis=0)
     cells = cells.rename_axis(index="ground truth", columns="predicted")
     what = "what each class is taken for, percent of its pixels"
-    return _heat_map(cells, what, least=5, label="percent of the row", most=100)
+    return show_heat_maps({"": cells}, what, least=5, label="percent of the row", most=100)
 
 
 def show_spills(report: Report) -> Figure:
@@ -88,31 +88,63 @@ def show_spills(report: Report) -> Figure:
     cells = pd.DataFrame(points[1:], report.classes[1:], kinds)
     cells = cells.rename_axis(index="class that spilled", columns="kind of background")
     what, most = "what each class spills onto, in points of its union", np.nan_to_num(points).max()
-    return _heat_map(cells, what, least=1, label="points of the class's union", most=max(1, most))
+    return show_heat_maps({"": cells}, what, label="points of the class's union", most=max(1, most))
 
 
-def _heat_map(cells: pd.DataFrame, what: str, *, least: float, label: str, most: float) -> Figure:
-    """Draw cells with the names of rows and columns; NaN stays white.
+def show_heat_maps(
+    tables: Mapping[str, pd.DataFrame],
+    what: str,
+    *,
+    label: str,
+    least: float = 1,
+    most: float | None = None,
+) -> Figure:
+    """Draw tables as heat maps beside each other, with the names of rows and columns.
 
-    The alt text lists the cells of each row of at least ``least``, largest first.
+    Cells that are NaN stay white. A single table of at most 13 rows and columns has its numbers in
+    the cells. The alt text lists the cells of each row of at least ``least``, largest first.
+
+    Args:
+        tables: title -> cells; all have the same rows.
+        what: what the numbers are, for the alt text.
+        label: of the colours, with the unit.
+        least: the size from which a cell is listed.
+        most: where the colours end; None for the largest cell. They begin at 0, or, where a cell is
+            negative, at minus ``most``.
+
+    Example:
+        >>> import pandas as pd
+        >>> cells = pd.DataFrame([[3, 0], [1, 2]], ["cow", "cat"], ["grass", "carpet"])
+        >>> show_heat_maps({"": cells}, "images with both", label="images").get_label()
+        'Heat map of images with both. cow: 3 grass; cat: 2 carpet, 1 grass.'
     """
     import seaborn as sns
 
     words = []
-    for name, row in cells.iterrows():
-        large = row[row >= least].sort_values(ascending=False, kind="stable")
-        if len(large):
-            words.append(f"{name}: {', '.join(f'{v:.0f} {column}' for column, v in large.items())}")
-    height, width = (2.5 + 0.45 * n for n in cells.shape)
-    alt = f"Heat map of {what}. {'; '.join(words) or 'nothing of a point or more'}."
-    ax = canvas.new_figure(width + 1.0, height, alt=alt).subplots()
-    is_named = max(cells.shape) <= 13  # then a cell is wide enough for a number
-    options = {"annot": is_named, "xticklabels": True, "yticklabels": True, "cmap": "cividis"}
-    options |= {"fmt": ".0f", "annot_kws": {"size": NOTE_SIZE}, "cbar_kws": {"label": label}}
-    sns.heatmap(cells, vmin=0, vmax=most, ax=ax, **options)
-    ax.tick_params(axis="x", rotation=60)
-    ax.tick_params(axis="y", rotation=0)
-    return ax.figure
+    for title, cells in tables.items():
+        for name, row in cells.iterrows():
+            large = row[row.abs() >= least].sort_values(key=abs, ascending=False, kind="stable")
+            if len(large):
+                listed = ", ".join(f"{value:.0f} {column}" for column, value in large.items())
+                words.append(f"{f'{title}, ' if title else ''}{name}: {listed}")
+    (rows, columns), n = cells.shape, len(tables)
+    height, width = 2.5 + 0.45 * rows, 3.5 + 0.45 * columns
+    height, width = (height, width) if n == 1 else (3.0, 0.3 * n * columns)
+    alt = f"Heat map{'s' * (n > 1)} of {what}. {'; '.join(words) or 'nothing of a point or more'}."
+    axes = canvas.new_figure(width, height, alt=alt).subplots(1, n, sharey=True, squeeze=False)[0]
+    most = max(float(np.nanmax(np.abs(t))) for t in tables.values()) if most is None else most
+    is_signed = any((cells < 0).any(axis=None) for cells in tables.values())
+    options = {"vmin": -most if is_signed else 0, "cmap": "PuOr" if is_signed else "cividis"}
+    options |= {"vmax": most, "xticklabels": True, "yticklabels": True, "cbar": False}
+    if n == 1 and max(rows, columns) <= 13:  # then a cell is wide enough for a number
+        options |= {"annot": cells.round() + 0.0, "fmt": ".0f", "annot_kws": {"size": NOTE_SIZE}}
+    for ax, (title, cells) in zip(axes, tables.items(), strict=True):
+        sns.heatmap(cells, ax=ax, **options)
+        ax.set_title(title)
+        ax.tick_params(axis="x", rotation=60 if n == 1 else 90)
+        ax.tick_params(axis="y", rotation=0)
+    axes[0].figure.colorbar(axes[-1].collections[0], ax=axes, label=label)
+    return axes[0].figure
 
 
 def show_curves(

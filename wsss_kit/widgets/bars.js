@@ -83,7 +83,7 @@ function render({ model, el }) {
     const pressed = event.target.closest("button");
     if (!pressed) return;
     pressed.focus(); // Safari does not
-    model.send({ kind: "click", name: pressed.dataset.name });
+    model.send({ name: pressed.dataset.name });
   });
   list.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];

@@ -110,9 +110,8 @@ class CAMExplorer(Instrument):
         self._made: dict[Any, Any] = {}  # for what is on the screen now
         state = {"picture": first.name, "method": next(iter(methods)), "threshold": threshold}
         super().__init__(**state, class_name=self._classes_of(first.name)[0])
-        label = "Open your own image (up to 9 MB)"  # what a notebook's connection lets through
-        self._upload = self._file_button(label, "image/*", self.open_image)
-        self.view = Swipe(BOX[1], BOX[0], lambda *file: self._answer(self.open_image, *file))
+        self._upload = self._file_button("Open your own image", "image/*", self.open_image)
+        self.view = Swipe(BOX[1], BOX[0])
         controls = [
             self._upload,
             self._control("picture"),

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import threading
 from collections.abc import Callable, Container, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape
 from typing import Any
 
@@ -17,6 +17,7 @@ from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
 from wsss_kit.data.datasets import ByName
 from wsss_kit.prompts.checks import expected_one_of
+from wsss_kit.widgets.screens import FileButton
 
 WIDTH = 880  # pixels; fits JupyterLab with its file list on a screen of 1366x768
 NARROW = {"description_width": "80px"}
@@ -154,8 +155,8 @@ class Instrument(widgets.VBox):
 
     def _begin(self, children: Sequence[widgets.Widget]) -> None:
         """Show the first state below the given rows, and listen from now on."""
-        layout = {"margin": "0 4px", "width": "auto"}
-        self._said, self._warned = widgets.HTML(layout=layout), widgets.HTML(layout=layout)
+        looks = {"tooltip": "", "layout": {"margin": "0 4px", "width": "auto"}}
+        self._said, self._warned = widgets.HTML(**looks), widgets.HTML(**looks)
         self.children = [*children, self._said, self._warned]
         self.layout.width = f"{WIDTH}px"
         self.add_class("wsss-instrument").add_class(f"wsss-{self._KIND}")
@@ -208,12 +209,12 @@ class Instrument(widgets.VBox):
             finally:
                 self._follow()
                 self._answers_in = None
-            self._say(self._trouble)
+            self._say()
 
     def _failed(self, error: Exception) -> None:
         """Show the error of what has no caller who could see it."""
         self._trouble = in_words(error)
-        self._say(self._trouble)
+        self._say()
 
     def finish(self) -> Instrument:
         """Compute the rest of the numbers now, instead of piece by piece.
@@ -224,9 +225,9 @@ class Instrument(widgets.VBox):
         self._slices.finish()
         return self
 
-    def _say(self, problem: str = "") -> None:
-        """Put the words on the panel, and a problem if there is one."""
-        self.problem = problem
+    def _say(self) -> None:
+        """Put the words on the panel, and the problem of the last wish if there is one."""
+        self.problem = problem = self._trouble
         self._said.value = f'<div aria-live="polite" style="{_TEXT}">{self.words_html()}</div>'
         alert = f'<div role="alert" style="{_TEXT};font-weight:600">⚠ {escape(problem)}</div>'
         self._warned.value = alert if problem else ""
@@ -246,7 +247,7 @@ class Instrument(widgets.VBox):
         """Build a control whose value is tied to a trait, both ways."""
         label = trait if label is None else label
         control = widget(**look(label, width), **options)
-        control.tooltip = label or trait  # a page shows "null" without one
+        control.tooltip = label or trait  # without one, a page says "null"
         self._controls[trait] = control
 
         def moved(change: Any) -> None:
@@ -295,19 +296,10 @@ class Instrument(widgets.VBox):
 
     def _file_button(
         self, label: str, accept: str, take: Callable[[str, bytes], Any], width: str = "auto"
-    ) -> widgets.FileUpload:
-        """Add a button that opens files; ``take`` gets the name and content of each."""
-        looks = {"description": label, "tooltip": label, "layout": {"width": width}}
-        button = widgets.FileUpload(accept=accept, **looks)
-
-        def opened(change: Any) -> None:
-            for file in change.new:
-                self._answer(take, file["name"], bytes(file["content"]))
-            if change.new:
-                button.value = ()  # the same file may be opened again
-
-        button.observe(opened, "value")
-        return button
+    ) -> FileButton:
+        """Build a button that opens files; ``take`` gets the name and content of each."""
+        take_it, layout = partial(self._answer, take), {"width": width}
+        return FileButton(label, accept, take_it, self._failed, layout=layout)
 
     def close(self) -> None:
         """Take the panel off every page and let go of what it holds, images and all."""

@@ -1,4 +1,4 @@
-"""What the browser draws: bars to press, and two images with a handle between them."""
+"""What the browser draws: bars to press, two images with a handle, a button that opens files."""
 
 from __future__ import annotations
 
@@ -31,13 +31,6 @@ class _Box(anywidget.AnyWidget):
 
     width = traitlets.Int().tag(sync=True)
     height = traitlets.Int().tag(sync=True)
-
-    def __init__(self, **state: Any) -> None:
-        super().__init__(**state)
-        self.on_msg(lambda _, content, buffers: self._received(content["name"], *buffers))
-
-    def _received(self, name: str, *buffers: memoryview) -> None:
-        """Answer a message of the page."""
 
 
 class Bars(_Box):
@@ -74,6 +67,7 @@ class Bars(_Box):
         self._on_bar = on_bar
         css = {name: css_of(style) for name, style in styles.items()}
         super().__init__(width=width, height=height, styles=css)
+        self.on_msg(self._received)
 
     def show(
         self, title: str, rows: list[dict], zero: float = 0.0, legend: Sequence[str] = ()
@@ -93,7 +87,8 @@ class Bars(_Box):
             raise ValueError(f"there is no bar {name!r}, expected one of {', '.join(names)}")
         self._on_bar(name)
 
-    def _received(self, name: str, *buffers: memoryview) -> None:
+    def _received(self, _: Any, content: Mapping[str, Any], buffers: Any) -> None:
+        name = content["name"]
         if any(row["name"] == name for row in self.rows):  # they may have changed since the press
             self.click(name)
 
@@ -106,8 +101,6 @@ class Swipe(_Box):
     Args:
         width: of the box in pixels.
         height: of the box in pixels.
-        on_image: called with the name and the content of every file that is dropped on the box;
-            None where none may be.
 
     Example:
         >>> swipe = Swipe(40, 30)
@@ -124,13 +117,9 @@ class Swipe(_Box):
     before_name = traitlets.Unicode(help="what it shows, in words").tag(sync=True)
     after_name = traitlets.Unicode(help="what it shows, in words").tag(sync=True)
     position = traitlets.Float(0.35, min=0, max=1, help="of the handle").tag(sync=True)
-    takes_images = traitlets.Bool().tag(sync=True)
 
-    def __init__(
-        self, width: int, height: int, on_image: Callable[[str, bytes], Any] | None = None
-    ) -> None:
-        self._on_image = on_image
-        super().__init__(width=width, height=height, takes_images=on_image is not None)
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__(width=width, height=height)
 
     def show(self, before: np.ndarray, before_name: str, after: np.ndarray, name: str) -> None:
         """Put other images, each (h, w, 3) in [0, 1], in place of these, in one message."""
@@ -138,9 +127,53 @@ class Swipe(_Box):
             self.before, self.before_name = pixels_png(before), before_name
             self.after, self.after_name = pixels_png(after), name
 
-    def _received(self, name: str, *buffers: memoryview) -> None:
-        if self._on_image is not None:
-            self._on_image(name, bytes(buffers[0]))
+
+class FileButton(anywidget.AnyWidget):
+    """A button that opens files; they may be dropped on its panel as well.
+
+    A file comes in parts of 1 MiB, because Jupyter loses a message above 10 MB without a word.
+
+    Args:
+        label: of the button.
+        accept: file types that the browser offers, such as ``"image/*"``.
+        on_file: called with the name and the content of each file.
+        on_problem: called with a `ValueError` for a file that cannot be read or is above 100 MiB.
+        **look: other traits, such as ``layout``.
+
+    Example:
+        >>> button = FileButton("Open", ".txt", on_file=print, on_problem=print)
+        >>> button.receive({"name": "a.txt", "last": False}, [b"gra"])
+        >>> button.receive({"name": "a.txt", "last": True}, [b"ss"])
+        a.txt b'grass'
+    """
+
+    _esm = Path(__file__).with_name("files.js").read_text("utf-8")
+    label = traitlets.Unicode().tag(sync=True)
+    accept = traitlets.Unicode().tag(sync=True)
+
+    def __init__(
+        self,
+        label: str,
+        accept: str,
+        on_file: Callable[[str, bytes], Any],
+        on_problem: Callable[[Exception], Any],
+        **look: Any,
+    ) -> None:
+        self._on_file, self._on_problem = on_file, on_problem
+        self._parts: dict[str, list[bytes]] = {}  # of files on their way
+        super().__init__(label=label, accept=accept, **look)
+        self.on_msg(lambda _, content, buffers: self.receive(content, buffers))
+
+    def receive(self, content: Mapping[str, Any], buffers: Sequence[bytes]) -> None:
+        """Answer a message of the page: a part of a file, or why it cannot be read."""
+        parts = self._parts.setdefault(content["name"], [])
+        parts += map(bytes, buffers)
+        if "problem" in content or content["last"]:
+            del self._parts[content["name"]]
+        if "problem" in content:
+            self._on_problem(ValueError(f"{content['name']} {content['problem']}"))
+        elif content["last"]:
+            self._on_file(content["name"], b"".join(parts))
 
 
 def bar(

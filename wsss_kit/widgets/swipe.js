@@ -105,21 +105,6 @@ function render({ model, el }) {
     move(to);
   });
 
-  if (model.get("takes_images")) {
-    box.addEventListener("dragover", (event) => {
-      event.preventDefault();
-      box.classList.add("over");
-    });
-    box.addEventListener("dragleave", () => box.classList.remove("over"));
-    box.addEventListener("drop", async (event) => {
-      event.preventDefault();
-      event.stopPropagation();
-      box.classList.remove("over");
-      const file = event.dataTransfer.files[0];
-      if (file) model.send({ kind: "picture", name: file.name }, undefined, [await file.arrayBuffer()]);
-    });
-  }
-
   const moved = ["position", "before_name", "after_name"].map((name) => `change:${name}`);
   for (const name of moved) model.on(name, place);
   place();

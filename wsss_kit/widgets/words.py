@@ -151,8 +151,8 @@ class PromptEditor(Instrument):
 
     def _file_controls(self) -> list[widgets.Widget]:
         """Build the buttons of edits, and those of files with the name of the file."""
-        self._file = widgets.Text("my_prompts.json", **look("file"))
-        self._load = self._file_button("Load", ".json", self._load_file, "84px")
+        self._file = widgets.Text("my_prompts.json", tooltip="where Save writes", **look("file"))
+        self._load = self._file_button("Load", ".json", self._load_file, "88px")
         actions = {"Undo": self.undo, "Redo": self.redo, "Start": self._back_to_start}
         buttons = [self._button(name, action) for name, action in actions.items()]
         files = [self._button("Save", self._save), self._load]
@@ -184,7 +184,13 @@ class PromptEditor(Instrument):
         if given != n:
             expected = f"expected {n}, one for each label of the images; rename classes instead"
             raise ValueError(f"the prompts have {given} classes, {expected}")
-        if both := sorted(set(prompts.classes) & set(prompts.backgrounds)):
+        places = {name: place for place, name in enumerate(self.start.classes)}
+        for place, name in enumerate(prompts.classes):
+            if places.get(name, place) != place:
+                expected = f"expected {self.start.classes[place]!r} or a new name"
+                raise ValueError(f"class {place} is {name!r}, {expected}; keep the classes' order")
+        names = words_of(",".join([*prompts.classes, *prompts.phrases]).casefold())
+        if both := [word for word in prompts.backgrounds if word.casefold() in names]:
             problem = f"{both[0]!r} is a class and a background word, and would compete with itself"
             raise ValueError(f"{problem}; take it out of one of the two")
         return prompts
@@ -273,12 +279,17 @@ class PromptEditor(Instrument):
         self._asked, self.words = None, f"Saved as {path}."
 
     def _load_file(self, name: str, content: bytes) -> None:
-        self._file.value = name
         try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{name} is no text ({error}), expected JSON of the lab") from error
-        self.load(text)
+            start = content[:99].decode("utf-8-sig", "replace").lstrip()[:20]
+            if not start.startswith("{"):
+                raise ValueError(f"it begins with {start!r}, expected {{; choose another file")
+            self.load(content.decode("utf-8-sig"))
+        except ValueError as error:
+            raise ValueError(f"{name} has no prompts for this lab: {error}") from error
+        self._file.value = name
+        names = zip(self.start.classes, self.prompts.classes, strict=True)
+        renamed = ", ".join(f"{old} to {new}" for old, new in names if old != new)
+        self.words += f" {name} is loaded{renamed and f'; it renames {renamed}'}."
 
     def _become(self, prompts: Prompts, *, remember: bool = True) -> None:
         """Take over other prompts, from wherever they come."""

@@ -18,8 +18,7 @@ from wsss_kit.methods.sc_cam import (
     purity,
     stability,
 )
-from wsss_kit.paperworld import PaperWorld
-from wsss_kit.paperworld.measures import subtype_labels, subtype_names
+from wsss_kit.paperworld import PaperWorld, subtype_labels, subtype_names
 from wsss_kit.paperworld.words import ANIMAL_STYLES, VEHICLE_STYLES
 
 

@@ -12,7 +12,7 @@
 #
 # **Goals.** You can (1) derive the map from the classifier and rebuild it, (2) measure what a map covers, (3) explain what co-occurrence does to it, (4) choose the background threshold without fooling yourself.
 #
-# **Needs.** No network, no GPU, no other notebook; it helps to know 01. **Time.** About 1 minute of computing on a laptop's CPU, half of it training; GPU not measured; 45 minutes of reading.
+# **Needs.** No network, no GPU, no other notebook; it helps to know 01. **Time.** About 1 minute of computing on a laptop's CPU, half of it training; GPU not measured; 45 minutes of reading. **Words.** [glossary.md](glossary.md)
 #
 # <details><summary><b>Plan for the teacher, 60 minutes</b></summary>
 #
@@ -158,6 +158,8 @@ report
 # The usual answer: a classifier needs only what separates the classes, such as the cow's head and not its flank, so the map covers **parts**. PaperWorld is built to test this. Each object has a *body*, in a style that four classes share, and one *signature part* (a head, a cab, a tail) that only its class has. `world.parts` says which pixel belongs to which. There is a second possible cause: the **home background** of notebook 01. It also separates the classes, and it is larger.
 #
 # *PaperWorld.* For each map of a class that is present, we ask three questions about each region of the image. How much of the region exceeds half of the map's maximum (*bright*)? Which share of the map's sum is in it (*mass*)? Which share of the image is it (*area*)? In a constant map, the mass of every region equals its area.
+#
+# **Predict first:** which region holds the largest share of the mass? Which holds the most for its area?
 
 
 # %%
@@ -185,6 +187,7 @@ def where_it_looks(method, world, level=0.5):
     return pd.DataFrame({name: 100 * pd.DataFrame(rows).mean() for name, rows in sums.items()}).T
 
 
+# %% tags=["predict"]
 looks = {}
 if DATA == "paper":
     looks["trained at 0.85"] = where_it_looks(cam, data.test)
@@ -209,8 +212,10 @@ if DATA == "paper":
 # ## What co-occurrence does
 #
 # *PaperWorld.* We train the same head on the same backbone with the same number of images, but at a `cooccurrence` of 0.3 instead of 0.85: only 30 percent of the objects stand on their home background. Where are the maps bright then, on the same test images?
+#
+# **Predict first**, then run the cell.
 
-# %%
+# %% tags=["predict"]
 if DATA == "paper":
     other = data._replace(train=PaperWorld(len(data.train), split="train", cooccurrence=0.3))
     cam_low = train_cam(other)
@@ -219,6 +224,8 @@ pd.concat(looks, axis=1).round(1) if looks else None
 
 # %% [markdown]
 # Does co-occurrence change the predictions? We test both classifiers on images where most objects stand on their home background (0.85, as in `test`) and on images where none does (0.0). *Best guess*: is the class with the highest score present? *Named without being there*: in the 0.0 images, how often is an absent class predicted? We count this separately where its home background is in the image (water without a boat) and where it is not.
+#
+# **Predict first:** which of the four numbers will differ between the two classifiers?
 
 
 # %%
@@ -239,6 +246,7 @@ def named_without(method, world):
     return [100 * said[absent & seen].float().mean().item() for seen in (in_sight, ~in_sight)]
 
 
+# %% tags=["predict"]
 rows = {}
 if DATA == "paper":
     away = PaperWorld(len(data.test), split="test", cooccurrence=0.0)
@@ -260,18 +268,7 @@ pd.DataFrame(rows).round(1)
 # %%
 if DATA == "paper":
     maps_low = partial(cam_maps, method=cam_low)
-    low_rule = best_rule(sweep_background(maps_low, data.val, data.val_masks, rules=CONSTANTS))
-    report_low = evaluate(
-        predict_masks(maps_low, data.test, low_rule),
-        data.test_masks,
-        classes=data.classes,
-        protocol=data.protocol(
-            "test",
-            background=f"{low_rule}, chosen on {len(data.val)} val images",
-            refinement="none",
-            preset=cam_low.preset,
-        ),
-    )
+    low, report_low = data.score(maps_low, rules=CONSTANTS, preset=cam_low.preset)
     for name, scored in {"trained at 0.85": report, "trained at 0.3": report_low}.items():
         print(f"{name}: {scored.headline}\n    {scored.protocol}")
 
@@ -350,12 +347,14 @@ def logit_from(raw_map, region):
 
 
 # %% tags=["check"]
+assert logit_from(torch.tensor([[4.0, 8.0]]), torch.tensor([[True, False]])) == 2
 c = int(labels[0].argmax())
 half = torch.zeros(raw.shape[-2:], dtype=torch.bool)
 half[: half.shape[0] // 2] = True
 upper, lower = (logit_from(raw[0, c].cpu(), region) for region in (half, ~half))
 assert torch.allclose(upper + lower, cam.predict(images)[0, c], atol=1e-4)
 print(f"upper half {upper:.2f}, lower half {lower:.2f}")
+print("passed")
 
 # %% [markdown]
 # **Exercise 2. The pointing game.** This score needs no threshold: does the brightest pixel of a map lie on its class? Write the test for one map.
@@ -382,6 +381,7 @@ for s in data.test:
     for c in s.labels.nonzero().flatten().tolist():
         hits.append(points_at_it(maps[c], data.test_masks[s.name], c + 1))
 print(f"{100 * sum(hits) / len(hits):.0f} % of {len(hits)} maps point at their class")
+print("passed")
 
 # %% [markdown]
 # **Exercise 3. A backbone from random weights.** Build a `CAM` on the paper backbone with random weights (the default), preset `"clean"` and one scale. Train the *whole* network for 2 epochs with a batch size of 8. Before you run the check: will its best guesses be right on home background (0.85)? On other backgrounds (0.0)? Where will its maps be bright?
@@ -413,6 +413,7 @@ if DATA == "paper":
     object_mass = table.loc[["signature part", "body"], "mass"].sum()
     assert table.loc["home background", "mass"] > object_mass, "it looks at home"
     print(table.round(1))
+print("passed")
 
 # %% [markdown]
 # If you like, use more images and epochs (`epochs=12` on 600 images takes a minute or two). Does longer training alone move the maps to the objects?

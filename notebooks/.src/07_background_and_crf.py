@@ -12,7 +12,7 @@
 #
 # **Goals.** You can (1) say when the two background rules are the same and when they are not, (2) say what each kernel of a dense CRF does and rebuild its mean field, (3) find out which of its parameters matter for *your* images, (4) read a confidence, and say what 255 is for.
 #
-# **Needs.** No network, no GPU, no other notebook; it helps to know 00 and 02. **Time.** A minute and a half of computing on two cores, GPU not measured; 60 minutes of reading.
+# **Needs.** No network, no GPU, no other notebook; it helps to know 00 and 02. **Time.** A minute and a half of computing on two cores, GPU not measured; 60 minutes of reading. **Words.** [glossary.md](glossary.md)
 #
 # <details><summary><b>Plan for the teacher, 75 minutes</b></summary>
 #
@@ -66,7 +66,7 @@ methods = {
 }
 few = data.val[:20]  # for the many small trials below: compare their rows, do not report them
 
-# %% [markdown]
+# %% [markdown] elsewhere="0.15 0.2"
 # ## Two rules for background
 #
 # Image-level labels do not name background, so there is no map for it. Its score is computed from the maps of the classes, by one of two rules. Let $m$ be the largest map of a pixel:
@@ -114,7 +114,7 @@ for p in powers:
 apart = (table["with CRF"].iloc[0::2].values - table["with CRF"].iloc[1::2].values).round(1)
 print("power minus its constant, without CRF: 0 everywhere; with CRF:", apart.tolist())
 
-# %% [markdown]
+# %% [markdown] elsewhere="3.8 8.1 2.4 90"
 # Without a CRF each power scores the same as its constant: the masks are the same. So a paper that reports maps "with power 16" has used a threshold of 0.12, and nothing else.
 #
 # With a CRF they differ, because the CRF does not ask *which* score is largest but *by how much*. Take a pixel on the flank of a cow where the map is 0.1. The constant 0.382 prefers background by a factor of 3.8. Its power, 2, prefers it by a factor of 8.1, so the neighbours need stronger evidence to change the pixel to *cow*. Above the threshold it is the other way round. A map of 0.3 beats the constant 0.123 by a factor of 2.4, and its power, 16, by a factor of 90: then the neighbours can hardly change the pixel back. So a power is the same threshold with more confidence on both sides, and the larger the power, the less the CRF can change. Choose the rule *for the step that reads it*: the best rule before a CRF need not be the best one without.
@@ -128,9 +128,11 @@ print("power minus its constant, without CRF: 0 everywhere; with CRF:", apart.to
 # The first, the **spatial** kernel, uses only the positions $p$: neighbours should have the same class. The second, the **bilateral** kernel, also uses the colours $I$: pixels that are not too far away *and have a similar colour* should have the same class. CLIP-ES and DeepLab use $w_s = 3$, $\theta_\gamma = 1$ pixel, $w_b = 4$, $\theta_\alpha = 67$ pixels, $\theta_\beta = 3$ of 255 levels.
 #
 # Which pixels have a large weight? We take one pixel where CLIP-ES's map is bright and show its weights; they are largest at the pixel itself.
+#
+# **Predict first:** what do the two weight maps of a pixel on the border of an object look like?
 
 
-# %%
+# %% tags=["predict"]
 def listens_to(image, pixel, xy_std, rgb_std=None):
     """(3, H, W), (y, x) -> (H, W) weights of all other pixels, 1 at the pixel itself."""
     H, W = image.shape[1:]
@@ -258,7 +260,7 @@ pd.Series({name: miou_with(**options) for name, options in variants.items()}).ro
 #
 # We change one at a time and keep the others as published. Before you look: which curve will be steep?
 
-# %%
+# %% tags=["predict"]
 trials = {
     "bilateral_rgb_std, levels": ("bilateral_rgb_std", (1, 2, 3, 5, 8, 13, 25)),
     "bilateral_xy_std, pixels": ("bilateral_xy_std", (5, 10, 20, 40, 67, 120)),
@@ -341,8 +343,10 @@ show_curves({"min_confidence": panel}, y="percent of pixels", marked={"min_confi
 
 # %% [markdown]
 # Mean field is far too confident: nearly all pixels are above 0.99. All neighbours have the same class because they have influenced each other, and mean field counts each of them as new evidence. So a confidence gives an *order* of the pixels and not a probability, and 0.95 excludes only a few of them. But these few are well chosen:
+#
+# **Predict first:** which pixels become 255?
 
-# %%
+# %% tags=["predict"]
 doubtful = {}
 for s in shown[1:]:
     maps = methods["CLIP-ES"](s.image[None], s.labels[None])
@@ -360,7 +364,7 @@ print(f"wrong among them: {100 * (~right[below]).float().mean():.0f} %")
 print(f"wrong among the others: {100 * (~right[~below]).float().mean():.0f} %")
 print(f"share of all errors that 255 takes out: {100 * below[~right].float().mean():.0f} %")
 
-# %% [markdown]
+# %% [markdown] elsewhere="12 24"
 # Hatched pixels are 255. They are along the edges of the predicted objects and where object and background share a colour, and they are wrong several times as often as the others. The value 255 does not exclude a confident error: the bird's tail and the cat's ears are background with high confidence, and a segmenter learns this from the masks. A higher minimum excludes more of these errors, and much of the object with them.
 #
 # Masks that are *scored* keep all pixels (`min_confidence=None`). A predicted 255 is scored as background, and the score would fall without any error of the method.
@@ -409,6 +413,8 @@ for (name, how), rule in chosen.items():
             preset=(cam if name == "CAM" else clip_es).preset,
         ),
     )
+
+# %%
 rows = {
     key: {
         "mIoU, %": 100 * report.mean_iou,
@@ -430,7 +436,7 @@ show_masks(
     data.classes,
 )
 
-# %% [markdown]
+# %% [markdown] elsewhere="70.8 75.0 1,464 48"
 # Three results.
 #
 # - **The CRF is the largest step** in PaperWorld, for a classifier's maps as well as for CLIP-ES's: it gives the masks sharp edges. On photographs the gain is smaller; CLIP-ES's authors report 70.8 without and 75.0 with the CRF on the 1,464 training images of VOC.
@@ -463,6 +469,7 @@ def hard_probabilities(scores):
 three = torch.rand(3, 4, 5)
 expected = dense_crf(three[None], torch.zeros(1, 3, 4, 5), iterations=0, unary="hard")[0]
 assert torch.allclose(hard_probabilities(three), expected, atol=1e-6)
+print("passed")
 
 # %% [markdown]
 # **Exercise 2. How much can the neighbours change?** A pixel's map is $m$ and its background score $b$. Suppose that all pixels with a large weight have the class with probability 1. With normalised kernels they then add about $w = w_s + w_b$, and the class wins if $\log m + w > \log b$. Write the smallest $m$ that can still become the class, for a background score that may depend on $m$.
@@ -491,6 +498,7 @@ constant, power = weakest_map(lambda m: 0.382), weakest_map(lambda m: (1 - m) **
 assert abs(power * torch.exp(torch.tensor(7.0)).item() - (1 - power) ** 2) < 1e-3
 assert 2 < power / constant < 3  # the power asks for more, although both are the same threshold
 print(f"constant {constant:.5f}, its power {power:.5f}")
+print("passed")
 
 # %% [markdown]
 # **Exercise 3. Which minimum confidence?** Given the confidences and which pixels are right, find the smallest confidence at which at least a wanted share of the kept pixels is right, or 1.0 if there is none.
@@ -518,6 +526,7 @@ assert confidence_for(toy_sure, toy_right, 0.5, (0.5, 0.7, 0.85)) == 0.7
 assert confidence_for(toy_sure, toy_right, 1.0, (0.5, 0.7, 0.85)) == 0.85
 assert confidence_for(toy_sure, ~toy_right, 1.0, (0.85,)) == 1.0
 print("for 97 % right:", confidence_for(sure, right, 0.97, levels))
+print("passed")
 
 # %% [markdown]
 # ## Recap

@@ -12,7 +12,7 @@
 #
 # **Goals.** You can say (1) what goes in and what comes out, (2) how plain CAM and CLIP-ES differ, (3) which number turns a map into a mask and where it may be chosen.
 #
-# **Needs.** No network, no GPU, no other notebook. **Time.** Half a minute of computing on a laptop's CPU, GPU not measured; 30 minutes of reading and playing.
+# **Needs.** No network, no GPU, no other notebook. **Time.** Half a minute of computing on a laptop's CPU, GPU not measured; 30 minutes of reading and playing. **Words.** [glossary.md](glossary.md)
 #
 # <details><summary><b>Plan for the teacher, 45 minutes</b></summary>
 #
@@ -32,14 +32,7 @@ from functools import partial
 import pandas as pd
 import torch
 
-from wsss_kit import (
-    best_rule,
-    cam_maps,
-    clip_es_maps,
-    evaluate,
-    predict_masks,
-    sweep_background,
-)
+from wsss_kit import best_rule, cam_maps, clip_es_maps, evaluate, predict_masks, sweep_background
 from wsss_kit.notebook_data import make_clip_es, open_data, train_cam
 from wsss_kit.plot import iou_bars, show_cams, show_masks, show_samples
 from wsss_kit.widgets import CAMExplorer
@@ -205,6 +198,8 @@ def mask_by_hand(maps, threshold):
 tiny = torch.tensor([[[0.9, 0.2]], [[0.3, 0.25]]])  # two classes, one row of two pixels
 assert mask_by_hand(tiny, 0.5).tolist() == [[1, 0]]
 assert mask_by_hand(tiny, 0.1).tolist() == [[1, 2]]
+assert mask_by_hand(tiny, 0.25).tolist() == [[1, 0]]  # equal to the threshold does not exceed it
+print("passed")
 
 # %% [markdown]
 # **Exercise 2. IoU by hand.** Compute the IoU of one class over several images: sum overlaps and unions over all images, *then* divide.
@@ -232,6 +227,7 @@ def iou_by_hand(predicted, target, value):
 for value in (0, int(sample.labels.argmax()) + 1):
     by_hand = iou_by_hand(masks["CLIP-ES"], data.test_masks, value)
     assert abs(by_hand - reports["CLIP-ES"].iou[value]) < 1e-9, (value, by_hand)
+print("passed")
 
 # %% [markdown]
 # ## Recap

@@ -15,7 +15,7 @@
 #
 # **Goals.** You can say (1) what a `Sample` holds and what it does not, (2) why a class and its usual background cannot be told apart from labels alone, (3) how to bring your own images.
 #
-# **Needs.** No network, no GPU, no other notebook, nothing to train. **Time.** Less than half a minute of computing on a laptop's CPU; a GPU is not used; 30 minutes of reading.
+# **Needs.** No network, no GPU, no other notebook, nothing to train. **Time.** Less than half a minute of computing on a laptop's CPU; a GPU is not used; 30 minutes of reading. **Words.** [glossary.md](glossary.md)
 #
 # <details><summary><b>Plan for the teacher, 40 minutes</b></summary>
 #
@@ -36,14 +36,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from PIL import Image
 
 from wsss_kit import PAPER_CLASSES, PaperWorld, load_folder, load_folder_masks
 from wsss_kit.notebook_data import open_data
 from wsss_kit.paperworld.words import HOME, STUFF
-from wsss_kit.plot import new_figure, show_masks, show_samples
+from wsss_kit.plot import show_heat_maps, show_masks, show_samples
 
 # %%
 DATA = "paper"  # or "voc", "folder"
@@ -76,7 +75,7 @@ assert not hasattr(sample, "mask")
 shown = data.val[:2]
 show_masks(shown, {"ground truth": data.val_masks}, data.classes)
 
-# %% [markdown]
+# %% [markdown] elsewhere="240"
 # How large is the difference in cost? Bearman et al. (*What's the Point*, ECCV 2016) report about 20 seconds per image for the labels of all 20 VOC classes, and about 240 seconds for full masks.
 #
 # ## How often, and with what?
@@ -92,16 +91,7 @@ counts.sort_values(ascending=False)
 
 # %%
 together = pd.DataFrame((labels.T @ labels).int().numpy(), index=data.classes, columns=data.classes)
-figure = new_figure(
-    0.5 * len(together) + 2,
-    0.4 * len(together) + 1.2,
-    alt="Heat map: images in which the class of the row and the class of the column are both present.",
-)
-ax = figure.subplots()
-annotate = len(together) <= 10
-sns.heatmap(together, annot=annotate, fmt="d", cmap="cividis", square=True, ax=ax)
-ax.set(title="images with both classes")
-figure
+show_heat_maps({"": together}, "images with both classes", label="images with both classes")
 
 # %% [markdown]
 # The diagonal holds the counts of the single classes. In PaperWorld any two classes may occur together. In VOC, `person` occurs together with nearly every other class.
@@ -132,19 +122,13 @@ worlds = {dial: PaperWorld(200, split="train", cooccurrence=dial) for dial in di
 tables = {dial: background_of_classes(world) for dial, world in worlds.items()}
 
 # %%
-figure = new_figure(
-    11,
-    2.9,
-    alt="Three heat maps of class by background kind at a co-occurrence of 0.1, 0.5 and 0.85. "
-    "The diagonal of home backgrounds grows with it.",
+show_heat_maps(
+    {f"cooccurrence {dial}": 100 * shares for dial, shares in tables.items()},
+    "class by kind of background",
+    label="percent of background pixels",
+    least=20,
+    most=70,
 )
-axes = figure.subplots(1, 3, sharey=True)
-for ax, (dial, shares) in zip(axes, tables.items(), strict=True):
-    last = ax is axes[-1]
-    sns.heatmap(shares, vmin=0, vmax=0.7, cmap="cividis", square=True, cbar=False, ax=ax)
-    ax.set_title(f"cooccurrence {dial}")
-figure.colorbar(axes[-1].collections[0], ax=axes, label="share of background pixels", shrink=0.7)
-figure
 
 # %%
 home = {
@@ -156,7 +140,7 @@ home.loc["mean"] = home.mean()
 home.columns.name = "cooccurrence"
 (100 * home).round(0).astype(int)
 
-# %% [markdown]
+# %% [markdown] elsewhere="0.15"
 # The table gives the percentage of background pixels that are home background. The homes are the first eight columns of the heat maps. So a bright diagonal means that the background alone tells the class. Now take a classifier that learned "water" instead of "boat". At 0.85, the setting of `train`, `val` and `test`, its loss would hardly ever show the mistake, because labels do not say which pixels they mean. Exercise 1 builds that classifier.
 #
 # ## The splits, and why `web` is another
@@ -277,6 +261,9 @@ def guess_from_background(stuff):
 
 
 # %% tags=["check"]
+kinds = torch.full((10, 10), STUFF.index("bricks"))
+kinds[:2], kinds[2, :5] = STUFF.index(HOME["boat"]), STUFF.index(HOME["camel"])  # 20 % and 5 %
+assert guess_from_background(kinds).tolist() == [float(name == "boat") for name in PAPER_CLASSES]
 correct = {}
 for dial, world in worlds.items():
     guesses = torch.stack([guess_from_background(world.stuff[s.name]) for s in world])
@@ -284,6 +271,7 @@ for dial, world in worlds.items():
     correct[dial] = ((guesses * truth).sum() / truth.sum()).item()
 print("share of the classes present that it finds, by co-occurrence:", correct)
 assert correct[0.1] < correct[0.5] < correct[0.85]
+print("passed")
 
 # %% [markdown]
 # **Exercise 2. From masks to labels.** A mask contains everything that a label says. Write this direction, which loses information: which classes does a mask contain? (The other direction is the subject of the next notebooks.)
@@ -306,6 +294,7 @@ assert labels_from_mask(torch.tensor([[0, 2], [255, 2]]), 3).tolist() == [0, 1, 
 world = worlds[0.85][:50]
 for s in world:
     assert torch.equal(labels_from_mask(world.masks[s.name], len(PAPER_CLASSES)), s.labels)
+print("passed")
 
 # %% [markdown]
 # ## Recap

@@ -1,0 +1,96 @@
+"""Notebooks handed in: each exercise has its own mark, whatever else an answer does."""
+
+import csv
+
+import nbformat
+import pytest
+
+from wsss_kit.__main__ import main
+from wsss_kit.commands.grade import run_grade
+
+SOLUTIONS = {
+    "add": "def add(number):\n    return base + number",
+    "twice": "def twice(x):\n    return 2 * x",
+    "half": "def half(x):\n    return twice(x) / 4",
+}
+CHECKS = {
+    "add": "assert add(1) == 21",
+    "twice": "assert twice(2) == 4",
+    "half": "assert half(8) == 4",
+}
+STUB = "def {}(x):\n    raise NotImplementedError('to do')"
+
+
+def write(path, answers, *, key=False):
+    """A notebook with these answers, text by name of the exercise; all else is a stub."""
+    cells = [nbformat.v4.new_code_cell("base = 20\n%matplotlib inline")]
+    for name, check in CHECKS.items():
+        cells.append(nbformat.v4.new_code_cell(answers.get(name, STUB.format(name))))
+        cells.append(nbformat.v4.new_code_cell(f"{check}\nprint('passed')"))
+        if key:
+            cells[-2].metadata.tags, cells[-1].metadata.tags = ["solution"], ["check"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+
+
+@pytest.fixture
+def key(tmp_path):
+    write(tmp_path / "key" / "00_sums.ipynb", SOLUTIONS, key=True)
+    return tmp_path / "key"
+
+
+def test_every_answer_has_its_own_mark(key, tmp_path, capsys):
+    answers = {
+        "all right": SOLUTIONS,
+        "stubs": {},
+        "own helper": SOLUTIONS
+        | {"add": "base = 7\ndef seven(x):\n    return x\ndef add(x):\n    return seven(x) + 20"},
+        "three wrong": {name: f"def {name}(x):\n    return 5" for name in SOLUTIONS},
+        # half is right although twice, which it calls, never ends: the course's own is taken
+        "no end": SOLUTIONS | {"twice": "def twice(x):\n    while True: pass"},
+        "crash": SOLUTIONS | {"add": "def add(x):\n    import os; os._exit(3)"},
+        "no Python": SOLUTIONS | {"half": "def half(x:\n    return"},
+        "no function": SOLUTIONS | {"half": "x = 3"},
+    }
+    for student, texts in answers.items():
+        write(tmp_path / "in" / student / "00_sums.ipynb", texts)
+    (tmp_path / "in" / "broken").mkdir()
+    (tmp_path / "in" / "broken" / "00_sums.ipynb").write_text("{")
+    run_grade(tmp_path / "in", key=key, out=tmp_path / "marks.csv", seconds=5)
+    rows = list(csv.DictReader((tmp_path / "marks.csv").open(newline="")))
+    assert len(rows) == 9 * 3 and {row["of"] for row in rows} == {"1"}
+    marks, remarks = {}, {}
+    for row in rows:
+        marks[row["student"]] = marks.get(row["student"], "") + row["marks"]
+        remarks[row["student"], row["exercise"]] = row["remark"]
+    assert marks == {
+        **{"all right": "111", "stubs": "000", "own helper": "111", "three wrong": "000"},
+        **{"no end": "101", "crash": "011", "no Python": "110", "no function": "110"},
+        "broken": "000",
+    }
+    for place, words in {
+        ("stubs", "1"): "NotImplementedError: to do",
+        ("three wrong", "2"): "AssertionError: assert twice(2) == 4",
+        ("no end", "2"): "not ready after 5 seconds",
+        ("crash", "1"): "its process ended with status 3",
+        ("no function", "3"): "no answer",
+    }.items():
+        assert remarks[place] == words
+    assert remarks["no Python", "3"].startswith("SyntaxError")
+    assert "is no notebook" in remarks["broken", "1"]
+    assert "no end: 2 of 3" in capsys.readouterr().out
+
+
+def test_nothing_to_grade_and_a_key_that_fails(key, tmp_path, capsys):
+    words = ["grade", str(tmp_path / "in"), "--key", str(key), "--out", str(tmp_path / "m.csv")]
+    assert main(words) == 2
+    assert "in is not there, or is no folder" in capsys.readouterr().err
+    write(tmp_path / "in" / "other.ipynb", {})
+    assert main(words) == 2
+    assert "expected NAME.ipynb or STUDENT/NAME.ipynb" in capsys.readouterr().err
+    write(tmp_path / "in" / "00_sums.ipynb", {})
+    write(key / "00_sums.ipynb", SOLUTIONS | {"add": STUB.format("add")}, key=True)
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert "could not be run with its own solutions" in message and "to do" in message
+    assert not (tmp_path / "m.csv").exists()
