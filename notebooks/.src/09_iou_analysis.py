@@ -81,12 +81,12 @@ for name, of in maps_of.items():
         refine=crf_of[name],
         refinement="attention affinity, dense CRF" if name == "CLIP-ES" else "dense CRF",
         preset=method.preset,
-        shown=False,
+        what=name,
     )
 masks = {name: found.masks for name, found in chosen.items()}
 
 # %%
-atlas = ErrorAtlas(list(data.test), masks, data.test_masks, reports)
+atlas = ErrorAtlas(data.test, masks, data.test_masks, reports)
 atlas.method = "CLIP-ES"
 atlas
 
