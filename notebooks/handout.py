@@ -25,11 +25,12 @@ from build import FOLDER, BuildError, chosen, read_source, student_copy, tags, w
 PLAN = re.compile(r"\n*<details><summary><b>Plan for the teacher[\s\S]*?</details>")
 STUDENT = """# The course
 
-Install `wsss_kit`, start JupyterLab in this folder and open `00_start_here.ipynb`. A check below an
-exercise ends in a red `NotImplementedError` until the exercise is done, and then prints "passed".
-Where a text says *Predict first*, write your prediction down before you run the cell. Hand in the
-notebooks under their own names. `glossary.md` explains the words, `papers.md` leads from an
-equation to its function.
+Install the package as your teacher says (`pip install wsss_kit`, or `pip install FILE.whl`), start
+JupyterLab in this folder and open `00_start_here.ipynb`. A check below an exercise ends in a red
+`NotImplementedError` until the exercise is done, and then prints "passed". Where a text says
+*Predict first*, write your prediction down before you run the cell: it has no saved output on
+purpose. Hand in the notebooks under their own names. `glossary.md` explains the words, `papers.md`
+leads from an equation to its function.
 """
 INSTRUCTOR = """# The course, with solutions
 

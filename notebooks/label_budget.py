@@ -4,22 +4,21 @@
     python notebooks/label_budget.py --limit 40       # a trial, which says nothing
 
 The small segmenter of the kit learns from the ground-truth masks of 5, 10, 25, 50 and 100 % of the
-``train`` images of the embedded world, and from pseudo masks of all of them, which CLIMS and
-CLIP-ES make from image-level labels (with the dense CRF and the background rules of the rows
-``paper/...`` of ``python -m wsss_kit reproduce``). Ground truth enters training here on purpose:
-it is the supervised ceiling. All segmenters are scored on the same ``test`` images as in the
-README: the mean of an image and its mirror image, no labels, no CRF after the segmenter.
+``train`` images of the embedded world, and from pseudo masks of all of them, which CLIMS (or
+CLIP-ES, ``--methods``) makes from image-level labels (with the dense CRF and the background rules
+of the rows ``paper/...`` of ``python -m wsss_kit reproduce``). Ground truth enters training here on
+purpose: it is the supervised ceiling. All segmenters are scored on the same ``test`` images as in
+the README: the mean of an image and its mirror image, no labels, no CRF after the segmenter.
 
 All segmenters train for the same number of optimisation steps, ``--passes`` times as many as a pass
 over ALL images has. A small budget sees its images more often, so it is not punished by fewer
-steps. The default is short, so that two seeds take minutes and not an hour, and its batches are
-small, which gives more steps in the same time. ``--passes 10 --batch-size 16`` is the training of
-the README's table, and its numbers are higher; the number of masks may then be another one. A seed
-fixes the segmenter's new weights, the order of the images and which images have a mask; a larger
-budget contains the smaller ones of its seed.
+steps. The default is short: two seeds take ten minutes on two cores. ``--passes 10 --batch-size
+16`` is the training of the README's table, and its numbers are higher; the number of masks may then
+be another one. A seed fixes the segmenter's new weights, the order of the images and which images
+have a mask; a larger budget contains the smaller ones of its seed.
 
 The number of masks is where the curve first reaches the score of a weak method, by linear
-interpolation in the logarithm of the number; outside of the budgets the statement says "fewer than"
+interpolation in the logarithm of the number. Outside of the budgets the statement says "fewer than"
 or "more than". Intervals come from a paired bootstrap over the test images: every resample has the
 same images for all segmenters, and averages over the seeds. They say nothing about other seeds or
 other worlds.
@@ -169,7 +168,8 @@ def draw_curve(scores: Mapping, worth: float, statement: str) -> Figure:
     budgets = [n for source, n in scores if source == MASKS]
     n_images, label = budgets[-1], "training images with a ground-truth mask"
     curves = {MASKS: {n: scores[MASKS, n][0] for n in budgets}}
-    for method in WEAK:
+    methods = [source for source, _ in scores if source != MASKS]
+    for method in methods:
         name = f"{method}, labels of {n_images} images"
         curves[name] = dict.fromkeys((budgets[0], n_images), scores[method, n_images][0])
     marked = {label: worth} if 0 < worth < np.inf else None
@@ -177,7 +177,7 @@ def draw_curve(scores: Mapping, worth: float, statement: str) -> Figure:
     ax = figure.axes[0]
     ax.set_title(textwrap.fill(f"{statement}. Bands: 95 % intervals.", 100), fontsize=NOTE_SIZE)
     figure.set_size_inches(7.5, 4.5)
-    drawn = [[(MASKS, n) for n in budgets], *([(m, n_images)] * len(budgets) for m in WEAK)]
+    drawn = [[(MASKS, n) for n in budgets], *([(m, n_images)] * len(budgets) for m in methods)]
     for line, points in zip(ax.lines, drawn, strict=False):  # the last line is the dotted one
         band = np.array([interval_of(scores[point][1:]) for point in points])
         ax.fill_between(budgets, *band.T, color=line.get_color(), alpha=0.15, linewidth=0)
@@ -188,8 +188,9 @@ def main() -> None:
     """Train what is missing, and write the tables, the figure and the statements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the trainings")
+    parser.add_argument("--methods", nargs="+", choices=WEAK, default=["CLIMS"], metavar="METHOD")
     parser.add_argument("--limit", type=int, default=800, help="train images, at least 20")
-    parser.add_argument("--passes", type=float, default=1.25, help="over all images")
+    parser.add_argument("--passes", type=float, default=2.25, help="over all images")
     parser.add_argument("--batch-size", type=int, default=8, help="images a step")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--out", type=Path, default=Path("data/runs/label_budget"))
@@ -198,12 +199,12 @@ def main() -> None:
         parser.error("expected --limit of 20, --passes above 0 and --batch-size of 2, or more")
     steps = int(np.ceil(given.passes * given.limit / given.batch_size)), given.batch_size
     budgets = [round(share * given.limit) for share in SHARES]
-    sources = [*((MASKS, n) for n in budgets), *((method, given.limit) for method in WEAK)]
+    sources = [*((MASKS, n) for n in budgets), *((method, given.limit) for method in given.methods)]
     tasks = [(source, n, seed) for seed in given.seeds for source, n in sources]
     spawn = multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)
     with run_folder(given.out) as out, ProcessPoolExecutor(given.processes, *spawn) as pool:
-        made = [pool.submit(make_pseudo_masks, m, given.limit, out / f"{m} masks") for m in WEAK]
-        [each.result() for each in made]
+        for method in given.methods:
+            pool.submit(make_pseudo_masks, method, given.limit, out / f"{method} masks").result()
         trained = [pool.submit(train_row, *t, given.limit, steps, out) for t in tasks]
         rows = {task: each.result() for task, each in zip(tasks, trained, strict=True)}
     iou = {task: 100 * row["mean_iou"] for task, row in rows.items()}
@@ -215,7 +216,7 @@ def main() -> None:
         line |= {f"seed {k}": iou[source, n, k] for k in given.seeds}
         low, high = interval_of(values[1:])
         table.append(line | {"mean": values[0], "low": low, "high": high})
-    for method in WEAK:
+    for method in given.methods:
         values = scores[method, given.limit]
         worth[method] = compute_worth(values, curve, budgets)
         weak = np.array([iou[method, given.limit, k] for k in given.seeds])
@@ -232,7 +233,7 @@ def main() -> None:
         frame = pd.DataFrame(lines).round(2)
         write_whole(out / f"{name}.csv", frame.to_csv(index=False))
         print(f"\n{name}, mIoU in percent\n{frame.to_string(index=False)}")
-    save_figure(draw_curve(scores, worth["CLIMS"][0], statements[0]), out / "curve.png")
+    save_figure(draw_curve(scores, worth[given.methods[0]][0], statements[0]), out / "curve.png")
     print("", *statements, sep="\n")
     if (np.diff(curve[0]) < 0).any():
         print("The curve falls between two budgets: train longer (--passes), or with more seeds.")

@@ -1,8 +1,8 @@
 """Make the slides of the lecture: one HTML file, no network, from the table in ``teaching.md``.
 
 A row of the table becomes two slides: its figure, from the notebook that it names, with the
-question, and then the answer. Arrow keys, space and Home move; a browser prints one slide on each
-page.
+question, and then the same with the answer. Arrow keys, space and Home move; a browser prints one
+slide on each page.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ p { margin: 0 } small { margin-top: auto; font-size: 2vmin; color: #555 } code {
 </style></head><body>
 <section><h1>{{ title }}</h1><p>{{ about }}</p>
 <small>{{ slides | length }} questions</small></section>
-{% for slide in slides %}
+{% for slide in slides %}{% for part in ("", slide.answer) %}
 <section><h2>{{ slide.what }}</h2>
 <img alt="{{ slide.alt | e }}" src="data:image/{{ slide.kind }};base64,{{ slide.image }}">
-{{ slide.question }}<small>{{ slide.minutes }} min · notebook {{ slide.place }}</small></section>
-<section><h2>{{ slide.what }}</h2>{{ slide.question }}{{ slide.answer }}
+{{ slide.question }}{{ part }}
 <small>{{ slide.minutes }} min · notebook {{ slide.place }}</small></section>
-{% endfor %}
+{% endfor %}{% endfor %}
 <script>
 addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, " ": 1, ArrowLeft: -1, ArrowUp: -1,

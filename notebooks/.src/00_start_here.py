@@ -170,7 +170,7 @@ print(f"CLIP-ES is ahead in {better[:-1].sum()} of {len(better) - 1} rows, mean 
 print("largest difference:", (table["CLIP-ES"] - table["CAM"]).abs()[:-1].idxmax())
 
 # %% [markdown]
-# Read the protocol before you compare two numbers: split, number of images, background rule, refinement. Compare two numbers only where these agree. Remember also what each method has learned from: the classifier from a few hundred labelled images, CLIP from many more images with captions. The table says how the two methods do *here*. It does not say which paper is better.
+# Read the protocol before you compare two numbers. Split and images must be the same. Background rule, refinement and preset may differ only where they belong to the method, as here. Remember also what each method has learned from: the classifier from a few hundred labelled images, CLIP from many more images with captions. The table says how the two methods do *here*. It does not say which paper is better.
 #
 # One question remains for the next notebooks. The classifier predicts the labels well (notebook 02 measures this). Why do its maps miss parts of an object and mark the background beside it?
 #
@@ -207,13 +207,13 @@ print("passed")
 
 # %%
 def iou_by_hand(predicted, target, value):
-    """Mappings name -> (H, W) int64 and a mask value -> IoU in [0, 1], over target's images."""
+    """Mappings name -> (H, W) int64 and a mask value -> IoU in [0, 1]; 255 in a target is ignored."""
     raise NotImplementedError("two sums over the images, one division")
 
 
 # %% tags=["solution"]
 def iou_by_hand(predicted, target, value):
-    """Mappings name -> (H, W) int64 and a mask value -> IoU in [0, 1], over target's images."""
+    """Mappings name -> (H, W) int64 and a mask value -> IoU in [0, 1]; 255 in a target is ignored."""
     overlap = union = 0
     for name, truth in target.items():
         counted = truth != 255
@@ -226,7 +226,8 @@ def iou_by_hand(predicted, target, value):
 # %% tags=["check"]
 for value in (0, int(sample.labels.argmax()) + 1):
     by_hand = iou_by_hand(masks["CLIP-ES"], data.test_masks, value)
-    assert abs(by_hand - reports["CLIP-ES"].iou[value]) < 1e-9, (value, by_hand)
+    expected = reports["CLIP-ES"].iou[value]
+    assert abs(by_hand - expected) < 1e-9, f"value {value}: {by_hand}, expected {expected}"
 print("passed")
 
 # %% [markdown]

@@ -59,7 +59,7 @@ DATA = "paper"  # or "voc", "folder"
 #
 # A backbone turns images into features (B, D, h, w). Their mean over the cells, one vector per image, goes through a linear head without bias. The backbone was trained before, on other images and without our labels. It is **frozen**: only the head learns. So the features are computed once and training takes seconds.
 #
-# Why not train the backbone too? A few hundred labelled images are too few to train a backbone from random weights. Exercise 3 tries it: the network then learns the background instead of the objects. So all CAM papers start from ImageNet weights. They also go on training the backbone; we do not. This gives a clean comparison: two classifiers of this notebook have the same features and differ only in the weights of their heads.
+# Why not train the backbone too? A few hundred labelled images are too few to train a backbone from random weights. Exercise 3 tries it. So all CAM papers start from ImageNet weights. They also go on training the backbone; we do not. This gives a clean comparison: two classifiers of this notebook have the same features and differ only in the weights of their heads.
 #
 # For PaperWorld the backbone is a small one. It was trained on the split `web`, without torn objects, to imitate the image features of a tiny CLIP. With `"voc"` and `"folder"` it is a ResNet-50 with ImageNet weights (downloaded once). The sections marked *PaperWorld* are then skipped, because they need maps of object parts and kinds of background, which no photograph has.
 
@@ -276,7 +276,7 @@ if DATA == "paper":
 # Three points.
 #
 # - **Correct predictions, different causes.** With home background (0.85) both classifiers predict equally well, so a test on such images cannot tell them apart. Without it (0.0) the best guesses hardly differ: 97 and 100 % are right, three images of 100. The false predictions do differ. Where only the home background of a class is present, the classifier trained at 0.85 predicts the class in 15 % of the cases, the one trained at 0.3 in 4 %. It says "boat" where there is only water.
-# - **The map shows the cause.** The features are the same. The head trained at 0.85 gives more weight to the features of home background: 46 % of its maps' mass lies there, against 41 % for the head trained at 0.3. Its masks have a lower mIoU. Look at the two intervals before you trust the size of the difference; each classifier was trained once.
+# - **The map shows the cause.** The features are the same. The head trained at 0.85 gives more weight to the features of home background: 46 % of its maps' mass lies there, against 41 % for the head trained at 0.3. Its masks have a lower mIoU. How certain the difference is, the two intervals do not say: both were scored on the same images, and notebook 09 compares such numbers in pairs. Each classifier was trained once.
 # - **Parts remain.** Co-occurrence hardly changes the gap between signature part and body. A classifier that cannot use the background does not cover more of the object.
 #
 # The two trainings differ only in `cooccurrence`, so it causes the difference. For photographs there is no such setting, and the effect is seen only if someone has drawn masks.
@@ -336,13 +336,13 @@ pd.DataFrame(gains).T
 
 # %%
 def logit_from(raw_map, region):
-    """(h, w) raw map and (h, w) bool region -> the part of the logit that its cells give."""
-    raise NotImplementedError("the logit is the mean over all cells")
+    """(h, w) raw map, (h, w) bool region -> 0-d tensor: the part of the logit from these cells."""
+    raise NotImplementedError("the logit is the sum over all cells, divided by their number")
 
 
 # %% tags=["solution"]
 def logit_from(raw_map, region):
-    """(h, w) raw map and (h, w) bool region -> the part of the logit that its cells give."""
+    """(h, w) raw map, (h, w) bool region -> 0-d tensor: the part of the logit from these cells."""
     return raw_map[region].sum() / raw_map.numel()
 
 
@@ -362,13 +362,13 @@ print("passed")
 
 # %%
 def points_at_it(cam_of_class, mask, value):
-    """(H, W) map, (H, W) int64 mask, a mask value -> True if the brightest pixel has that value."""
-    raise NotImplementedError("find the place of the maximum and look it up in the mask")
+    """(H, W) map, (H, W) int64 mask, a mask value -> bool: has the brightest pixel that value?"""
+    raise NotImplementedError("look the place of the maximum up in the mask; .item()")
 
 
 # %% tags=["solution"]
 def points_at_it(cam_of_class, mask, value):
-    """(H, W) map, (H, W) int64 mask, a mask value -> True if the brightest pixel has that value."""
+    """(H, W) map, (H, W) int64 mask, a mask value -> bool: has the brightest pixel that value?"""
     return mask.flatten()[cam_of_class.argmax()].item() == value
 
 
@@ -391,7 +391,7 @@ print("passed")
 def trained_from_nothing(samples):
     """Samples -> a fitted CAM whose backbone began with random weights."""
     raise NotImplementedError(
-        "CAM(...).fit(...); two arguments of fit say how long and in what steps"
+        'CAM("paper", ...).fit(..., epochs=2, batch_size=8); without train_backbone=False'
     )
 
 

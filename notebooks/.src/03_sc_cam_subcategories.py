@@ -311,7 +311,7 @@ columns = [torch.stack([frame[i] for frame in frames.values()]) for i in range(l
 show_cams(images, columns, list(frames), torch.ones(len(watched), len(frames)))
 
 # %% [markdown]
-# This is the main result. The **parent's** map hardly changes: the head is still enough to tell *cat*, and the sub-category loss changes little about that. The **children's** map is, at every cell, the largest map of the class's sub-categories. It covers more of the body, because only the body shows that a cat is *spotted*: the cat's map moves from the head to the coat, the bus's grows along its side. (The boat's map hardly changes; the training is short.) So the gain is in the maps of the head that has learned the sub-categories.
+# This is the main result. The **parent's** map hardly changes: the head is still enough to tell *cat*, and the sub-category loss changes little about that. The **children's** map is, at every cell, the largest map of the class's sub-categories. In the figure it covers more of the body, because only the body shows that a cat is *spotted*: the cat's map moves from the head to the coat, the bus's grows along its side. (The boat's map hardly changes; the training is short.) In the table, read both columns: each row has its own threshold, so a row can find much of the body and also mark much background. The children have the highest mIoU. So the gain is in the maps of the head that has learned the sub-categories.
 #
 # The paper uses the parent's map and gains with it on photographs; a user of its code who merged the children's maps scored less. So check both.
 
@@ -319,7 +319,7 @@ show_cams(images, columns, list(frames), torch.ones(len(watched), len(frames)))
 step_bars({"no refinement": reports})
 
 # %% [markdown]
-# Two results. The control gains nothing by longer training, so the gain of the children comes from the sub-categories. And the later rounds gain nothing *here*: with 240 images and good initial features, the first clusters were nearly right.
+# Two results. The control's mIoU gains nothing by longer training, so the gain of the children comes from the sub-categories. And the later rounds gain hardly anything *here*: with 240 images and good initial features, the first clusters were nearly right, and the later ones agree with the sub-types a little less.
 
 # %% [markdown] tags=["larger"]
 # **A larger run.** With 1,000 images the later rounds gain a little (200 `test` images, mean of two seeds; the map of the children):
@@ -376,13 +376,13 @@ if DATA == "paper":
 
 # %%
 def step(points, centres):
-    """Points (N, D), centres (k, D), each nearest to some -> labels (N,), new centres (k, D)."""
+    """Points (N, D), centres (k, D), no cluster empty -> labels (N,), new centres (k, D)."""
     raise NotImplementedError("torch.cdist, argmin, and a mean for every centre")
 
 
 # %% tags=["solution"]
 def step(points, centres):
-    """Points (N, D), centres (k, D), each nearest to some -> labels (N,), new centres (k, D)."""
+    """Points (N, D), centres (k, D), no cluster empty -> labels (N,), new centres (k, D)."""
     nearest = torch.cdist(points, centres).argmin(1)
     return nearest, torch.stack([points[nearest == j].mean(0) for j in range(len(centres))])
 
@@ -419,18 +419,18 @@ assert mine[1, 2, 3] == max(0, raw[3, 2, 3], raw[4, 2, 3], raw[5, 2, 3]) / raw[3
 print("passed")
 
 # %% [markdown]
-# **Exercise 3. Purity.** The purity of a cluster is the share of its most frequent kind. Why is it a worse measure than NMI when k grows?
+# **Exercise 3. Purity.** The purity of a cluster is the share of its most frequent kind. Why is it a worse measure than NMI when k grows? Write your answer below the check.
 
 
 # %%
 def purities(clusters, kinds):
-    """One-hot (M, k), each with an image, and one-hot (M, j) -> (k,) in [0, 1]."""
+    """Clusters one-hot (M, k), none empty, and kinds one-hot (M, j) -> (k,) in [0, 1]."""
     raise NotImplementedError("count pairs with a matrix product")
 
 
 # %% tags=["solution"]
 def purities(clusters, kinds):
-    """One-hot (M, k), each with an image, and one-hot (M, j) -> (k,) in [0, 1]."""
+    """Clusters one-hot (M, k), none empty, and kinds one-hot (M, j) -> (k,) in [0, 1]."""
     counts = clusters.T @ kinds  # (k, j)
     return counts.amax(1) / counts.sum(1)
 
@@ -440,7 +440,6 @@ heaps = torch.eye(2)[torch.tensor([0, 0, 0, 1])]
 sorts = torch.eye(3)[torch.tensor([2, 2, 1, 0])]
 assert torch.allclose(purities(heaps, sorts), torch.tensor([2 / 3, 1.0]))
 assert torch.allclose(purities(heaps, sorts), purity(heaps, sorts, n_classes=1).share)
-# every image its own heap: as pure as can be, and worth nothing
 assert purities(torch.eye(4), sorts).min() == 1
 print("passed")
 

@@ -66,7 +66,7 @@ lab
 #
 # CLIP gives the image one vector and each text another; the cosine between them, times a learned scale, is the **logit**. A softmax over all texts gives probabilities. For an image with the label *cow*, CLIP-ES uses the classes that are **present** and a fixed list of **background words**. It does not use *cat*, because the label excludes it.
 #
-# **Predict first:** which text has the largest logit, and which has the largest probability?
+# **Predict first:** how much larger is the probability of the first text than that of the second? And their logits?
 
 # %% tags=["predict"]
 sample = next(s for s in data.test if s.labels.sum() == 1)
@@ -454,7 +454,7 @@ show_masks(
 # - **The CRF helps little where a map marks the wrong place.** It adds 2 points to the logit's maps (17.9 to 19.8) and 13 points to the maps with background words (55.7 to 68.7). It gives edges to what the map marks.
 # - **Body and signature part.** The softmax maps find more of the bodies (73 %) than of the signature parts (65 %), because a third of the objects that this CLIP learned from had lost their signature part (notebook 01). With affinity and CRF together, 83 % of the signature parts are found.
 #
-# - **Beyond the paper.** `preset="plus"` needs no training either. It averages the maps of a larger image and of its flipped copy, and it measures the similarity of cells by their *values* instead of queries and keys, and by the words that CLIP predicts for each cell. Without the CRF it gains 1.7 points over the affinity; with it, it loses 0.5 on these 80 images, because the CRF brings much of the same. On all 200 images of `test` it gains 2.6 points without and 1.8 with the CRF; with a CLIP of another seed, trained less than half as long and much weaker, 0.7 and 0.2. Each part can be switched off: add `CLIPES(clip, prompts=prompts, preset="plus", flip=False)` as a step of the ladder, or one with `scales=(1.0,)`, `similarity="queries"` or `distribution=False`.
+# - **Beyond the paper.** `preset="plus"` needs no training either. It averages the maps of a larger image and of its flipped copy, and it measures the similarity of cells by their *values* instead of queries and keys, and by the words that CLIP predicts for each cell. Without the CRF it gains 1.7 points over the affinity; with it, it loses 0.5 on these 80 images, because the CRF brings much of the same. On all 200 images of `test` it gains 2.6 points without and 1.8 with the CRF; with a CLIP of another seed, trained less than half as long and much weaker, 0.7 and 0.2. Each part can be switched off: add `"no flip": partial(clip_es_maps, method=CLIPES(clip, prompts=prompts, preset="plus", flip=False).fit())` to the ladder, or the same with `scales=(1.0,)`, `similarity="queries"` or `distribution=False`.
 #
 # How certain is this? The intervals cover the choice of images only. Another seed of the tiny CLIP changes more: two CLIPs trained alike differ by three points on `val`, others by more, and the card of the one in the package lists them. So these steps are a property of *this* CLIP. On all 200 images of `test` the affinity gave the two CLIPs 1.5 and 1.8 points without the CRF, and 4.4 and 6.7 with it.
 #
@@ -462,13 +462,13 @@ show_masks(
 #
 # A check that ends in a red `NotImplementedError` waits for its exercise; this is intended. Write the function, run its cell and then the check.
 #
-# **Exercise 1. The derivative of a softmax.** Write the weights for the map of the probability from the weights for the maps of the logits.
+# **Exercise 1. The derivative of a softmax.** Write the weights for the map of the probability from the weights for the maps of the logits. Keep the factor $p_c$.
 
 
 # %%
 def softmax_weights(logits, g, c):
     """(T,) logits, (T, D) weights of each logit -> (D,) weights for the probability of text c."""
-    raise NotImplementedError("minus the mean of all texts' weights, as CLIP believes them")
+    raise NotImplementedError("p_c times (g_c minus the mean of all g, weighted by p)")
 
 
 # %% tags=["solution"]
@@ -488,18 +488,18 @@ assert softmax_weights(torch.randn(1), torch.randn(1, 3), 0).abs().max() < 1e-6 
 print("passed")
 
 # %% [markdown]
-# **Exercise 2. Sinkhorn.** The rows of an attention matrix sum to 1; its columns have any sum, so some cells get more attention than they give. Write the rounds that bring both sums close to 1, columns first.
+# **Exercise 2. Sinkhorn.** The rows of an attention matrix sum to 1; its columns have any sum, so some cells get more attention than they give. Write the rounds that bring both sums close to 1: in each round divide every column by its sum, then every row by its sum.
 
 
 # %%
 def balance(attention, rounds):
-    """(N, N) not negative -> (N, N) after so many rounds of columns, then rows, divided by sums."""
+    """(N, N) not negative, a number of rounds -> (N, N) after these rounds."""
     raise NotImplementedError("two divisions a round")
 
 
 # %% tags=["solution"]
 def balance(attention, rounds):
-    """(N, N) not negative -> (N, N) after so many rounds of columns, then rows, divided by sums."""
+    """(N, N) not negative, a number of rounds -> (N, N) after these rounds."""
     for _ in range(rounds):
         attention = attention / attention.sum(0, keepdim=True)
         attention = attention / attention.sum(1, keepdim=True)
@@ -516,18 +516,18 @@ assert torch.allclose((balanced + balanced.T) / 2, expected, atol=1e-6)
 print("passed")
 
 # %% [markdown]
-# **Exercise 3. Which word competes most?** By the derivation, a class competes most with the words of high probability. No mask is needed: which background word has the largest mean probability over the images of a class?
+# **Exercise 3. Which word competes most?** By the derivation, a class competes most with the words of high probability. No mask is needed: which background word has the largest mean probability over the images of a class? Take the softmax over the classes present and all background words, as in the first table: `method.clip.encode_image(images)` (B, E), normalised, with `method.class_features_` (C, E) and `method.background_features_` (P, E), times `method.clip.logit_scale`.
 
 
 # %%
 def strongest_rival(method, samples, c):
-    """The background word with the largest mean probability over the images with class c."""
+    """A CLIPES, samples, a class -> str: one of method.prompts.backgrounds."""
     raise NotImplementedError("a softmax over the classes present and all words, image by image")
 
 
 # %% tags=["solution"]
 def strongest_rival(method, samples, c):
-    """The background word with the largest mean probability over the images with class c."""
+    """A CLIPES, samples, a class -> str: one of method.prompts.backgrounds."""
     total = 0
     for s in samples:
         if s.labels[c] > 0:

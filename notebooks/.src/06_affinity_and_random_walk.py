@@ -140,7 +140,7 @@ show_cams(
 )
 
 # %% [markdown]
-# The learned affinity is local by construction: it covers the cells within a circle of five cells. Attention covers all cells. Which of the two makes better masks has to be measured.
+# Neither stops at the edge of the object alone: the learned affinity also spreads over near cells of another thing, and attention jumps to similar cells far away, such as the head of another animal. The learned affinity is local by construction: it covers the cells within a circle of five cells. Attention covers all cells. Which of the two makes better masks has to be measured.
 #
 # ## The walk
 #

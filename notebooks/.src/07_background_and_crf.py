@@ -288,7 +288,7 @@ table.sort_values("span of mIoU", ascending=False).round(1)
 # %% [markdown]
 # The three parameters of the bilateral kernel matter most: **how far** a class may spread (`bilateral_xy_std`, 11 points between the best and the worst value), the **weight** of the kernel (`bilateral_weight`, 9) and **how similar** two colours must be (`bilateral_rgb_std`, 8). `bilateral_xy_std` has to reach across an object; above that it does no harm. `bilateral_rgb_std` has a best value with a fall on both sides: if it is too small, a pixel has no similar pixels; if it is too large, all pixels are similar. `bilateral_weight` has to be large enough. The spatial kernel matters less as long as its radius and its weight are small. After five iterations there is little left to gain.
 #
-# The best values belong to cut paper with grain, at 96 pixels. Photographs have shadows and other sizes, and the published values were found there. For new data, tune the parameters in this order.
+# Most published values, which were found on photographs, are the best ones here too or near to it; the column *best here* shows where not. For new data, tune the parameters in this order.
 #
 # One error of the published code belongs here. Before its CRF it subtracts the mean colour and casts to 8 bits, so that dark values wrap around to bright ones. `reference_crf_images` does the same, and the preset `reference` uses it. Does it matter?
 
@@ -441,7 +441,7 @@ show_masks(
 #
 # - **The CRF is the largest step** in PaperWorld, for a classifier's maps as well as for CLIP-ES's: it gives the masks sharp edges. On photographs the gain is smaller; CLIP-ES's authors report 70.8 without and 75.0 with the CRF on the 1,464 training images of VOC.
 # - **It knows nothing about classes.** It spreads the scores of the maps over similar colours. A wrong map becomes a wrong mask with sharp edges, and an object of two colours may lose one of them.
-# - **PAMR** has a part of this gain in less time. A pixel is compared with 48 others only. Where these all look different, as in the spots of a cat or the stripes of a cow, the weights go to the least different ones, and holes remain. At 96 pixels the difference in time is small; it grows with the image, because the CRF's lattice is built anew for each image.
+# - **PAMR** has a part of this gain in less time. A pixel is compared with 48 others only. Where these all look different, as in the spots of a cat or the stripes of a cow, the weights go to the least different ones, and holes remain. The table's times depend on what else the machine does; PAMR's advantage grows with the image, because the CRF's lattice is built anew for each image.
 #
 # The background rule was chosen for each row separately, on `val`; see the column. With the rule of the maps, the CRF would lose points that are not its fault.
 #
@@ -477,13 +477,13 @@ print("passed")
 
 # %%
 def weakest_map(background_of, w=7.0):
-    """A function m -> b, falling or constant -> the smallest m in (0, 1] that neighbours can win."""
+    """A function m -> b, falling or constant -> the smallest m in (0, 1] that still can win."""
     raise NotImplementedError("halve an interval, as threshold_of does")
 
 
 # %% tags=["solution"]
 def weakest_map(background_of, w=7.0):
-    """A function m -> b, falling or constant -> the smallest m in (0, 1] that neighbours can win."""
+    """A function m -> b, falling or constant -> the smallest m in (0, 1] that still can win."""
     gain = torch.exp(torch.tensor(w)).item()
     low, high = 0.0, 1.0
     for _ in range(60):
@@ -506,13 +506,13 @@ print("passed")
 
 # %%
 def confidence_for(sure, right, wanted, levels):
-    """(M,) confidences, (M,) bool, wanted share, rising levels -> the smallest level that does."""
+    """(M,) confidences, (M,) bool, a share, rising levels -> the first level that reaches it."""
     raise NotImplementedError("try the levels from below")
 
 
 # %% tags=["solution"]
 def confidence_for(sure, right, wanted, levels):
-    """(M,) confidences, (M,) bool, wanted share, rising levels -> the smallest level that does."""
+    """(M,) confidences, (M,) bool, a share, rising levels -> the first level that reaches it."""
     for level in levels:
         kept = sure >= level
         if kept.any() and right[kept].float().mean() >= wanted:

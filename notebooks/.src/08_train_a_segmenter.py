@@ -204,7 +204,11 @@ table.round(1)
 segmenters = [row for row in published_rows() if row.what == "segmenter" and row.split == "val"]
 pd.DataFrame(
     {
-        row.name: {"method": row.method, "mIoU, %": row.value, "starts from": row.start}
+        row.name: {
+            "method": row.method,
+            "mIoU, %": row.value,
+            "starts from": row.start or "not stated",
+        }
         for row in segmenters
     }
 ).T

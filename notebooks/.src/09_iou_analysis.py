@@ -157,7 +157,7 @@ for n in (10, 20, 40, len(report.names)):
 pd.DataFrame(table).round(1)
 
 # %% [markdown]
-# The table gives the width of the interval in points. A setting chosen on twenty images is chosen mostly by chance.
+# The table gives the width of the interval in points. It may also grow: a few new images may be unlike the others. A setting chosen on twenty images is chosen partly by chance; these notebooks choose on 20 to 100 `val` images to save time, a study should use more.
 #
 # ## Method against method
 #
@@ -222,8 +222,8 @@ show_spills(reports["CLIP-ES"]) if known else None
 # Four results.
 #
 # - **CAM spills onto home backgrounds.** A plane loses 48 points to the sky and a camel 30 to sand: in the training images they co-occur, and a classifier has no reason to tell them apart. Nearly all of it is on the diagonal of the heat map: each class spills onto its home background.
-# - **CLIP-ES spills onto other backgrounds too.** Its planes spill onto sky, sand *and* grass, its boats onto water and road, its cats onto the road: the second heat map has no diagonal. The maps are coarse here (12 by 12 cells), and the CRF spreads them over every region of one colour that they touch. A background word helps against the home background (notebook 05), a finer grid against the rest.
-# - **One class has nearly half of CLIMS' gain.** CLIMS has 7.0 points of mIoU more than SC-CAM, and yet it is better on 37 images and worse on 43. The plane gains 30 points, which is 48 % of the gain in the mean of nine; bird, bus, train and camel gain 6 to 12 points each. SC-CAM's plane spills 33 points onto the sky, while CLIMS spills 1.2 points per class on average. The mean over classes and the count over images answer different questions; exercise 3 is about that.
+# - **CLIP-ES spills onto other backgrounds too.** Its planes spill onto sky, sand *and* grass, its boats onto water and road, its cats onto the road: only about half of the second heat map is on the diagonal. The maps are coarse here (12 by 12 cells), and the CRF spreads them over every region of one colour that they touch. A background word helps against the home background (notebook 05), a finer grid against the rest.
+# - **One class has nearly half of CLIMS' gain.** CLIMS has 7.0 points of mIoU more than SC-CAM, and yet it is better on 37 images and worse on 43. The plane gains 30 points, which is 48 % of the gain in the mean of nine; bird, bus, train and camel gain 6 to 12 points each (bird and camel are not sure). SC-CAM's plane spills 33 points onto the sky, while CLIMS spills 1.2 points per class on average. The mean over classes and the count over images answer different questions; exercise 3 is about that.
 # - **CAM misses parts, SC-CAM does not.** CAM misses a third of its cats, because the head alone raises the score; sub-categories (notebook 03) leave 0.6 points of *missed*. CLIMS loses mostly at the boundary, 14 of its 16 lost points.
 #
 # %% [markdown] tags=["larger"]
@@ -289,7 +289,7 @@ half = {name: mask[::2, ::2] for name, mask in truth.items()}
 print(explain_gap(scored(half, half), row))
 
 # %% [markdown]
-# And our own score, which is of another data set, beside what is published of CLIP-ES's masks. The last row of the table says why the two do not compare.
+# And our own score, which is of another data set, beside what is published of CLIP-ES's masks. The last row of the table lists what differs, the data and the split first: the two do not compare.
 
 # %%
 beside_published(reports["CLIP-ES"], method="CLIP-ES", what="masks").T
@@ -333,13 +333,13 @@ print("passed")
 
 # %%
 def without_spills(report):
-    """A report -> (S,) the IoU of each class if it had spilled nothing."""
+    """A report -> (S,) IoU of its S values if nothing were spilled, from iou and error_shares."""
     raise NotImplementedError("iou = i / u; how large is u without the spilled share of it?")
 
 
 # %% tags=["solution"]
 def without_spills(report):
-    """A report -> (S,) the IoU of each class if it had spilled nothing."""
+    """A report -> (S,) IoU of its S values if nothing were spilled, from iou and error_shares."""
     spilled = report.error_shares[:, ERROR_KINDS.index("spilled")]
     return report.iou / (1 - spilled)
 
@@ -354,7 +354,7 @@ assert np.allclose(without_spills(reports["CAM"])[1:], ideal.iou[1:], equal_nan=
 print("passed")
 
 # %% [markdown]
-# **Exercise 3. Counting images.** A method is better in 45 of 80 images and worse in 35. Is it better? Compute the probability that a fair coin gives at least as many heads, and compare it with what `compare_reports` says of two methods.
+# **Exercise 3. Counting images.** A method is better in 45 of 80 images and worse in 35. Is it better? Compute the probability that a fair coin gives at least as many heads, and compare it with what `compare_reports` says of two methods. Is it better? Write your answer below the check.
 
 
 # %%

@@ -53,10 +53,12 @@ def test_every_answer_has_its_own_mark(key, tmp_path, capsys):
         "no function": SOLUTIONS | {"half": "x = 3"},
     }
     for student, texts in answers.items():
-        write(tmp_path / "in" / student / "00_sums.ipynb", texts)
+        write(tmp_path / "in" / student / "week 1" / "00_sums (2).ipynb", texts)
     (tmp_path / "in" / "broken").mkdir()
     (tmp_path / "in" / "broken" / "00_sums.ipynb").write_text("{")
-    run_grade(tmp_path / "in", key=key, out=tmp_path / "marks.csv", seconds=5)
+    write(tmp_path / "in" / "stubs" / ".ipynb_checkpoints" / "00_sums-copy.ipynb", SOLUTIONS)
+    options = {"out": tmp_path / "marks.csv", "notebooks": ["00"], "seconds": 5}
+    run_grade(tmp_path / "in", key=key, **options)
     rows = list(csv.DictReader((tmp_path / "marks.csv").open(newline="")))
     assert len(rows) == 9 * 3 and {row["of"] for row in rows} == {"1"}
     marks, remarks = {}, {}

@@ -53,6 +53,7 @@ def run_grade(
     *,
     key: str | Path = KEY,
     out: str | Path = "marks.csv",
+    notebooks: Sequence[str] | None = None,
     seconds: int = 120,
 ) -> list[Mark]:
     """Grade notebooks that students hand in, and write a table of marks.
@@ -61,9 +62,11 @@ def run_grade(
     of a student's own cells are there too. A check gives one mark.
 
     Args:
-        folder: of one folder for each student, or of the notebooks of one student.
+        folder: of one folder for each student, with folders in it or not, or of the notebooks of
+            one student.
         key: of the notebooks with solutions and checks, as ``make handout`` writes it.
         out: CSV with a row for each student and exercise.
+        notebooks: which count, such as ``02``; None for those that somebody has handed in.
         seconds: that an answer and its check may take.
 
     Returns:
@@ -82,20 +85,19 @@ def run_grade(
         if not place.is_dir():
             raise FileNotFoundError(f"{name} {place} is not there, or is no folder{hint}")
     courses = {path.stem: path for path in sorted(key.glob("*.ipynb"))}
-    handed_in = {
-        course: {
-            path.parent.name: path
-            for path in sorted((*folder.glob("*.ipynb"), *folder.glob("*/*.ipynb")))
-            if course in path.stem
-        }
-        for course in courses
-    }
+    wanted = [name for name in courses if name.startswith(tuple(notebooks or ("",)))]
+    handed_in: dict[str, dict[str, Path]] = {name: {} for name in wanted}
+    for path in sorted(folder.rglob("*.ipynb")):
+        *above, _ = path.relative_to(folder).parts
+        for name in wanted:
+            if name in path.stem and not any(part.startswith(".") for part in above):
+                handed_in[name][above[0] if above else folder.name] = path
     students = sorted({student for papers in handed_in.values() for student in papers})
     if not students:
-        expected = f"expected NAME.ipynb or STUDENT/NAME.ipynb with a NAME of {', '.join(courses)}"
+        expected = f"expected NAME.ipynb or STUDENT/NAME.ipynb with a NAME of {', '.join(wanted)}"
         raise ValueError(f"{folder} holds no notebook of the course; {expected}")
     marks: list[Mark] = []
-    for course in progress([name for name in courses if handed_in[name]], what="grading"):
+    for course in progress([n for n in wanted if handed_in[n] or notebooks], what="grading"):
         marks += _course(courses[course], handed_in[course], students, seconds)
     marks.sort()
     table = io.StringIO(newline="")

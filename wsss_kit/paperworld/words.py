@@ -7,10 +7,10 @@ Positions and sizes are in units of the image's side, y downwards.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from unicodedata import category
 
 import torch
 from torch import Tensor
@@ -265,8 +265,8 @@ class WordTokenizer:
         >>> tokenizer = WordTokenizer()
         >>> tokenizer(["a cat", "a zebra"])[:, :4].tolist()
         [[75, 2, 39, 76], [75, 2, 1, 76]]
-        >>> tokenizer.unknown("a zebra on the water")
-        ['zebra']
+        >>> tokenizer.unknown("a zebra on the water, कुत्ता, 🐕")
+        ['zebra', 'कुत्ता', '🐕']
     """
 
     def __init__(self, words: Sequence[str] | None = None, context_length: int = 20) -> None:
@@ -278,7 +278,9 @@ class WordTokenizer:
 
     @staticmethod
     def _split(text: str) -> list[str]:
-        return re.findall(r"[^\W_]+", text.lower())  # letters of any script, and numbers
+        """Divide at spaces and punctuation; vowel signs and emoji belong to words."""
+        kept = (c.isalnum() or (c > "\x7f" and category(c)[0] in "LMNS") for c in text.lower())
+        return "".join(c if k else " " for c, k in zip(text.lower(), kept, strict=True)).split()
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Return the ids of one text or of P texts: (P, context_length) int64, zero padded."""

@@ -43,7 +43,7 @@ def templates_of(text: str) -> str | list[str]:
         >>> templates_of("a {}"), templates_of("a photo of {} | one {}")
         ('a {}', ['a photo of {}', 'one {}'])
     """
-    parts = [part.strip() for part in text.split("|") if part.strip()]
+    parts = [part.strip() for part in re.split("[|｜]", text) if part.strip()]
     return parts if len(parts) > 1 else "".join(parts)
 
 
