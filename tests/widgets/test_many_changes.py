@@ -1,33 +1,15 @@
-"""Hundreds of random changes of each instrument: no error, no stale image, no growing memory."""
+"""Hundreds of random changes of each instrument: no error, and no stale image."""
 
-import gc
-import os
 import random
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.widgets.conftest import decoded
 from wsss_kit.evaluation import Protocol, evaluate
 from wsss_kit.widgets import CAMExplorer, ErrorAtlas, PromptLab, explorer
 
 CHANGES = 140
-SETTLED = 90
-"""Changes after which everything that is kept has been met once."""
-GROWTH = 16
-"""MB that a process may grow by in the rest of them: an allocator's own ups and downs."""
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/statm").exists(), reason="memory is read from /proc"
-)
-
-
-def used() -> float:
-    """MB of memory in use."""
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def alike(mine, other) -> bool:
@@ -68,7 +50,7 @@ def change_often(make, changes, look, *, seed, more=0):
         seed: of the changes.
         more: changes, for an instrument that keeps much.
     """
-    dice, instrument, settled = random.Random(seed), make(), None
+    dice, instrument = random.Random(seed), make()
     for i in range(1, CHANGES + more + 1):
         dice.choice(changes)(instrument, dice)
         assert not instrument.problem, (i, instrument.problem)
@@ -81,15 +63,10 @@ def change_often(make, changes, look, *, seed, more=0):
             for mine, theirs in zip(look(instrument), look(fresh), strict=True):
                 assert alike(mine, theirs), (i, theirs)
             fresh.close()
-        if i == SETTLED + more // 2:
-            settled = used()
-    grown = used() - settled
-    print(f"{type(instrument).__name__}: {grown:+.1f} MB in {CHANGES - SETTLED + more // 2}")
-    assert grown < GROWTH
 
 
 def test_explorer(world, cam, clip_es, monkeypatch):
-    monkeypatch.setattr(explorer, "MOST_KEPT", 2**22)  # full before memory is first measured
+    monkeypatch.setattr(explorer, "MOST_KEPT", 2**22)  # so that results are forgotten, too
     given = {"CAM": cam, "CLIP-ES": clip_es}, world, world.masks, world.classes
     make = partial(CAMExplorer, *given)
     change_often(make, [set_one], lambda it: (it.view.before, it.view.after, it.words), seed=1)
