@@ -51,6 +51,7 @@ METADATA = {
 STUB = "raise NotImplementedError"
 PASSED = 'print("passed")'
 LONGEST_CELL = 25
+ANSWER = "*Your prediction (double-click here and write):*"
 """Lines of a code cell, at most."""
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
 NO_FIGURES = (
@@ -128,9 +129,9 @@ def student_copy(notebook: NotebookNode, *, solutions: bool = False) -> Notebook
         solutions: keep them, and leave the stubs out.
 
     Returns:
-        a new notebook; checks have no outputs and the tag that lets "run all" pass over them, and
-        what they print with the solution stands below them. Stubs and checks are numbered in
-        nbgrader's metadata, a point for each check.
+        a new notebook; a cell to write in stands above each prediction; checks have no outputs and
+        the tag that lets "run all" pass over them, and what they print with the solution stands
+        below them. Stubs and checks are numbered in nbgrader's metadata, a point for each check.
     """
     cells, seen, number = [], {}, 0
     for cell in notebook.cells:
@@ -146,6 +147,9 @@ def student_copy(notebook: NotebookNode, *, solutions: bool = False) -> Notebook
             metadata["nbgrader"] = nbgrader(f"check-{number}", solution=False)
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
         seen[digest] = seen.get(digest, 0) + 1
+        if "predict" in tags(cell):
+            answer = nbformat.v4.new_markdown_cell(ANSWER, metadata={"tags": ["answer"]})
+            cells.append(answer | {"id": f"{digest}-answer"})
         copy = NotebookNode(
             id=digest if seen[digest] == 1 else f"{digest}-{seen[digest]}",
             cell_type=cell.cell_type,

@@ -28,9 +28,9 @@ STUDENT = """# The course
 Install the package as your teacher says (`pip install wsss_kit`, or `pip install FILE.whl`), start
 JupyterLab in this folder and open `00_start_here.ipynb`. A check below an exercise ends in a red
 `NotImplementedError` until the exercise is done, and then prints "passed". Where a text says
-*Predict first*, write your prediction down before you run the cell: it has no saved output on
-purpose. Hand in the notebooks under their own names. `glossary.md` explains the words, `papers.md`
-leads from an equation to its function.
+*Predict first*, write your prediction into the cell below it before you run the next one, which
+has no saved output on purpose. Hand in the notebooks under their own names. `glossary.md` explains
+the words, `papers.md` leads from an equation to its function.
 """
 INSTRUCTOR = """# The course, with solutions
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from wsss_kit.clip import FrozenCLIP, load_clip
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores, and so do the processes they start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +17,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def rng() -> torch.Generator:
     """Random numbers that are the same in every run."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def clip() -> FrozenCLIP:
+    """The tiny CLIP, which no test changes."""
+    return load_clip("paper", device="cpu")
 
 
 @pytest.fixture(scope="session")

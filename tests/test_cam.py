@@ -61,14 +61,14 @@ def pillow(images, height, width):
     return torch.stack([torch.from_numpy(np.array(v)).permute(2, 0, 1) / 255 for v in views])
 
 
-@pytest.mark.parametrize(
-    ("options", "grid", "size"),
-    [
-        ({}, (4, 6), (4, 6)),
-        ({"stride": None, "round_to": 16}, (16, 32), (16, 22)),
-        ({"stride": None, "round_to": 1}, (16, 22), (16, 22)),
-    ],
-)
+GRIDS = [
+    ({}, (4, 6), (4, 6)),
+    ({"stride": None, "round_to": 16}, (16, 32), (16, 22)),
+    ({"stride": None, "round_to": 1}, (16, 22), (16, 22)),
+]
+
+
+@pytest.mark.parametrize(("options", "grid", "size"), GRIDS)
 @pytest.mark.parametrize("flip", [False, True])
 def test_multi_scale_equals_the_literal_sum(rng, maps_of, flip, options, grid, size):
     """At the image's size maps go to the sides rounded up to the stride, and are cut."""

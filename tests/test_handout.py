@@ -41,6 +41,8 @@ def test_two_folders_and_their_archives(handout, tmp_path):
     assert not first[0].outputs and first[1].outputs[0].text == "ready\n"
     last = [next(c for c in each.cells if "recap" in c.source) for each in (student, teacher)]
     assert all(cell.outputs[0].text == "recap 20\n" for cell in last)
+    answers = [[c for c in each.cells if c.source == build.ANSWER] for each in (student, teacher)]
+    assert [len(each) for each in answers] == [1, 1]
     for each in (student, teacher):
         graded = [c.metadata.nbgrader for c in each.cells if "nbgrader" in c.metadata]
         assert [cell.grade_id for cell in graded] == ["exercise-1", "check-1"]

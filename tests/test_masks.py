@@ -55,20 +55,20 @@ def test_power_background_by_hand():
     assert scores_to_masks(scores, torch.ones(1, 1), min_confidence=0.95).item() == 1
 
 
-@pytest.mark.parametrize(
-    ("function", "shape", "given", "message"),
-    [
-        (add_background, (1, 1, 1, 1), {}, "exactly one"),
-        (add_background, (1, 1, 1, 1), {"threshold": 0.2, "power": 1}, "exactly one"),
-        (add_background, (2, 4, 4), {"power": 1}, r"\(2, 4, 4\).*cams\[None\]"),
-        (add_background, (1, 0, 4, 4), {"power": 1}, "at least one class"),
-        (scores_to_masks, (3, 4, 4), {"labels": torch.zeros(1, 2)}, r"scores\[None\]"),
-        (scores_to_masks, (1, 3, 4, 4), {"labels": torch.zeros(2)}, r"labels\[None\]"),
-        (scores_to_masks, (1, 3, 4, 4), {"labels": torch.zeros(2, 2)}, "1 images .* and 2 rows of"),
-        (scores_to_masks, (1, 2, 4, 4), {"labels": torch.zeros(1, 2)}, "add_background"),
-        (scores_to_masks, (1, 5, 4, 4), {"labels": torch.zeros(1, 2)}, "expected 3 channels"),
-    ],
-)
+REFUSED = [
+    (add_background, (1, 1, 1, 1), {}, "exactly one"),
+    (add_background, (1, 1, 1, 1), {"threshold": 0.2, "power": 1}, "exactly one"),
+    (add_background, (2, 4, 4), {"power": 1}, r"\(2, 4, 4\).*cams\[None\]"),
+    (add_background, (1, 0, 4, 4), {"power": 1}, "at least one class"),
+    (scores_to_masks, (3, 4, 4), {"labels": torch.zeros(1, 2)}, r"scores\[None\]"),
+    (scores_to_masks, (1, 3, 4, 4), {"labels": torch.zeros(2)}, r"labels\[None\]"),
+    (scores_to_masks, (1, 3, 4, 4), {"labels": torch.zeros(2, 2)}, "1 images .* and 2 rows of"),
+    (scores_to_masks, (1, 2, 4, 4), {"labels": torch.zeros(1, 2)}, "add_background"),
+    (scores_to_masks, (1, 5, 4, 4), {"labels": torch.zeros(1, 2)}, "expected 3 channels"),
+]
+
+
+@pytest.mark.parametrize(("function", "shape", "given", "message"), REFUSED)
 def test_shapes_and_rules_that_are_refused(function, shape, given, message):
     with pytest.raises(ValueError, match=message):
         function(torch.zeros(shape), **given)

@@ -121,16 +121,16 @@ def test_values_are_checked_once_where_they_enter(methods, batch, monkeypatch):
     assert passes == [(4, 3, 96, 96), (4, 8, 96, 96)]  # the images, and the maps of the method
 
 
-@pytest.mark.parametrize(
-    ("maps", "options", "message"),
-    [
-        (1.5, {}, r"the maps ranges from 1.5 to 1.5, expected \[0, 1\]"),
-        (NAN, {}, "the maps holds NaN"),
-        (0.5, {"crf": lambda scores, *_: scores * NAN}, "scores holds NaN"),
-        (0.5, {"crf": lambda scores, *_: 3 * scores}, "scores ranges from .* to 1.5"),
-        (0.5, {"affinity": lambda _: torch.full((1, 4, 4), NAN)}, "entries from nan on"),
-    ],
-)
+WRONG = [
+    (1.5, {}, r"the maps ranges from 1.5 to 1.5, expected \[0, 1\]"),
+    (NAN, {}, "the maps holds NaN"),
+    (0.5, {"crf": lambda scores, *_: scores * NAN}, "scores holds NaN"),
+    (0.5, {"crf": lambda scores, *_: 3 * scores}, "scores ranges from .* to 1.5"),
+    (0.5, {"affinity": lambda _: torch.full((1, 4, 4), NAN)}, "entries from nan on"),
+]
+
+
+@pytest.mark.parametrize(("maps", "options", "message"), WRONG)
 def test_wrong_values_that_functions_of_the_caller_return_are_refused(maps, options, message):
     options = {"min_confidence": 0.9, **options}
     pipeline = Pipeline(lambda images, labels: torch.full((1, 1, 2, 2), maps), **options)

@@ -3,13 +3,12 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 
+from tests.programs import run_python
 from tests.trainings import SHARED, TRAININGS, state_of
 from wsss_kit import processes
 from wsss_kit.files import load_model
@@ -38,14 +37,9 @@ def launched(folder, name, launcher, *options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", launcher, *options, port, "-m", "tests.trainings"]
+    trained = ("-m", "tests.trainings", folder, name)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [*command, str(folder), name],
-        **{"env": environment, "capture_output": True, "text": True, "timeout": 400},
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_python("-m", launcher, *options, port, *trained, env=environment)
 
 
 def numbers(losses):

@@ -3,20 +3,13 @@
 import pytest
 import torch
 
+from wsss_kit import recipes
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.crf import crf_of_present, reference_crf_images
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.methods.base import CAMMethod, MethodOutput
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.pipeline import Pipeline
-from wsss_kit.recipes import (
-    cam_maps,
-    cam_masks,
-    clims_masks,
-    clip_es_maps,
-    clip_es_masks,
-    sc_cam_masks,
-)
 
 
 class Given(CAMMethod):
@@ -56,14 +49,14 @@ def masks_of_crf(maps, images, labels, background, confidence):
 
 def test_plain_maps_and_masks(given):
     method, images, labels = given
-    maps = cam_maps(images, labels, method=method)
+    maps = recipes.cam_maps(images, labels, method=method)
     torch.testing.assert_close(maps, resize(method.output.cams, (17, 22)))
-    result = cam_masks(images, labels, method=method, threshold=0.5)
+    result = recipes.cam_masks(images, labels, method=method, threshold=0.5)
     assert torch.equal(result, masks_of_constant(maps, labels, 0.5))
     assert result.dtype == torch.int64 and result.unique().tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("masks_of", [clims_masks, sc_cam_masks])
+@pytest.mark.parametrize("masks_of", [recipes.clims_masks, recipes.sc_cam_masks])
 def test_masks_of_a_constant_background_and_a_crf_if_asked_for(given, masks_of):
     method, images, labels = given
     maps = resize(method.output.cams, (17, 22))
@@ -90,17 +83,19 @@ def test_clip_es_masks(given, power, confidence, preset):
     """Background and the classes present, image by image; below the confidence 255."""
     method, images, labels = given
     method.preset = preset
-    maps = clip_es_maps(images, labels, method=method, box_threshold=0.7)
-    assert not torch.equal(maps, clip_es_maps(images, labels, method=method))  # golden figures
+    maps = recipes.clip_es_maps(images, labels, method=method, box_threshold=0.7)
+    assert not torch.equal(
+        maps, recipes.clip_es_maps(images, labels, method=method)
+    )  # golden figures
     options = {"box_threshold": 0.7, "power": power, "min_confidence": confidence}
-    result = clip_es_masks(images, labels, method=method, **options)
+    result = recipes.clip_es_masks(images, labels, method=method, **options)
     seen = reference_crf_images(images) if preset == "reference" else images
     background = (1 - maps.amax(1, keepdim=True)) ** power
     assert torch.equal(result, masks_of_crf(maps, seen, labels, background, confidence))
     assert result.dtype == torch.int64
     assert (result == 255).any() == (confidence is not None)
     method.output = MethodOutput(0 * method.output.cams, method.output.affinity)
-    assert (clip_es_masks(images, 0 * labels, method=method) == 0).all()
+    assert (recipes.clip_es_masks(images, 0 * labels, method=method) == 0).all()
 
 
 def walk_by_hand(maps, affinity, power, steps, size=(17, 22)):
@@ -124,10 +119,10 @@ def test_sc_cam_and_cam_walk_with_their_background(given):
         full = walk_by_hand(scores, affinity, power, steps)
         absent = torch.cat([torch.ones(2, 1), labels], 1) == 0
         expected = full.masked_fill(absent[:, :, None, None], -1).argmax(1)
-        for recipe in (sc_cam_masks, cam_masks):
+        for recipe in (recipes.sc_cam_masks, recipes.cam_masks):
             result = recipe(images, labels, **walk, **options)
             assert torch.equal(result, expected)
-    other = sc_cam_masks(images, labels, **walk, **options, background_power=1.0)
+    other = recipes.sc_cam_masks(images, labels, **walk, **options, background_power=1.0)
     assert not torch.equal(other, result)
 
 
@@ -138,7 +133,7 @@ def test_clims_walks_without_background_and_divides_by_the_images_maximum(given)
     best, c = (full / (full.amax((1, 2, 3), keepdim=True) + 1e-5)).max(1)
     walk = {"method": method, "affinity_net": lambda x: affinity, "squarings": 1}
     for threshold, used in ((None, 0.2), (0.6, 0.6)):
-        result = clims_masks(images, labels, threshold=threshold, **walk)
+        result = recipes.clims_masks(images, labels, threshold=threshold, **walk)
         assert torch.equal(result, torch.where(best > used, c + 1, 0))
 
 
@@ -150,10 +145,10 @@ def test_clip_es_maps_walk_with_a_learned_affinity_instead(given):
     full = full - full.amin((2, 3), keepdim=True)
     expected = full / (full.amax((2, 3), keepdim=True) + 1e-7)
     walk = {"affinity_net": lambda x: other, "squarings": 1}
-    result = clip_es_maps(images, labels, method=method, **walk)
+    result = recipes.clip_es_maps(images, labels, method=method, **walk)
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
     method.output = MethodOutput(cams)  # none of its own is needed
-    masks = clip_es_masks(images, labels, method=method, min_confidence=None, **walk)
+    masks = recipes.clip_es_masks(images, labels, method=method, min_confidence=None, **walk)
     scores = torch.cat([1 - expected.amax(1, keepdim=True), expected], 1)
     refined = Pipeline(method, crf=True).refine(scores, images, labels)
     assert torch.equal(masks, refined.argmax(1))
@@ -170,6 +165,6 @@ def test_maps_that_walk_with_a_boundary_leave_it_first():
     best, c = (full / (full.amax((1, 2, 3), keepdim=True) + 1e-5)).max(1)
     options = {"method": Given(cams), "affinity_net": net, "squarings": 2}
     assert edges.std() > 0.01
-    result = clims_masks(images, labels, **options)
+    result = recipes.clims_masks(images, labels, **options)
     assert (result == torch.where(best > 0.2, c + 1, 0)).float().mean() > 0.999
     assert len(result.unique()) > 2

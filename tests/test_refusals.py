@@ -4,11 +4,11 @@ A door is one line of ``DOORS``: a call that works, and the kind of each argumen
 wrong values of a kind are tried on all arguments of it, so a new door gets its siblings' tests.
 """
 
-import functools
 import inspect
 import re
 import reprlib
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,36 +160,36 @@ def door(call: Callable[..., Any], usual: str, *given: Any, **own: Any) -> Door:
     arguments |= own
     kinds = {name: kind for name, (_, kind) in arguments.items() if kind is not None}
     good = {name: value for name, (value, _) in arguments.items()}
-    return Door(functools.partial(call, *given), good, kinds)
+    return Door(partial(call, *given), good, kinds)
 
 
 def optional(kind: str) -> str:
     return f"{kind} or None"
 
 
-@functools.cache
+@cache
 def small_cam() -> CAM:
     cam = CAM("paper", scales=(1.0,), flip=False, device="cpu", weights="web")
     return cam.fit(WORLD, train_backbone=False, epochs=1, progress=False)
 
 
-@functools.cache
+@cache
 def small_segmenter() -> kit.Segmenter:
     options = {"epochs": 1, "device": "cpu", "progress": False}
     return kit.train_segmenter(WORLD, WORLD.masks, **options)
 
 
-@functools.cache
+@cache
 def small_net() -> AffinityNet:
     return AffinityNet(device="cpu", channels=4)
 
 
-@functools.cache
+@cache
 def clip() -> kit.FrozenCLIP:
     return load_clip("paper", device="cpu")
 
 
-@functools.cache
+@cache
 def small_clip_es() -> CLIPES:
     return CLIPES(clip(), prompts=Prompts.paper()).fit()
 
@@ -217,6 +217,7 @@ PAMR = "iterations dilations scores images"
 WALK = "walk_power? squarings"
 NETWORK = "stride? scales? preset device"
 FIT = "epochs? batch_size? learning_rate? seed crop? progress"
+SURE = "threshold? min_confidence?"
 WALKED = {"scores": (MAPS, "maps")}
 
 
@@ -244,8 +245,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "upsample": lambda: door(kit.upsample, "maps", size=((8, 8), "size")),
     "multi_scale": lambda: door(
-        functools.partial(kit.multi_scale, lambda view: view, IMAGES, flip=True),
-        "scales stride? round_to",
+        partial(kit.multi_scale, lambda view: view, IMAGES, flip=True), "scales stride? round_to"
     ),
     # affinity
     "transition_matrix": lambda: door(
@@ -253,7 +253,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "random_walk": lambda: door(affinity.random_walk, "", **WALKED, transition=(CELLS, None)),
     "balanced_walk": lambda: door(
-        functools.partial(affinity.balanced_walk, affinity=CELLS), "squarings sinkhorn", **WALKED
+        partial(affinity.balanced_walk, affinity=CELLS), "squarings sinkhorn", **WALKED
     ),
     "BalancedWalk": lambda: door(affinity.BalancedWalk, "sinkhorn", CELLS),
     "BalancedWalk.__call__": lambda: door(affinity.BalancedWalk(CELLS), "squarings", **WALKED),
@@ -277,7 +277,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "CAM.fit": lambda: fit(CAM("paper", preset="clean", device="cpu")),
     "CAM.predict": lambda: door(small_cam().predict, "", images=batch()["images"]),
     "CLIMS": lambda: door(
-        functools.partial(CLIMS, None, "paper", prompts=Prompts.paper(method="clims")),
+        partial(CLIMS, None, "paper", prompts=Prompts.paper(method="clims")),
         f"otm? btm? cbs? reg? cbs_threshold? {NETWORK}",
     ),
     "CLIMS.fit": lambda: fit(
@@ -285,7 +285,7 @@ DOORS: dict[str, Callable[[], Door]] = {
         "accumulate?",
     ),
     "SCCAM": lambda: door(
-        functools.partial(sc_cam.SCCAM, "paper"),
+        partial(sc_cam.SCCAM, "paper"),
         f"n_subcategories? rounds? subcategory_weight? {NETWORK}",
         **{"features": ("picture", optional(WORD)), "read_out": ("parent", optional(WORD))},
     ),
@@ -313,7 +313,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "plane": lambda: door(sc_cam.plane, "seed", torch.rand(4, 3), how=("pca", WORD)),
     "name_subcategories": lambda: door(
-        functools.partial(sc_cam.name_subcategories, clip(), small_cam()),
+        partial(sc_cam.name_subcategories, clip(), small_cam()),
         "samples template threshold shown",
         **{"subcategories": batch()["labels"], "words": (("red", "wooden"), "words")},
     ),
@@ -326,25 +326,21 @@ DOORS: dict[str, Callable[[], Door]] = {
     "propose_backgrounds": lambda: door(
         propose_backgrounds, "samples prompts template? most least shown", clip()
     ),
-    "clims_masks": lambda: recipe(kit.clims_masks, small_cam(), "threshold? min_confidence?"),
-    "clims_masks, walked": lambda: walked(
-        kit.clims_masks, small_cam(), "threshold? min_confidence?"
-    ),
+    "clims_masks": lambda: recipe(kit.clims_masks, small_cam(), SURE),
+    "clims_masks, walked": lambda: walked(kit.clims_masks, small_cam(), SURE),
     "CLIPES": lambda: door(
-        functools.partial(CLIPES, clip(), prompts=Prompts.paper()),
+        partial(CLIPES, clip(), prompts=Prompts.paper()),
         "preset scales? n_layers? squarings?",
         **{"target": ("softmax", WORD), "similarity": ("values", optional(WORD))},
     ),
     "refined_maps": lambda: door(
-        functools.partial(refined_maps, clip(), IMAGES[0], torch.eye(128)[:1], torch.eye(128)[1:3]),
+        partial(refined_maps, clip(), IMAGES[0], torch.eye(128)[:1], torch.eye(128)[1:3]),
         "preset box_threshold",
     ),
     "cam_maps": lambda: recipe(kit.cam_maps, small_cam()),
     "cam_masks": lambda: recipe(kit.cam_masks, small_cam(), "threshold"),
     "cam_masks, walked": lambda: walked(kit.cam_masks, small_cam(), "background_power"),
-    "clims_masks, crf": lambda: recipe(
-        kit.clims_masks, small_cam(), "threshold? min_confidence?", crf=(True, None)
-    ),
+    "clims_masks, crf": lambda: recipe(kit.clims_masks, small_cam(), SURE, crf=(True, None)),
     "clip_es_maps": lambda: recipe(kit.clip_es_maps, small_clip_es(), "box_threshold"),
     "clip_es_maps, walked": lambda: walked(kit.clip_es_maps, small_clip_es()),
     "clip_es_masks, walked": lambda: walked(kit.clip_es_masks, small_clip_es()),
@@ -358,7 +354,7 @@ DOORS: dict[str, Callable[[], Door]] = {
         evaluation.error_sources, "", report(), least=(0.5, NOT_NEGATIVE)
     ),
     "evaluate": lambda: door(
-        functools.partial(kit.evaluate, protocol=Protocol("d", "val")),
+        partial(kit.evaluate, protocol=Protocol("d", "val")),
         "n_bootstrap seed boundary?",
         **{"predicted": (MASKS, "masks"), "target": (MASKS, "masks")},
         **{"classes": (("a", "b"), "names"), "scored": (("a",), optional("names"))},
@@ -386,7 +382,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "show_cams": lambda: door(plot.show_cams, "labels alpha cmap", IMAGES, MAPS, ("a", "b")),
     "show_masks": lambda: door(
-        functools.partial(plot.show_masks, colours=np.zeros((3, 3))),
+        partial(plot.show_masks, colours=np.zeros((3, 3))),
         "alpha",
         *(IMAGES[..., :2, :2], {"truth": [MASK]}, ("a", "b")),
     ),
@@ -397,19 +393,19 @@ DOORS: dict[str, Callable[[], Door]] = {
         plot.new_figure, "", **alike(1.0, POSITIVE, "width height"), alt=("Nothing.", "words")
     ),
     "AffinityNet": lambda: door(
-        functools.partial(AffinityNet, device="cpu"),
+        partial(AffinityNet, device="cpu"),
         "radius seed stride? levels pad_to?",
         **{"channels": ((4, 8), "count or counts"), "kind": ("boundary", WORD)},
     ),
     "AffinityNet.fit": lambda: door(small_net().fit, f"{FIT} weight_decay?", WORLD, WORLD.masks),
     "train_segmenter": lambda: door(
-        functools.partial(kit.train_segmenter, masks=WORLD.masks),
+        partial(kit.train_segmenter, masks=WORLD.masks),
         f"samples {FIT} weight_decay? accumulate? scales? device",
         **{"loss": ("plain", optional(WORD)), "preset": ("small", optional(WORD))},
         **{"network": ("small", WORD), "crop": (48, COUNT)},
     ),
     "train_segmenter, steps": lambda: door(
-        functools.partial(kit.train_segmenter, WORLD, WORLD.masks, batch_size=2),
+        partial(kit.train_segmenter, WORLD, WORLD.masks, batch_size=2),
         "progress",
         iterations=(1, optional(COUNT)),
     ),
@@ -428,10 +424,10 @@ DOORS: dict[str, Callable[[], Door]] = {
 COMMANDS: dict[str, Callable[[Any], Door]] = {
     "run_demo": lambda out: door(run_demo, "seed n_train n_val n_test", out),
     "run_baseline": lambda out: door(
-        functools.partial(run_baseline, "paper", seeds=(0,), out=out), "threshold limit?"
+        partial(run_baseline, "paper", seeds=(0,), out=out), "threshold limit?"
     ),
     "run_reproduce": lambda out: door(
-        functools.partial(run_reproduce, "paper/clip-es", out=out / "row"),
+        partial(run_reproduce, "paper/clip-es", out=out / "row"),
         "seed limit?",
         iterations=(2, optional(COUNT)),
     ),
@@ -504,6 +500,7 @@ WITHOUT_CHECK = {
     "tested in evaluation/test_background.py": "best_rule.swept",
     "tested in data/test_benchmarks.py": "load_coco.limit load_pets.limit load_voc.limit",
     "has to fit the tokens, and of the model": "softmax_grad_cam.grid softmax_grad_cam.logit_scale",
+    "tested in plot": "frame_cell.cell frame_cell.grid show_search.most",
     "any numbers": "show_curves.panels show_curves.marked show_heat_maps.least show_heat_maps.most",
 }
 

@@ -1,11 +1,9 @@
 """Threads never import: two that import parts of one library at once can end in a deadlock."""
 
-import subprocess
-import sys
-
 import pytest
 
 from tests.commands.voc_layout import build_voc
+from tests.programs import run_python
 
 WATCHED = """
 import sys, threading
@@ -46,8 +44,5 @@ assert not imported, f"threads imported {sorted(set(imported))[:10]}"
 def test_threads_of_the_demo_and_those_that_read_images_import_nothing(command, tmp_path):
     root = build_voc(tmp_path / "VOC2012")
     code = WATCHED + command.format(root=str(root), out=str(tmp_path / "out")) + AT_THE_END
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert command != DEMO or "4 threads" in ended.stdout
+    printed = run_python("-c", code, timeout=300)
+    assert command != DEMO or "4 threads" in printed

@@ -3,36 +3,25 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 import wsss_kit
+from tests.programs import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDINGS = (".py", ".json", ".safetensors", ".js", ".css", ".jinja")
 
 
-def run(*command, folder, installed=None):
-    """A program in a folder, with the installed wheel before everything else."""
+def run(*arguments, folder, installed=None):
+    """Python in a folder, with the installed wheel before everything else."""
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     environment.pop("PYTHONPATH", None)
     if installed is not None:
         environment["PYTHONPATH"] = str(installed)
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
-    return done.stdout
+    return run_python(*arguments, cwd=folder, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +30,11 @@ def wheel(tmp_path_factory):
     copy = tmp_path_factory.mktemp("checkout")
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    shutil.copytree(
-        ROOT / "wsss_kit", copy / "wsss_kit", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "wsss_kit", copy / "wsss_kit", ignore=ignored)
     out = tmp_path_factory.mktemp("dist")
     build = ["-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", out, "."]
-    run(sys.executable, *build, folder=copy)
+    run(*build, folder=copy)
     (built,) = out.glob("*.whl")
     return built
 
@@ -56,7 +44,7 @@ def installed(wheel, tmp_path_factory):
     """Where it is installed, without what it needs: that is here already."""
     target = tmp_path_factory.mktemp("installed")
     install = ["-m", "pip", "install", "--no-deps", "--quiet", "--target", target, wheel]
-    run(sys.executable, *install, folder=target)
+    run(*install, folder=target)
     return target
 
 
@@ -97,7 +85,7 @@ def test_import_and_demo_in_an_empty_folder(installed, tmp_path):
     code += "from wsss_kit.commands import demo\n"
     code += "demo._figures = lambda *_: {}  # they need nothing of the package's files\n"
     code += "demo.run_demo('out', n_train=8, n_val=2, n_test=2)"
-    message = run(sys.executable, "-c", code, folder=tmp_path, installed=installed)
+    message = run("-c", code, folder=tmp_path, installed=installed)
     assert Path(message.partition("\n")[0]).is_relative_to(installed)
     assert "CLIP-ES, no CRF" in message
     assert (tmp_path / "out" / "report.html").is_file()
@@ -109,5 +97,5 @@ def test_a_notebook_in_an_empty_folder(installed, tmp_path):
     """Notebook 00 by itself, as a course's page hands it out; its exercises stay undone."""
     shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", tmp_path)
     execute = ["-m", "jupyter", "nbconvert", "--execute", "--to", "notebook", "--output", "done"]
-    run(sys.executable, *execute, "00_start_here.ipynb", folder=tmp_path, installed=installed)
+    run(*execute, "00_start_here.ipynb", folder=tmp_path, installed=installed)
     assert "image/jpeg" in (tmp_path / "done.ipynb").read_text(encoding="utf-8")

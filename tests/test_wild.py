@@ -67,15 +67,15 @@ def another_image(mine, out):
     Image.new("RGB", (12, 10), "#c0c0c0").save(mine / "a.png")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        relabel,
-        another_image,
-        lambda mine, out: (out / "masks" / "b.png").write_bytes(b""),
-        lambda mine, out: (mine / "b.png").write_bytes(b"no image"),
-    ],
-)
+DAMAGES = [
+    relabel,
+    another_image,
+    lambda mine, out: (out / "masks" / "b.png").write_bytes(b""),
+    lambda mine, out: (mine / "b.png").write_bytes(b"no image"),
+]
+
+
+@pytest.mark.parametrize("change", DAMAGES)
 def test_a_mask_that_is_stale_or_damaged_is_made_anew(mine, tmp_path, change):
     make(mine, tmp_path / "out")
     change(mine, tmp_path / "out")
@@ -154,16 +154,16 @@ def test_dollars_and_foreign_letters_are_drawn(recwarn):
 # -- files that are not what they say ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("file", "text"),
-    [
-        *[("protocol", text) for text in ("[1]", "", "{", "5", "\xff")],
-        *[("manifest", text) for text in ("[1]", "", "{", "5", "\xff")],
-        ("manifest", '{"pictures": 5, "failed": {}, "classes": []}'),
-        ("manifest", '{"pictures": ["a"], "failed": ["b"], "classes": []}'),
-        ("manifest", '{"pictures": [], "failed": {}, "classes": 3}'),
-    ],
-)
+SHAPES = [
+    *[("protocol", text) for text in ("[1]", "", "{", "5", "\xff")],
+    *[("manifest", text) for text in ("[1]", "", "{", "5", "\xff")],
+    ("manifest", '{"pictures": 5, "failed": {}, "classes": []}'),
+    ("manifest", '{"pictures": ["a"], "failed": ["b"], "classes": []}'),
+    ("manifest", '{"pictures": [], "failed": {}, "classes": 3}'),
+]
+
+
+@pytest.mark.parametrize(("file", "text"), SHAPES)
 def test_a_manifest_or_protocol_of_another_shape_is_named(file, text, mine, tmp_path, capsys):
     make(mine, tmp_path / "out")
     (tmp_path / "out" / f"{file}.json").write_text(text, encoding="latin-1")
@@ -233,16 +233,16 @@ class Odd(Tiny):
         return self.change(super().forward(images))
 
 
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        (lambda y: (y, y), "tuple"),
-        (lambda y: {"out": y}, "dict"),
-        (lambda y: y.mean((2, 3)), r"Tensor of shape \(2, 6\)"),
-        (lambda y: y.flatten(2).mT, r"Tensor of shape \(2, \d+, 6\)"),
-        (lambda y: y[:, :5], r"Tensor of shape \(2, 5, \d+, \d+\)"),
-    ],
-)
+RETURNED = [
+    (lambda y: (y, y), "tuple"),
+    (lambda y: {"out": y}, "dict"),
+    (lambda y: y.mean((2, 3)), r"Tensor of shape \(2, 6\)"),
+    (lambda y: y.flatten(2).mT, r"Tensor of shape \(2, \d+, 6\)"),
+    (lambda y: y[:, :5], r"Tensor of shape \(2, 5, \d+, \d+\)"),
+]
+
+
+@pytest.mark.parametrize(("change", "what"), RETURNED)
 def test_a_backbone_that_returns_something_else_is_told_so(change, what):
     with pytest.raises(ValueError, match=rf"Odd returned {what}.* \(B, D, h, w\) with D = 6"):
         CAM(Odd(change), preset="clean").fit(PaperWorld(4), epochs=1, progress=False)

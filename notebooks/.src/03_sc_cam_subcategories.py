@@ -90,7 +90,7 @@ whole, own = F[0].mean((1, 2)), (M * F[0]).sum((1, 2)) / M.sum()
 features = {
     "whole image": class_features(
         cam.backbone_, cam.head_.detach(), data.train, features="picture", shown=False
-    ),  # (M, D)
+    ),  # (M, D): the mean over the whole image, as published
     "own map": class_features(
         cam.backbone_,
         cam.head_.detach(),
@@ -207,7 +207,7 @@ if DATA == "paper":
 table.round(2) if DATA == "paper" else None
 
 # %% [markdown]
-# You can write the word list yourself: with photographs, try `{"dog": ("small", "fluffy", "hunting"), ...}` and a CLIP of OpenAI. A lift near zero says that none of the words fits.
+# You can write the word list yourself: with photographs, try `{"dog": ("small", "fluffy", "hunting"), ...}` and a CLIP of OpenAI. A lift near zero says that none of the words fits. A number behind a name, as in *striped plane 3*, says that CLIP gives the name to two clusters of the class: here k-means has divided the striped planes and put the others into one cluster.
 #
 # ## Two questions at once
 #
@@ -300,6 +300,9 @@ progress = {
     )
 }
 pd.DataFrame(progress).T.astype(float).round(2)
+
+# %% [markdown]
+# Do the rounds converge? Not within three. The clusters of neighbouring rounds agree well, but the second pair of rounds agrees no better than the first, and the agreement with the sub-types rises in round 2 and falls again in round 3. Each round trains anew, so its features, and its clusters, are a new draw. The paper stops after three rounds. Without sub-types, compare the rounds on `val` and keep the best.
 
 # %%
 print(reports["CAM"].protocol)

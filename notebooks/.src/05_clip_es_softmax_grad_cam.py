@@ -10,9 +10,9 @@
 #                                         you are here
 # ```
 #
-# **Goals.** You can (1) rebuild softmax Grad-CAM and the attention affinity in a few lines, (2) say why the gradient of a probability makes a better map than that of a logit, (3) say what a background word does and what happens without any, (4) change, rank and save the words, and measure what each did, (5) read a staircase of steps without crediting one step with another's gain.
+# **Goals.** You can (1) rebuild softmax Grad-CAM and the attention affinity in a few lines, (2) say why the gradient of a probability makes a better map than that of a logit, (3) say what a background word does and what happens without any, (4) change, rank, search and save the words, and say which are proven, (5) read a staircase of steps without crediting one step with another's gain.
 #
-# **Needs.** No network, no GPU, no other notebook; it helps to know 02, and 07 for the CRF. **Time.** Two and a half minutes of computing on two cores, GPU not measured; 75 minutes of reading. **Words.** [glossary.md](glossary.md)
+# **Needs.** No network, no GPU, no other notebook; it helps to know 02, and 07 for the CRF. **Time.** Three minutes of computing on two cores, GPU not measured; 75 minutes of reading. **Words.** [glossary.md](glossary.md)
 #
 # <details><summary><b>Plan for the teacher, 90 minutes</b></summary>
 #
@@ -32,6 +32,7 @@ import tempfile
 from functools import partial
 from itertools import product
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import normalize
@@ -45,7 +46,7 @@ from wsss_kit.notebook_data import make_clip_es, open_data
 from wsss_kit.paperworld import part_recall
 from wsss_kit.paperworld.words import HOME
 from wsss_kit.pipeline import Pipeline
-from wsss_kit.plot import show_cams, show_heat_maps, show_masks, step_bars
+from wsss_kit.plot import frame_cell, show_cams, show_heat_maps, show_masks, step_bars
 from wsss_kit.widgets import PromptLab
 
 # %%
@@ -60,7 +61,7 @@ lab = PromptLab(clip_es, few[:12], data.val_masks)
 lab
 
 # %% [markdown]
-# This is the prompt lab. You can use it before you read the explanation, and again afterwards. CLIP-ES compares an image with **words**: the names of its classes, and names for background. Take `grass` out of the background words of an image with a cow, or add a word of your own. (This CLIP has learned from paper images only; the lab says which words it does not know.) *competition* shows which word has the largest score at each cell; press a bar to switch its word off. *IoU* and *leave one out* use twelve `val` images, so use them for choosing and not for reporting. *Undo* goes back one step, *Save* writes JSON.
+# This is the prompt lab. You can use it before you read the explanation, and again afterwards. CLIP-ES compares an image with **words**: the names of its classes, and names for background. Take `grass` out of the background words of an image with a cow, or add a word of your own. (This CLIP has learned from paper images only; the lab says which words it does not know.) *competition* shows which word has the largest probability at each cell; press a bar to switch its word off. *IoU* and *leave one out* use twelve `val` images, so use them for choosing and not for reporting. *Undo* goes back one step, *Save* writes JSON.
 #
 # ## What CLIP says
 #
@@ -170,9 +171,8 @@ rows = []
 for s in examples:
     c = int(s.labels.nonzero()[0])
     maps = [cam_maps(s.image[None], s.labels[None], method=m)[0, c] for m in targets.values()]
-    rows.append(
-        (s._replace(name=f"{data.classes[c]}, of {int(s.labels.sum())}"), torch.stack(maps))
-    )
+    others = "alone" if s.labels.sum() == 1 else f"and {int(s.labels.sum()) - 1} other class"
+    rows.append((s._replace(name=f"{data.classes[c]}, {others}"), torch.stack(maps)))
 show_cams([s for s, _ in rows], [m for _, m in rows], list(targets), torch.ones(len(rows), 3))
 
 # %%
@@ -303,6 +303,65 @@ with tempfile.TemporaryDirectory() as folder:  # or a place of yours
 assert again == chosen_words
 again
 
+# %% [markdown] elsewhere="2005"
+# ## Search
+#
+# Which words of many are worth their place? Trying all of them and keeping the best is dangerous: with many useless words, one of them looks good on these images by chance. So a word is kept only if the interval of its gain lies above 0 *together with all other words that were tried*.
+#
+# The interval comes from resampling the images, as in notebook 09. For each resample take the largest deviation over all words, in units of each word's own standard error. The 97.5 % quantile of these largest deviations is the bound for every word (**max-T**; Romano and Wolf, 2005).
+
+# %%
+from wsss_kit.evaluation.word_scores import simultaneous
+from wsss_kit.plot import show_search
+from wsss_kit.prompts.search import search_backgrounds
+
+# by hand: twenty words that do nothing, 60 images
+rng = np.random.default_rng(3)
+effects = rng.normal(0, 1, (60, 20))  # what each word changes in each image: noise
+gain = effects.mean(0)  # (20,)
+draws = effects[rng.integers(60, size=(2000, 60))].mean(1)  # (2000, 20) resampled gains
+error = draws.std(0)
+alone = gain - 1.96 * error  # lower bound of each word by itself
+largest = ((draws - gain) / error).max(1)  # (2000,)
+together = gain - np.quantile(largest, 0.975) * error
+
+assert np.allclose(together, simultaneous(gain, draws, alpha=0.05).low)
+print(f"words above 0 by their own interval: {(alone > 0).sum()}")
+print(
+    f"words above 0 together: {(together > 0).sum()}; the bound: {np.quantile(largest, 0.975):.2f} instead of 1.96"
+)
+
+# %% [markdown]
+# `search_backgrounds` first looks for proven words: the best word joins while its interval lies above 0. Then it fills the list by the mean gain alone; the best such list is not proven. Both are scored once on `test`, which the search has not seen, each with its own background rule from `val`.
+#
+# **Predict first:** how many of the twelve words will be proven on 60 images?
+
+# %% tags=["predict"]
+searched = search_backgrounds(
+    clip_es,
+    data.val,
+    prompts.backgrounds,
+    masks=data.val_masks,
+    rule=rule,
+    most=4,
+    held_out=(data.test, data.test_masks),
+)
+print(searched)
+show_search(searched)
+
+# %%
+searched.words.round(2)
+
+# %%
+searched.confirmed.round(1)
+
+# %% [markdown] elsewhere="0.8 -0.4 2.1 200 100 60 91"
+# One word is proven: `rails`. Without any background word most maps are empty, so the first word gains much, 28 points. Beside it, the interval of every other word contains 0: `bricks` gains 0.5 points, -0.5 to 1.6, and 231 images would decide. So what is not proven is not useless. On `test` the proven list loses 3.6 points against all twelve words, and the best list of three words 2.7, and both intervals lie below 0: twelve words together are worth more than any of them can prove alone on 60 images. The gain on the searched images, 0.6 points from `rails` to the best list, says nothing about this: it was chosen.
+#
+# More images and candidates help. With 100 images and 60 candidates the search finds a list of six words that is as good as the twelve on 200 `test` images: +0.8 points, -0.4 to +2.1 (`data/prompts/`).
+#
+# `python -m wsss_kit prompts search` does the same for your images and candidates, such as the 91 names of COCO-Stuff, and *search* in the prompt lab for its twelve images. Without masks, the search can use a score that needs none, `objective="agreement"`: the mask of an image should be that of its flipped and enlarged copy. It is refused where it does not follow mIoU.
+
 # %% [markdown]
 # ## Attention as affinity
 #
@@ -319,9 +378,10 @@ found = clip_es(s.image[None], s.labels[None])
 c = int(s.labels.nonzero()[0])
 brightest = int(found.cams[0, c].argmax())
 cells = {"the brightest cell": brightest, "a corner": 0, "the middle": h // 2 * w + w // 2}
-rows_of = torch.stack([found.affinity[0, cell].view(h, w) for cell in cells.values()])
-rows_of = rows_of / rows_of.amax((1, 2), keepdim=True)
-show_cams([s], [upsample(rows_of[None], s.image.shape[1:])[0]], list(cells), torch.ones(1, 3))
+attended = torch.stack([found.affinity[0, cell].view(1, h, w) for cell in cells.values()])
+attended = upsample(attended / attended.amax((2, 3), keepdim=True), s.image.shape[1:])
+framed = [s._replace(name=k, image=frame_cell(s.image, i, (h, w))) for k, i in cells.items()]
+show_cams(framed, attended, ["the framed cell attends to"], torch.ones(3, 1))
 
 # %% [markdown]
 # The cell on the cow attends to the cow, the one in the leaves to leaves. So CLIP-ES lets the map *walk*: each cell's new value is the weighted mean of the values of the cells that it attends to. Four details (section 3.3 of the paper):
@@ -452,8 +512,8 @@ show_masks(
 # - **The softmax with background words matters most.** On `test`, without the CRF, mIoU is 17.9 with the logit, 29.2 with the softmax over classes and 55.7 with background words. 27 of these 38 points come with the background words.
 # - **Affinity finds more of the object, and spills over its edge.** Without the CRF it gains 1.0 point of mIoU: it finds 78 % of the bodies instead of 73 %, but 62 % of the signature parts instead of 65 %, and it also marks background beside the object. With the CRF it gains 1.4 points, and finds 90 % of the bodies instead of 80 % and 83 % of the signature parts instead of 72 %: the CRF removes a part of the spill and keeps the object. So measure the affinity both without and with the CRF.
 # - **The CRF helps little where a map marks the wrong place.** It adds 2 points to the logit's maps (17.9 to 19.8) and 13 points to the maps with background words (55.7 to 68.7). It gives edges to what the map marks.
-# - **Body and signature part.** The softmax maps find more of the bodies (73 %) than of the signature parts (65 %), because a third of the objects that this CLIP learned from had lost their signature part (notebook 01). With affinity and CRF together, 83 % of the signature parts are found.
-#
+# - **Body and signature part.** The softmax maps with background words find more of the bodies (73 %) than of the signature parts (65 %), because a third of the objects that this CLIP learned from had lost their signature part (notebook 01). With affinity and CRF together, 83 % of the signature parts are found.
+# - **A threshold can find much and be wrong.** The logit's row finds most of all signature parts, 84 %, because its best rule marks most of the image; its mIoU of 17.9 says how much of that is background.
 # - **Beyond the paper.** `preset="plus"` needs no training either. It averages the maps of a larger image and of its flipped copy, and it measures the similarity of cells by their *values* instead of queries and keys, and by the words that CLIP predicts for each cell. Without the CRF it gains 1.7 points over the affinity; with it, it loses 0.5 on these 80 images, because the CRF brings much of the same. On all 200 images of `test` it gains 2.6 points without and 1.8 with the CRF; with a CLIP of another seed, trained less than half as long and much weaker, 0.7 and 0.2. Each part can be switched off: add `"no flip": partial(clip_es_maps, method=CLIPES(clip, prompts=prompts, preset="plus", flip=False).fit())` to the ladder, or the same with `scales=(1.0,)`, `similarity="queries"` or `distribution=False`.
 #
 # How certain is this? The intervals cover the choice of images only. Another seed of the tiny CLIP changes more: two CLIPs trained alike differ by three points on `val`, others by more, and the card of the one in the package lists them. So these steps are a property of *this* CLIP. On all 200 images of `test` the affinity gave the two CLIPs 1.5 and 1.8 points without the CRF, and 4.4 and 6.7 with it.
@@ -550,13 +610,40 @@ print("passed")
 
 # %% [markdown]
 # Compare the answers with the table under *Background words*; the images are the same. For most classes the strongest word is the home background. For two it is another: `road` for the camel and `sky` for the cat, although the table says that the camel needs `sand` and the cat `carpet` and `snow`. The two tables measure different things. A mean probability may come from a single image: in one of the camel images CLIP is nearly certain of `road`. And the probability belongs to the image as a whole. The table counts pixels of masks, so it shows the words that change *where* a map is bright.
-#
+
+# %% [markdown]
+# **Exercise 4. How many images would decide?** An undecided word has a gain above 0 and a lower bound below. The width of an interval falls with the square root of the number of images. How many images would bring the lower bound to 0, if the gain stayed the same?
+
+
+# %%
+def images_needed(gain, low, n_images):
+    """A gain above 0, its lower bound on n_images -> float: images for a lower bound of 0."""
+    raise NotImplementedError("the half-width gain - low shrinks with the root of the images")
+
+
+# %% tags=["solution"]
+def images_needed(gain, low, n_images):
+    """A gain above 0, its lower bound on n_images -> float: images for a lower bound of 0."""
+    return n_images * ((gain - low) / gain) ** 2
+
+
+# %% tags=["check"]
+assert abs(images_needed(1.0, -1.0, 100) - 400) < 1e-6
+assert abs(images_needed(2.0, 0.0, 60) - 60) < 1e-6
+undecided = searched.words[(searched.words["status"] == "undecided") & (searched.words["gain"] > 0)]
+for _, row in undecided.iterrows():
+    needed = images_needed(row["gain"], row["low"], len(data.val))
+    assert row["images"] - 1 <= needed <= row["images"]
+print("passed")
+
+# %% [markdown]
 # ## Recap
 #
 # - A map is the gradient of a probability. "Is this a cow?" does not separate cow from grass; "is this cow rather than grass?" does.
 # - The softmax's derivative subtracts what all words have in common. With one word nothing is left, so background words are part of the method.
 # - A background word mostly protects the class that it co-occurs with; `snow` and the cat are an exception. Edit the list and measure: an open image answers in milliseconds.
 # - Without masks, sharpness ranks templates; it is a hint, not a measurement.
+# - Whoever tries many words needs an interval for all of them together. Not proven does not mean useless.
 # - Attention is an affinity that needs no training. It fills objects and also spreads over their edges; the CRF removes a part of that.
 # - The gain of a step depends on the other steps, so show it without and with the CRF.
 #

@@ -47,7 +47,7 @@ from wsss_kit.evaluation import CONSTANTS, CRF_RULES, ERROR_KINDS
 from wsss_kit.masks import add_background, scores_to_masks
 from wsss_kit.notebook_data import make_clip_es, open_data, train_affinity_net, train_cam
 from wsss_kit.pipeline import Pipeline
-from wsss_kit.plot import show_cams, show_curves, show_masks, step_bars
+from wsss_kit.plot import frame_cell, show_cams, show_curves, show_masks, step_bars
 
 # %%
 DATA = "paper"  # or "voc", "folder"
@@ -109,7 +109,7 @@ print("loss of every epoch:", [round(loss, 3) for loss in net.losses_])
 # %% [markdown]
 # ## Which cells are alike?
 #
-# We compare two affinities of the same cells: the learned one, and the attention of a CLIP (notebook 05), which nobody trained for this. Each row shows the affinity of one cell, white in the image, to all others.
+# We compare two affinities of the same cells: the learned one, and the attention of a CLIP (notebook 05), which nobody trained for this. Each row shows the affinity of one cell, the one in the red frame, to all others.
 #
 # **Predict first:** which of the two will stop at the edge of the object?
 
@@ -131,10 +131,8 @@ for y, x in ((0.5, 0.5), (0.3, 0.7), (0.85, 0.2)):
         attention[clip_place].view(1, 1, clip_h, clip_w),
     ]
     both = [upsample(m / m.max(), (H, W))[0, 0] for m in both]
-    marked = sample.image.clone()
-    top, left = H * int(y * h) // h, W * int(x * w) // w
-    marked[:, top : top + H // h, left : left + W // w] = 1  # the cell that is asked about
-    rows.append((sample._replace(name="about the white cell", image=marked), torch.stack(both)))
+    framed = frame_cell(sample.image, place, (h, w))
+    rows.append((sample._replace(name="about the framed cell", image=framed), torch.stack(both)))
 show_cams(
     [s for s, _ in rows], [m for _, m in rows], ["learned affinity", "attention"], torch.ones(3, 2)
 )

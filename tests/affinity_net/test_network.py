@@ -111,10 +111,7 @@ def test_what_cannot_be_learned_from(world, seeds, net, tmp_path):
 
     fit()
     other = {**seeds, world.names[0]: torch.zeros_like(seeds[world.names[0]])}
-    for change, named in (
-        ({"labels": other}, "masks"),
-        ({"radius": 4}, "radius 5"),
-    ):
+    for change, named in (({"labels": other}, "masks"), ({"radius": 4}, "radius 5")):
         with pytest.raises(ValueError, match=f"checkpoint of a run with {named}"):
             fit(**change)
 

@@ -3,14 +3,8 @@
 import pytest
 import torch
 
+from wsss_kit import affinity_net
 from wsss_kit.affinity import random_walk, transition_matrix
-from wsss_kit.affinity_net import (
-    confident_seeds,
-    feature_affinity,
-    half_plane,
-    labels_on_grid,
-    pair_kinds,
-)
 from wsss_kit.affinity_net.neighbours import balanced_pair_loss, dense, windowed_walk
 from wsss_kit.masks import IRN_THRESHOLDS, PSA_POWERS, confident_labels
 from wsss_kit.paperworld import PaperWorld
@@ -20,10 +14,10 @@ H = W = 6
 
 
 def test_a_kind_without_pairs_costs_nothing(rng):
-    offsets = half_plane(3)
-    between = feature_affinity(torch.randn(2, 7, H, W, generator=rng), offsets)
+    offsets = affinity_net.half_plane(3)
+    between = affinity_net.feature_affinity(torch.randn(2, 7, H, W, generator=rng), offsets)
     for value in (255, 0):
-        kinds = pair_kinds(torch.full((2, H, W), value), offsets)
+        kinds = affinity_net.pair_kinds(torch.full((2, H, W), value), offsets)
         loss = balanced_pair_loss(between, kinds)
         assert loss.isfinite() and (loss == 0) == (value == 255)
 
@@ -31,8 +25,10 @@ def test_a_kind_without_pairs_costs_nothing(rng):
 @pytest.mark.parametrize(("power", "squarings"), [(1, 0), (8, 3)])
 @pytest.mark.parametrize("size", [(H, W), (1, 1), (1, 9), (7, 2)])
 def test_the_walk_by_matrix_powers(rng, size, power, squarings):
-    offsets, steps = half_plane(5), 2**squarings
-    between = feature_affinity(torch.randn(2, 7, *size, generator=rng).double(), offsets)
+    offsets, steps = affinity_net.half_plane(5), 2**squarings
+    between = affinity_net.feature_affinity(
+        torch.randn(2, 7, *size, generator=rng).double(), offsets
+    )
     scores = torch.rand(2, 4, *size, generator=rng).double()
     walk = transition_matrix(dense(between, offsets), power=power, squarings=squarings)
     expected = random_walk(scores, walk)
@@ -64,10 +60,10 @@ def test_two_backgrounds_of_one_kind_the_strong_one_first():
     options = {"refine": lambda s, i, la: s}
     for given in ({}, {"powers": PSA_POWERS, "thresholds": IRN_THRESHOLDS}):
         with pytest.raises(ValueError, match="give powers or thresholds"):
-            confident_seeds(None, PaperWorld(1), **given, **options)
+            affinity_net.confident_seeds(None, PaperWorld(1), **given, **options)
     for given in ({"powers": (8, 2)}, {"thresholds": (0.1, 0.3)}):
         with pytest.raises(ValueError, match="expected the strong background first"):
-            confident_seeds(None, PaperWorld(1), **given, **options)
+            affinity_net.confident_seeds(None, PaperWorld(1), **given, **options)
 
 
 def test_published_constants():
@@ -78,7 +74,7 @@ def test_published_constants():
 def test_cells_take_what_most_of_their_pixels_are(rng):
     values = torch.tensor([0, 1, 2, 255])
     labels = values[torch.randint(0, 4, (2, 12, 20), generator=rng)]
-    result = labels_on_grid(labels, (3, 5), 2)
+    result = affinity_net.labels_on_grid(labels, (3, 5), 2)
     for b in range(2):
         for y in range(3):
             for x in range(5):

@@ -16,17 +16,17 @@ def resnet18():
     return torchvision.models.resnet18(weights=None).eval()
 
 
-@pytest.mark.parametrize(
-    ("name", "stride", "cells", "channels"),
-    [
-        ("paper", None, 8, 96),
-        ("paper", 4, 4, 96),
-        ("paper", 16, 16, 96),
-        ("resnet18", None, 16, 512),
-        ("resnet18", 8, 8, 512),
-        ("resnet50", 8, 8, 2048),
-    ],
-)
+SIZES = [
+    ("paper", None, 8, 96),
+    ("paper", 4, 4, 96),
+    ("paper", 16, 16, 96),
+    ("resnet18", None, 16, 512),
+    ("resnet18", 8, 8, 512),
+    ("resnet50", 8, 8, 2048),
+]
+
+
+@pytest.mark.parametrize(("name", "stride", "cells", "channels"), SIZES)
 @torch.no_grad()
 def test_output_sizes_and_dilation(name, stride, cells, channels):
     backbone = build_backbone(name, stride=stride).eval()

@@ -16,12 +16,6 @@ from wsss_kit.files import load_model, save_model
 from wsss_kit.paperworld.tiny_clip import TINY_CLIP, zero_shot_accuracy
 from wsss_kit.views import enlarge_levels
 
-
-@pytest.fixture(scope="module")
-def paper():
-    return load_clip("paper", device="cpu")
-
-
 # -- against open_clip ----------------------------------------------------------------------
 
 
@@ -86,7 +80,7 @@ def test_a_window_is_honoured_on_every_path():
 # -- errors ---------------------------------------------------------------------------------
 
 
-def test_what_is_refused(paper, tmp_path):
+def test_what_is_refused(clip, tmp_path):
     convolution = nn.Module()
     convolution.visual = nn.Conv2d(3, 3, 1)
     nothing, damaged = tmp_path / "nope.safetensors", tmp_path / "damaged.safetensors"
@@ -98,8 +92,8 @@ def test_what_is_refused(paper, tmp_path):
     for call, message in (
         (lambda: load_clip("paper", weights=copied), "not hold the model that its card describes"),
         (lambda: FrozenCLIP(convolution), "image tower is Conv2d, expected a Vision"),
-        (lambda: paper.encode_image(image[0]), r"images have shape \(3, 24, 24\), expected \(B, 3"),
-        (lambda: paper.encode_dense(image, n_layers=0), "n_layers is 0, expected a whole number"),
+        (lambda: clip.encode_image(image[0]), r"images have shape \(3, 24, 24\), expected \(B, 3"),
+        (lambda: clip.encode_dense(image, n_layers=0), "n_layers is 0, expected a whole number"),
         (lambda: small_clip(quick_gelu=True).encode_text("a cat"), "no tokenizer; pass one"),
         (lambda: load_clip("ViT-S-32", weights=nothing), "neither a file nor a tag of ViT-S-32"),
         (lambda: load_clip("ViT-S-32", weights=""), "neither a file nor a tag of ViT-S-32"),
@@ -124,15 +118,15 @@ def test_wrong_activation_is_an_error(tmp_path, monkeypatch):
 # -- the tiny CLIP --------------------------------------------------------------------------
 
 
-def test_it_is_frozen_small_and_stays_in_evaluation_mode(paper):
+def test_it_is_frozen_small_and_stays_in_evaluation_mode(clip):
     card = load_model(TINY_CLIP)[1]
     assert TINY_CLIP.stat().st_size <= 10_000_000
-    assert card["parameters"] == sum(p.numel() for p in paper.parameters())
-    assert not any(p.requires_grad for p in paper.parameters())
-    assert nn.Sequential(paper).train()[0].train() is paper
-    assert not any(module.training for module in paper.modules())
-    assert paper.window == card["architecture"]["window"]
-    for block in paper.blocks:  # tied keys make attention a similarity
+    assert card["parameters"] == sum(p.numel() for p in clip.parameters())
+    assert not any(p.requires_grad for p in clip.parameters())
+    assert nn.Sequential(clip).train()[0].train() is clip
+    assert not any(module.training for module in clip.modules())
+    assert clip.window == card["architecture"]["window"]
+    for block in clip.blocks:  # tied keys make attention a similarity
         queries, keys, _ = block.attn.in_proj_weight.chunk(3)
         assert torch.equal(queries, keys)
 
@@ -186,26 +180,26 @@ def test_texts_longer_than_the_model_reads_are_named():
         real.encode_text(["cat " * 76])
 
 
-def test_the_card_s_figures_are_enough_and_measured_again(paper):
+def test_the_card_s_figures_are_enough_and_measured_again(clip):
     """Within four standard errors; at least a third of the images drawn are counted."""
     figures, n = load_model(TINY_CLIP)[1]["zero_shot"], 150
     least = {"cutouts": 0.98, "backgrounds": 0.94, "out_of_context": 0.98}
-    for test, result in zero_shot_accuracy(paper.encode_image, paper.encode_text, n=n).items():
+    for test, result in zero_shot_accuracy(clip.encode_image, clip.encode_text, n=n).items():
         share = figures[test]
         error = (max(share * (1 - share), 0.01) / (n / 3)) ** 0.5
         assert abs(result - share) <= 4 * error and share >= least.get(test, 0), test
 
 
-def test_the_card_says_what_the_affinity_is_made_of(paper, tmp_path):
+def test_the_card_says_what_the_affinity_is_made_of(clip, tmp_path):
     tensors, card = load_model(TINY_CLIP)
     chosen = card.pop("attention")
-    assert (paper.attention_layers, paper.walk_squarings) == (chosen["layers"], chosen["squarings"])
+    assert (clip.attention_layers, clip.walk_squarings) == (chosen["layers"], chosen["squarings"])
     rows = chosen["mean_iou"]
     best = max(rows, key=lambda row: rows[row]["maps"] + rows[row]["crf"])
     assert best == f"squarings {chosen['squarings']}, layers {chosen['layers']}"
     image = torch.rand(1, 3, 96, 96)
-    by_number = paper.encode_dense(image, n_layers=chosen["layers"]).attention
-    assert torch.equal(paper.encode_dense(image).attention, by_number)
+    by_number = clip.encode_dense(image, n_layers=chosen["layers"]).attention
+    assert torch.equal(clip.encode_dense(image).attention, by_number)
     path = save_model(tmp_path / "old", tensors, card)
     unknown = load_clip("paper", weights=path, device="cpu")
     assert (unknown.attention_layers, unknown.walk_squarings) == (8, 1)  # as published

@@ -1,6 +1,5 @@
 """The backbone in reused arrays against open_clip's own blocks; dtypes and image sizes."""
 
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from tests.clip.clips import CLIPS, small_clip
+from tests.programs import run_python
 from wsss_kit.clip import FrozenCLIP, load_clip
 from wsss_kit.clip.vision import Backbone
 
@@ -86,7 +86,4 @@ print(status("VmHWM") - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for its peak")
 def test_memory_is_that_of_a_few_attention_maps():
     """2,500 cells: a map is 24 MiB; differentiation would keep 12 of the last block and more."""
-    answer = subprocess.run(
-        [sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert 24 < float(answer.stdout) < 14 * 24
+    assert 24 < float(run_python("-c", MEMORY, cwd=ROOT)) < 14 * 24

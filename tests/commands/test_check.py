@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.voc_layout import build_voc, save_mask
+from tests.commands.voc_layout import save_mask
 from wsss_kit.__main__ import main
 from wsss_kit.classes import VOC_CLASSES
 from wsss_kit.commands.download import check_data, run_check
@@ -14,11 +14,6 @@ from wsss_kit.data import load_voc, load_voc_masks
 from wsss_kit.paperworld import PaperWorld
 
 COW, DOG = VOC_CLASSES.index("cow") + 1, VOC_CLASSES.index("dog") + 1
-
-
-@pytest.fixture
-def voc(tmp_path):
-    return build_voc(tmp_path / "VOC2012")
 
 
 def draw(root, name, values, size=(48, 64)):

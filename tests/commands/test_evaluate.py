@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 
-from tests.commands.voc_layout import build_voc
 from wsss_kit.__main__ import main
 from wsss_kit.commands.evaluate import run_evaluate
 from wsss_kit.commands.generate import write_masks
@@ -35,8 +34,7 @@ def test_the_protocol_comes_from_the_folder(tmp_path, capsys):
     assert "mIoU" in capsys.readouterr().out
 
 
-def test_a_folder_of_masks_of_anybody_beside_a_published_number(tmp_path, capsys):
-    voc = build_voc(tmp_path / "VOC2012")
+def test_a_folder_of_masks_of_anybody_beside_a_published_number(voc, tmp_path, capsys):
     mine = tmp_path / "own"
     shutil.copytree(voc / "SegmentationClass", mine)
     arguments = ["evaluate", str(mine), "--root", str(voc), "--split", "train"]
@@ -55,8 +53,7 @@ def cells(page, caption):
     return [re.findall(cell, row) for row in table.split("</tr>")[:-1]]
 
 
-def test_the_page_needs_nothing_beside_itself(tmp_path, capsys):
-    voc = build_voc(tmp_path / "VOC2012")
+def test_the_page_needs_nothing_beside_itself(voc, tmp_path, capsys):
     write_masks(load_voc(voc, "train"), recipe, tmp_path / "out", made_by=MADE, shown=False)
     options = {"root": voc, "split": "train", "row": "clims/train/maps"}
     report = run_evaluate(tmp_path / "out", **options)
@@ -92,8 +89,7 @@ def test_the_best_power_of_soft_maps(tmp_path, capsys):
         run_evaluate(tmp_path / "hard", data="paper", limit=4, power=[1, 3])
 
 
-def test_what_is_missing_is_said(tmp_path, capsys):
-    voc = build_voc(tmp_path / "VOC2012")
+def test_what_is_missing_is_said(voc, tmp_path, capsys):
     (voc / "JPEGImages" / "val_1.jpg").unlink()
     write_masks(load_voc(voc, "val"), recipe, tmp_path / "out", made_by=MADE, shown=False)
     assert main(["evaluate", str(tmp_path / "out"), "--root", str(voc), "--split", "val"]) == 2

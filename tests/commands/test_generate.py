@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.programs import run_python
 from wsss_kit.clip import load_clip
 from wsss_kit.commands import MANIFEST, read_maps, read_masks
 from wsss_kit.commands.generate import plan_batches, write_masks
@@ -204,9 +205,8 @@ print(peak[200], peak[2000])
 @pytest.mark.slow
 def test_memory_is_flat_over_two_thousand_images(tmp_path):
     """The peak after 200 images and after 2,000, VOC's size, maps kept."""
-    command = [sys.executable, "-c", KILLED + MEMORY, str(tmp_path)]
-    result = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=True)
-    early, late = map(int, result.stdout.split())
+    printed = run_python("-c", KILLED + MEMORY, tmp_path, env=ONE_THREAD, timeout=None)
+    early, late = map(int, printed.split())
     assert late < 1.05 * early, f"{early} kB after 200 images, {late} kB after 2,000"
 
 

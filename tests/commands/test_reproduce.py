@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from tests.commands.voc_layout import build_coco, build_voc
+from tests.commands.voc_layout import build_coco
 from wsss_kit import commands
 from wsss_kit.__main__ import main
 from wsss_kit.clip import FrozenCLIP, load_clip
@@ -32,11 +32,6 @@ PLACES = {"root": "data/x", "weights": "w", "out": "o", "seed": "0"}
 def pages_without_figures(monkeypatch):
     """`test_evaluate` looks at them; here every row would draw several pages of them."""
     monkeypatch.setattr("wsss_kit.commands.evaluate._figures", lambda *_: {})
-
-
-@pytest.fixture
-def voc(tmp_path):
-    return build_voc(tmp_path / "VOC2012")
 
 
 @pytest.fixture

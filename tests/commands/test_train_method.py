@@ -3,13 +3,11 @@
 import functools
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from tests.commands.voc_layout import build_voc
+from tests.programs import run_python
 from wsss_kit.__main__ import main
 from wsss_kit.commands import train_method as module
 from wsss_kit.commands.train_method import CONFIG, train_method
@@ -69,22 +67,19 @@ def test_the_chain_of_all_methods(trained, tmp_path, capsys):
 
 
 def test_two_processes_write_one_training(trained, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "wsss_kit", "train", "cam", "--out", str(tmp_path)]
-    command += ["--data", "paper", "--limit", "8", "--epochs", "1", "--batch-size", "4"]
-    command += ["--device", "cpu"]
-    options = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "timeout": 200, "check": False}
-    run = subprocess.run(command, capture_output=True, text=True, **options)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.count("are written") == 1
+    words = "-m torch.distributed.run --standalone --nproc-per-node 2 -m wsss_kit train cam"
+    words += " --data paper --limit 8 --epochs 1 --batch-size 4 --device cpu --out"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    printed = run_python(*words.split(), tmp_path, env=environment, timeout=200)
+    assert printed.count("are written") == 1
     losses = [load_model(path)[1]["losses"] for path in (tmp_path / "cam", trained)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     config = (tmp_path / CONFIG).read_text()
     assert config == (trained.parent / CONFIG).read_text()
 
 
-def test_photographs_are_cropped_as_published(tmp_path, monkeypatch):
-    voc, given = build_voc(tmp_path / "VOC2012"), {}
+def test_photographs_are_cropped_as_published(voc, tmp_path, monkeypatch):
+    given = {}
 
     def fit(self, samples, **options):
         given.update(options, backbone=self.backbone, weights=self.weights, n=len(samples))

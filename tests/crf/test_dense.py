@@ -6,25 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from wsss_kit import crf
 from wsss_kit.cam import upsample
-from wsss_kit.crf import (
-    IRN_CRF,
-    PSA_CRF,
-    dense,
-    dense_crf,
-    pamr,
-    permutohedral,
-    reference_crf_images,
-)
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-SETTINGS = {"q_clip_es": {}, "q_psa": PSA_CRF, "q_irn": IRN_CRF}
+SETTINGS = {"q_clip_es": {}, "q_psa": crf.PSA_CRF, "q_irn": crf.IRN_CRF}
 
 
 @pytest.fixture(autouse=True)
 def fresh_lattices():
-    permutohedral.spatial_lattice.cache_clear()
-    permutohedral._lattice_of_one.cache_clear()
+    crf.permutohedral.spatial_lattice.cache_clear()
+    crf.permutohedral._lattice_of_one.cache_clear()
 
 
 @pytest.fixture
@@ -49,7 +41,7 @@ def golden(name):
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """Compute as on a GPU: batches in one lattice, long rows in pieces, sorted by torch."""
-    for module in (permutohedral, dense):
+    for module in (crf.permutohedral, crf.dense):
         monkeypatch.setattr(module, "on_gpu", lambda values: True)
 
 
@@ -61,7 +53,7 @@ def test_equals_pydensecrf2(name, setting, way, request):
     if way == "gpu":
         request.getfixturevalue("as_on_a_gpu")
     image, scores, measured = golden(name)
-    probs = dense_crf(scores, image, **SETTINGS[setting])[0]
+    probs = crf.dense_crf(scores, image, **SETTINGS[setting])[0]
     assert torch.equal(probs.argmax(0), measured[setting].argmax(0))
     assert torch.equal(probs.amax(0) >= 0.95, measured[setting].amax(0) >= 0.95)
     torch.testing.assert_close(probs, measured[setting], atol=1e-5, rtol=0)
@@ -71,7 +63,7 @@ def test_equals_pydensecrf2(name, setting, way, request):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_gpu_equals_pydensecrf2(setting):
     image, scores, measured = golden("crf_a")
-    probs = dense_crf(scores.cuda(), image.cuda(), **SETTINGS[setting])
+    probs = crf.dense_crf(scores.cuda(), image.cuda(), **SETTINGS[setting])
     assert probs.is_cuda
     torch.testing.assert_close(probs[0].cpu(), measured[setting], atol=2e-3, rtol=0)
     assert torch.equal(probs[0].cpu().argmax(0), measured[setting].argmax(0))
@@ -89,17 +81,17 @@ def test_one_pixel_by_hand(weights):
     for _ in range(10):
         expected = (unary + sum(weights) * expected).softmax(0)
     given = scores.view(1, 3, 1, 1), torch.rand(1, 3, 1, 1)
-    probs = dense_crf(*given, spatial_weight=weights[0], bilateral_weight=weights[1])
+    probs = crf.dense_crf(*given, spatial_weight=weights[0], bilateral_weight=weights[1])
     torch.testing.assert_close(probs.flatten(), expected, atol=1e-6, rtol=0)
 
 
 def test_without_iterations_it_is_the_unary_term():
     scores = torch.tensor([0.0, 0.6, 0.9]).view(1, 3, 1, 1)
     options = {"images": torch.zeros(1, 3, 1, 1), "iterations": 0}
-    soft = dense_crf(scores, **options).flatten()
+    soft = crf.dense_crf(scores, **options).flatten()
     expected = torch.tensor([1e-5, 0.6, 0.9])
     torch.testing.assert_close(soft, expected / expected.sum())  # cut, not renormalised before
-    two = dense_crf(scores[:, :2], unary="hard", **options).flatten()
+    two = crf.dense_crf(scores[:, :2], unary="hard", **options).flatten()
     torch.testing.assert_close(two, torch.tensor([0.3, 0.7]))
 
 
@@ -109,71 +101,71 @@ def test_without_iterations_it_is_the_unary_term():
 def test_a_gpu_takes_a_batch_in_one_lattice(scene, as_on_a_gpu, monkeypatch):
     several = scene[0][[0, 1, 0, 0]], scene[1][[0, 1, 1, 0]].clone()
     several[1][0] = 0.5  # flat: its corners have many points
-    together = dense_crf(*several)
+    together = crf.dense_crf(*several)
     for most in (1, 1200):
-        monkeypatch.setattr(dense, "_MOST_POINTS", most)
-        torch.testing.assert_close(dense_crf(*several), together, atol=1e-6, rtol=0)
+        monkeypatch.setattr(crf.dense, "_MOST_POINTS", most)
+        torch.testing.assert_close(crf.dense_crf(*several), together, atol=1e-6, rtol=0)
     monkeypatch.undo()
-    torch.testing.assert_close(together, dense_crf(*several), atol=1e-4, rtol=0)
+    torch.testing.assert_close(together, crf.dense_crf(*several), atol=1e-4, rtol=0)
 
 
 def test_a_batch_is_its_images_and_no_class_is_favoured(scene):
     scores, images = scene
     before = scores.clone(), images.clone()
-    probs = dense_crf(scores.requires_grad_(), images)
+    probs = crf.dense_crf(scores.requires_grad_(), images)
     assert probs.shape == scores.shape and probs.min() >= 0 and not probs.requires_grad
     torch.testing.assert_close(probs.sum(1), torch.ones(2, 20, 30))
     scores = scores.detach()
     assert torch.equal(scores, before[0]) and torch.equal(images, before[1])
-    swapped = dense_crf(scores[:, [2, 0, 1]], images)
+    swapped = crf.dense_crf(scores[:, [2, 0, 1]], images)
     torch.testing.assert_close(swapped, probs[:, [2, 0, 1]], atol=1e-5, rtol=0)
     channels_last = (each.to(memory_format=torch.channels_last) for each in (scores, images))
-    assert torch.equal(dense_crf(*channels_last), probs)
-    halved = dense_crf(scores.half(), images.double())
+    assert torch.equal(crf.dense_crf(*channels_last), probs)
+    halved = crf.dense_crf(scores.half(), images.double())
     assert halved.dtype == torch.float32
-    torch.testing.assert_close(halved, dense_crf(scores.half().float(), images))
+    torch.testing.assert_close(halved, crf.dense_crf(scores.half().float(), images))
     mixed = torch.cat([scores, scores.flip(1), scores.flip(2)])[[0, 2, 4, 1, 3, 0]]
     images = images[[0, 0, 0, 1, 1, 0]]  # scores of one image go together
-    together = dense_crf(mixed, images)
+    together = crf.dense_crf(mixed, images)
     for b in range(6):
-        alone = dense_crf(mixed[b][None], images[b][None])[0]
+        alone = crf.dense_crf(mixed[b][None], images[b][None])[0]
         torch.testing.assert_close(together[b], alone, atol=1e-6, rtol=0)
 
 
 def test_a_single_class_thin_images_and_none(scene, rng):
     for unary in ("soft", "hard"):
-        probs = dense_crf(scene[0][:, :1], scene[1], unary=unary)
+        probs = crf.dense_crf(scene[0][:, :1], scene[1], unary=unary)
         assert torch.equal(probs, torch.ones(2, 1, 20, 30))
     for size in ((1, 7), (7, 1), (2, 2)):
         scores = torch.rand(1, 2, *size, generator=rng)
-        probs = dense_crf(scores, torch.rand(1, 3, *size, generator=rng))
+        probs = crf.dense_crf(scores, torch.rand(1, 3, *size, generator=rng))
         torch.testing.assert_close(probs.sum(1), torch.ones(1, *size))
-    assert dense_crf(torch.zeros(0, 2, 4, 5), torch.zeros(0, 3, 4, 5)).shape == (0, 2, 4, 5)
+    assert crf.dense_crf(torch.zeros(0, 2, 4, 5), torch.zeros(0, 3, 4, 5)).shape == (0, 2, 4, 5)
 
 
 def test_lattices_are_built_once_a_size_and_once_an_image(scene, monkeypatch):
     built = []
 
-    class Counted(permutohedral.Lattice):
+    class Counted(crf.permutohedral.Lattice):
         def __init__(self, features, images=1):
             built.append(features.shape)
             super().__init__(features, images)
 
-    monkeypatch.setattr(permutohedral, "Lattice", Counted)
+    monkeypatch.setattr(crf.permutohedral, "Lattice", Counted)
     scores, images = scene
-    dense_crf(scores, images)
+    crf.dense_crf(scores, images)
     assert [d for d, _ in built] == [2, 5, 5]
-    dense_crf(scores.flip(1), images)  # other scores of the same images
+    crf.dense_crf(scores.flip(1), images)  # other scores of the same images
     assert len(built) == 3
-    dense_crf(scores, images.flip(1))
+    crf.dense_crf(scores, images.flip(1))
     assert [d for d, _ in built] == [2, 5, 5, 5, 5]
-    dense_crf(scores[..., :9], images[..., :9], bilateral_weight=0)  # another size
+    crf.dense_crf(scores[..., :9], images[..., :9], bilateral_weight=0)  # another size
     assert [d for d, _ in built[5:]] == [2]
 
 
 def test_codes_too_large_to_hold_an_index_are_sorted_as_well(rng):
     codes = torch.randint(2**61, (50,), generator=rng)
-    ordered, places = permutohedral._sort(codes)
+    ordered, places = crf.permutohedral._sort(codes)
     assert torch.equal(ordered, codes.sort().values)
     assert torch.equal(codes[places], ordered)
 
@@ -181,23 +173,23 @@ def test_codes_too_large_to_hold_an_index_are_sorted_as_well(rng):
 def test_a_lattice_beyond_64_bits_is_refused():
     features = torch.tensor([[0.0, 1e7]] * 5)
     with pytest.raises(ValueError, match=r"can number; use larger standard deviations"):
-        permutohedral.Lattice(features)
+        crf.permutohedral.Lattice(features)
 
 
 # -- bad input ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("scores", "images", "reason"),
-    [
-        ((2, 4, 5), (1, 3, 4, 5), r"scores has shape \(2, 4, 5\), expected \(B, K, H, W\)"),
-        ((1, 0, 4, 5), (1, 3, 4, 5), r"with a class and a pixel"),
-        ((1, 2, 0, 5), (1, 3, 0, 5), r"with a class and a pixel"),
-        ((1, 2, 4, 5), (1, 3, 4, 6), r"\(1, 3, 4, 6\), expected \(1, 3, 4, 5\) .*; resize"),
-        ((1, 2, 4, 5), (2, 3, 4, 5), r"expected \(1, 3, 4, 5\)"),
-    ],
-)
-@pytest.mark.parametrize("refine", [dense_crf, pamr])
+MISFITS = [
+    ((2, 4, 5), (1, 3, 4, 5), r"scores has shape \(2, 4, 5\), expected \(B, K, H, W\)"),
+    ((1, 0, 4, 5), (1, 3, 4, 5), r"with a class and a pixel"),
+    ((1, 2, 0, 5), (1, 3, 0, 5), r"with a class and a pixel"),
+    ((1, 2, 4, 5), (1, 3, 4, 6), r"\(1, 3, 4, 6\), expected \(1, 3, 4, 5\) .*; resize"),
+    ((1, 2, 4, 5), (2, 3, 4, 5), r"expected \(1, 3, 4, 5\)"),
+]
+
+
+@pytest.mark.parametrize(("scores", "images", "reason"), MISFITS)
+@pytest.mark.parametrize("refine", [crf.dense_crf, crf.pamr])
 def test_shapes_that_do_not_fit(refine, scores, images, reason):
     with pytest.raises(ValueError, match=reason):
         refine(torch.zeros(scores), torch.zeros(images))
@@ -208,8 +200,8 @@ def test_shapes_that_do_not_fit(refine, scores, images, reason):
 
 def test_reference_images_wrap_as_numpy_does(rng):
     image = torch.randint(256, (5, 6, 3), generator=rng).numpy().astype(np.uint8)
-    bgr = image[..., ::-1].astype(np.float32) - np.float32(dense.BGR_MEAN)
+    bgr = image[..., ::-1].astype(np.float32) - np.float32(crf.dense.BGR_MEAN)
     expected = bgr.astype(np.int64).astype(np.uint8)
     image = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    result = (reference_crf_images(image)[0] * 255).round().byte()
+    result = (crf.reference_crf_images(image)[0] * 255).round().byte()
     np.testing.assert_array_equal(result.permute(1, 2, 0).numpy(), expected)

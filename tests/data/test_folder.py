@@ -43,15 +43,15 @@ def test_samples(root):
     assert ordered[0].labels.tolist() == [1, 0, 1, 0]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\xef\xbb\xbf" + TABLE.encode(),
-        TABLE.replace("\n", "\r\n").encode(),
-        TABLE.replace("garden/", "garden\\").encode(),
-        b"File , Labels\n" + TABLE.split("\n", 1)[1].replace(";", " ; ").encode() + b"\n,\n\n",
-    ],
-)
+HABITS = [
+    b"\xef\xbb\xbf" + TABLE.encode(),
+    TABLE.replace("\n", "\r\n").encode(),
+    TABLE.replace("garden/", "garden\\").encode(),
+    b"File , Labels\n" + TABLE.split("\n", 1)[1].replace(";", " ; ").encode() + b"\n,\n\n",
+]
+
+
+@pytest.mark.parametrize("data", HABITS)
 def test_harmless_habits_of_spreadsheets(root, data):
     (root / "labels.csv").write_bytes(data)
     samples = load_folder(root)
@@ -68,20 +68,20 @@ def test_bad_rows_are_reported_together(root):
     assert lines == [3, 4, 4, 5, 6] and message.endswith("\n  and 6 more")
 
 
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ("cat1.jpg,", r"line 3: 'cat1\.jpg' is named twice, first in line 2"),
-        ("./cat1.jpg,", r"line 3: 'cat1\.jpg' is named twice, first in line 2"),
-        ("cat1.png,", r"line 3: 'cat1\.png' and 'cat1\.jpg' of line 2 are both called 'cat1'"),
-        ("wall.jpg,cat,dog", "line 3: columns: 3, expected 2"),
-        ("wall.jpg;cat", "line 3: columns: 1, expected 2"),
-        (",cat", "line 3: file '' is no path inside the folder"),
-        ("../wall.jpg,cat", r"line 3: file '\.\./wall\.jpg' is no path inside the folder"),
-        ("/wall.jpg,cat", "line 3: file '/wall.jpg' is no path inside the folder"),
-        ("wall.jpg,cat;Dgo", "line 3: unknown class 'Dgo', expected one of .*; closest: 'dog'$"),
-    ],
-)
+BAD_ROWS = [
+    ("cat1.jpg,", r"line 3: 'cat1\.jpg' is named twice, first in line 2"),
+    ("./cat1.jpg,", r"line 3: 'cat1\.jpg' is named twice, first in line 2"),
+    ("cat1.png,", r"line 3: 'cat1\.png' and 'cat1\.jpg' of line 2 are both called 'cat1'"),
+    ("wall.jpg,cat,dog", "line 3: columns: 3, expected 2"),
+    ("wall.jpg;cat", "line 3: columns: 1, expected 2"),
+    (",cat", "line 3: file '' is no path inside the folder"),
+    ("../wall.jpg,cat", r"line 3: file '\.\./wall\.jpg' is no path inside the folder"),
+    ("/wall.jpg,cat", "line 3: file '/wall.jpg' is no path inside the folder"),
+    ("wall.jpg,cat;Dgo", "line 3: unknown class 'Dgo', expected one of .*; closest: 'dog'$"),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), BAD_ROWS)
 @pytest.mark.parametrize("load", [load_folder, load_folder_masks])
 def test_bad_row(root, row, expected, load):
     Image.new("RGB", (6, 4)).save(root / "cat1.png")
@@ -127,37 +127,37 @@ def test_missing_folder_table_and_masks(root, tmp_path, monkeypatch):
         load_folder(root)
 
 
-@pytest.mark.parametrize(
-    ("table", "expected"),
-    [
-        ("file;labels", "begins 'file;labels', expected 'file,labels': ',' between"),
-        ("file\tlabels", "begins .*tlabels', expected 'file,labels': ',' between"),
-        ("cat1.jpg,cat", "begins 'cat1.jpg,cat', expected 'file,labels'"),
-        ("file,labels,note", "begins 'file,labels,note', expected 'file,labels'"),
-        ("", "begins '', expected 'file,labels'"),
-        ('file,labels\ncat1.jpg,"cat\n' + "b.png,dog\n" * 20000, r"line \d+ is no row .* quote"),
-        (TABLE.encode("utf-16"), "line 1 is not UTF-8; save it"),
-        ("file,labels\ncat1.jpg,b\u00e4r\n".encode("latin-1"), "line 2 is not UTF-8; save it"),
-        ("file,labels\n", "names no image; add a line"),
-        ("file,labels\ncat1.jpg,\n", "names no class; label an image, or pass classes="),
-        ("file,labels\ncat1.jpg,cat\nwall.jpg,Cat\n", "has 'Cat' and 'cat', expected different"),
-    ],
-)
+BAD_TABLES = [
+    ("file;labels", "begins 'file;labels', expected 'file,labels': ',' between"),
+    ("file\tlabels", "begins .*tlabels', expected 'file,labels': ',' between"),
+    ("cat1.jpg,cat", "begins 'cat1.jpg,cat', expected 'file,labels'"),
+    ("file,labels,note", "begins 'file,labels,note', expected 'file,labels'"),
+    ("", "begins '', expected 'file,labels'"),
+    ('file,labels\ncat1.jpg,"cat\n' + "b.png,dog\n" * 20000, r"line \d+ is no row .* quote"),
+    (TABLE.encode("utf-16"), "line 1 is not UTF-8; save it"),
+    ("file,labels\ncat1.jpg,b\u00e4r\n".encode("latin-1"), "line 2 is not UTF-8; save it"),
+    ("file,labels\n", "names no image; add a line"),
+    ("file,labels\ncat1.jpg,\n", "names no class; label an image, or pass classes="),
+    ("file,labels\ncat1.jpg,cat\nwall.jpg,Cat\n", "has 'Cat' and 'cat', expected different"),
+]
+
+
+@pytest.mark.parametrize(("table", "expected"), BAD_TABLES)
 def test_bad_tables(root, table, expected):
     (root / "labels.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
     with pytest.raises(ValueError, match=expected):
         load_folder(root)
 
 
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        ([], "is empty, expected at least one"),
-        ([str(i) for i in range(255)], "has 255 names, expected at most 254"),
-        (["cat", "Background"], "has 'Background', which .* leave labels"),
-        *((["cat", name], "expected text, no spaces") for name in ("", " ", None, 3)),
-    ],
-)
+BAD_CLASSES = [
+    ([], "is empty, expected at least one"),
+    ([str(i) for i in range(255)], "has 255 names, expected at most 254"),
+    (["cat", "Background"], "has 'Background', which .* leave labels"),
+    *((["cat", name], "expected text, no spaces") for name in ("", " ", None, 3)),
+]
+
+
+@pytest.mark.parametrize(("classes", "message"), BAD_CLASSES)
 def test_bad_classes(root, classes, message):
     with pytest.raises(ValueError, match=message):
         load_folder(root, classes=classes)

@@ -36,19 +36,19 @@ def pixels(path):
     return (image * 255).round().int().permute(1, 2, 0).tolist()
 
 
-@pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
-    [
-        ("1", 1, [255, 255, 255]),
-        ("L", 51, [51, 51, 51]),
-        ("LA", (0, 51), [204, 204, 204]),
-        ("RGB", (10, 20, 30), [10, 20, 30]),
-        ("RGBA", (255, 0, 0, 0), [255, 255, 255]),
-        ("RGBA", (255, 0, 0, 51), [255, 204, 204]),
-        ("CMYK", (0, 255, 255, 0), [255, 0, 0]),
-        ("I;16", 32896, [128, 128, 128]),
-    ],
-)
+MODES = [
+    ("1", 1, [255, 255, 255]),
+    ("L", 51, [51, 51, 51]),
+    ("LA", (0, 51), [204, 204, 204]),
+    ("RGB", (10, 20, 30), [10, 20, 30]),
+    ("RGBA", (255, 0, 0, 0), [255, 255, 255]),
+    ("RGBA", (255, 0, 0, 51), [255, 204, 204]),
+    ("CMYK", (0, 255, 255, 0), [255, 0, 0]),
+    ("I;16", 32896, [128, 128, 128]),
+]
+
+
+@pytest.mark.parametrize(("mode", "colour", "expected"), MODES)
 def test_modes(tmp_path, mode, colour, expected):
     path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
     Image.new(mode, (1, 1), colour).save(path)  # one pixel is an image too
@@ -81,18 +81,18 @@ def test_sixteen_bit_grey_keeps_its_depth_and_colour_its_values(tmp_path):
     assert pixels(tmp_path / "colour.png") == [[[255, 128, 1]]]
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (np.array([[0, 51]], np.int32), 51 / 255),
-        (np.array([[0, 6553]], np.int32), 6553 / 65535),
-        (np.array([[0, 2**30]], np.int32), 2**30 / (2**31 - 1)),
-        (np.array([[0, 0.2]], np.float32), 0.2),
-        (np.array([[0, 1.0000001]], np.float32), 1.0),
-        (np.array([[0, 51]], np.float32), 51 / 255),
-        (np.array([[0, 6553]], np.float32), 6553 / 65535),
-    ],
-)
+OF_32_BIT = [
+    (np.array([[0, 51]], np.int32), 51 / 255),
+    (np.array([[0, 6553]], np.int32), 6553 / 65535),
+    (np.array([[0, 2**30]], np.int32), 2**30 / (2**31 - 1)),
+    (np.array([[0, 0.2]], np.float32), 0.2),
+    (np.array([[0, 1.0000001]], np.float32), 1.0),
+    (np.array([[0, 51]], np.float32), 51 / 255),
+    (np.array([[0, 6553]], np.float32), 6553 / 65535),
+]
+
+
+@pytest.mark.parametrize(("values", "expected"), OF_32_BIT)
 def test_32_bit_takes_the_smallest_range_that_holds_it(tmp_path, values, expected):
     Image.fromarray(values).save(tmp_path / "a.tiff")
     assert read_image(tmp_path / "a.tiff")[2, 0].tolist() == pytest.approx([0, expected])

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_kit.clip import load_clip
 from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate
 from wsss_kit.evaluation.prompt_ranking import (
     leave_one_out,
@@ -19,11 +18,6 @@ from wsss_kit.recipes import clip_es_maps
 
 RULE = BackgroundRule(threshold=0.4)
 KINDS = ["boundary", "missed", "spilled", "confused"]
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("paper", device="cpu")
 
 
 @pytest.fixture(scope="module")

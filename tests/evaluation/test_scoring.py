@@ -19,15 +19,15 @@ def counted(predicted, target):
     return target[target != 255], torch.where(predicted == 255, 0, predicted)[target != 255]
 
 
-@pytest.mark.parametrize(
-    ("predicted", "target", "iou", "n_counted"),
-    [
-        ([[0, 1], [1, 1]], [[0, 0], [1, 1]], [1 / 2, 2 / 3, NAN], 4),
-        ([[0, 0, 0, 2]], [[0, 0, 0, 0]], [3 / 4, NAN, 0], 4),  # absent, and a false alarm
-        ([[1, 0, 2]], [[255, 255, 255]], [NAN, NAN, NAN], 0),
-        ([[255, 255, 255, 255]], [[0, 0, 1, 255]], [2 / 3, 0, NAN], 3),  # background
-    ],
-)
+BY_HAND = [
+    ([[0, 1], [1, 1]], [[0, 0], [1, 1]], [1 / 2, 2 / 3, NAN], 4),
+    ([[0, 0, 0, 2]], [[0, 0, 0, 0]], [3 / 4, NAN, 0], 4),  # absent, and a false alarm
+    ([[1, 0, 2]], [[255, 255, 255]], [NAN, NAN, NAN], 0),
+    ([[255, 255, 255, 255]], [[0, 0, 1, 255]], [2 / 3, 0, NAN], 3),  # background
+]
+
+
+@pytest.mark.parametrize(("predicted", "target", "iou", "n_counted"), BY_HAND)
 @pytest.mark.parametrize("kind", [torch.tensor, lambda values: np.array(values, np.uint8)])
 def test_iou_by_hand(predicted, target, iou, n_counted, kind):
     confusion = ConfusionMatrix(3).update(kind(predicted), kind(target))
@@ -49,17 +49,17 @@ def test_matrices_add_up_and_a_batch_is_its_masks():
         one.merge(ConfusionMatrix(3))
 
 
-@pytest.mark.parametrize(
-    ("predicted", "target", "message"),
-    [
-        ([[0, 1]], [[0], [1]], "resize predictions"),
-        ([0, 1], [0, 1], r"\(2,\)"),
-        ([[0, 7]], [[0, 1]], "predicted holds 7 at \\[0, 1\\].*0 to 1"),
-        ([[0, 1]], [[-1, 1]], "target holds -1 at \\[0, 0\\]"),
-        ([[[0, 1]], [[1, 3]]], [[[0, 1]], [[1, 1]]], "holds 3 at \\[1, 0, 1\\]"),
-        ([[0.0, 1.0]], [[0, 1]], "float32.*scores_to_masks"),
-    ],
-)
+BAD_MASKS = [
+    ([[0, 1]], [[0], [1]], "resize predictions"),
+    ([0, 1], [0, 1], r"\(2,\)"),
+    ([[0, 7]], [[0, 1]], "predicted holds 7 at \\[0, 1\\].*0 to 1"),
+    ([[0, 1]], [[-1, 1]], "target holds -1 at \\[0, 0\\]"),
+    ([[[0, 1]], [[1, 3]]], [[[0, 1]], [[1, 1]]], "holds 3 at \\[1, 0, 1\\]"),
+    ([[0.0, 1.0]], [[0, 1]], "float32.*scores_to_masks"),
+]
+
+
+@pytest.mark.parametrize(("predicted", "target", "message"), BAD_MASKS)
 def test_bad_masks_are_refused_and_nothing_is_counted(predicted, target, message):
     confusion = ConfusionMatrix(2)
     with pytest.raises(ValueError, match=message):
@@ -155,17 +155,17 @@ def test_a_number_never_travels_alone():
 ALL, TARGET = random_masks(9)
 
 
-@pytest.mark.parametrize(
-    ("predicted", "changes", "message"),
-    [
-        ({"p0": ALL["p0"]}, {}, r"8 of 9 images have no predicted mask: .*p5, \.\.\.; predict"),
-        (ALL, {"classes": ("cow",)}, r"image 'p0': predicted holds [23] at "),
-        (ALL, {"protocol": "val"}, r"expected Protocol\(data="),
-        (ALL, {"scored": ["cow", "dog"]}, "scored has 'dog', expected one of 'cow'"),
-        (ALL, {"classes": ("background", *CLASSES)}, "without 'background'"),
-        (ALL, {"protocol": Protocol("a", "b", n_images=149)}, "says 149 images but target holds 9"),
-    ],
-)
+REFUSED = [
+    ({"p0": ALL["p0"]}, {}, r"8 of 9 images have no predicted mask: .*p5, \.\.\.; predict"),
+    (ALL, {"classes": ("cow",)}, r"image 'p0': predicted holds [23] at "),
+    (ALL, {"protocol": "val"}, r"expected Protocol\(data="),
+    (ALL, {"scored": ["cow", "dog"]}, "scored has 'dog', expected one of 'cow'"),
+    (ALL, {"classes": ("background", *CLASSES)}, "without 'background'"),
+    (ALL, {"protocol": Protocol("a", "b", n_images=149)}, "says 149 images but target holds 9"),
+]
+
+
+@pytest.mark.parametrize(("predicted", "changes", "message"), REFUSED)
 def test_evaluate_refuses_with_names(predicted, changes, message):
     with pytest.raises(ValueError, match=message):
         scored(predicted, **{"target": TARGET, **changes})

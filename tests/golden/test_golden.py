@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_kit.affinity import balanced_walk, box_masks, random_walk, transition_matrix
+from wsss_kit.affinity import box_masks, random_walk, transition_matrix
 from wsss_kit.cam import normalize_cams, softmax_grad_cam
 from wsss_kit.clip import FrozenCLIP
 from wsss_kit.methods.clip_es import CLIPES, refined_maps
@@ -30,24 +30,9 @@ def read(name: str) -> dict[str, np.ndarray]:
 def clip() -> FrozenCLIP:
     from open_clip.model import CLIP
 
-    model = CLIP(
-        embed_dim=32,
-        vision_cfg={
-            "layers": 10,
-            "width": 64,
-            "head_width": 16,
-            "patch_size": 16,
-            "image_size": 112,
-        },
-        text_cfg={
-            "context_length": 77,
-            "vocab_size": 600,
-            "width": 64,
-            "heads": 1,
-            "layers": 2,
-        },
-        quick_gelu=True,
-    )
+    vision = {"layers": 10, "width": 64, "head_width": 16, "patch_size": 16, "image_size": 112}
+    text = {"context_length": 77, "vocab_size": 600, "width": 64, "heads": 1, "layers": 2}
+    model = CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text, quick_gelu=True)
     state = {key: torch.from_numpy(w.astype(np.float32)) for key, w in read("weights").items()}
     model.load_state_dict(state)
     tokens = torch.from_numpy(read("text")["tokens"]).long()
@@ -152,11 +137,6 @@ def test_refined_maps_of_the_image(clip, case):
     close(result.probs, case.probs, 1e-5)
     assert torch.equal(result.masks, case.mask.float())
     close(result.full_size(case.saved.shape[1:]), case.saved, 2e-3)
-
-
-def test_the_thin_walk_is_the_transition(case, dense):
-    result = balanced_walk((case.mask * case.cam)[None], dense.attention, sinkhorn=3, squarings=1)
-    close(result[0], case.refined, 1e-5)
 
 
 def test_the_recipe_ends_where_the_reference_does(clip, case):

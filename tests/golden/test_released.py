@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.programs import run_python
 from wsss_kit.affinity_net import half_plane, inner_pairs
 from wsss_kit.engine import batch_norms
 from wsss_kit.methods.cam import CAM
@@ -21,15 +20,9 @@ FOLDER = Path(__file__).parent
 @pytest.fixture(scope="module")
 def lines():
     """What `compare_released` prints, a line a comparison."""
-    run = subprocess.run(
-        [sys.executable, str(FOLDER / "compare_released.py")],
-        capture_output=True,
-        text=True,
-        cwd=FOLDER.parent.parent,
-        env={**os.environ, "PYTHONPATH": str(FOLDER.parent.parent)},
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout.splitlines()
+    root = FOLDER.parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return run_python(FOLDER / "compare_released.py", cwd=root, env=environment).splitlines()
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_kit import CAM, CLIMS, CLIPES, SCCAM, PaperWorld, Prompts, load_clip
-from wsss_kit.recipes import (
-    cam_maps,
-    cam_masks,
-    clims_masks,
-    clip_es_maps,
-    clip_es_masks,
-    sc_cam_masks,
-)
+from wsss_kit import CAM, CLIMS, CLIPES, SCCAM, PaperWorld, Prompts, load_clip, recipes
 
 FILE = Path(__file__).with_name("yardstick.npz")
 N_IMAGES = 20
@@ -40,29 +32,31 @@ def batch():
     return torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples])
 
 
-def recipes(row):
+def recipes_of(row):
     """How a method makes maps, and its masks by name."""
     name, _, preset = row.rpartition("-")
     if name == "cam":
         cam = CAM("paper", weights="web", preset=preset, device="cpu")
         cam.fit(PaperWorld(40), train_backbone=False, seed=0, progress=False)
-        return partial(cam_maps, method=cam), {"masks": partial(cam_masks, method=cam)}
+        maps, masks = (partial(of, method=cam) for of in (recipes.cam_maps, recipes.cam_masks))
+        return maps, {"masks": masks}
     if name == "clip-es":
         clip = load_clip("paper", device="cpu")
         method = CLIPES(clip, prompts=Prompts.paper(), preset=preset).fit()
-        crf = partial(clip_es_masks, method=method)
-        every = partial(clip_es_masks, method=method, min_confidence=None)
-        return partial(clip_es_maps, method=method), {"confident": crf, "crf": every}
-    variant, masks = {"sc-cam": (SCCAM, sc_cam_masks), "clims": (CLIMS, clims_masks)}[row]
+        crf = partial(recipes.clip_es_masks, method=method)
+        every = partial(recipes.clip_es_masks, method=method, min_confidence=None)
+        return partial(recipes.clip_es_maps, method=method), {"confident": crf, "crf": every}
+    known = {"sc-cam": (SCCAM, recipes.sc_cam_masks), "clims": (CLIMS, recipes.clims_masks)}
+    variant, masks = known[row]
     method = variant.load("paper", device="cpu")
     plain, crf = (partial(masks, method=method, crf=crf) for crf in (False, True))
-    return partial(cam_maps, method=method), {"masks": plain, "crf": crf}
+    return partial(recipes.cam_maps, method=method), {"masks": plain, "crf": crf}
 
 
 def outputs(row):
     """Every fourth cell of the maps of the classes present, and whole masks."""
     images, labels = batch()
-    maps_of, masks_of = recipes(row)
+    maps_of, masks_of = recipes_of(row)
     maps = maps_of(images, labels)[labels > 0][:, ::4, ::4]  # (classes present, 24, 24)
     masks = {f"{row}/{name}": of(images, labels).byte() for name, of in masks_of.items()}
     return {f"{row}/maps": maps.half().contiguous(), **masks}

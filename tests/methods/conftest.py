@@ -1,16 +1,10 @@
-"""The tiny CLIP, images and a fitted CAM, which tests of methods read and none changes."""
+"""Images and a fitted CAM, which tests of methods read and none changes."""
 
 import pytest
 import torch
 
-from wsss_kit.clip import load_clip
 from wsss_kit.methods.cam import CAM
 from wsss_kit.paperworld import PaperWorld
-
-
-@pytest.fixture(scope="session")
-def clip():
-    return load_clip("paper", device="cpu")
 
 
 @pytest.fixture(scope="session")

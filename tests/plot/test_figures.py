@@ -86,15 +86,15 @@ def test_overlay_blends_the_map_with_grey():
     assert as_array == pytest.approx(result)
 
 
-@pytest.mark.parametrize(
-    ("image", "cam", "message"),
-    [
-        (torch.zeros(1, 3, 4, 4), torch.zeros(2, 2), r"images\[0\]"),
-        (torch.full((3, 4, 4), 200.0), torch.zeros(2, 2), "divide 8-bit values"),
-        (torch.zeros(3, 4, 4), torch.zeros(1, 2, 2), "choose one class"),
-        (torch.zeros(3, 4, 4), torch.full((2, 2), 9.0), "9 to 9.*normalize_cams"),
-    ],
-)
+BAD_OVERLAYS = [
+    (torch.zeros(1, 3, 4, 4), torch.zeros(2, 2), r"images\[0\]"),
+    (torch.full((3, 4, 4), 200.0), torch.zeros(2, 2), "divide 8-bit values"),
+    (torch.zeros(3, 4, 4), torch.zeros(1, 2, 2), "choose one class"),
+    (torch.zeros(3, 4, 4), torch.full((2, 2), 9.0), "9 to 9.*normalize_cams"),
+]
+
+
+@pytest.mark.parametrize(("image", "cam", "message"), BAD_OVERLAYS)
 def test_overlay_errors(image, cam, message):
     with pytest.raises(ValueError, match=message):
         plot.overlay(image, cam)
@@ -162,16 +162,16 @@ def test_masks_of_one_value_and_of_one_pixel(value, tmp_path):
         plot.save_figure(figure, tmp_path / "one.png")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"masks": {"val-0": torch.zeros(24, 36)}}, "'CAM' has no mask for 'val-1'"),
-        ({"masks": torch.zeros(1, 24, 36)}, "has 1 for 2"),
-        ({"masks": torch.zeros(2, 5, 5)}, r"\(5, 5\).*\(24, 36\)"),
-        ({"classes": PAPER_CLASSES[:2]}, "holds 3, not 0 to 2"),
-        ({"images": torch.zeros(2, 3, 24, 36)}, "show samples"),
-    ],
-)
+BAD_MASKS = [
+    ({"masks": {"val-0": torch.zeros(24, 36)}}, "'CAM' has no mask for 'val-1'"),
+    ({"masks": torch.zeros(1, 24, 36)}, "has 1 for 2"),
+    ({"masks": torch.zeros(2, 5, 5)}, r"\(5, 5\).*\(24, 36\)"),
+    ({"classes": PAPER_CLASSES[:2]}, "holds 3, not 0 to 2"),
+    ({"images": torch.zeros(2, 3, 24, 36)}, "show samples"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_MASKS)
 def test_mask_errors(change, message):
     samples, _, masks = make_world()
     given = {"images": samples, "masks": masks, "classes": PAPER_CLASSES, **change}

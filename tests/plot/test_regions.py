@@ -123,3 +123,11 @@ def test_pixels_come_back_from_the_file(rng):
     pixels = torch.rand(6, 5, 3, generator=rng).numpy()
     result = np.asarray(Image.open(io.BytesIO(regions.pixels_png(pixels)))) / 255
     assert np.abs(result - pixels).max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_framed_cell_is_the_cell_itself():
+    framed = regions.frame_cell(torch.zeros(3, 12, 18), 5, (2, 3))  # cells of 6 by 6, the last
+    assert framed[0].nonzero().amin(0).tolist() == [6, 12] and framed[0, 6:, 12:].sum() == 20
+    assert framed.sum() == 20  # red, and nothing outside
+    with pytest.raises(ValueError, match="cell is 6, expected 0 to 5 on a grid of 2 x 3"):
+        regions.frame_cell(torch.zeros(3, 12, 18), 6, (2, 3))

@@ -4,23 +4,24 @@ import asyncio
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import traitlets
 
+from tests.evaluation.test_prompt_ranking import RULE, all_again
 from tests.widgets.conftest import same, shows_map, upload
-from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate
 from wsss_kit.evaluation.prompt_ranking import leave_one_out
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.plot import alt_text
 from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import fitted_image, paint_claims
 from wsss_kit.prompts import Prompts
+from wsss_kit.prompts.search import search_backgrounds
 from wsss_kit.recipes import clip_es_maps
 from wsss_kit.widgets import PromptLab
 
 SIDE = (300, 300)
-RULE = BackgroundRule(threshold=0.4)
 
 
 @pytest.fixture
@@ -106,18 +107,18 @@ def test_a_renamed_class_keeps_its_place(lab, world):
     assert lab.class_name in lab._present(lab.prompts)
 
 
-@pytest.mark.parametrize(
-    ("field", "text", "said"),
-    [
-        ("template", "no place for the word", "template"),
-        ("backgrounds", "sky, grass, Sky", "backgrounds has 'sky' and 'Sky'"),
-        ("backgrounds", " ", "backgrounds is empty"),
-        ("backgrounds", "sky; Cow", "'Cow' is a class and a background word"),
-        ("synonyms", "calf, fog", "'fog' is a class and a background word"),
-        ("name", "", "classes has ''"),
-        ("name", "boat", "classes"),
-    ],
-)
+CLASHES = [
+    ("template", "no place for the word", "template"),
+    ("backgrounds", "sky, grass, Sky", "backgrounds has 'sky' and 'Sky'"),
+    ("backgrounds", " ", "backgrounds is empty"),
+    ("backgrounds", "sky; Cow", "'Cow' is a class and a background word"),
+    ("synonyms", "calf, fog", "'fog' is a class and a background word"),
+    ("name", "", "classes has ''"),
+    ("name", "boat", "classes"),
+]
+
+
+@pytest.mark.parametrize(("field", "text", "said"), CLASHES)
 def test_words_that_do_not_go_together_are_said_and_change_nothing(lab, world, field, text, said):
     lab.class_name = next(n for n in lab._present(lab.prompts) if n != "boat")
     before = lab.prompts, lab.screen.after
@@ -183,27 +184,16 @@ def test_a_pressed_class_is_gone_to(lab, world):
 
 def test_the_competition_shows_who_claims_each_cell(lab, world):
     lab.view = "competition"
-    sample, clip = world[0], lab.method.clip
     words = [*lab._present(lab.prompts), *lab.prompts.backgrounds]
-    texts = clip.encode_text([lab.prompts.templates[0].replace("{}", word) for word in words])
-    last, _, grid = clip.last_block(sample.image[None], round_positions=True)
-    patches = torch.nn.functional.normalize(last.patches[0], dim=-1)
-    claims = (clip.logit_scale * patches @ texts.T).argmax(1).view(grid)
-    large = fitted_image(image_array(sample.image), SIDE)
+    claims = lab.method.open(world[0].image, world[0].labels).claims().argmax(0)
+    large = fitted_image(image_array(world[0].image), SIDE)
     assert same(lab.screen.after, paint_claims(large, claims, words))
 
 
 def test_iou_is_that_of_evaluate(lab, world):
     lab.edit("backgrounds", "grass, sky, water")
     lab.panel = "IoU"
-
-    def report(prompts):
-        maps = {s.name: maps_with(lab, prompts, s)[None] for s in world}
-        masks = {s.name: RULE.masks(maps[s.name], s.labels[None])[0] for s in world}
-        protocol = Protocol("PaperWorld", "val")
-        return evaluate(masks, world.masks, classes=world.classes, protocol=protocol)
-
-    now, start = report(lab.prompts), report(lab.start)
+    now, start = (all_again(lab.method.clip, world, each) for each in (lab.prompts, lab.start))
     for name, iou, was in zip(now.classes, now.iou, start.iou, strict=True):
         if not np.isnan(iou):
             assert texts_of(lab)[name] == f"{100 * iou:.1f} ({100 * (iou - was):+.1f})"
@@ -218,6 +208,42 @@ def test_a_word_is_worth_what_is_lost_without_it(lab, world):
     assert texts_of(lab) == {word: f"{-mean[word]:+.1f}" for word in lab.prompts.backgrounds}
     lab.off = ("sky",)
     assert row_of(lab, "sky")["off"] and row_of(lab, "sky")["text"] == "off"
+
+
+def test_a_search_runs_in_pieces_and_another_panel_stops_it(lab, world):
+    titles, words = [], ("rails", "fog")
+    lab.edit("backgrounds", ", ".join(words))
+    lab.off = ("fog",)  # it is tried all the same
+
+    async def watching():
+        lab.bars.observe(lambda change: titles.append(change.new), "title")
+        lab.panel = "search"
+        await asyncio.sleep(0.02)
+        lab.panel = "words"
+        assert not lab._slices._work and lab.found is None
+        lab.panel = "search"
+        while lab._slices._work:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(watching())
+    assert f"search: {len(world)} of {len(world)} images" in titles and not lab.problem
+    assert any(title.startswith("search: add rails, ") for title in titles)
+    alone = search_backgrounds(
+        CLIPES(lab.method.clip, prompts=lab.asked),
+        world,
+        words,
+        masks=world.masks,
+        rule=RULE,
+        most=4,
+        shown=False,
+    )
+    pd.testing.assert_frame_equal(lab.found.words, alone.words)
+    texts = {w: f"{row['gain']:+.1f} {row['status']}" for w, row in alone.words.iterrows()}
+    assert texts_of(lab) == texts and f"kept: {', '.join(lab.found.made_by['kept'])}" in lab.words
+    plain = PromptLab(lab.method, world)
+    plain.edit("backgrounds", "rails, fog")
+    plain.panel = "search"
+    assert plain.found.made_by["objective"] == "agreement" and not plain.problem
 
 
 def test_without_masks_there_is_sharpness(clip_es, world):
@@ -305,7 +331,7 @@ def test_numbers_come_piece_by_piece_and_an_edit_begins_them_anew(lab, monkeypat
 
 def test_its_still_and_its_start(lab, clip_es, world):
     still = lab.still()
-    start = f"{lab.class_name}, 'a {{}} without background': map, cells by the word"
+    start = f"{lab.class_name}, 'a {{}} without background': map, cells by their most"
     assert alt_text(still).startswith(start)
     bars = {t.get_text() for t in still.axes[2].get_yticklabels()}
     assert bars == {lab.class_name, *lab.prompts.backgrounds}

@@ -31,17 +31,17 @@ def test_the_script_asks_for_traits_that_are_there(widget):
     assert len(given) > 1 and given <= synced, given - synced
 
 
-@pytest.mark.parametrize(
-    ("values", "low", "high", "parts"),
-    [
-        ({"x": 3.0}, -5, 5, [("x", 0.5, 0.8)]),
-        ({"x": -5.0}, -5, 5, [("x", 0.0, 0.5)]),
-        ({"x": 99.0}, -5, 5, [("x", 0.5, 1.0)]),
-        ({"x": 0.0}, -5, 5, []),
-        ({"x": math.nan}, 0, 1, []),
-        ({"x": 10, "y": 0, "z": 30}, 0, 100, [("x", 0.0, 0.1), ("z", 0.1, 0.4)]),
-    ],
-)
+PARTS = [
+    ({"x": 3.0}, -5, 5, [("x", 0.5, 0.8)]),
+    ({"x": -5.0}, -5, 5, [("x", 0.0, 0.5)]),
+    ({"x": 99.0}, -5, 5, [("x", 0.5, 1.0)]),
+    ({"x": 0.0}, -5, 5, []),
+    ({"x": math.nan}, 0, 1, []),
+    ({"x": 10, "y": 0, "z": 30}, 0, 100, [("x", 0.0, 0.1), ("z", 0.1, 0.4)]),
+]
+
+
+@pytest.mark.parametrize(("values", "low", "high", "parts"), PARTS)
 def test_parts_of_a_bar_follow_each_other_from_zero(values, low, high, parts):
     drawn = bar("a", values, high, low, text="t")["parts"]
     assert [(p["style"], p["from"], p["to"]) for p in drawn] == parts

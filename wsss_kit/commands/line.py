@@ -30,6 +30,7 @@ _COMMANDS = {
     "check": ("download:run_check", "what is wrong with a data set, before hours of work"),
     "masks": ("masks:run_masks", "a data set to pseudo masks on disk, resumably"),
     "evaluate": ("evaluate:run_evaluate", "masks on disk against ground truth"),
+    "prompts search": ("prompts:run_search", "background words that are worth their place"),
     "baseline": ("photographs:run_baseline", "plain CAM on real photographs"),
     "reproduce": ("evaluate:run_reproduce", "the commands of a published number"),
     "bench": ("bench:run_bench", "how fast each stage of CLIP-ES is here"),
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stderr is not None and not isinstance(sys.stderr, LenientStream):
         sys.stderr = LenientStream(sys.stderr)
-    command = next((word for word in words[:1] if word in (*_COMMANDS, "train")), "")
+    known = (*(name.partition(" ")[0] for name in _COMMANDS), "train")
+    command = next((word for word in words[:1] if word in known), "")
     try:
         function, bound = parse(words)
         result = function(*bound.args, **bound.kwargs)
@@ -106,11 +108,15 @@ def build_app(command: str = "") -> App:
     """Build the parser. Only the module of ``command`` is imported, the others take seconds."""
     about = "A tutorial and analysis kit for weakly supervised semantic segmentation."
     app = App("python -m wsss_kit", help=about, help_format="rst", version_flags=())
-    for name, (where, text) in _COMMANDS.items():
-        if name == command:
-            app.command(as_command(_load(where)), name=name)
+    for full, (where, text) in _COMMANDS.items():
+        first, _, name = full.rpartition(" ")
+        group = App(first, help=text) if first else app
+        if command == (first or name):
+            group.command(as_command(_load(where)), name=name)
         else:
-            app.command(lambda: None, name=name, help=text)
+            group.command(lambda: None, name=name, help=text)
+        if first:
+            app.command(group)
     train = App("train", help="train a method on a data set, or what the package ships")
     if command == "train":
         from wsss_kit.commands.train_method import METHODS

@@ -11,8 +11,9 @@ from wsss_kit.plot.charts import (
     show_curves,
     show_heat_maps,
     show_plane,
+    show_search,
     show_spills,
 )
 from wsss_kit.plot.figures import show_cams, show_clusters, show_errors, show_masks, show_samples
-from wsss_kit.plot.regions import overlay
+from wsss_kit.plot.regions import frame_cell, overlay
 from wsss_kit.plot.reports import iou_bars, show_difference, step_bars

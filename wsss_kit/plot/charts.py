@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from wsss_kit.prompts.found import PromptSearch
+
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -264,3 +266,45 @@ def show_plane(panels: Mapping[str, tuple[Tensor, Sequence[str]]]) -> Figure:
         ax.set_title(title, fontsize=canvas.TITLE_SIZE)
     canvas.draw_legend(figure, drawn, min(6, len(names)), "lower center")
     return figure
+
+
+def show_search(found: PromptSearch, *, most: int = 24) -> Figure:
+    """Draw what a search of background words found: the worth of each word, and its path.
+
+    Args:
+        found: from `search_backgrounds`.
+        most: words that are shown, those of both lists first, then by their gain.
+
+    Returns:
+        The figure: left points of the objective with simultaneous intervals, filled for kept words,
+        and a star behind those of the best list; right the score of the list after each step.
+    """
+    check_count("most", most)
+    words = found.words.sort_values("in best", ascending=False, kind="stable").head(most)[::-1]
+    rows, kept = np.arange(len(words)), (words["status"] == "kept").to_numpy()
+    gain, low, high = (words[name].to_numpy() for name in ("gain", "low", "high"))
+    said = (
+        f"{w} {g:+.1f} [{a:+.1f}, {b:+.1f}]"
+        for w, g, a, b in zip(words.index, gain, low, high, strict=True)
+    )
+    alt = f"What each word is worth, in points of {found.made_by['objective']}. {'; '.join(said)}."
+    path = found.path[found.path["class"] == ""]
+    alt += f" The score of the list, step by step: {', '.join(f'{s:.1f}' for s in path['score'])}."
+    height = max(3.0, 1.2 + 0.22 * len(words))
+    left, right = canvas.new_figure(canvas.MAX_WIDTH, height, alt=alt).subplots(1, 2)
+    left.errorbar(gain, rows, xerr=[gain - low, high - gain], fmt="none", color="black", capsize=2)
+    for is_kept, face in ((True, "#3b6a8f"), (False, "white")):
+        at = kept == is_kept
+        left.plot(gain[at], rows[at], "o", color=face, markeredgecolor="black")
+    left.axvline(0, color="black", linewidth=0.8)
+    names = [f"{w} *" if best else w for w, best in zip(words.index, words["in best"], strict=True)]
+    left.set_yticks(rows, names, fontsize=NOTE_SIZE)
+    left.set(xlabel="points with the word, minus without", title="filled: kept; *: best list")
+    moves = [
+        f"{'-' if s == 'remove' else '+'} {w}"
+        for s, w in zip(path["step"], path["word"], strict=True)
+    ]
+    right.plot(range(len(path)), path["score"], "o-", color="black", markersize=4)
+    right.set_xticks(range(len(path)), moves, rotation=60, ha="right", fontsize=NOTE_SIZE)
+    right.set(ylabel=f"{found.made_by['objective']} of the list", title="step by step")
+    return right.figure

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision.utils import draw_bounding_boxes
 
 from wsss_kit.checks import check_probability, check_range, check_shape
 from wsss_kit.classes import IGNORE_INDEX
@@ -252,6 +253,29 @@ def paint_mask_named(
     names = {v: classes[v - 1] for v in present if 0 < v <= len(classes)}
     styles = mask_styles(present, class_colours(len(classes)))
     return paint_regions(large, mask, styles, alpha, names)
+
+
+def frame_cell(image: Tensor, cell: int, grid: tuple[int, int], color: str = "red") -> Tensor:
+    """Draw a frame around one cell of a grid over an image.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        cell: its number, row by row.
+        grid: h, w.
+        color: of the frame, one pixel wide.
+
+    Returns:
+        A copy, (3, H, W).
+
+    Raises:
+        ValueError: if the grid has no such cell.
+    """
+    (h, w), (H, W) = grid, image.shape[1:]
+    if not 0 <= cell < h * w:
+        raise ValueError(f"cell is {cell}, expected 0 to {h * w - 1} on a grid of {h} x {w}")
+    y, x = divmod(cell, w)
+    box = [[x * W // w, y * H // h, (x + 1) * W // w - 1, (y + 1) * H // h - 1]]
+    return draw_bounding_boxes(image, torch.tensor(box), colors=color)
 
 
 def paint_claims(

@@ -258,8 +258,26 @@ class Prompts:
         checks.check_keys(changes, FIELDS)
         return dataclasses.replace(self, **changes)
 
-    def to_json(self, path: str | Path | None = None) -> str:
+    def with_backgrounds(self, words: Sequence[str]) -> Prompts:
+        """Return prompts with these backgrounds alone, also among those related to a class.
+
+        Example:
+            >>> prompts = Prompts.paper(method="clims").with_backgrounds(["sand", "sky"])
+            >>> prompts.backgrounds, prompts.backgrounds_of("camel"), prompts.backgrounds_of("cat")
+            (('sand', 'sky'), ('sand',), ())
+        """
+        by_class = {c: [w for w in of if w in words] for c, of in self.class_backgrounds.items()}
+        by_class = {name: of for name, of in by_class.items() if of}
+        return self.replace(backgrounds=list(words), class_backgrounds=by_class)
+
+    def to_json(
+        self, path: str | Path | None = None, *, made_by: Mapping[str, Any] | None = None
+    ) -> str:
         """Write the prompts as JSON text for ``from_json``, also to a file if ``path`` is given.
+
+        Args:
+            path: of the file, or None.
+            made_by: what they come from, for people; ``from_json`` reads over it.
 
         Example:
             >>> Prompts.from_json(Prompts.coco().to_json()) == Prompts.coco()
@@ -268,6 +286,7 @@ class Prompts:
         values = {name: getattr(self, name) for name in FIELDS}
         if self.fusion == FUSIONS[0]:
             del values["fusion"]  # as published: what older versions wrote and read
+        values |= {"made_by": made_by} if made_by else {}
         text = json.dumps(values, indent=2, ensure_ascii=False, default=dict) + "\n"
         if path is not None:
             write_whole(path, text)
@@ -296,7 +315,9 @@ class Prompts:
         try:
             text = path_or_text if is_text else Path(path_or_text).read_text("utf-8-sig")
             values = json.loads(text)
-            checks.check_keys(values, FIELDS, required=("classes", "backgrounds", "template"))
+            required = ("classes", "backgrounds", "template")
+            checks.check_keys(values, (*FIELDS, "made_by"), required=required)
+            values.pop("made_by", None)
             return cls(**values)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{source} is not JSON in UTF-8 ({error}); correct it") from error

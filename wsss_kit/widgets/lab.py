@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from wsss_kit.plot import canvas, overlay
 from wsss_kit.plot.figures import name_bars
 from wsss_kit.plot.regions import fitted_image, paint_claims
 from wsss_kit.prompts import Prompts
+from wsss_kit.prompts.search import Search
 from wsss_kit.widgets import screens
 from wsss_kit.widgets.instrument import WIDTH, Images, column, row
 from wsss_kit.widgets.words import PromptEditor
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from wsss_kit.prompts.found import PromptSearch
+
 BOX = (300, 300)  # height and width of the image on the screen
 VIEWS = ("map", "competition")
-PANELS = ("words", "IoU", "leave one out")
+PANELS = ("words", "IoU", "leave one out", "search")
 COMPARES = ("picture", "start words", "last words")
 
 
@@ -67,10 +71,12 @@ class PromptLab(PromptEditor):
         prompts: what is asked, without regard to ``off``; set it, or `edit` a part of it.
         off: background words that are switched off.
         picture, class_name: whose map is shown.
-        view: ``"map"``, or ``"competition"``: which word claims each cell.
+        view: ``"map"``, or ``"competition"``: the most probable word of each cell.
         panel: ``"words"`` (what CLIP believes of the image), ``"IoU"`` (of each class) or
-            ``"leave one out"`` (what each word is worth).
+            ``"leave one out"`` (what each word is worth), ``"search"`` (which words are worth
+            their place, with intervals; another panel stops it).
         compare: what is left of the handle, one of ``COMPARES``.
+        found: the result of the last search, or None.
         unknown: words among those asked that this model never read.
         screen, bars: the `Swipe` and the `Bars`.
         words, problem: what is shown and what went wrong, in words.
@@ -116,6 +122,7 @@ class PromptLab(PromptEditor):
         self._masks = {} if masks is None else masks
         self._opened: dict[str, OpenedImage] = {}
         self._at_start: pd.DataFrame | None = None
+        self.found: PromptSearch | None = None
         first = next(iter(self._samples.values()))
         super().__init__(method.prompts, int(first.labels.nonzero()[0]), picture=first.name)
         self.screen = screens.Swipe(BOX[1], BOX[0])
@@ -208,7 +215,7 @@ class PromptLab(PromptEditor):
 
     @_no_warnings()
     def _claims(self, prompts: Prompts) -> Tensor:
-        """Return which prompt wins each cell, the classes present first, (h, w)."""
+        """Return the most probable prompt of each cell, the classes present first, (h, w)."""
         opened, names = self._open(self.picture), self._present(prompts)
         return opened.claims(prompts, classes=names).argmax(0).cpu()
 
@@ -251,6 +258,10 @@ class PromptLab(PromptEditor):
         if panel == "leave one out":
             tally = yield from self._tallied(panel, prompts, prompts.backgrounds)
             self.bars.show(**screens.worth_bars(tally.changes(), self.prompts.backgrounds))
+        elif panel == "search":
+            found = self.found = yield from self._searched(prompts)
+            self.words = f"{self.words} {len(self._samples)} images: {found}"
+            self.bars.show(**screens.search_bars(found))
         else:
             if self._at_start is None:
                 tally = yield from self._tallied("start words", self.start)
@@ -275,8 +286,26 @@ class PromptLab(PromptEditor):
             yield
         return tally
 
+    def _searched(self, prompts: Prompts) -> Generator[None, None, PromptSearch]:
+        """Search among all background words, those that are off as well, step by step."""
+        method = copy.copy(self.method)
+        method.prompts = prompts
+        objective = "mIoU" if self._masks else "agreement"
+        words = self.prompts.backgrounds
+        with _no_warnings():
+            search = Search(method.fit(), words, objective=objective, rule=self.rule, most=4)
+        for i, (name, sample) in enumerate(self._samples.items(), 1):
+            with _no_warnings():
+                search.scores.add(sample, self._masks.get(name))
+            self.bars.title = f"search: {i} of {len(self._samples)} images"
+            yield
+        for step in search.steps():
+            self.bars.title = f"search: {step['step']} {step['word']}, {step['score']:.1f}"
+            yield
+        return search.result()
+
     def still(self) -> Figure:
-        """Draw the map, who claims which cell and what CLIP believes, as a figure."""
+        """Draw the map, the most probable word of each cell and what CLIP answers, as a figure."""
         prompts = self.asked
         words = [*self._present(prompts), *prompts.backgrounds]
         claims = self._claims(prompts).flatten().bincount(minlength=len(words))
@@ -286,13 +315,13 @@ class PromptLab(PromptEditor):
         claimed = ", ".join(f"{word} {share:.0f} %" for word, share in shares if share > 0)
         believed = ", ".join(f"{words[t]} {100 * probs[t]:.0f} %" for t in order[:3])
         name = f"{self.class_name}, {prompts.templates[0]!r}"
-        alt = f"{name}: map, cells by the word that claims them ({claimed}), "
+        alt = f"{name}: map, cells by their most probable word ({claimed}), "
         alt += f"probabilities: {believed}."
         height = 0.9 + max(2.4, 0.2 * len(order))
         figure = canvas.new_figure(canvas.MAX_WIDTH, height, alt=alt)
         *shown, ax = figure.subplots(1, 3, width_ratios=[1, 1, 1.2])
         canvas.draw_panel(shown[0], cam, "map")
-        canvas.draw_panel(shown[1], cells, "claims")
+        canvas.draw_panel(shown[1], cells, "competition")
         ax.barh(range(len(order)), 100 * probs[order].numpy(), color="#777", edgecolor="black")
         name_bars(ax, [words[t] for t in order], "probability in percent")
         figure.suptitle(name, fontsize=canvas.TITLE_SIZE)

@@ -17,6 +17,8 @@ from wsss_kit.plot.regions import Style, css_of, pixels_png
 if TYPE_CHECKING:
     import pandas as pd
 
+    from wsss_kit.prompts.found import PromptSearch
+
 STYLES = {
     "class": Style("#E69F00", "//"),
     "word": Style("#999999"),
@@ -274,4 +276,18 @@ def worth_bars(changes: pd.DataFrame, words: Sequence[str]) -> dict[str, Any]:
         look = {"text": text, "said": f"worth {text}, press to switch", "off": is_off}
         rows.append(bar(word, {style: value}, limit, -limit, **look))
     title = f"what each word is worth in {'mIoU, points' if is_scored else 'sharpness'}"
+    return {"title": title, "rows": rows, "zero": 0.5, "legend": ("needed", "in the way")}
+
+
+def search_bars(found: PromptSearch) -> dict[str, Any]:
+    """Describe what a search found each background word to be worth, the kept ones first."""
+    words, rows = found.words, []
+    limit = max(float(words["gain"].abs().max()), 1e-9)
+    for word, row in words.iterrows():
+        bounds = f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+        style = "needed" if row["gain"] > 0 else "in the way"
+        look = {"text": f"{row['gain']:+.1f} {row['status']}", "off": row["status"] != "kept"}
+        look["said"] = f"{row['status']}, worth {bounds}, press to switch"
+        rows.append(bar(word, {style: row["gain"]}, limit, -limit, **look))
+    title = f"worth beside the kept words, {found.made_by['objective']}"
     return {"title": title, "rows": rows, "zero": 0.5, "legend": ("needed", "in the way")}

@@ -81,12 +81,8 @@ def test_templates_and_synonyms_are_averaged(clip):
         method.fit([], epochs=3, seed=1)
 
 
-def test_images_of_any_size_and_half_precision(method, sample):
+def test_images_of_any_size(method):
     for size in ((1, 1), (7, 50)):
         output = method(torch.rand(1, 3, *size), torch.ones(1, 8))
         assert output.cams.shape[2:] == tuple(-(-side // 8) for side in size)
         assert output.cams.isfinite().all()
-    half = CLIPES(load_clip("paper", device="cpu", dtype="float16"), prompts=Prompts.paper()).fit()
-    output = half(sample.image[None], sample.labels[None])
-    assert output.cams.dtype == output.affinity.dtype == torch.float32
-    assert output.cams.isfinite().all()

@@ -16,14 +16,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_given, check_images, check_scales, check_word
+from wsss_kit.affinity import balanced_walk, box_masks
+from wsss_kit.checks import (
+    check_count,
+    check_given,
+    check_images,
+    check_probability,
+    check_scales,
+    check_word,
+)
 from wsss_kit.classes import Sample
 from wsss_kit.clip import SIMILARITY, FrozenCLIP, load_clip
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
-from wsss_kit.methods.clip_es.opened import PRESETS, OpenedImage, as_images, refined_maps
-from wsss_kit.methods.clip_es.views import Texts, batch_maps
+from wsss_kit.methods.clip_es.opened import PRESETS, OpenedImage, RefinedMaps, Responses
+from wsss_kit.methods.clip_es.views import SINKHORN, Texts, as_images, batch_maps, checked_texts
 from wsss_kit.prompts import Prompts
 
 TARGETS = ("softmax", "classes", "logit")
@@ -229,3 +237,49 @@ class CLIPES(CAMMethod):
         saved = {key: card[key] for key in _SAVED}
         saved["prompts"] = Prompts.from_json(json.dumps(card["prompts"]))
         return cls(clip if clip is not None else load_clip("paper"), **{**saved, **options}).fit()
+
+
+def refined_maps(
+    clip: FrozenCLIP,
+    image: np.ndarray | Image.Image | Tensor,
+    positives: Tensor,
+    backgrounds: Tensor,
+    *,
+    preset: str = "reference",
+    box_threshold: float = 0.4,
+) -> RefinedMaps:
+    """Compute maps of one image for encoded texts, with every step between.
+
+    Args:
+        clip: the model; its ``attention_layers`` and ``walk_squarings`` are used.
+        image: (H, W, 3) uint8, a Pillow image, or (3, H, W) RGB in [0, 1].
+        positives: (C, D) unit text embeddings of the classes present.
+        backgrounds: (P, D) of the background prompts; P may be 0.
+        preset: one of ``PRESETS``.
+        box_threshold: share of a map's maximum that is inside its box; 0.4 for VOC, 0.7 for COCO.
+
+    Returns:
+        `RefinedMaps` on the model's device.
+
+    Raises:
+        ValueError: if the image is malformed, the texts have another width than the model's, or
+            preset or threshold are unknown.
+
+    Example:
+        >>> from wsss_kit.clip import load_clip
+        >>> clip = load_clip("paper", device="cpu")
+        >>> texts = clip.encode_text(["a cow", "a cat", "grass", "sky"])
+        >>> found = refined_maps(clip, np.zeros((40, 60, 3), np.uint8), texts[:2], texts[2:])
+        >>> tuple(found.refined.shape), tuple(found.attention.shape), tuple(found.probs.shape)
+        ((2, 5, 8), (40, 40), (4,))
+    """
+    check_probability("box_threshold", box_threshold)
+    values = preset_values(PRESETS, preset, {})
+    checked = torch.cat(checked_texts(clip, positives, backgrounds))
+    texts = Texts(checked, checked.new_ones(1, len(positives), dtype=torch.bool))
+    clamp = values.pop("clamp_boxes")
+    cams, attention, probs, _ = batch_maps(clip, as_images(image, clip.device), texts, **values)
+    masks = box_masks(cams[None], threshold=box_threshold, clamp=clamp)
+    options = {"sinkhorn": SINKHORN, "squarings": clip.walk_squarings}
+    refined = balanced_walk(masks * cams[None], attention, **options)
+    return RefinedMaps(cams, refined[0], masks[0], attention[0], probs[0])

@@ -8,27 +8,24 @@ off or on costs a sum.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence, Sized
+from collections.abc import Callable, Collection, Sequence, Sized
+from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from wsss_kit.affinity import BalancedWalk, balanced_walk, box_masks
+from wsss_kit.affinity import BalancedWalk, box_masks
 from wsss_kit.cam import normalize_cams, upsample
-from wsss_kit.checks import check_floating, check_probability
-from wsss_kit.clip import FrozenCLIP
+from wsss_kit.checks import check_probability
 from wsss_kit.engine import columns
-from wsss_kit.methods.base import CAMMethod, preset_values
+from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clip_es.views import (
     EPS,
     SINKHORN,
     Texts,
     View,
     affinity_of,
-    batch_maps,
     logits_of,
     merged,
     probability_weights,
@@ -93,86 +90,6 @@ class RefinedMaps(NamedTuple):
             (C, H, W) in [0, 1].
         """
         return upsample(normalize_cams(self.refined[None], subtract_min=True, eps=EPS), size)[0]
-
-
-def refined_maps(
-    clip: FrozenCLIP,
-    image: np.ndarray | Image.Image | Tensor,
-    positives: Tensor,
-    backgrounds: Tensor,
-    *,
-    preset: str = "reference",
-    box_threshold: float = 0.4,
-) -> RefinedMaps:
-    """Compute maps of one image for encoded texts, with every step between.
-
-    Args:
-        clip: the model; its ``attention_layers`` and ``walk_squarings`` are used.
-        image: (H, W, 3) uint8, a Pillow image, or (3, H, W) RGB in [0, 1].
-        positives: (C, D) unit text embeddings of the classes present.
-        backgrounds: (P, D) of the background prompts; P may be 0.
-        preset: one of ``PRESETS``.
-        box_threshold: share of a map's maximum that is inside its box; 0.4 for VOC, 0.7 for COCO.
-
-    Returns:
-        `RefinedMaps` on the model's device.
-
-    Raises:
-        ValueError: if the image is malformed, the texts have another width than the model's, or
-            preset or threshold are unknown.
-
-    Example:
-        >>> from wsss_kit.clip import load_clip
-        >>> clip = load_clip("paper", device="cpu")
-        >>> texts = clip.encode_text(["a cow", "a cat", "grass", "sky"])
-        >>> found = refined_maps(clip, np.zeros((40, 60, 3), np.uint8), texts[:2], texts[2:])
-        >>> tuple(found.refined.shape), tuple(found.attention.shape), tuple(found.probs.shape)
-        ((2, 5, 8), (40, 40), (4,))
-    """
-    check_probability("box_threshold", box_threshold)
-    values = preset_values(PRESETS, preset, {})
-    checked = torch.cat(checked_texts(clip, positives, backgrounds))
-    texts = Texts(checked, checked.new_ones(1, len(positives), dtype=torch.bool))
-    clamp = values.pop("clamp_boxes")
-    cams, attention, probs, _ = batch_maps(clip, as_images(image, clip.device), texts, **values)
-    masks = box_masks(cams[None], threshold=box_threshold, clamp=clamp)
-    options = {"sinkhorn": SINKHORN, "squarings": clip.walk_squarings}
-    refined = balanced_walk(masks * cams[None], attention, **options)
-    return RefinedMaps(cams, refined[0], masks[0], attention[0], probs[0])
-
-
-def as_images(image: np.ndarray | Image.Image | Tensor, device: torch.device) -> Tensor:
-    """Convert an array, a Pillow image or a tensor to (1, 3, H, W) RGB in [0, 1] on a device.
-
-    Raises:
-        ValueError: if it is none of these.
-    """
-    if isinstance(image, Tensor) and image.ndim == 3 and image.is_floating_point():
-        return image[None].to(device)
-    if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-        raise ValueError(
-            f"image is {pixels.dtype} of shape {pixels.shape}, expected (H, W, 3) uint8, a Pillow "
-            "image, or a tensor (3, H, W) of RGB in [0, 1]"
-        )
-    return torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1)[None].float() / 255
-
-
-def checked_texts(
-    clip: FrozenCLIP, positives: Tensor, backgrounds: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return texts on the model's device; raise `ValueError` for those of another width."""
-    width = clip.model.visual.proj.shape[1]
-    for name, texts, least in (("positives", positives, 1), ("backgrounds", backgrounds, 0)):
-        check_floating(texts, name)
-        if texts.ndim != 2 or texts.shape[1] != width or len(texts) < least:
-            raise ValueError(
-                f"{name} has shape {tuple(texts.shape)}, expected at least {least} unit embeddings "
-                f"of this model's {width} numbers; clip.encode_text makes them"
-            )
-    return positives.to(clip.device), backgrounds.to(clip.device)
 
 
 MOST_KNOWN = 200  # texts kept for an image beside those of the current call; the oldest go first
@@ -240,10 +157,36 @@ class OpenedImage:
         keys, features, n_classes = self._texts(prompts, classes, without)
         views = [seen.maps(keys, features, n_classes, self._target) for seen in self._seen]
         cams = scaled(merged([cams for cams, _ in views]))
-        masks = box_masks(cams[None], threshold=box_threshold, clamp=self._clamp)
         walk = self._walk(keys, features)
-        refined = walk(masks * cams[None], squarings=self._squarings)[0]
-        return RefinedMaps(cams, refined, masks[0], walk.affinity[0], views[0][1])
+        refined, masks = _refined(walk, self._squarings, self._clamp, cams, box_threshold)
+        return RefinedMaps(cams, refined, masks, walk.affinity[0], views[0][1])
+
+    def responses(
+        self, prompts: Prompts | None = None
+    ) -> tuple[list[Responses], Callable[[Tensor, float], tuple[Tensor, Tensor]]]:
+        """Compute once what the maps of every subset of the background words are sums of.
+
+        Args:
+            prompts: whose backgrounds are the words; None for those it was opened with.
+
+        Returns:
+            What each view gives, and the walk: maps (K, h, w) in [0, 1] and the threshold of
+            their boxes to refined maps and boxes.
+
+        Raises:
+            ValueError: if maps are no softmax's, or the affinity depends on the words.
+        """
+        if self._target != "softmax" or self._distribution:
+            problem = (
+                "without a softmax over words"
+                if self._target != "softmax"
+                else ("with an affinity that depends on the words, as preset 'plus' has it")
+            )
+            advice = "use CLIPES(..., target='softmax', distribution=False)"
+            raise ValueError(f"words cannot be searched {problem}; {advice}")
+        keys, features, _ = self._texts(prompts, None, ())
+        walk, options = self._walk(keys, features), (self._squarings, self._clamp)
+        return [seen.responses(features) for seen in self._seen], partial(_refined, walk, *options)
 
     def claims(
         self,
@@ -300,6 +243,28 @@ class OpenedImage:
         return keys, self.clip.encode_sentences(keys), len(names)
 
 
+def _refined(
+    walk: BalancedWalk, squarings: int, clamp: bool, cams: Tensor, box_threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Walk with what is inside the boxes of any maps: refined (K, h, w) and their boxes."""
+    masks = box_masks(cams[None], threshold=box_threshold, clamp=clamp)
+    return walk(masks * cams[None], squarings=squarings)[0], masks[0]
+
+
+class Responses(NamedTuple):
+    """What a view says of texts, without its backbone.
+
+    Args:
+        view: its frame alone.
+        logits: (T,) of the image for each text.
+        cells: (T, N), what each text's logit adds to a map before the ReLU.
+    """
+
+    view: View
+    logits: Tensor
+    cells: Tensor
+
+
 class _Seen:
     """One view of the image, and the weights of every text so far."""
 
@@ -335,6 +300,13 @@ class _Seen:
             weights = weights + last.mean_gradients(directions, self._image(directions))
         raw = raw_maps(self.view, weights.to(last.normed), self._image(weights))
         return self.view.put_back(scaled(raw)), probs.float()
+
+    def responses(self, features: Tensor) -> Responses:
+        """Compute logits of texts (T, E) and what each cell adds to their maps."""
+        logits, slopes = logits_of(self.embedding, features, self.scale)
+        weights = wide(self.view.last.mean_gradients(slopes, self._image(slopes)))  # (T, D)
+        cells = weights @ wide(self.view.last.normed[0, 1:]).T
+        return Responses(self.view._replace(last=None, attention=None), logits, cells)
 
     def _image(self, numbers: Sized) -> Tensor:
         """Return the image of each number: there is one alone."""

@@ -10,11 +10,14 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.cam import normalize_cams, upsample
+from wsss_kit.checks import check_floating
 from wsss_kit.clip import SIMILARITY, FrozenCLIP, LastBlock
 from wsss_kit.clip.vision import limit_of
 
@@ -296,3 +299,37 @@ def scaled(maps: Tensor) -> Tensor:
 def merged(views: Sequence[Tensor]) -> Tensor:
     """Average over the views of an image; return a single one itself."""
     return views[0] if len(views) == 1 else torch.stack(list(views)).mean(0)
+
+
+def as_images(image: np.ndarray | Image.Image | Tensor, device: torch.device) -> Tensor:
+    """Convert an array, a Pillow image or a tensor to (1, 3, H, W) RGB in [0, 1] on a device.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if isinstance(image, Tensor) and image.ndim == 3 and image.is_floating_point():
+        return image[None].to(device)
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+        raise ValueError(
+            f"image is {pixels.dtype} of shape {pixels.shape}, expected (H, W, 3) uint8, a Pillow "
+            "image, or a tensor (3, H, W) of RGB in [0, 1]"
+        )
+    return torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+def checked_texts(
+    clip: FrozenCLIP, positives: Tensor, backgrounds: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return texts on the model's device; raise `ValueError` for those of another width."""
+    width = clip.model.visual.proj.shape[1]
+    for name, texts, least in (("positives", positives, 1), ("backgrounds", backgrounds, 0)):
+        check_floating(texts, name)
+        if texts.ndim != 2 or texts.shape[1] != width or len(texts) < least:
+            raise ValueError(
+                f"{name} has shape {tuple(texts.shape)}, expected at least {least} unit embeddings "
+                f"of this model's {width} numbers; clip.encode_text makes them"
+            )
+    return positives.to(clip.device), backgrounds.to(clip.device)

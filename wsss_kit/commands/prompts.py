@@ -1,0 +1,116 @@
+"""``python -m wsss_kit prompts search``: background words that are worth their place."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from wsss_kit.checks import check_given, check_positive
+from wsss_kit.commands import clip_named
+from wsss_kit.data import open_dataset
+from wsss_kit.evaluation import CONSTANTS, best_rule, sweep_background
+from wsss_kit.files import write_whole
+from wsss_kit.masks import BackgroundRule
+from wsss_kit.methods.clip_es import CLIPES
+from wsss_kit.plot import save_figure, show_search
+from wsss_kit.prompts.found import PromptSearch
+from wsss_kit.prompts.search import search_backgrounds, stuff_words
+from wsss_kit.recipes import clip_es_maps
+
+
+def run_search(
+    out: str | Path,
+    *,
+    data: str = "voc",
+    root: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    held_out: str | None = None,
+    held_out_limit: int | None = None,
+    candidates: str | Sequence[str] = (),
+    clip: str | None = None,
+    clip_weights: str | Path | None = None,
+    prompts: str | Path | None = None,
+    objective: str = "mIoU",
+    threshold: float | None = None,
+    power: float | None = None,
+    most: int = 6,
+    per_class: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+) -> PromptSearch:
+    """Search background words for CLIP-ES, and write them as prompts that ``masks`` reads.
+
+    Beside the JSON of the kept words lie OUT-best.json (the list of the highest score, whose words
+    are not all proven), OUT.csv (what each word is worth) and OUT.png.
+
+    Args:
+        out: the JSON file to write.
+        data: ``"voc"``, ``"coco"``, ``"pets"``, ``"folder"`` or ``"paper"`` (the embedded world).
+        root: folder of the data set; None for the one that `download` writes.
+        split: searched on; None for ``val`` of the embedded world, otherwise as in ``masks``.
+        limit: only the first so many of its images.
+        held_out: a split that confirms the lists once, such as ``test``; None for none.
+        held_out_limit: only the first so many of its images.
+        candidates: words to try, separated by commas, or a text file with one on each line; none
+            for those of the prompts and, of photographs, the 91 names of COCO-Stuff.
+        clip: open_clip's name; None for ViT-B/16, or the tiny one with ``"paper"``.
+        clip_weights: a file, or None for OpenAI's.
+        prompts: a file of prompts to begin with; None for the papers' prompts.
+        objective: ``"mIoU"``, or without masks ``"agreement"``, ``"sharpness"`` or ``"share"``.
+        threshold: constant background; None, as ``power``, for the constant that is best for the
+            prompts on the searched images.
+        power: of the background (1 - max)^power, instead of ``threshold``.
+        most: words of a list.
+        per_class: whether each class gets its own list, as CLIMS uses them.
+        seed: of the resampling.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: if a word is a class, the objective cannot choose, or a number is out of range.
+        FileNotFoundError: if data, weights or a file are not there.
+    """
+    check_given(check_positive, power=power)
+    samples = open_dataset(data, root, split or ("val" if data == "paper" else None), limit=limit)
+    masks = samples.open_masks() if objective == "mIoU" else None
+    loaded, called = clip_named(data, clip, clip_weights, usual="ViT-B-16-quickgelu", device=device)
+    method = CLIPES(loaded, prompts=samples.prompts("clip_es", prompts)).fit()
+    words = [candidates] if isinstance(candidates, str) else list(candidates)
+    if len(words) == 1 and Path(words[0]).suffix == ".txt":
+        words = list(filter(None, Path(words[0]).read_text("utf-8-sig").splitlines()))
+    if not words:
+        objects = {name.casefold() for name in method.prompts.classes}
+        more = [] if data == "paper" else [w for w in stuff_words() if w not in objects]
+        words = list(dict.fromkeys([*method.prompts.backgrounds, *more]))
+    rule, maps_of = method.background, partial(clip_es_maps, method=method)
+    if threshold is not None or power is not None:
+        rule = BackgroundRule(threshold, power)
+    elif masks is not None:
+        rule = best_rule(sweep_background(maps_of, samples, masks, rules=CONSTANTS, what="rules"))
+    other = None
+    if held_out is not None:
+        other = open_dataset(data, root, held_out, limit=held_out_limit)
+        other = other, other.open_masks()
+    found = search_backgrounds(
+        method,
+        samples,
+        words,
+        masks=masks,
+        rule=rule,
+        objective=objective,
+        per_class=per_class,
+        held_out=other,
+        most=most,
+        seed=seed,
+    )
+    found.made_by.update(data=data, split=samples.split, clip=called, held_out_split=held_out)
+    path = Path(out).with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.to_json(path)
+    found.to_json(path.with_name(f"{path.stem}-best.json"), best=True)
+    write_whole(path.with_suffix(".csv"), found.words.to_csv())
+    save_figure(show_search(found), path.with_suffix(".png"))
+    print(f"{found}\n{path} and its {path.stem}-best.json, .csv and .png are written.")
+    return found
