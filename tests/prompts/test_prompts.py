@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -248,3 +249,22 @@ def test_bad_files_and_names(tmp_path, prompts):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             call()
     assert len(voc.replace(classes=("cat", "dog"), synonyms=None).class_texts()) == 2
+
+
+def test_the_gallery_holds_the_published_sets_and_what_was_found():
+    folder = Path(__file__).parents[2] / "data" / "prompts"
+    table = (folder / "README.md").read_text(encoding="utf-8")
+    for file in folder.glob("*.json"):
+        prompts, (method, data) = Prompts.from_json(file), file.stem.rsplit("-", 1)
+        assert f"`{file.name}`" in table
+        if file.stem.startswith("found"):
+            made_by = json.loads(file.read_text(encoding="utf-8"))["made_by"]
+            which = "best" if file.stem.endswith("best") else "kept"
+            assert list(prompts.backgrounds) == made_by[which]
+            row = made_by["held out"][which]
+            gain = f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+            assert (
+                f"| {', '.join(made_by[which])} | {row['score']:.1f} |" in table and gain in table
+            )
+        else:
+            assert prompts == getattr(Prompts, data)(method=method.replace("-", "_"))

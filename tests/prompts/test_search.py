@@ -8,6 +8,7 @@ import torch
 
 from wsss_kit.evaluation import BackgroundRule, Protocol, evaluate, word_scores
 from wsss_kit.evaluation.word_scores import WordScores, WordSubsets, changes, score_of
+from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
@@ -158,6 +159,8 @@ def test_found_prompts_are_written_with_where_they_come_from(clip, world, tmp_pa
     counts = {name: sum(s.labels[c] > 0 for s in world) for c, name in enumerate(world.classes)}
     assert found.prompts.class_backgrounds and set(found.path["class"]) > {""}
     assert all(counts[name] > 1 for name in found.prompts.class_backgrounds)
+    clims = CLIMS(clip, "paper", prompts=found.prompts.replace(template="a photo of {}"))
+    assert clims.prompts.backgrounds_of(next(iter(found.prompts.class_backgrounds)))
     for name, words in found.prompts.class_backgrounds.items():
         assert name in world.classes and set(words) <= {"rails", "fog"}
 

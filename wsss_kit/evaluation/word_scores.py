@@ -134,37 +134,37 @@ class WordScores:
             is the mean of its K quotients, each of sums over images; mIoU has background and
             classes as parts, the other objectives have one part or the same.
         """
-        usual, self.rule = self.rule, rule or self.rule
-        try:
-            return np.stack([self._score(image, torch.as_tensor(on)) for image in self._images])
-        finally:
-            self.rule = usual
+        on, rule = torch.as_tensor(on), rule or self.rule
+        return np.stack([self._score(image, on, rule) for image in self._images])
 
-    def _score(self, image: _Image, on: Tensor) -> np.ndarray:
-        K = 1 + len(self.prompts.classes)
-        parts = {"mIoU": self._iou, "agreement": self._iou}.get(self.objective, self._by_cells)
+    def _score(self, image: _Image, on: Tensor, rule: BackgroundRule | None) -> np.ndarray:
+        K, of_masks = 1 + len(self.prompts.classes), self.objective in ("mIoU", "agreement")
         if image.subsets is None:
-            empty = np.zeros((len(on), K if parts == self._iou else 1, 2))
+            empty = np.zeros((len(on), K if of_masks else 1, 2))
             if image.truth is not None:
                 whole = np.bincount(image.truth[image.truth != IGNORE_INDEX], minlength=K)
                 empty[:, :, 1] = whole
                 empty[:, 0] = whole[0], whole.sum()
             return empty
         n = max(1, _MOST_PIXELS // (math.prod(image.size) * (1 + len(image.classes))))
-        return np.concatenate([parts(image, some) for some in on.split(n)])
+        if of_masks:
+            return np.concatenate([self._iou(image, some, rule) for some in on.split(n)])
+        return np.concatenate([self._by_cells(image, some) for some in on.split(n)])
 
-    def _masks(self, subsets: WordSubsets, image: _Image, on: Tensor) -> np.ndarray:
+    def _masks(
+        self, subsets: WordSubsets, image: _Image, on: Tensor, rule: BackgroundRule
+    ) -> np.ndarray:
         """Make masks (V, H, W) with the values of all classes."""
         refined = normalize_cams(subsets(on)[0], subtract_min=True, eps=EPS)
         maps = upsample(refined, image.size)
-        local = self.rule.masks(maps, maps.new_ones(maps.shape[:2])).cpu().numpy()
+        local = rule.masks(maps, maps.new_ones(maps.shape[:2])).cpu().numpy()
         return np.concatenate([[0], image.classes + 1])[local]
 
-    def _iou(self, image: _Image, on: Tensor) -> np.ndarray:
-        K, masks = 1 + len(self.prompts.classes), self._masks(image.subsets, image, on)
+    def _iou(self, image: _Image, on: Tensor, rule: BackgroundRule) -> np.ndarray:
+        K, masks = 1 + len(self.prompts.classes), self._masks(image.subsets, image, on, rule)
         truth = image.truth
         if self.objective == "agreement":
-            truth = self._masks(image.other, image, on)[..., ::-1]
+            truth = self._masks(image.other, image, on, rule)[..., ::-1]
         truth = np.broadcast_to(truth, masks.shape)
         pairs = (np.arange(len(on))[:, None, None] * K + truth) * K + masks
         counts = np.bincount(pairs[truth != IGNORE_INDEX], minlength=len(on) * K * K)
