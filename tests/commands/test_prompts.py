@@ -1,5 +1,7 @@
 """The command `prompts search`: files that other commands read."""
 
+import re
+
 import pandas as pd
 from PIL import Image
 
@@ -14,7 +16,8 @@ def test_found_words_are_files_that_masks_reads(tmp_path, capsys):
     files = ("--candidates", str(tmp_path / "words.txt"), "--out", str(tmp_path / "found.json"))
     held_out = ("--held-out", "test", "--held-out-limit", "3")
     assert main([*SEARCH, *files, *held_out]) == 0
-    said = capsys.readouterr().out
+    said, bars = capsys.readouterr()
+    assert re.search(r"steps, about \d+ s in all: 1it", bars)
     assert said.startswith("kept: ") and "over the list of before, 3 held-out images" in said
     table = pd.read_csv(tmp_path / "found.csv", index_col="word")
     assert set(table.index) == {"rails", "fog", "sky"}

@@ -187,7 +187,7 @@ def test_what_cannot_be_searched(clip, world):
     method, masks = method_of(clip), world.masks
     plus, logit = method_of(clip, preset="plus"), method_of(clip, target="logit")
     for of, words, options, message in (
-        (method, ["sky", "cat"], {"masks": masks, "rule": RULE}, "has 'cat', a class; leave it"),
+        (method, ["sky", "Cat"], {"masks": masks, "rule": RULE}, "has 'Cat', a class; leave it"),
         (method, ["sky", "sky"], {"masks": masks, "rule": RULE}, "sky"),
         (method, ["sky"], {"masks": masks}, "mIoU is of masks, and rule is None; give a Backgr"),
         (method, ["sky"], {"rule": RULE}, "mIoU needs ground truth; expected masks, or an objec"),

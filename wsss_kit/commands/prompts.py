@@ -13,7 +13,7 @@ from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.plot import save_figure, show_search
 from wsss_kit.prompts.found import PromptSearch
-from wsss_kit.prompts.search import search_backgrounds, stuff_words
+from wsss_kit.prompts.search import object_words, search_backgrounds, stuff_words
 from wsss_kit.recipes import clip_es_maps
 
 
@@ -81,7 +81,7 @@ def run_search(
     if len(words) == 1 and Path(words[0]).suffix == ".txt":
         words = list(filter(None, Path(words[0]).read_text("utf-8-sig").splitlines()))
     if not words:
-        objects = {name.casefold() for name in method.prompts.classes}
+        objects = object_words(method.prompts)
         more = [] if data == "paper" else [w for w in stuff_words() if w not in objects]
         words = list(dict.fromkeys([*method.prompts.backgrounds, *more]))
     rule, maps_of = method.background, partial(clip_es_maps, method=method)

@@ -13,7 +13,8 @@ import json
 import math
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -33,11 +34,9 @@ from wsss_kit.evaluation.word_scores import (
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.processes import progress
+from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
 from wsss_kit.prompts.found import PromptSearch, worth_tables
-
-if TYPE_CHECKING:
-    pass
 
 FEWEST = 10  # images with a class that gets its own list: fewer prove nothing
 Move = tuple[int | None, int | None]  # the word that joins and the one that leaves, by number
@@ -67,8 +66,8 @@ class Search:
         check_probability("alpha", alpha)
         check_seed(seed)
         candidates, prompts = checked_words(list(candidates), "candidates"), method.prompts
-        objects = {word.strip() for phrase in prompts.phrases for word in phrase.split(",")}
-        if named := sorted({*candidates} & ({*prompts.classes} | objects)):
+        objects = object_words(prompts)
+        if named := [word for word in candidates if word.casefold() in objects]:
             raise ValueError(f"candidates has {named[0]!r}, a class; leave it out")
         words = list(dict.fromkeys([*candidates, *prompts.backgrounds]))
         prompts = prompts.replace(backgrounds=words, class_backgrounds={})
@@ -102,6 +101,14 @@ class Search:
             self._kept = self._now
             yield row
         yield from self._fill()
+
+    def seconds(self) -> float:
+        """Estimate how long `steps` takes, from some of the first lists that it scores."""
+        lists = np.eye(len(self._words), dtype=bool)[self._tried[:8]]
+        start = perf_counter()
+        self.scores(lists)
+        each = (perf_counter() - start) / len(lists)
+        return each * len(self._tried) * self.most * (1 + self.most)  # joins and exchanges
 
     def _prove(self, only: str | None) -> Iterator[dict[str, Any]]:
         """Let words join or be exchanged while the interval of the gain lies above 0."""
@@ -235,6 +242,12 @@ class Search:
         return PromptSearch(words=worth, by_class=by_class, path=path, **found)
 
 
+def object_words(prompts: Prompts) -> set[str]:
+    """Return the names and phrases of the classes in lower case, which are no background."""
+    phrases = (word.strip() for phrase in prompts.phrases for word in phrase.split(","))
+    return {word.casefold() for word in (*prompts.classes, *phrases)}
+
+
 def stuff_words() -> list[str]:
     """Return COCO-Stuff's 91 names of what is no object, as phrases to try.
 
@@ -306,6 +319,7 @@ def search_backgrounds(
         check_track(search.scores, samples, masks)
     for sample in progress(samples, what="images", shown=shown, total=len(samples)):
         search.scores.add(sample, None if masks is None else masks[sample.name])
-    for _ in progress(search.steps(per_class=per_class), what="steps", shown=shown):
+    steps = f"steps, about {search.seconds():.0f} s in all" if shown else "steps"
+    for _ in progress(search.steps(per_class=per_class), what=steps, shown=shown):
         pass
     return search.result(held_out)
