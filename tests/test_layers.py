@@ -205,22 +205,22 @@ def test_no_circle_of_imports_between_the_modules():
 
 
 def test_importing_the_kit_is_light():
-    # Time on the processor, which other processes do not add to. Noise only ever adds: the best of
-    # up to twenty counts.
+    # Time on the processor, beside torch's own: slow machines have slow imports of both. Noise only
+    # ever adds: the best of up to ten counts.
     code = (
-        "import sys, time; import torch; start = time.process_time(); import wsss_kit\n"
-        "seconds = time.process_time() - start\n"
+        "import sys, time; start = time.process_time(); import torch; half = time.process_time()\n"
+        "import wsss_kit; share = (time.process_time() - half) / (half - start)\n"
         "import wsss_kit.plot, wsss_kit.data.fetch\n"
-        "print(seconds, *sys.modules)"
+        "print(share, *sys.modules)"
     )
-    seconds = []
-    while len(seconds) < 20 and min(seconds, default=1) > 0.3:
+    shares = []
+    while len(shares) < 10 and min(shares, default=1) > 0.2:
         first, *loaded = run_python("-c", code, cwd=ROOT).split()
-        seconds.append(float(first))
+        shares.append(float(first))
         heavy = sorted({*LATE, "pooch", "jinja2", "cyclopts"}.intersection(loaded))
         assert not heavy, f"import wsss_kit loads {heavy}; import them inside functions"
-    assert min(seconds) <= 0.3, (
-        f"import wsss_kit takes {min(seconds):.2f} s more than torch, expected at most 0.3; "
+    assert min(shares) <= 0.2, (
+        f"import wsss_kit takes {min(shares):.0%} of torch's time, expected at most 20 %; "
         "python -X importtime -c 'import torch, wsss_kit' shows where"
     )
 
