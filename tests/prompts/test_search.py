@@ -134,6 +134,8 @@ def test_a_search_may_be_stopped_and_nothing_may_be_found():
     assert search.result().prompts == search.scores.method.prompts  # its own: none was kept yet
     next(search.steps())
     assert search.result().prompts.backgrounds == ("good",)
+    unknown = fake({"a": float("nan"), "b": float("nan")})  # a score that no image has
+    assert not list(unknown.steps())
     useless = fake({"none": 0.0, "bad": -3.0})
     list(useless.steps())
     found = useless.result()

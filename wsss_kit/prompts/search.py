@@ -135,10 +135,11 @@ class Search:
         """Let the best word join until there are enough; exchange while that raises the score."""
         self._best, best = self._now, self._score(None)
         while moves := self._moves()[0]:
-            yield from self._take(moves)
+            if not (yield from self._take(moves)):
+                return  # no list has a score
             while (yield from self._take(self._moves()[1], least=1e-6)):
                 pass
-            if (score := self._score(None)) > best + 1e-6:
+            if (score := self._path[-1]["score"]) > best + 1e-6:  # of the list as it is
                 self._best, best = self._now, score
 
     def _moves(self, barred: Collection[int] = ()) -> tuple[list[Move], list[Move]]:
