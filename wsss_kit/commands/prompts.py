@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from wsss_kit.checks import check_given, check_positive
 from wsss_kit.commands import clip_named
 from wsss_kit.data import open_dataset
 from wsss_kit.evaluation import CONSTANTS, best_rule, sweep_background
@@ -72,7 +71,9 @@ def run_search(
         ValueError: if a word is a class, the objective cannot choose, or a number is out of range.
         FileNotFoundError: if data, weights or a file are not there.
     """
-    check_given(check_positive, power=power)
+    rule = None
+    if threshold is not None or power is not None:
+        rule = BackgroundRule(threshold, power)
     samples = open_dataset(data, root, split or ("val" if data == "paper" else None), limit=limit)
     masks = samples.open_masks() if objective == "mIoU" else None
     loaded, called = clip_named(data, clip, clip_weights, usual="ViT-B-16-quickgelu", device=device)
@@ -84,11 +85,11 @@ def run_search(
         objects = object_words(method.prompts)
         more = [] if data == "paper" else [w for w in stuff_words() if w not in objects]
         words = list(dict.fromkeys([*method.prompts.backgrounds, *more]))
-    rule, maps_of = method.background, partial(clip_es_maps, method=method)
-    if threshold is not None or power is not None:
-        rule = BackgroundRule(threshold, power)
-    elif masks is not None:
-        rule = best_rule(sweep_background(maps_of, samples, masks, rules=CONSTANTS, what="rules"))
+    if rule is None:
+        rule, maps_of = method.background, partial(clip_es_maps, method=method)
+        if masks is not None:
+            swept = sweep_background(maps_of, samples, masks, rules=CONSTANTS, what="rules")
+            rule = best_rule(swept)
     other = None
     if held_out is not None:
         other = open_dataset(data, root, held_out, limit=held_out_limit)

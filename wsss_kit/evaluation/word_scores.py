@@ -174,7 +174,7 @@ class WordScores:
 
     def _by_cells(self, image: _Image, on: Tensor) -> np.ndarray:
         _, boxes, probs = image.subsets(on)
-        n, value = len(image.classes), torch.full((len(on),), math.nan)
+        n = len(image.classes)
         if self.objective == "sharpness":
             value = -sharpness(probs[:, :n], torch.ones(len(on), n))
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ class PromptSearch:
     by_class: pd.DataFrame
     path: pd.DataFrame
     confirmed: pd.DataFrame | None
-    made_by: Mapping[str, Any] = field(default_factory=dict)
+    made_by: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Write the result in a few lines."""

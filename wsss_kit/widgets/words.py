@@ -70,7 +70,7 @@ def edited(prompts: Prompts, field: str, text: str, *, index: int) -> Prompts:
     if field == "template":
         return prompts.replace(template=templates_of(text))
     if field == "backgrounds":
-        return with_backgrounds(prompts, words_of(text))
+        return prompts.with_backgrounds(words_of(text))
     old = prompts.classes[index]
     if field == "synonyms":
         synonyms = {k: v for k, v in prompts.synonyms.items() if k != old}
@@ -83,19 +83,6 @@ def edited(prompts: Prompts, field: str, text: str, *, index: int) -> Prompts:
         classes=[*names.values()],
         **{key: {names[k]: v for k, v in table.items()} for key, table in tables.items()},
     )
-
-
-def with_backgrounds(prompts: Prompts, words: Sequence[str]) -> Prompts:
-    """Return prompts with other background words; what a class has of those that go goes with them.
-
-    Example:
-        >>> prompts = with_backgrounds(Prompts.paper(method="clims"), ["sky", "fog"])
-        >>> dict(prompts.class_backgrounds)
-        {'plane': ('sky',)}
-    """
-    kept = {c: [w for w in listed if w in words] for c, listed in prompts.class_backgrounds.items()}
-    related = {c: listed for c, listed in kept.items() if listed}
-    return prompts.replace(backgrounds=list(words), class_backgrounds=related)
 
 
 def as_text(prompts: Prompts, field: str, *, index: int) -> str:
@@ -206,7 +193,7 @@ class PromptEditor(Instrument):
     def asked(self) -> Prompts:
         """Prompts without the words that are off."""
         on = [word for word in self.prompts.backgrounds if word not in self.off]
-        return with_backgrounds(self.prompts, on) if self.off else self.prompts
+        return self.prompts.with_backgrounds(on) if self.off else self.prompts
 
     def edit(self, field: str, text: str) -> None:
         """Change a part of the prompts, as its text box does.
