@@ -500,7 +500,7 @@ WITHOUT_CHECK = {
     "tested in evaluation/test_background.py": "best_rule.swept",
     "tested in data/test_benchmarks.py": "load_coco.limit load_pets.limit load_voc.limit",
     "has to fit the tokens, and of the model": "softmax_grad_cam.grid softmax_grad_cam.logit_scale",
-    "tested in plot": "frame_cell.cell frame_cell.grid show_search.most",
+    "tested in plot": "frame_cell.cell frame_cell.grid show_search.most show_word_classes.most",
     "any numbers": "show_curves.panels show_curves.marked show_heat_maps.least show_heat_maps.most",
 }
 

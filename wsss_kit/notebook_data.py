@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.classes import Sample
-from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.clip import FrozenModel, load_clip
 from wsss_kit.data import LazyMasks, open_dataset
 from wsss_kit.data.datasets import TITLES, default_root
 from wsss_kit.evaluation import Chosen, Protocol, Report, choose_rule, evaluate
@@ -326,7 +326,7 @@ def teach_segmenter(
     return train_segmenter(learned, masks, epochs=epochs, **options)
 
 
-def _usual_clip(data: OpenData, name: str) -> FrozenCLIP:
+def _usual_clip(data: OpenData, name: str) -> FrozenModel:
     """Load the tiny CLIP for the embedded world, else one of OpenAI's."""
     return load_clip("paper") if data.name == "paper" else load_clip(name, weights="openai")
 

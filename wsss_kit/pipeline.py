@@ -113,7 +113,7 @@ class Pipeline:
     @property
     def refinement(self) -> str:
         """What a protocol calls the steps after the maps."""
-        steps = ["attention affinity"] if self._attends and self.affinity == "own" else []
+        steps = [self.method.affinity_name] if self._attends and self.affinity == "own" else []
         if callable(self.affinity):
             by_irn = getattr(self.affinity, "kind", None) == "boundary"
             steps = ["random walk", "IRN's boundary" if by_irn else "PSA's affinity"]

@@ -121,6 +121,13 @@ def use_lab(page, panel, name="lab"):
     assert page.photograph(panel, f"{page.title}-lab")
     panel.get_by_role("button", name="leave one out").click()
     panel.get_by_text("what each word is worth in mIoU, points").wait_for(timeout=120_000)
+    panel.get_by_role("button", name="search", exact=True).press("Enter")
+    panel.get_by_text("worth beside the kept words, mIoU").wait_for(timeout=120_000)
+    panel.get_by_text("undecided: ").wait_for()
+    words = page.value(f"list({name}.found.words.index)")
+    rows = panel.locator(".wsss-bars button")
+    assert [each.get_attribute("data-name") for each in rows.all()] == words
+    assert page.photograph(panel, f"{page.title}-search")
     template = panel.locator(".widget-text:has(label:text-is('template')) input")
     template.fill("no place")
     panel.locator("[role=alert]:has-text('template')").wait_for()

@@ -23,7 +23,8 @@ def test_found_words_are_files_that_masks_reads(tmp_path, capsys):
     assert set(table.index) == {"rails", "fog", "sky"}
     best = Prompts.from_json(tmp_path / "found-best.json")
     assert set(best.backgrounds) <= {"rails", "fog", "sky"} and len(best.backgrounds) <= 2
-    assert Image.open(tmp_path / "found.png").width > 500
+    for name in ("found.png", "found-classes.png"):
+        assert Image.open(tmp_path / name).width > 500
     masks = ("masks", "clip-es", "--data", "paper", "--limit", "1", "--out", str(tmp_path / "out"))
     assert main([*masks, "--prompts", str(tmp_path / "found-best.json")]) == 0
 

@@ -5,8 +5,17 @@ import pytest
 import torch
 
 from tests.evaluation.random_masks import random_masks, scored
-from wsss_kit.plot import alt_text, show_confusion, show_curves, show_plane, show_spills
+from wsss_kit.plot import (
+    alt_text,
+    show_confusion,
+    show_curves,
+    show_plane,
+    show_spills,
+    show_word_classes,
+)
 from wsss_kit.plot.canvas import png_bytes
+from wsss_kit.prompts import Prompts
+from wsss_kit.prompts.found import PromptSearch, worth_tables
 
 WITHOUT_A_CAT = random_masks(n_values=3)
 TWO = {
@@ -46,7 +55,7 @@ def test_the_heat_map_of_spills_shows_points_of_the_union(rng):
     assert np.ma.getmaskarray(cells)[2].all()  # no cat anywhere
     assert f"cow: {cells[0].max():.0f} " in alt_text(figure)
     clean = show_spills(scored(target, target, **options))
-    assert alt_text(clean).endswith("nothing of a point or more.")
+    assert alt_text(clean).endswith("nothing of 1 or more.")
 
 
 def test_points_of_curves_are_drawn_in_order_and_panels_share_their_axis():
@@ -116,3 +125,23 @@ def test_points_that_do_not_fit_are_refused(points):
         show_plane({"a": (points, ["x"][: len(points)])})
     with pytest.raises(ValueError, match="panels is empty"):
         show_plane({})
+
+
+def test_words_by_class_have_intervals_and_what_is_not_proven_is_white():
+    rng = np.random.default_rng(0)
+    before = np.stack([rng.integers(40, 60, (90, 2, 2)), np.full((90, 2, 2), 100)], -1)
+    after = before.copy()
+    after[:, 0, 1, 0] += 20  # the first word helps the second part in every image
+    after[:, 1, 0, 0] += rng.integers(-20, 21, 90)  # the second one does not
+    flags, options = np.array([True, False]), {"alpha": 0.05, "n_bootstrap": 1000, "seed": 0}
+    tables = worth_tables((after, before), ["sky", "fog"], flags, flags, ["all", "cow"], **options)
+    rest = {"prompts": Prompts.paper(), "best": Prompts.paper(), "path": None, "confirmed": None}
+    rest["made_by"] = {"objective": "mIoU"}
+    found = PromptSearch(words=tables[0], by_class=tables[1], **rest)
+    figure = show_word_classes(found)
+    assert figure.axes[0].collections[0].get_array().round(6).tolist() == [[0, 20], [0, 0]]
+    first, *_, last = (text.get_text() for text in figure.axes[0].texts)
+    row = tables[1].iloc[0]
+    assert first == f"{0:+.1f}\n[{row['low']:+.1f}, {row['high']:+.1f}]" and "[" in last
+    assert alt_text(figure).endswith("where the interval leaves out 0. sky: 20 cow.")
+    assert len(show_word_classes(found, most=1).axes[0].texts) == 2

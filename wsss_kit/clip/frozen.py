@@ -6,31 +6,28 @@ any image size.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.checks import check_count, check_image, check_images, check_word
-from wsss_kit.classes import Sample
+from wsss_kit.checks import check_count, check_word
 from wsss_kit.clip import vision
+from wsss_kit.clip.images import (
+    ATTENTION_LAYERS,
+    MAX_CELLS,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    WALK_SQUARINGS,
+    FrozenModel,
+)
 from wsss_kit.clip.last_block import LastBlock
-from wsss_kit.clip.texts import FrozenTexts
-from wsss_kit.processes import progress
-from wsss_kit.views import resize_bicubic
 
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Per-channel statistics that OpenAI's models normalise their images by."""
-ATTENTION_LAYERS = 8  # the last layers whose attention CLIP-ES averages, of ViT-B/16's 12
-WALK_SQUARINGS = 1  # how often CLIP-ES squares the transition made from it: a walk of two steps
-MAX_CELLS = 8192  # patches of 1448x1448 pixels at ViT-B/16: one attention map takes 0.3 GB then
 AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class FrozenCLIP(FrozenTexts):
+class FrozenCLIP(FrozenModel):
     """Wrap an open_clip ViT model that no training changes.
 
     Args:
@@ -76,21 +73,17 @@ class FrozenCLIP(FrozenTexts):
         max_cells: int = MAX_CELLS,
         autocast: torch.dtype | None = None,
     ) -> None:
-        super().__init__(model, tokenizer)
         visual = getattr(model, "visual", None)
         if getattr(visual, "attn_pool", None) is not None or not hasattr(visual, "transformer"):
             expected = "a VisionTransformer with class-token or average pooling, as in ViT-B-16"
             raise ValueError(f"the image tower is {type(visual).__name__}, expected {expected}")
-        check_count("max_cells", max_cells)
         if autocast not in (None, *AUTOCAST):
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in AUTOCAST)
             raise ValueError(f"autocast is {autocast!r}, expected None or one of {names}")
-        self.max_cells, self.autocast = max_cells, autocast
-        self.window, self.round_positions = window, round_positions
+        super().__init__(model, tokenizer, mean=mean, std=std, max_cells=max_cells)
+        self.autocast, self.window, self.round_positions = autocast, window, round_positions
         self.attention_layers = attention_layers or ATTENTION_LAYERS
         self.walk_squarings = WALK_SQUARINGS if walk_squarings is None else walk_squarings
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._folded: tuple[tuple, vision.Weights] | None = None
         self._positions: dict[tuple, Tensor] = {}  # the last grids' position embeddings
 
@@ -100,44 +93,14 @@ class FrozenCLIP(FrozenTexts):
         return self.model.visual.patch_size[0]
 
     @property
+    def width(self) -> int:
+        """How many numbers an embedding has."""
+        return self.model.visual.proj.shape[1]
+
+    @property
     def blocks(self) -> nn.ModuleList:
         """The image tower's transformer blocks."""
         return self.model.visual.transformer.resblocks
-
-    def whole_patches(self, images: Tensor) -> tuple[int, int]:
-        """Round height and width of images up to multiples of the patch size."""
-        H, W = images.shape[-2:]
-        return H + -H % self.patch_size, W + -W % self.patch_size
-
-    def shown_size(self, images: Tensor) -> tuple[int, int]:
-        """Compute height and width of the model's input: whole patches, at most ``max_cells``."""
-        p = self.patch_size
-        h, w = (side // p for side in self.whole_patches(images))
-        if h * w > self.max_cells:
-            shrink = math.sqrt(self.max_cells / (h * w))
-            h = min(max(1, int(h * shrink)), self.max_cells)
-            w = min(max(1, int(w * shrink)), self.max_cells // h)
-        return h * p, w * p
-
-    def fit_to_patches(self, images: Tensor) -> Tensor:
-        """Resize images to whole patches: (B, 3, H, W) to the next multiples of the patch size.
-
-        The resizing is Pillow's bicubic on 8-bit images, as in CLIP-ES: other filters move
-        its maps by up to 0.4. Images that fit are returned unchanged.
-
-        Warns:
-            UserWarning: if the images have more than ``max_cells`` patches and are made smaller.
-        """
-        new = self.shown_size(images)
-        if new == images.shape[-2:]:
-            return images
-        if new != (whole := self.whole_patches(images)):
-            cells, (H, W) = whole[0] * whole[1] // self.patch_size**2, images.shape[-2:]
-            problem = f"images of {H}x{W} are {cells:,} patches: {4 * cells**2 / 1e9:.1f} GB a map"
-            limit = f"CLIP is shown them at {new[0]}x{new[1]}, {self.max_cells:,} patches at most"
-            advice = "maps still cover the whole image. Resize them, or give another max_cells"
-            warnings.warn(f"{problem} of attention; {limit}, and {advice}", stacklevel=2)
-        return resize_bicubic(images, new)
 
     def position_embedding(self, grid: tuple[int, int], *, rounded: bool | None = None) -> Tensor:
         """Resize the position embedding bilinearly to a grid, the class row kept.
@@ -179,16 +142,7 @@ class FrozenCLIP(FrozenTexts):
             (B, 1 + N, D), class token first, and the grid (h, w).
         """
         visual = self.model.visual
-        if normalised:
-            H, W = images.shape[-2:]
-            if (H, W) != self.whole_patches(images) or not torch.isfinite(images).all():
-                expected = f"finite numbers at a multiple of {self.patch_size} pixels"
-                raise ValueError(f"images are {H}x{W}, expected {expected}; resize, then normalise")
-            x = images.to(self.device)
-        else:
-            check_images(images)
-            x = (self.fit_to_patches(images.to(self.device)) - self.mean) / self.std
-        x = visual.conv1(x.to(self.dtype))  # (B, D, h, w)
+        x = visual.conv1(self.shown(images, normalised=normalised))  # (B, D, h, w)
         grid, x = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2)  # (B, N, D)
         cls = visual.class_embedding.expand(len(x), 1, -1)
         x = torch.cat([cls, x], dim=1) + self.position_embedding(grid, rounded=rounded)
@@ -222,18 +176,6 @@ class FrozenCLIP(FrozenTexts):
         if visual.final_ln_after_pool:
             x = visual.ln_post(x)
         return (x @ visual.proj).float()
-
-    @torch.no_grad()
-    def encode_samples(self, samples: Sequence[Sample], *, what: str, shown: bool) -> Tensor:
-        """Compute unit embeddings (M, E) of M samples, one by one because they differ in size.
-
-        ``what`` names the progress bar. A malformed image raises ``ValueError`` with its name.
-        """
-        rows = []
-        for sample in progress(samples, what=what, shown=shown, total=len(samples)):
-            check_image(sample.image, f"image {sample.name!r}")
-            rows.append(F.normalize(self.encode_image(sample.image[None]), dim=-1)[0].cpu())
-        return torch.stack(rows)
 
     @torch.no_grad()
     def encode_dense(
@@ -275,14 +217,17 @@ class FrozenCLIP(FrozenTexts):
             images: (B, 3, H, W) RGB in [0, 1].
             n_layers: over how many of the last layers attention is averaged, as in `encode_dense`.
             round_positions: overrides the model's own setting.
-            similarity: ``"queries"``, or ``"values"`` for the similarity of values instead of the
-                attention that the blocks use; None for no attention at all.
+            similarity: one of ``SIMILARITY``: ``"values"`` and ``"features"`` take the place of
+                the attention that the blocks use; None for no attention at all.
 
         Returns:
             The `LastBlock`; (B, N, N) attention as in `DenseTokens`, or None; (h, w).
         """
-        backbone, grid, n_layers = self._run_backbone(images, n_layers, round_positions, similarity)
+        summed = None if similarity == "features" else similarity
+        backbone, grid, n_layers = self._run_backbone(images, n_layers, round_positions, summed)
         last = LastBlock(self.model, self._last_weights(backbone.x.dtype), backbone)
+        if similarity == "features":
+            return last, vision.cell_similarity(last.cells), grid
         total = last.attention
         return last, None if total is None else total[:, 1:, 1:] / n_layers, grid
 

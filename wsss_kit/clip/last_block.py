@@ -95,6 +95,11 @@ class LastBlock:
         self.embedding = self.outer.mean(1) @ weights.embed + weights.embed_bias
 
     @property
+    def cells(self) -> Tensor:
+        """(B, N, D) ``normed`` of the patches, whose weighted sum is a map."""
+        return self.normed[:, 1:]
+
+    @property
     def patches(self) -> Tensor:
         """(B, N, E) each patch's own embedding, of any length; ``embedding`` is their mean."""
         return self.outer @ self.weights.embed + self.weights.embed_bias

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ class FrozenTexts(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
-        self._texts: dict[str, Tensor] = {}
+        self._texts: dict[str, Tensor] = {}  # the last ones that were encoded
+        self._given: dict[str, Tensor] = {}
 
     def train(self, mode: bool = True) -> FrozenTexts:
         """Stay in evaluation mode: a frozen model has no training mode."""
@@ -36,7 +37,7 @@ class FrozenTexts(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.model.visual.proj.device
+        return next(self.model.parameters()).device
 
     @property
     def logit_scale(self) -> Tensor:
@@ -46,7 +47,27 @@ class FrozenTexts(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
-        return self.model.visual.proj.dtype
+        return next(self.model.parameters()).dtype
+
+    @property
+    def width(self) -> int:
+        """How many numbers an embedding has."""
+        raise NotImplementedError
+
+    def give_texts(self, features: Mapping[str, Tensor]) -> None:
+        """Keep embeddings of texts that were made elsewhere, so that no tokenizer is needed.
+
+        Args:
+            features: text -> (D,) of any length.
+
+        Raises:
+            ValueError: if one has another width than the model, or numbers that are not finite.
+        """
+        for text, values in features.items():
+            if values.shape != (self.width,) or not values.isfinite().all():
+                problem = f"the embedding of {text!r} has shape {tuple(values.shape)}"
+                raise ValueError(f"{problem}, expected {self.width} finite numbers")
+        self._given |= {t: F.normalize(v.float(), dim=0) for t, v in features.items()}
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -67,24 +88,27 @@ class FrozenTexts(nn.Module):
                 than the model's context and is cut.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if self.tokenizer is None:
-            raise RuntimeError("this CLIP has no tokenizer; pass one: FrozenCLIP(model, tokenizer)")
         for text in texts:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"a text is {text!r}, expected words")
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        known = {**self._texts, **self._given}
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if self.tokenizer is None and (new or not self._given):
+            advice = "pass one, FrozenCLIP(model, tokenizer), or give_texts"
+            raise RuntimeError(f"this CLIP has no tokenizer; {advice}")
         if new:
             self._warn_of(new)
             ids = self.tokenizer(new).to(self.device)
             features = F.normalize(self._encode_ids(ids).float(), dim=-1)
             self._texts.update(zip(new, features, strict=True))
+            known = {**self._texts, **self._given}
             requested = set(texts)
             for text in [text for text in self._texts if text not in requested][:-MOST_TEXTS]:
                 del self._texts[text]
         if not texts:
-            return torch.zeros(0, self.model.visual.proj.shape[1], device=self.device)
+            return torch.zeros(0, self.width, device=self.device)
         # on the device of now: the model may have been moved since
-        return torch.stack([self._texts[text].to(self.device) for text in texts])
+        return torch.stack([known[text].to(self.device) for text in texts])
 
     def _encode_ids(self, ids: Tensor) -> Tensor:
         """Compute open_clip's ``encode_text`` without padding, where the tower is causal.

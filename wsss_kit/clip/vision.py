@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIMILARITY = ("queries", "values")
-"""Attention of queries to keys, as in CLIP, or of values to values (ExCEL, CVPR 2025)."""
+SIMILARITY = ("queries", "values", "features")
+"""Attention of queries to keys, as in CLIP, or of values to values (ExCEL, CVPR 2025), or
+`cell_similarity` of what the last block's attention reads."""
 QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x), a SiLU of 1.702 x divided by 1.702
 
 
@@ -25,13 +26,31 @@ class DenseTokens(NamedTuple):
     Args:
         tokens: (B, 1 + N, D) input of the last block, class token first.
         attention: (B, N, N) softmax attention, rows are queries, mean over heads and over the last
-            layers, class token dropped without renormalising.
+            layers, class token dropped without renormalising. None where cells do not attend.
         grid: (h, w) cells, N = h * w.
     """
 
     tokens: Tensor
-    attention: Tensor
+    attention: Tensor | None
     grid: tuple[int, int]
+
+
+SHARPNESS = 3.0
+"""Of `cell_similarity`, chosen among 3 to 30 on paperworld's ``val`` with the tiny CLIP."""
+
+
+def cell_similarity(cells: Tensor) -> Tensor:
+    """Compute an affinity of features: of towers whose cells do not attend to each other.
+
+    Args:
+        cells: (B, N, D).
+
+    Returns:
+        (B, N, N), rows sum to 1: the softmax over all cells of ``SHARPNESS`` times the cosine, of
+        features from which the image's mean was taken.
+    """
+    unit = F.normalize(cells - cells.mean(1, keepdim=True), dim=-1)
+    return (SHARPNESS * unit @ unit.mT).softmax(-1)
 
 
 def end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:

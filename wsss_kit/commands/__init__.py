@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsss_kit.checks import chosen_device
-from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.clip import FrozenModel, load_clip
 from wsss_kit.data import LazyMasks
 from wsss_kit.data.images import read_mask
 from wsss_kit.files import check_classes, check_kinds, check_texts, read_card
@@ -79,7 +79,7 @@ def clip_named(
     usual: str,
     device: str,
     precision: str = "float32",
-) -> tuple[FrozenCLIP, str]:
+) -> tuple[FrozenModel, str]:
     """Load the CLIP that a command names, the tiny one for the embedded world, or the usual one.
 
     Args:

@@ -23,13 +23,14 @@ from wsss_kit.affinity import balanced_walk, box_masks
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count, check_device, check_size
 from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.clip.grad_cam import Texts
 from wsss_kit.commands import run_folder, usual_batch
 from wsss_kit.crf import crf_of_present
 from wsss_kit.data.images import mask_png, read_image
 from wsss_kit.files import write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES
-from wsss_kit.methods.clip_es.views import SINKHORN, Texts, maps_of_view, run_views, scaled
+from wsss_kit.methods.clip_es.views import SINKHORN, maps_of_view, run_views, scaled
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts
 
@@ -92,7 +93,7 @@ def run_bench(
             times, notes = {}, {}
             for stage, run, images in _stages(clip, tuple(size), batch_size):
                 times[stage] = 1000 * _seconds(run, rounds, clip.device) / images
-                if stage == "tower":
+                if stage == "tower" and isinstance(clip, FrozenCLIP):
                     share = _operations(clip, tuple(size)) / (times[stage] / 1000) / rate
                     notes[stage] = f"{100 * share:.0f} % of the rate of matrix products"
                 _print(stage, times[stage], notes.get(stage, ""))

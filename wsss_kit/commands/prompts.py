@@ -10,7 +10,7 @@ from wsss_kit.evaluation import CONSTANTS, best_rule, sweep_background
 from wsss_kit.files import write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES
-from wsss_kit.plot import save_figure, show_search
+from wsss_kit.plot import save_figure, show_search, show_word_classes
 from wsss_kit.prompts.found import PromptSearch
 from wsss_kit.prompts.search import object_words, search_backgrounds, stuff_words
 from wsss_kit.recipes import clip_es_maps
@@ -113,5 +113,6 @@ def run_search(
     found.to_json(path.with_name(f"{path.stem}-best.json"), best=True)
     write_whole(path.with_suffix(".csv"), found.words.to_csv())
     save_figure(show_search(found), path.with_suffix(".png"))
-    print(f"{found}\n{path} and its {path.stem}-best.json, .csv and .png are written.")
+    save_figure(show_word_classes(found), path.with_name(f"{path.stem}-classes.png"))
+    print(f"{found}\n{path} and its -best.json, .csv, .png and -classes.png are written.")
     return found

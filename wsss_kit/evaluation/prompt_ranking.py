@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wsss_kit.checks import check_samples
 from wsss_kit.classes import Sample
-from wsss_kit.clip import FrozenCLIP
+from wsss_kit.clip import FrozenModel
 from wsss_kit.evaluation import image_counts
 from wsss_kit.evaluation.confusion import ERROR_KINDS, check_complete, divide, mean_of, unions_of
 from wsss_kit.evaluation.error_kinds import error_shares
@@ -60,7 +60,7 @@ def sharpness(scores: Tensor, present: Tensor) -> Tensor:
 
 
 def rank_templates(
-    clip: FrozenCLIP,
+    clip: FrozenModel,
     samples: Sequence[Sample],
     prompts: Prompts,
     templates: Sequence[str],
@@ -99,7 +99,7 @@ def rank_templates(
 
 
 def rank_synonyms(
-    clip: FrozenCLIP,
+    clip: FrozenModel,
     samples: Sequence[Sample],
     prompts: Prompts,
     name: str,
@@ -288,7 +288,7 @@ class WordTally:
 
 
 def _ranked(
-    clip: FrozenCLIP,
+    clip: FrozenModel,
     samples: Sequence[Sample],
     candidates: Mapping[str, Prompts],
     what: str,

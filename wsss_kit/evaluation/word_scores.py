@@ -18,12 +18,13 @@ from torch import Tensor
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.clip.grad_cam import probability_weights
 from wsss_kit.evaluation.background import CONSTANTS
 from wsss_kit.evaluation.confusion import check_complete, divide, mean_of, resampled
 from wsss_kit.evaluation.prompt_ranking import sharpness
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.clip_es import CLIPES, OpenedImage
-from wsss_kit.methods.clip_es.views import EPS, merged, probability_weights, scaled
+from wsss_kit.methods.clip_es.views import EPS, merged, scaled
 from wsss_kit.prompts import Prompts
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from wsss_kit.plot.charts import (
     show_plane,
     show_search,
     show_spills,
+    show_word_classes,
 )
 from wsss_kit.plot.figures import show_cams, show_clusters, show_errors, show_masks, show_samples
 from wsss_kit.plot.regions import frame_cell, overlay

@@ -100,6 +100,7 @@ def show_heat_maps(
     label: str,
     least: float = 1,
     most: float | None = None,
+    texts: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw tables as heat maps beside each other, with the names of rows and columns.
 
@@ -113,6 +114,7 @@ def show_heat_maps(
         least: the size from which a cell is listed.
         most: where the colours end; None for the largest cell. They begin at 0, or, where a cell is
             negative, at minus ``most``.
+        texts: what a single table has in its cells instead of its numbers; 0 is white then.
 
     Example:
         >>> import pandas as pd
@@ -132,13 +134,18 @@ def show_heat_maps(
     (rows, columns), n = cells.shape, len(tables)
     height, width = 2.5 + 0.45 * rows, 3.5 + 0.45 * columns
     height, width = (height, width) if n == 1 else (3.0, 0.3 * n * columns)
-    alt = f"Heat map{'s' * (n > 1)} of {what}. {'; '.join(words) or 'nothing of a point or more'}."
+    width = width if texts is None else canvas.MAX_WIDTH
+    alt = (
+        f"Heat map{'s' * (n > 1)} of {what}. {'; '.join(words) or f'nothing of {least:g} or more'}."
+    )
     axes = canvas.new_figure(width, height, alt=alt).subplots(1, n, sharey=True, squeeze=False)[0]
     most = max(float(np.nanmax(np.abs(t))) for t in tables.values()) if most is None else most
-    is_signed = any((cells < 0).any(axis=None) for cells in tables.values())
+    is_signed = texts is not None or any((t < 0).any(axis=None) for t in tables.values())
     options = {"vmin": -most if is_signed else 0, "cmap": "PuOr" if is_signed else "cividis"}
     options |= {"vmax": most, "xticklabels": True, "yticklabels": True, "cbar": False}
-    if n == 1 and max(rows, columns) <= 13:  # then a cell is wide enough for a number
+    if texts is not None:
+        options |= {"annot": texts, "fmt": "", "annot_kws": {"size": NOTE_SIZE}}
+    elif n == 1 and max(rows, columns) <= 13:  # then a cell is wide enough for a number
         options |= {"annot": cells.round() + 0.0, "fmt": ".0f", "annot_kws": {"size": NOTE_SIZE}}
     for ax, (title, cells) in zip(axes, tables.items(), strict=True):
         sns.heatmap(cells, ax=ax, **options)
@@ -308,3 +315,30 @@ def show_search(found: PromptSearch, *, most: int = 24) -> Figure:
     right.set_xticks(range(len(path)), moves, rotation=60, ha="right", fontsize=NOTE_SIZE)
     right.set(ylabel=f"{found.made_by['objective']} of the list", title="step by step")
     return right.figure
+
+
+def show_word_classes(found: PromptSearch, *, most: int = 12) -> Figure:
+    """Draw what each word is worth to each class, with its interval.
+
+    Args:
+        found: from `search_backgrounds`.
+        most: words that are shown, those of both lists first, then by their gain.
+
+    Returns:
+        The figure: a row for each word and a column for the background and each class; points of
+        IoU of the list with the word, minus without it. All its intervals hold at once. A cell
+        whose interval contains 0 is white.
+    """
+    check_count("most", most)
+    words = found.words.sort_values("in best", ascending=False, kind="stable").head(most).index
+    table = found.by_class.pivot(index="word", columns="class").loc[words]
+    classes = list(dict.fromkeys(found.by_class["class"]))
+    gain, low, high = (table[name][classes] for name in ("gain", "low", "high"))
+    bounds = low.map("{:+.1f}".format) + ", " + high.map("{:+.1f}".format)
+    texts = gain.map("{:+.1f}".format) + "\n[" + bounds + "]"
+    proven = gain.where((low > 0) | (high < 0), 0.0).rename_axis(index=None, columns=None)
+    unit = f"points of {'IoU' if len(classes) > 1 else found.made_by['objective']}"
+    what = f"what each word is worth to each class, in {unit}, where the interval leaves out 0"
+    options = {"label": f"{unit}, with the word minus without", "least": 0.5, "texts": texts}
+    most = max(1.0, proven.abs().to_numpy().max())
+    return show_heat_maps({"": proven}, what, most=most, **options)

@@ -98,9 +98,8 @@ def worth_tables(
     columns = {"word": words, "status": status, "in best": best, **found._asdict()}
     columns["images"] = np.ceil(len(counts[0]) * images**2)
     order = np.lexsort([-found.gain, status == "dropped", status != "kept"])
-    table, parts = pd.DataFrame(columns).set_index("word").iloc[order], []
-    for k, name in enumerate(classes):
-        part = [each[:, :, k : k + 1] for each in counts]
-        each = changes(*part, alpha=alpha / len(classes), **resampling)
-        parts.append(pd.DataFrame({"word": words, "class": name, **each._asdict()}))
-    return table, pd.concat(parts, ignore_index=True)
+    table = pd.DataFrame(columns).set_index("word").iloc[order]
+    parts = [each.reshape(len(each), -1, 1, 2) for each in counts]  # (M, V * K, 1, 2)
+    each = changes(*parts, alpha=alpha, **resampling)  # all words and classes at once
+    names = {"word": np.repeat(words, len(classes)), "class": [*classes] * len(words)}
+    return table, pd.DataFrame({**names, **each._asdict()})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.checks import check_count, check_given, check_not_negative, check_probability
 from wsss_kit.classes import Sample, classes_of
-from wsss_kit.clip import FrozenCLIP
+from wsss_kit.clip import FrozenModel
 from wsss_kit.engine import columns
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import COMMON, CAMMethod, Recipe
@@ -87,7 +87,7 @@ class CLIMS(TrainedCAM):
     """A CAM trained on by what a frozen CLIP says of the images that it masks.
 
     Args:
-        clip: the evaluator, any `FrozenCLIP`; it is neither moved nor changed. None for a method
+        clip: the evaluator, any `FrozenModel`; it is neither moved nor changed. None for a method
             that only reads out maps.
         backbone: a fitted `CAM`, whose backbone and head are copied and trained on; or a name or a
             module as for `CAM`, and a classifier is trained first.
@@ -125,7 +125,7 @@ class CLIMS(TrainedCAM):
 
     def __init__(
         self,
-        clip: FrozenCLIP | None,
+        clip: FrozenModel | None,
         backbone: str | nn.Module | CAMMethod = "resnet50",
         *,
         prompts: Prompts,
@@ -267,7 +267,7 @@ class CLIMS(TrainedCAM):
 
 
 def propose_backgrounds(
-    clip: FrozenCLIP,
+    clip: FrozenModel,
     samples: Sequence[Sample],
     prompts: Prompts,
     *,

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from wsss_kit.cam import class_activation_maps
 from wsss_kit.checks import check_floating, check_probability
 from wsss_kit.classes import IMAGENET_MEAN, IMAGENET_STD, Sample
-from wsss_kit.clip import FrozenCLIP
+from wsss_kit.clip import FrozenModel
 from wsss_kit.engine import Diverged
 from wsss_kit.prompts import Prompts
 
@@ -35,7 +35,7 @@ class Judge:
         related: (C, P), how much a background counts for a class.
     """
 
-    def __init__(self, clip: FrozenCLIP, prompts: Prompts, choices: Mapping[str, Any]) -> None:
+    def __init__(self, clip: FrozenModel, prompts: Prompts, choices: Mapping[str, Any]) -> None:
         self.clip, self.choices = clip, choices
         self.texts = clip.encode_sentences(prompts.class_sentences())
         self.backgrounds = clip.encode_sentences(prompts.background_sentences())
@@ -141,7 +141,7 @@ def masked_images(
 
 
 def cosines(
-    clip: FrozenCLIP,
+    clip: FrozenModel,
     masked: Tensor,
     classes: Tensor,
     texts: Tensor,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsss_kit.affinity import balanced_walk, box_masks
 from wsss_kit.checks import (
@@ -26,12 +26,13 @@ from wsss_kit.checks import (
     check_word,
 )
 from wsss_kit.classes import Sample
-from wsss_kit.clip import SIMILARITY, FrozenCLIP, load_clip
+from wsss_kit.clip import SIMILARITY, AnyTower, FrozenModel, load_clip
+from wsss_kit.clip.grad_cam import Texts
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.methods.clip_es.opened import PRESETS, OpenedImage, RefinedMaps, Responses
-from wsss_kit.methods.clip_es.views import SINKHORN, Texts, as_images, batch_maps, checked_texts
+from wsss_kit.methods.clip_es.views import SINKHORN, as_images, batch_maps, checked_texts
 from wsss_kit.prompts import Prompts
 
 TARGETS = ("softmax", "classes", "logit")
@@ -60,10 +61,13 @@ class CLIPES(CAMMethod):
         similarity: whose similarity is the affinity, one of ``SIMILARITY``.
         distribution: whether it is weighed by the similarity of the cells' classes, see
             `views.similarity_of_classes`.
+        affinity_backbone: another model that gives the affinity: from `load_clip`, or a network of
+            timm, such as ``timm.create_model("vit_small_patch14_dinov2", pretrained=True,
+            num_classes=0)``. It sees the image at a size with as many cells. None for ``clip``.
 
     Raises:
         ValueError: if there is no such target or preset, ``n_layers`` or ``squarings`` is no
-            count, or ``clip`` and ``prompts`` are something else.
+            count, or ``clip``, ``prompts`` or ``affinity_backbone`` are something else.
 
     Example:
         >>> from wsss_kit.clip import load_clip
@@ -80,7 +84,7 @@ class CLIPES(CAMMethod):
 
     def __init__(
         self,
-        clip: FrozenCLIP,
+        clip: FrozenModel,
         *,
         prompts: Prompts,
         n_layers: int | None = None,
@@ -91,6 +95,7 @@ class CLIPES(CAMMethod):
         scales: tuple[float, ...] | None = None,
         similarity: str | None = None,
         distribution: bool | None = None,
+        affinity_backbone: FrozenModel | nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not hasattr(clip, "encode_dense") or not isinstance(prompts, Prompts):
@@ -105,7 +110,9 @@ class CLIPES(CAMMethod):
         if scales is not None:
             check_scales(scales)
         check_given(partial(check_word, known=SIMILARITY), similarity=similarity)
-        self.keep(clip=clip)
+        if affinity_backbone is not None and not hasattr(affinity_backbone, "affinity"):
+            affinity_backbone = AnyTower.of_timm(affinity_backbone, clip.device)
+        self.keep(clip=clip, affinity_backbone=affinity_backbone)
         self.prompts, self.n_layers, self.preset = prompts, n_layers, preset
         self.squarings, self.target, self.flip = squarings, target, flip
         self.scales = None if scales is None else tuple(scales)
@@ -115,6 +122,14 @@ class CLIPES(CAMMethod):
     def walk_squarings(self) -> int:
         """``squarings`` where it is given, otherwise the model's own."""
         return self.clip.walk_squarings if self.squarings is None else self.squarings
+
+    @property
+    def affinity_name(self) -> str:
+        """What a protocol calls the affinity."""
+        other = self.affinity_backbone
+        attends = (other or self.clip).attends and self.similarity != "features"
+        kind = "attention" if attends else "feature"
+        return f"{kind} affinity{'' if other is None else f' of {other.name}'}"
 
     @property
     def clamp_boxes(self) -> bool:
@@ -205,6 +220,7 @@ class CLIPES(CAMMethod):
         """Return options of `batch_maps`: the preset's, unless an argument was given."""
         options = {name: getattr(self, name) for name in _OPTIONS}
         values = {"n_layers": self.n_layers, **preset_values(PRESETS, self.preset, options)}
+        values["affinity_backbone"] = self.affinity_backbone
         del values["clamp_boxes"]  # the boxes come after the maps
         return values
 
@@ -217,13 +233,14 @@ class CLIPES(CAMMethod):
         return write_whole(path, json.dumps(card, indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path, *, clip: FrozenCLIP | None = None, **options: Any) -> CLIPES:
+    def load(cls, path: str | Path, *, clip: FrozenModel | None = None, **options: Any) -> CLIPES:
         """Load a fitted CLIP-ES from the file that `save` wrote.
 
         Args:
             path: as given to `save`.
             clip: the model, which is not in the file; the tiny CLIP unless another is given.
-            **options: arguments of the constructor that replace the saved ones.
+            **options: arguments of the constructor that replace the saved ones, and the
+                ``affinity_backbone``, which is not in the file either.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -240,7 +257,7 @@ class CLIPES(CAMMethod):
 
 
 def refined_maps(
-    clip: FrozenCLIP,
+    clip: FrozenModel,
     image: np.ndarray | Image.Image | Tensor,
     positives: Tensor,
     backgrounds: Tensor,

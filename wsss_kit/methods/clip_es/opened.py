@@ -18,21 +18,17 @@ from torch import Tensor
 from wsss_kit.affinity import BalancedWalk, box_masks
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import check_probability
+from wsss_kit.clip.grad_cam import Texts, logits_of, probability_weights, raw_maps, wide
 from wsss_kit.engine import columns
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clip_es.views import (
     EPS,
     SINKHORN,
-    Texts,
     View,
     affinity_of,
-    logits_of,
     merged,
-    probability_weights,
-    raw_maps,
     run_views,
     scaled,
-    wide,
 )
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import checked_words
@@ -292,20 +288,20 @@ class _Seen:
                 del self._known[key]
             new = []
         old = [i for i, key in enumerate(keys) if key in self._known]
-        weights = probs.new_zeros(n_classes, last.normed.shape[2])
+        weights = probs.new_zeros(n_classes, last.cells.shape[2])
         if old:
             weights = combine[:, old] @ torch.stack([self._known[keys[i]] for i in old])
         if new:
             directions = combine[:, new] @ slopes[new]
             weights = weights + last.mean_gradients(directions, self._image(directions))
-        raw = raw_maps(self.view, weights.to(last.normed), self._image(weights))
+        raw = raw_maps(last.cells, weights, self._image(weights), self.view.grid)
         return self.view.put_back(scaled(raw)), probs.float()
 
     def responses(self, features: Tensor) -> Responses:
         """Compute logits of texts (T, E) and what each cell adds to their maps."""
         logits, slopes = logits_of(self.embedding, features, self.scale)
         weights = wide(self.view.last.mean_gradients(slopes, self._image(slopes)))  # (T, D)
-        cells = weights @ wide(self.view.last.normed[0, 1:]).T
+        cells = weights @ wide(self.view.last.cells[0]).T
         return Responses(self.view._replace(last=None, attention=None), logits, cells)
 
     def _image(self, numbers: Sized) -> Tensor:

@@ -1,10 +1,4 @@
-r"""Softmax Grad-CAM of images in several views: scales and flips.
-
-With the image embedding f, texts of unit length :math:`t_k` and the scale s,
-:math:`\ell_k = s\, t_k \cdot f / |f|` and :math:`p = \mathrm{softmax}(\ell)`. The probability of a
-class has the gradient :math:`\sum_{k \ne c} p_c p_k (\nabla \ell_c - \nabla \ell_k)`, which is
-how it is computed here: where p is nearly 1, :math:`1 - p` would have lost its digits.
-"""
+"""Softmax Grad-CAM of images in several views: scales and flips."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +12,8 @@ from torch.nn import functional as F
 
 from wsss_kit.cam import normalize_cams, upsample
 from wsss_kit.checks import check_floating
-from wsss_kit.clip import SIMILARITY, FrozenCLIP, LastBlock
+from wsss_kit.clip import SIMILARITY, FrozenModel, LastBlock, Recorded
+from wsss_kit.clip.grad_cam import Texts, directions, raw_maps, wide
 from wsss_kit.clip.vision import limit_of
 
 EPS = 1e-7  # CLIP-ES adds it to the maximum of a map before it divides by it
@@ -27,24 +22,6 @@ TAU = 0.05  # temperature of the similarity of class distributions, chosen on pa
 # Squares of tokens in a batch: larger batches are split. A CPU gains nothing from batches of large
 # images, and its caches lose.
 _MOST_TOKENS = {"cpu": 2**19, "cuda": 2**26}
-
-
-class Texts(NamedTuple):
-    """Texts that compete in a batch of images.
-
-    Args:
-        features: (T, E) of unit length, those of all classes first, then of the backgrounds.
-        present: (B, C) bool, the classes that an image has.
-    """
-
-    features: Tensor
-    present: Tensor
-
-    def competing(self, logits: Tensor) -> Tensor:
-        """Set the logits (B, ..., T) of classes that are absent to -inf."""
-        absent = F.pad(~self.present, (0, len(self.features) - self.present.shape[1]))  # (B, T)
-        shape = (len(absent), *(1,) * (logits.ndim - 2), -1)
-        return logits.masked_fill(absent.view(shape), -math.inf)
 
 
 class View(NamedTuple):
@@ -59,7 +36,7 @@ class View(NamedTuple):
         mirrored: whether the images are flipped.
     """
 
-    last: LastBlock
+    last: LastBlock | Recorded
     attention: Tensor | None
     grid: tuple[int, int]
     home: tuple[int, int]
@@ -85,12 +62,13 @@ class View(NamedTuple):
 
 
 def run_views(
-    clip: FrozenCLIP,
+    clip: FrozenModel,
     images: Tensor,
     *,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
     similarity: str = SIMILARITY[0],
+    affinity_backbone: FrozenModel | None = None,
     **options: Any,
 ) -> Iterator[View]:
     """Run CLIP on every view of the images, those at scale 1 first.
@@ -101,6 +79,7 @@ def run_views(
         flip: also run the flipped images.
         scales: factors on the images' sides; 1 is always among them and gives the attention.
         similarity: see `FrozenCLIP.last_block`.
+        affinity_backbone: another model that gives the affinity; None for the same.
         **options: ``n_layers``, ``round_positions``, see `FrozenCLIP.encode_dense`.
     """
     (H, W), home = images.shape[-2:], None
@@ -109,15 +88,19 @@ def run_views(
         sized, wanted = (images, similarity) if scale == 1 else (upsample(images, size), None)
         for mirrored in (False, True)[: 1 + flip]:
             shown = sized.flip(-1) if mirrored else sized
-            last, attention, grid = clip.last_block(shown, similarity=wanted, **options)
+            of_clip = wanted if affinity_backbone is None else None
+            last, attention, grid = clip.last_block(shown, similarity=of_clip, **options)
             home = home or grid
+            if wanted and affinity_backbone is not None:
+                given = {"similarity": wanted, **options}
+                attention = affinity_backbone.affinity(shown, grid, **given).to(clip.device)
             view = View(last, None, grid, home, mirrored)
             if attention is not None:
                 view = view._replace(attention=view.put_cells_back(attention.float()))
             yield view
 
 
-def affinity_of(clip: FrozenCLIP, views: Sequence[View], texts: Texts | None) -> Tensor:
+def affinity_of(clip: FrozenModel, views: Sequence[View], texts: Texts | None) -> Tensor:
     """Average the attention of the views that have one: (B, N, N).
 
     Args:
@@ -160,7 +143,7 @@ def similarity_of_classes(logits: Tensor) -> Tensor:
 
 
 def batch_maps(
-    clip: FrozenCLIP,
+    clip: FrozenModel,
     images: Tensor,
     texts: Texts,
     *,
@@ -202,93 +185,14 @@ def batch_maps(
 
 
 def maps_of_view(
-    clip: FrozenCLIP, view: View, texts: Texts, *, softmax: bool = True
+    clip: FrozenModel, view: View, texts: Texts, *, softmax: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Compute maps of one view, scaled: (M, h, w) of all pairs, and probabilities (B, T)."""
     options = {"scale": float(clip.logit_scale), "softmax": softmax}
     wanted, probs, image = directions(wide(view.last.embedding), texts, **options)
     weights = view.last.mean_gradients(wanted, image)  # (M, D)
-    return view.put_back(scaled(raw_maps(view, weights, image))), probs.float()
-
-
-def directions(
-    embedding: Tensor, texts: Texts, *, scale: float, softmax: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute derivatives by image embeddings, which start the pass through the last block.
-
-    Args:
-        embedding: (B, E) of any length.
-        texts: of the classes and backgrounds.
-        scale: factor on cosines.
-        softmax: whether the probabilities are differentiated, or the logits.
-
-    Returns:
-        (M, E) of all M pairs of an image and a class that it has, and probabilities (B, T), both
-        in the precision of ``embedding``; (M,) int64, the image of each pair.
-    """
-    image, classes = texts.present.nonzero(as_tuple=True)  # (M,) each
-    features = texts.features.to(embedding)
-    length = embedding.norm(dim=1, keepdim=True)
-    unit = embedding / length  # (B, E)
-    cosines = unit @ features.T  # (B, T)
-    probs = texts.competing(scale * cosines).softmax(1)
-    # the derivatives of the logits, scale / length * (text - cosine * unit), are combined
-    combine = F.one_hot(classes, len(features)).to(probs)
-    if softmax:
-        combine = probability_weights(probs[image], classes)  # (M, T)
-    slopes = combine @ features - (combine * cosines[image]).sum(1, keepdim=True) * unit[image]
-    return scale / length[image] * slopes, probs, image
-
-
-def logits_of(embedding: Tensor, texts: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Compute logits of texts and their derivatives by the image embedding.
-
-    Args:
-        embedding: (E,), of any length.
-        texts: (T, E) of unit length.
-        scale: factor on cosines.
-
-    Returns:
-        (T,) and (T, E), in the precision of ``embedding``.
-    """
-    texts = texts.to(embedding)
-    length = embedding.norm()
-    unit = embedding / length
-    cosines = texts @ unit
-    return scale * cosines, scale / length * (texts - cosines[:, None] * unit)
-
-
-def probability_weights(probs: Tensor, classes: Tensor) -> Tensor:
-    """Return the weights that combine derivatives of logits into those of probabilities.
-
-    Args:
-        probs: (M, T) softmax over T texts.
-        classes: (M,) int64, whose probability is meant in each row.
-
-    Returns:
-        (M, T); times the derivatives (T, anything) of the logits it gives those of the
-        probabilities.
-
-    Example:
-        >>> probability_weights(torch.tensor([[0.75, 0.25]]), torch.tensor([0])).tolist()
-        [[0.1875, -0.1875]]
-    """
-    own = probs.gather(1, classes[:, None])  # (M, 1)
-    weights = (-own * probs).scatter(1, classes[:, None], 0.0)
-    # p_c times the sum of the others, not 1 - p_c
-    return weights.scatter(1, classes[:, None], -weights.sum(1, keepdim=True))
-
-
-def wide(values: Tensor) -> Tensor:
-    """Convert to double precision, where the device has it."""
-    return values.float() if values.device.type == "mps" else values.double()
-
-
-def raw_maps(view: View, weights: Tensor, image: Tensor) -> Tensor:
-    """Weigh channels of the last block's normalised input: (M, D) of images -> (M, h, w)."""
-    normed = view.last.normed[:, 1:]  # (B, N, D)
-    normed = normed if len(normed) == 1 else normed[image]
-    return (normed @ weights[:, :, None].to(normed))[..., 0].relu().unflatten(1, view.grid).float()
+    raw = raw_maps(view.last.cells, weights, image, view.grid)
+    return view.put_back(scaled(raw)), probs.float()
 
 
 def scaled(maps: Tensor) -> Tensor:
@@ -321,10 +225,10 @@ def as_images(image: np.ndarray | Image.Image | Tensor, device: torch.device) ->
 
 
 def checked_texts(
-    clip: FrozenCLIP, positives: Tensor, backgrounds: Tensor
+    clip: FrozenModel, positives: Tensor, backgrounds: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return texts on the model's device; raise `ValueError` for those of another width."""
-    width = clip.model.visual.proj.shape[1]
+    width = clip.width
     for name, texts, least in (("positives", positives, 1), ("backgrounds", backgrounds, 0)):
         check_floating(texts, name)
         if texts.ndim != 2 or texts.shape[1] != width or len(texts) < least:

@@ -12,7 +12,7 @@ from wsss_kit import checks
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count, check_labels, check_samples, check_word
 from wsss_kit.classes import Sample, labels_of
-from wsss_kit.clip import FrozenCLIP
+from wsss_kit.clip import FrozenModel
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.sc_cam.clusters import check_features
 from wsss_kit.processes import progress
@@ -24,7 +24,7 @@ Words = Sequence[str] | Mapping[str, Sequence[str]]
 
 @torch.no_grad()
 def name_subcategories(
-    clip: FrozenCLIP,
+    clip: FrozenModel,
     method: CAMMethod,
     samples: Sequence[Sample],
     subcategories: Tensor,
