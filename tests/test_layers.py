@@ -19,8 +19,8 @@ PACKAGE = ROOT / "wsss_kit"
 
 LAYERS = (
     (("checks", "files", "processes"), ("classes",), ("views", "checkpoints"), ("engine",)),
-    (("prompts",), ("data",), ("clip", "backbones")),
-    (("cam", "affinity", "crf", "masks"),),
+    (("prompts", "cam"), ("data",), ("clip", "backbones")),
+    (("affinity", "crf", "masks"),),
     (("methods",), ("affinity_net", "segmentation"), ("pipeline",), ("paperworld",)),
     (("recipes", "evaluation"), ("notebook_data", "prompts.found"), ("prompts.search",)),
     (("plot",), ("widgets",), ("commands",), ("__main__",)),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wsss_kit.clip import load_clip
-from wsss_kit.commands.page import RULE, SOURCES, run_lab
+from wsss_kit.commands.prompts import RULE, SOURCES, run_lab
 from wsss_kit.evaluation import ConfusionMatrix
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
@@ -165,6 +165,14 @@ def test_words_by_keyboard_files_links_and_language(lab, tmp_path):
     for view in ("competition", "mask", "truth", "map"):
         lab.locator("#view").select_option(view)
         assert len(lab.locator("#caption").text_content()) > 10
+    lab.locator("#view").select_option("affinity")
+    for key in ("ArrowUp", "ArrowLeft"):
+        lab.locator("#right").press(key)
+    assert lab.evaluate("state.cell") == 78 - 12 - 1
+    clip = load_clip("paper", device="cpu")
+    attention = clip.encode_dense(WORLD[0].image[None]).attention[0]
+    shown = lab.evaluate("[...opened(0).attention]")
+    np.testing.assert_allclose(shown, attention.flatten(), atol=1e-4)
     lab.locator("#images input").nth(0).press("ArrowRight")
     assert lab.evaluate("state.image") == 1
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_kit.cam import Texts, directions, raw_maps, wide
 from wsss_kit.checks import check_count, check_image, check_images
 from wsss_kit.classes import Sample
-from wsss_kit.clip.grad_cam import Texts, directions, raw_maps, wide
 from wsss_kit.clip.texts import FrozenTexts
 from wsss_kit.processes import progress
 from wsss_kit.views import resize_bicubic

@@ -20,10 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_kit.affinity import balanced_walk, box_masks
-from wsss_kit.cam import upsample
+from wsss_kit.cam import Texts, upsample
 from wsss_kit.checks import check_count, check_device, check_size
 from wsss_kit.clip import FrozenCLIP, load_clip
-from wsss_kit.clip.grad_cam import Texts
 from wsss_kit.commands import run_folder, usual_batch
 from wsss_kit.crf import crf_of_present
 from wsss_kit.data.images import mask_png, read_image

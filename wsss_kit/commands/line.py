@@ -31,7 +31,7 @@ _COMMANDS = {
     "masks": ("masks:run_masks", "a data set to pseudo masks on disk, resumably"),
     "evaluate": ("evaluate:run_evaluate", "masks on disk against ground truth"),
     "prompts search": ("prompts:run_search", "background words that are worth their place"),
-    "page lab": ("page:run_lab", "the prompt lab as one HTML file, for any browser"),
+    "page lab": ("prompts:run_lab", "the prompt lab as one HTML file, for any browser"),
     "baseline": ("photographs:run_baseline", "plain CAM on real photographs"),
     "reproduce": ("evaluate:run_reproduce", "the commands of a published number"),
     "bench": ("bench:run_bench", "how fast each stage of CLIP-ES is here"),

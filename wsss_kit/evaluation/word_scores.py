@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_kit.cam import normalize_cams, upsample
+from wsss_kit.cam import normalize_cams, probability_weights, upsample
 from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX, Sample
-from wsss_kit.clip.grad_cam import probability_weights
 from wsss_kit.evaluation.background import CONSTANTS
 from wsss_kit.evaluation.confusion import check_complete, divide, mean_of, resampled
 from wsss_kit.evaluation.prompt_ranking import sharpness

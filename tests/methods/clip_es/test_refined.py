@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from wsss_kit.affinity import box_masks, random_walk, transition_matrix
+from wsss_kit.cam import Texts, directions, probability_weights
 from wsss_kit.clip import load_clip
-from wsss_kit.clip.grad_cam import Texts, directions, probability_weights
 from wsss_kit.methods.clip_es import CLIPES, PRESETS, refined_maps
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.prompts import Prompts

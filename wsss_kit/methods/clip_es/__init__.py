@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wsss_kit.affinity import balanced_walk, box_masks
+from wsss_kit.cam import Texts
 from wsss_kit.checks import (
     check_count,
     check_given,
@@ -27,7 +28,6 @@ from wsss_kit.checks import (
 )
 from wsss_kit.classes import Sample
 from wsss_kit.clip import SIMILARITY, AnyTower, FrozenModel, load_clip
-from wsss_kit.clip.grad_cam import Texts
 from wsss_kit.files import check_card, read_card, weights_path, write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values

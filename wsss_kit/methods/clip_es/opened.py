@@ -16,9 +16,16 @@ import torch
 from torch import Tensor
 
 from wsss_kit.affinity import BalancedWalk, box_masks
-from wsss_kit.cam import normalize_cams, upsample
+from wsss_kit.cam import (
+    Texts,
+    logits_of,
+    normalize_cams,
+    probability_weights,
+    raw_maps,
+    upsample,
+    wide,
+)
 from wsss_kit.checks import check_probability
-from wsss_kit.clip.grad_cam import Texts, logits_of, probability_weights, raw_maps, wide
 from wsss_kit.engine import columns
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clip_es.views import (

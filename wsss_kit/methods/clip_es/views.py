@@ -10,10 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsss_kit.cam import normalize_cams, upsample
+from wsss_kit.cam import Texts, directions, normalize_cams, raw_maps, upsample, wide
 from wsss_kit.checks import check_floating
 from wsss_kit.clip import SIMILARITY, FrozenModel, LastBlock, Recorded
-from wsss_kit.clip.grad_cam import Texts, directions, raw_maps, wide
 from wsss_kit.clip.vision import limit_of
 
 EPS = 1e-7  # CLIP-ES adds it to the maximum of a map before it divides by it

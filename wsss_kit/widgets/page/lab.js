@@ -7,7 +7,7 @@ const make = (tag, values = {}, ...children) => {
   return node;
 };
 const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-const COLOURS = DATA.colours, VIEWS = ["map", "competition", "mask", "truth"];
+const COLOURS = DATA.colours, VIEWS = ["map", "competition", "affinity", "mask", "truth"];
 
 const model = makeModel({ ...DATA.model, weights: bytesOf(DATA.weights) });
 const images = DATA.images.map((image) => {
@@ -15,7 +15,7 @@ const images = DATA.images.map((image) => {
   return { name: image.name, classes: image.classes, pixels, truth, opened: null };
 });
 const start = { ...DATA.prompts, off: [] };
-let state = { ...structuredClone(start), image: 0, view: "map", shown: null, language: "en" };
+let state = { ...structuredClone(start), image: 0, view: "map", shown: null, cell: 78, language: "en" };
 let run = 0; // an edit ends the numbers that are on their way
 let atStart = null; // IoU of each class with the first words
 
@@ -109,6 +109,12 @@ function paint(image, found) {
     const map = found.full[image.classes.indexOf(state.shown)];
     colour = (i) => mixed(rgb(image, i).map((_, c, p) => (p[0] + p[1] + p[2]) / 3), viridis(map[i]), 0.6);
     said = t("altMap", names[state.shown], Math.round((100 * map.filter((value) => value > 0.4).length) / map.length));
+  } else if (state.view === "affinity") {
+    const { grid } = model, row = opened(state.image).attention.subarray(state.cell * grid ** 2, (state.cell + 1) * grid ** 2);
+    const most = row.reduce((a, b) => Math.max(a, b)), large = enlarge(row, grid, side), [top, left] = [Math.floor(state.cell / grid), state.cell % grid];
+    const frame = (i) => Math.floor(Math.floor(i / side) / (side / grid)) === top && Math.floor((i % side) / (side / grid)) === left;
+    colour = (i) => (frame(i) ? [255, 0, 0] : mixed(rgb(image, i).map((_, c, p) => (p[0] + p[1] + p[2]) / 3), viridis(large[i] / most), 0.6));
+    said = t("altAffinity", top + 1, left + 1, row.filter((value) => value > 0.1 * most).length);
   } else if (state.view === "competition") {
     const texts = [...image.classes.map((k) => names[k]), ...used()];
     const cells = model.claims(opened(state.image), image.classes.map((k) => sentences(names[k])), used().map((word) => sentences(word)));
@@ -126,6 +132,7 @@ function paint(image, found) {
   }
   pixelsTo($("right"), side, colour);
   $("right").setAttribute("aria-label", said);
+  $("right").tabIndex = state.view === "affinity" ? 0 : -1;
   $("caption").textContent = said;
   $("legend").replaceChildren(...[...legend].map(([name, value]) => {
     const swatch = make("canvas", { width: 24, height: 16 });
@@ -279,6 +286,18 @@ function listen() {
   });
   $("class").onchange = () => { state.shown = Number($("class").value); draw(); };
   $("view").onchange = () => { state.view = $("view").value; draw(); };
+  const move = (y, x) => {
+    if (state.view !== "affinity" || Math.min(y, x) < 0 || Math.max(y, x) >= model.grid) return;
+    state.cell = y * model.grid + x;
+    paint(images[state.image], window.results.found);
+  };
+  $("right").onclick = ({ offsetX, offsetY }) => move(...[offsetY, offsetX].map((at) => Math.floor((at / $("right").clientWidth) * model.grid)));
+  $("right").onkeydown = (event) => {
+    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!step || state.view !== "affinity") return;
+    event.preventDefault();
+    move(Math.floor(state.cell / model.grid) + step[0], (state.cell % model.grid) + step[1]);
+  };
   $("backgrounds").oninput = () => edit({ backgrounds: listed($("backgrounds").value) });
   $("classes").oninput = () => {
     const phrases = $("classes").value.split(/[,\uff0c\n]/).map((word) => word.trim().replace(/\s*;\s*/g, ",")).filter(Boolean);

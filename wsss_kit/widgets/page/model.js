@@ -111,7 +111,7 @@ function makeModel({ weights, tensors, words, context, heads, window: reach, mea
     const embedding = new Float64Array(E);
     for (let i = 0; i < patches.length; i++) embedding[i % E] += patches[i] / N;
     for (let i = 0; i < N; i++) patches.set(unit(patches.subarray(i * E, (i + 1) * E)), i * E);
-    return { cells: block.first.y, block, outer, name, patches, embedding, walk: balance(attention, N), weights: new Map() };
+    return { cells: block.first.y, block, outer, name, patches, embedding, attention, walk: balance(attention, N), weights: new Map() };
   }
 
   // Mean over the patches of the derivative of a number by the last block's normalised input (D);
