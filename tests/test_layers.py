@@ -153,7 +153,7 @@ def test_a_module_keeps_to_the_house(module):
 
 
 SOURCES = [
-    ("affinity", "def f():\n    import wsss_kit.plot", "line 2: wsss_kit.plot: affinity is at (2, 0)"),
+    ("masks", "def f():\n    import wsss_kit.plot", "line 2: wsss_kit.plot: masks is at (2, 0)"),
     ("affinity", "from wsss_kit import masks", "affinity is at (2, 0) and masks at (2, 0)"),
     ("cam", "from wsss_kit import CAM", "not from the package's root"),
     ("cam", "from . import recipes", "recipes at (4, 0)"),

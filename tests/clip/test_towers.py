@@ -226,7 +226,10 @@ def test_what_towers_refuse(monkeypatch, tmp_path):
         (lambda: load_clip("hf-hub:a/b", weights="x"), "brings its weights, and weights is x"),
         (lambda: load_clip("RN50", precision="half"), "precision is 'half', and the maps of RN50"),
         (lambda: load_clip("RN50", autocast="bfloat16"), "autocast is for open_clip's own ViT"),
-        (lambda: clip.last_block(batch[0], similarity="values"), "gives none of its values"),
+        (
+            lambda: clip.last_block(batch[0], similarity="values"),
+            "gives no similarity of its values",
+        ),
         (lambda: CLIPES(clip, prompts=prompts, distribution=True).fit()(*batch), "no embedding of"),
         (
             lambda: CLIPES(tiny, prompts=prompts, affinity_backbone=fixed).fit()(*batch),

@@ -177,8 +177,7 @@ class AnyTower(FrozenModel):
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
-            n_layers: over how many of the last layers attention is averaged; None for
-                ``attention_layers``.
+            n_layers: whose attention is averaged, the last; None for ``attention_layers``.
 
         Returns:
             `DenseTokens`, float32, its tokens without a class token; its attention is None where
@@ -208,8 +207,8 @@ class AnyTower(FrozenModel):
             `Recorded`; (B, N, N) affinity or None; (h, w).
         """
         if similarity not in (None, "queries", "features"):
-            problem = f"similarity is {similarity!r}, and {type(self._visual).__name__} gives none"
-            raise ValueError(f"{problem} of its {similarity}; expected 'queries' or 'features'")
+            expected = "expected 'queries' or 'features'"
+            raise ValueError(f"{self.name} gives no similarity of its {similarity}; {expected}")
         n_layers = n_layers if similarity == "queries" else 0
         recorded, attention, grid = self._recorded(images, n_layers)
         if attention is None and similarity is not None:
@@ -238,9 +237,9 @@ class AnyTower(FrozenModel):
             embedding = self._forward(x.clone() if x.is_inference() else x)
         cells = partial(_cells, prefix=place.prefix, channels_last=place.channels_last)
         recorded = Recorded(embedding, leaves[-1], cells)
-        if len(recorded.cells[0]) != math.prod(grid):
-            problem = f"{type(self._visual).__name__} has {len(recorded.cells[0])} cells"
-            raise ValueError(f"{problem}, expected {grid[0]} x {grid[1]}; its maps are unknown")
+        if (n := len(recorded.cells[0])) != math.prod(grid):
+            expected = f"{grid[0]} x {grid[1]}; give its Place"
+            raise ValueError(f"{self.name} has {n} cells, expected {expected}")
         return recorded, sum(maps).float() / len(maps) if maps else None, grid
 
     def _forward(self, x: Tensor) -> Tensor:
