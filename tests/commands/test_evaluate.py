@@ -1,8 +1,10 @@
 """Masks on disk, scored: with the protocol that lies beside them, and a page."""
 
+import json
 import re
 import shutil
 
+import pandas as pd
 import pytest
 
 from wsss_kit.__main__ import main
@@ -39,7 +41,14 @@ def test_a_folder_of_masks_of_anybody_beside_a_published_number(voc, tmp_path, c
     shutil.copytree(voc / "SegmentationClass", mine)
     arguments = ["evaluate", str(mine), "--root", str(voc), "--split", "train"]
     page = tmp_path / "page.html"
-    assert main([*arguments, "--row", "clip-es/train/crf", "--out", str(page)]) == 0
+    files = ["--json", str(tmp_path / "report.json"), "--csv", str(tmp_path / "classes.csv")]
+    assert main([*arguments, "--row", "clip-es/train/crf", "--out", str(page), *files]) == 0
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["mean_iou"] == 1 and written["protocol"]["n_images"] == 2
+    absent = [name for name, row in written["classes"].items() if row["iou"] is None]  # no NaN
+    frame = pd.read_csv(tmp_path / "classes.csv", index_col="class")
+    assert list(frame.index) == list(written["classes"])
+    assert absent and frame.loc[absent, "iou"].isna().all() and frame["pixels"].sum() > 0
     printed = capsys.readouterr().out
     assert "mIoU 100.0 %" in printed and "published: 75 (mIoU, percent) of VOC 2012 tr" in printed
     assert "other in ours: n_images: 2, there 1464" in printed

@@ -7,13 +7,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from wsss_kit.checks import check_count, check_device, check_given, check_seed
-from wsss_kit.classes import Sample
 from wsss_kit.commands import masks_in, read_maps, run_folder
 from wsss_kit.commands.train_method import CONFIG
 from wsss_kit.data import LazyMasks, open_dataset
@@ -35,8 +33,7 @@ from wsss_kit.evaluation import (
 from wsss_kit.evaluation.published_numbers import published_table, written_differences
 from wsss_kit.files import write_whole
 from wsss_kit.paperworld import STUFF
-from wsss_kit.plot import show_confusion, show_errors, show_masks, show_spills
-from wsss_kit.plot.reports import write_report
+from wsss_kit.plot.reports import report_figures, write_report
 
 
 def run_evaluate(
@@ -51,6 +48,8 @@ def run_evaluate(
     power: Sequence[float] | None = None,
     row: str | None = None,
     out: str | Path | None = None,
+    json: str | Path | None = None,
+    csv: str | Path | None = None,
 ) -> Report:
     """Score a folder of masks, print the table and write ``report.html``.
 
@@ -66,6 +65,8 @@ def run_evaluate(
             by the best of them are scored: chosen on the scored images, as papers do with maps.
         row: a published number to stand beside ours, as ``reproduce`` lists them.
         out: of the page; None for ``report.html`` in ``folder``.
+        json: file for all numbers with their protocol, `Report.to_json`; None for none.
+        csv: file for a row a class, `Report.to_frame`; None for none.
 
     Returns:
         The report.
@@ -105,10 +106,14 @@ def run_evaluate(
         Path(folder) / "report.html" if out is None else out,
         title=f"{settings.get('method', 'Masks')} on {protocol.data} {protocol.split}",
         reports={"masks": report},
-        figures=_figures(report, samples, predicted, target),
+        figures=report_figures(report, samples, predicted, target),
         notes=notes,
         tables=tables,
     )
+    if json is not None:
+        write_whole(json, report.to_json())
+    if csv is not None:
+        write_whole(csv, report.to_frame().to_csv())
     print(f"{report}\n{page} has the tables and figures.")
     if beside is not None:
         of = f"{beside.value:g} ({beside.unit}) of {beside.data} {beside.split}"
@@ -142,26 +147,6 @@ def _best_power(
     return best, LazyMasks(
         list(masks), read=lambda name: best.masks(*soft_maps(name))[0], folder=folder
     )
-
-
-def _figures(
-    report: Report,
-    samples: Sequence[Sample],
-    predicted: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
-) -> dict[str, Any]:
-    """Draw the first images, the worst with their errors, and confusions, as matplotlib figures."""
-    first = [samples[i] for i in range(min(4, len(samples)))]
-    worst = [samples[list(samples.names).index(name)] for name, _ in report.worst[:6]]
-    columns = {"masks": predicted, "ground truth": target}
-    figures = {
-        "The first images, not a choice.": show_masks(first, columns, report.values[1:]),
-        "Kinds of errors, and the worst images.": show_errors(worst, predicted, target, report),
-        "What each class is taken for.": show_confusion(report),
-    }
-    if report.stuff is not None:
-        figures["What each class spills onto."] = show_spills(report)
-    return figures
 
 
 COMMANDS = "commands.txt"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
+import json
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -193,6 +194,23 @@ refinement: not stated, preset: not stated, scored: all classes
         frame.attrs.update(protocol=str(self.protocol), headline=self.headline)
         return frame
 
+    def to_json(self) -> str:
+        """Write all numbers as JSON: fractions, null for NaN, with the protocol in parts.
+
+        Example:
+            >>> import torch
+            >>> from wsss_kit.evaluation import evaluate
+            >>> masks = {"a": torch.tensor([[0, 1]])}
+            >>> report = evaluate(masks, masks, classes=["cow"], protocol=Protocol("mine", "val"))
+            >>> written = json.loads(report.to_json())
+            >>> written["mean_iou"], written["classes"]["cow"]["iou"], written["protocol"]["split"]
+            (1.0, 1.0, 'val')
+        """
+        found = {"mean_iou": self.mean_iou, "interval": [*self.interval]}
+        found |= {"protocol": asdict(self.protocol), "settings": self.settings}
+        found |= {"classes": self.to_frame().to_dict("index"), "images": self.image_iou}
+        return json.dumps(_finite(found), indent=1) + "\n"
+
     def __str__(self) -> str:
         """Write a text table in percent under its headline, the protocol below."""
         rows = [("class", "IoU", *ERROR_KINDS), *self.rows()]
@@ -223,3 +241,13 @@ def percent(value: float) -> str:
         ('45.7', '-')
     """
     return f"{100 * value:.1f}" if math.isfinite(value) else "-"
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN by None and numbers of NumPy by Python's, at any depth."""
+    if isinstance(value, dict):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

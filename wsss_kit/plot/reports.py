@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from wsss_kit.classes import Sample
 from wsss_kit.evaluation import Comparison, Report
 from wsss_kit.evaluation.report import percent
 from wsss_kit.files import write_whole
 from wsss_kit.plot import canvas
+from wsss_kit.plot.charts import show_confusion, show_spills
+from wsss_kit.plot.figures import show_errors, show_masks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -225,6 +229,26 @@ def write_report(
         versions=f"Python {platform.python_version()}, torch {torch.__version__}",
     )
     return write_whole(path, page)
+
+
+def report_figures(
+    report: Report,
+    samples: Sequence[Sample],
+    predicted: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+) -> dict[str, Figure]:
+    """Draw the first images, the worst with their errors, and confusions, by their captions."""
+    first = [samples[i] for i in range(min(4, len(samples)))]
+    worst = [samples[list(samples.names).index(name)] for name, _ in report.worst[:6]]
+    columns = {"masks": predicted, "ground truth": target}
+    figures = {
+        "The first images, not a choice.": show_masks(first, columns, report.values[1:]),
+        "Kinds of errors, and the worst images.": show_errors(worst, predicted, target, report),
+        "What each class is taken for.": show_confusion(report),
+    }
+    if report.stuff is not None:
+        figures["What each class spills onto."] = show_spills(report)
+    return figures
 
 
 def _draw_bars(
