@@ -240,6 +240,12 @@ def test_a_search_runs_in_pieces_and_another_panel_stops_it(lab, world):
     pd.testing.assert_frame_equal(lab.found.words, alone.words)
     texts = {w: f"{row['gain']:+.1f} {row['status']}" for w, row in alone.words.iterrows()}
     assert texts_of(lab) == texts and f"kept: {', '.join(lab.found.made_by['kept'])}" in lab.words
+    photograph = world[0]._replace(name="horse.jpg")  # without a mask: it is left out
+    more = PromptLab(lab.method, [photograph, *world], world.masks, rule=RULE)
+    more.edit("backgrounds", "rails, fog")
+    more.panel = "search"
+    assert not more.problem
+    pd.testing.assert_frame_equal(more.found.words, alone.words)
     plain = PromptLab(lab.method, world)
     plain.edit("backgrounds", "rails, fog")
     plain.panel = "search"

@@ -291,13 +291,15 @@ class PromptLab(PromptEditor):
         method = copy.copy(self.method)
         method.prompts = prompts
         objective = "mIoU" if self._masks else "agreement"
-        words = self.prompts.backgrounds
+        words, all_names = self.prompts.backgrounds, [*self._samples]
+        # mIoU needs a mask of each image
+        names = [name for name in all_names if name in self._masks] if self._masks else all_names
         with _no_warnings():
             search = Search(method.fit(), words, objective=objective, rule=self.rule, most=4)
-        for i, (name, sample) in enumerate(self._samples.items(), 1):
+        for i, name in enumerate(names, 1):
             with _no_warnings():
-                search.scores.add(sample, self._masks.get(name))
-            self.bars.title = f"search: {i} of {len(self._samples)} images"
+                search.scores.add(self._samples[name], self._masks.get(name))
+            self.bars.title = f"search: {i} of {len(names)} images"
             yield
         for step in search.steps():
             self.bars.title = f"search: {step['step']} {step['word']}, {step['score']:.1f}"
