@@ -244,7 +244,7 @@ def test_a_search_runs_in_pieces_and_another_panel_stops_it(lab, world):
     more = PromptLab(lab.method, [photograph, *world], world.masks, rule=RULE)
     more.edit("backgrounds", "rails, fog")
     more.panel = "search"
-    assert not more.problem
+    assert not more.problem and f" {len(world)} images: kept" in more.words
     pd.testing.assert_frame_equal(more.found.words, alone.words)
     plain = PromptLab(lab.method, world)
     plain.edit("backgrounds", "rails, fog")

@@ -260,7 +260,7 @@ class PromptLab(PromptEditor):
             self.bars.show(**screens.worth_bars(tally.changes(), self.prompts.backgrounds))
         elif panel == "search":
             found = self.found = yield from self._searched(prompts)
-            self.words = f"{self.words} {len(self._samples)} images: {found}"
+            self.words = f"{self.words} {found.made_by['images']} images: {found}"
             self.bars.show(**screens.search_bars(found))
         else:
             if self._at_start is None:
