@@ -31,7 +31,7 @@ PLACES = {"root": "data/x", "weights": "w", "out": "o", "seed": "0"}
 @pytest.fixture(autouse=True)
 def pages_without_figures(monkeypatch):
     """`test_evaluate` looks at them; here every row would draw several pages of them."""
-    monkeypatch.setattr("wsss_kit.commands.evaluate._figures", lambda *_: {})
+    monkeypatch.setattr("wsss_kit.commands.evaluate.report_figures", lambda *_: {})
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ METHODS = {
     "clip_es": Case(
         lambda **options: CLIPES(paper_clip(), **{"prompts": WORDS, **options}),
         {},
-        {"clip": paper_clip},
+        {"clip": paper_clip, "affinity_backbone": paper_clip},  # the same changes nothing
         {
             "prompts": WORDS.replace(template="a photo of a {}", backgrounds=["fog"]),
             **{"n_layers": 3, "squarings": 2, "preset": "clean", "target": "logit"},
