@@ -14,7 +14,7 @@ softmax over the words.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -323,3 +323,15 @@ def raw_maps(cells: Tensor, weights: Tensor, image: Tensor, grid: tuple[int, int
     """Weigh channels of cells (B, N, D) by (M, D) of their images: (M, h, w), never negative."""
     cells = cells if len(cells) == 1 else cells[image]
     return (cells @ weights[:, :, None].to(cells))[..., 0].relu().unflatten(1, grid).float()
+
+
+def gradient_maps(
+    last: Any, texts: Texts, grid: tuple[int, int], *, scale: float, softmax: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Compute raw maps (M, h, w) of all pairs of an image and its classes, and `directions`' probs.
+
+    ``last`` is what ``last_block`` of a model gives; the rest is as for `directions`.
+    """
+    options = {"scale": scale, "softmax": softmax}
+    wanted, probs, image = directions(wide(last.embedding), texts, **options)
+    return raw_maps(last.cells, last.mean_gradients(wanted, image), image, grid), probs

@@ -113,6 +113,9 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
             problem = f"{name} with {weights!r} would run with the wrong activation ({warning})"
             raise ValueError(f"{problem}; use {name}-quickgelu") from warning
         except Exception as error:  # every reader of weights has its own exceptions
+            if isinstance(error, ModuleNotFoundError) or "pip install" in str(error):
+                problem = f"{name} needs a package that is no part of the kit ({error})"
+                raise ValueError(f"{problem}; install it, or use {_USUAL}") from error
             if is_ours:
                 advice = "name a file of weights (weights=FILE, --clip-weights FILE)"
                 if weights == "openai":

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.clip import vision
@@ -119,10 +118,7 @@ class FrozenCLIP(FrozenModel):
         key = (grid, rounded, table.data_ptr(), table._version, table.dtype) if fixed else None
         if key in self._positions:
             return self._positions[key]
-        if grid != (h, w):
-            cells = table[1:].T.reshape(1, -1, h, w).float()
-            cells = F.interpolate(cells, size=grid, mode="bilinear", align_corners=False)
-            table = torch.cat([table[:1], cells.flatten(2)[0].T.to(table.dtype)])
+        table = vision.resized_positions(table, (h, w), grid)
         found = table.half().to(table.dtype) if rounded else table
         if fixed:
             self._positions = {**dict([*self._positions.items()][-15:]), key: found}

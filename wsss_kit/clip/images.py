@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_kit.cam import Texts, directions, raw_maps, wide
+from wsss_kit.cam import Texts, gradient_maps
 from wsss_kit.checks import check_count, check_image, check_images
 from wsss_kit.classes import Sample
 from wsss_kit.clip.texts import FrozenTexts
@@ -162,7 +162,5 @@ class FrozenModel(FrozenTexts):
         """
         last, _, grid = self.last_block(images, similarity=None)
         among = Texts(texts.to(self.device), texts.new_ones(len(images), len(texts)) > 0)
-        options = {"scale": float(self.logit_scale), "softmax": True}
-        wanted, _, image = directions(wide(last.embedding), among, **options)
-        maps = raw_maps(last.cells, last.mean_gradients(wanted, image), image, grid)
+        maps, _ = gradient_maps(last, among, grid, scale=float(self.logit_scale))
         return maps.unflatten(0, (len(images), len(texts)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
@@ -91,7 +92,7 @@ class FrozenTexts(nn.Module):
         for text in texts:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"a text is {text!r}, expected words")
-        known = {**self._texts, **self._given}
+        known = ChainMap(self._given, self._texts)
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if self.tokenizer is None and (new or not self._given):
             advice = "pass one, FrozenCLIP(model, tokenizer), or give_texts"
@@ -101,7 +102,6 @@ class FrozenTexts(nn.Module):
             ids = self.tokenizer(new).to(self.device)
             features = F.normalize(self._encode_ids(ids).float(), dim=-1)
             self._texts.update(zip(new, features, strict=True))
-            known = {**self._texts, **self._given}
             requested = set(texts)
             for text in [text for text in self._texts if text not in requested][:-MOST_TEXTS]:
                 del self._texts[text]

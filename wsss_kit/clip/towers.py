@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from wsss_kit.checks import check_count
 from wsss_kit.clip.images import FrozenModel
-from wsss_kit.clip.vision import DenseTokens, cell_similarity
+from wsss_kit.clip.vision import DenseTokens, cell_similarity, resized_positions
 
 
 class Place(NamedTuple):
@@ -244,10 +243,12 @@ class AnyTower(FrozenModel):
 
     def _forward(self, x: Tensor) -> Tensor:
         """Compute the image tower's output (B, E), with positions for the grid of the images."""
-        side, name = self._place.patch_size, self._place.positions
-        grid, given = (x.shape[2] // side, x.shape[3] // side), {}
+        p, name = self._place.patch_size, self._place.positions
+        grid, given = (x.shape[2] // p, x.shape[3] // p), {}
         if name is not None:
-            given[name] = _resized(self._visual.get_parameter(name), *grid)
+            table = self._visual.get_parameter(name)
+            side = math.isqrt(len(table) - 1)
+            given[name] = resized_positions(table, (side, side), grid)
         rope = getattr(getattr(self._visual, "trunk", self._visual), "rope", None)
         if rope is not None:
             rope.update_feat_shape([*grid])
@@ -338,13 +339,3 @@ def _cells(values: Tensor, *, prefix: int | None, channels_last: bool) -> Tensor
     if prefix is not None:
         return values[:, prefix:]
     return values.flatten(1, 2) if channels_last else values.flatten(2).mT
-
-
-def _resized(table: Tensor, h: int, w: int) -> Tensor:
-    """Resize positions (1 + n * n, D) bilinearly to a grid; the first row stays."""
-    side = math.isqrt(len(table) - 1)
-    if (h, w) == (side, side):
-        return table
-    cells = table[1:].T.reshape(1, -1, side, side).float()
-    cells = F.interpolate(cells, size=(h, w), mode="bilinear", align_corners=False)
-    return torch.cat([table[:1], cells.flatten(2)[0].T.to(table.dtype)])

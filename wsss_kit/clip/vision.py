@@ -59,6 +59,15 @@ def end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
+def resized_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Resize positions (1 + h * w, D) bilinearly from a grid to another, the first row kept."""
+    if old == new:
+        return table
+    cells = table[1:].T.reshape(1, -1, *old).float()
+    cells = F.interpolate(cells, size=new, mode="bilinear", align_corners=False)
+    return torch.cat([table[:1], cells.flatten(2)[0].T.to(table.dtype)])
+
+
 def window_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
     """Compute which tokens may not attend to which: (1 + N, 1 + N) bool, True where forbidden.
 

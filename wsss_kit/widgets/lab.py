@@ -291,9 +291,9 @@ class PromptLab(PromptEditor):
         method = copy.copy(self.method)
         method.prompts = prompts
         objective = "mIoU" if self._masks else "agreement"
-        words, all_names = self.prompts.backgrounds, [*self._samples]
+        words = self.prompts.backgrounds
         # mIoU needs a mask of each image
-        names = [name for name in all_names if name in self._masks] if self._masks else all_names
+        names = [name for name in self._samples if name in self._masks or not self._masks]
         with _no_warnings():
             search = Search(method.fit(), words, objective=objective, rule=self.rule, most=4)
         for i, name in enumerate(names, 1):

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsss_kit.cam import Texts, directions, normalize_cams, raw_maps, upsample, wide
+from wsss_kit.cam import Texts, gradient_maps, normalize_cams, upsample
 from wsss_kit.checks import check_floating
 from wsss_kit.clip import SIMILARITY, FrozenModel, LastBlock, Recorded
 from wsss_kit.clip.vision import limit_of
@@ -188,9 +188,7 @@ def maps_of_view(
 ) -> tuple[Tensor, Tensor]:
     """Compute maps of one view, scaled: (M, h, w) of all pairs, and probabilities (B, T)."""
     options = {"scale": float(clip.logit_scale), "softmax": softmax}
-    wanted, probs, image = directions(wide(view.last.embedding), texts, **options)
-    weights = view.last.mean_gradients(wanted, image)  # (M, D)
-    raw = raw_maps(view.last.cells, weights, image, view.grid)
+    raw, probs = gradient_maps(view.last, texts, view.grid, **options)
     return view.put_back(scaled(raw)), probs.float()
 
 

@@ -17,6 +17,7 @@ const images = DATA.images.map((image) => {
 const start = { ...DATA.prompts, off: [] };
 let state = { ...structuredClone(start), image: 0, view: "map", shown: null, cell: 78, language: "en" };
 let run = 0; // an edit ends the numbers that are on their way
+let scored = ""; // the words whose IoU is shown, or on its way
 let atStart = null; // IoU of each class with the first words
 
 const t = (key, ...values) => values.reduce((text, value, i) => text.replace(`{${i}}`, value), TEXTS[state.language][key]);
@@ -90,8 +91,8 @@ function draw() {
   $("said").textContent = [t("took", Math.round(performance.now() - began)), unread.length ? t("unread", unread.join(", ")) : ""].join(" ");
   drawWords(image, found);
   history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify(shared()))}`);
-  window.results = { found, milliseconds: performance.now() - began };
-  score(++run);
+  window.results = { ...window.results, found, milliseconds: performance.now() - began };
+  score();
 }
 
 function shared() {
@@ -104,24 +105,24 @@ function paint(image, found) {
   const { side } = model, names = state.classes.map((_, k) => phraseOf(k)), legend = new Map();
   pixelsTo($("left"), side, (i) => rgb(image, i));
   $("left").setAttribute("aria-label", t("altImage", image.classes.map((k) => names[k]).join(", ")));
+  const step = side / model.grid, cellAt = (i) => Math.floor(Math.floor(i / side) / step) * model.grid + Math.floor((i % side) / step);
+  const over = (map, most) => (i) => mixed(Array(3).fill(rgb(image, i).reduce((a, b) => a + b) / 3), viridis(map[i] / most), 0.6);
   let colour, said;
   if (state.view === "map") {
     const map = found.full[image.classes.indexOf(state.shown)];
-    colour = (i) => mixed(rgb(image, i).map((_, c, p) => (p[0] + p[1] + p[2]) / 3), viridis(map[i]), 0.6);
+    colour = over(map, 1);
     said = t("altMap", names[state.shown], Math.round((100 * map.filter((value) => value > 0.4).length) / map.length));
   } else if (state.view === "affinity") {
     const { grid } = model, row = opened(state.image).attention.subarray(state.cell * grid ** 2, (state.cell + 1) * grid ** 2);
-    const most = row.reduce((a, b) => Math.max(a, b)), large = enlarge(row, grid, side), [top, left] = [Math.floor(state.cell / grid), state.cell % grid];
-    const frame = (i) => Math.floor(Math.floor(i / side) / (side / grid)) === top && Math.floor((i % side) / (side / grid)) === left;
-    colour = (i) => (frame(i) ? [255, 0, 0] : mixed(rgb(image, i).map((_, c, p) => (p[0] + p[1] + p[2]) / 3), viridis(large[i] / most), 0.6));
-    said = t("altAffinity", top + 1, left + 1, row.filter((value) => value > 0.1 * most).length);
+    const most = row.reduce((a, b) => Math.max(a, b)), shown = over(enlarge(row, grid, side), most);
+    colour = (i) => (cellAt(i) === state.cell ? [255, 0, 0] : shown(i));
+    said = t("altAffinity", Math.floor(state.cell / grid) + 1, (state.cell % grid) + 1, row.filter((value) => value > 0.1 * most).length);
   } else if (state.view === "competition") {
     const texts = [...image.classes.map((k) => names[k]), ...used()];
     const cells = model.claims(opened(state.image), image.classes.map((k) => sentences(names[k])), used().map((word) => sentences(word)));
-    const cellOf = (i) => cells[Math.floor(Math.floor(i / side) / (side / model.grid)) * model.grid + Math.floor((i % side) / (side / model.grid))];
     const wins = [...new Set(cells)].sort((a, b) => cells.filter((x) => x === b).length - cells.filter((x) => x === a).length);
     wins.forEach((word, place) => legend.set(texts[word], 1 + (place % 8)));
-    colour = (i, x, y) => hatched(rgb(image, i), 1 + (wins.indexOf(cellOf(i)) % 8), x, y);
+    colour = (i, x, y) => hatched(rgb(image, i), 1 + (wins.indexOf(cells[cellAt(i)]) % 8), x, y);
     said = t("altCells", wins.slice(0, 5).map((word) => `${texts[word]} ${cells.filter((x) => x === word).length}`).join(", "));
   } else {
     const mask = state.view === "truth" ? image.truth : maskOf(found.full, image.classes, DATA.rule);
@@ -218,7 +219,12 @@ const meanOf = (values) => {
   return known.reduce((a, b) => a + b, 0) / known.length;
 };
 
-async function score(number) {
+async function score() {
+  const words = JSON.stringify([wordsOf(state), state.off, state.language]);
+  if (words === scored) return; // another image or view changes no number
+  scored = words;
+  const number = ++run;
+  window.results.scores = null;
   $("worth").replaceChildren();
   const progress = (i) => ($("of-images").textContent = t("scoring", i + 1, images.length));
   atStart ??= await iouOf({ ...start }, number, progress);
@@ -236,6 +242,7 @@ const ruleText = () => (DATA.rule.power ? `(1 − max)^${DATA.rule.power}` : t("
 
 async function leaveOneOut() {
   const number = ++run, words = structuredClone(state);
+  scored = "";
   for (let i = 0; i < images.length; i++) {
     for (const text of [...images[i].classes.map((k) => phraseOf(k)), ...used()]) model.keep(opened(i), sentences(text));
     $("of-images").textContent = t("scoring", i + 1, images.length);

@@ -3,7 +3,7 @@ const TEXTS = {
   en: {
     name: "English", title: "Prompt lab",
     about: "CLIP-ES finds objects in an image from words alone: background words compete with the classes, and the gradient of a class's probability is its map. Change the words and look.",
-    image: "Image", picture: "image", class: "class", show: "show", map: "map", competition: "competition", affinity: "affinity", mask: "mask", truth: "ground truth",
+    image: "Image", original: "image", class: "class", show: "show", map: "map", competition: "competition", affinity: "affinity", mask: "mask", truth: "ground truth",
     words: "Words", backgrounds: "background words", classes: "class names (a semicolon between synonyms)", template: "template ({} is the word)",
     start: "Start again", save: "Save JSON", load: "Load JSON", share: "Copy link",
     believes: "What CLIP believes of the image", press: "Press a background word to switch it off or on.", off: "off",
@@ -21,7 +21,7 @@ const TEXTS = {
   zh: {
     name: "中文", title: "提示词实验室",
     about: "CLIP-ES 只凭文字在图像中寻找物体：背景词与类别竞争，类别概率的梯度就是它的激活图。修改文字，观察变化。",
-    image: "图像", picture: "图像", class: "类别", show: "显示", map: "激活图", competition: "竞争", affinity: "亲和度", mask: "掩码", truth: "真值",
+    image: "图像", original: "图像", class: "类别", show: "显示", map: "激活图", competition: "竞争", affinity: "亲和度", mask: "掩码", truth: "真值",
     words: "文字", backgrounds: "背景词", classes: "类别名称（同义词之间用分号）", template: "模板（{} 是词的位置）",
     start: "重新开始", save: "保存 JSON", load: "载入 JSON", share: "复制链接",
     believes: "CLIP 对图像的判断", press: "点击背景词可以关闭或打开它。", off: "关闭",
