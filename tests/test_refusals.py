@@ -350,6 +350,15 @@ DOORS: dict[str, Callable[[], Door]] = {
     # evaluation
     "ConfusionMatrix": lambda: door(ConfusionMatrix, "n_classes"),
     "compare_reports": lambda: door(kit.compare_reports, "n_bootstrap seed", report(), report()),
+    "rank_reports": lambda: door(
+        evaluation.rank_reports, "n_bootstrap seed", {"first": report(), "second": report()}
+    ),
+    "judge": lambda: door(
+        partial(evaluation.judge, classes=("a", "b"), protocol=Protocol("d", "val")),
+        "n_bootstrap seed",
+        {"first": MASKS, "second": MASKS},
+        MASKS,
+    ),
     "error_sources": lambda: door(
         evaluation.error_sources, "", report(), least=(0.5, NOT_NEGATIVE)
     ),
@@ -491,10 +500,11 @@ WITHOUT_CHECK = {
     "read from a card": "FrozenCLIP.window FrozenCLIP.attention_layers FrozenCLIP.walk_squarings",
     "of the model's own preprocessing": "FrozenCLIP.mean FrozenCLIP.std",
     "made by compare_reports": "Comparison.difference Comparison.interval Comparison.better "
-    "Comparison.worse",
+    "Comparison.worse Judgement.ranks",
     "made by choose_rule": "Chosen.swept",
     "of evaluate": "stuff_counts.shape stuff_counts.boundary image_counts.n_values "
     "image_counts.boundary",
+    "made by agree": "Agreement.images",
     "made by evaluate": "Report.mean_iou Report.interval Report.image_iou",
     "read from the package": "Published.value Published.n_images",
     "tested in evaluation/test_background.py": "best_rule.swept",

@@ -89,7 +89,7 @@ def test_masks_of_other_weights_and_of_somebody_else_are_not_mixed(mine, tmp_pat
     with pytest.raises(ValueError, match=r"made otherwise .*give --out another"):
         make(mine, tmp_path / "out", batch_size=2)
     with pytest.raises(ValueError, match=r"made for 2 classes \(cat, dog\), not for 2; .* class 0"):
-        masks_in(tmp_path / "out", ["a"], ("dog", "cat"))
+        masks_in(tmp_path / "out", load_folder(mine, classes=("dog", "cat")))
     Image.new("L", (12, 10)).save(tmp_path / "out" / "masks" / "b.png")
     with pytest.raises(ValueError, match=r"b\.png was changed by others; move it away"):
         make(mine, tmp_path / "out")

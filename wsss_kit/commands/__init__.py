@@ -5,7 +5,6 @@ option names.
 """
 
 import importlib.util
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsss_kit.checks import chosen_device
+from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenModel, load_clip
 from wsss_kit.data import LazyMasks
+from wsss_kit.data.datasets import TITLES
+from wsss_kit.data.exchange import open_foreign
 from wsss_kit.data.images import read_mask
+from wsss_kit.evaluation import Protocol
 from wsss_kit.files import check_classes, check_kinds, check_texts, read_card
 from wsss_kit.processes import place_in_run
 
@@ -204,32 +207,35 @@ def place_of(folder: Path, subfolder: str, name: str, ending: str = ".png") -> P
 
 
 def masks_in(
-    folder: Path, names: Sequence[str], classes: Sequence[str]
+    folder: Path, samples: Sequence[Sample]
 ) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     """Open the masks of a folder by image name; return also how they were made, if known.
 
     Args:
-        folder: that ``masks`` wrote, or any of ``NAME.png``.
-        names: the images whose masks are needed.
-        classes: what the values of the masks have to mean, in this order.
+        folder: that ``masks`` wrote, or whatever `open_foreign` reads.
+        samples: the images whose masks are needed; their classes are what values have to mean.
 
     Raises:
         ValueError: if the run that wrote the folder made no mask of one of them, with the reason,
-            or its classes are others.
+            or its classes are others; or as `open_foreign` does.
         FileNotFoundError: if there is no folder, or its run has not ended.
     """
+    names = samples.names
     card = folder / PROTOCOL
     if card.is_file():
-        written, made_by = read_masks(folder, classes), read_card(card)
+        written, made_by = read_masks(folder, samples.classes), read_card(card)
         if missing := [name for name in names if name in written.failed]:
             problem = f"{len(missing)} of {len(names)} images have no mask, the first is"
             reason = f"{missing[0]!r}: {written.failed[missing[0]]}"
             raise ValueError(f"{problem} {reason}; mend them, or score a split without them")
         return written.masks, made_by
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}, expected one of NAME.png")
-    there = [name for name in names if os.path.isfile(folder / f"{name}.png")]
-    return LazyMasks(there, read=lambda n: read_mask(folder / f"{n}.png"), folder=folder), {}
+    return open_foreign(folder, samples), {}
+
+
+def protocol_of(card: Mapping[str, Any], data: str, split: str | None) -> Protocol:
+    """Return the protocol of masks, as far as the card of their folder states it."""
+    stated = {k: str(card[k]) for k in ("background", "refinement", "preset") if k in card}
+    return Protocol(TITLES.get(data, "own folder"), str(split or "all"), **stated)
 
 
 def open_folder(folder: Path, names: Sequence[str]) -> LazyMasks:

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from wsss_kit.checks import check_count, check_device, check_given, check_seed
-from wsss_kit.commands import masks_in, read_maps, run_folder
+from wsss_kit.commands import masks_in, protocol_of, read_maps, run_folder
 from wsss_kit.commands.train_method import CONFIG
 from wsss_kit.data import LazyMasks, open_dataset
-from wsss_kit.data.datasets import TITLES
 from wsss_kit.evaluation import (
     ERROR_KINDS,
     BackgroundRule,
     ConfusionMatrix,
-    Protocol,
     Published,
     Report,
     beside_published,
@@ -80,7 +78,7 @@ def run_evaluate(
     beside = published(row) if row is not None else None
     samples = open_dataset(data, root, split, limit=limit)
     target = samples.open_masks()
-    predicted, settings = masks_in(Path(folder), samples.names, samples.classes)
+    predicted, settings = masks_in(Path(folder), samples)
     target = {name: target[name] for name in samples.names if name in target}
     if power is not None:
         rule, predicted = _best_power(power, Path(folder), predicted, target, len(samples.classes))
@@ -88,8 +86,7 @@ def run_evaluate(
         settings = {**settings, "background": f"the best of the powers {span}, chosen here: {rule}"}
         before = settings.get("refinement", "none").replace(", dense CRF", "")
         settings["refinement"] = before.replace("dense CRF", "none")  # maps are from before it
-    stated = {k: str(settings[k]) for k in ("background", "refinement", "preset") if k in settings}
-    protocol = Protocol(TITLES.get(data, "own folder"), str(samples.split or "all"), **stated)
+    protocol = protocol_of(settings, data, samples.split)
     options = {"classes": samples.classes, "protocol": protocol, "scored": scored}
     if data == "paper":
         options |= {"stuff": samples.stuff, "stuff_names": STUFF}

@@ -30,6 +30,8 @@ _COMMANDS = {
     "check": ("download:run_check", "what is wrong with a data set, before hours of work"),
     "masks": ("masks:run_masks", "a data set to pseudo masks on disk, resumably"),
     "evaluate": ("evaluate:run_evaluate", "masks on disk against ground truth"),
+    "compare": ("compare:run_compare", "which masks are better, and where they err"),
+    "export": ("compare:run_export", "masks as one file for other programs"),
     "prompts search": ("prompts:run_search", "background words that are worth their place"),
     "page lab": ("prompts:run_lab", "the prompt lab as one HTML file, for any browser"),
     "baseline": ("photographs:run_baseline", "plain CAM on real photographs"),

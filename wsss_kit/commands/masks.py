@@ -28,6 +28,7 @@ from wsss_kit.commands import (
 )
 from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import LazySamples, open_dataset
+from wsss_kit.data.exchange import EXPORTS, export_masks
 from wsss_kit.files import digest_of, load_model, weights_path
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
@@ -66,6 +67,7 @@ def run_masks(
     crf: bool = False,
     min_confidence: float | None = None,
     maps: bool = False,
+    export: str | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     limit: int | None = None,
@@ -101,6 +103,7 @@ def run_masks(
         crf: whether the dense CRF of the method follows.
         min_confidence: below it pixels become 255; masks that are scored keep every pixel.
         maps: whether soft maps are kept too.
+        export: ``"coco-rle"`` or ``"label-studio"``: a file of all masks in the end.
         batch_size: images of equal size that go through together; for CLIP-ES of equal size in
             whole patches. None for 32 on CUDA and 1 elsewhere.
         workers: processes that read images; None for up to 8 beside a GPU and none on a CPU.
@@ -115,6 +118,8 @@ def run_masks(
             masks that were made otherwise.
         FileNotFoundError: if the data or the method is not there.
     """
+    if export is not None:
+        check_word("export", export, EXPORTS)
     of_maps = {"threshold": threshold, "power": power, "min_confidence": min_confidence}
     of_maps |= {"maps": maps or None, "affinity": affinity}
     views = {"scales": scales, "flip": flip or None, "fuse": fuse}
@@ -193,6 +198,10 @@ def run_masks(
                 print(f"  {name}: {reason}")
             if len(failed) > 10:
                 print(f"  and {len(failed) - 10} more")
+        if export is not None and not place_in_run()[0] and (folder / MANIFEST).is_file():
+            files = {n: samples.path(n).name for n in written.masks if hasattr(samples, "path")}
+            options = {"to": export, "files": files or None}
+            export_masks(written.masks, samples.classes, folder / f"{export}.json", **options)
         return written
 
 

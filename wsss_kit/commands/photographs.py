@@ -20,7 +20,7 @@ from wsss_kit.commands import load_function, run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.datasets import default_root
 from wsss_kit.data.folder import checked_classes
-from wsss_kit.data.images import read_image
+from wsss_kit.data.images import image_size, read_image
 from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
 from wsss_kit.files import save_model
 from wsss_kit.methods.cam import CAM
@@ -224,7 +224,7 @@ def run_own_images(
         RuntimeError: if CLIP's weights are neither there nor to be fetched, with what to do.
     """
     check_count("limit", limit)
-    samples = _open_images(Path(images), classes)
+    samples = open_images(Path(images), classes)
     samples = samples[: min(limit, len(samples))]
     if clip == "paper":
         model, paper = load_clip("paper", device=device), Prompts.paper()
@@ -239,7 +239,7 @@ def run_own_images(
         return _write(folder, samples, CLIPES(model, prompts=prompts).fit())
 
 
-def _open_images(folder: Path, classes: Sequence[str] | None) -> LazySamples:
+def open_images(folder: Path, classes: Sequence[str] | None) -> LazySamples:
     """Open the images with the classes that each is asked about."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}, expected one of images")
@@ -257,6 +257,7 @@ def _open_images(folder: Path, classes: Sequence[str] | None) -> LazySamples:
         raise ValueError(f"{problem}; or write one: file,labels, several names with ; between")
     readers = {"image": lambda name: read_image(files[name])}
     readers["labels"] = lambda name: torch.ones(len(classes))
+    readers["size"] = lambda name: image_size(files[name])
     return LazySamples(list(files), **readers, classes=checked_classes(classes, "--classes"))
 
 

@@ -245,6 +245,6 @@ def _open_masks(
         raise ValueError(f"{problem}: one that `python -m wsss_kit masks` wrote, or of NAME.png")
     if config["masks"] == GROUND_TRUTH:
         return samples.open_masks(), "ground truth"
-    masks, card = masks_in(Path(config["masks"]), samples.names, samples.classes)
+    masks, card = masks_in(Path(config["masks"]), samples)
     stated = [str(card[name]) for name in ("method", "background", "refinement") if name in card]
     return masks, ", ".join(stated) or f"masks in {Path(config['masks']).name}"

@@ -17,7 +17,8 @@ from torch import Tensor
 from wsss_kit.checks import check_word
 from wsss_kit.classes import COCO_CLASSES, IGNORE_INDEX, VOC_CLASSES
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
-from wsss_kit.data.images import image_size, mask_png, outline_mask, stamp_of
+from wsss_kit.data.exchange import outline_mask
+from wsss_kit.data.images import image_size, mask_png, stamp_of
 from wsss_kit.files import digest_of, expanded, write_whole
 from wsss_kit.prompts.checks import closest
 

@@ -4,7 +4,6 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -152,17 +151,31 @@ def read_mask_of(image: str | Path, path: str | Path, *, n_classes: int) -> Tens
         [[2, 2]]
     """
     mask = read_mask(path)
-    (h, w), (H, W) = mask.shape, image_size(image)
+    check_mask(mask, path, image_size(image), n_classes, f"its image {image}")
+    return mask
+
+
+def check_mask(
+    mask: Tensor, path: str | Path, size: tuple[int, int], n_classes: int, image: str
+) -> None:
+    """Raise an error unless a mask has the size of its image, and values 0 to C or 255.
+
+    Args:
+        mask: (H, W) int64.
+        path: where it came from, for messages.
+        size: of the image, (H, W).
+        n_classes: C.
+        image: what messages call the image.
+    """
+    (h, w), (H, W) = mask.shape, size
     if (h, w) != (H, W):
-        problem = f"{h}x{w} pixels (H x W) but its image {image} is {H}x{W}, EXIF rotation counted"
+        problem = f"{h}x{w} pixels (H x W) but {image} is {H}x{W}, EXIF rotation counted"
         raise ValueError(f"mask {path} is {problem}; draw the mask on the image again")
-    ids = mask.numpy()
-    outside = np.unique(ids[((ids < 0) | (ids > n_classes)) & (ids != IGNORE_INDEX)])
+    outside = mask[((mask < 0) | (mask > n_classes)) & (mask != IGNORE_INDEX)].unique()
     if len(outside):
         problem = f"mask {path} has values {outside[:5].tolist()}"
         expected = f"0 or 1 to {n_classes} (class c is c + 1) or {IGNORE_INDEX} (ignored)"
         raise ValueError(f"{problem}, expected {expected}; check the class list")
-    return mask
 
 
 def mask_png(mask: Tensor | np.ndarray, stamp: str = "") -> bytes:
@@ -203,55 +216,6 @@ def stamp_of(path: Path) -> str | None:
             return image.info.get(_STAMP, "")
     except Exception:  # decoders raise whatever they like on damaged files
         return None
-
-
-def outline_mask(outline: Any, size: tuple[int, int]) -> np.ndarray:
-    """Render an outline of COCO, polygons or run lengths.
-
-    pycocotools crashes on numbers that are none, and reads past run lengths that are too short, so
-    they are checked before.
-    """
-    from pycocotools import mask as coco
-
-    H, W = size
-    if isinstance(outline, dict):
-        if outline.get("size") != [H, W]:
-            raise ValueError(f"it has size {outline.get('size')}, the image {[H, W]}")
-        counts = outline.get("counts")
-        runs = _run_lengths(counts) if isinstance(counts, str) else counts
-        if not _are_numbers(runs, int, 0, H * W) or sum(runs) != H * W:
-            raise ValueError("its run lengths are not whole numbers that add up to the image")
-        return coco.decode(coco.frPyObjects({"size": [H, W], "counts": runs}, H, W)).astype(bool)
-    if not isinstance(outline, list) or not outline:
-        raise ValueError(f"it is {str(outline)[:40]}")
-    for polygon in outline:
-        is_list = _are_numbers(polygon, int | float, -1e6, 1e6)
-        if not is_list or len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"it has a polygon {str(polygon)[:40]}, no three points in the image")
-    return coco.decode(coco.merge(coco.frPyObjects(outline, H, W))).astype(bool)
-
-
-def _are_numbers(values: Any, of: Any, low: float, high: float) -> bool:
-    """Return whether this is a list of numbers of a type in a range; NaN is in none."""
-    return isinstance(values, list) and all(isinstance(v, of) and low <= v <= high for v in values)
-
-
-def _run_lengths(text: str) -> list[int]:
-    """Decode COCO's compressed run lengths.
-
-    Five bits a letter; from the fourth run on the difference to the last but one.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for letter in text.encode():
-        bits = letter - 48
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if not bits & 0x20:
-            value -= 1 << shift if bits & 0x10 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return runs
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -1,16 +1,14 @@
 """Honest numbers: ground-truth masks enter here and nowhere else.
 
-`evaluate` scores predictions, `compare_reports` compares two reports; `sweep_background` chooses,
-on a validation split, the one number between maps and masks.
+`evaluate` scores predictions, `compare_reports` compares two reports and `judge` ranks several;
+`sweep_background` chooses, on a validation split, the one number between maps and masks.
 """
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor
 from wsss_kit.checks import check_count, check_seed
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.evaluation import confusion
+from wsss_kit.evaluation.agreement import Agreement, agree, disagreement_map
 from wsss_kit.evaluation.background import (
     CONSTANTS,
     CRF_RULES,
@@ -29,6 +28,13 @@ from wsss_kit.evaluation.background import (
     choose_rule,
     predict_masks,
     sweep_background,
+)
+from wsss_kit.evaluation.comparison import (
+    Comparison,
+    Judgement,
+    check_meaning,
+    compare_reports,
+    rank_reports,
 )
 from wsss_kit.evaluation.confusion import ERROR_KINDS, ConfusionMatrix
 from wsss_kit.evaluation.error_kinds import (
@@ -48,9 +54,6 @@ from wsss_kit.evaluation.published_numbers import (
 )
 from wsss_kit.evaluation.report import Protocol, Report
 from wsss_kit.prompts.checks import checked_words
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def evaluate(
@@ -230,121 +233,48 @@ def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.n
     return np.array([0, *(c for c, name in enumerate(classes, 1) if name in scored)])
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """The second report minus the first, over the same images.
-
-    Differences are of IoU in [-1, 1]. Images that are hard are hard for both, so the interval of a
-    difference is narrower than the intervals of the two numbers suggest.
-
-    Args:
-        first: a report.
-        second: another on the same images.
-        difference: of the mean IoU.
-        interval: bounds of its 95 % bootstrap interval over images.
-        by_class: (S,) differences of each class.
-        by_class_interval: (S, 2) their bounds.
-        better: number of images whose own mean IoU is higher in the second.
-        worse: number of images where it is lower.
-    """
-
-    first: Report
-    second: Report
-    difference: float
-    interval: tuple[float, float]
-    by_class: np.ndarray
-    by_class_interval: np.ndarray
-    better: int
-    worse: int
-
-    @property
-    def headline(self) -> str:
-        """The difference in points with its interval, and what it says."""
-        low, high = self.interval
-        text = f"mIoU {100 * self.difference:+.1f} points"
-        if math.isfinite(low):
-            sure = "0 is outside" if low > 0 or high < 0 else "0 is inside: no difference was shown"
-            text += f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} ({sure})"
-        return text
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a row for each class: ``first``, ``second``, ``difference``, ``low``, ``high``."""
-        import pandas as pd
-
-        numbers = (self.first.iou, self.second.iou, self.by_class, *self.by_class_interval.T)
-        columns = ["first", "second", "difference", "low", "high"]
-        index = pd.Index(self.first.classes, name="class")
-        frame = pd.DataFrame(np.transpose(numbers), index, columns)
-        frame.attrs["headline"] = self.headline
-        return frame
-
-    def __str__(self) -> str:
-        """Write the headline, the number of images, and both protocols."""
-        equal = len(self.first.names) - self.better - self.worse
-        counts = f"better on {self.better} images, worse on {self.worse}, equal on {equal}"
-        protocols = f"first: {self.first.protocol}\nsecond: {self.second.protocol}"
-        return f"{self.headline}\n{counts}\n{protocols}"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """Write the same above the table of classes, for a notebook."""
-        lines = "<br>".join(html.escape(line) for line in str(self).splitlines())
-        table = (100 * self.to_frame()).round(1).to_html(border=0)
-        return f"<p>{lines}</p>{table}<p><small>percent and points</small></p>"
-
-
-def compare_reports(
-    first: Report, second: Report, *, n_bootstrap: int = 1000, seed: int = 0
-) -> Comparison:
-    """Compute the difference of two reports with its interval: the same resamples for both.
+def judge(
+    masks: Mapping[str, Mapping[str, Tensor]],
+    target: Mapping[str, Tensor],
+    *,
+    classes: Sequence[str],
+    protocol: Protocol | Mapping[str, Protocol],
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    **options: Any,
+) -> Judgement:
+    """Score several sets of masks and rank them. Sets that do not differ surely share a rank.
 
     Args:
-        first: a report.
-        second: another, on the same images and classes.
-        n_bootstrap: resamples of the images; 0 for no interval.
+        masks: name of a set -> image name -> (H, W) integers, of at least two sets.
+        target: image name -> ground truth, as for `evaluate`.
+        classes: C names without background.
+        protocol: how the masks were made, of all sets or by the name of a set.
+        n_bootstrap: resamples of the images for all intervals, at least 1.
         seed: of the resampling.
+        **options: others of `evaluate`, such as ``scored``.
 
     Returns:
-        A `Comparison`; print it, or end a notebook cell with it.
+        A `Judgement`; print it. ``ErrorAtlas(samples, masks, target, judgement.reports)`` shows the
+        errors.
 
     Raises:
-        ValueError: if the reports are of other images or classes, or a number is out of range.
+        ValueError: as `evaluate` does, with the name of the set; or if the values of a set seem to
+            mean something else, see `check_meaning`.
 
     Example:
-        >>> import torch
-        >>> from wsss_kit.evaluation import Protocol, evaluate
-        >>> target = {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[1, 1]])}
-        >>> empty = {name: 0 * mask for name, mask in target.items()}
-        >>> options = {"classes": ("cow",), "protocol": Protocol("two images", "val")}
-        >>> reports = [evaluate(masks, target, **options) for masks in (empty, target)]
-        >>> print(compare_reports(*reports).headline)
-        mIoU +87.5 points, 95 % interval +75.0 to +100.0 (0 is outside)
+        >>> truth = {"a": torch.tensor([[0, 1]]), "b": torch.tensor([[1, 1]])}
+        >>> masks = {"nothing": {name: 0 * mask for name, mask in truth.items()}, "all": truth}
+        >>> judge(masks, truth, classes=["cow"], protocol=Protocol("two images", "val")).ranks
+        {'all': 1, 'nothing': 2}
     """
-    check_count("n_bootstrap", n_bootstrap, least=0)
-    check_seed(seed)
-    if first.classes != second.classes:
-        raise ValueError(f"{first.classes} and {second.classes} are scored, not the same classes")
-    other = set(first.names) ^ set(second.names)
-    if other:
-        raise ValueError(f"{len(other)} images are in one report alone, such as {min(other)!r}")
-    place = {name: i for i, name in enumerate(second.names)}
-    rows = [place[name] for name in first.names]
-    counts = [first.intersections, first.unions, second.intersections[rows], second.unions[rows]]
-    totals = confusion.resampled(np.hstack(counts), n_bootstrap=n_bootstrap, seed=seed)
-    hits, unions, other_hits, other_unions = np.split(totals, 4, axis=1)
-    before = confusion.divide(hits, unions)  # (R, S)
-    after = confusion.divide(other_hits, other_unions)
-    by_class = [confusion.interval_of(column) for column in (after - before).T]
-    scored = first.image_iou.keys() & second.image_iou.keys()
-    gains = np.array([second.image_iou[name] - first.image_iou[name] for name in scored])
-    return Comparison(
-        first=first,
-        second=second,
-        difference=second.mean_iou - first.mean_iou,
-        interval=confusion.interval_of(confusion.mean_of(after) - confusion.mean_of(before)),
-        by_class=second.iou - first.iou,
-        by_class_interval=np.array(by_class),
-        better=int((gains > 0).sum()),
-        worse=int((gains < 0).sum()),
-    )
+    reports = {}
+    for name, each in masks.items():
+        stated = protocol if isinstance(protocol, Protocol) else protocol[name]
+        given = {"n_bootstrap": n_bootstrap, "seed": seed, "protocol": stated, **options}
+        try:
+            reports[name] = evaluate(each, target, classes=classes, **given)
+            check_meaning(reports[name])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return rank_reports(reports, n_bootstrap=n_bootstrap, seed=seed)

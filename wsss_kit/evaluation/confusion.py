@@ -276,6 +276,27 @@ def warn_of_no_object(matrix: np.ndarray, ignored: int) -> None:
         warnings.warn(f"{problem}; draw class c as c + 1, objects are not 255", stacklevel=3)
 
 
+def check_use_of_255(share: float, *, finds_objects: bool) -> None:
+    """Raise an error if 255 seems to stand for objects or the background in predictions.
+
+    Args:
+        share: of the pixels that are predicted 255, in [0, 1].
+        finds_objects: whether any pixel is predicted as a class.
+
+    Example:
+        >>> check_use_of_255(0.3, finds_objects=False)
+        Traceback (most recent call last):
+        ValueError: all objects are 255, and 255 means that a pixel is in doubt; draw class c as \
+c + 1
+    """
+    meaning = "255 means that a pixel is in doubt"
+    if share and not finds_objects:
+        raise ValueError(f"all objects are 255, and {meaning}; draw class c as c + 1")
+    if share > 0.5:
+        problem = f"{100 * share:.0f} % of the pixels are 255, and {meaning}"
+        raise ValueError(f"{problem}; draw the background as 0")
+
+
 def divide(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
     """Compute IoU from counts; NaN for a class in neither."""
     with np.errstate(invalid="ignore"):
