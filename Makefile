@@ -10,7 +10,7 @@ LISTS  = requirements.txt constraints.txt pyproject.toml
 RUN    = $(VENV)/.ready-to-run
 DEV    = $(VENV)/.ready-to-develop
 
-.PHONY: help demo lab test browser bench notebooks check setup setup-dev clean handout
+.PHONY: help demo lab test browser bench notebooks check setup setup-dev clean handout docs
 .DEFAULT_GOAL := help
 
 help:
@@ -21,9 +21,10 @@ help:
 	@echo "make bench      the stages of CLIP-ES timed on this machine (ARGS='--rounds 9' or --help)"
 	@echo "make notebooks  build and execute notebooks/.src into notebooks/*.ipynb"
 	@echo "make handout    the course to hand out, with solutions for the teacher, into build/handout"
-	@echo "make check      ruff, formatting, and every notebook executed and compared, which no test"
+	@echo "make check      ruff, formatting, annotations, and every notebook executed and compared, which no test"
 	@echo "                does unless it is slow"
 	@echo "make setup      only the environment; make setup-dev: with the tools of test and check"
+	@echo "make docs       the documentation as web pages, into build/docs"
 	@echo "make clean      remove caches and build products; keeps $(VENV) and data/"
 	@echo "Each does its own set-up in VENV ($(VENV)) with PYTHON ($(PYTHON))."
 
@@ -47,12 +48,19 @@ bench: $(RUN)
 notebooks: $(DEV)
 	$(PY) notebooks/build.py
 
+# Warnings are errors. The pages lie in build/docs.
+docs: $(VENV)/.ready-for-docs
+	rm -rf build/pages build/docs
+	mkdir -p build && cp -r docs build/pages
+	$(PY) -m sphinx -q -W --keep-going build/pages build/docs
+
 handout: $(DEV)
 	$(PY) notebooks/handout.py $(ARGS)
 
 check: $(DEV)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	$(VENV)/bin/pyrefly check --python-interpreter-path $(PY)
 	$(PY) notebooks/build.py --check --jobs 2
 
 setup: $(RUN)
@@ -67,6 +75,9 @@ $(RUN): $(LISTS)
 $(DEV): $(LISTS)
 	@$(MAKE) --no-print-directory install EXTRA='[dev]' STAMP=$@
 	@touch $(RUN)
+
+$(VENV)/.ready-for-docs: $(LISTS)
+	@$(MAKE) --no-print-directory install EXTRA='[docs]' STAMP=$@
 
 .PHONY: install
 install:

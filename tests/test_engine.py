@@ -1,6 +1,6 @@
 """The training loop: batches, schedule, stops and goes on, what diverges and what does not."""
 
-import json
+import csv
 import math
 import random
 import signal
@@ -220,11 +220,12 @@ def test_a_killed_training_goes_on_to_the_same_weights(name, tmp_path):
 
 def test_the_log_beside_a_checkpoint_has_the_losses_of_every_epoch(tmp_path):
     trained = sc_cam(tmp_path / "run", epochs=(1, 2))
-    lines = (tmp_path / "run.losses.jsonl").read_text().splitlines()
+    with (tmp_path / "run.losses.csv").open(newline="") as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     numbered = [{"epoch": n, **each} for n, each in enumerate(trained.losses_, start=1)]
     assert len(numbered) == 3  # of all rounds
-    assert [json.loads(line) for line in lines] == numbered
-    assert {p.suffix for p in tmp_path.iterdir()} == {".jsonl", ".safetensors"}
+    assert rows == numbered
+    assert {p.suffix for p in tmp_path.iterdir()} == {".csv", ".safetensors"}
 
 
 def test_random_weights_where_there_are_trained_ones_are_named():

@@ -12,7 +12,7 @@ import wsss_kit
 from tests.programs import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
-ENDINGS = (".py", ".json", ".safetensors", ".js", ".css", ".jinja")
+ENDINGS = (".py", ".json", ".safetensors", ".js", ".css", ".jinja", ".typed")
 
 
 def run(*arguments, folder, installed=None):
@@ -32,10 +32,10 @@ def wheel(tmp_path_factory):
         shutil.copy(ROOT / name, copy)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "wsss_kit", copy / "wsss_kit", ignore=ignored)
-    out = tmp_path_factory.mktemp("dist")
-    build = ["-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", out, "."]
-    run(*build, folder=copy)
+    out = tmp_path_factory.mktemp("dist")  # the wheel is built from the sdist, as for a release
+    run("-m", "build", "--outdir", out, ".", folder=copy)
     (built,) = out.glob("*.whl")
+    assert len([*out.glob("*.tar.gz")]) == 1
     return built
 
 
@@ -90,6 +90,20 @@ def test_import_and_demo_in_an_empty_folder(installed, tmp_path):
     assert "CLIP-ES, no CRF" in message
     assert (tmp_path / "out" / "report.html").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_compare_in_an_empty_folder(installed, tmp_path):
+    code = "from pathlib import Path\nfrom wsss_kit import PaperWorld\n"
+    code += "from wsss_kit.commands.line import main\nfrom wsss_kit.data.images import mask_png\n"
+    code += "world = PaperWorld(4, split='val')\n"
+    code += "for kind in ('good', 'bad'):\n    Path(kind).mkdir()\n"
+    code += "    for name in world.names:\n        mask = world.masks[name] * (kind == 'good')\n"
+    code += "        Path(kind, f'{name}.png').write_bytes(mask_png(mask))\n"
+    code += "words = '--data paper --split val --limit 4 --out out'.split()\n"
+    code += "assert main(['compare', '--masks', 'good=good', 'bad=bad', *words]) == 0\n"
+    message = run("-c", code, folder=tmp_path, installed=installed)
+    assert re.search(r"\ngood +1 .*\nbad +2 ", message)
+    assert "1. good" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

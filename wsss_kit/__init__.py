@@ -54,7 +54,7 @@ from wsss_kit.recipes import (
 )
 from wsss_kit.segmentation import Segmenter, train_segmenter
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "CAM",

@@ -149,7 +149,7 @@ def multi_scale(
     grid = tuple(-(-side // round_to) * round_to for side in (H, W))
     if stride is not None:
         grid = (-(-H // stride), -(-W // stride))
-    total: Tensor | float = 0.0
+    total: Any = 0.0
     for scale in scales:
         view = images if scale == 1 else rescaled(images, scale)
         maps = maps_of(view).relu()

@@ -1,6 +1,8 @@
 """Checkpoints: save and resume a training; refuse the checkpoint of another one."""
 
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ _PREFIX = "optimiser."
 class Checkpoint:
     """Where the state of a training is kept.
 
-    Beside it ``NAME.losses.jsonl`` has the mean losses of every epoch, a line each.
+    Beside it ``NAME.losses.csv`` has the mean losses of every epoch, a row each.
 
     Args:
         path: of the file, with or without ending.
@@ -112,10 +114,13 @@ class Checkpoint:
             return
         card = {**progress, "run": self.run, "part": self.part, "before": list(self.before)}
         save_model(self.path, {**network.state_dict(), **optimiser_tensors(optimiser)}, card)
-        epochs = [*self.before, *progress["epochs"]]
-        lines = [json.dumps({"epoch": n + 1, **each}) for n, each in enumerate(epochs)]
-        log = weights_path(self.path).with_suffix(".losses.jsonl")
-        write_whole(log, "\n".join([*lines, ""]))
+        epochs, text = [*self.before, *progress["epochs"]], io.StringIO()
+        table = csv.DictWriter(
+            text, ["epoch", *(epochs[-1] if epochs else ())], lineterminator="\n"
+        )
+        table.writeheader()
+        table.writerows({"epoch": n, **each} for n, each in enumerate(epochs, 1))
+        write_whole(weights_path(self.path).with_suffix(".losses.csv"), text.getvalue())
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -278,7 +278,7 @@ def fit(
     def look(number: int, ends: bool) -> None:
         """Read the losses that wait; ``number`` is their last batch, ``ends`` if of its epoch."""
         nonlocal sound
-        where = f"{what}, epoch {len(epochs) + 1}"
+        where, losses = f"{what}, epoch {len(epochs) + 1}", {}
         rows = torch.stack([torch.stack(list(each.values())) for each in waiting])
         for row in (total(rows.double()) / world()).tolist():
             losses = dict(zip(waiting[0], row, strict=True))

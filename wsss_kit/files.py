@@ -1,8 +1,11 @@
 """Files that are written whole and read checked: safetensors with a card in their metadata."""
 
 import hashlib
+import importlib.util
+import inspect
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -236,3 +239,39 @@ def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | 
     place, names = [*equal, False].index(False), ", ".join(stored[:8])
     problem = f"{where} was made for {len(stored)} classes ({names}), not for {len(wanted)}"
     raise ValueError(f"{problem}; they differ from class {place} on; give another path")
+
+
+def call_function(text: str, **given: Any) -> Any:
+    """Call ``FILE.py:FUNCTION``, a function or a class of a user's file, and return what it makes.
+
+    Args:
+        text: the file and the name in it.
+        **given: arguments for the function; those that it does not take are left out.
+
+    Raises:
+        ValueError: if the text has another form, the file has no such function, or it fails.
+        FileNotFoundError: if there is no such file.
+    """
+    file, colon, name = text.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise ValueError(f"{text!r} is no name that is known here; expected FILE.py:FUNCTION")
+    if not Path(file).exists():
+        raise FileNotFoundError(f"{file} is missing; {text} names a Python file and a function")
+    spec = importlib.util.spec_from_file_location(f"wsss_kit_own_{Path(file).stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.insert(0, beside := str(Path(file).resolve().parent))  # modules that lie beside it
+    try:
+        spec.loader.exec_module(module)
+        make = getattr(module, name, None)
+        takes = inspect.signature(make).parameters if callable(make) and given else ()
+        made = make(**{k: given[k] for k in takes if k in given}) if callable(make) else None
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{text} failed ({type(error).__name__}: {error}); mend it") from error
+    finally:
+        sys.path[:] = [path for path in sys.path if path is not beside]  # whatever the file did
+    if not callable(make):
+        raise ValueError(f"{file} has no function {name!r}")
+    if hasattr(made, "__dict__"):
+        made.own_code = text  # errors name it
+    return made

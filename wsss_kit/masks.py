@@ -253,10 +253,11 @@ def confident_seeds(
         >>> seeds["val_0_000000"].unique().tolist()  # the passes disagree
         [255]
     """
-    if (powers is None) == (thresholds is None):
+    given = [pair for pair in (powers, thresholds) if pair is not None]
+    if len(given) != 1:
         raise ValueError("give powers or thresholds for the two backgrounds, exactly one of them")
     name, more = ("threshold", "larger") if powers is None else ("power", "smaller")
-    strong, weak = thresholds if powers is None else powers
+    strong, weak = given[0]
     if not (strong > weak if powers is None else strong < weak):
         raise ValueError(
             f"{name}s are {strong:g} and {weak:g}, expected the strong background first ({more})"
@@ -265,8 +266,8 @@ def confident_seeds(
     for sample in progress(samples, what="confident labels", shown=shown, total=len(samples)):
         images, labels = sample.image[None], sample.labels[None]
         maps = maps_of(images, labels)
-        passes = (add_background(maps, **{name: value}) for value in (strong, weak))
-        seeds[sample.name] = confident_labels(*passes, images, labels, **options)[0]
+        first, second = (add_background(maps, **{name: value}) for value in (strong, weak))
+        seeds[sample.name] = confident_labels(first, second, images, labels, **options)[0]
     return seeds
 
 

@@ -94,7 +94,7 @@ class Pipeline:
     @property
     def rule(self) -> BackgroundRule:
         """The background rule that holds."""
-        if self.background is not None:
+        if isinstance(self.background, BackgroundRule):
             return self.background
         name = "walked_background" if callable(self.affinity) else "background"
         return getattr(self.method, name, getattr(CAMMethod, name))

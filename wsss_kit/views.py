@@ -181,8 +181,8 @@ class MaskedImages:
         """Return random views of images (B, 3, h, w) and of their masks (B, h, w)."""
         views = []
         for number in numbers:
-            pair = self._kept[number] if self._kept else self._read(self.samples[number])
-            views.append(random_view(*pair, chance(1 + number), **self._options))
+            image, mask = self._kept[number] if self._kept else self._read(self.samples[number])
+            views.append(random_view(image, mask, chance(1 + number), **self._options))
         images, masks = zip(*views, strict=True)
         return [_stacked(images), torch.stack(masks)]
 

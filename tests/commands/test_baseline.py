@@ -10,9 +10,9 @@ from PIL import Image
 from torch import nn
 
 from wsss_kit import CAM, PaperWorld
-from wsss_kit.commands import load_function
 from wsss_kit.commands.photographs import predict_all, run_baseline, train_heads
 from wsss_kit.evaluation import BackgroundRule, predict_masks
+from wsss_kit.files import call_function
 from wsss_kit.pipeline import Pipeline
 
 
@@ -79,17 +79,17 @@ def test_a_backbone_from_a_file(tmp_path, monkeypatch):
         "import sys\nsys.path.insert(0, 'its own')\n"
     )
     monkeypatch.setattr(sys, "path", [*(before := sys.path)])
-    assert load_function(f"{path}:make").out_channels == 5
+    assert call_function(f"{path}:make").out_channels == 5
     assert sys.path == ["its own", *before]
     with pytest.raises(ValueError, match="no function 'other'"):
-        load_function(f"{path}:other")
+        call_function(f"{path}:other")
     path.write_text("import sys\ndef make():\n    sys.exit(3)\n")
     with pytest.raises(ValueError, match=r":make failed \(SystemExit: 3\); mend it"):
-        load_function(f"{path}:make")
+        call_function(f"{path}:make")
     with pytest.raises(FileNotFoundError, match="is missing"):
-        load_function(f"{tmp_path}/none.py:make")
-    with pytest.raises(ValueError, match=r"expected a ResNet's name or FILE\.py:FUNCTION"):
-        load_function("mobilenet:make")
+        call_function(f"{tmp_path}/none.py:make")
+    with pytest.raises(ValueError, match=r"no name that is known here; expected FILE\.py:FUNCTION"):
+        call_function("mobilenet:make")
 
 
 @pytest.mark.real_data

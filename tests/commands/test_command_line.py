@@ -120,8 +120,9 @@ OPTIONS = {
     "paper-trunk": {"steps", "batch", "seed", "workers", "teacher"},
     "paper-clims": {"seed", "n_train", "n_val"},
     "paper-sc-cam": {"seed", "n_train", "n_val"},
-    **{what: {"device", "resume", *options_of(what)} for what in METHODS},
+    **{what: {"device", "resume", "validate", *options_of(what)} for what in METHODS},
 }
+OPTIONS["affinity"] -= {"validate"}
 
 
 @pytest.mark.parametrize("what", OPTIONS)

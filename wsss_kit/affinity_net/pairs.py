@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -168,8 +169,8 @@ def translated(state: Mapping[str, Tensor], path: str | Path) -> tuple[dict, dic
 def channels_of(backbone: nn.Module, levels: int) -> Sequence[int]:
     """Return the channels of the last levels of a backbone."""
     if levels == 1:
-        return [backbone.out_channels]
-    known = getattr(backbone, "level_channels", ())
+        return [int(backbone.out_channels)]
+    known: Any = getattr(backbone, "level_channels", ())
     if levels > len(known):
         raise ValueError(
             f"levels is {levels} and {type(backbone).__name__} has {len(known) or 'no'} levels, "
@@ -233,7 +234,7 @@ class PairNetwork(Learner):
             check_counts("channels", channels, "channels, one for each level")
         else:
             check_count("channels", channels)
-            channels = [channels] * levels
+            channels = [int(channels)] * levels
         check_seed(seed)
         check_word("kind", kind, KINDS)
         check_word("preset", preset, PRESETS)
@@ -290,10 +291,9 @@ class PairNetwork(Learner):
     @property
     def cell(self) -> int | None:
         """Pixels of a side of a cell; None where the backbone does not say it."""
-        if self.levels == 1:
-            return getattr(self.trunk, "stride", None)
-        strides = getattr(self.trunk, "level_strides", None)
-        return strides[-self.levels] if strides else None
+        name = "stride" if self.levels == 1 else "level_strides"
+        known: Any = getattr(self.trunk, name, None)
+        return known[-self.levels] if known and self.levels > 1 else known
 
     @property
     def pools(self) -> bool:

@@ -115,8 +115,8 @@ class FrozenCLIP(FrozenModel):
         table = self.model.visual.positional_embedding
         h, w = self.model.visual.grid_size
         fixed = not (table.requires_grad or table.is_inference())
-        key = (grid, rounded, table.data_ptr(), table._version, table.dtype) if fixed else None
-        if key in self._positions:
+        key = (grid, rounded, table.data_ptr(), table._version, table.dtype)
+        if fixed and key in self._positions:
             return self._positions[key]
         table = vision.resized_positions(table, (h, w), grid)
         found = table.half().to(table.dtype) if rounded else table

@@ -88,11 +88,11 @@ class FrozenModel(FrozenTexts):
     def whole_patches(self, images: Tensor) -> tuple[int, int]:
         """Round height and width of images up to multiples of the patch size."""
         H, W = images.shape[-2:]
-        return H + -H % self.patch_size, W + -W % self.patch_size
+        return int(H + -H % self.patch_size), int(W + -W % self.patch_size)
 
     def shown_size(self, images: Tensor) -> tuple[int, int]:
         """Compute height and width of the model's input: whole patches, at most ``max_cells``."""
-        p = self.patch_size
+        p = int(self.patch_size)
         h, w = (side // p for side in self.whole_patches(images))
         if h * w > self.max_cells:
             shrink = math.sqrt(self.max_cells / (h * w))

@@ -75,7 +75,7 @@ def place_of(visual: nn.Module) -> Place:
     elif embed is not None:
         fixed = tuple(embed.img_size)
     if hasattr(trunk, "blocks"):
-        attention = [block.attn for block in trunk.blocks]
+        attention = [block.attn for block in list(trunk.blocks)]
         return Place(attention[-1], trunk.num_prefix_tokens, attention, size, fixed=fixed)
     last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
     return Place(trunk.head, None, [], size, fixed=fixed, channels_last=last)

@@ -4,8 +4,6 @@ What they share stands here: the folder of a run, the masks in one, and the CLIP
 option names.
 """
 
-import importlib.util
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsss_kit.checks import chosen_device
 from wsss_kit.classes import Sample
@@ -23,7 +21,7 @@ from wsss_kit.data.datasets import TITLES
 from wsss_kit.data.exchange import open_foreign
 from wsss_kit.data.images import read_mask
 from wsss_kit.evaluation import Protocol
-from wsss_kit.files import check_classes, check_kinds, check_texts, read_card
+from wsss_kit.files import call_function, check_classes, check_kinds, check_texts, read_card
 from wsss_kit.processes import place_in_run
 
 PROTOCOL, MANIFEST = "protocol.json", "manifest.json"
@@ -102,40 +100,9 @@ def clip_named(
     return model, f"{name}, {Path(str(weights)).name}"
 
 
-def load_function(text: str) -> nn.Module:
-    """Call ``FILE.py:FUNCTION`` without arguments and return its module.
-
-    Raises:
-        ValueError: if the text has another form or the file has no such function.
-        FileNotFoundError: if there is no such file.
-    """
-    file, colon, name = text.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        raise ValueError(f"backbone is {text!r}, expected a ResNet's name or FILE.py:FUNCTION")
-    if not Path(file).exists():
-        raise FileNotFoundError(f"{file} is missing; --backbone names a Python file and a function")
-    spec = importlib.util.spec_from_file_location(f"wsss_kit_own_{Path(file).stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, beside := str(Path(file).resolve().parent))  # modules that lie beside it
-    try:
-        spec.loader.exec_module(module)
-        make = getattr(module, name, None)
-        made = make() if callable(make) else None
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"{text} failed ({type(error).__name__}: {error}); mend it") from error
-    finally:
-        sys.path[:] = [path for path in sys.path if path is not beside]  # whatever the file did
-    if not callable(make):
-        raise ValueError(f"{file} has no function {name!r}")
-    if isinstance(made, nn.Module):
-        made.own_code = text  # errors name it
-    return made
-
-
-def backbone_named(text: str | None) -> str | nn.Module | None:
-    """Load ``FILE.py:FUNCTION``; return the name of a backbone, or None, as it is."""
-    return load_function(text) if text is not None and ".py" in text else text
+def backbone_named(text: str | None) -> Any:
+    """Call ``FILE.py:FUNCTION``; return the name of a backbone, or None, as it is."""
+    return call_function(text) if text is not None and ".py" in text else text
 
 
 class Written(NamedTuple):
@@ -235,7 +202,8 @@ def masks_in(
 def protocol_of(card: Mapping[str, Any], data: str, split: str | None) -> Protocol:
     """Return the protocol of masks, as far as the card of their folder states it."""
     stated = {k: str(card[k]) for k in ("background", "refinement", "preset") if k in card}
-    return Protocol(TITLES.get(data, "own folder"), str(split or "all"), **stated)
+    title = TITLES.get(data, "own data" if ".py:" in data else "own folder")
+    return Protocol(title, str(split or "all"), **stated)
 
 
 def open_folder(folder: Path, names: Sequence[str]) -> LazyMasks:

@@ -12,11 +12,10 @@ from wsss_kit.checks import check_count, check_given, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.commands import MANIFEST, masks_in, protocol_of, read_masks, run_folder
 from wsss_kit.commands.masks import run_masks
-from wsss_kit.commands.photographs import ENDINGS as IMAGE_ENDINGS
-from wsss_kit.commands.photographs import open_images
 from wsss_kit.commands.train_method import CONFIG, train_method
 from wsss_kit.data import LazyMasks, open_dataset
 from wsss_kit.data.exchange import ENDINGS, EXPORTS, export_masks, read_file
+from wsss_kit.data.folder import IMAGE_ENDINGS, open_images
 from wsss_kit.evaluation import (
     Agreement,
     Judgement,
@@ -144,10 +143,10 @@ def _of_names(masks: Mapping[str, Tensor], names: Sequence[str], called: str) ->
 def _make(method: str, place: Path, trained: Path, crf: bool, made: Mapping[str, Any]) -> None:
     """Write the masks of a method of the kit, or go on where that was stopped."""
     if method == "cam":
-        method = trained / "cam"
-        if not is_saved(method):
+        if not is_saved(trained / "cam"):
             resume = (trained / CONFIG).exists()
-            train_method("cam", trained, resume=resume, train_backbone=False, **made)
+            train_method("cam", trained, resume=resume, train_backbone=False, validate=0, **made)
+        method = str(trained / "cam")
     run_masks(method, place, crf=crf, **made)
 
 

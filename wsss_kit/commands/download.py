@@ -134,9 +134,9 @@ def _look(samples: Sequence[Sample], masks: Mapping[str, Tensor] | None, number:
     if not labels:
         remarks["images without a label"] = ""
     try:
-        values = set(masks[sample.name].unique().tolist()) if has_mask else None
+        values = set(masks[sample.name].unique().tolist()) if has_mask else set()
     except (OSError, ValueError) as error:
-        has_mask = False
+        has_mask, values = False, set()
         errors["masks that cannot be read"] = f"{type(error).__name__}: {error}"
     if has_mask:
         drawn = {value - 1 for value in values - {0, IGNORE_INDEX}}

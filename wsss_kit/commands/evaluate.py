@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,7 +98,8 @@ def run_evaluate(
     if beside is not None and beside.percent is not None:
         frame = beside_published(report, method=beside.method, what=beside.what).round(1)
         frame = frame.reset_index().astype(str)
-        tables["Ours beside what is published, percent"] = [[*frame], *frame.to_numpy().tolist()]
+        rows: Any = [[*frame], *frame.to_numpy().tolist()]
+        tables["Ours beside what is published, percent"] = rows
         notes.append(str(explain_gap(report, beside)))
     page = write_report(
         Path(folder) / "report.html" if out is None else out,
@@ -221,23 +223,23 @@ def run_reproduce(
         others = sum(not each.commands for each in published_rows())
         print(f"{others} more have no recipe; `reproduce ROW` says why, and what these need.")
         return 0
-    name, row = row, published(row)
+    name, found = row, published(row)
     check_seed(seed)
     check_device(device)
     check_given(check_count, limit=limit, iterations=iterations)
-    if row.cannot:
-        print(f"{row}\nThis cannot be run: {row.cannot}.")
+    if found.cannot:
+        print(f"{found}\nThis cannot be run: {found.cannot}.")
         if run:
-            raise ValueError(f"{name} cannot be run: {row.cannot}; expected another row")
+            raise ValueError(f"{name} cannot be run: {found.cannot}; expected another row")
         return 0
     folder = Path("data/runs") / name.replace("/", "-") if out is None else Path(out)
-    row = replace(row, commands=tuple(_shortened(c, limit, iterations) for c in row.commands))
+    found = replace(found, commands=tuple(_shortened(c, limit, iterations) for c in found.commands))
     if root is None:
-        root = published_table()["data"].get(row.data, {}).get("root", "")
-    needs = needs_of(row, root=root, weights=weights)
+        root = published_table()["data"].get(found.data, {}).get("root", "")
+    needs = needs_of(found, root=root, weights=weights)
     places = {"root": str(Path(root)), "weights": str(weights), "out": str(folder)}
-    commands = filled(row, needs, **places, seed=str(seed))
-    print(row, "Commands:", *(f"  {_line(command)}" for command in commands), sep="\n")
+    commands = filled(found, needs, **places, seed=str(seed))
+    print(found, "Commands:", *(f"  {_line(command)}" for command in commands), sep="\n")
     print("Needs:", *(needs or ["nothing that the package does not bring"]), sep="\n  ")
     if limit is not None or iterations is not None:
         print("A trial on a part of the images or with fewer steps, not the row itself.")

@@ -188,8 +188,10 @@ def _definitions(text: str) -> dict[str, ast.stmt]:
     except (SyntaxError, ValueError):
         return {}
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    imports = {ast.unparse(n): n for n in body if isinstance(n, ast.Import | ast.ImportFrom)}
-    return imports | {node.name: node for node in body if isinstance(node, kinds)}
+    imported = (node for node in body if isinstance(node, ast.Import | ast.ImportFrom))
+    return {ast.unparse(node): node for node in imported} | {
+        node.name: node for node in body if isinstance(node, kinds)
+    }
 
 
 def _answer(sheet: Sequence[str], wanted: set[str], taken: set[str], known: set[str]) -> list[str]:

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         text = getattr(error, "msg", None) or error  # of cyclopts, what a converter has raised
         if code := _own_code(error):
-            text = f"the backbone {code} failed ({type(error).__name__}: {error}); mend it"
+            text = f"{code} failed ({type(error).__name__}: {error}); mend it"
         elif not isinstance(error, ValueError | OSError | RuntimeError | CycloptsError):
             raise
         print(f"{f'wsss_kit {command}'.rstrip()}: {text}", file=sys.stderr)
@@ -162,7 +162,8 @@ def training_of(what: str) -> Callable[..., Path]:
     """Return `train_method` of one method for the command line, with all of its options."""
     from wsss_kit.commands.train_method import called_by, options_of, train_method
 
-    names, called = ("out", "resume", "device", *options_of(what)), called_by(what)
+    names, called = ["out", "resume", "device", *options_of(what)], called_by(what)
+    names += ["validate"] * (what != "affinity")
     command = as_command(partial(train_method, what), train_method, *called, only=names)
     about = inspect.getdoc(called[0]).partition("\n")[0]
     command.__doc__ = f"{about}\n\n{inspect.getdoc(train_method).partition('Args:')[0]}"
@@ -210,8 +211,8 @@ def _annotation(name: str, flag: str, hint: Any, text: str) -> Any:
         if get_origin(each) in (tuple, Sequence):
             item = get_args(each)[0]
             read = partial(_read, flag=flag, of=item, many=True, single=item in kinds)
-            shown = list[item if item in _KINDS else str]
-            return Annotated[shown, option(converter=read, consume_multiple=True, negative=())]
+            of: Any = item if item in _KINDS else str
+            return Annotated[list[of], option(converter=read, consume_multiple=True, negative=())]
         if get_origin(each) is Mapping:
             return Annotated[str, option(converter=partial(_read, flag=flag, of=json.loads))]
     for each in (int, float):

@@ -18,6 +18,7 @@ from wsss_kit.checks import (
     chosen_device,
 )
 from wsss_kit.classes import Sample
+from wsss_kit.clip import FrozenModel, load_clip
 from wsss_kit.commands import (
     MANIFEST,
     Written,
@@ -29,7 +30,7 @@ from wsss_kit.commands import (
 from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.exchange import EXPORTS, export_masks
-from wsss_kit.files import digest_of, load_model, weights_path
+from wsss_kit.files import call_function, digest_of, load_model, weights_path
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
@@ -58,6 +59,7 @@ def run_masks(
     prompts: str | Path | None = None,
     precision: str | None = None,
     affinity: str | Path | None = None,
+    affinity_backbone: str | None = None,
     backbone: str | None = None,
     scales: Sequence[float] | None = None,
     flip: bool = False,
@@ -80,7 +82,8 @@ def run_masks(
 
     Args:
         method: ``"clip-es"``, or the path of a CAM, SC-CAM, CLIMS or segmenter that was saved; with
-            ``data="paper"`` also ``"sc-cam"`` or ``"clims"`` for the weights of the package.
+            ``data="paper"`` also ``"sc-cam"`` or ``"clims"`` for the weights of the package; or
+            ``FILE.py:CLASS``, a `CAMMethod` of your own that is made without arguments.
         out: folder to write into.
         data: ``"voc"``, ``"coco"``, ``"pets"``, ``"folder"`` or ``"paper"`` (the embedded world).
         root: folder of the data set; None for the one that `download` writes.
@@ -93,8 +96,11 @@ def run_masks(
         affinity: of a CAM, SC-CAM or CLIMS: a saved `AffinityNet` that the maps walk with. With
             ``power`` the background walks along, as PSA and SC-CAM have it; with ``threshold`` it
             joins afterwards, as IRN and CLIMS have it. ``"none"`` leaves out CLIP-ES's own walk.
-        backbone: ``FILE.py:FUNCTION``, where the saved method, or the affinity, has a backbone of
-            one's own.
+        affinity_backbone: of a learned affinity: ``FILE.py:FUNCTION`` of its own backbone; of
+            CLIP-ES: another model that gives the affinity, ``timm:NAME``, open_clip's name or
+            ``FILE.py:FUNCTION``.
+        backbone: ``FILE.py:FUNCTION``, where the saved method has a backbone of one's own, and its
+            affinity perhaps too.
         scales: of a segmenter: sizes of the image that it predicts at.
         flip: of a segmenter: whether it predicts mirror images too.
         fuse: of a segmenter: ``"mean"`` or ``"max"`` over these.
@@ -133,6 +139,8 @@ def run_masks(
     check_device(device)
     of_clip = {"clip": clip, "clip_weights": clip_weights, "prompts": prompts}
     of_clip["precision"] = precision
+    if method == "clip-es":
+        of_clip["affinity_backbone"] = affinity_backbone
     of_clip = {name: value for name, value in of_clip.items() if value is not None}
     others = ["backbone"] * (backbone is not None) if method == "clip-es" else [*of_clip]
     if others or (backbone is not None and method in _SHIPPED):
@@ -147,12 +155,16 @@ def run_masks(
     if isinstance(fitted, CLIPES):
         prompts = digest_of(fitted.prompts.to_json().encode())
         made_by |= {"weights": fingerprint_weights(fitted.clip.model), "prompts": prompts}
+        if fitted.affinity_backbone is not None:
+            made_by["second weights"] = fingerprint_weights(fitted.affinity_backbone.model)
         made_by["precision"] = str(fitted.clip.dtype).removeprefix("torch.")
     else:
         made_by["weights"] = fingerprint_weights(fitted)
         made_by["options"] = {name: getattr(fitted, name) for name in fitted.OPTIONS}
-    if backbone is not None and ":" in backbone:  # its code counts as well as its weights
-        made_by["backbone"] = digest_of(Path(backbone.rpartition(":")[0]).read_bytes())
+    of_user = {"backbone": backbone, "affinity_backbone": affinity_backbone}
+    for name, text in {**of_user, "method code": str(method), "data code": data}.items():
+        if text is not None and ".py:" in text:  # the code counts as well as the weights
+            made_by[name] = digest_of(Path(text.rpartition(":")[0]).read_bytes())
     if isinstance(fitted, Segmenter):
         for name in [name for name, value in of_maps.items() if value is not None]:
             raise ValueError(f"a segmenter has no maps, so it takes no {name}; leave it out")
@@ -171,9 +183,10 @@ def run_masks(
             # CLIMS's copy of IRN does not pad images to 512 pixels, which IRN's file stands for
             released = Path(affinity).suffix == ".pth"
             options = {"pad_to": None} if released and isinstance(fitted, CLIMS) else {}
-            if backbone is not None and not released:
+            own = affinity_backbone or backbone
+            if own is not None and not released:
                 if load_model(affinity)[1].get("backbone") not in BACKBONES:
-                    options["backbone"] = backbone_named(backbone)  # beside the method's
+                    options["backbone"] = backbone_named(own)  # beside the method's
             walk = AffinityNet.load(affinity, device=device, **options)
             made_by["affinity"] = f"{weights_path(affinity).stem}, {fingerprint_weights(walk)}"
         elif affinity not in (None, "none"):
@@ -218,16 +231,21 @@ def _open(
         named = of_clip.get("clip"), of_clip.get("clip_weights")
         options = {"device": device, "precision": of_clip.get("precision", "auto")}
         loaded, called = clip_named(data, *named, usual="ViT-B-16-quickgelu", **options)
-        prompts = samples.prompts("clip_es", of_clip.get("prompts"))
-        return CLIPES(loaded, prompts=prompts).fit(), f"CLIP-ES, {called}"
+        prompts, other = samples.prompts("clip_es", of_clip.get("prompts")), None
+        if (name := of_clip.get("affinity_backbone")) is not None:
+            other = _second_encoder(name, device)
+        return CLIPES(loaded, prompts=prompts, affinity_backbone=other).fit(), f"CLIP-ES, {called}"
+    if ".py:" in str(method):
+        fitted = call_function(method)
+        if not isinstance(fitted, CAMMethod):
+            raise ValueError(f"{method} made {type(fitted).__name__}, expected a CAMMethod")
+        return fitted.to(chosen_device(device)).eval(), type(fitted).__name__
     if data == "paper" and method in _SHIPPED:
         fitted = _KINDS[_SHIPPED[method]].load("paper", device=device)
         return fitted, f"{_SHIPPED[method]}, weights of the package"
     _, card = load_model(method)
     check_word("the method of the file", str(card.get("method")), _KINDS)
     given = {} if backbone is None else {"backbone": backbone}
-    if given and card["method"] == "segmenter":
-        raise ValueError("a segmenter with your own backbone is loaded by Segmenter.load(net=)")
     fitted = _KINDS[card["method"]].load(method, device=device, **given)
     known = fitted.classes if isinstance(fitted, Segmenter) else fitted.classes_
     if tuple(known) != tuple(samples.classes):
@@ -235,3 +253,18 @@ def _open(
         problem = f"{method} knows {first}, … and {data} has {other}, …"
         raise ValueError(f"{problem}; expected the same classes")
     return fitted, f"{card['method']}, {weights_path(method).name}"
+
+
+def _second_encoder(name: str, device: str) -> FrozenModel | nn.Module:
+    """Load another model that gives CLIP-ES the affinity."""
+    if ".py:" in name:
+        return call_function(name)
+    if not name.startswith("timm:"):
+        return load_clip(name, weights=None if name == "paper" else "openai", device=device)
+    import timm
+
+    try:
+        return timm.create_model(name.removeprefix("timm:"), pretrained=True)
+    except Exception as error:  # of timm, of the hub, of the network
+        advice = "check the name and the network, or load a file of weights in FILE.py:FUNCTION"
+        raise RuntimeError(f"{name} could not be opened ({error}); {advice}") from error

@@ -4,7 +4,6 @@
 seed. ``demo --pictures FOLDER`` trains nothing.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,11 +15,10 @@ from wsss_kit.backbones import build_backbone
 from wsss_kit.checks import check_count, check_given, check_seed, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
-from wsss_kit.commands import load_function, run_folder
+from wsss_kit.commands import backbone_named, run_folder
 from wsss_kit.data import LazySamples, open_dataset
 from wsss_kit.data.datasets import default_root
-from wsss_kit.data.folder import checked_classes
-from wsss_kit.data.images import image_size, read_image
+from wsss_kit.data.folder import open_images
 from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
 from wsss_kit.files import save_model
 from wsss_kit.methods.cam import CAM
@@ -158,7 +156,7 @@ def _backbone(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module
     if not isinstance(backbone, str):
         name = type(backbone).__name__
     elif ":" in backbone:
-        backbone, name = load_function(backbone), Path(backbone).name
+        backbone, name = backbone_named(backbone), Path(backbone).name
     elif weights is None:
         print(f"No --weights: the backbone {backbone} is RANDOM, and the maps will mean little;")
         print("pass --weights imagenet or a file.")
@@ -185,7 +183,6 @@ def _open(
     return train, samples.pick(held_out), target
 
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LONGEST = 500
 """Pixels of the longer side that images are shown to the model with, as VOC's have."""
 
@@ -237,28 +234,6 @@ def run_own_images(
         prompts = Prompts.for_classes(samples.classes)
     with run_folder(out) as folder:
         return _write(folder, samples, CLIPES(model, prompts=prompts).fit())
-
-
-def open_images(folder: Path, classes: Sequence[str] | None) -> LazySamples:
-    """Open the images with the classes that each is asked about."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}, expected one of images")
-    if (folder / "labels.csv").is_file():
-        return open_dataset("folder", folder, classes=classes)
-    paths = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in ENDINGS]
-    paths = [p for p in paths if p.name[0] != "."]  # what macOS puts beside files in an archive
-    stems = Counter(p.stem for p in paths)
-    files = {p.stem if stems[p.stem] == 1 else p.name: p for p in paths}
-    if not files:
-        problem = f"{folder} holds no image ({', '.join(ENDINGS)})"
-        raise ValueError(f"{problem}, expected some, beside a labels.csv or with --classes")
-    if not classes:
-        problem = f"{folder} has no labels.csv, so say which classes to look for: --classes cat,dog"
-        raise ValueError(f"{problem}; or write one: file,labels, several names with ; between")
-    readers = {"image": lambda name: read_image(files[name])}
-    readers["labels"] = lambda name: torch.ones(len(classes))
-    readers["size"] = lambda name: image_size(files[name])
-    return LazySamples(list(files), **readers, classes=checked_classes(classes, "--classes"))
 
 
 def shrunk(image: Tensor, longest: int = LONGEST) -> Tensor:

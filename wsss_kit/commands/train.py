@@ -229,11 +229,12 @@ def write_affinity(path: str | Path, *, n_images: int = 100, shown: bool = True)
         for (squared, n), (maps, crf) in scores.items()
     }
     tensors, card = load_model(path)
-    card["attention"] = {"layers": layers, "squarings": squarings, "mean_iou": rows}
-    card["attention"]["chosen_on"] = (
+    chosen_on = (
         f"PaperWorld seed 0, val, {n_images} images: CLIP-ES (reference), mean of the mIoU "
         "without and with the dense CRF, the best background rule of each"
     )
+    found = {"layers": layers, "squarings": squarings, "mean_iou": rows, "chosen_on": chosen_on}
+    card["attention"] = found
     return save_model(path, tensors, card)
 
 
@@ -292,7 +293,7 @@ def train_paper_sc_cam(
         truth, C = subtype_labels(train), len(train.classes)
         nmi = [agreement(each, truth, n_classes=C).mean_nmi for each in sc_cam.rounds_]
         card = {"seed": seed, "base": "a head on the backbone as it comes with the package"}
-        card["nmi_with_true_subtypes"] = [round(each, 3) for each in nmi]
+        card |= {"nmi_with_true_subtypes": [round(each, 3) for each in nmi]}
         return _ship(folder / "sc-cam", {"CAM": cam, "SC-CAM": sc_cam}, train, val, **card)
 
 
@@ -317,7 +318,7 @@ def _ship(
     path = save_model(path, halved(tensors), card)
     methods = {**methods, name: type(methods[name]).load(path, device="cpu")}
     on = f"PaperWorld seed 0, val, {len(val)} images, no refinement"
-    measured = {"on": f"{on}, best constant background of each"}
+    measured: dict[str, Any] = {"on": f"{on}, best constant background of each"}
     for each, method in methods.items():
         swept = sweep_background(partial(cam_maps, method=method), val, val.masks, rules=CONSTANTS)
         best = best_rule(swept)

@@ -6,8 +6,10 @@ Every argument of a method and of its ``fit`` is an option by its name; what was
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,23 @@ from torch import Tensor
 
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checkpoints import CHECKPOINT
-from wsss_kit.checks import check_device, check_word
+from wsss_kit.checks import check_count, check_device, check_word
 from wsss_kit.classes import Sample, labels_of
 from wsss_kit.commands import backbone_named, clip_named, masks_in, run_folder
 from wsss_kit.data import open_dataset
 from wsss_kit.data.datasets import SPLITS
+from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, best_rule, sweep_background
 from wsss_kit.files import check_kinds, is_saved, read_card, weights_path, write_whole
 from wsss_kit.methods.base import CAMMethod, Learner
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.sc_cam import SCCAM
+from wsss_kit.pipeline import Pipeline
+from wsss_kit.plot import save_figure, show_curves
 from wsss_kit.processes import joined, rank, settle
 from wsss_kit.segmentation import Segmenter, train_segmenter
 
-CONFIG = "config.json"
+CONFIG, VALIDATION = "config.json", "validation.csv"
 Fit = Callable[..., CAM | SCCAM | CLIMS | AffinityNet | Segmenter]
 GROUND_TRUTH = "ground-truth"
 """As ``masks``: the data set's own masks, for a ceiling; no longer weak supervision."""
@@ -66,6 +71,7 @@ def train_method(
     *,
     resume: bool = False,
     device: str = "auto",
+    validate: int = 50,
     data: str | None = None,
     root: str | Path | None = None,
     split: str | None = None,
@@ -77,7 +83,7 @@ def train_method(
     prompts: str | Path | None = None,
     **options: Any,
 ) -> Path:
-    """Train a method, write its weights and card, and beside them the settings.
+    """Train a method, write its weights and card, and beside them settings, losses and mIoU.
 
     Under ``torchrun`` the processes share every batch, see `processes`: the losses are those of
     one process.
@@ -89,8 +95,12 @@ def train_method(
         resume: go on with what the folder holds; options that are not given again stay as they
             were.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA where there is one.
-        data: ``"voc"``, which None stands for, ``"coco"``, ``"pets"``, ``"folder"`` or ``"paper"``
-            (the embedded world).
+        validate: images whose masks score the method in training, about ten times and in the end:
+            up to ``limit`` of the split ``val``, or of a folder the first ones with masks.
+            ``validation.csv`` and ``validation.png`` keep mIoU; of maps with the best of the
+            constant backgrounds 0.1 to 0.5. 0 for none.
+        data: ``"voc"``, which None stands for, ``"coco"``, ``"pets"``, ``"folder"``, ``"paper"``
+            (the embedded world) or ``"FILE.py:FUNCTION"``, see `open_dataset`.
         root: folder of the data set; None for the one that `download` writes.
         split: None for ``train_aug`` of VOC, ``train`` or ``trainval``.
         limit: only the first so many images.
@@ -113,6 +123,7 @@ def train_method(
     """
     check_word("what is trained", what, METHODS)
     check_device(device)
+    check_count("validate", validate, least=0)
     given = {"data": data, "root": root, "split": split, "limit": limit, "start": start}
     given |= {"masks": masks, "clip": clip, "clip_weights": clip_weights, "prompts": prompts}
     given = {name: value for name, value in given.items() if value is not None}
@@ -130,8 +141,13 @@ def train_method(
         before = settings.read_text(encoding="utf-8") if resume else None
         if rank() == 0:
             write_whole(settings, json.dumps({"what": what, **config}, indent=1) + "\n")
+        look = None
+        if validate and what != "affinity" and rank() == 0:
+            if not resume:
+                (folder / VALIDATION).unlink(missing_ok=True)
+            look = _Validation(folder / VALIDATION, config, validate)
         try:
-            fitted = fit(checkpoint=folder / CHECKPOINT)
+            fitted = fit(checkpoint=folder / CHECKPOINT, on_epoch=look)
         except ValueError:
             if before is not None and rank() == 0:  # what goes on is what was there
                 write_whole(settings, before)
@@ -139,8 +155,66 @@ def train_method(
         path = weights_path(folder / what)
         if rank() == 0:
             fitted.save(path)
+            _draw(folder)
         settle()
     return path
+
+
+class _Validation:
+    """What is called after every epoch: scores the method and adds a row to a CSV file."""
+
+    def __init__(self, file: Path, config: Mapping[str, Any], most: int) -> None:
+        from pandas import read_csv
+
+        data, root, split, limit = map(config.get, _DATA)
+        split = "val" if data in ("voc", "coco", "paper") else split
+        self.file, self.samples, self.target = file, [], {}
+        self.rows = read_csv(file).to_dict("records") if file.exists() else []
+        try:
+            samples = open_dataset(data, root, split)
+            self.target = samples.open_masks()
+        except FileNotFoundError as error:
+            print(f"No validation: {str(error).partition(chr(10))[0]}")
+            return
+        places = (i for i, name in enumerate(samples.names) if name in self.target)
+        self.samples = [samples[i] for i in islice(places, min(most, limit or most))]
+
+    def __call__(self, epoch: int, method: CAMMethod | Segmenter) -> None:
+        from pandas import DataFrame
+
+        epochs = method.numbers["epochs"] or 1  # None where steps are counted
+        if not self.samples or (epoch % math.ceil(epochs / 10) and epoch < epochs):
+            return
+        epoch += len(method.losses_)  # of the rounds before
+        if isinstance(method, Segmenter):
+            matrix, rule = ConfusionMatrix(1 + len(method.classes)), "learned"
+            for name, mask in method.predict_all(self.samples, shown=False).items():
+                matrix.update(mask, self.target[name])
+            score = matrix.mean_iou()
+        else:
+            rules = [BackgroundRule(threshold=tenths / 10) for tenths in range(1, 6)]
+            options = {"rules": rules, "shown": False}
+            maps = Pipeline(method, affinity=None)
+            swept = sweep_background(maps, self.samples, self.target, **options)
+            score = swept[rule := best_rule(swept)]
+        self.rows = [row for row in self.rows if row["epoch"] < epoch]
+        row = {"epoch": epoch, "miou": score, "background": str(rule), "images": len(self.samples)}
+        self.rows.append(row)
+        write_whole(self.file, DataFrame(self.rows).to_csv(index=False))
+
+
+def _draw(folder: Path) -> None:
+    """Draw the losses and the mIoU of every epoch beside their tables."""
+    from pandas import read_csv
+
+    losses = weights_path(folder / CHECKPOINT).with_suffix(".losses.csv")
+    for file, name in ((losses, "losses"), (folder / VALIDATION, "validation")):
+        if file.exists():
+            table = read_csv(file, index_col="epoch").drop(columns="images", errors="ignore")
+            numbers = table.select_dtypes("number")
+            curves: Any = {n: each.to_dict() for n, each in numbers.items()}
+            y = "loss" if name == "losses" else "mIoU in [0, 1]"
+            save_figure(show_curves({"epoch": curves}, y=y), folder / f"{name}.png")
 
 
 def options_of(what: str) -> list[str]:

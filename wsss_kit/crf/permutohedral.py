@@ -72,8 +72,8 @@ class SparseRows:
 class Lattice:
     """A Gaussian filter of unit standard deviation between points, symmetrically normalised.
 
-    The result approximates D^-1/2 G D^-1/2 x, where G_ij = exp(-|f_i - f_j|^2 / 2) and D holds the
-    row sums of G. Building a lattice costs about as much as ten products.
+    The result approximates ``D^-1/2 G D^-1/2 x``, where ``G_ij = exp(-|f_i - f_j|^2 / 2)`` and D
+    holds the row sums of G. Building a lattice costs about as much as ten products.
 
     Args:
         features: (d, N) float32: the points, each feature divided by its standard deviation.

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from wsss_kit.checks import check_count, check_given, check_word
 from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample, find
 from wsss_kit.data.images import image_size, read_image, read_mask_of
-from wsss_kit.files import expanded
+from wsss_kit.files import call_function, expanded
 from wsss_kit.prompts import Prompts
 from wsss_kit.prompts.checks import closest
 
@@ -63,8 +63,9 @@ def open_dataset(
     """Open a data set.
 
     Args:
-        name: ``"voc"``, ``"coco"``, ``"pets"``, ``"folder"`` (your own, see `load_folder`) or
-            ``"paper"`` (the embedded world).
+        name: ``"voc"``, ``"coco"``, ``"pets"``, ``"folder"`` (your own, see `load_folder`),
+            ``"paper"`` (the embedded world), or ``"FILE.py:FUNCTION"``: a function, with the
+            arguments ``root`` and ``split`` or without, that returns `LazySamples`.
         root: its folder; None for `default_root`.
         split: None for the one that pseudo masks are made of, see ``SPLITS``.
         limit: only the first so many images; of ``"paper"`` how many there are, 200 if None.
@@ -87,8 +88,13 @@ def open_dataset(
         >>> tuple(dataset.open_masks()["val_0_000000"].shape)
         (96, 96)
     """
-    check_word("the data set", name, (*FOLDERS, "paper"))
     check_given(check_count, limit=limit)
+    if ".py:" in name:
+        made = call_function(name, root=root, split=split)
+        if not isinstance(made, LazySamples):
+            raise ValueError(f"{name} returned {type(made).__name__}, expected LazySamples")
+        return made[:limit]
+    check_word("the data set", name, (*FOLDERS, "paper"))
     split = SPLITS.get(name) if split is None else split
     load = find("dataset", name)
     if name == "paper":
@@ -111,6 +117,7 @@ class LazySamples(Sequence[Sample]):
         classes: the C class names.
         split: which part of the data set this is, if it has parts.
         size: name to (H, W) without decoding, where that is possible.
+        masks: ground truth by name, for `open_masks`; None for none.
 
     Example:
         >>> samples = LazySamples(
@@ -136,13 +143,18 @@ class LazySamples(Sequence[Sample]):
         classes: Sequence[str],
         split: str | None = None,
         size: Callable[[str], tuple[int, int]] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.names, self.classes, self.split = tuple(names), tuple(classes), split
-        self.image, self.labels, self._size = image, labels, size
+        self.image, self.labels, self._size, self._masks = image, labels, size, masks
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @overload
+    def __getitem__(self, index: slice) -> LazySamples: ...
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
     def __getitem__(self, index: int | slice) -> Sample | LazySamples:
         """Read one sample, or return a lazy sequence of those in a slice."""
         if isinstance(index, slice):
@@ -194,11 +206,16 @@ class LazySamples(Sequence[Sample]):
         Raises:
             FileNotFoundError: if there are none, with the layout that was expected.
         """
-        raise FileNotFoundError("these images have no ground-truth masks")
+        if self._masks is None:
+            raise FileNotFoundError("these images have no ground-truth masks")
+        return self._masks
 
     def size_of(self, name: str) -> tuple[int, int]:
         """Return height and width of an image, without decoding it where that is possible."""
-        return self._size(name) if self._size else tuple(self.image(name).shape[-2:])
+        if self._size:
+            return self._size(name)
+        H, W = self.image(name).shape[-2:]
+        return H, W
 
     def image_labels(self) -> Tensor:
         """Return the labels of all images, without decoding any.

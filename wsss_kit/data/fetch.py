@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsss_kit.checks import check_count
 from wsss_kit.files import expanded
@@ -143,7 +143,7 @@ def unpack(
         with opened(path) as packed:
             is_zip = isinstance(packed, zipfile.ZipFile)
             members = packed.infolist() if is_zip else packed.getmembers()
-            read = packed.open if is_zip else packed.extractfile
+            read: Any = packed.open if is_zip else packed.extractfile
             files = []
             for place, member in [(_checked_place(path, member), member) for member in members]:
                 inside = PurePosixPath(*place.parts[strip:])

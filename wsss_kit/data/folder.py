@@ -12,12 +12,17 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import torch
+
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
+from wsss_kit.data.images import image_size, read_image
 from wsss_kit.files import expanded
 from wsss_kit.prompts.checks import checked_words, closest, expected_one_of
 
 N_SHOWN = 5  # problems that an error message lists
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> LazySamples:
@@ -90,6 +95,31 @@ def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None)
         [[255, 255]]
     """
     return _Folder(root, classes).open_masks()
+
+
+def open_images(folder: Path, classes: Sequence[str] | None) -> LazySamples:
+    """Open the images with the classes that each is asked about."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}, expected one of images")
+    if (folder / "labels.csv").is_file():
+        return load_folder(folder, classes=classes)
+    paths = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_ENDINGS]
+    paths = [p for p in paths if p.name[0] != "."]  # what macOS puts beside files in an archive
+    stems = Counter(p.stem for p in paths)
+    files = {p.stem if stems[p.stem] == 1 else p.name: p for p in paths}
+    if not files:
+        problem = f"{folder} holds no image ({', '.join(IMAGE_ENDINGS)})"
+        raise ValueError(f"{problem}, expected some, beside a labels.csv or with --classes")
+    if not classes:
+        problem = f"{folder} has no labels.csv, so say which classes to look for: --classes cat,dog"
+        raise ValueError(f"{problem}; or write one: file,labels, several names with ; between")
+    return LazySamples(
+        list(files),
+        image=lambda name: read_image(files[name]),
+        labels=lambda name: torch.ones(len(classes)),
+        size=lambda name: image_size(files[name]),
+        classes=checked_classes(classes, "--classes"),
+    )
 
 
 class _Row(NamedTuple):

@@ -106,7 +106,8 @@ class ConfusionMatrix:
             >>> ConfusionMatrix(2).iou().tolist()
             [nan, nan]
         """
-        return self.matrix.diagonal().double() / unions_of(self.matrix)  # 0 / 0 is NaN
+        hits, unions = self.matrix.diagonal(), unions_of(self.matrix.numpy())
+        return hits.double() / torch.from_numpy(unions)  # 0 / 0 is NaN
 
     def mean_iou(self) -> float:
         """Compute the mean IoU over the classes that have one, in [0, 1]; NaN if none has.

@@ -61,8 +61,8 @@ def boundary_band(target: Tensor, width: int | None = None) -> Tensor:
     if ignored.all():
         return torch.zeros_like(target, dtype=torch.bool)
     if ignored.any():
-        _, nearest = ndimage.distance_transform_edt(ignored, return_indices=True)
-        classes = classes[tuple(nearest)]
+        options = {"return_distances": False, "return_indices": True}
+        classes = classes[tuple(ndimage.distance_transform_edt(ignored, **options))]
     size = 2 * width + 1
     band = ndimage.maximum_filter(classes, size) != ndimage.minimum_filter(classes, size)
     return torch.from_numpy(band).to(target.device)

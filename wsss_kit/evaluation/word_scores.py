@@ -134,8 +134,8 @@ class WordScores:
             is the mean of its K quotients, each of sums over images; mIoU has background and
             classes as parts, the other objectives have one part or the same.
         """
-        on, rule = torch.as_tensor(on), rule or self.rule
-        return np.stack([self._score(image, on, rule) for image in self._images])
+        words, rule = torch.as_tensor(on), rule or self.rule
+        return np.stack([self._score(image, words, rule) for image in self._images])
 
     def _score(self, image: _Image, on: Tensor, rule: BackgroundRule | None) -> np.ndarray:
         K, of_masks = 1 + len(self.prompts.classes), self.objective in ("mIoU", "agreement")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from wsss_kit.masks import BackgroundRule
 Recipe = Mapping[str, Any]
 COMMON = {"accumulate": (1, 1), "crop": (None, None), "long_side": (None, None)}
 """What every training has: rows for `engine.columns`, the same in all presets."""
+
+
+Own = TypeVar("Own", bound="Learner")  # of a method: its own class
 
 
 class MethodOutput(NamedTuple):
@@ -108,7 +111,7 @@ class Learner(nn.Module):
 
     # -- training ---------------------------------------------------------------------------
 
-    def train(self, mode: bool = True) -> Learner:
+    def train(self: Own, mode: bool = True) -> Own:
         """Go to training mode, but for what is fixed."""
         super().train(mode)
         for module in self.fixed() if mode else ():
@@ -116,7 +119,7 @@ class Learner(nn.Module):
         return self
 
     def fit(
-        self,
+        self: Own,
         samples: Sequence[Sample],
         *,
         epochs: int | None = None,
@@ -131,7 +134,7 @@ class Learner(nn.Module):
         on_epoch: Callable[[int, Any], None] | None = None,
         progress: bool = True,
         **more: Any,
-    ) -> Learner:
+    ) -> Own:
         """Train by `engine.fit`.
 
         Args:
@@ -250,7 +253,7 @@ class Learner(nn.Module):
         return save_model(path, self.state_dict(), self.card())
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> Learner:
+    def load(cls: type[Own], path: str | Path, **options: Any) -> Own:
         """Load what `save` wrote, or a pair of files of a version before 0.3.
 
         Args:
@@ -277,7 +280,7 @@ class Learner(nn.Module):
         return tensors, card
 
     @classmethod
-    def _built(cls, card: Mapping[str, Any], path: Any, options: dict[str, Any]) -> Learner:
+    def _built(cls: type[Own], card: Mapping[str, Any], path: Any, options: dict[str, Any]) -> Own:
         """Build the network that a card describes, with other options instead of some of its."""
         saved = {name: card[name] for name in (*cls.OPTIONS, *cls.SAVED)}
         return cls(**{**saved, **options})

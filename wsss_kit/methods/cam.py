@@ -7,7 +7,7 @@ training and inference recipe that WSSS papers share (IRN's classifier, CLIMS's 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -142,7 +142,7 @@ class CAM(TrainedCAM):
         groups = super().parameter_groups()
         return groups if self.numbers["train_backbone"] else groups[1:]
 
-    def fixed(self) -> list[nn.Module]:
+    def fixed(self) -> Iterable[Any]:
         """Return what stays in evaluation mode: batch normalisation, or the whole backbone."""
         if not self.numbers["train_backbone"]:
             return [self.backbone_]

@@ -35,8 +35,7 @@ PLACES = ("object", "usual background", "other background", "other object")
 PARTS = ("body", "signature part")
 """Names of the values 1 and 2 of `PaperWorld.parts`."""
 
-_SMALLEST = 0.008  # a scene in which less than this share of a named class is seen is drawn anew
-_TRIES = 20
+_SMALLEST, _TRIES = 0.008, 20  # share of a scene that a named class has, or it is drawn anew
 
 
 class Page(NamedTuple):
@@ -72,7 +71,8 @@ def page(
     Returns:
         The page.
     """
-    for attempt in range(_TRIES):
+    attempt = 0
+    while True:
         dice = Dice(f"{split}/{seed}/{index}/{attempt}")
         own_kind = dice.pick(KINDS, WEB_KINDS) if split == "web" else "scene"
         scene = describe(dice, kind or own_kind, cooccurrence)
@@ -82,9 +82,10 @@ def page(
             scene = tear(Dice(f"{split}/{seed}/{index}/{attempt}/torn"), scene, torn)
         drawing = draw(scene, dice, size)
         shares = np.bincount(drawing.mask.ravel(), minlength=1 + len(PAPER_CLASSES)) / size**2
-        if all(shares[1 + PAPER_CLASSES.index(name)] >= _SMALLEST for name in scene.classes):
-            break
-    return Page(scene, drawing, caption(scene, dice))
+        attempt += 1
+        is_large = (shares[1 + PAPER_CLASSES.index(c)] >= _SMALLEST for c in scene.classes)
+        if all(is_large) or attempt == _TRIES:
+            return Page(scene, drawing, caption(scene, dice))
 
 
 class _PageValues(ByName):

@@ -340,5 +340,5 @@ def show_word_classes(found: PromptSearch, *, most: int = 12) -> Figure:
     unit = f"points of {'IoU' if len(classes) > 1 else found.made_by['objective']}"
     what = f"what each word is worth to each class, in {unit}, where the interval leaves out 0"
     options = {"label": f"{unit}, with the word minus without", "least": 0.5, "texts": texts}
-    most = max(1.0, proven.abs().to_numpy().max())
-    return show_heat_maps({"": proven}, what, most=most, **options)
+    highest = max(1.0, proven.abs().to_numpy().max())
+    return show_heat_maps({"": proven}, what, most=highest, **options)

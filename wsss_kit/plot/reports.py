@@ -10,7 +10,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -141,7 +141,8 @@ def show_difference(comparison: Comparison, *, first: str, second: str) -> Figur
     known = np.flatnonzero(np.isfinite(values))
     words = (f"{names[i]} {values[i]:+.1f}{'' if sure[i] else ' (not sure)'}" for i in known)
     alt = f"Bars of the difference of IoU in points, {second} minus {first}. {', '.join(words)}."
-    ax = canvas.new_figure(max(7.0, 1.5 + 0.5 * len(names)), 3.8, alt=alt).subplots()
+    figure = canvas.new_figure(max(7.0, 1.5 + 0.5 * len(names)), 3.8, alt=alt)
+    ax = figure.subplots()
     look = {"color": np.where(sure, "#3b6a8f", "white"), "hatch": np.where(sure, "", "//")}
     ax.bar(known, values[known], 0.7, **{k: v[known] for k, v in look.items()}, **EDGE)
     _draw_intervals(ax, np.arange(len(names)), low, high)
@@ -149,7 +150,7 @@ def show_difference(comparison: Comparison, *, first: str, second: str) -> Figur
     ax.axvline(len(names) - 1.5, **BEFORE_MEAN)
     ax.set(ylabel=f"points of IoU,\n{second} minus {first}")
     _name_groups(ax, names, "whiskers: 95 % intervals over images; hatched: the interval holds 0")
-    return ax.figure
+    return figure
 
 
 def rows_of(reports: Mapping[str, Report]) -> list[list[str]]:
@@ -257,7 +258,7 @@ def _draw_bars(
     width: float,
     caption: str,
     alt: str,
-) -> tuple[Axes, np.ndarray, np.ndarray]:
+) -> tuple[Any, np.ndarray, np.ndarray]:
     """Draw groups of bars with their intervals, a legend above them and a caption below.
 
     Args:

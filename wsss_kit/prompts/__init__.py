@@ -71,7 +71,7 @@ class Prompts:
         check_word("fusion", self.fusion, FUSIONS)
         classes = checks.checked_words(self.classes, "classes")
         backgrounds = checks.checked_words(self.backgrounds, "backgrounds")
-        checked = {"classes": classes, "backgrounds": backgrounds}
+        checked: dict[str, Any] = {"classes": classes, "backgrounds": backgrounds}
         checked["template"] = checks.checked_template(self.template)
         related = functools.partial(checks.checked_words, among=backgrounds)
         for name, check in (("synonyms", checks.checked_phrase), ("class_backgrounds", related)):

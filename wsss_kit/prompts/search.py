@@ -39,7 +39,7 @@ from wsss_kit.prompts.checks import checked_words
 from wsss_kit.prompts.found import PromptSearch, worth_tables
 
 FEWEST = 10  # images with a class that gets its own list: fewer prove nothing
-Move = tuple[int | None, int | None]  # the word that joins and the one that leaves, by number
+Move = tuple[Any, Any]  # the word that joins and the one that leaves, by number
 
 
 class Search:
@@ -145,7 +145,7 @@ class Search:
     def _moves(self, barred: Collection[int] = ()) -> tuple[list[Move], list[Move]]:
         """List the words that may join while there is room, and the exchanges."""
         out = [i for i in self._tried if not self._now[i] and i not in barred]
-        adds = [(i, None) for i in out] if self._now.sum() < self.most else []
+        adds: list[Move] = [(i, None) for i in out] if self._now.sum() < self.most else []
         return adds, [(i, o) for i in out for o in self._now.nonzero()[0].tolist()]
 
     def _take(

@@ -39,6 +39,8 @@ from wsss_kit.segmentation.networks import (
 )
 from wsss_kit.views import MaskedImages, mean_colour
 
+Own = nn.Module | None
+
 
 class Segmenter(Learner):
     """A network with the names of its classes; calling it gives logits at the image's size.
@@ -106,10 +108,8 @@ class Segmenter(Learner):
         """Check the recipe, and forget the losses of an earlier training."""
         check_word("loss", recipe["loss"], LOSSES)
         if len(recipe["scales"]) and recipe["crop"] is None:
-            raise ValueError(
-                f"crop is None and scales are {recipe['scales']}, expected a crop to make sizes "
-                "equal"
-            )
+            problem = f"crop is None and scales are {recipe['scales']}"
+            raise ValueError(f"{problem}, expected a crop to make sizes equal")
         self.losses_ = []
 
     def data(self, samples: Sequence[Sample], recipe: Recipe) -> MaskedImages:
@@ -221,10 +221,8 @@ class Segmenter(Learner):
         if labels is not None:
             check_labels(labels)
             if labels.shape != (len(images), len(self.classes)):
-                raise ValueError(
-                    f"labels has shape {tuple(labels.shape)}, expected "
-                    f"({len(images)}, {len(self.classes)}): one column a class"
-                )
+                expected = f"({len(images)}, {len(self.classes)}): one column a class"
+                raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {expected}")
             known = torch.cat([labels.new_ones(len(labels), 1), labels], 1) > 0
             scores = scores * known[:, :, None, None].to(scores.device)
         if crf is not False:
@@ -251,27 +249,29 @@ class Segmenter(Learner):
 
     @classmethod
     def load(
-        cls, path: str | Path, *, net: nn.Module | None = None, device: str = "auto"
+        cls, path: str | Path, *, net: Own = None, backbone: Own = None, device: str = "auto"
     ) -> Segmenter:
         """Load a trained segmenter from its file.
 
         Args:
             path: as given to `save`.
-            net: the network, where it or its backbone was your own.
+            net: the network, where it was your own.
+            backbone: that of a named network, where it was your own.
             device: where to put it; ``"auto"`` for CUDA where there is one.
 
         Raises:
             FileNotFoundError: if a file is missing.
             ValueError: if the file is damaged, of another method or version, or of another network.
         """
-        return super().load(path, net=net).to(chosen_device(device))
+        return super().load(path, net=net, backbone=backbone).to(chosen_device(device))
 
     @classmethod
     def _built(cls, card: Mapping[str, Any], path: Any, options: dict[str, Any]) -> Segmenter:
         saved, net = {name: card[name] for name in cls.SAVED}, options["net"]
         if net is None:
             n_values = 1 + len(saved["classes"])
-            net = build_network(saved["network"], n_values, backbone=saved["backbone"])
+            backbone = options["backbone"] or saved["backbone"]
+            net = build_network(saved["network"], n_values, backbone=backbone)
         return cls(net, **saved)
 
 

@@ -150,7 +150,8 @@ class Instrument(widgets.VBox):
     def __init__(self, **state: Any) -> None:
         self._controls: dict[str, widgets.Widget] = {}  # trait to the control that shows it
         # a kernel may answer controls in a thread of their own while a cell runs
-        self._slices, self._answers_in, self._trouble = Slices(self._failed), None, ""
+        self._slices, self._trouble = Slices(self._failed), ""
+        self._answers_in: int | None = None
         super().__init__(**state)
 
     def _begin(self, children: Sequence[widgets.Widget]) -> None:
@@ -277,12 +278,12 @@ class Instrument(widgets.VBox):
             if control.value != value:
                 control.value = value
 
-    def _slider(self, trait: str, step: float, width: str = "auto") -> widgets.FloatSlider:
+    def _slider(self, trait: str, step: float, width: str = "auto") -> widgets.Widget:
         low, high = _RANGES[trait]
         limits = {"min": low, "max": high, "step": step, "value": getattr(self, trait)}
         return self._control(trait, widgets.FloatSlider, width=width, **limits)
 
-    def _buttons(self, trait: str, label: str | None = None) -> widgets.ToggleButtons:
+    def _buttons(self, trait: str, label: str | None = None) -> widgets.Widget:
         """Build labelled buttons of which one is down."""
         buttons = self._control(trait, widgets.ToggleButtons, label)
         buttons.style.button_width = "auto"
@@ -316,7 +317,7 @@ class Instrument(widgets.VBox):
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         still, alt = self.still()._repr_mimebundle_()
         still["image/jpeg"] = base64.b64encode(still["image/jpeg"]).decode()
-        return {**data, **still}, {**metadata, **alt}
+        return {**(data or {}), **still}, {**metadata, **alt}
 
 
 def in_words(error: Exception) -> str:

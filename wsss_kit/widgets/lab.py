@@ -143,8 +143,8 @@ class PromptLab(PromptEditor):
         self._begin([row([left, self.screen, right]), row(line), backgrounds])
 
     def _choices(self) -> dict[str, Sequence[str]]:
-        choices = {"picture": list(self._samples), "class_name": self._present(self.prompts)}
-        return choices | {"view": VIEWS, "panel": PANELS, "compare": COMPARES}
+        of_images = {"picture": list(self._samples), "class_name": self._present(self.prompts)}
+        return {**of_images, "view": VIEWS, "panel": PANELS, "compare": COMPARES}
 
     def _present(self, prompts: Prompts) -> list[str]:
         """List the names that these prompts give to the classes of the image."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence, Sized
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -233,15 +233,15 @@ class OpenedImage:
         self, prompts: Prompts | None, classes: Sequence[str] | None, without: Collection[str]
     ) -> tuple[list[Key], Tensor, int]:
         """Return keys and unit embeddings (T, E), classes first, and the number of classes."""
-        prompts = self.prompts if prompts is None else prompts
+        used: Any = self.prompts if prompts is None else prompts
         names = list(self.classes if classes is None else classes)
-        names = checked_words(names, "classes", among=prompts.classes)
+        names = checked_words(names, "classes", among=used.classes)
         if without:
-            checked_words(list(without), "without", among=prompts.backgrounds)
-        of_class = dict(zip(prompts.classes, prompts.class_sentences(), strict=True))
+            checked_words(list(without), "without", among=used.backgrounds)
+        of_class = dict(zip(used.classes, used.class_sentences(), strict=True))
         keys = [of_class[name] for name in names]
         if self._target != "classes":
-            texts = zip(prompts.backgrounds, prompts.background_sentences(), strict=True)
+            texts = zip(used.backgrounds, used.background_sentences(), strict=True)
             keys += [key for word, key in texts if word not in without]
         return keys, self.clip.encode_sentences(keys), len(names)
 

@@ -169,7 +169,7 @@ def batch_maps(
     """
     h, w = (side // clip.patch_size for side in clip.shown_size(images))
     n = max(1, limit_of(_MOST_TOKENS, clip.device) // (1 + h * w) ** 2)
-    cams, probs, affinities = [], [], []
+    cams, probs, affinities, views = [], [], [], []
     for b in range(0, len(images), n):
         some, views, of_views = texts._replace(present=texts.present[b : b + n]), [], []
         for view in run_views(clip, images[b : b + n], **options):

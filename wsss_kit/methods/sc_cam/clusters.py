@@ -86,7 +86,7 @@ def kmeans(
     N = len(features)
     if k > N:
         raise ValueError(f"k is {k} and there are {N} points, expected at least k points")
-    middle, best = features.float().mean(0), None
+    middle, found = features.float().mean(0), []
     points = features.float() - middle  # small numbers lose fewer digits in products
     random = torch.Generator(points.device).manual_seed(seed)
     still = tolerance * points.var(0, correction=0).mean()
@@ -103,9 +103,8 @@ def kmeans(
             if shift <= still:
                 break
         squares, labels = _distances(points, centres).min(1)
-        if best is None or squares.sum() < best.inertia:
-            best = Clusters(labels, centres + middle, squares.sum().item())
-    return best
+        found.append(Clusters(labels, centres + middle, squares.sum().item()))
+    return min(found, key=lambda each: each.inertia)
 
 
 def _distances(points: Tensor, centres: Tensor) -> Tensor:

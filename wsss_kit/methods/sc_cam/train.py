@@ -131,8 +131,8 @@ def epochs_of_rounds(
         ValueError: if a number is no count, or there is not one for each round.
     """
     if given is None:
-        given = [usual] if isinstance(usual, int) else usual
-        given = [*given, *given[-1:] * rounds][:rounds]
+        few = [usual] if isinstance(usual, int) else [*usual]
+        given = [*few, *few[-1:] * rounds][:rounds]
     elif isinstance(given, str) or not isinstance(given, Sequence):
         check_count("epochs", given)
         given = [given] * rounds
