@@ -20,7 +20,14 @@ MODULES = (
     *("methods.sc_cam.clusters", "methods.clip_es", "methods.clip_es.opened"),
     *("affinity_net", "segmentation", "segmentation.networks", "backbones", "clip", "clip.images"),
     *("clip.towers", "crf.dense", "crf.permutohedral", "prompts", "prompts.search"),
-    *("data.datasets", "data.benchmarks", "data.folder", "data.exchange", "data.images"),
+    *(
+        "data.datasets",
+        "data.benchmarks",
+        "data.folder",
+        "data.exchange",
+        "data.export",
+        "data.images",
+    ),
     *("evaluation", "evaluation.confusion", "evaluation.report", "evaluation.comparison"),
     *("evaluation.agreement", "evaluation.background", "evaluation.error_kinds"),
     *("evaluation.published_numbers", "evaluation.prompt_ranking", "evaluation.word_scores"),
@@ -57,7 +64,7 @@ html_math_renderer = "mathml"  # what browsers draw themselves, without a networ
 default_role = "py:obj"
 nb_execution_mode = "off"
 nb_output_stderr = "remove"
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"

@@ -6,8 +6,9 @@ import inspect
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +22,11 @@ def digest_of(*parts: bytes) -> str:
 def expanded(path: str | Path) -> Path:
     """Return a path with the home folder for ``~``; one of an unknown user stays as it is."""
     return Path(os.path.expanduser(path))
+
+
+def composed(name: str | PurePath) -> str:
+    """Return a name with every accent joined to its letter; some systems write them apart."""
+    return unicodedata.normalize("NFC", str(name))
 
 
 def write_whole(path: str | Path, content: bytes | str) -> Path:

@@ -46,6 +46,7 @@ from wsss_kit.evaluation import (
     error_sources,
     explain_gap,
     published,
+    rank_reports,
 )
 from wsss_kit.notebook_data import make_clip_es, open_data, train_cam
 from wsss_kit.pipeline import Pipeline
@@ -171,19 +172,10 @@ print(difference)
 show_difference(difference, first=worse, second=better)
 
 # %%
-pairs = {}
-for first in reports:
-    for second in reports:
-        if first != second:
-            found = compare_reports(reports[first], reports[second])
-            sure = found.interval[0] > 0 or found.interval[1] < 0
-            pairs.setdefault(first, {})[second] = (
-                f"{100 * found.difference:+.1f}{'' if sure else ' ?'}"
-            )
-pd.DataFrame(pairs).reindex(index=list(reports)).fillna("")
+rank_reports(reports)
 
 # %% [markdown]
-# A cell is *row minus column*, in points. A question mark means that the interval contains zero.
+# Every pair, *second minus first*. A rank is 1 + the number of methods that are better and whose interval leaves out zero, so methods **tie** where no difference was shown. Each interval holds 95 % by itself: of twenty pairs of equal methods, one leaves out zero by chance. `python -m wsss_kit compare` writes the same for masks from anywhere.
 #
 # ## What is lost to what?
 #

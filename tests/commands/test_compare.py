@@ -13,7 +13,8 @@ from pycocotools import mask as coco
 from wsss_kit.commands.compare import run_compare, run_export
 from wsss_kit.commands.line import main
 from wsss_kit.commands.masks import run_masks
-from wsss_kit.data.exchange import export_masks, open_foreign
+from wsss_kit.data.exchange import open_foreign
+from wsss_kit.data.export import export_masks
 from wsss_kit.data.images import mask_png
 from wsss_kit.evaluation import Protocol, compare_reports, evaluate
 from wsss_kit.paperworld import PaperWorld
@@ -103,12 +104,47 @@ def test_without_ground_truth_there_is_agreement_and_no_rank(tmp_path):
         run_compare(images, masks=[places[0], f"less={tmp_path / 'less'}"], **options)
 
 
+def test_names_are_matched_and_a_folder_of_masks_is_the_ground_truth(tmp_path):
+    """Accents that are written apart, endings in capitals, folders, doubt in one set of three."""
+    images, names = tmp_path / "images", ["a.v2", "sub/e\u0301te\u0301", "IMG 01"]
+    for name, ending in zip(names, (".JPG", ".png", ".bmp"), strict=True):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6)).save(images / f"{name}{ending}")
+    truth = torch.zeros(6, 8).long()
+    truth[:, :4] = 1
+    doubtful, shifted = truth.clone(), truth.roll(1, 1)
+    doubtful[0, :2] = 255
+    sets = {"masks": truth, "doubt": doubtful, "shifted": shifted, "same": truth}
+    for name, mask in sets.items():
+        folder = images / "masks" if name == "masks" else tmp_path / name
+        folder.mkdir()
+        for image in ("a.v2.PNG", "\u00e9t\u00e9.png", "IMG 01.Png"):
+            (folder / image).write_bytes(mask_png(mask))
+    places = [f"{name}={tmp_path / name}" for name in sets if name != "masks"]
+    options = {"classes": ["cat", "dog"], "out": tmp_path / "out"}
+    judged = run_compare(images, masks=places, **options)
+    assert {n: round(r.mean_iou, 3) for n, r in judged.reports.items()} == {
+        "same": 1.0,
+        "doubt": round(np.mean([24 / 26, 22 / 24]), 3),
+        "shifted": round(np.mean([18 / 30, 18 / 30]), 3),
+    }
+    assert judged.reports["doubt"].protocol.predicted_255 == pytest.approx(2 / 48)
+    assert judged.ranks == {"same": 1, "doubt": 2, "shifted": 3}
+    alone = run_compare(images, masks=places, **{**options, "limit": 1})
+    assert set(alone.ranks.values()) == {1}  # one image shows no difference
+    (tmp_path / "same" / "a.v2.npy").write_bytes((tmp_path / "same" / "a.v2.PNG").read_bytes())
+    with pytest.raises(ValueError, match=r"same: image 'a\.v2' has two masks, a\.v2\.PNG and a\.v"):
+        run_compare(images, masks=places, **options)
+
+
 def test_methods_of_the_kit_beside_foreign_masks(tmp_path):
     place, options = write(torn(0.2, 1), tmp_path / "mine"), {**OF_WORLD, "limit": 6}
     options |= {"masks": [f"mine={place}"], "out": tmp_path / "out", "device": "cpu"}
     judged = run_compare(methods=["cam", "clip-es"], **options)
     assert set(judged.reports) == {"mine", "cam", "clip-es"} and judged.ranks["mine"] == 1
     assert judged.reports["cam"].protocol.preset == "clean"
+    with pytest.raises(ValueError, match="holds a head of other images"):
+        run_compare(methods=["cam"], **{**options, "limit": 5})
     again = run_compare(methods=["cam", "clip-es"], **options)  # nothing is made twice
     assert again.reports["cam"].mean_iou == judged.reports["cam"].mean_iou
 
@@ -148,7 +184,10 @@ def rotate(values):
 
 
 WRONG = {
-    "nothing there": (lambda f: [p.unlink() for p in f.iterdir()], "holds nothing, and no mask"),
+    "nothing there": (
+        lambda f: [p.unlink() for p in f.iterdir()],
+        "holds no PNG and no .npy, and no mask",
+    ),
     "other names": (
         lambda f: [p.rename(f / f"{p.stem}_mask.png") for p in [*f.iterdir()]],
         "holds val_0_000000_mask.png.*expected one of 'val_0_000000'",
@@ -187,7 +226,7 @@ WRONG = {
     ),
     "two of one image": (
         lambda f: np.save(f / f"{WORLD.names[0]}.npy", np.zeros((96, 96), np.uint8)),
-        "are both there; remove one",
+        "image 'val_0_000000' has two masks",
     ),
     "a run that was stopped": (
         lambda f: (f / "protocol.json").write_text("{}"),
@@ -211,7 +250,13 @@ def test_folders_that_do_not_fit_are_refused_by_name(tmp_path, capsys, wrong):
 
 
 JSON = {
-    "no class 'yak'": {"categories": [{"id": 1, "name": "yak"}]},
+    "has two masks": {
+        "images": [{"id": i, "file_name": f"{i}/{WORLD.names[0]}.jpg"} for i in range(1, 25)]
+    },
+    "no class 'yak'": {"categories": [{"id": c, "name": "yak"} for c in range(9)]},
+    "score None": {
+        "annotations": [{"image_id": 1, "category_id": 1, "score": None, "segmentation": {}}]
+    },
     "image 70, which": {"annotations": [{"image_id": 70, "category_id": 1}]},
     "category 99": {"annotations": [{"image_id": 1, "category_id": 99}]},
     "KeyError: 'segmentation'": {"annotations": [{"image_id": 1, "category_id": 1}]},
@@ -245,6 +290,9 @@ def test_results_without_categories_and_the_surer_region_on_top(tmp_path):
     masks = open_foreign(file, WORLD)
     assert np.array_equal(masks[WORLD.names[0]], np.where(half, 3, 2))
     assert not masks[WORLD.names[1]].any()
+    assert len(open_foreign(file, WORLD[:3])) == 3
+    with pytest.raises(ValueError, match=f"holds {WORLD.names[0]}, and no mask of an image"):
+        open_foreign(file, WORLD[1:])
 
 
 def unpacked(packed):
@@ -310,6 +358,10 @@ def test_masks_export_when_they_are_written_and_what_is_missing_is_said(tmp_path
     (tmp_path / "own").mkdir()
     assert main(["export", str(tmp_path / "own"), "--to", "coco-rle"]) == 2
     assert "holds no mask; expected NAME.png and --classes" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"'cat' and 'cat', expected different words"):
+        export_masks(dict(masks), ["cat", "cat"], tmp_path / "twice.json", to="coco-rle")
+    with pytest.raises(ValueError, match=r"the mask of train_0_0.* holds \d, expected 0 or one of"):
+        export_masks(dict(masks), ["cat"], tmp_path / "few.json", to="coco-rle")
     for words, expected in (
         (["--masks", "a=b"], "the sets of masks are a; expected two or more with different names"),
         (["--masks", "a", "b=c"], "--masks is 'a', expected NAME=PLACE"),

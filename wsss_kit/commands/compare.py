@@ -1,5 +1,6 @@
 """Judge masks from anywhere (``compare``), and hand masks to other programs (``export``)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +15,9 @@ from wsss_kit.commands import MANIFEST, masks_in, protocol_of, read_masks, run_f
 from wsss_kit.commands.masks import run_masks
 from wsss_kit.commands.train_method import CONFIG, train_method
 from wsss_kit.data import LazyMasks, open_dataset
-from wsss_kit.data.exchange import ENDINGS, EXPORTS, export_masks, read_file
-from wsss_kit.data.folder import IMAGE_ENDINGS, open_images
+from wsss_kit.data.exchange import ENDINGS, read_file
+from wsss_kit.data.export import EXPORTS, export_masks
+from wsss_kit.data.folder import IMAGE_ENDINGS, MASKS, open_images
 from wsss_kit.evaluation import (
     Agreement,
     Judgement,
@@ -25,7 +27,7 @@ from wsss_kit.evaluation import (
     judge,
 )
 from wsss_kit.evaluation.report import percent
-from wsss_kit.files import is_saved, read_card, write_whole
+from wsss_kit.files import expanded, is_saved, read_card, write_whole
 from wsss_kit.paperworld import STUFF
 from wsss_kit.plot import iou_bars, show_cams, show_errors, show_masks
 from wsss_kit.plot.reports import show_difference, write_report
@@ -59,12 +61,13 @@ def run_compare(
         masks: sets of masks as ``NAME=PLACE``: a folder of palette PNGs, grey PNGs or NumPy arrays,
             a JSON file of COCO, or a folder that ``masks`` wrote.
         methods: of the kit, which run first: ``cam`` (a head trained on these images), or whatever
-            ``masks`` takes, such as ``clip-es``. They need image-level labels.
+            ``masks`` takes, such as ``clip-es``, with a name before it or not (``NAME=METHOD``).
+            They need image-level labels.
         truth: place of the ground truth; None for that of the data set, if it has one.
         data: ``"folder"``, ``"voc"``, ``"coco"``, ``"pets"`` or ``"paper"`` (the embedded world).
         split: of the data set.
         classes: of a folder without ``labels.csv``: names of the mask values 1, 2 and so on.
-        scored: classes that count, with background; None for all.
+        scored: classes that count beside background; None for all.
         crf: whether the dense CRF follows the maps of ``methods``.
         limit: only the first so many images.
         out: folder of the page, of tables as CSV and of the masks of ``methods``.
@@ -79,26 +82,30 @@ def run_compare(
         FileNotFoundError: if images or masks are not there.
     """
     check_given(check_count, limit=limit)
-    named = [_named(str(text)) for text in masks]
-    named += [(Path(method).stem, Path(out) / "masks" / Path(method).stem) for method in methods]
-    places = dict(named)
-    if len(places) < len(named) or len(places) < 2:
-        listed = ", ".join(name for name, _ in named) or "none"
+    named = [_named(str(text), "--masks") for text in masks]
+    ran = dict(_named(text, "--methods") for text in methods)
+    places = {**dict(named), **{name: str(Path(out) / "masks" / name) for name in ran}}
+    if len(places) < len(named) + len(methods) or len(places) < 2:
+        listed = ", ".join([*(name for name, _ in named), *ran]) or "none"
         expected = "two or more with different names: --masks NAME=PLACE, --methods METHOD"
         raise ValueError(f"the sets of masks are {listed}; expected {expected}")
-    if data == "folder" and folder is not None:
-        samples = open_images(Path(folder), classes)[:limit]
+    if data == "paper" and folder is not None:
+        raise ValueError(f"the embedded world has no folder, and {folder} is given; leave it out")
+    if data == "folder" and folder is not None and split is None:
+        samples = open_images(folder := expanded(folder), classes, inner=True)[:limit]
+        if not (folder / "labels.csv").exists() and (folder / MASKS).is_dir():
+            truth = truth or folder / MASKS
     else:
         samples = open_dataset(data, folder, split, limit=limit, classes=classes)
     target = _truth(samples, truth)
     with run_folder(out) as page_folder:
         made = {"data": data, "root": folder, "split": split, "limit": limit, "device": device}
-        for method in methods:
-            _make(method, places[Path(method).stem], page_folder / "cam", crf, made)
+        for name, method in ran.items():
+            _make(method, Path(places[name]), page_folder / "cam", crf, made)
         sets, stated = {}, {}
         for name, place in places.items():
             try:
-                sets[name], card = masks_in(place, samples)
+                sets[name], card = masks_in(expanded(place), samples)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             stated[name] = protocol_of(card, data, samples.split)
@@ -112,39 +119,56 @@ def run_compare(
         return _write_judgement(page_folder, samples, sets, target, judged)
 
 
-def _named(text: str) -> tuple[str, Path]:
-    """Split ``NAME=PLACE``."""
+def _named(text: str, option: str) -> tuple[str, str]:
+    """Split ``NAME=PLACE``; a method may come without a name."""
     name, equals, place = text.partition("=")
-    if not (equals and name.strip() and place):
-        raise ValueError(f"--masks is {text!r}, expected NAME=PLACE, such as mine=data/mine")
-    return name.strip(), Path(place)
+    if not equals and option == "--methods":
+        return Path(text).stem if ".py:" not in text else text.rpartition(":")[2], text
+    if not (equals and name.strip() and place) or re.search(r"[/\\]", name):
+        raise ValueError(f"{option} is {text!r}, expected NAME=PLACE, such as mine=data/mine")
+    return name.strip(), place
 
 
 def _truth(samples: Sequence[Sample], place: str | Path | None) -> LazyMasks | None:
     """Open the ground truth of the images that have one; None if there is none."""
     try:
-        masks = samples.open_masks() if place is None else masks_in(Path(place), samples)[0]
+        masks = samples.open_masks() if place is None else masks_in(expanded(place), samples)[0]
     except FileNotFoundError:
         if place is None:
             return None
         raise
     names = [name for name in samples.names if name in masks]
-    return LazyMasks(names, read=masks.__getitem__, folder=place or "the data set")
+    return _of_names(masks, names, "the ground truth")
 
 
 def _of_names(masks: Mapping[str, Tensor], names: Sequence[str], called: str) -> LazyMasks:
-    """Take the masks of these images only, all of which have to be there."""
+    """Take the masks of these images only, all of which have to be there; errors name the set."""
     if missing := [name for name in names if name not in masks]:
         problem = f"{called} has no mask of {len(missing)} of {len(names)} images"
         raise ValueError(f"{problem}, such as {missing[0]!r}; expected one of each image")
-    return LazyMasks(names, read=masks.__getitem__, folder=called)
+
+    def read(name: str) -> Tensor:
+        try:
+            return masks[name]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{called}: {error}") from error
+
+    return LazyMasks(names, read=read, folder=called)
 
 
 def _make(method: str, place: Path, trained: Path, crf: bool, made: Mapping[str, Any]) -> None:
     """Write the masks of a method of the kit, or go on where that was stopped."""
     if method == "cam":
+        if resume := (trained / CONFIG).exists():
+            config = read_card(trained / CONFIG)
+            of_data = {name: made[name] for name in ("data", "root", "split", "limit")}
+            of_data = {n: str(v) if isinstance(v, Path) else v for n, v in of_data.items()}
+            before = {name: config.get(name) for name in of_data}
+            before["split"] = before["split"] if of_data["split"] else None  # the usual one
+            if before != of_data:
+                problem = f"{trained} holds a head of other images ({before}, now {of_data})"
+                raise ValueError(f"{problem}; give --out another folder, or remove it")
         if not is_saved(trained / "cam"):
-            resume = (trained / CONFIG).exists()
             train_method("cam", trained, resume=resume, train_backbone=False, validate=0, **made)
         method = str(trained / "cam")
     run_masks(method, place, crf=crf, **made)
@@ -273,7 +297,7 @@ def run_export(
         ValueError: if there is no such format, or masks and classes do not fit.
         FileNotFoundError: if there are no masks.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     check_word("the format of an export", to, EXPORTS)
     if (folder / MANIFEST).is_file():
         masks, classes = read_masks(folder, classes).masks, read_card(folder / MANIFEST)["classes"]
@@ -288,7 +312,9 @@ def run_export(
     files = None if images is None else _by_name(Path(images), IMAGE_ENDINGS)
     if files is not None:
         files = {n: str(f.relative_to(images).as_posix()) for n, f in files.items()}
-        _of_names(files, list(masks), str(images))
+        if missing := [name for name in masks if name not in files]:
+            problem = f"{images} has no image of {len(missing)} of {len(masks)} masks"
+            raise ValueError(f"{problem}, such as {missing[0]!r}; expected one of each")
     file = folder / f"{to}.json" if out is None else out
     file = export_masks(masks, classes, file, to=to, files=files, prefix=prefix)
     print(f"{file} holds the regions of {len(masks)} masks.")
@@ -297,5 +323,10 @@ def run_export(
 
 def _by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     """Find files below a folder by name: their path in it without the ending."""
-    files = [f for f in sorted(folder.rglob("*")) if f.suffix.lower() in endings]
-    return {f.relative_to(folder).with_suffix("").as_posix(): f for f in files if f.name[0] != "."}
+    found: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in endings and file.name[0] != ".":
+            first = found.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
+            if first is not file:
+                raise ValueError(f"{first} and {file} have one name; remove one")
+    return found

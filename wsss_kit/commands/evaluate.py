@@ -59,7 +59,7 @@ def run_evaluate(
         split: None for ``train_aug`` of VOC, ``train`` or ``trainval``; published masks are scored
             on VOC's ``train``.
         limit: only the first so many images.
-        scored: classes that count, with background; None for all. Pixels of others do not.
+        scored: classes that count beside background; None for all. Pixels of others do not.
         power: exponents of backgrounds (1 - max)^power for the soft maps of the folder. The masks
             by the best of them are scored: chosen on the scored images, as papers do with maps.
         row: a published number to stand beside ours, as ``reproduce`` lists them.

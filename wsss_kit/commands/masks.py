@@ -29,8 +29,8 @@ from wsss_kit.commands import (
 )
 from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import LazySamples, open_dataset
-from wsss_kit.data.exchange import EXPORTS, export_masks
-from wsss_kit.files import call_function, digest_of, load_model, weights_path
+from wsss_kit.data.export import EXPORTS, export_masks
+from wsss_kit.files import call_function, digest_of, is_saved, load_model, weights_path
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
@@ -243,6 +243,9 @@ def _open(
     if data == "paper" and method in _SHIPPED:
         fitted = _KINDS[_SHIPPED[method]].load("paper", device=device)
         return fitted, f"{_SHIPPED[method]}, weights of the package"
+    if Path(method).name == str(method) and not Path(method).suffix and not is_saved(method):
+        known = "expected clip-es, FILE.py:CLASS, or the path of a method that was saved"
+        raise FileNotFoundError(f"{weights_path(method)} is missing; {known}")
     _, card = load_model(method)
     check_word("the method of the file", str(card.get("method")), _KINDS)
     given = {} if backbone is None else {"backbone": backbone}

@@ -174,7 +174,7 @@ class _Validation:
             samples = open_dataset(data, root, split)
             self.target = samples.open_masks()
         except FileNotFoundError as error:
-            print(f"No validation: {str(error).partition(chr(10))[0]}")
+            print(f"No validation: {str(error).partition(';')[0]}")
             return
         places = (i for i, name in enumerate(samples.names) if name in self.target)
         self.samples = [samples[i] for i in islice(places, min(most, limit or most))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -146,7 +147,9 @@ class LazySamples(Sequence[Sample]):
         masks: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.names, self.classes, self.split = tuple(names), tuple(classes), split
-        self.image, self.labels, self._size, self._masks = image, labels, size, masks
+        self.image, self.labels, self._size, self.masks = image, labels, size, masks
+        if twice := [name for name, n in Counter(self.names).items() if n > 1]:
+            raise ValueError(f"two images are called {twice[0]!r}, expected different names")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -206,9 +209,9 @@ class LazySamples(Sequence[Sample]):
         Raises:
             FileNotFoundError: if there are none, with the layout that was expected.
         """
-        if self._masks is None:
+        if self.masks is None:
             raise FileNotFoundError("these images have no ground-truth masks")
-        return self._masks
+        return self.masks
 
     def size_of(self, name: str) -> tuple[int, int]:
         """Return height and width of an image, without decoding it where that is possible."""

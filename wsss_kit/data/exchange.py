@@ -1,9 +1,9 @@
-"""Masks that other programs wrote, and masks for other programs: COCO's run lengths, NumPy, PNG."""
+"""Masks that other programs wrote: PNG of several kinds, NumPy, COCO's outlines and run lengths."""
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -13,18 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wsss_kit.checks import check_word
 from wsss_kit.classes import IGNORE_INDEX, Sample, palette
 from wsss_kit.data.datasets import LazyMasks
 from wsss_kit.data.images import check_mask, read_mask
-from wsss_kit.files import write_whole
+from wsss_kit.files import composed, expanded
 from wsss_kit.prompts.checks import closest
 
 DOUBT = "doubt"
 """Name of the regions that are 255 in a mask."""
-EXPORTS = ("coco-rle", "label-studio")
 ENDINGS = (".png", ".npy")
-_ENDING = re.compile(r"\.(png|jpe?g|bmp|tiff?|webp)$", re.IGNORECASE)
+_ENDING = re.compile(r"\.(png|npy|jpe?g|bmp|tiff?|webp)$", re.IGNORECASE)
 
 
 def open_foreign(place: str | Path, samples: Sequence[Sample]) -> LazyMasks:
@@ -49,24 +47,31 @@ def open_foreign(place: str | Path, samples: Sequence[Sample]) -> LazyMasks:
         ValueError: if no image has a mask there, an image has two, or the file is damaged; on
             reading an item, if a mask does not fit its image or the classes.
     """
-    place = Path(place)
+    place = expanded(place)
     if not place.exists():
         raise FileNotFoundError(f"there is no {place}, expected a folder or a file of masks")
     if place.is_dir():
-        files = {n: [f for e in ENDINGS if (f := place / (n + e)).is_file()] for n in samples.names}
-        if twice := [found for found in files.values() if len(found) > 1]:
-            raise ValueError(f"{twice[0][0]} and {twice[0][1].name} are both there; remove one")
-        there = [path.name for path in sorted(place.iterdir())]
-        readers = {n: partial(read_file, found[0]) for n, found in files.items() if found}
-    elif place.suffix == ".npz":
-        there = arrays = _load(place)
-        readers = {n: lambda n=n: _as_mask(arrays[n], n) for n in samples.names if n in arrays}
+        called = {f: f.relative_to(place).as_posix() for f in sorted(place.rglob("*"))}
+        called = {f: text for f, text in called.items() if f.suffix.lower() in ENDINGS}
+        readers = {n: partial(read_file, f) for n, f in _matched(samples.names, called).items()}
+    elif place.suffix.lower() == ".npz":
+        arrays = _load(place)
+        called = {key: key for key in arrays}
+        found = _matched(samples.names, called).items()
+        readers = {n: lambda key=key: _as_mask(_load(place, key), key) for n, key in found}
+    elif place.suffix.lower() == ".json":
+        called, regions, is_list = _regions(place, samples.classes)
+        found = _matched(samples.names, called)
+        # no result of an image means that nothing was found in it
+        names = samples.names if is_list and found else found
+        sizes = samples.size_of
+        drawn = {name: regions.get(found.get(name), []) for name in names}
+        readers = {n: lambda n=n: _draw(drawn[n], sizes(n), n) for n in drawn}
     else:
-        there, sizes = _regions(place, samples), samples.size_of
-        readers = {n: lambda n=n: _draw(there[n], sizes(n), n) for n in samples.names if n in there}
+        raise ValueError(f"{place} is no folder, .npz or .json, so no masks that are known here")
     if not readers:
-        found = f"{place} holds {', '.join([*there][:3]) or 'nothing'}"
-        raise ValueError(f"{found}, and no mask of an image; expected one of {samples.names[0]!r}")
+        there = f"{place} holds {', '.join([*called.values()][:3]) or 'no PNG and no .npy'}"
+        raise ValueError(f"{there}, and no mask of an image; expected one of {samples.names[0]!r}")
 
     def read(name: str) -> Tensor:
         mask, what = readers[name](), f"{name} of {place}"
@@ -74,6 +79,34 @@ def open_foreign(place: str | Path, samples: Sequence[Sample]) -> LazyMasks:
         return mask
 
     return LazyMasks(readers, read=read, folder=place)
+
+
+def _matched(names: Sequence[str], called: Mapping[Any, str]) -> dict[str, Any]:
+    """Find what belongs to each image by its name: with folders, else without where that is unique.
+
+    Args:
+        names: of the images.
+        called: anything -> its file name, of which the ending does not count.
+
+    Raises:
+        ValueError: if two belong to one image.
+    """
+    exact, last = defaultdict(list), defaultdict(list)
+    for each, text in called.items():
+        key = composed(_ENDING.sub("", text.replace("\\", "/")))
+        exact[key].append(each)
+        last[PurePosixPath(key).name].append(each)
+    alone, found = Counter(PurePosixPath(name).name for name in names), {}
+    for name in names:
+        key = composed(name)
+        short = PurePosixPath(key).name
+        there = exact.get(key) or (alone[PurePosixPath(name).name] == 1 and last.get(short)) or []
+        if len(there) > 1:
+            both = " and ".join(called[each] for each in there[:2])
+            raise ValueError(f"image {name!r} has two masks, {both}; remove one")
+        if there:
+            found[name] = there[0]
+    return found
 
 
 def read_file(path: Path) -> Tensor:
@@ -94,9 +127,11 @@ def read_file(path: Path) -> Tensor:
     return mask
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, key: str | None = None) -> Any:
+    """Load an array, or one of an archive."""
     try:
-        return np.load(path, allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if key is None else loaded[key]
     except Exception as error:  # of zip and of NumPy, many kinds
         raise ValueError(f"{path} holds no arrays of numbers ({error}); save it again") from error
 
@@ -116,51 +151,45 @@ class _Region(NamedTuple):
     outline: Any
 
 
-def _regions(file: Path, samples: Sequence[Sample]) -> dict[str, list[_Region]]:
-    """Read the regions of each image of a COCO file: a data set, or a list of results."""
+def _regions(
+    file: Path, classes: Sequence[str]
+) -> tuple[dict[Any, str], dict[Any, list[_Region]], bool]:
+    """Read a COCO file, a data set or a list of results.
+
+    Returns:
+        Id of an image -> its file name; id -> its regions; whether it is a list of results.
+    """
     try:
         data = json.loads(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file} is no whole JSON ({error}); write it again") from error
-    regions: dict[str, list[_Region]] = defaultdict(list)
-    values = {c: c for c in (*range(1, 1 + len(samples.classes)), IGNORE_INDEX)}
+    values = {**dict(enumerate(classes, 1)), IGNORE_INDEX: DOUBT}
+    known = {name: value for value, name in values.items()} | {"background": 0}
+    regions: dict[Any, list[_Region]] = defaultdict(list)
     try:
-        if isinstance(data, dict):
-            stems = {each["id"]: _ENDING.sub("", each["file_name"]) for each in data["images"]}
-            known = {PurePosixPath(n).name: n for n in samples.names}
-            known = known if len(known) == len(samples.names) else {}  # two folders, one name
-            known |= {name: name for name in samples.names}
-            images = {i: known.get(s, known.get(Path(s).name, s)) for i, s in stems.items()}
-            regions |= {name: [] for name in images.values()}
-            names = {each["id"]: each["name"] for each in data["categories"]}
-            values = {key: _value_of(name, samples.classes) for key, name in names.items()}
-            entries = data["annotations"]
+        if is_list := isinstance(data, list):
+            entries, called = data, {each["image_id"]: str(each["image_id"]) for each in data}
         else:
-            images, entries = {name: name for name in samples.names}, data
-            regions |= {name: [] for name in samples.names if entries}
+            entries, called = data["annotations"], {e["id"]: e["file_name"] for e in data["images"]}
+            values = {each["id"]: each["name"] for each in data["categories"]}
         for each in entries:
-            if (image := each["image_id"]) not in images:
+            image, category, score = each["image_id"], each["category_id"], each.get("score", 1)
+            if image not in called:
                 raise ValueError(f"a region is of image {image!r}, which is not among the images")
-            if (category := each["category_id"]) not in values:
+            if category not in values:
                 raise ValueError(f"a region has category {category!r}, expected {[*values]}")
-            region = _Region(each.get("score", 1), values[category], each["segmentation"])
-            regions[images[image]].append(region)
+            if (name := values[category]) not in known:
+                raise ValueError(f"there is no class {name!r}{closest(name, classes)}")
+            if not isinstance(score, int | float) or score != score:
+                raise ValueError(f"a region has score {score!r}, expected a number or none")
+            regions[image].append(_Region(score, known[name], each["segmentation"]))
     except (KeyError, TypeError, AttributeError) as error:
         problem = f"{file} is not as COCO writes it ({type(error).__name__}: {error})"
         expected = "images, categories and annotations, or a list of results"
         raise ValueError(f"{problem}, expected {expected}") from error
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    return regions
-
-
-def _value_of(name: str, classes: Sequence[str]) -> int:
-    """Return the value of a class, or of doubt, by its name."""
-    if name in classes:
-        return 1 + list(classes).index(name)
-    if name == DOUBT:
-        return IGNORE_INDEX
-    raise ValueError(f"there is no class {name!r}{closest(name, classes)}")
+    return called, regions, is_list
 
 
 def _draw(regions: Sequence[_Region], size: tuple[int, int], what: str) -> Tensor:
@@ -172,102 +201,6 @@ def _draw(regions: Sequence[_Region], size: tuple[int, int], what: str) -> Tenso
         except Exception as error:  # pycocotools raises many kinds, and plain ones
             raise ValueError(f"{what} has a region without an outline ({error})") from error
     return drawn
-
-
-def export_masks(
-    masks: Mapping[str, Tensor],
-    classes: Sequence[str],
-    file: str | Path,
-    *,
-    to: str,
-    files: Mapping[str, str] | None = None,
-    prefix: str = "/data/local-files/?d=",
-) -> Path:
-    """Write masks for another program: a region for each class of an image, and one for doubt.
-
-    Args:
-        masks: image name -> (H, W) int64.
-        classes: C names without background.
-        file: the JSON file.
-        to: ``"coco-rle"``: a data set of COCO with compressed run lengths, which `open_foreign` and
-            pycocotools read; or ``"label-studio"``: tasks with a brush region as prediction, for a
-            labelling interface ``<BrushLabels name="tag" toName="image">``.
-        files: image name -> file name of the image; None for ``NAME.jpg``.
-        prefix: stands before the file name in a task of Label Studio: where it serves files.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: if there is no such format, or a class is called as doubt is.
-    """
-    if DOUBT in classes:
-        raise ValueError(f"a class is called {DOUBT!r}, as pixels of 255 are; rename it")
-    names = {**dict(enumerate(classes, 1)), IGNORE_INDEX: DOUBT}
-    files = {name: f"{name}.jpg" for name in masks} if files is None else files
-    check_word("the format of an export", to, EXPORTS)
-    write = _coco if to == "coco-rle" else _label_studio
-    return write_whole(file, json.dumps(write(masks, names, files, prefix)))
-
-
-def _inside(mask: Tensor, names: Mapping[int, str]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the value of each region of a mask and the pixels of it, (H, W) uint8."""
-    for value in mask.unique().tolist():
-        if value not in (0, *names):
-            raise ValueError(f"a mask holds {value}, expected 0, {[*names]}; check the classes")
-        if value:
-            yield value, (mask == value).byte().numpy()
-
-
-def _coco(
-    masks: Mapping[str, Tensor], names: Mapping[int, str], files: Mapping[str, str], _: str
-) -> dict[str, Any]:
-    from pycocotools import mask as coco
-
-    images, regions = [], []
-    for i, (name, mask) in enumerate(masks.items(), 1):
-        H, W = mask.shape
-        images.append({"id": i, "file_name": files[name], "height": H, "width": W})
-        for value, pixels in _inside(mask, names):
-            runs = coco.encode(np.asfortranarray(pixels))
-            region = {"id": 1 + len(regions), "image_id": i, "category_id": value, "iscrowd": 0}
-            region |= {"area": int(coco.area(runs)), "bbox": coco.toBbox(runs).tolist()}
-            regions.append({**region, "segmentation": {**runs, "counts": runs["counts"].decode()}})
-    categories = [{"id": value, "name": name} for value, name in names.items()]
-    return {"images": images, "categories": categories, "annotations": regions}
-
-
-def _label_studio(
-    masks: Mapping[str, Tensor], names: Mapping[int, str], files: Mapping[str, str], prefix: str
-) -> list[dict[str, Any]]:
-    tasks = []
-    for name, mask in masks.items():
-        H, W = mask.shape
-        of_all = {"type": "brushlabels", "from_name": "tag", "to_name": "image"}
-        of_all |= {"original_width": W, "original_height": H, "image_rotation": 0}
-        results = []
-        for value, pixels in _inside(mask, names):
-            brush = {"format": "rle", "rle": _packed(pixels), "brushlabels": [names[value]]}
-            results.append({"id": f"{name}-{value}", **of_all, "value": brush})
-        shown = {"image": prefix + files[name]}
-        tasks.append({"data": shown, "predictions": [{"result": results}]})
-    return tasks
-
-
-def _packed(pixels: np.ndarray) -> list[int]:
-    """Pack pixels (H, W) of 0 and 1 as Label Studio does: runs of bits over four channels.
-
-    32 bits of length, 5 of the word size minus 1, four times 4 of a run length's size minus 1; then
-    for each run a 1, 2 bits for which size, the length minus 1 and the word (rle-pack of thi.ng).
-    """
-    flat = np.repeat(pixels.ravel(), 4)
-    starts = np.flatnonzero(np.diff(flat, prepend=1 - flat[:1]))
-    cuts = np.union1d(starts, np.arange(0, len(flat), 1 << 16))  # a run has 16 bits of length
-    lengths = np.diff(cuts, append=len(flat))
-    runs = (0b111 << 24) + (lengths - 1 << 8 | 255 * flat[cuts].astype(np.int64))
-    bits = [f"{len(flat):032b}", f"{7:05b}", *(f"{size - 1:04b}" for size in (3, 4, 8, 16))]
-    bits += [f"{run:027b}" for run in runs]
-    return np.packbits(np.array([*"".join(bits)], np.uint8)).tolist()
 
 
 def outline_mask(outline: Any, size: tuple[int, int]) -> np.ndarray:

@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import re
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +16,12 @@ import torch
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
 from wsss_kit.data.images import image_size, read_image
-from wsss_kit.files import expanded
+from wsss_kit.files import composed, expanded
 from wsss_kit.prompts.checks import checked_words, closest, expected_one_of
 
 N_SHOWN = 5  # problems that an error message lists
 
+MASKS = "masks"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -97,16 +97,34 @@ def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None)
     return _Folder(root, classes).open_masks()
 
 
-def open_images(folder: Path, classes: Sequence[str] | None) -> LazySamples:
-    """Open the images with the classes that each is asked about."""
+def open_images(folder: Path, classes: Sequence[str] | None, *, inner: bool = False) -> LazySamples:
+    """Open the images of a folder, each with all classes, or as `load_folder` does.
+
+    Args:
+        folder: with ``labels.csv`` or not.
+        classes: their names; needed without ``labels.csv``.
+        inner: whether images in folders of it count too, but for those in ``masks/``.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it holds no image, or has no ``labels.csv`` and classes are not given.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}, expected one of images")
     if (folder / "labels.csv").is_file():
         return load_folder(folder, classes=classes)
-    paths = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_ENDINGS]
-    paths = [p for p in paths if p.name[0] != "."]  # what macOS puts beside files in an archive
-    stems = Counter(p.stem for p in paths)
-    files = {p.stem if stems[p.stem] == 1 else p.name: p for p in paths}
+    paths = sorted(folder.rglob("*") if inner else folder.iterdir())
+    paths = {path.relative_to(folder): path for path in paths}
+    paths = {
+        inside: path
+        for inside, path in paths.items()  # names with a dot: what macOS puts into an archive
+        if path.suffix.lower() in IMAGE_ENDINGS and path.name[0] != "." and inside.parts[0] != MASKS
+    }
+    stems = Counter(inside.with_suffix("") for inside in paths)
+    files = {
+        (inside if stems[inside.with_suffix("")] > 1 else inside.with_suffix("")).as_posix(): path
+        for inside, path in paths.items()
+    }
     if not files:
         problem = f"{folder} holds no image ({', '.join(IMAGE_ENDINGS)})"
         raise ValueError(f"{problem}, expected some, beside a labels.csv or with --classes")
@@ -179,7 +197,7 @@ class _Folder(ImageFiles):
     def _add(self, row: _Row, mixed: set[str]) -> Iterator[_Problem]:
         """Keep a row by the name of its image on disk; yield what is wrong with it."""
         if not os.path.isfile(self.root / row.file):
-            row = row._replace(file=self._files.get(_composed(row.file), row.file))
+            row = row._replace(file=self._files.get(composed(row.file), row.file))
         name = str(row.file.with_suffix(""))
         first = self.rows.setdefault(name, row)
         if first is not row and first.file == row.file:
@@ -203,7 +221,7 @@ class _Folder(ImageFiles):
     def _files(self) -> dict[str, PurePosixPath]:
         """The files by their composed names, for names that are written otherwise."""
         files = (PurePosixPath(p.relative_to(self.root)) for p in sorted(self.root.rglob("*")))
-        return {_composed(file): file for file in files}
+        return {composed(file): file for file in files}
 
     def open_masks(self) -> LazyMasks:
         """Return the masks of the images that have one.
@@ -216,13 +234,13 @@ class _Folder(ImageFiles):
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         png = [path for path in files if path.suffix.lower() == ".png"]
         keys = {path.relative_to(folder).with_suffix("").as_posix(): path for path in png}
-        mask_of = {**{_composed(key): path for key, path in keys.items()}, **keys}
+        mask_of = {**{composed(key): path for key, path in keys.items()}, **keys}
         stems = Counter(row.file.stem for row in self.rows.values())
         masks = {}
         for name, row in self.rows.items():
-            key = name if name in mask_of else _composed(name)
+            key = name if name in mask_of else composed(name)
             if key not in mask_of and stems[row.file.stem] == 1:
-                key = _composed(row.file.stem)
+                key = composed(row.file.stem)
             if key in mask_of:
                 masks[name] = mask_of[key]
         rest = [path for path in files if path not in masks.values()]
@@ -232,8 +250,8 @@ class _Folder(ImageFiles):
             names = [path.name for path in foreign[:3]]
             raise ValueError(f"{folder} holds {names}, and no PNG mask of an image; {expected}")
         paths = self.root.rglob("*")
-        images = {_composed(path.stem) for path in paths if folder not in path.parents}
-        lost = [path.name for path in foreign if _composed(path.stem) not in images]
+        images = {composed(path.stem) for path in paths if folder not in path.parents}
+        lost = [path.name for path in foreign if composed(path.stem) not in images]
         if lost:
             problem = f"{len(lost)} of {len(files)} files in {folder} belong to no image"
             warnings.warn(f"{problem}, the first is {lost[0]!r}; {expected}", stacklevel=3)
@@ -244,11 +262,6 @@ class _Folder(ImageFiles):
 
     def present(self, name: str) -> list[int]:
         return [self.classes.index(label) for label in self.rows[name].labels]
-
-
-def _composed(name: str | PurePosixPath) -> str:
-    """Return a name with every accent joined to its letter; some systems write them apart."""
-    return unicodedata.normalize("NFC", str(name))
 
 
 def _read_rows(table: Path, problems: list[_Problem]) -> list[_Row]:

@@ -277,4 +277,6 @@ def judge(
             check_meaning(reports[name])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+        if not reports[name].image_iou:
+            raise ValueError("the ground truth is 255 everywhere, so there is nothing to judge by")
     return rank_reports(reports, n_bootstrap=n_bootstrap, seed=seed)

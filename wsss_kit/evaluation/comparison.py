@@ -227,9 +227,10 @@ def rank_reports(
         for first, second in combinations(ordered, 2)
     }
     ranks = dict.fromkeys(ordered, 1)
+    several = len(next(iter(reports.values())).names) > 1  # of one image no interval says much
     for (first, second), each in pairs.items():
-        ranks[second] += each.interval[1] < 0
-        ranks[first] += each.interval[0] > 0
+        ranks[second] += several and each.interval[1] < 0
+        ranks[first] += several and each.interval[0] > 0
     return Judgement(ordered, pairs, ranks)
 
 

@@ -20,7 +20,7 @@ from wsss_kit.masks import BackgroundRule
 
 Recipe = Mapping[str, Any]
 COMMON = {"accumulate": (1, 1), "crop": (None, None), "long_side": (None, None)}
-"""What every training has: rows for `engine.columns`, the same in all presets."""
+"""Rows for `engine.columns` of every training, the same in all presets."""
 
 
 Own = TypeVar("Own", bound="Learner")  # of a method: its own class
@@ -311,7 +311,8 @@ class CAMMethod(Learner):
     @torch.no_grad()
     def full_maps(self, images: Tensor, labels: Tensor) -> Tensor:
         """Compute the maps at the size of the images: -> (B, C, H, W) in [0, 1]."""
-        return upsample(self(images, labels).cams, images.shape[-2:])
+        maps = self(images, labels)  # a method of one's own may return a tensor
+        return upsample(getattr(maps, "cams", maps), images.shape[-2:])
 
 
 def preset_values(

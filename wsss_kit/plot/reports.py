@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 EDGE = {"edgecolor": "black", "linewidth": 0.6}  # of a bar
 BEFORE_MEAN = {"color": "grey", "linewidth": 0.8, "linestyle": ":"}  # the line before the mean
+_UNSTATED = {"n_images": None, "stride": 1, "predicted_255": 0.0}  # numbers that vary
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 
 
@@ -308,8 +309,7 @@ def _in_common(reports: Sequence[Report]) -> str:
     """State what all protocols have in common; the rest "varies"."""
     protocols = [vars(report.protocol) for report in reports]
     varied = {k: "varies" for k, v in protocols[0].items() if any(p[k] != v for p in protocols)}
-    if "n_images" in varied:
-        varied["n_images"] = None
+    varied |= {name: usual for name, usual in _UNSTATED.items() if name in varied}
     return str(dataclasses.replace(reports[0].protocol, **varied))
 
 
