@@ -207,7 +207,7 @@ def _write_judgement(
     for (first, second), each in judged.pairs.items():
         low, high = each.interval
         span = f"{100 * each.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-        verdict = f"{first} is better" if high < 0 else f"{second} is better" if low > 0 else "tie"
+        verdict = ("tie", f"{second} is better", f"{first} is better")[each.sign]
         differences.append([first, second, span, str(each.better), str(each.worse), verdict])
     page = write_report(
         folder / "report.html",

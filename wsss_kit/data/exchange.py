@@ -111,7 +111,7 @@ def _matched(names: Sequence[str], called: Mapping[Any, str]) -> dict[str, Any]:
 
 def read_file(path: Path) -> Tensor:
     """Read a mask of a PNG or an array; refuse a palette with VOC's colours in another order."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _as_mask(_load(path), str(path))
     mask = read_mask(path)
     with Image.open(path) as opened:

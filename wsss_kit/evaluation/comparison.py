@@ -47,12 +47,22 @@ class Comparison:
     worse: int
 
     @property
+    def sign(self) -> int:
+        """1 if the second is better, -1 if the first is, 0 if no difference was shown.
+
+        One image shows none: its interval has no width.
+        """
+        low, high = self.interval
+        return int(len(self.first.names) > 1) * (int(low > 0) - int(high < 0))
+
+    @property
     def headline(self) -> str:
         """The difference in points with its interval, and what it says."""
         low, high = self.interval
         text = f"mIoU {100 * self.difference:+.1f} points"
         if math.isfinite(low):
-            sure = "0 is outside" if low > 0 or high < 0 else "0 is inside: no difference was shown"
+            inside = "0 is inside" if low <= 0 <= high else "one image"
+            sure = "0 is outside" if self.sign else f"{inside}: no difference was shown"
             text += f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} ({sure})"
         return text
 
@@ -227,10 +237,9 @@ def rank_reports(
         for first, second in combinations(ordered, 2)
     }
     ranks = dict.fromkeys(ordered, 1)
-    several = len(next(iter(reports.values())).names) > 1  # of one image no interval says much
     for (first, second), each in pairs.items():
-        ranks[second] += several and each.interval[1] < 0
-        ranks[first] += several and each.interval[0] > 0
+        ranks[second] += each.sign < 0
+        ranks[first] += each.sign > 0
     return Judgement(ordered, pairs, ranks)
 
 
