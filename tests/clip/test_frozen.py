@@ -130,6 +130,13 @@ def test_it_is_frozen_small_and_stays_in_evaluation_mode(clip):
 
 
 @torch.no_grad()
+def test_a_model_that_was_loaded_in_inference_mode_computes_the_same(clip):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        tokens = load_clip("paper", device="cpu").encode_dense(image)
+    torch.testing.assert_close(tokens.tokens, clip.encode_dense(image).tokens)
+
+
 def test_texts_are_unit_encoded_once_and_not_remembered_forever(monkeypatch):
     clip, calls = load_clip("paper", device="cpu"), []
     tokenizer = clip.tokenizer

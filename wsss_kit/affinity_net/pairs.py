@@ -291,9 +291,11 @@ class PairNetwork(Learner):
     @property
     def cell(self) -> int | None:
         """Pixels of a side of a cell; None where the backbone does not say it."""
-        name = "stride" if self.levels == 1 else "level_strides"
-        known: Any = getattr(self.trunk, name, None)
-        return known[-self.levels] if known and self.levels > 1 else known
+        trunk: Any = self.trunk
+        if self.levels == 1:
+            return getattr(trunk, "stride", None)
+        strides = getattr(trunk, "level_strides", None)
+        return strides[-self.levels] if strides else None
 
     @property
     def pools(self) -> bool:

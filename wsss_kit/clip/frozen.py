@@ -7,6 +7,7 @@ any image size.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,8 +116,9 @@ class FrozenCLIP(FrozenModel):
         table = self.model.visual.positional_embedding
         h, w = self.model.visual.grid_size
         fixed = not (table.requires_grad or table.is_inference())
-        key = (grid, rounded, table.data_ptr(), table._version, table.dtype)
-        if fixed and key in self._positions:
+        # tensors of inference mode have no version
+        key: Any = (grid, rounded, table.data_ptr(), table._version, table.dtype) if fixed else None
+        if key in self._positions:
             return self._positions[key]
         table = vision.resized_positions(table, (h, w), grid)
         found = table.half().to(table.dtype) if rounded else table
