@@ -20,14 +20,8 @@ MODULES = (
     *("methods.sc_cam.clusters", "methods.clip_es", "methods.clip_es.opened"),
     *("affinity_net", "segmentation", "segmentation.networks", "backbones", "clip", "clip.images"),
     *("clip.towers", "crf.dense", "crf.permutohedral", "prompts", "prompts.search"),
-    *(
-        "data.datasets",
-        "data.benchmarks",
-        "data.folder",
-        "data.exchange",
-        "data.export",
-        "data.images",
-    ),
+    *("data.datasets", "data.benchmarks", "data.folder", "data.images"),
+    *("data.exchange", "data.export"),
     *("evaluation", "evaluation.confusion", "evaluation.report", "evaluation.comparison"),
     *("evaluation.agreement", "evaluation.background", "evaluation.error_kinds"),
     *("evaluation.published_numbers", "evaluation.prompt_ranking", "evaluation.word_scores"),
@@ -41,10 +35,8 @@ MODULES = (
 def _write_sources() -> None:
     """Copy the notebooks beside this file, and write a page for each module."""
     kept = shutil.ignore_patterns(".*", "*.py")
-    shutil.copytree(
-        HERE.parents[1] / "notebooks", HERE / "notebooks", ignore=kept, dirs_exist_ok=True
-    )
-    (HERE / "api").mkdir(exist_ok=True)
+    shutil.copytree(HERE.parents[1] / "notebooks", HERE / "notebooks", ignore=kept)
+    (HERE / "api").mkdir()
     for module in MODULES:
         name = f"wsss_kit.{module}"
         lines = [name, "=" * len(name), "", f".. automodule:: {name}", "   :members:"]
@@ -71,7 +63,6 @@ autodoc_typehints = "none"
 html_theme = "furo"
 html_static_path, html_css_files = ["_static"], ["site.css"]
 html_title = f"wsss_kit {version}"
-exclude_patterns = ["_build"]
 
 
 def _write_math(writer: object, node: nodes.Element) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsss_kit.checks import check_count, check_given, check_word
+from wsss_kit.checks import check_count, check_given
 from wsss_kit.classes import Sample
 from wsss_kit.commands import MANIFEST, masks_in, protocol_of, read_masks, run_folder
 from wsss_kit.commands.masks import run_masks
 from wsss_kit.commands.train_method import CONFIG, train_method
 from wsss_kit.data import LazyMasks, open_dataset
 from wsss_kit.data.exchange import ENDINGS, read_file
-from wsss_kit.data.export import EXPORTS, export_masks
+from wsss_kit.data.export import export_masks
 from wsss_kit.data.folder import IMAGE_ENDINGS, MASKS, open_images
 from wsss_kit.evaluation import (
     Agreement,
@@ -30,7 +30,7 @@ from wsss_kit.evaluation.report import percent
 from wsss_kit.files import expanded, is_saved, read_card, write_whole
 from wsss_kit.paperworld import STUFF
 from wsss_kit.plot import iou_bars, show_cams, show_errors, show_masks
-from wsss_kit.plot.reports import show_difference, write_report
+from wsss_kit.plot.reports import samples_named, show_difference, write_report
 
 
 def run_compare(
@@ -189,7 +189,7 @@ def _write_judgement(
     columns = {**{name: sets[name] for name in order}, "ground truth": target}
     figures = {
         "The images on which the sets differ most.": show_masks(
-            _picked(samples, differing), columns, samples.classes
+            samples_named(samples, differing), columns, samples.classes
         ),
         "IoU of every class.": iou_bars(reports),
     }
@@ -198,7 +198,7 @@ def _write_judgement(
         figures[title] = show_difference(judged.pairs[pair], first=pair[0], second=pair[1])
     errors = [["masks", "class", "kind", "with", "points"]]
     for name, report in reports.items():
-        worst = _picked(samples, [each for each, _ in report.worst[:6]])
+        worst = samples_named(samples, [each for each, _ in report.worst[:6]])
         title = f"{name}: kinds of errors, and the worst images."
         figures[title] = show_errors(worst, sets[name], target, report)
         largest = error_sources(report).sort_values("points", ascending=False, kind="stable")
@@ -236,7 +236,7 @@ def _write_agreement(
     """Write the page and the table of an agreement, and print it."""
     found = agree(sets, samples.classes)
     names = [name for name, _ in found.most_disputed[:6]]
-    shown = _picked(samples, names)
+    shown = samples_named(samples, names)
     maps = [disagreement_map([each[name] for each in sets.values()])[None] for name in names]
     figures = {
         "The images on which the sets differ most.": show_masks(shown, sets, samples.classes),
@@ -263,11 +263,6 @@ def _write_agreement(
     write_whole(folder / "agreement.csv", found.to_frame().to_csv(index=False))
     print(f"{found}\n{page} has figures and tables; agreement.csv lies beside it.")
     return found
-
-
-def _picked(samples: Sequence[Sample], names: Sequence[str]) -> list[Sample]:
-    places = {name: i for i, name in enumerate(samples.names)}
-    return [samples[places[name]] for name in names]
 
 
 def run_export(
@@ -298,7 +293,6 @@ def run_export(
         FileNotFoundError: if there are no masks.
     """
     folder = expanded(folder)
-    check_word("the format of an export", to, EXPORTS)
     if (folder / MANIFEST).is_file():
         masks, classes = read_masks(folder, classes).masks, read_card(folder / MANIFEST)["classes"]
     elif not folder.is_dir():

@@ -124,8 +124,7 @@ def run_masks(
             masks that were made otherwise.
         FileNotFoundError: if the data or the method is not there.
     """
-    if export is not None:
-        check_word("export", export, EXPORTS)
+    check_given(partial(check_word, known=EXPORTS), export=export)
     of_maps = {"threshold": threshold, "power": power, "min_confidence": min_confidence}
     of_maps |= {"maps": maps or None, "affinity": affinity}
     views = {"scales": scales, "flip": flip or None, "fuse": fuse}

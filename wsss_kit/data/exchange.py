@@ -3,8 +3,9 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter, itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -55,10 +56,11 @@ def open_foreign(place: str | Path, samples: Sequence[Sample]) -> LazyMasks:
         called = {f: text for f, text in called.items() if f.suffix.lower() in ENDINGS}
         readers = {n: partial(read_file, f) for n, f in _matched(samples.names, called).items()}
     elif place.suffix.lower() == ".npz":
-        arrays = _load(place)
-        called = {key: key for key in arrays}
+        called = {key: key for key in _load(place, attrgetter("files"))}
         found = _matched(samples.names, called).items()
-        readers = {n: lambda key=key: _as_mask(_load(place, key), key) for n, key in found}
+        readers = {
+            n: lambda key=key: _as_mask(_load(place, itemgetter(key)), key) for n, key in found
+        }
     elif place.suffix.lower() == ".json":
         called, regions, is_list = _regions(place, samples.classes)
         found = _matched(samples.names, called)
@@ -127,11 +129,14 @@ def read_file(path: Path) -> Tensor:
     return mask
 
 
-def _load(path: Path, key: str | None = None) -> Any:
-    """Load an array, or one of an archive."""
+def _load(path: Path, take: Callable[[Any], Any] | None = None) -> Any:
+    """Load an array, or take something out of an archive of them."""
     try:
         loaded = np.load(path, allow_pickle=False)
-        return loaded if key is None else loaded[key]
+        if take is None:
+            return loaded
+        with loaded:  # opened for each mask: processes that share a file would share its position
+            return take(loaded)
     except Exception as error:  # of zip and of NumPy, many kinds
         raise ValueError(f"{path} holds no arrays of numbers ({error}); save it again") from error
 

@@ -21,8 +21,6 @@ from wsss_kit.masks import BackgroundRule
 Recipe = Mapping[str, Any]
 COMMON = {"accumulate": (1, 1), "crop": (None, None), "long_side": (None, None)}
 """Rows for `engine.columns` of every training, the same in all presets."""
-
-
 Own = TypeVar("Own", bound="Learner")  # of a method: its own class
 
 

@@ -241,7 +241,7 @@ def report_figures(
 ) -> dict[str, Figure]:
     """Draw the first images, the worst with their errors, and confusions, by their captions."""
     first = [samples[i] for i in range(min(4, len(samples)))]
-    worst = [samples[list(samples.names).index(name)] for name, _ in report.worst[:6]]
+    worst = samples_named(samples, [name for name, _ in report.worst[:6]])
     columns = {"masks": predicted, "ground truth": target}
     figures = {
         "The first images, not a choice.": show_masks(first, columns, report.values[1:]),
@@ -251,6 +251,12 @@ def report_figures(
     if report.stuff is not None:
         figures["What each class spills onto."] = show_spills(report)
     return figures
+
+
+def samples_named(samples: Sequence[Sample], names: Sequence[str]) -> list[Sample]:
+    """Read the samples of these names, in this order."""
+    places = {name: i for i, name in enumerate(samples.names)}
+    return [samples[places[name]] for name in names]
 
 
 def _draw_bars(
