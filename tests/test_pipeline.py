@@ -11,6 +11,7 @@ from wsss_kit.clip import load_clip
 from wsss_kit.crf import crf_of_present, pamr
 from wsss_kit.evaluation import predict_masks, sweep_background
 from wsss_kit.masks import BackgroundRule, scores_to_masks
+from wsss_kit.methods.base import CAMMethod, MethodOutput
 from wsss_kit.methods.cam import CAM
 from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
@@ -162,3 +163,24 @@ def test_the_walk_of_psa_is_that_of_its_code(methods, rng):
     expected = walked[..., :43, :61]
     pipeline = Pipeline(methods["CAM"], affinity=net, squarings=3)
     torch.testing.assert_close(pipeline.scores(images, labels), expected, atol=1e-4, rtol=1e-3)
+
+
+class OwnWalk(CAMMethod):
+    """Maps on 2 x 2 cells and an affinity that mixes all of them, without a CLIP."""
+
+    brings_affinity = True
+
+    def forward(self, images, labels):
+        maps = torch.zeros(1, 1, 2, 2)
+        maps[..., 0, 0] = 1
+        return MethodOutput(maps, torch.full((1, 4, 4), 0.25))
+
+
+@pytest.mark.parametrize("method", [OwnWalk(), OwnWalk().forward], ids=["method", "function"])
+def test_an_affinity_of_ones_own_needs_no_clip(method):
+    pipeline, images = Pipeline(method), torch.zeros(1, 3, 4, 4)
+    maps = pipeline.own_maps(images, torch.ones(1, 1))
+    assert torch.equal(maps, torch.zeros(1, 1, 2, 2))  # equal shares
+    assert pipeline.cell == 1 and pipeline.device.type == "cpu"
+    named = "own affinity" if isinstance(method, OwnWalk) else "none"
+    assert pipeline.refinement == named

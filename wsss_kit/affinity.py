@@ -205,7 +205,7 @@ def box_masks(cams: Tensor, *, threshold: float, clamp: bool = True) -> Tensor:
     B, C, h, w = cams.shape
     masks = np.zeros((B, C, h, w), np.float32)
     levels = (cams.detach().float() * 255).byte().cpu().numpy()  # cut, not rounded
-    for b, c in zip(*levels.any((2, 3)).nonzero(), strict=True):  # an empty map has no box
+    for b, c in np.argwhere(levels.any((2, 3))):  # an empty map has no box
         level = levels[b, c]
         kept = level > int(threshold * level.max())
         regions, _ = ndimage.label(kept, structure=np.ones((3, 3)))

@@ -116,9 +116,9 @@ class ResNet38Backbone(Normalised):
                 "were released for MXNet; convert them as PSA does and give the .pth"
             )
         blocks = {n: _Block(block, _DROPOUT.get(n, 0.0)) for n, block in _BLOCKS.items()}
-        first = OrderedDict(conv1a=nn.Conv2d(3, 64, 3, padding=1, bias=False))
+        first = OrderedDict[str, nn.Module](conv1a=nn.Conv2d(3, 64, 3, padding=1, bias=False))
         self.stem = nn.Sequential(first | {name: blocks.pop(name) for name in _STEM})
-        self.body = nn.Sequential(OrderedDict(blocks))
+        self.body = nn.Sequential(OrderedDict[str, nn.Module](blocks))
         self.norm = nn.BatchNorm2d(self.out_channels)
         if weights is not None:
             state = from_released(read_state(Path(weights)))
@@ -133,7 +133,7 @@ class ResNet38Backbone(Normalised):
         x, features = self.stem(self.normalise(images)), []
         for name, block in self.body.named_children():
             if name in ("b5", "b6"):
-                features.append(F.relu(block.norm1(x)))
+                features.append(F.relu(block.get_submodule("norm1")(x)))
             x = block(x)
         return [*features, F.relu(self.norm(x))]
 
@@ -194,9 +194,9 @@ class ResNetBackbone(Normalised):
             raise ValueError(f"stride is {stride}, expected 16 or 8")
         pretrained = "IMAGENET1K_V1" if weights == "imagenet" else None
         try:
-            net = torchvision.models.get_model(name, weights=pretrained)
+            net: Any = torchvision.models.get_model(name, weights=pretrained)
         except OSError as error:  # no network, or no room to keep the file
-            url = torchvision.models.get_model_weights(name)[pretrained].url
+            url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
             raise RuntimeError(
                 f"the ImageNet weights of {name} could not be fetched ({error}); where there is no "
                 f"network, put {url} into {Path(torch.hub.get_dir(), 'checkpoints')}, give the "
@@ -281,7 +281,8 @@ def build_backbone(
             f"backbone is {backbone!r}, expected one of {', '.join(BACKBONES)} or an nn.Module "
             "from (B, 3, H, W) to (B, D, h, w) with out_channels = D"
         )
-    options = {"weights": weights} if stride is None else {"weights": weights, "stride": stride}
+    options: dict[str, Any] = {"weights": weights}
+    options |= {} if stride is None else {"stride": stride}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if backbone == "paper":

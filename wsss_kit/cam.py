@@ -13,7 +13,7 @@ softmax over the words.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,7 +96,7 @@ def normalize_cams(
     return cams / (cams.amax(dims, keepdim=True) + eps)
 
 
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Resize maps bilinearly without aligned corners.
 
     Args:

@@ -190,7 +190,7 @@ def unread(error: Exception) -> str:
     return f"is not a whole file of weights ({reason}); it is truncated or of another format"
 
 
-def load_all(net: nn.Module, state: Mapping[str, Tensor], path: Path, *, what: str) -> None:
+def load_all(net: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, what: str) -> None:
     """Load a state dict that has all weights.
 
     Raises:
@@ -276,8 +276,9 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     """
     names = getattr(samples, "names", None) or [sample.name for sample in samples]
     digest = hashlib.sha256("\n".join(names).encode())
-    for name in names if callable(getattr(samples, "path", None)) else ():
-        path = samples.path(name)
+    file_of: Any = getattr(samples, "path", None)
+    for name in names if callable(file_of) else ():
+        path = file_of(name)
         digest.update(str(path.stat().st_size if path.is_file() else None).encode())
     digest.update(samples[0].image.detach().cpu().contiguous().numpy().tobytes())
     if hasattr(samples, "image_labels") or isinstance(samples, (list, tuple)):

@@ -37,7 +37,7 @@ def checked() -> Iterator[None]:
         _CHECKED.reset(token)
 
 
-def check_shape(right: bool, name: str, values: Tensor, expected: str) -> None:
+def check_shape(right: bool, name: str, values: Any, expected: str) -> None:
     """Raise an error that names the shape and what was expected, if it is not right.
 
     Raises:
@@ -155,7 +155,7 @@ def check_maps(maps: Tensor, name: str = "maps") -> None:
     check_shape(maps.ndim == 4, name, maps, expected)
 
 
-def check_count(name: str, value: int, least: int = 1) -> None:
+def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raise an error for what is no whole number of at least ``least``.
 
     Raises:
@@ -223,7 +223,7 @@ def _are_numbers(values: Any, number_type: type = Real) -> bool:
     return listed and all(_is_number(value, number_type) for value in values)
 
 
-def check_positive(name: str, value: float, advice: str = "") -> None:
+def check_positive(name: str, value: Any, advice: str = "") -> None:
     """Raise an error for what is no finite number above 0; ``advice`` ends the message.
 
     Raises:
@@ -233,7 +233,7 @@ def check_positive(name: str, value: float, advice: str = "") -> None:
     check_not_negative(name, value)
 
 
-def check_not_negative(name: str, value: float, advice: str = "") -> None:
+def check_not_negative(name: str, value: Any, advice: str = "") -> None:
     """Raise an error for what is no finite number of at least 0; ``advice`` ends the message.
 
     Raises:
@@ -244,7 +244,7 @@ def check_not_negative(name: str, value: float, advice: str = "") -> None:
     _expect(value <= _LARGEST, name, value, f"a number of at most {_LARGEST:g}")
 
 
-def check_probability(name: str, value: float) -> None:
+def check_probability(name: str, value: Any) -> None:
     """Raise an error for what is no number in [0, 1].
 
     Raises:

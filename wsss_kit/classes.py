@@ -101,8 +101,9 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
         ValueError: naming the first sample whose labels are of another number than the first
             one's, or anything but 0 and 1.
     """
+    lazy: Any = samples
     if hasattr(samples, "image_labels"):
-        names, rows = samples.names, list(samples.image_labels())
+        names, rows = lazy.names, list(lazy.image_labels())
     else:
         names, rows = zip(*((sample.name, sample.labels) for sample in samples), strict=True)
     for name, row in zip(names, rows, strict=True):

@@ -100,8 +100,8 @@ class _Batches(Dataset):
                 "expected at least one image of a batch for each"
             )
 
-    def __getitem__(self, number: int) -> Sequence[Tensor]:
-        a_pass, place = divmod(number, self.a_pass)
+    def __getitem__(self, index: int) -> Sequence[Tensor]:
+        a_pass, place = divmod(index, self.a_pass)
         a_pass += self.first_pass
         if self.order[0] != a_pass:
             random = generator(self.seed, a_pass)
@@ -114,7 +114,7 @@ class _Batches(Dataset):
 # -- optimiser and schedule -------------------------------------------------------------------
 
 
-def optimiser_of(network: nn.Module, recipe: Recipe) -> Optimizer:
+def optimiser_of(network: Any, recipe: Recipe) -> Optimizer:
     """Create SGD, or AdamW where the recipe says ``"adamw"``, for a network's parameter groups.
 
     Args:
@@ -194,7 +194,7 @@ class _Losses(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network
 
     def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
         return self.network.loss(*tensors)
@@ -256,8 +256,8 @@ def fit(
     state = checkpoint.load(network, steps) if checkpoint else {}
     restore_optimiser(optimiser, state.get("tensors", {}))
     step, epochs = state.get("step", 0), state.get("epochs", [])
-    sums, sound = state.get("sums", {}), state.get("sound")
-    rate = recipe["learning_rate"]
+    sums, rate = state.get("sums", {}), recipe["learning_rate"]
+    sound: Any = state.get("sound")
     learning = {id(p) for group in optimiser.param_groups for p in group["params"]}
     still = [p for p in network.parameters() if p.requires_grad and id(p) not in learning]
     on_gpu, workers = device.type == "cuda", recipe.get("workers")
@@ -270,7 +270,7 @@ def fit(
         pin_memory=on_gpu,
         prefetch_factor=4 if workers else None,
     )
-    bar = progress((), what=what, shown=recipe.get("shown", False), total=steps)
+    bar: Any = progress((), what=what, shown=recipe.get("shown", False), total=steps)
     bar.update(step)
     waiting: list[dict[str, Tensor]] = []  # losses that were not read yet
     saved, unsaved = time.monotonic(), False
@@ -327,8 +327,8 @@ def fit(
                     if recipe.get("clip_norm"):
                         accelerator.clip_grad_norm_(losses_of.parameters(), recipe["clip_norm"])
                     optimiser.step()
-                    if hasattr(network, "after_step"):
-                        network.after_step(step)
+                    if callable(after_step := getattr(network, "after_step", None)):
+                        after_step(step)
                     step += 1
                     bar.update()
                 if ends or not on_gpu or len(waiting) >= _READ_AFTER:

@@ -263,7 +263,7 @@ def call_function(text: str, **given: Any) -> Any:
         raise ValueError(f"{text!r} is no name that is known here; expected FILE.py:FUNCTION")
     if not Path(file).exists():
         raise FileNotFoundError(f"{file} is missing; {text} names a Python file and a function")
-    spec = importlib.util.spec_from_file_location(f"wsss_kit_own_{Path(file).stem}", file)
+    spec: Any = importlib.util.spec_from_file_location(f"wsss_kit_own_{Path(file).stem}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     sys.path.insert(0, beside := str(Path(file).resolve().parent))  # modules that lie beside it
@@ -271,7 +271,7 @@ def call_function(text: str, **given: Any) -> Any:
         spec.loader.exec_module(module)
         make = getattr(module, name, None)
         takes = inspect.signature(make).parameters if callable(make) and given else ()
-        made = make(**{k: given[k] for k in takes if k in given}) if callable(make) else None
+        made: Any = make(**{k: given[k] for k in takes if k in given}) if callable(make) else None
     except (Exception, SystemExit) as error:
         raise ValueError(f"{text} failed ({type(error).__name__}: {error}); mend it") from error
     finally:

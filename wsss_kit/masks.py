@@ -8,6 +8,7 @@ find where maps are trusted: two CRF passes, one doubts objects, one doubts back
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,8 +71,8 @@ def add_background(
     check_range("cams", cams, "scale them first with cam.normalize_cams")
     cams = cams.detach().float()
     best = cams.amax(1, keepdim=True)  # (B, 1, H, W)
-    constant = threshold is not None
-    background = torch.full_like(best, threshold) if constant else (1 - best).clamp(0, 1) ** power
+    value: Any = threshold if power is None else power
+    background = torch.full_like(best, value) if power is None else (1 - best).clamp(0, 1) ** value
     return torch.cat([background, cams], 1)  # (B, 1+C, H, W)
 
 

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_word
-from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenModel, load_clip
-from wsss_kit.data import LazyMasks, open_dataset
+from wsss_kit.data import Dataset, LazyMasks, load_folder, open_dataset
 from wsss_kit.data.datasets import TITLES, default_root
 from wsss_kit.evaluation import Chosen, Protocol, Report, choose_rule, evaluate
 from wsss_kit.masks import MapsOf
@@ -46,13 +45,13 @@ class OpenData(NamedTuple):
 
     name: str
     classes: tuple[str, ...]
-    train: Sequence[Sample]
-    val: Sequence[Sample]
-    test: Sequence[Sample]
+    train: Dataset
+    val: Dataset
+    test: Dataset
     val_masks: Mapping[str, Tensor]
     test_masks: Mapping[str, Tensor]
 
-    def protocol(self, split: str, **stated: str) -> Protocol:
+    def protocol(self, split: str, **stated: Any) -> Protocol:
         """Describe how a number on one of the splits was measured, in the data set's own names.
 
         Args:
@@ -87,7 +86,10 @@ class OpenData(NamedTuple):
         """
         check_word("split", split, ("val", "test"))
         samples, target = getattr(self, split), getattr(self, f"{split}_masks")
-        options = {"classes": self.classes, "protocol": self.protocol(split, **stated)}
+        options: dict[str, Any] = {
+            "classes": self.classes,
+            "protocol": self.protocol(split, **stated),
+        }
         if isinstance(samples, PaperWorld):
             options |= {"stuff": samples.stuff, "stuff_names": STUFF}
         return evaluate(masks, target, **options)
@@ -158,32 +160,33 @@ def open_data(
         check_count(f"n_{split}", size)
     check_word("DATA", name, ("paper", "voc", "folder"))
     if name == "paper":
-        parts = [open_dataset(name, split=split, limit=n) for split, n in sizes.items()]
-        masks = (part.open_masks() for part in parts[1:])
-        return OpenData(name, parts[0].classes, *parts, *masks)
+        train, val, test = (open_dataset(name, split=part, limit=n) for part, n in sizes.items())
+        return OpenData(name, train.classes, train, val, test, val.open_masks(), test.open_masks())
     root = default_root(name) if root is None else Path(root)
     if name == "voc":
         learned = open_dataset("voc", root, "train")
         test = open_dataset("voc", root, "val", limit=n_test)
         first = max(0, len(learned) - n_val)
         parts = [learned[: min(first, n_train)], learned[first:], test]
-        truth = ChainMap(learned.open_masks(), test.open_masks())
+        both: Any = learned.open_masks(), test.open_masks()
+        truth = ChainMap(*both)
     else:
-        samples = open_dataset("folder", root, classes=classes)
+        samples = load_folder(root, classes=classes)
         truth = samples.open_masks() if (root / "masks").is_dir() else {}
         scored = [each for each in samples.names if each in truth] or samples.names
-        test, val = scored[0::5], scored[1::5]
-        held_out = {*test, *val}
-        train = [each for each in samples.names if each not in held_out]
-        chosen = (train[:n_train], val[:n_val], test[:n_test])
+        test_names, val_names = scored[0::5], scored[1::5]
+        held_out = {*test_names, *val_names}
+        train_names = [each for each in samples.names if each not in held_out]
+        chosen = (train_names[:n_train], val_names[:n_val], test_names[:n_test])
         parts = [samples.pick(names) for names in chosen]
     for split, part in zip(sizes, parts, strict=True):
         if not len(part):
             expected = "at least 5 images, and 5 with a mask where there is a folder masks/"
             raise ValueError(f"{root} leaves no image for {split}; expected {expected}")
     known = ([each for each in part.names if each in truth] for part in parts[1:])
-    masks = (LazyMasks(names, read=truth.__getitem__, folder=root / "masks") for names in known)
-    return OpenData(name, parts[0].classes, *parts, *masks)
+    read, (train, val, test) = truth.__getitem__, parts
+    masks = (LazyMasks(names, read=read, folder=root / "masks") for names in known)
+    return OpenData(name, train.classes, train, val, test, *masks)
 
 
 def train_cam(
@@ -236,7 +239,7 @@ def make_clims(data: OpenData, cam: CAM, **weights: float) -> CLIMS:
         **weights: of the losses (``otm``, ``btm``, ``cbs``, ``reg``) where they differ from the
             preset's; 0 switches one off.
     """
-    options = {"preset": "clean", "scales": (1.0,)} if data.name == "paper" else {}
+    options: Any = {"preset": "clean", "scales": (1.0,)} if data.name == "paper" else {}
     clip = _usual_clip(data, "ViT-B-32-quickgelu")
     return CLIMS(clip, cam, prompts=data.train.prompts("clims"), **options, **weights)
 
@@ -262,7 +265,7 @@ def make_sc_cam(data: OpenData, cam: CAM | None = None, **options: Any) -> SCCAM
 
 def train_affinity_net(
     data: OpenData,
-    learned: Sequence[Sample],
+    learned: Dataset,
     seeds: Mapping[str, Tensor],
     *,
     backbone: str | nn.Module | None = None,
@@ -294,7 +297,7 @@ def train_affinity_net(
 
 def teach_segmenter(
     data: OpenData,
-    learned: Sequence[Sample],
+    learned: Dataset,
     masks: Mapping[str, Tensor],
     *,
     taught_by: str,
@@ -321,7 +324,7 @@ def teach_segmenter(
         RuntimeError: if ImageNet's weights cannot be downloaded.
     """
     backbone, weights = _usual_backbone(data, backbone, weights)
-    options = {} if data.name == "paper" else {"network": "deeplab_v2", "loss": "balanced"}
+    options: Any = {} if data.name == "paper" else {"network": "deeplab_v2", "loss": "balanced"}
     options |= {"backbone": backbone, "weights": weights, "taught_by": taught_by}
     return train_segmenter(learned, masks, epochs=epochs, **options)
 
@@ -333,7 +336,7 @@ def _usual_clip(data: OpenData, name: str) -> FrozenModel:
 
 def _usual_backbone(
     data: OpenData, backbone: str | nn.Module | None, weights: str | Path | None
-) -> tuple[str | nn.Module | None, str | Path | None]:
+) -> tuple[Any, str | Path | None]:
     """Return a backbone and its weights; for photographs by default those of ImageNet."""
     if backbone is None and data.name != "paper":
         return "resnet50", weights or "imagenet"

@@ -7,6 +7,7 @@ joins. `recipes` has the chains of the papers as presets of `Pipeline`.
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from wsss_kit.checks import (
     check_range,
     checked,
 )
+from wsss_kit.clip import WALK_SQUARINGS
 from wsss_kit.crf import crf_of_present, reference_crf_images
 from wsss_kit.engine import device_of
 from wsss_kit.masks import BackgroundRule, MapsOf, Refine, scores_to_masks
@@ -102,30 +104,33 @@ class Pipeline:
     @property
     def cell(self) -> int:
         """Pixels of a side of the cells that the method resizes images to; 1 if it does not."""
-        return self.method.clip.patch_size if self._attends and self.affinity == "own" else 1
+        own = self._attending if self.affinity == "own" else None
+        return getattr(getattr(own, "clip", None), "patch_size", 1)
 
     @property
     def device(self) -> torch.device:
         """Where the method computes; the CPU for a function."""
-        part = self.method.clip if self._attends else self.method
+        part = getattr(self._attending, "clip", self.method)
         return device_of(part) if isinstance(part, nn.Module) else torch.device("cpu")
 
     @property
     def refinement(self) -> str:
         """What a protocol calls the steps after the maps."""
-        steps = [self.method.affinity_name] if self._attends and self.affinity == "own" else []
+        own = self._attending if self.affinity == "own" else None
+        steps = [getattr(own, "affinity_name", "own affinity")] if own else []
         if callable(self.affinity):
             by_irn = getattr(self.affinity, "kind", None) == "boundary"
             steps = ["random walk", "IRN's boundary" if by_irn else "PSA's affinity"]
         return ", ".join([*steps, *["dense CRF"] * bool(self.crf)]) or "none"
 
     @property
-    def _attends(self) -> bool:
-        return getattr(self.method, "brings_affinity", False)
+    def _attending(self) -> Any:
+        """The method if it brings an affinity, else None."""
+        return self.method if getattr(self.method, "brings_affinity", False) else None
 
     def fit(self, images: Tensor) -> Tensor:
         """Resize images (B, 3, H, W) to whole cells, as the method does itself."""
-        return self.method.clip.fit_to_patches(images)
+        return self._attending.clip.fit_to_patches(images)
 
     def own_maps(self, images: Tensor, labels: Tensor) -> Tensor:
         """Compute maps (B, C, h, w) on the method's own grid, after the affinity that it brings."""
@@ -133,8 +138,9 @@ class Pipeline:
         cams, affinity = (output, None) if isinstance(output, Tensor) else output
         if affinity is None or self.affinity != "own":
             return cams
-        boxes = box_masks(cams, threshold=self.box_threshold, clamp=self.method.clamp_boxes)
-        squarings = self.method.walk_squarings
+        clamp = getattr(self.method, "clamp_boxes", False)
+        boxes = box_masks(cams, threshold=self.box_threshold, clamp=clamp)
+        squarings = getattr(self.method, "walk_squarings", WALK_SQUARINGS)
         cams = balanced_walk(cams * boxes, affinity, sinkhorn=SINKHORN, squarings=squarings)
         return normalize_cams(cams, subtract_min=True, eps=EPS)
 
@@ -159,7 +165,7 @@ class Pipeline:
         check_images(images)
         check_labels(labels)
         walks, size = callable(self.affinity), images.shape[-2:]
-        with_background = walks and self.rule.power is not None and not self._attends
+        with_background = walks and self.rule.power is not None and not self._attending
         # PSA averages scores of the image's size over its cells
         whole = getattr(self.affinity, "pools", False) if with_background else not walks
         with checked():
@@ -170,14 +176,15 @@ class Pipeline:
                 scores = self.walk(self.rule.scores(cams), images)
                 return scores[:, 1:], scores
             if walks:
-                scale = {"subtract_min": True, "eps": EPS} if self._attends else {"over": "image"}
+                own: Any = {"subtract_min": True, "eps": EPS}
+                scale = own if self._attending else {"over": "image"}
                 cams = normalize_cams(self.walk(cams, images), **scale)
             maps = upsample(cams, size) if cams.shape[-2:] != size else cams  # (B, C, H, W)
             return maps, self.rule.scores(maps)
 
     def full_maps(self, images: Tensor, labels: Tensor) -> Tensor:
         """Compute maps (B, C, H, W) at the size of the images, after the affinity of the method."""
-        if hasattr(self.method, "full_maps") and not (self._attends and self.affinity == "own"):
+        if hasattr(self.method, "full_maps") and not (self._attending and self.affinity == "own"):
             return self.method.full_maps(images, labels)
         return upsample(self.own_maps(images, labels), images.shape[-2:])
 
@@ -186,11 +193,11 @@ class Pipeline:
 
         They are resized to the grid of an `AffinityNet`; another affinity has their own grid.
         """
-        published = 8 if self._attends or self.rule.power is not None else 10
+        published = 8 if self._attending or self.rule.power is not None else 10
         power = published if self.walk_power is None else self.walk_power
         if isinstance(self.affinity, AffinityNet):
             scores = self.affinity.walk(scores, images, power=power, squarings=self.squarings)
-        else:
+        elif callable(self.affinity):
             affinity = self.affinity(images)  # (B, N, N)
             walk = transition_matrix(affinity, power=power, squarings=self.squarings)
             scores = random_walk(scores, walk)
@@ -206,7 +213,7 @@ class Pipeline:
             return scores
         if callable(self.crf):
             return self.crf(scores, images, labels)
-        if self._attends and self.method.preset == "reference":
+        if self._attending and self._attending.preset == "reference":
             images = reference_crf_images(images)
         return crf_of_present(scores, images, labels)
 
@@ -221,7 +228,8 @@ class Pipeline:
 
         Only the CRF looks at the images, which may be None without one.
         """
-        scores = self.refine(scores, images, labels)
+        shown: Any = images
+        scores = self.refine(scores, shown, labels)
         return scores_to_masks(scores, labels, min_confidence=self.min_confidence)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:

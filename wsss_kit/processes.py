@@ -126,6 +126,40 @@ def own(items: Sequence[Item]) -> Sequence[Item]:
     return items[rank() :: world()]
 
 
+def plan_batches(
+    names: Sequence[str],
+    size_of: Callable[[str], tuple[int, int]],
+    batch_size: int,
+    *,
+    side: int = 1,
+) -> list[list[int]]:
+    """List the images of every batch by number: of equal size, in the order of the data set.
+
+    Args:
+        names: of the images.
+        size_of: name to (H, W).
+        batch_size: at most so many together.
+        side: sizes are rounded up to multiples of it first.
+
+    Returns:
+        Batches in the order of their first image; one whose size cannot be read is alone.
+    """
+    if batch_size == 1:  # no size has to be read
+        return [[number] for number in range(len(names))]
+    open_batches: dict[Any, list[int]] = {}
+    batches: list[list[int]] = []
+    for number, name in enumerate(names):
+        try:
+            size: Any = tuple(-(-length // side) for length in size_of(name))
+        except (OSError, ValueError):
+            size = number  # its own batch, where reading it says why
+        if len(open_batches.get(size, ())) in (0, batch_size):
+            open_batches[size] = []
+            batches.append(open_batches[size])
+        open_batches[size].append(number)
+    return batches
+
+
 def total(value: Tensor) -> Tensor:
     """Sum a tensor over the processes, without a graph; alone return the tensor itself."""
     if world() == 1:
@@ -219,7 +253,7 @@ def synchronised_norms(module: nn.Module) -> Iterator[None]:
         module: whose layers are meant; they keep their weights, and their class afterwards.
     """
     batch_norm = nn.modules.batchnorm._BatchNorm
-    layers = [layer for layer in module.modules() if isinstance(layer, batch_norm) and world() > 1]
+    layers: list[Any] = [m for m in module.modules() if isinstance(m, batch_norm) and world() > 1]
     classes = [type(layer) for layer in layers]
     for layer in layers:
         on_gpu = layer.running_mean is not None and layer.running_mean.is_cuda
@@ -241,32 +275,31 @@ class _Sum(torch.autograd.Function):
         return total(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return total(gradient)
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return total(*gradients)
 
 
 class _SyncBatchNormCPU(nn.modules.batchnorm._BatchNorm):
     """What ``nn.SyncBatchNorm`` computes, by sums over the processes."""
 
-    def _check_input_dim(self, values: Tensor) -> None:
+    def _check_input_dim(self, input: Tensor) -> None:
         pass
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, ...) by mean and variance over all processes' images."""
         if not self.training:
-            return super().forward(values)
-        shape = (1, -1, *(1,) * (values.ndim - 2))
-        over = [axis for axis in range(values.ndim) if axis != 1]
-        count = total(values.new_tensor([values.numel() / values.shape[1]]))
-        mean = _Sum.apply(values.sum(over)) / count  # (C,)
-        centred = values - mean.view(shape)
+            return super().forward(input)
+        shape = (1, -1, *(1,) * (input.ndim - 2))
+        over = [axis for axis in range(input.ndim) if axis != 1]
+        count = total(input.new_tensor([input.numel() / input.shape[1]]))
+        mean = _Sum.apply(input.sum(over)) / count  # (C,)
+        centred = input - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(over)) / count  # (C,)
-        if self.running_mean is not None:
-            self.num_batches_tracked.add_(1)
+        if self.running_mean is not None and self.running_var is not None:
+            batches: Any = self.num_batches_tracked
+            batches.add_(1)
             # without a momentum: a plain average over all batches
-            momentum = self.momentum
-            if momentum is None:
-                momentum = 1 / int(self.num_batches_tracked)
+            momentum = 1 / int(batches) if self.momentum is None else self.momentum
             unbiased = variance.detach() * count / (count - 1).clamp(min=1)
             self.running_mean.lerp_(mean.detach(), momentum)
             self.running_var.lerp_(unbiased, momentum)

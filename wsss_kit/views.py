@@ -195,14 +195,14 @@ class MaskedImages:
                 f"{tuple(mask.shape)}, expected both alike"
             )
         if self._n is not None:
-            self._check_values(sample.name, mask)
+            self._check_values(sample.name, mask, self._n)
         return sample.image, mask
 
-    def _check_values(self, name: str, mask: Tensor) -> None:
-        odd = mask[(mask != IGNORE_INDEX) & ((mask < 0) | (mask > self._n))]
+    def _check_values(self, name: str, mask: Tensor, n: int) -> None:
+        odd = mask[(mask != IGNORE_INDEX) & ((mask < 0) | (mask > n))]
         if odd.numel():
             raise ValueError(
-                f"the {self._what} of {name!r} holds {odd[0]}, expected 0 to {self._n} or "
+                f"the {self._what} of {name!r} holds {odd[0]}, expected 0 to {n} or "
                 f"{IGNORE_INDEX}; check the class list, and that masks are read as indices, not as "
                 "colours"
             )

@@ -14,11 +14,12 @@ import torch
 from tests.programs import run_python
 from wsss_kit.clip import load_clip
 from wsss_kit.commands import MANIFEST, read_maps, read_masks
-from wsss_kit.commands.generate import plan_batches, write_masks
+from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import LazySamples
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.pipeline import Pipeline
+from wsss_kit.processes import plan_batches
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import clip_es_maps
 
@@ -67,14 +68,18 @@ def files(folder):
     }
 
 
+def planned(samples, batch_size, **options):
+    return plan_batches(samples.names, samples.size_of, batch_size, **options)
+
+
 QUIET = {"made_by": {"method": "test"}, "shown": False}
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def test_batches_are_of_equal_size_in_the_order_of_the_data():
-    assert plan_batches(images(), 2) == [[0, 1], [2, 4], [3, 5]]
-    assert plan_batches(images(), 1) == [[0], [1], [2], [3], [4], [5]]
-    assert plan_batches(images(), 9) == [[0, 1, 3, 5], [2, 4]]
+    assert planned(images(), 2) == [[0, 1], [2, 4], [3, 5]]
+    assert planned(images(), 1) == [[0], [1], [2], [3], [4], [5]]
+    assert planned(images(), 9) == [[0, 1, 3, 5], [2, 4]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
@@ -82,7 +87,7 @@ def test_masks_come_back_value_by_value(tmp_path, batch_size):
     recipe, samples = Recipe(), images()
     written = write_masks(samples, recipe, tmp_path, batch_size=batch_size, **QUIET)
     assert list(written.masks) == list(SIZES) and not written.failed
-    assert recipe.batches == [len(b) for b in plan_batches(samples, batch_size)]
+    assert recipe.batches == [len(b) for b in planned(samples, batch_size)]
     for sample in samples:
         (expected,) = Recipe()(sample.image[None], sample.labels[None])
         assert torch.equal(written.masks[sample.name], expected)
@@ -260,9 +265,9 @@ def nearly_equal():
 
 def test_sizes_are_rounded_up_by_the_plan():
     samples = nearly_equal()
-    assert plan_batches(samples, 4, side=8) == [[0, 1, 3, 5], [2, 4, 8, 10], [6, 7, 9, 11]]
-    assert len(plan_batches(samples, 4)) == 6
-    assert plan_batches(samples, 1, side=8) == [[n] for n in range(12)]
+    assert planned(samples, 4, side=8) == [[0, 1, 3, 5], [2, 4, 8, 10], [6, 7, 9, 11]]
+    assert len(planned(samples, 4)) == 6
+    assert planned(samples, 1, side=8) == [[n] for n in range(12)]
 
 
 @pytest.mark.parametrize("crf", [False, True])

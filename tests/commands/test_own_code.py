@@ -97,6 +97,14 @@ def test_backbones_of_ones_own_for_segmenter_affinity_and_clip_es(mine, capsys):
     other = ["masks", "clip-es", *own, "--affinity-backbone", "timm:no_such", "--out", "none"]
     assert main(other) == 2
     assert "timm:no_such could not be opened" in capsys.readouterr().err
+    known = train_method("affinity", out="known", backbone="paper", weights="web", **learns)
+    trunk = ["--affinity-backbone", "mine.py:Trunk", "--out", "none"]
+    for affinity, problem in (
+        ([], "and the masks walk with none; leave it out"),
+        (["--affinity", str(known)], "names its backbone, and affinity_backbone is given"),
+    ):
+        assert main(["masks", str(cam), *own, *affinity, *trunk]) == 2
+        assert problem in capsys.readouterr().err
 
 
 def _trunk():

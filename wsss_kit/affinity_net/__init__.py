@@ -111,12 +111,12 @@ class AffinityNet(PairNetwork):
         between = self.compare(seen)
         grid = between.shape[2:]
         scores_there = scores.to(between.device)
-        if self.pools and scores.shape[2:] == images.shape[2:]:
+        if self.pools and (cell := self.cell) and scores.shape[2:] == images.shape[2:]:
             H, W = images.shape[2:]
-            padded = F.pad(scores_there, (0, -W % self.cell, 0, -H % self.cell))  # with 0, as PSA
-            sized = F.avg_pool2d(padded, self.cell)
+            padded = F.pad(scores_there, (0, -W % cell, 0, -H % cell))  # with 0, as PSA
+            sized = F.avg_pool2d(padded, cell)
         else:
-            sized = upsample(scores_there, tuple(grid))
+            sized = upsample(scores_there, grid)
         if self.kind == "boundary":
             sized = sized * (1 - seen.sigmoid())
         if grid.numel() <= _MOST_DENSE:
@@ -128,7 +128,7 @@ class AffinityNet(PairNetwork):
 
     # -- training ---------------------------------------------------------------------------
 
-    def fit(
+    def fit(  # pyrefly: ignore[bad-override]  # labels of pixels too
         self,
         samples: Sequence[Sample],
         seeds: Mapping[str, Tensor],
@@ -193,13 +193,13 @@ class AffinityNet(PairNetwork):
         with torch.set_grad_enabled(recipe["train_backbone"]):
             levels = self.backbone_levels(images)
         between = self.compare(self.project(levels))
-        size = tuple(between.shape[2:])
+        h, w = between.shape[2:]
         if self.kind == "boundary" and recipe["nearest_labels"]:
-            cells = F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")
+            cells = F.interpolate(labels[:, None].float(), size=(h, w), mode="nearest-exact")
             cells = cells[:, 0].long()
         else:
             classes = labels[labels != IGNORE_INDEX]
-            cells = labels_on_grid(labels, size, int(classes.max()) if len(classes) else 0)
+            cells = labels_on_grid(labels, (h, w), int(classes.max()) if len(classes) else 0)
         kinds = pair_kinds(cells, self.offsets)
         if recipe["inner_pairs"]:
             kinds = inner_pairs(kinds, self.offsets, none=-1)

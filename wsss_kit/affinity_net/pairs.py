@@ -73,7 +73,7 @@ class Projection(nn.Module):
             )
         self.kind, self.each = kind, nn.ModuleList()
         for before, after in zip(ins, channels, strict=True) if several else ():
-            layer: nn.Module = nn.Conv2d(before, after, 1, bias=False)
+            layer: Any = nn.Conv2d(before, after, 1, bias=False)
             if boundary:
                 layer = nn.Sequential(layer, nn.GroupNorm(_GROUPS, after))
             else:
@@ -166,11 +166,11 @@ def translated(state: Mapping[str, Tensor], path: str | Path) -> tuple[dict, dic
     )
 
 
-def channels_of(backbone: nn.Module, levels: int) -> Sequence[int]:
+def channels_of(backbone: Any, levels: int) -> Sequence[int]:
     """Return the channels of the last levels of a backbone."""
     if levels == 1:
         return [int(backbone.out_channels)]
-    known: Any = getattr(backbone, "level_channels", ())
+    known = getattr(backbone, "level_channels", ())
     if levels > len(known):
         raise ValueError(
             f"levels is {levels} and {type(backbone).__name__} has {len(known) or 'no'} levels, "
@@ -212,6 +212,7 @@ class PairNetwork(Learner):
 
     METHOD, PRESETS = "AffinityNet", PRESETS
     SAVED = ("backbone", "radius", "kind", "levels", "channels", "stride", "pad_to", "preset")
+    trunk: Any  # a backbone
 
     def __init__(
         self,
@@ -220,7 +221,7 @@ class PairNetwork(Learner):
         radius: int = 5,
         kind: str = "features",
         levels: int = 1,
-        channels: int | Sequence[int] = 64,
+        channels: int | list[int] | tuple[int, ...] = 64,
         stride: int | None = None,
         weights: str | Path | None = None,
         pad_to: int | None = None,
@@ -234,7 +235,7 @@ class PairNetwork(Learner):
             check_counts("channels", channels, "channels, one for each level")
         else:
             check_count("channels", channels)
-            channels = [int(channels)] * levels
+            channels = [*map(int, [channels] * levels)]
         check_seed(seed)
         check_word("kind", kind, KINDS)
         check_word("preset", preset, PRESETS)
@@ -270,8 +271,8 @@ class PairNetwork(Learner):
         """
         H, W = images.shape[2:]
         down, right = (max(0, (self.pad_to or 0) - side) for side in (H, W))
-        if self.pools:  # to whole cells
-            down, right = (down or -H % self.cell, right or -W % self.cell)
+        if self.pools and (cell := self.cell):  # to whole cells
+            down, right = (down or -H % cell, right or -W % cell)
         if down or right:
             mean = getattr(self.trunk, "mean", torch.zeros(3, 1, 1)).to(images)
             images = F.pad(images - mean, (0, right, 0, down)) + mean
@@ -291,10 +292,9 @@ class PairNetwork(Learner):
     @property
     def cell(self) -> int | None:
         """Pixels of a side of a cell; None where the backbone does not say it."""
-        trunk: Any = self.trunk
         if self.levels == 1:
-            return getattr(trunk, "stride", None)
-        strides = getattr(trunk, "level_strides", None)
+            return getattr(self.trunk, "stride", None)
+        strides = getattr(self.trunk, "level_strides", None)
         return strides[-self.levels] if strides else None
 
     @property

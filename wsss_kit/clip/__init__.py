@@ -81,7 +81,7 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
     if name not in open_clip.list_models():
         expected = f"'paper', hf-hub:ORG/MODEL, or one of open_clip.list_models(), as {_USUAL!r}"
         raise ValueError(f"name is {name!r}, expected {expected}")
-    text = open_clip.get_model_config(name)["text_cfg"]
+    text = (open_clip.get_model_config(name) or {})["text_cfg"]
     if "hf_model_name" in text and importlib.util.find_spec("transformers") is None:
         problem = f"{name} has the text tower {text['hf_model_name']}, of the package transformers"
         raise ValueError(f"{problem}; {_EXTRA}, or use a model without, such as {_USUAL}")
@@ -144,7 +144,7 @@ def _from_hub(name: str, **options: Any) -> FrozenModel:
     return _wrapped(model, name, **options)
 
 
-def _wrapped(model: nn.Module, name: str, **options: Any) -> FrozenModel:
+def _wrapped(model: Any, name: str, **options: Any) -> FrozenModel:
     """Wrap a model with its own statistics and tokenizer; one from a hub comes when it is used."""
     import open_clip
 
@@ -176,7 +176,8 @@ def _hub_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
 @contextmanager
 def _no_long_wait(weights: str | Path | None) -> Iterator[None]:
     """Let a download fail at once if its host cannot be reached; huggingface_hub tries for 47 s."""
-    constants, requests = import_module("huggingface_hub.constants"), import_module("requests")
+    constants: Any = import_module("huggingface_hub.constants")
+    requests = import_module("requests")
     before = constants.HF_HUB_OFFLINE
     try:
         if weights is not None and not before:

@@ -98,7 +98,7 @@ class FrozenCLIP(FrozenModel):
         return self.model.visual.proj.shape[1]
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Sequence[Any]:
         """The image tower's transformer blocks."""
         return self.model.visual.transformer.resblocks
 
@@ -197,6 +197,7 @@ class FrozenCLIP(FrozenModel):
         qkv = backbone.projected(block, vision.layer_norm(block.ln_1, backbone.x))
         for part in backbone.parts(qkv):
             backbone.add(backbone.maps(*qkv[:2, part]), qkv.shape[1])
+        assert backbone.attention is not None  # this block's maps are in it
         attention = backbone.attention[:, 1:, 1:] / n_layers
         return vision.DenseTokens(backbone.x.float(), attention.float(), grid)
 

@@ -15,6 +15,7 @@ from wsss_kit.cam import Texts, gradient_maps
 from wsss_kit.checks import check_count, check_image, check_images
 from wsss_kit.classes import Sample
 from wsss_kit.clip.texts import FrozenTexts
+from wsss_kit.clip.vision import DenseTokens
 from wsss_kit.processes import progress
 from wsss_kit.views import resize_bicubic
 
@@ -40,6 +41,10 @@ class FrozenModel(FrozenTexts):
         max_cells: images of more cells are made smaller, with a warning.
     """
 
+    encode_image: Callable[..., Tensor]
+    encode_dense: Callable[..., DenseTokens]
+    last_block: Callable[..., tuple[Any, Any, tuple[int, int]]]
+
     def __init__(
         self,
         model: nn.Module,
@@ -56,6 +61,11 @@ class FrozenModel(FrozenTexts):
         self.attention_layers, self.walk_squarings = ATTENTION_LAYERS, WALK_SQUARINGS
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a cell in pixels."""
+        raise NotImplementedError
 
     @property
     def attends(self) -> bool:
@@ -76,7 +86,7 @@ class FrozenModel(FrozenTexts):
         Raises:
             ValueError: if this model takes images of one size alone, and its grid is another.
         """
-        size = tuple(self.patch_size * cells for cells in grid)
+        size = self.patch_size * grid[0], self.patch_size * grid[1]
         if tuple(images.shape[2:]) != size:
             images = resize_bicubic(images, size)
         _, affinity, own = self.last_block(images.to(self.device), **options)
@@ -88,11 +98,11 @@ class FrozenModel(FrozenTexts):
     def whole_patches(self, images: Tensor) -> tuple[int, int]:
         """Round height and width of images up to multiples of the patch size."""
         H, W = images.shape[-2:]
-        return int(H + -H % self.patch_size), int(W + -W % self.patch_size)
+        return H + -H % self.patch_size, W + -W % self.patch_size
 
     def shown_size(self, images: Tensor) -> tuple[int, int]:
         """Compute height and width of the model's input: whole patches, at most ``max_cells``."""
-        p = int(self.patch_size)
+        p = self.patch_size
         h, w = (side // p for side in self.whole_patches(images))
         if h * w > self.max_cells:
             shrink = math.sqrt(self.max_cells / (h * w))

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class LastBlock:
         normed: (B, 1 + N, D) the block's ``ln_1`` output.
     """
 
-    def __init__(self, model: nn.Module, weights: Weights, before: Backbone) -> None:
+    def __init__(self, model: Any, weights: Weights, before: Backbone) -> None:
         self.weights, self._model = weights, model
         with fast_products(model.visual.proj):
             self._run(before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ class FrozenTexts(nn.Module):
         model: ``open_clip.model.CLIP``.
         tokenizer: texts -> (P, T) int64.
     """
+
+    model: Any
+    tokenizer: Any
 
     def __init__(
         self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor] | None = None
@@ -164,7 +168,7 @@ class FrozenTexts(nn.Module):
         return unknown(text) if unknown is not None else []
 
 
-def text_features(model: nn.Module, ids: Tensor) -> Tensor:
+def text_features(model: Any, ids: Tensor) -> Tensor:
     """Compute text embeddings of ids cut to their longest text, as ``encode_text`` of open_clip.
 
     Args:

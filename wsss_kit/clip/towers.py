@@ -46,7 +46,7 @@ class Place(NamedTuple):
     channels_last: bool = False
 
 
-def place_of(visual: nn.Module) -> Place:
+def place_of(visual: Any) -> Place:
     """Find the cells of an image tower; a tower of timm is told to take any size.
 
     Args:
@@ -66,7 +66,7 @@ def place_of(visual: nn.Module) -> Place:
         expected = "a ViT, a ResNet of CLIP's, or a network of timm with blocks or a feature map"
         raise ValueError(f"the image tower is {type(trunk).__name__}, expected {expected}")
     size, fixed = trunk.feature_info[-1]["reduction"], None
-    embed = getattr(trunk, "patch_embed", None)
+    embed: Any = getattr(trunk, "patch_embed", None)
     if hasattr(trunk, "dynamic_img_size"):
         from timm.layers import Format
 
@@ -114,8 +114,8 @@ class AnyTower(FrozenModel):
         **options: Any,
     ) -> None:
         super().__init__(model, tokenizer, **options)
-        self._visual = getattr(model, "visual", model)
-        self.name = getattr(model, "pretrained_cfg", {}).get("architecture", self.name)
+        self._visual = getattr(self.model, "visual", self.model)
+        self.name = getattr(self.model, "pretrained_cfg", {}).get("architecture", self.name)
         self._place = place or place_of(self._visual)
         self._width: int | None = None
 
@@ -129,7 +129,7 @@ class AnyTower(FrozenModel):
         if not hasattr(network, "pretrained_cfg"):
             expected = "a model from load_clip or a network of timm"
             raise ValueError(f"it is {type(network).__name__}, expected {expected}")
-        config = network.pretrained_cfg
+        config: Any = network.pretrained_cfg
         return cls(network, mean=config["mean"], std=config["std"]).to(device)
 
     @property
@@ -239,7 +239,7 @@ class AnyTower(FrozenModel):
         if (n := len(recorded.cells[0])) != math.prod(grid):
             expected = f"{grid[0]} x {grid[1]}; give its Place"
             raise ValueError(f"{self.name} has {n} cells, expected {expected}")
-        return recorded, sum(maps).float() / len(maps) if maps else None, grid
+        return recorded, sum(maps[1:], maps[0]).float() / len(maps) if maps else None, grid
 
     def _forward(self, x: Tensor) -> Tensor:
         """Compute the image tower's output (B, E), with positions for the grid of the images."""
@@ -308,7 +308,7 @@ class Recorded:
 
 
 @contextmanager
-def kept_attention(module: nn.Module, prefix: int, maps: list[Tensor]) -> Iterator[None]:
+def kept_attention(module: Any, prefix: int | None, maps: list[Tensor]) -> Iterator[None]:
     """Append an attention module's map (B, N, N), mean over the heads, to a list."""
 
     def keep(weights: Tensor) -> None:

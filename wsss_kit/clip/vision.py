@@ -8,7 +8,7 @@ from the system page by page, which costs about as much as filling them.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def cell_similarity(cells: Tensor) -> Tensor:
     return (SHARPNESS * unit @ unit.mT).softmax(-1)
 
 
-def end_block(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
+def end_block(block: Any, x: Tensor, mixed: Tensor) -> Tensor:
     """Apply what follows a block's attention: both residuals and the MLP."""
     x = x + block.ls_1(mixed)
     return x + block.ls_2(block.mlp(block.ln_2(x)))
@@ -180,7 +180,7 @@ class Backbone:
         self.attention: Tensor | None = None
         self._rooms: dict[str, Tensor] = {}
 
-    def run(self, block: nn.Module, *, keep_attention: bool) -> None:
+    def run(self, block: Any, *, keep_attention: bool) -> None:
         """Apply one transformer block to the residual stream.
 
         Args:
@@ -193,7 +193,7 @@ class Backbone:
         self.x += block.ls_1(self._product(mixed, out.weight, out.bias))
         self.x += block.ls_2(self._mlp(block.mlp, layer_norm(block.ln_2, self.x)))
 
-    def projected(self, block: nn.Module, x: Tensor) -> Tensor:
+    def projected(self, block: Any, x: Tensor) -> Tensor:
         """Project ``ln_1``'s output to queries, scaled, keys and values: (3, heads, B, T, d)."""
         attn = block.attn
         B, T, D = x.shape
@@ -270,7 +270,7 @@ class Backbone:
             v = values[part]
             self.add(self.maps(v * v.shape[-1] ** -0.5, v), len(values))
 
-    def _mlp(self, mlp: nn.Module, x: Tensor) -> Tensor:
+    def _mlp(self, mlp: Any, x: Tensor) -> Tensor:
         """Apply a block's MLP; QuickGELU without its two extra passes over the hidden layer."""
         dtype = self.dtype or mlp.c_fc.weight.dtype
         hidden = self._room("hidden", (x.shape[0] * x.shape[1], len(mlp.c_fc.weight)), dtype)
@@ -303,7 +303,7 @@ class Weights:
         dtype: of the folded weights.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
         visual = model.visual
         block = visual.transformer.resblocks[-1]
         attn, mlp = block.attn, block.mlp
@@ -311,7 +311,7 @@ class Weights:
         def of(parameter: Tensor) -> Tensor:
             return parameter.detach().to(dtype)
 
-        def scale(layer: nn.Module) -> Tensor:
+        def scale(layer: Any) -> Tensor:
             return of(layer.gamma) if hasattr(layer, "gamma") else of(visual.proj.new_ones(()))
 
         # (D, E) the last layer norm's factors and the projection, and (E,)

@@ -16,7 +16,7 @@ from torch import Tensor
 from wsss_kit.checks import chosen_device
 from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenModel, load_clip
-from wsss_kit.data import LazyMasks
+from wsss_kit.data import Dataset, LazyMasks
 from wsss_kit.data.datasets import TITLES
 from wsss_kit.data.exchange import open_foreign
 from wsss_kit.data.images import read_mask
@@ -173,9 +173,7 @@ def place_of(folder: Path, subfolder: str, name: str, ending: str = ".png") -> P
     return folder / subfolder / f"{name}{ending}"
 
 
-def masks_in(
-    folder: Path, samples: Sequence[Sample]
-) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+def masks_in(folder: Path, samples: Dataset) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     """Open the masks of a folder by image name; return also how they were made, if known.
 
     Args:
@@ -201,9 +199,9 @@ def masks_in(
 
 def protocol_of(card: Mapping[str, Any], data: str, split: str | None) -> Protocol:
     """Return the protocol of masks, as far as the card of their folder states it."""
-    stated = {k: str(card[k]) for k in ("background", "refinement", "preset") if k in card}
+    stated: Any = {k: str(card[k]) for k in ("background", "refinement", "preset") if k in card}
     title = TITLES.get(data, "own data" if ".py:" in data else "own folder")
-    return Protocol(title, str(split or "all"), **stated)
+    return Protocol(title, split or "all", **stated)
 
 
 def open_folder(folder: Path, names: Sequence[str]) -> LazyMasks:

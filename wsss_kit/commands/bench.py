@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from wsss_kit.affinity import balanced_walk, box_masks
 from wsss_kit.cam import Texts, upsample
 from wsss_kit.checks import check_count, check_device, check_size
-from wsss_kit.clip import FrozenCLIP, load_clip
+from wsss_kit.clip import FrozenCLIP, FrozenModel, load_clip
 from wsss_kit.commands import run_folder, usual_batch
 from wsss_kit.crf import crf_of_present
 from wsss_kit.data.images import mask_png, read_image
@@ -78,29 +78,30 @@ def run_bench(
     if threads > _MOST_THREADS:
         raise ValueError(f"threads is {threads}, expected at most {_MOST_THREADS}")
     before = torch.get_num_threads()
+    H, W = size
     with run_folder(out) as folder, torch.random.fork_rng():
         torch.manual_seed(0)
         torch.set_num_threads(threads)
         try:
             clip = load_clip(model, device=device, precision=precision)
             where, rate = _machine(clip.device, threads), _product_rate(clip.device, clip.dtype)
-            print(f"{where}\n{model}, {size[1]}x{size[0]} pixels, batches of {batch_size}")
+            print(f"{where}\n{model}, {W}x{H} pixels, batches of {batch_size}")
             number = str(clip.dtype).removeprefix("torch.")
             rated = f"matrix products in {number} {rate / 1e12:.2f} TFLOP/s"
             print(f"median of {rounds} rounds; {rated}\n")
             print(f"{'stage':<12}{'ms an image':>14}{'images a second':>18}")
             times, notes = {}, {}
-            for stage, run, images in _stages(clip, tuple(size), batch_size):
+            for stage, run, images in _stages(clip, (H, W), batch_size):
                 times[stage] = 1000 * _seconds(run, rounds, clip.device) / images
                 if stage == "tower" and isinstance(clip, FrozenCLIP):
-                    share = _operations(clip, tuple(size)) / (times[stage] / 1000) / rate
+                    share = _operations(clip, (H, W)) / (times[stage] / 1000) / rate
                     notes[stage] = f"{100 * share:.0f} % of the rate of matrix products"
                 _print(stage, times[stage], notes.get(stage, ""))
             times["all"] = sum(value for stage, value in times.items() if stage != "edit")
             _print("all", times["all"], "one after the other, no stage beside another")
         finally:
             torch.set_num_threads(before)
-        card = {"machine": where, "model": model, "size": list(size), "batch_size": batch_size}
+        card = {"machine": where, "model": model, "size": [H, W], "batch_size": batch_size}
         card["precision"] = number
         card |= {"rounds": rounds, "ms": times, "notes": notes, "peak_mb": _peak(clip.device)}
         path = write_whole(folder / "bench.json", json.dumps(card, indent=1) + "\n")
@@ -110,7 +111,7 @@ def run_bench(
 
 
 def _stages(
-    clip: FrozenCLIP, size: tuple[int, int], n: int
+    clip: FrozenModel, size: tuple[int, int], n: int
 ) -> Iterator[tuple[str, Callable[[], Any], int]]:
     """Yield every stage with a function that runs it and the number of images it works on."""
     one = upsample(PaperWorld(1)[0].image[None], size)  # (1, 3, H, W)
@@ -123,7 +124,7 @@ def _stages(
     yield "resize", lambda: clip.fit_to_patches(images), n
     fitted = clip.fit_to_patches(images)
     yield "tower", lambda: list(run_views(clip, fitted)), n
-    (view,) = run_views(clip, fitted)
+    view: Any = next(run_views(clip, fitted))
     labels = torch.eye(_CLASSES)[torch.arange(n) % (_CLASSES - 1)]
     labels[::2, -1] = 1
     width = clip.model.visual.proj.shape[1]
@@ -157,9 +158,9 @@ def _stages(
 
 def _operations(clip: FrozenCLIP, size: tuple[int, int]) -> float:
     """Compute the operations of the tower's matrix products for an image of a size (H, W)."""
-    H, W = clip.shown_size(torch.empty(1, 3, *size))
-    tokens, width = 1 + H * W // clip.patch_size**2, clip.model.visual.proj.shape[0]
-    weights = sum(p.numel() for p in clip.blocks.parameters() if p.ndim == 2)
+    (H, W), visual = clip.shown_size(torch.empty(1, 3, *size)), clip.model.visual
+    tokens, width = 1 + H * W // clip.patch_size**2, visual.proj.shape[0]
+    weights = sum(p.numel() for block in clip.blocks for p in block.parameters() if p.ndim == 2)
     return tokens * (2 * weights + 4 * len(clip.blocks) * tokens * width)
 
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from wsss_kit.checks import check_count, check_given
-from wsss_kit.classes import Sample
 from wsss_kit.commands import MANIFEST, masks_in, protocol_of, read_masks, run_folder
 from wsss_kit.commands.masks import run_masks
 from wsss_kit.commands.train_method import CONFIG, train_method
-from wsss_kit.data import LazyMasks, open_dataset
+from wsss_kit.data import Dataset, LazyMasks, open_dataset
 from wsss_kit.data.exchange import ENDINGS, read_file
 from wsss_kit.data.export import export_masks
 from wsss_kit.data.folder import IMAGE_ENDINGS, MASKS, open_images
@@ -28,7 +27,7 @@ from wsss_kit.evaluation import (
 )
 from wsss_kit.evaluation.report import percent
 from wsss_kit.files import expanded, is_saved, read_card, write_whole
-from wsss_kit.paperworld import STUFF
+from wsss_kit.paperworld import STUFF, PaperWorld
 from wsss_kit.plot import iou_bars, show_cams, show_errors, show_masks
 from wsss_kit.plot.reports import samples_named, show_difference, write_report
 
@@ -112,8 +111,8 @@ def run_compare(
         if target is None:
             sets = {n: _of_names(each, samples.names, n) for n, each in sets.items()}
             return _write_agreement(page_folder, samples, sets)
-        options = {"classes": samples.classes, "protocol": stated, "scored": scored}
-        if data == "paper":
+        options: dict[str, Any] = {"classes": samples.classes, "protocol": stated, "scored": scored}
+        if isinstance(samples, PaperWorld):
             options |= {"stuff": samples.stuff, "stuff_names": STUFF}
         judged = judge(sets, target, **options)
         return _write_judgement(page_folder, samples, sets, target, judged)
@@ -129,7 +128,7 @@ def _named(text: str, option: str) -> tuple[str, str]:
     return name.strip(), place
 
 
-def _truth(samples: Sequence[Sample], place: str | Path | None) -> LazyMasks | None:
+def _truth(samples: Dataset, place: str | Path | None) -> LazyMasks | None:
     """Open the ground truth of the images that have one; None if there is none."""
     try:
         masks = samples.open_masks() if place is None else masks_in(expanded(place), samples)[0]
@@ -176,7 +175,7 @@ def _make(method: str, place: Path, trained: Path, crf: bool, made: Mapping[str,
 
 def _write_judgement(
     folder: Path,
-    samples: Sequence[Sample],
+    samples: Dataset,
     sets: Mapping[str, Mapping[str, Tensor]],
     target: Mapping[str, Tensor],
     judged: Judgement,
@@ -231,7 +230,7 @@ def _write_judgement(
 
 
 def _write_agreement(
-    folder: Path, samples: Sequence[Sample], sets: Mapping[str, Mapping[str, Tensor]]
+    folder: Path, samples: Dataset, sets: Mapping[str, Mapping[str, Tensor]]
 ) -> Agreement:
     """Write the page and the table of an agreement, and print it."""
     found = agree(sets, samples.classes)
@@ -303,9 +302,10 @@ def run_export(
             lacks = "--classes are not given" if found else "it holds no mask"
             raise ValueError(f"{folder} is not exported: {lacks}; expected NAME.png and --classes")
         masks = LazyMasks(found, read=lambda name: read_file(found[name]), folder=folder)
-    files = None if images is None else _by_name(Path(images), IMAGE_ENDINGS)
-    if files is not None:
-        files = {n: str(f.relative_to(images).as_posix()) for n, f in files.items()}
+    files = None
+    if images is not None:
+        files = _by_name(Path(images), IMAGE_ENDINGS)
+        files = {n: f.relative_to(images).as_posix() for n, f in files.items()}
         if missing := [name for name in masks if name not in files]:
             problem = f"{images} has no image of {len(missing)} of {len(masks)} masks"
             raise ValueError(f"{problem}, such as {missing[0]!r}; expected one of each")

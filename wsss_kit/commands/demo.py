@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,7 +154,7 @@ def demo(
     """
     from wsss_kit.commands.photographs import run_own_images
 
-    options = {"classes": classes, "clip": clip, "limit": limit}
+    options: dict[str, Any] = {"classes": classes, "clip": clip, "limit": limit}
     options = {name: value for name, value in options.items() if value is not None}
     if clip is not None:
         check_word("clip", clip, ("ViT-B-16", "paper"))
@@ -207,9 +208,9 @@ def _score(
         pipeline = Pipeline(method, crf=crf)
         options = {"refine": pipeline.refine, "what": row, "shown": shown}
         chosen = choose_rule(maps_of, val, val.masks, test, rules=rules[row][:n_rules], **options)
-        stated = {"background": chosen.text, "refinement": pipeline.refinement}
+        stated: dict[str, Any] = {"background": chosen.text, "refinement": pipeline.refinement}
         stated |= {"preset": method.preset, "resolution": f"{test.size}x{test.size}"}
-        protocol = Protocol(f"PaperWorld seed {test.seed}", test.split, **stated)
+        protocol = Protocol(f"PaperWorld seed {test.seed}", str(test.split), **stated)
         masks[row] = chosen.masks
         reports[row] = evaluate(masks[row], test.masks, classes=test.classes, protocol=protocol)
     return method, masks, reports

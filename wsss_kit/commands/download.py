@@ -18,9 +18,9 @@ import numpy as np
 from torch import Tensor
 
 from wsss_kit.checks import check_count, check_word
-from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.commands import run_folder
-from wsss_kit.data.datasets import FOLDERS, open_dataset
+from wsss_kit.data.datasets import FOLDERS, Dataset, open_dataset
 from wsss_kit.data.fetch import Archive, fetch, unpack
 from wsss_kit.data.images import import_decoders, mask_png
 from wsss_kit.files import write_whole
@@ -71,7 +71,7 @@ class _Looked(NamedTuple):
 
 
 def check_data(
-    samples: Sequence[Sample],
+    samples: Dataset,
     masks: Mapping[str, Tensor] | None = None,
     *,
     workers: int = 2,
@@ -120,7 +120,7 @@ def check_data(
     return result
 
 
-def _look(samples: Sequence[Sample], masks: Mapping[str, Tensor] | None, number: int) -> _Looked:
+def _look(samples: Dataset, masks: Mapping[str, Tensor] | None, number: int) -> _Looked:
     """Decode one image and its mask, and compare the mask with the labels."""
     try:
         sample = samples[number]
@@ -128,7 +128,8 @@ def _look(samples: Sequence[Sample], masks: Mapping[str, Tensor] | None, number:
         return _Looked({"images that cannot be read": f"{type(error).__name__}: {error}"}, {})
     pixels = (255 * sample.image).round().byte().numpy().tobytes()
     labels, size = set(sample.labels.nonzero()[:, 0].tolist()), tuple(sample.image.shape[1:])
-    errors, remarks, has_mask = {}, {}, masks is not None and sample.name in masks
+    errors, remarks, masks = {}, {}, masks or {}
+    has_mask = sample.name in masks
     if min(size) < SMALL:
         remarks[f"images smaller than {SMALL} pixels"] = "x".join(map(str, size))
     if not labels:

@@ -31,7 +31,7 @@ from wsss_kit.evaluation import (
 )
 from wsss_kit.evaluation.published_numbers import published_table, written_differences
 from wsss_kit.files import write_whole
-from wsss_kit.paperworld import STUFF
+from wsss_kit.paperworld import STUFF, PaperWorld
 from wsss_kit.plot.reports import report_figures, write_report
 
 
@@ -88,8 +88,8 @@ def run_evaluate(
         before = settings.get("refinement", "none").replace(", dense CRF", "")
         settings["refinement"] = before.replace("dense CRF", "none")  # maps are from before it
     protocol = protocol_of(settings, data, samples.split)
-    options = {"classes": samples.classes, "protocol": protocol, "scored": scored}
-    if data == "paper":
+    options: dict[str, Any] = {"classes": samples.classes, "protocol": protocol, "scored": scored}
+    if isinstance(samples, PaperWorld):
         options |= {"stuff": samples.stuff, "stuff_names": STUFF}
     report = evaluate(predicted, target, **options)
     errors = [["class", "IoU", *ERROR_KINDS], *report.rows()]

@@ -20,17 +20,18 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils import data
+from torch.utils.data import DataLoader
 
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count, check_image, check_labels, check_range, checked
-from wsss_kit.classes import IGNORE_INDEX, Sample
+from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.commands import MANIFEST, PROTOCOL, Written, open_folder, place_of, read_maps
-from wsss_kit.data.datasets import plan_batches
+from wsss_kit.data.datasets import Dataset
 from wsss_kit.data.images import import_decoders, mask_png, stamp_of
 from wsss_kit.files import digest_of, write_whole
 from wsss_kit.pipeline import Pipeline
-from wsss_kit.processes import progress
+from wsss_kit.processes import plan_batches, progress
 
 Recipe = Pipeline | Callable[[Tensor, Tensor], Tensor]
 """A pipeline, or a function of images (B, 3, H, W) and labels (B, C) that returns masks."""
@@ -38,7 +39,7 @@ _WRITERS = 2  # threads that encode masks; more of them wait for each other
 
 
 def write_masks(
-    samples: Sequence[Sample],
+    samples: Dataset,
     masks_of: Recipe,
     folder: str | Path,
     *,
@@ -78,6 +79,7 @@ def write_masks(
             number is out of its range.
         OSError: if the disk refuses; the masks before are kept.
     """
+    check_count("batch_size", batch_size)
     for name, value, least in (("workers", workers, 0), ("rank", rank, 0), ("world", world, 1)):
         check_count(name, value, least=least)
     if rank >= world:
@@ -98,7 +100,7 @@ def write_masks(
         raise ValueError(f"{problem}; remove it, or give --out another one")
     names = [name for name in samples.names if place_of(folder, "masks", name)]  # or refuse
     cell = masks_of.cell if isinstance(masks_of, Pipeline) else 1
-    batches = plan_batches(samples, batch_size, side=cell)[rank::world]
+    batches = plan_batches(samples.names, samples.size_of, batch_size, side=cell)[rank::world]
 
     def is_done(name: str) -> bool:
         stamp = stamp_of(mask := place_of(folder, "masks", name))
@@ -147,7 +149,7 @@ def write_masks(
         for torn in folder.rglob(".*.tmp"):  # of runs that were killed while they wrote
             torn.unlink(missing_ok=True)
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    return Written(open_folder(folder, done), failed)
+    return Written(open_folder(folder, [*done]), failed)
 
 
 def _note_of(folder: Path, name: str) -> Path:
@@ -157,14 +159,14 @@ def _note_of(folder: Path, name: str) -> Path:
     return place_of(folder, "failed", digest_of(whole) if is_long else name, ".txt")
 
 
-def _stamp(protocol: str, samples: Sequence[Sample], name: str) -> str | None:
+def _stamp(protocol: str, samples: Dataset, name: str) -> str | None:
     """Return a hash of all that a mask is made from, sixteen letters; None if it cannot be read."""
     parts = [protocol.encode()]
     try:
-        if callable(getattr(samples, "labels", None)):
-            parts.append(samples.labels(name).numpy().tobytes())
-        if callable(getattr(samples, "path", None)):
-            parts.append(samples.path(name).read_bytes())
+        if callable(labels := getattr(samples, "labels", None)):
+            parts.append(labels(name).numpy().tobytes())
+        if callable(path := getattr(samples, "path", None)):
+            parts.append(path(name).read_bytes())
     except (OSError, ValueError):
         return None
     return digest_of(*parts)
@@ -184,7 +186,7 @@ class _Batch(NamedTuple):
     """
 
     names: list[str]
-    stamps: list[str | None]
+    stamps: list[str]
     labels: Tensor
     images: dict[tuple[int, int], Tensor]
     places: dict[tuple[int, int], list[int]]
@@ -198,23 +200,21 @@ class _Batch(NamedTuple):
                 yield _Batch([self.names[b]], [self.stamps[b]], self.labels[b][None], *found, {})
 
 
-class _Batches(Dataset):
+class _Batches(data.Dataset):
     """The batches as a data set of torch's, so that processes can read them ahead."""
 
-    def __init__(
-        self, samples: Sequence[Sample], batches: Sequence[Sequence[int]], protocol: str
-    ) -> None:
+    def __init__(self, samples: Dataset, batches: Sequence[Sequence[int]], protocol: str) -> None:
         self.samples, self.batches, self.protocol = samples, batches, protocol
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> _Batch:
+    def __getitem__(self, index: int) -> _Batch:
         """Read the images of a batch; one that cannot be read leaves the others alone."""
         names, stamps, labels, problems = [], [], [], {}
         images: dict[tuple[int, int], list[Tensor]] = {}
         places: dict[tuple[int, int], list[int]] = {}
-        for place in self.batches[number]:
+        for place in self.batches[index]:
             name = self.samples.names[place]
             try:
                 sample, stamp = self.samples[place], _stamp(self.protocol, self.samples, name)
@@ -223,11 +223,11 @@ class _Batches(Dataset):
             except (OSError, ValueError) as error:
                 problems[name] = f"{type(error).__name__}: {error}"
                 continue
-            size = tuple(sample.image.shape[1:])
-            images.setdefault(size, []).append(sample.image)
-            places.setdefault(size, []).append(len(names))
+            _, H, W = sample.image.shape
+            images.setdefault((H, W), []).append(sample.image)
+            places.setdefault((H, W), []).append(len(names))
             names.append(name)
-            stamps.append(stamp)
+            stamps.append(stamp or "unread")  # it vanished meanwhile: the next run makes it anew
             labels.append(sample.labels)
         stacked = {size: _as_levels(torch.stack(each)) for size, each in images.items()}
         known = torch.stack(labels) if labels else torch.empty(0)

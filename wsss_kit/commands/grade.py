@@ -150,8 +150,9 @@ def _run_course(
             number, wanted = number + 1, set(_definitions(cell["text"]))
         if "check" in cell["tags"]:
             for student, sheet in sheets.items():
-                remark = sheet
-                if not isinstance(sheet, str):
+                if isinstance(sheet, str):
+                    remark = sheet
+                else:
                     parts = _answer(sheet, wanted, taken, texts)
                     remark = _tried([*parts, cell["text"]], seconds) if parts else "no answer"
                 passed = remark == "passed"

@@ -47,7 +47,7 @@ _SHIPPED = {
     "paper-sc-cam": "train:train_paper_sc_cam",
 }
 
-_KINDS = {int: "a whole number", float: "a number", json.loads: "JSON"}
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", json.loads: "JSON"}
 _NAMES = {"sources": "--from", "images": "--pictures"}
 """Options with another name than their argument."""
 
@@ -165,8 +165,8 @@ def training_of(what: str) -> Callable[..., Path]:
     names, called = ["out", "resume", "device", *options_of(what)], called_by(what)
     names += ["validate"] * (what != "affinity")
     command = as_command(partial(train_method, what), train_method, *called, only=names)
-    about = inspect.getdoc(called[0]).partition("\n")[0]
-    command.__doc__ = f"{about}\n\n{inspect.getdoc(train_method).partition('Args:')[0]}"
+    about = str(inspect.getdoc(called[0])).partition("\n")[0]
+    command.__doc__ = f"{about}\n\n{str(inspect.getdoc(train_method)).partition('Args:')[0]}"
     return command
 
 
@@ -192,13 +192,13 @@ def as_command(
             stays = argument.kind is argument.POSITIONAL_ONLY
             parameter_kind = argument.kind if stays else argument.KEYWORD_ONLY
             flag = name.upper() if stays else _NAMES.get(name, f"--{name.replace('_', '-')}")
-            annotation = _annotation(name, flag, hints[name], texts.get(name, ""))
+            annotation = _annotation(name, flag, hints[name], texts.get(name) or "")
             options.setdefault(name, argument.replace(kind=parameter_kind, annotation=annotation))
 
     def command(*arguments: Any, **given: Any) -> Any:
         return run(*arguments, **given)
 
-    command.__signature__ = inspect.Signature(list(options.values()))
+    vars(command)["__signature__"] = inspect.Signature(list(options.values()))
     command.__doc__ = parse_docstring(inspect.getdoc(described[0])).description
     return command
 

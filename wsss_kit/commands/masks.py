@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,7 +18,6 @@ from wsss_kit.checks import (
     check_word,
     chosen_device,
 )
-from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenModel, load_clip
 from wsss_kit.commands import (
     MANIFEST,
@@ -28,7 +28,7 @@ from wsss_kit.commands import (
     usual_batch,
 )
 from wsss_kit.commands.generate import write_masks
-from wsss_kit.data import LazySamples, open_dataset
+from wsss_kit.data import Dataset, LazySamples, open_dataset
 from wsss_kit.data.export import EXPORTS, export_masks
 from wsss_kit.files import call_function, digest_of, is_saved, load_model, weights_path
 from wsss_kit.masks import BackgroundRule
@@ -127,7 +127,7 @@ def run_masks(
     check_given(partial(check_word, known=EXPORTS), export=export)
     of_maps = {"threshold": threshold, "power": power, "min_confidence": min_confidence}
     of_maps |= {"maps": maps or None, "affinity": affinity}
-    views = {"scales": scales, "flip": flip or None, "fuse": fuse}
+    views: dict[str, Any] = {"scales": scales, "flip": flip or None, "fuse": fuse}
     views = {name: value for name, value in views.items() if value is not None}
     check_given(check_probability, min_confidence=min_confidence)
     rule = None
@@ -145,11 +145,14 @@ def run_masks(
     if others or (backbone is not None and method in _SHIPPED):
         name = others[0] if others else "backbone"
         raise ValueError(f"{method} takes no {name.replace('_', '-')}; leave it out")
+    if affinity_backbone is not None and (affinity is None) != (method == "clip-es"):
+        problem = "affinity_backbone belongs to an affinity, and the masks walk with none"
+        raise ValueError(f"{problem}; leave it out, or ask for an affinity")
     samples = open_dataset(data, root, split, limit=limit)
     (rank, world), device = place_in_run(), own_device(device)
     network = backbone_named(backbone)
     fitted, title = _open(method, data, samples, of_clip, network, device)
-    made_by = {"data": data, "split": samples.split or "all", "classes": list(samples.classes)}
+    made_by: Any = {"data": data, "split": samples.split or "all", "classes": [*samples.classes]}
     made_by |= {"method": title, "min_confidence": min_confidence}
     if isinstance(fitted, CLIPES):
         prompts = digest_of(fitted.prompts.to_json().encode())
@@ -182,10 +185,12 @@ def run_masks(
             # CLIMS's copy of IRN does not pad images to 512 pixels, which IRN's file stands for
             released = Path(affinity).suffix == ".pth"
             options = {"pad_to": None} if released and isinstance(fitted, CLIMS) else {}
-            own = affinity_backbone or backbone
-            if own is not None and not released:
-                if load_model(affinity)[1].get("backbone") not in BACKBONES:
-                    options["backbone"] = backbone_named(own)  # beside the method's
+            named = released or load_model(affinity)[1].get("backbone") in BACKBONES
+            if named and affinity_backbone is not None:
+                problem = f"{affinity} names its backbone, and affinity_backbone is given"
+                raise ValueError(f"{problem}; leave it out")
+            if not named and (own := affinity_backbone or backbone) is not None:
+                options["backbone"] = backbone_named(own)  # beside the method's
             walk = AffinityNet.load(affinity, device=device, **options)
             made_by["affinity"] = f"{weights_path(affinity).stem}, {fingerprint_weights(walk)}"
         elif affinity not in (None, "none"):
@@ -196,7 +201,7 @@ def run_masks(
         recipe = Pipeline(fitted, affinity=walk, **options)
         made_by |= {"preset": fitted.preset, "background": str(recipe.rule)}
         made_by |= {"refinement": recipe.refinement}
-    options = {"maps": maps, "batch_size": batch_size or usual_batch(device)}
+    options: dict[str, Any] = {"maps": maps, "batch_size": batch_size or usual_batch(device)}
     options["workers"] = usual_workers(chosen_device(device)) if workers is None else workers
     options |= {"rank": rank, "world": world, "shown": rank == 0}
     with run_folder(out) as folder:
@@ -220,8 +225,8 @@ def run_masks(
 def _open(
     method: str | Path,
     data: str,
-    samples: Sequence[Sample],
-    of_clip: Mapping[str, str | Path],
+    samples: Dataset,
+    of_clip: Mapping[str, Any],
     backbone: nn.Module | None,
     device: str,
 ) -> tuple[CAMMethod | Segmenter, str]:
@@ -235,7 +240,7 @@ def _open(
             other = _second_encoder(name, device)
         return CLIPES(loaded, prompts=prompts, affinity_backbone=other).fit(), f"CLIP-ES, {called}"
     if ".py:" in str(method):
-        fitted = call_function(method)
+        fitted = call_function(str(method))
         if not isinstance(fitted, CAMMethod):
             raise ValueError(f"{method} made {type(fitted).__name__}, expected a CAMMethod")
         return fitted.to(chosen_device(device)).eval(), type(fitted).__name__
@@ -247,7 +252,7 @@ def _open(
         raise FileNotFoundError(f"{weights_path(method)} is missing; {known}")
     _, card = load_model(method)
     check_word("the method of the file", str(card.get("method")), _KINDS)
-    given = {} if backbone is None else {"backbone": backbone}
+    given: Any = {} if backbone is None else {"backbone": backbone}
     fitted = _KINDS[card["method"]].load(method, device=device, **given)
     known = fitted.classes if isinstance(fitted, Segmenter) else fitted.classes_
     if tuple(known) != tuple(samples.classes):

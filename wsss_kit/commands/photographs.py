@@ -6,6 +6,7 @@ seed. ``demo --pictures FOLDER`` trains nothing.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,9 @@ from torch.nn import functional as F
 
 from wsss_kit.backbones import build_backbone
 from wsss_kit.checks import check_count, check_given, check_seed, check_word
-from wsss_kit.classes import Sample
 from wsss_kit.clip import load_clip
 from wsss_kit.commands import backbone_named, run_folder
-from wsss_kit.data import LazySamples, open_dataset
+from wsss_kit.data import Dataset, LazySamples, open_dataset
 from wsss_kit.data.datasets import default_root
 from wsss_kit.data.folder import open_images
 from wsss_kit.evaluation import BackgroundRule, Protocol, Report, evaluate
@@ -32,7 +32,7 @@ from wsss_kit.prompts import Prompts
 SCALES = (0.5, 1.0, 1.5)
 
 
-def train_heads(backbone: nn.Module, samples: Sequence[Sample], seeds: Sequence[int]) -> list[CAM]:
+def train_heads(backbone: nn.Module, samples: Dataset, seeds: Sequence[int]) -> list[CAM]:
     """Train one CAM a seed on the same frozen backbone; the features are computed once."""
     cams = [CAM(backbone, scales=SCALES, preset="clean") for _ in seeds]
     options = {"train_backbone": False, "pooled": cams[0].pool(samples)}
@@ -40,7 +40,7 @@ def train_heads(backbone: nn.Module, samples: Sequence[Sample], seeds: Sequence[
 
 
 def predict_all(
-    cams: Sequence[CAM], samples: Sequence[Sample], rule: BackgroundRule, crf: bool = False
+    cams: Sequence[CAM], samples: Dataset, rule: BackgroundRule, crf: bool = False
 ) -> list[dict[str, Tensor]]:
     """Compute masks of every CAM in one pass: their backbone runs once for all heads.
 
@@ -168,11 +168,11 @@ def _backbone(backbone: str | nn.Module, weights: str | None) -> tuple[nn.Module
 
 def _open(
     data: str, root: Path, limit: int | None
-) -> tuple[Sequence[Sample], Sequence[Sample], Mapping[str, Tensor]]:
+) -> tuple[Dataset, Dataset, Mapping[str, Tensor]]:
     if data == "voc":
         train, val = (open_dataset("voc", root, split, limit=limit) for split in ("train", "val"))
         return train, val, val.open_masks()
-    samples = open_dataset(data, root, limit=limit)
+    samples: Any = open_dataset(data, root, limit=limit)
     target = samples.open_masks()
     with_mask = [name for name in samples.names if name in target]
     if len(with_mask) < 4:
@@ -225,7 +225,7 @@ def run_own_images(
     samples = samples[: min(limit, len(samples))]
     if clip == "paper":
         model, paper = load_clip("paper", device=device), Prompts.paper()
-        backgrounds = [word for word in paper.backgrounds if word not in samples.classes]
+        backgrounds = tuple(word for word in paper.backgrounds if word not in samples.classes)
         prompts = Prompts(tuple(samples.classes), backgrounds, template=paper.templates[0])
     else:
         file = Path(weights) / "ViT-B-16.pt"
@@ -263,12 +263,12 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
             failed.append(f"{samples.names[number]} cannot be read: {error}")
             continue
         small = sample._replace(image=shrunk(sample.image))
-        size, present = tuple(small.image.shape[1:]), sample.labels > 0
-        maps, words = torch.zeros(len(samples.classes), *size), ("nothing", "-")
+        (_, H, W), present = small.image.shape, sample.labels > 0
+        maps, words = torch.zeros(len(samples.classes), H, W), ("nothing", "-")
         names = [samples.classes[c] for c in present.nonzero().flatten()]
         if names:
             refined = method.open(small.image, names).maps()
-            maps[present] = refined.full_size(size).float().cpu()
+            maps[present] = refined.full_size((H, W)).float().cpu()
             texts = [*names, *method.prompts.backgrounds]
             probs, best = refined.probs.topk(min(3, len(texts)))
             best = zip(best.tolist(), probs.tolist(), strict=True)
@@ -295,7 +295,7 @@ def _write(folder: Path, samples: LazySamples, method: CLIPES) -> Path:
     }
     reports = {}
     for row, pipeline in pipelines.items() if target else ():
-        stated = {"background": str(pipeline.rule), "refinement": pipeline.refinement}
+        stated: Any = {"background": str(pipeline.rule), "refinement": pipeline.refinement}
         stated |= {"preset": method.preset, "resolution": "image"}
         protocol = Protocol("own images", "all", **stated)
         reports[row] = evaluate(scored[row], target, classes=samples.classes, protocol=protocol)

@@ -221,7 +221,7 @@ def score_affinity(
 
 def write_affinity(path: str | Path, *, n_images: int = 100, shown: bool = True) -> Path:
     """Measure `score_affinity` for a saved tiny CLIP and put the best into its card."""
-    clip = load_clip("paper", weights=path, device="cpu")
+    clip: Any = load_clip("paper", weights=path, device="cpu")
     scores = score_affinity(clip, n_images=n_images, shown=shown)
     squarings, layers = max(scores, key=lambda key: sum(scores[key]))  # both uses of maps
     rows = {

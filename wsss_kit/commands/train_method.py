@@ -7,7 +7,7 @@ Every argument of a method and of its ``fit`` is an option by its name; what was
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,9 +18,9 @@ from torch import Tensor
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checkpoints import CHECKPOINT
 from wsss_kit.checks import check_count, check_device, check_word
-from wsss_kit.classes import Sample, labels_of
+from wsss_kit.classes import labels_of
 from wsss_kit.commands import backbone_named, clip_named, masks_in, run_folder
-from wsss_kit.data import open_dataset
+from wsss_kit.data import Dataset, open_dataset
 from wsss_kit.data.datasets import SPLITS
 from wsss_kit.evaluation import BackgroundRule, ConfusionMatrix, best_rule, sweep_background
 from wsss_kit.files import check_kinds, is_saved, read_card, weights_path, write_whole
@@ -134,8 +134,8 @@ def train_method(
     with joined(device) as device, run_folder(folder):
         config = _config(what, folder, given, resume=resume)
         settle()  # all have read before the first writes
-        data, root, split, limit = map(config.get, _DATA)
-        samples = open_dataset(data, root, split, limit=limit)
+        data, root, split, limit = (config.get(name) for name in _DATA)
+        samples = open_dataset(str(data), root, split, limit=limit)
         fit = _prepare(what, config, samples, device)
         settings = folder / CONFIG
         before = settings.read_text(encoding="utf-8") if resume else None
@@ -166,12 +166,12 @@ class _Validation:
     def __init__(self, file: Path, config: Mapping[str, Any], most: int) -> None:
         from pandas import read_csv
 
-        data, root, split, limit = map(config.get, _DATA)
+        data, root, split, limit = (config.get(name) for name in _DATA)
         split = "val" if data in ("voc", "coco", "paper") else split
         self.file, self.samples, self.target = file, [], {}
         self.rows = read_csv(file).to_dict("records") if file.exists() else []
         try:
-            samples = open_dataset(data, root, split)
+            samples = open_dataset(str(data), root, split)
             self.target = samples.open_masks()
         except FileNotFoundError as error:
             print(f"No validation: {str(error).partition(';')[0]}")
@@ -198,8 +198,8 @@ class _Validation:
             swept = sweep_background(maps, self.samples, self.target, **options)
             score = swept[rule := best_rule(swept)]
         self.rows = [row for row in self.rows if row["epoch"] < epoch]
-        row = {"epoch": epoch, "miou": score, "background": str(rule), "images": len(self.samples)}
-        self.rows.append(row)
+        row: Any = {"epoch": epoch, "miou": score, "background": str(rule)}
+        self.rows.append({**row, "images": len(self.samples)})
         write_whole(self.file, DataFrame(self.rows).to_csv(index=False))
 
 
@@ -276,7 +276,7 @@ def _config(what: str, folder: Path, given: Mapping[str, Any], *, resume: bool) 
     return {**({} if named else network), **usual, **config}
 
 
-def _prepare(what: str, config: Mapping[str, Any], samples: Sequence[Sample], device: str) -> Fit:
+def _prepare(what: str, config: Mapping[str, Any], samples: Dataset, device: str) -> Fit:
     """Return the training with its arguments: call it with a checkpoint."""
     given = {name: value for name, value in config.items() if value is not None}
     if "scales" in given:
@@ -310,9 +310,7 @@ def _prepare(what: str, config: Mapping[str, Any], samples: Sequence[Sample], de
     return partial(_MAKES[what](**making, device=device).fit, samples, **fitting)
 
 
-def _open_masks(
-    config: Mapping[str, Any], samples: Sequence[Sample]
-) -> tuple[Mapping[str, Tensor], str]:
+def _open_masks(config: Mapping[str, Any], samples: Dataset) -> tuple[Mapping[str, Tensor], str]:
     """Open the masks to learn from; return also how they were made, in words."""
     if "masks" not in config:
         problem = "no masks are given to learn from, expected --masks FOLDER"

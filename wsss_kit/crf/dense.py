@@ -189,7 +189,7 @@ def dense_crf(
     for groups in _groups(levels):
         n, rows = len(groups), [row for group in groups for row in group]
         kernels: list[tuple[float, Callable[[Tensor], Tensor]]] = []
-        if spatial_weight:
+        if spatial is not None:
             kernels.append((spatial_weight, partial(_shared, spatial)))
         if bilateral_weight:
             lattice = bilateral_lattice(levels[[group[0] for group in groups]], *stds)

@@ -1,15 +1,12 @@
-"""Data sets: a lazy sequence of samples, a lazy mapping of masks, and `open_dataset` by name.
-
-A data set is a lazy sequence of samples with ``classes``, ``names`` and ``split``.
-``dataset.prompts(method)`` are its prompts, ``dataset.open_masks()`` its ground truth.
-"""
+"""Data sets: a lazy sequence of samples, a lazy mapping of masks, and `open_dataset` by name."""
 
 from __future__ import annotations
 
 import operator
 import os
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, overload
@@ -18,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wsss_kit.checks import check_count, check_given, check_word
-from wsss_kit.classes import COCO_CLASSES, VOC_CLASSES, Sample, find
+from wsss_kit.classes import COCO_CLASSES, PAPER_CLASSES, VOC_CLASSES, Sample, find
 from wsss_kit.data.images import image_size, read_image, read_mask_of
 from wsss_kit.files import call_function, expanded
 from wsss_kit.prompts import Prompts
@@ -60,7 +57,7 @@ def open_dataset(
     *,
     limit: int | None = None,
     classes: Sequence[str] | None = None,
-) -> Sequence[Sample]:
+) -> Dataset:
     """Open a data set.
 
     Args:
@@ -73,8 +70,7 @@ def open_dataset(
         classes: of ``"folder"``: class names in the order of the mask values.
 
     Returns:
-        A lazy sequence of `Sample` with ``classes``, ``names``, ``split``, ``prompts(method)`` and
-        ``open_masks()``.
+        The data set, whose images are read when asked for.
 
     Raises:
         ValueError: for another name or split, or a limit that is no count.
@@ -108,7 +104,47 @@ def open_dataset(
     return load(root, split, limit=limit)
 
 
-class LazySamples(Sequence[Sample]):
+class Dataset(Sequence[Sample]):
+    """Images with labels, their prompts, and masks by a separate call. A slice is one too."""
+
+    names: tuple[str, ...]  # one per image
+    classes: tuple[str, ...]
+    split: str | None  # which part of a set it is
+
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @abstractmethod
+    def __getitem__(self, index: int | slice) -> Sample | Dataset: ...
+
+    @abstractmethod
+    def size_of(self, name: str) -> tuple[int, int]:
+        """Return height and width of an image, without decoding it where that is possible."""
+
+    @abstractmethod
+    def open_masks(self) -> Mapping[str, Tensor]:
+        """Open the ground-truth masks, for evaluation only: name -> (H, W) int64.
+
+        Raises:
+            FileNotFoundError: if there are none, with the layout that was expected.
+        """
+
+    def prompts(self, method: str = "clip_es", file: str | Path | None = None) -> Prompts:
+        """Return prompts for the classes: those of a file, else of the papers, else simple ones.
+
+        Args:
+            method: ``"clip_es"`` or ``"clims"``.
+            file: of `Prompts.to_json`.
+        """
+        if file is not None:
+            return Prompts.from_json(Path(file))
+        names, published = self.classes, (Prompts.voc, Prompts.coco, Prompts.paper)
+        known = dict(zip((VOC_CLASSES, COCO_CLASSES, PAPER_CLASSES), published, strict=True))
+        return known[names](method) if names in known else Prompts.for_classes(names, method)
+
+
+class LazySamples(Dataset):
     """Samples that are read from disk when asked for. A slice is again a lazy sequence.
 
     Args:
@@ -191,30 +227,14 @@ class LazySamples(Sequence[Sample]):
         samples.names = names
         return samples
 
-    def prompts(self, method: str = "clip_es", file: str | Path | None = None) -> Prompts:
-        """Prompts for the classes: those of a file, else of the papers, else simple ones.
-
-        Args:
-            method: ``"clip_es"`` or ``"clims"``.
-            file: of `Prompts.to_json`.
-        """
-        if file is not None:
-            return Prompts.from_json(Path(file))
-        known = {VOC_CLASSES: Prompts.voc, COCO_CLASSES: Prompts.coco}.get(self.classes)
-        return known(method) if known else Prompts.for_classes(self.classes, method)
-
     def open_masks(self) -> Mapping[str, Tensor]:
-        """Open the ground-truth masks, for evaluation only: name -> (H, W) int64.
-
-        Raises:
-            FileNotFoundError: if there are none, with the layout that was expected.
-        """
+        """See `Dataset`."""
         if self.masks is None:
             raise FileNotFoundError("these images have no ground-truth masks")
         return self.masks
 
     def size_of(self, name: str) -> tuple[int, int]:
-        """Return height and width of an image, without decoding it where that is possible."""
+        """See `Dataset`."""
         if self._size:
             return self._size(name)
         H, W = self.image(name).shape[-2:]
@@ -234,35 +254,10 @@ class LazySamples(Sequence[Sample]):
         return f"LazySamples({len(self)} images, {len(self.classes)} classes{split})"
 
 
-def plan_batches(samples: Sequence[Sample], batch_size: int, *, side: int = 1) -> list[list[int]]:
-    """List the images of every batch by number: of equal size, in the order of the data set.
-
-    Args:
-        samples: with ``size_of(name)``.
-        batch_size: at most so many together.
-        side: sizes are rounded up to multiples of it first.
-
-    Returns:
-        Batches in the order of their first image; one whose size cannot be read is alone.
-    """
-    check_count("batch_size", batch_size)
-    if batch_size == 1:  # no size has to be read
-        return [[number] for number in range(len(samples))]
-    open_batches, batches = {}, []
-    for number, name in enumerate(samples.names):
-        try:
-            size = tuple(-(-length // side) for length in samples.size_of(name))
-        except (OSError, ValueError):
-            size = number  # its own batch, where reading it says why
-        if len(open_batches.get(size, ())) in (0, batch_size):
-            open_batches[size] = []
-            batches.append(open_batches[size])
-        open_batches[size].append(number)
-    return batches
-
-
 class ByName(Mapping[str, Any]):
-    """Base of mappings by image name whose values are read when asked for; knows ``_names``."""
+    """Base of mappings by image name whose values are read when asked for."""
+
+    _names: Mapping[str, Any]
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -308,14 +303,14 @@ class LazyMasks(ByName):
 
 
 class ImageFiles(LazySamples):
-    """Base of the readers: samples of image files, and their masks.
-
-    A reader sets ``names``, ``classes``, ``split``, its ``mask_folder`` and the ``LAYOUT`` that it
-    expects, for messages. Of an image, ``path(name)`` is its file, ``present(name)`` the indices of
-    its classes and ``mask(name)`` its mask, (H, W) int64.
-    """
+    """Base of the readers: samples of image files, and their masks. A reader sets what follows."""
 
     split = None
+    mask_folder: Path
+    LAYOUT: str  # that is expected, for messages
+    path: Callable[[str], Path]
+    present: Callable[[str], Collection[int]]  # indices of the classes
+    mask: Callable[[str], Tensor]  # (H, W) int64
 
     def image(self, name: str) -> Tensor:
         """Read an image: (3, H, W) float32 in [0, 1]."""

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wsss_kit.classes import IGNORE_INDEX, Sample, palette
-from wsss_kit.data.datasets import LazyMasks
+from wsss_kit.classes import IGNORE_INDEX, palette
+from wsss_kit.data.datasets import Dataset, LazyMasks
 from wsss_kit.data.images import check_mask, read_mask
 from wsss_kit.files import composed, expanded
 from wsss_kit.prompts.checks import closest
@@ -26,7 +26,7 @@ ENDINGS = (".png", ".npy")
 _ENDING = re.compile(r"\.(png|npy|jpe?g|bmp|tiff?|webp)$", re.IGNORECASE)
 
 
-def open_foreign(place: str | Path, samples: Sequence[Sample]) -> LazyMasks:
+def open_foreign(place: str | Path, samples: Dataset) -> LazyMasks:
     """Open masks that another program wrote. A file is read when its mask is asked for.
 
     Each mask is checked against the size of its image and the class list. A colour image, or a
@@ -221,7 +221,7 @@ def outline_mask(outline: Any, size: tuple[int, int]) -> np.ndarray:
         if outline.get("size") != [H, W]:
             raise ValueError(f"it has size {outline.get('size')}, the image {[H, W]}")
         counts = outline.get("counts")
-        runs = _run_lengths(counts) if isinstance(counts, str) else counts
+        runs: Any = _run_lengths(counts) if isinstance(counts, str) else counts
         if not _are_numbers(runs, int, 0, H * W) or sum(runs) != H * W:
             raise ValueError("its run lengths are not whole numbers that add up to the image")
         return coco.decode(coco.frPyObjects({"size": [H, W], "counts": runs}, H, W)).astype(bool)

@@ -73,7 +73,7 @@ def _coco(
         H, W = mask.shape
         images.append({"id": i, "file_name": files[name], "height": H, "width": W})
         for value, pixels in _inside(mask, names, name):
-            runs = coco.encode(np.asfortranarray(pixels))
+            runs: Any = coco.encode(np.asfortranarray(pixels))
             region = {"id": 1 + len(regions), "image_id": i, "category_id": value, "iscrowd": 0}
             region |= {"area": int(coco.area(runs)), "bbox": coco.toBbox(runs).tolist()}
             regions.append({**region, "segmentation": {**runs, "counts": runs["counts"].decode()}})

@@ -64,8 +64,9 @@ def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: 
     pooch.get_logger().setLevel("WARNING")
     path, failures = Path(folder) / archive.name, []
     for source in archive.sources:
-        store = pooch.create(folder, "", urls={archive.name: source})
-        store.registry[archive.name], download = archive.checksum, _copy
+        store: Any = pooch.create(folder, "", urls={archive.name: source})
+        store.registry[archive.name] = archive.checksum
+        download: Any = _copy
         if "://" in source:
             store.retry_if_failed = retries
             download = partial(_resume, path.with_name(f"{archive.name}.part"), shown)
@@ -104,7 +105,7 @@ def _resume(part: Path, shown: bool, url: str, target: str, store: Pooch) -> Non
         try:
             HTTPDownloader(progressbar=shown, chunk_size=_BLOCK, **options)(url, file, store)
         except HTTPError as error:
-            if not begun or error.response.status_code != 416:
+            if not begun or getattr(error.response, "status_code", None) != 416:
                 raise  # 416: the part is already the whole file
     os.replace(part, target)
 
@@ -138,11 +139,11 @@ def unpack(
     """
     check_count("strip", strip, least=0)
     path, folder = Path(path), Path(folder)
-    opened = zipfile.ZipFile if zipfile.is_zipfile(path) else tarfile.open
+    opened: Any = zipfile.ZipFile if zipfile.is_zipfile(path) else tarfile.open
     try:
         with opened(path) as packed:
             is_zip = isinstance(packed, zipfile.ZipFile)
-            members = packed.infolist() if is_zip else packed.getmembers()
+            members: Any = packed.infolist() if is_zip else packed.getmembers()
             read: Any = packed.open if is_zip else packed.extractfile
             files = []
             for place, member in [(_checked_place(path, member), member) for member in members]:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ def read_mask(path: str | Path) -> Tensor:
         [[0, 15]]
     """
     path = Path(path)
-    opened = _open(path)
+    opened: Any = _open(path)
     if opened.format in ("JPEG", "MPO"):
         raise ValueError(f"mask {path} is a JPEG, which alters class ids; save masks as PNG")
     # Pillow stretches 2-bit and 4-bit grey to 0..255 by a factor, which is undone for ids

@@ -268,12 +268,12 @@ def judge(
         >>> judge(masks, truth, classes=["cow"], protocol=Protocol("two images", "val")).ranks
         {'all': 1, 'nothing': 2}
     """
+    given: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed, **options}
     reports = {}
     for name, each in masks.items():
         stated = protocol if isinstance(protocol, Protocol) else protocol[name]
-        given = {"n_bootstrap": n_bootstrap, "seed": seed, "protocol": stated, **options}
         try:
-            reports[name] = evaluate(each, target, classes=classes, **given)
+            reports[name] = evaluate(each, target, classes=classes, protocol=stated, **given)
             check_meaning(reports[name])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error

@@ -150,7 +150,7 @@ class ConfusionMatrix:
         return f"ConfusionMatrix({self.n_classes} classes, {self.matrix.sum()} pixels counted)"
 
 
-def check_complete(what: str, masks: Mapping[str, object], names: Collection[str]) -> None:
+def check_complete(what: str, masks: Mapping | None, names: Collection[object]) -> None:
     """Raise an error unless there are masks by image name, and all those of ``names``.
 
     Example:

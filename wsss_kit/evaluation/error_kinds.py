@@ -62,7 +62,7 @@ def boundary_band(target: Tensor, width: int | None = None) -> Tensor:
         return torch.zeros_like(target, dtype=torch.bool)
     if ignored.any():
         options = {"return_distances": False, "return_indices": True}
-        classes = classes[tuple(ndimage.distance_transform_edt(ignored, **options))]
+        classes = classes[tuple(np.asarray(ndimage.distance_transform_edt(ignored, **options)))]
     size = 2 * width + 1
     band = ndimage.maximum_filter(classes, size) != ndimage.minimum_filter(classes, size)
     return torch.from_numpy(band).to(target.device)

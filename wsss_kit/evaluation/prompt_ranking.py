@@ -236,16 +236,16 @@ class WordTally:
         """
         if mask is not None and self.rule is None:
             raise ValueError("there is a mask but no rule that makes masks of maps; give one")
-        on, size = sample.labels > 0, tuple(sample.image.shape[1:])
+        on, (H, W) = sample.labels > 0, sample.image.shape[1:]
         names = [self.prompts.classes[c] for c in on.nonzero().flatten().tolist()]
         predictions, sharp = [], []
         for without in ((), *((word,) for word in self.words)):
-            maps, probs = torch.zeros(1, len(on), *size), torch.zeros(len(on))
+            maps, probs = torch.zeros(1, len(on), H, W), torch.zeros(len(on))
             if opened is not None:
                 refined = opened.maps(self.prompts, classes=names, without=without)
-                maps[0, on] = refined.full_size(size).cpu()
+                maps[0, on] = refined.full_size((H, W)).cpu()
                 probs[on] = refined.probs[: len(names)].cpu()
-            if mask is not None:
+            if mask is not None and self.rule is not None:
                 predictions.append(self.rule.masks(maps, sample.labels[None])[0])
             sharp.append(sharpness(probs[None], sample.labels[None])[0])
         if mask is not None:

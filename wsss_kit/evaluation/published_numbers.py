@@ -233,6 +233,7 @@ class Gap:
     @property
     def points(self) -> float:
         """Ours minus theirs, in percent."""
+        assert self.row.percent is not None  # see `explain_gap`
         return self.ours - self.row.percent
 
     def __str__(self) -> str:
@@ -272,12 +273,12 @@ def explain_gap(report: Report, row: Published) -> Gap:
         >>> list(gap.reasons)
         ['wrong split', 'refinement left out', 'few images']
     """
-    if row.percent is None:
+    if (theirs := row.percent) is None:
         raise ValueError(f"{row.name} is {row.unit}, expected a row of mean IoU")
-    return Gap(100 * report.mean_iou, row, _reasons(report, row))
+    return Gap(100 * report.mean_iou, row, _reasons(report, row, theirs))
 
 
-def _reasons(report: Report, row: Published) -> dict[str, str]:
+def _reasons(report: Report, row: Published, theirs: float) -> dict[str, str]:
     """Return what explains the gap, name to sentence, the most telling first."""
     protocol, apart, reasons = report.protocol, differences(report, row), {}
     if "data" in apart or "split" in apart:
@@ -302,10 +303,10 @@ def _reasons(report: Report, row: Published) -> dict[str, str]:
         advice = "which counts as background; give the recipe min_confidence=None"
         reasons["predicted 255"] = f"{predicted}, {advice}"
     if "refinement" in apart:
-        ours, theirs = apart["refinement"]
-        steps, needed = (set(stated.lower().split(", ")) for stated in (ours, theirs))
+        ours, there = apart["refinement"]
+        steps, needed = (set(stated.lower().split(", ")) for stated in (ours, there))
         name = "refinement left out" if needed - steps - {"none"} else "another refinement"
-        reasons[name] = f"ours says {ours!r}, the published number comes after {theirs!r}"
+        reasons[name] = f"ours says {ours!r}, the published number comes after {there!r}"
     if "scored" in apart:
         reasons["other classes"] = f"scored were {apart['scored'][0]}, published are all classes"
     objects = report.iou[1:][np.isfinite(report.iou[1:])]
@@ -322,9 +323,9 @@ def _reasons(report: Report, row: Published) -> dict[str, str]:
         reasons[f"background too {name}"] = f"objects have {rates}: {advice}"
     if "background" in apart:
         reasons["background rule"] = "ours is {}, theirs {}".format(*apart["background"])
-    if "n_images" in apart and protocol.n_images <= 0.9 * row.n_images:
+    if protocol.n_images and row.n_images and protocol.n_images <= 0.9 * row.n_images:
         low, high = (100 * bound for bound in report.interval)
-        place = "inside" if low <= row.percent <= high else "outside"
+        place = "inside" if low <= theirs <= high else "outside"
         there = f"the published number lies {place} the interval of ours, {low:.1f} to {high:.1f}"
         counts = f"{protocol.n_images} of {row.n_images} images were scored"
         reasons["few images"] = f"{counts}; {there}"

@@ -101,17 +101,17 @@ class WordScores:
         """Run CLIP on an image; ``mask`` (H, W) is its ground truth, of mIoU alone."""
         self.names.append(sample.name)
         on = (sample.labels > 0).nonzero().flatten()
-        size, opened, other, patches = tuple(sample.image.shape[1:]), None, None, None
+        (H, W), opened, other, patches = sample.image.shape[1:], None, None, None
         if len(on):
             opened = self._open(sample.image, sample.labels)
             if self.objective == "share":
                 patches = opened.claims(self.prompts).flatten(1)  # (T, N)
         if len(on) and self.objective == "agreement":
-            larger = upsample(sample.image[None], tuple(round(1.25 * side) for side in size))[0]
+            larger = upsample(sample.image[None], (round(1.25 * H), round(1.25 * W)))[0]
             other = WordSubsets(self._open(larger.flip(-1), sample.labels), self.prompts)
         subsets = None if opened is None else WordSubsets(opened, self.prompts)
         truth = None if mask is None else torch.as_tensor(mask).numpy().astype(np.int64)
-        self._images.append(_Image(subsets, other, patches, on.numpy(), size, truth))
+        self._images.append(_Image(subsets, other, patches, on.numpy(), (H, W), truth))
 
     def images_with(self) -> dict[str, int]:
         """Count the images that have each class."""
@@ -139,7 +139,7 @@ class WordScores:
 
     def _score(self, image: _Image, on: Tensor, rule: BackgroundRule | None) -> np.ndarray:
         K, of_masks = 1 + len(self.prompts.classes), self.objective in ("mIoU", "agreement")
-        if image.subsets is None:
+        if (subsets := image.subsets) is None:
             empty = np.zeros((len(on), K if of_masks else 1, 2))
             if image.truth is not None:
                 whole = np.bincount(image.truth[image.truth != IGNORE_INDEX], minlength=K)
@@ -147,9 +147,9 @@ class WordScores:
                 empty[:, 0] = whole[0], whole.sum()
             return empty
         n = max(1, _MOST_PIXELS // (math.prod(image.size) * (1 + len(image.classes))))
-        if of_masks:
-            return np.concatenate([self._iou(image, some, rule) for some in on.split(n)])
-        return np.concatenate([self._by_cells(image, some) for some in on.split(n)])
+        if of_masks and rule:
+            return np.concatenate([self._iou(subsets, image, some, rule) for some in on.split(n)])
+        return np.concatenate([self._by_cells(subsets, image, some) for some in on.split(n)])
 
     def _masks(
         self, subsets: WordSubsets, image: _Image, on: Tensor, rule: BackgroundRule
@@ -160,10 +160,12 @@ class WordScores:
         local = rule.masks(maps, maps.new_ones(maps.shape[:2])).cpu().numpy()
         return np.concatenate([[0], image.classes + 1])[local]
 
-    def _iou(self, image: _Image, on: Tensor, rule: BackgroundRule) -> np.ndarray:
-        K, masks = 1 + len(self.prompts.classes), self._masks(image.subsets, image, on, rule)
-        truth = image.truth
-        if self.objective == "agreement":
+    def _iou(
+        self, subsets: WordSubsets, image: _Image, on: Tensor, rule: BackgroundRule
+    ) -> np.ndarray:
+        K, masks = 1 + len(self.prompts.classes), self._masks(subsets, image, on, rule)
+        truth: Any = image.truth
+        if image.other is not None:
             truth = self._masks(image.other, image, on, rule)[..., ::-1]
         truth = np.broadcast_to(truth, masks.shape)
         pairs = (np.arange(len(on))[:, None, None] * K + truth) * K + masks
@@ -172,10 +174,9 @@ class WordScores:
         hits = counts.diagonal(axis1=1, axis2=2)
         return np.stack([hits, counts.sum(1) + counts.sum(2) - hits], -1).astype(float)
 
-    def _by_cells(self, image: _Image, on: Tensor) -> np.ndarray:
-        _, boxes, probs = image.subsets(on)
-        n = len(image.classes)
-        if self.objective == "sharpness":
+    def _by_cells(self, subsets: WordSubsets, image: _Image, on: Tensor) -> np.ndarray:
+        (_, boxes, probs), n = subsets(on), len(image.classes)
+        if image.patches is None:  # sharpness
             value = -sharpness(probs[:, :n], torch.ones(len(on), n))
         else:
             is_on = torch.cat([on.new_ones(len(on), n), on], 1)
@@ -292,7 +293,7 @@ def rank_correlation(
     words: Sequence[str],
     *,
     objective: str,
-    rule: BackgroundRule,
+    rule: BackgroundRule | None,
     n_lists: int = 200,
     seed: int = 0,
 ) -> float:

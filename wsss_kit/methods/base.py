@@ -69,7 +69,7 @@ class Learner(nn.Module):
 
     # -- what a method defines --------------------------------------------------------------
 
-    def loss(self, *tensors: Tensor) -> dict[str, Tensor]:
+    def loss(self, *tensors: Any, **options: Any) -> dict[str, Tensor]:
         """Compute named losses of a batch; ``"total"`` is minimised.
 
         Raises:
@@ -205,7 +205,7 @@ class Learner(nn.Module):
                 on_epoch(epoch + 1, self)
 
         place = self.place(recipe, part)
-        if place is None or place.stored_part < part:
+        if place is None or place.stored is None or place.stored_part < part:
             self.start(samples, recipe)
         else:
             self.losses_ = place.stored[1]["before"]
@@ -280,8 +280,7 @@ class Learner(nn.Module):
     @classmethod
     def _built(cls: type[Own], card: Mapping[str, Any], path: Any, options: dict[str, Any]) -> Own:
         """Build the network that a card describes, with other options instead of some of its."""
-        saved = {name: card[name] for name in (*cls.OPTIONS, *cls.SAVED)}
-        return cls(**{**saved, **options})
+        return cls(**{name: card[name] for name in (*cls.OPTIONS, *cls.SAVED)} | options)
 
 
 class CAMMethod(Learner):
@@ -293,9 +292,11 @@ class CAMMethod(Learner):
     """The published background rule where maps walk with a learned affinity."""
     brings_affinity: ClassVar[bool] = False
     """Whether the output has an affinity to refine the maps with."""
-    walk_squarings: int = WALK_SQUARINGS
-    """How often the transition made from the method's affinity is squared; published unless the
-    method knows better."""
+
+    @property
+    def walk_squarings(self) -> int:
+        """How often the affinity's transition is squared: as published, or as the method knows."""
+        return WALK_SQUARINGS
 
     @property
     def clamp_boxes(self) -> bool:
@@ -343,7 +344,6 @@ def check_batch(images: Tensor, labels: Tensor, n_classes: int) -> None:
     check_images(images)
     check_labels(labels)
     if labels.shape != (len(images), n_classes):
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)}, expected ({len(images)}, {n_classes}): one "
-            "row an image, one column a class, background not among them"
-        )
+        expected = f"({len(images)}, {n_classes}): one row an image, one column a class"
+        problem = f"labels have shape {tuple(labels.shape)}, expected {expected}"
+        raise ValueError(f"{problem}, background not among them")

@@ -7,7 +7,7 @@ training and inference recipe that WSSS papers share (IRN's classifier, CLIMS's 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from wsss_kit.checks import check_image, check_images
 from wsss_kit.classes import Sample, labels_of
-from wsss_kit.engine import columns, device_of
+from wsss_kit.engine import Data, columns, device_of
 from wsss_kit.methods.base import COMMON, CAMMethod, Recipe
 from wsss_kit.methods.trained import TrainedCAM, soft_margin_loss
 from wsss_kit.processes import each
 from wsss_kit.processes import progress as progress_bar
-from wsss_kit.views import Chance, LabelledImages
+from wsss_kit.views import Chance
 
 PRESETS = columns(
     ("reference", "clean"),
@@ -111,7 +111,7 @@ class CAM(TrainedCAM):
         """
         if pooled is not None and train_backbone:
             raise ValueError("pooled features need train_backbone=False; a learning backbone moves")
-        mode = {"train_backbone": train_backbone, "pooled": pooled}
+        mode: dict[str, Any] = {"train_backbone": train_backbone, "pooled": pooled}
         for name, value in ({} if train_backbone else HEAD_ALONE).items():
             mode[name] = value if training.get(name) is None else training[name]
         return super().fit(samples, **{**training, **mode})
@@ -122,7 +122,7 @@ class CAM(TrainedCAM):
         if recipe["train_backbone"] and not recipe["pretrained"]:
             recipe["warmup"] = min(30, -(-len(samples) // recipe["batch_size"]))
 
-    def data(self, samples: Sequence[Sample], recipe: Recipe) -> LabelledImages | _Pooled:
+    def data(self, samples: Sequence[Sample], recipe: Recipe) -> Data:
         """Return random views of the images, or pooled features of all of them."""
         if recipe["train_backbone"]:
             return super().data(samples, recipe)
@@ -142,7 +142,7 @@ class CAM(TrainedCAM):
         groups = super().parameter_groups()
         return groups if self.numbers["train_backbone"] else groups[1:]
 
-    def fixed(self) -> Iterable[Any]:
+    def fixed(self) -> list[nn.Module]:
         """Return what stays in evaluation mode: batch normalisation, or the whole backbone."""
         if not self.numbers["train_backbone"]:
             return [self.backbone_]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,14 @@ from wsss_kit.backbones import build_backbone, warn_of_random_weights
 from wsss_kit.cam import class_activation_maps, multi_scale, normalize_cams
 from wsss_kit.checks import check_count, check_device, check_given, check_scales, chosen_device
 from wsss_kit.classes import Sample, classes_of
-from wsss_kit.engine import batch_norms, device_of
+from wsss_kit.engine import Data, batch_norms, device_of
 from wsss_kit.files import check_classes, digest_of
 from wsss_kit.methods.base import CAMMethod, MethodOutput, Recipe, check_batch, preset_values
 from wsss_kit.processes import mean_count
 from wsss_kit.views import LabelledImages, mean_colour
+
+
+OwnCAM = TypeVar("OwnCAM", bound="TrainedCAM")  # of a method: its own class
 
 
 class TrainedCAM(CAMMethod):
@@ -34,6 +37,9 @@ class TrainedCAM(CAMMethod):
     SAVED = ("backbone", "weights", "stride", "preset", "classes")
     SHIPPED: ClassVar[Path | None] = None
     """Weights for the embedded world in the package."""
+    backbone: str | nn.Module
+    backbone_: Any  # a backbone, see `build_backbone`
+    head_: Tensor
 
     def __init__(
         self,
@@ -84,18 +90,18 @@ class TrainedCAM(CAMMethod):
             ValueError: if it knows other classes.
         """
         given = self.backbone if isinstance(self.backbone, CAMMethod) else None
-        start = trained or given
+        start: Any = trained or given
         if start is None:
-            options = {"stride": self.stride, "weights": self.weights, "seed": seed}
-            backbone = build_backbone(self.backbone, **options)
+            options: dict[str, Any] = {"stride": self.stride, "weights": self.weights}
+            backbone: Any = build_backbone(self.backbone, **options, seed=seed)
             if isinstance(self.backbone, str):  # a module stays where it is
                 backbone = backbone.to(chosen_device(self.device))
             head = new_head(len(classes), backbone.out_channels, seed=seed).to(device_of(backbone))
         elif not hasattr(start, "head_"):
             raise RuntimeError("the CAM to start from is not fitted; call its fit(samples)")
-        elif tuple(start.classes_) != tuple(classes):
+        elif tuple(known := start.classes_) != tuple(classes):
             raise ValueError(
-                f"the CAM to start from knows {', '.join(start.classes_[:4])}, … and what is to be "
+                f"the CAM to start from knows {', '.join(known[:4])}, … and what is to be "
                 f"learned is {', '.join(classes[:4])}, …; expected the same classes"
             )
         else:
@@ -104,7 +110,7 @@ class TrainedCAM(CAMMethod):
         self.backbone_, self.head_ = backbone, nn.Parameter(head)
         self.classes_, self.losses_ = tuple(classes), []
 
-    def data(self, samples: Sequence[Sample], recipe: Recipe) -> LabelledImages:
+    def data(self, samples: Sequence[Sample], recipe: Recipe) -> Data:
         """Return random views of the images with their labels."""
         return LabelledImages(samples, **self._view(recipe))
 
@@ -220,13 +226,13 @@ class TrainedCAM(CAMMethod):
 
     @classmethod
     def load(
-        cls,
+        cls: type[OwnCAM],
         path: str | Path,
         *,
         backbone: nn.Module | None = None,
         classes: Sequence[str] | None = None,
         **options: Any,
-    ) -> TrainedCAM:
+    ) -> OwnCAM:
         """Load a trained method from its file, or from the pair of files of an older version.
 
         Args:
@@ -247,10 +253,13 @@ class TrainedCAM(CAMMethod):
         path = cls.SHIPPED if path == "paper" and cls.SHIPPED else path
         if backbone is not None:  # a module has its stride already
             options |= {"backbone": backbone, "stride": None}
-        return super().load(path, expected=classes, **options)
+        method: Any = super().load(path, expected=classes, **options)
+        return method
 
     @classmethod
-    def _built(cls, card: Mapping[str, Any], path: Any, options: dict[str, Any]) -> TrainedCAM:
+    def _built(
+        cls: type[OwnCAM], card: Mapping[str, Any], path: Any, options: dict[str, Any]
+    ) -> OwnCAM:
         expected = options.pop("expected", None)
         if expected is not None:
             check_classes(card, expected, path)
@@ -287,8 +296,8 @@ class TrainedCAM(CAMMethod):
         """Return a mark of the CAM that the training starts from: its head."""
         if not isinstance(self.backbone, CAMMethod):
             return {}
-        head = self.backbone.head_.detach().float().cpu().contiguous()
-        return {"start": digest_of(head.numpy().tobytes())}
+        head: Any = self.backbone.head_
+        return {"start": digest_of(head.detach().float().cpu().contiguous().numpy().tobytes())}
 
 
 def new_head(rows: int, dimensions: int, *, seed: int, xavier: bool = False) -> Tensor:

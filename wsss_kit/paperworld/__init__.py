@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -14,11 +13,10 @@ from torch import Tensor
 
 from wsss_kit.checks import check_count, check_given, check_probability, check_seed, check_word
 from wsss_kit.classes import PAPER_CLASSES, Sample
-from wsss_kit.data.datasets import ByName
+from wsss_kit.data.datasets import ByName, Dataset
 from wsss_kit.paperworld.drawing import Drawing, draw
 from wsss_kit.paperworld.scenes import KINDS, describe, tear, weather
 from wsss_kit.paperworld.words import HOME, STUFF, SUBTYPES, Dice, Scene, caption
-from wsss_kit.prompts import Prompts
 
 COOCCURRENCE = {"web": 0.15, "train": 0.85, "val": 0.85, "test": 0.85}
 """How often an object stands on its class's home background, by split."""
@@ -108,7 +106,7 @@ class _PageValues(ByName):
 MOST_IMAGES = 10**7
 
 
-class PaperWorld(Sequence[Sample]):
+class PaperWorld(Dataset):
     """Images cut from printed paper, drawn from a seed when asked for.
 
     Eight classes, each with three sub-types of body and one signature part; twelve background
@@ -189,6 +187,10 @@ class PaperWorld(Sequence[Sample]):
         number = self._indices[index]
         return page(self.split, self.seed, number, self.size, self.cooccurrence, torn=self.torn)
 
+    @overload
+    def __getitem__(self, index: slice) -> PaperWorld: ...
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
     def __getitem__(self, index: int | slice) -> Sample | PaperWorld:
         """Return an image with its labels, or the world of a slice."""
         if isinstance(index, slice):
@@ -209,12 +211,8 @@ class PaperWorld(Sequence[Sample]):
         world = f"{len(self)}, split={self.split!r}, size={self.size}, seed={self.seed}"
         return f"PaperWorld({world}, cooccurrence={self.cooccurrence}, torn={self.torn})"
 
-    def prompts(self, method: str = "clip_es", file: str | Path | None = None) -> Prompts:
-        """Return the prompts for a method, or those of a file of `Prompts.to_json`."""
-        return Prompts.paper(method) if file is None else Prompts.from_json(Path(file))
-
     def open_masks(self) -> Mapping[str, Tensor]:
-        """Open the ground-truth masks, as of any data set: name -> (H, W) int64."""
+        """Open the ground-truth masks: name -> (H, W) int64."""
         return self.masks
 
     @property

@@ -332,5 +332,5 @@ def _noise_sheet() -> NDArray[np.float32]:
     return bells[..., :3] * np.float32(_NOISE / 2) + bells[..., 3:] * np.float32(_NOISE)
 
 
-def _clip(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _clip(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.clip(values, 0, 255).astype(np.uint8)

@@ -132,6 +132,9 @@ class Pretraining(nn.Module):
         ValueError: if a number is out of range.
     """
 
+    model: Any  # open_clip's
+    mask: Tensor
+
     def __init__(
         self,
         folder: str | Path,
@@ -261,7 +264,7 @@ class Pretraining(nn.Module):
         Returns:
             The path of the weights.
         """
-        model = self.result.eval()
+        model: Any = self.result.eval()
         tie_keys(model)
         weights = halved(model.state_dict())
         model.load_state_dict(weights)  # measure what is written

@@ -104,7 +104,7 @@ def trained_grid(architecture: dict[str, Any]) -> tuple[int, int]:
     return (vision["image_size"] // vision["patch_size"],) * 2
 
 
-def tie_keys(model: nn.Module) -> None:
+def tie_keys(model: Any) -> None:
     """Copy the query weights over the key weights of every image block."""
     with torch.no_grad():
         for block in model.visual.transformer.resblocks:
@@ -127,7 +127,7 @@ def train_patch_features(
     Returns:
         (B, N, D) unnormalised, N the number of patches kept.
     """
-    visual = model.visual
+    visual: Any = model.visual
     x = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, N, D)
     cls = visual.class_embedding.expand(len(x), 1, -1).to(x.dtype)
     x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)  # (B, 1 + N, D)

@@ -124,7 +124,7 @@ class Scene:
     kind: str
     bands: tuple[Band, ...] = ()
     things: tuple[Thing, ...] = ()
-    plain: tuple[float, float, float] | None = None
+    plain: tuple[float, ...] | None = None
     holes: tuple[Hole, ...] = ()
     background_holes: tuple[Hole, ...] = ()
     light: float = 1.0

@@ -296,8 +296,8 @@ def draw_legend(
     figure: Figure, entries: Mapping[str, Artist], columns: int, place: str = "upper left"
 ) -> None:
     """Add a legend outside of the axes: label to what it explains."""
-    options = {"loc": f"outside {place}", "ncols": columns, "fontsize": NOTE_SIZE, "frameon": False}
-    figure.legend(entries.values(), entries, **options)
+    options: dict[str, Any] = {"loc": f"outside {place}", "ncols": columns, "frameon": False}
+    figure.legend(entries.values(), entries, fontsize=NOTE_SIZE, **options)
 
 
 def image_array(image: Pixels) -> np.ndarray:
@@ -319,7 +319,7 @@ def image_array(image: Pixels) -> np.ndarray:
     if isinstance(image, Tensor):
         image = image.detach().cpu().movedim(0, -1).numpy()
     image = np.asarray(image)
-    is_rgb = image.ndim == 3 and image.shape[-1] == 3 and image.size
+    is_rgb = image.ndim == 3 and image.shape[-1] == 3 and image.size > 0
     expected = "a (3, H, W) tensor or (H, W, 3) array; take one image of a batch: images[0]"
     check_shape(is_rgb, "an image, channels last,", image, expected)
     check_range("an image", torch.from_numpy(image), "divide 8-bit values by 255")
@@ -339,4 +339,5 @@ def names_and_images(images: Images) -> tuple[list[str], list[np.ndarray]]:
     if len(images) == 0:
         raise ValueError("there are no images to show, expected at least one")
     names = [getattr(image, "name", None) or f"image {i}" for i, image in enumerate(images, 1)]
-    return names, [image_array(getattr(image, "image", image)) for image in images]
+    pixels: list[Any] = [getattr(image, "image", image) for image in images]
+    return names, [*map(image_array, pixels)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -141,14 +141,14 @@ def show_heat_maps(
     axes = canvas.new_figure(width, height, alt=alt).subplots(1, n, sharey=True, squeeze=False)[0]
     most = max(float(np.nanmax(np.abs(t))) for t in tables.values()) if most is None else most
     is_signed = texts is not None or any((t < 0).any(axis=None) for t in tables.values())
-    options = {"vmin": -most if is_signed else 0, "cmap": "PuOr" if is_signed else "cividis"}
-    options |= {"vmax": most, "xticklabels": True, "yticklabels": True, "cbar": False}
+    options: dict[str, Any] = {"vmin": -most if is_signed else 0, "vmax": most, "cbar": False}
+    options |= {"cmap": "PuOr" if is_signed else "cividis"}
     if texts is not None:
         options |= {"annot": texts, "fmt": "", "annot_kws": {"size": NOTE_SIZE}}
     elif n == 1 and max(rows, columns) <= 13:  # then a cell is wide enough for a number
         options |= {"annot": cells.round() + 0.0, "fmt": ".0f", "annot_kws": {"size": NOTE_SIZE}}
     for ax, (title, cells) in zip(axes, tables.items(), strict=True):
-        sns.heatmap(cells, ax=ax, **options)
+        sns.heatmap(cells, ax=ax, xticklabels=True, yticklabels=True, **options)
         ax.set_title(title)
         ax.tick_params(axis="x", rotation=60 if n == 1 else 90)
         ax.tick_params(axis="y", rotation=0)
@@ -227,7 +227,7 @@ def _in_words(curves: Mapping[str, Curve]) -> str:
     """Describe the first, the highest and the last point of each curve."""
     parts = []
     for name, curve in curves.items():
-        places = (min(curve), max(curve, key=curve.get), max(curve))
+        places = (min(curve), max(curve, key=curve.__getitem__), max(curve))
         points = (f"{curve[x]:.3g} at {x:.3g}" for x in places)
         parts.append("{}: {}, highest {}, {}.".format(name, *points))
     return " ".join(parts)
@@ -331,7 +331,7 @@ def show_word_classes(found: PromptSearch, *, most: int = 12) -> Figure:
     """
     check_count("most", most)
     words = found.words.sort_values("in best", ascending=False, kind="stable").head(most).index
-    table = found.by_class.pivot(index="word", columns="class").loc[words]
+    table: Any = found.by_class.pivot(index="word", columns="class").loc[words]
     classes = list(dict.fromkeys(found.by_class["class"]))
     gain, low, high = (table[name][classes] for name in ("gain", "low", "high"))
     bounds = low.map("{:+.1f}".format) + ", " + high.map("{:+.1f}".format)

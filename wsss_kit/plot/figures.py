@@ -96,9 +96,9 @@ def show_cams(
 
     names, arrays = canvas.names_and_images(images)
     if labels is None:
-        if not all(isinstance(image, Sample) for image in images):
+        labels = [image.labels for image in images if isinstance(image, Sample)]
+        if len(labels) < len(images):
             raise ValueError("images came without labels; give labels (B, C), or samples")
-        labels = [sample.labels for sample in images]
     labels, cams = in_order("labels", labels, images), in_order("cams", cams, images)
     rows, parts = [], []
     for name, array, of_image, row in zip(names, arrays, cams, labels, strict=True):
@@ -328,9 +328,10 @@ def in_order(title: str, values: Any, images: Images, what: str = "entry") -> li
         if len(values) != len(images):
             raise ValueError(f"{title} has {len(values)} for {len(images)} images; give one each")
         return list(values)
-    if not all(isinstance(image, Sample) for image in images):
+    names = [image.name for image in images if isinstance(image, Sample)]
+    if len(names) < len(images):
         raise ValueError(f"{title} is a mapping but the images have no names; show samples")
-    missing = [sample.name for sample in images if sample.name not in values]
+    missing = [name for name in names if name not in values]
     if missing:
         raise ValueError(f"{title} has no {what} for {missing[0]!r}; make one or leave it out")
-    return [values[sample.name] for sample in images]
+    return [values[name] for name in names]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Style(NamedTuple):
     """How a region looks: a colour and a hatch, as matplotlib writes them."""
 
-    colour: str | Sequence[float]
+    colour: Any  # a name or RGB in [0, 1]
     hatch: str = ""
 
 
@@ -168,9 +168,9 @@ def paint_regions(
     values = numbers.reshape(small.shape)[rows[:, None], columns]  # (h, w), without new values
     region_styles = [styles.get(value, Style("black")) for value in kinds.tolist()]  # of K values
     weights = alpha * np.isin(kinds, [*styles])[:, None]  # (K, 1)
-    colours = np.float32([to_rgb(style.colour) for style in region_styles])  # (K, 3)
-    shown = np.float32(1 - weights)[values] * grey(image).astype(np.float32)
-    shown += (np.float32(weights) * colours)[values]
+    colours = np.array([to_rgb(style.colour) for style in region_styles], np.float32)  # (K, 3)
+    shown = (1 - weights).astype(np.float32)[values] * grey(image).astype(np.float32)
+    shown += (weights.astype(np.float32) * colours)[values]
     for hatch in {style.hatch for style in region_styles} - {""}:
         hatched = np.array([style.hatch == hatch for style in region_styles])[values]  # (h, w)
         shown[hatched & hatching(hatch, size)] *= 1 - alpha
@@ -226,7 +226,7 @@ def write_names(pixels: np.ndarray, values: np.ndarray, names: Mapping[int, str]
         inside = values == value
         if inside.mean() < 0.01:
             continue
-        depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+        depth = np.asarray(ndimage.distance_transform_edt(np.pad(inside, 1)))[1:-1, 1:-1]
         cell = np.array(np.unravel_index(depth.argmax(), depth.shape))[::-1]  # (x, y)
         low, high = np.reshape(draw.textbbox((0, 0), name, font=font, stroke_width=2), (2, 2))
         size, middle = high - low, (cell + 0.5) * image.size / values.shape[::-1]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wsss_kit.classes import Sample
+from wsss_kit.data.datasets import Dataset
 from wsss_kit.evaluation import Comparison, Report
 from wsss_kit.evaluation.report import percent
 from wsss_kit.files import write_whole
@@ -144,8 +145,9 @@ def show_difference(comparison: Comparison, *, first: str, second: str) -> Figur
     alt = f"Bars of the difference of IoU in points, {second} minus {first}. {', '.join(words)}."
     figure = canvas.new_figure(max(7.0, 1.5 + 0.5 * len(names)), 3.8, alt=alt)
     ax = figure.subplots()
-    look = {"color": np.where(sure, "#3b6a8f", "white"), "hatch": np.where(sure, "", "//")}
-    ax.bar(known, values[known], 0.7, **{k: v[known] for k, v in look.items()}, **EDGE)
+    look: dict[str, Any] = {"color": np.where(sure, "#3b6a8f", "white")[known]}
+    look["hatch"] = np.where(sure, "", "//")[known]
+    ax.bar(known, values[known], 0.7, **look, **EDGE)
     _draw_intervals(ax, np.arange(len(names)), low, high)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.axvline(len(names) - 1.5, **BEFORE_MEAN)
@@ -235,7 +237,7 @@ def write_report(
 
 def report_figures(
     report: Report,
-    samples: Sequence[Sample],
+    samples: Dataset,
     predicted: Mapping[str, Tensor],
     target: Mapping[str, Tensor],
 ) -> dict[str, Figure]:
@@ -253,7 +255,7 @@ def report_figures(
     return figures
 
 
-def samples_named(samples: Sequence[Sample], names: Sequence[str]) -> list[Sample]:
+def samples_named(samples: Dataset, names: Sequence[str]) -> list[Sample]:
     """Read the samples of these names, in this order."""
     places = {name: i for i, name in enumerate(samples.names)}
     return [samples[places[name]] for name in names]
@@ -302,7 +304,7 @@ def _draw_intervals(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray) 
     ax.errorbar(x, (low + high) / 2, (high - low) / 2, color="black", capsize=3, fmt="none")
 
 
-def _name_groups(ax: Axes, names: Sequence[str], caption: str) -> None:
+def _name_groups(ax: Any, names: Sequence[str], caption: str) -> None:
     """Name groups of bars, and write a small text below them."""
     slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) > 9 else {}
     ax.set_xticks(range(len(names)), [textwrap.fill(name, 16) for name in names], **slanted)
@@ -314,8 +316,8 @@ def _name_groups(ax: Axes, names: Sequence[str], caption: str) -> None:
 def _in_common(reports: Sequence[Report]) -> str:
     """State what all protocols have in common; the rest "varies"."""
     protocols = [vars(report.protocol) for report in reports]
-    varied = {k: "varies" for k, v in protocols[0].items() if any(p[k] != v for p in protocols)}
-    varied |= {name: usual for name, usual in _UNSTATED.items() if name in varied}
+    names = [k for k, v in protocols[0].items() if any(p[k] != v for p in protocols)]
+    varied: dict[str, Any] = {name: _UNSTATED.get(name, "varies") for name in names}
     return str(dataclasses.replace(reports[0].protocol, **varied))
 
 
@@ -327,5 +329,5 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     number = re.compile(r"[-+]?[0-9.]*([0-9]|-)(\s|$)")
     words = any(not number.match(text) for row in body for text in row[1:])
     with pd.option_context("display.max_colwidth", None):  # the default cuts texts
-        frame = pd.DataFrame(body, columns=heading)
+        frame = pd.DataFrame(body, columns=list(heading))
         return frame.to_html(index=False, border=0, classes="words" if words else None)

@@ -243,7 +243,7 @@ class Prompts:
         spoken = {name: " ".join(name.replace("_", " ").split()) for name in names}
         synonyms = {name: phrase for name, phrase in spoken.items() if phrase not in ("", name)}
         template = _table(method, "voc")["template"]
-        return cls(names, backgrounds, template=template, synonyms=synonyms)
+        return cls(names, tuple(backgrounds), template=template, synonyms=synonyms)
 
     def replace(self, **changes: Any) -> Prompts:
         """Return new prompts with some arguments of ``Prompts`` changed.

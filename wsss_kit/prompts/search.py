@@ -167,7 +167,7 @@ class Search:
         allowed = found.low > 0 if proven else found.gain >= least
         if not allowed.any():
             return False
-        best = np.where(allowed, found.gain, -np.inf).argmax()
+        best = int(np.where(allowed, found.gain, -np.inf).argmax())
         self._now = self._moved(moves[best])
         yield self._row(moves[best], [values[best] for values in found], only)
         return True

@@ -56,6 +56,7 @@ class Segmenter(Learner):
 
     METHOD, PRESETS = "segmenter", PRESETS
     SAVED = ("network", "backbone", "classes", "taught_by")
+    net: Any
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Segmenter(Learner):
 
     # -- training ---------------------------------------------------------------------------
 
-    def fit(
+    def fit(  # pyrefly: ignore[bad-override]  # masks too
         self, samples: Sequence[Sample], masks: Mapping[str, Tensor], **training: Any
     ) -> Segmenter:
         """Train on masks, pseudo or drawn; pixels of 255 are ignored.
@@ -171,7 +172,7 @@ class Segmenter(Learner):
         check_word("fuse", fuse, ("mean", "max"))
         size, of_views = images.shape[-2:], []
         for scale in scales:
-            scaled = {"size": [max(1, round(side * scale)) for side in size]}
+            scaled: dict[str, Any] = {"size": [max(1, round(side * scale)) for side in size]}
             if fuse == "max":  # as DeepLab's code
                 scaled = {"scale_factor": scale}
             view = images.to(device_of(self))
@@ -226,10 +227,9 @@ class Segmenter(Learner):
             known = torch.cat([labels.new_ones(len(labels), 1), labels], 1) > 0
             scores = scores * known[:, :, None, None].to(scores.device)
         if crf is not False:
-            parameters = {} if crf is True else crf
             # with labels, absent classes take no part
             refine = dense_crf if labels is None else partial(crf_of_present, labels=labels)
-            scores = refine(scores, images, **parameters)
+            scores = refine(scores, images, **({} if crf is True else crf))
         return scores.argmax(1)
 
     def predict_all(
@@ -248,7 +248,7 @@ class Segmenter(Learner):
         }
 
     @classmethod
-    def load(
+    def load(  # pyrefly: ignore[bad-override]  # no other options
         cls, path: str | Path, *, net: Own = None, backbone: Own = None, device: str = "auto"
     ) -> Segmenter:
         """Load a trained segmenter from its file.
@@ -336,8 +336,9 @@ def train_segmenter(
     check_seed(seed)
     if preset is None:
         preset = "deeplab" if network == "deeplab_v2" else "small"
-    classes, names = classes_of(samples), {"network": network, "backbone": backbone}
-    if isinstance(network, str) and backbone is not None:
+    classes = classes_of(samples)
+    names: dict[str, Any] = {"network": network, "backbone": backbone}
+    if isinstance(network, str) and isinstance(backbone, str):
         warn_of_random_weights("the segmenter", backbone, weights)
     net = build_network(network, 1 + len(classes), backbone=backbone, weights=weights, seed=seed)
     for part, value in names.items():

@@ -33,7 +33,7 @@ class Small(nn.Module):
         n_values: K.
     """
 
-    def __init__(self, backbone: nn.Module, n_values: int) -> None:
+    def __init__(self, backbone: Any, n_values: int) -> None:
         super().__init__()
         channels = backbone.out_channels
         self.trunk = backbone
@@ -61,16 +61,17 @@ class DeepLabV2(nn.Module):
         n_values: K.
     """
 
-    def __init__(self, backbone: nn.Module, n_values: int) -> None:
+    def __init__(self, backbone: Any, n_values: int) -> None:
         super().__init__()
         self.trunk = backbone
-        self.branches = nn.ModuleList(
+        branches: list[Any] = [
             nn.Conv2d(backbone.out_channels, n_values, 3, padding=rate, dilation=rate)
             for rate in ASPP_RATES
-        )
-        for branch in self.branches:
+        ]
+        for branch in branches:
             nn.init.normal_(branch.weight, std=0.01)
             nn.init.zeros_(branch.bias)
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits: (B, 3, H, W) -> (B, K, h, w)."""

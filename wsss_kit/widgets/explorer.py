@@ -306,9 +306,9 @@ class CAMExplorer(Instrument):
             ValueError: if it is no image.
         """
         image = read_image(content, called=name)
-        size = image.shape[1:]
-        if max(size) > self._longest:
-            smaller = regions.fitted(size, (self._longest, self._longest))
+        H, W = image.shape[1:]
+        if max(H, W) > self._longest:
+            smaller = regions.fitted((H, W), (self._longest, self._longest))
             image = interpolate(image[None], smaller, mode="bilinear", antialias=True)[0]
         key = f"own: {name}"
         self._own.pop(key, None)

@@ -47,7 +47,7 @@ class Images(ByName):
 
     def __init__(self, samples: Sequence[Sample], among: Container[str] | None = None) -> None:
         check_samples(samples)
-        if hasattr(samples, "image_labels"):
+        if hasattr(samples, "image_labels") and hasattr(samples, "names"):
             known = dict(zip(samples.names, samples.image_labels(), strict=True))
         else:
             known = {sample.name: sample.labels for sample in samples}
@@ -146,9 +146,13 @@ class Instrument(widgets.VBox):
     opacity = traitlets.Float(0.6, help="weight of maps and masks over the image")
     _KIND = ""
     _STATE: tuple[str, ...] = ()
+    _choices: Callable[[], dict[str, Sequence[str]]]
+    _settle: Callable[..., None]
+    _show: Callable[[], None]
+    still: Callable[[], Any]
 
     def __init__(self, **state: Any) -> None:
-        self._controls: dict[str, widgets.Widget] = {}  # trait to the control that shows it
+        self._controls: dict[str, Any] = {}  # trait to the control that shows it
         # a kernel may answer controls in a thread of their own while a cell runs
         self._slices, self._trouble = Slices(self._failed), ""
         self._answers_in: int | None = None
@@ -285,7 +289,7 @@ class Instrument(widgets.VBox):
 
     def _buttons(self, trait: str, label: str | None = None) -> widgets.Widget:
         """Build labelled buttons of which one is down."""
-        buttons = self._control(trait, widgets.ToggleButtons, label)
+        buttons: Any = self._control(trait, widgets.ToggleButtons, label)
         buttons.style.button_width = "auto"
         buttons.layout.width = buttons.layout.max_width = None  # the label stays beside them
         return buttons

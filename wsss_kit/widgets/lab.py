@@ -209,7 +209,8 @@ class PromptLab(PromptEditor):
             large = paint_claims(large, self._claims(prompts), words, self.opacity)
         else:
             c = names.index(prompts.classes[self._index])
-            cam = output.full_size(tuple(sample.image.shape[1:]))[c].cpu()
+            H, W = sample.image.shape[1:]
+            cam = output.full_size((H, W))[c].cpu()
             large = overlay(large, cam, alpha=self.opacity)
         return large, output.probs.cpu()
 

@@ -238,7 +238,7 @@ def score_bars(table: pd.DataFrame, start: pd.DataFrame) -> dict[str, Any]:
     column = "iou" if "iou" in table else "sharpness"
     digits, high = (1, 100.0) if column == "iou" else (4, float(table[column].max()) or 1.0)
     rows = []
-    for name, value in table[column].items():
+    for name, value in zip(table.index.tolist(), table[column].tolist(), strict=True):
         text, message = "-", f"no {column}"
         if not math.isnan(value):
             now, change = f"{value:.{digits}f}", f"{value - start[column][name]:+.{digits}f}"
@@ -288,6 +288,6 @@ def search_bars(found: PromptSearch) -> dict[str, Any]:
         style = "needed" if row["gain"] > 0 else "in the way"
         look = {"text": f"{row['gain']:+.1f} {row['status']}", "off": row["status"] != "kept"}
         look["said"] = f"{row['status']}, worth {bounds}, press to switch"
-        rows.append(bar(word, {style: row["gain"]}, limit, -limit, **look))
+        rows.append(bar(str(word), {style: row["gain"]}, limit, -limit, **look))
     title = f"worth beside the kept words, {found.made_by['objective']}"
     return {"title": title, "rows": rows, "zero": 0.5, "legend": ("needed", "in the way")}

@@ -73,7 +73,7 @@ def edited(prompts: Prompts, field: str, text: str, *, index: int) -> Prompts:
         return prompts.with_backgrounds(words_of(text))
     old = prompts.classes[index]
     if field == "synonyms":
-        synonyms = {k: v for k, v in prompts.synonyms.items() if k != old}
+        synonyms: dict[str, Any] = {k: v for k, v in prompts.synonyms.items() if k != old}
         if words_of(text) not in ([], [old]):
             synonyms[old] = words_of(text)
         return prompts.replace(synonyms=synonyms)
@@ -118,7 +118,7 @@ class PromptEditor(Instrument):
         self._boxes = {field: self._word_box(field) for field in FIELDS}
         self._typing, self._filled = "", dict.fromkeys(FIELDS, "")
 
-    def _word_box(self, field: str) -> widgets.Widget:
+    def _word_box(self, field: str) -> Any:
         """Build a text box, which is read once its typist pauses."""
         widget, label, width, hint = _BOXES[field]
         box = widget(tooltip=hint, placeholder=hint, **look(label, width))
@@ -241,7 +241,7 @@ class PromptEditor(Instrument):
         self.off = ()
         self._become(self.start)
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | Path) -> None:
         """Write what is asked as JSON, without the words that are off; `load` reads it."""
         self.asked.to_json(path)
 

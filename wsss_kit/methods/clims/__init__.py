@@ -122,6 +122,8 @@ class CLIMS(TrainedCAM):
     SAVED = (*TrainedCAM.SAVED, "prompts")
     SHIPPED = Path(__file__).with_name("paper_clims.safetensors")
     walked_background = BackgroundRule(threshold=0.2)
+    clip: FrozenModel | Any  # None where it only reads out maps
+    bias_: Tensor
 
     def __init__(
         self,
@@ -195,7 +197,7 @@ class CLIMS(TrainedCAM):
                 f"prompts {len(expected)} ({', '.join(expected[:4])}, …); "
                 "expected the same in the same order"
             )
-        cam = first_classifier(self, samples, recipe, recipe["baseline"])
+        cam: Any = first_classifier(self, samples, recipe, recipe["baseline"])
         if cam is not self.backbone:
             cam.classes_ = expected
         self.build(expected, recipe["seed"], trained=cam)
@@ -236,7 +238,7 @@ class CLIMS(TrainedCAM):
             check_maps(float("nan"), f"epoch {len(self.losses_) + 1}")
         if not hasattr(self, "judge_"):
             self.judge_ = Judge(self.clip, self.prompts, recipe)
-        losses = self.judge_.losses(images, maps, labels)
+        losses: dict[str, Any] = self.judge_.losses(images, maps, labels)
         # means over the pairs of this process, or over its maps, as parts of the whole batch
         n_pairs, n_images = labels.sum(), labels.new_tensor(float(len(labels)))
         pairs, of_images = n_pairs / mean_count(n_pairs), n_images / mean_count(n_images)

@@ -81,6 +81,8 @@ class CLIPES(CAMMethod):
 
     background = walked_background = BackgroundRule(power=1)
     brings_affinity = True
+    clip: FrozenModel
+    affinity_backbone: FrozenModel | None
 
     def __init__(
         self,

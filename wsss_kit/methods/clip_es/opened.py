@@ -27,7 +27,6 @@ from wsss_kit.cam import (
 )
 from wsss_kit.checks import check_probability
 from wsss_kit.engine import columns
-from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.clip_es.views import (
     EPS,
     SINKHORN,
@@ -110,7 +109,7 @@ class OpenedImage:
         classes: names of the classes present.
     """
 
-    def __init__(self, method: CAMMethod, images: Tensor, classes: Sequence[str]) -> None:
+    def __init__(self, method: Any, images: Tensor, classes: Sequence[str]) -> None:
         self.clip, self.prompts, self.size = method.clip, method.prompts, tuple(images.shape[2:])
         self.classes = checked_words(list(classes), "classes", among=self.prompts.classes)
         options = method._options()

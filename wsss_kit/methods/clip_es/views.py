@@ -27,7 +27,7 @@ class View(NamedTuple):
     """Images at one scale, as they are or flipped.
 
     Args:
-        last: the last block, ready for gradients.
+        last: the last block, ready for gradients; None where it is no longer needed.
         attention: (B, N, N) float32 with the cells of the unflipped image; None at scales other
             than 1.
         grid: (h, w) of this view.
@@ -35,7 +35,7 @@ class View(NamedTuple):
         mirrored: whether the images are flipped.
     """
 
-    last: LastBlock | Recorded
+    last: LastBlock | Recorded | Any
     attention: Tensor | None
     grid: tuple[int, int]
     home: tuple[int, int]
@@ -108,12 +108,11 @@ def affinity_of(clip: FrozenModel, views: Sequence[View], texts: Texts | None) -
         texts: multiply by the similarity of the cells' classes among these, see
             `similarity_of_classes`; None for the attention alone.
     """
-    views = [view for view in views if view.attention is not None]
-    attention = merged([view.attention for view in views])
+    attention = merged([view.attention for view in views if view.attention is not None])
     if texts is None:
         return attention
     alike = []
-    for view in views:
+    for view in (view for view in views if view.attention is not None):
         logits = texts.competing(view.patch_logits(float(clip.logit_scale), texts.features))
         between = torch.stack([similarity_of_classes(of_image) for of_image in logits])
         alike.append(view.put_cells_back(between))

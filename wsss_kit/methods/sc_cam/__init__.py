@@ -145,8 +145,8 @@ class SCCAM(TrainedCAM):
         values = super().values()
         rounds = 1 if subcategories is not None else values["rounds"]
         epochs = epochs_of_rounds(epochs, values["epochs"], rounds)
-        own = {"baseline": baseline, "subcategories": subcategories, "on_round": on_round}
-        own |= {"epochs": max(epochs), "epochs_of_rounds": epochs}
+        own: dict[str, Any] = {"baseline": baseline, "subcategories": subcategories}
+        own |= {"on_round": on_round, "epochs": max(epochs), "epochs_of_rounds": epochs}
         return super().fit(samples, **own, **training)
 
     def values(self, **given: Any) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class SCCAM(TrainedCAM):
         Raises:
             ValueError: for a fitted CAM on a module, whose first weights are lost.
         """
-        start = self.backbone if isinstance(self.backbone, CAMMethod) else self
+        start: Any = self.backbone if isinstance(self.backbone, CAMMethod) else self
         backbone = start.backbone
         if isinstance(backbone, nn.Module) and start is not self:
             raise ValueError(
@@ -213,7 +213,7 @@ class SCCAM(TrainedCAM):
         """Train the rounds, one after the other."""
         place, first = self.place(recipe, 0), 0
         done = place.stored_part if place else -1
-        if done >= 0:
+        if place and place.stored:
             self.set_extra_state(place.stored[0]["_extra_state"])
         for number, epochs in enumerate(recipe["epochs_of_rounds"]):
             if done < number:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def name_subcategories(
     check_samples(samples)
     checks.check_probability("threshold", threshold)
     template = one_template(template)
-    classes = method.classes_
+    classes: Any = method.classes_
     parts = divided(subcategories, len(classes))  # (M, C, k)
     if len(parts) != len(samples):
         counts = f"{len(samples)} samples and {len(parts)} rows of sub-categories"

@@ -101,7 +101,8 @@ def drop(pooled: Tensor, share: float) -> Tensor:
     if share == 0:
         return pooled
     whole = int(total(torch.tensor(len(pooled))))
-    kept = own(torch.rand(whole, pooled.shape[1]) >= share)[: len(pooled)]
+    rows = [*own(range(whole))][: len(pooled)]
+    kept = torch.rand(whole, pooled.shape[1])[rows] >= share
     return pooled * kept.to(pooled) / (1 - share)
 
 
