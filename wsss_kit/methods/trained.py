@@ -21,7 +21,6 @@ from wsss_kit.methods.base import CAMMethod, MethodOutput, Recipe, check_batch, 
 from wsss_kit.processes import mean_count
 from wsss_kit.views import LabelledImages, mean_colour
 
-
 OwnCAM = TypeVar("OwnCAM", bound="TrainedCAM")  # of a method: its own class
 
 
