@@ -6,10 +6,12 @@ the outputs that they were committed with; nothing is executed.
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.util.inspect import signature, stringify_signature
 
 import wsss_kit
 
@@ -42,7 +44,7 @@ def _write_sources() -> None:
         lines = [name, "=" * len(name), "", f".. automodule:: {name}", "   :members:"]
         lines += ["   :exclude-members: SHIPPED", ""]
         (HERE / "api" / f"{module}.rst").write_text("\n".join(lines), encoding="utf-8")
-    names = "".join(f"api/{module}\n" for module in MODULES)
+    names = "".join(f"{module} <api/{module}>\n" for module in MODULES)
     page = f"# Reference\n\n```{{toctree}}\n:maxdepth: 1\n\n{names}```\n"
     (HERE / "api.md").write_text(page, encoding="utf-8")
 
@@ -59,7 +61,9 @@ nb_output_stderr = "remove"
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "none"
+napoleon_numpy_docstring = False
 html_theme = "furo"
 html_static_path, html_css_files = ["_static"], ["site.css"]
 html_title = f"wsss_kit {version}"
@@ -71,6 +75,34 @@ def _write_math(writer: object, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
+def _keep_texts_whole(_: Sphinx, what: str, *rest: Any) -> None:
+    """Tell napoleon that no colon in a text ends the name of a type."""
+    lines: list[str] = rest[-1]
+    first = [0] if what in ("attribute", "data", "property") else []
+    heads = [n for n, line in enumerate(lines, 1) if line.strip() in ("Returns:", "Yields:")]
+    for place in first + heads:
+        text = lines[place].lstrip()
+        lines[place] = f"{lines[place].removesuffix(text)}: {text}"
+
+
+def _leave_out_fields(*arguments: Any) -> bool:
+    """Leave out the fields of a named tuple, which its arguments describe."""
+    member, skip = arguments[3:5]
+    return skip or type(member).__name__ == "_tuplegetter"
+
+
+def _show_arguments(*arguments: Any) -> tuple[str, None] | None:
+    """Show the arguments of an instrument, which traitlets hides."""
+    what, _, member, _, shown = arguments[1:6]
+    if what != "class" or shown != "(*args, **kwargs)":
+        return None
+    known = signature(member.__init__, bound_method=True)
+    return stringify_signature(known, show_annotation=False), None
+
+
 def setup(app: Sphinx) -> None:
-    """Write formulas as MathML."""
+    """Write formulas as MathML and docstrings as they are meant."""
+    app.connect("autodoc-process-docstring", _keep_texts_whole, priority=400)
+    app.connect("autodoc-process-signature", _show_arguments)
+    app.connect("autodoc-skip-member", _leave_out_fields)
     app.add_html_math_renderer("mathml", (_write_math, None), (_write_math, None))

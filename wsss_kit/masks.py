@@ -278,7 +278,7 @@ def labels_on_grid(labels: Tensor, size: tuple[int, int], n_classes: int) -> Ten
     Args:
         labels: (B, H, W) int64 with values up to ``n_classes``, or 255.
         size: (h, w) of the grid.
-        n_classes: C.
+        n_classes: how many there are, C.
 
     Returns:
         (B, h, w) int64.

@@ -165,7 +165,7 @@ def check_mask(
         mask: (H, W) int64.
         path: where it came from, for messages.
         size: of the image, (H, W).
-        n_classes: C.
+        n_classes: how many there are, C.
         image: what messages call the image.
     """
     (h, w), (H, W) = mask.shape, size

@@ -304,7 +304,7 @@ def new_head(rows: int, dimensions: int, *, seed: int, xavier: bool = False) -> 
 
     Args:
         rows: C classes, or C * k sub-categories.
-        dimensions: D.
+        dimensions: how many there are, D.
         seed: of its weights.
         xavier: whether they are uniform in +-sqrt(6 / (rows + D)), as in SC-CAM's released code,
             or normal with a deviation of 0.01.

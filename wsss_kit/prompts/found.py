@@ -78,7 +78,7 @@ def worth_tables(
 
     Args:
         counts: (M, V, K, 2) of the list with each word, and without it.
-        words: V.
+        words: V of them.
         kept: (V,) bool, the words of the list.
         best: (V,) bool, those of the best list.
         classes: names of the K parts.

@@ -30,7 +30,7 @@ class Small(nn.Module):
 
     Args:
         backbone: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
-        n_values: K.
+        n_values: K, background included.
     """
 
     def __init__(self, backbone: Any, n_values: int) -> None:
@@ -58,7 +58,7 @@ class DeepLabV2(nn.Module):
 
     Args:
         backbone: (B, 3, H, W) -> (B, D, h, w) with ``out_channels``.
-        n_values: K.
+        n_values: K, background included.
     """
 
     def __init__(self, backbone: Any, n_values: int) -> None:

@@ -124,7 +124,7 @@ def exemplars(
     Args:
         features: (M, D) or (M, C, D), what was clustered.
         subcategories: (M, C * k) of 0 and 1.
-        n_classes: C.
+        n_classes: how many there are, C.
         n: images of each, at most.
 
     Returns:
@@ -203,7 +203,7 @@ def listed(names: Sequence[Mapping[str, float]], classes: Sequence[str], k: int)
 
     Args:
         names: C * k, from `name_subcategories`.
-        classes: C.
+        classes: C names.
         k: sub-categories of each.
 
     Returns:
@@ -268,7 +268,7 @@ def agreement(first: Tensor, second: Tensor, *, n_classes: int) -> Agreement:
     Args:
         first: (M, C * k) of 0 and 1.
         second: (M, C * j) of 0 and 1.
-        n_classes: C.
+        n_classes: how many there are, C.
 
     Returns:
         NMI and ARI of each class, as scikit-learn defines them.
@@ -300,7 +300,7 @@ def stability(rounds: Sequence[Tensor], *, n_classes: int) -> list[Agreement]:
 
     Args:
         rounds: R divisions (M, C * k), as `SCCAM.rounds_`.
-        n_classes: C.
+        n_classes: how many there are, C.
 
     Returns:
         R - 1 comparisons; sub-categories that change little from one round to the next say that
@@ -315,7 +315,7 @@ def purity(subcategories: Tensor, kinds: Tensor, *, n_classes: int) -> Purity:
     Args:
         subcategories: (M, C * k) of 0 and 1.
         kinds: (M, C * j) of 0 and 1, what is known of them.
-        n_classes: C.
+        n_classes: how many there are, C.
 
     Raises:
         ValueError: as `agreement`.
