@@ -16,6 +16,7 @@ from torchvision.models import get_model, get_model_weights, resnet
 from tests.commands.test_download import own_archives, pack, sbd  # noqa: F401
 from tests.commands.test_grade import SOLUTIONS, write
 from tests.commands.voc_layout import build_coco, build_voc
+from tests.programs import run_python
 from wsss_kit.commands import train
 from wsss_kit.commands.line import main
 from wsss_kit.data.export import export_masks
@@ -147,3 +148,11 @@ def test_every_command_of_the_pages_runs(place, capsys):
         ended[line] = code, capsys.readouterr().err[-300:]
     assert len(ended) > 25
     assert {line: said for line, said in ended.items() if said[0]} == {}
+
+
+@pytest.mark.slow
+def test_the_label_budget_of_the_readme_runs(tmp_path):
+    words = "--limit 20 --seeds 0 --out".split()
+    said = run_python(ROOT / "notebooks" / "label_budget.py", *words, tmp_path, cwd=ROOT)
+    assert "image-level labels (CLIMS) are worth" in said
+    assert (tmp_path / "table.csv").is_file() and (tmp_path / "curve.png").is_file()

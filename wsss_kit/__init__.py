@@ -24,6 +24,7 @@ from wsss_kit.data import (
     load_pets_masks,
     load_voc,
     load_voc_masks,
+    open_dataset,
 )
 from wsss_kit.evaluation import (
     BackgroundRule,
@@ -33,6 +34,7 @@ from wsss_kit.evaluation import (
     best_rule,
     compare_reports,
     evaluate,
+    judge,
     predict_masks,
     sweep_background,
 )
@@ -43,6 +45,7 @@ from wsss_kit.methods.clims import CLIMS
 from wsss_kit.methods.clip_es import CLIPES
 from wsss_kit.methods.sc_cam import SCCAM
 from wsss_kit.paperworld import PaperWorld
+from wsss_kit.pipeline import Pipeline
 from wsss_kit.prompts import Prompts
 from wsss_kit.recipes import (
     cam_maps,
@@ -72,6 +75,7 @@ __all__ = [
     "FrozenCLIP",
     "MethodOutput",
     "PaperWorld",
+    "Pipeline",
     "Prompts",
     "Protocol",
     "Report",
@@ -89,6 +93,7 @@ __all__ = [
     "crf_of_present",
     "dense_crf",
     "evaluate",
+    "judge",
     "load_clip",
     "load_coco",
     "load_coco_masks",
@@ -100,6 +105,7 @@ __all__ = [
     "load_voc_masks",
     "multi_scale",
     "normalize_cams",
+    "open_dataset",
     "pamr",
     "predict_masks",
     "sc_cam_masks",
