@@ -34,6 +34,7 @@ ELSEWHERE = {"demo", "compare", "bench", "grade", "prompts search", "reproduce R
 """Named in a sentence without what they need; `demo` as a whole is a step of ``.ci/run``."""
 SHORTER = {
     "download": "--from mirror",
+    "prompts search": "--candidates grass,sky",
     "train cam --data voc": "--batch-size 2 --crop 64",
     "train cam --data pets": "--batch-size 2 --crop 64 --epochs 1",
     "train clims": "--batch-size 2 --crop 64 --epochs 1",
@@ -99,6 +100,7 @@ def place(tmp_path, monkeypatch, own_archives):  # noqa: F811
     write(tmp_path / "handed-in" / "ann" / "00_sums.ipynb", SOLUTIONS)
     (own,) = re.findall(r"```python\n(# mine.py.*?)```", (ROOT / "README.md").read_text(), re.S)
     (tmp_path / "mine.py").write_text(own)
+    torch.manual_seed(0)
     whole = resnet._resnet  # with one block a stage, and so light that no training runs away
     monkeypatch.setattr(
         resnet, "_resnet", lambda block, _, *rest, **o: whole(block, [1] * 4, *rest, **o)

@@ -292,6 +292,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "SCCAM.fit": lambda: fit(
         sc_cam.SCCAM(small_cam(), preset="clean", n_subcategories=2, rounds=1), epochs=(1, None)
     ),
+    "open_dataset": lambda: door(kit.open_dataset, "", "paper", limit=(2, "count or None")),
     "Pipeline": lambda: door(
         Pipeline, f"background? box_threshold min_confidence? {WALK}", small_cam()
     ),
