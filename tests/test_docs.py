@@ -18,7 +18,7 @@ from tests.commands.test_grade import SOLUTIONS, write
 from tests.commands.voc_layout import build_coco, build_voc
 from tests.programs import run_python
 from wsss_kit.commands import train
-from wsss_kit.commands.line import main
+from wsss_kit.commands.line import main, parse
 from wsss_kit.data.export import export_masks
 from wsss_kit.data.folder import load_folder_masks
 from wsss_kit.paperworld.pretrain import Pretraining
@@ -30,7 +30,8 @@ SOURCES = " ".join(
 )
 PAGES = [ROOT / "data" / "README.md", ROOT / "README.md", ROOT / "README.zh-CN.md"]
 PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.md"))]
-ELSEWHERE = {"demo", "compare", "bench", "grade", "prompts search", "reproduce ROW"}
+PLACES = {"FOLDER": "f", "DIR": "d", "FILE": "f.json", "ROW": "clip-es/val/imagenet"}
+ELSEWHERE = {"demo", "compare", "bench", "grade", "prompts search"}
 """Named in a sentence without what they need; `demo` as a whole is a step of ``.ci/run``."""
 SHORTER = {
     "download": "--from mirror",
@@ -55,11 +56,21 @@ def test_messages_of_the_troubleshooting_page_are_those_of_the_code():
 
 def commands():
     """The kit's command lines in code blocks and in running text, each once, in their order."""
-    lines = []
+    found = {}
     for page in PAGES:
         text = page.read_text("utf-8").replace("\\\n", " ")
-        lines += re.findall(r"python -m wsss_kit ([^`#\n]+)", text)
-    return dict.fromkeys(" ".join(line.split()) for line in lines if "..." not in line)
+        for line in re.findall(r"(?:python|\.\.\.) -m wsss_kit ([^`#\n]+)", text):
+            words = line.split()
+            if "..." not in words and "COMMAND" not in words and "…" not in line:
+                found[" ".join(words)] = words
+    return found
+
+
+@pytest.mark.parametrize("words", commands().values(), ids=" ".join)
+def test_every_command_line_of_the_pages_is_one(words):
+    words = [PLACES.get(word, word) for word in words]
+    named = [] if any(word.startswith("--") for word in words) else ["--help"]
+    parse([*words, *named])
 
 
 @pytest.fixture
@@ -132,7 +143,7 @@ def place(tmp_path, monkeypatch, own_archives):  # noqa: F811
 @pytest.mark.slow  # .ci/run has it as a step
 def test_every_command_of_the_pages_runs(place, capsys):
     ended = {}
-    stands_for = {"THIS_FOLDER": "build/handout/instructor", "FILE": "masks"}
+    stands_for = PLACES | {"THIS_FOLDER": "build/handout/instructor", "FILE": "masks"}
     for line in commands():
         if line in ELSEWHERE:
             continue

@@ -282,7 +282,8 @@ def build_backbone(
             "from (B, 3, H, W) to (B, D, h, w) with out_channels = D"
         )
     options: dict[str, Any] = {"weights": weights}
-    options |= {} if stride is None else {"stride": stride}
+    if stride is not None:
+        options["stride"] = stride
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if backbone == "paper":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checks import check_count, check_word
+from wsss_kit.classes import Sample
 from wsss_kit.clip import FrozenModel, load_clip
 from wsss_kit.data import Dataset, LazyMasks, load_folder, open_dataset
 from wsss_kit.data.datasets import TITLES, default_root
@@ -265,7 +266,7 @@ def make_sc_cam(data: OpenData, cam: CAM | None = None, **options: Any) -> SCCAM
 
 def train_affinity_net(
     data: OpenData,
-    learned: Dataset,
+    learned: Sequence[Sample],
     seeds: Mapping[str, Tensor],
     *,
     backbone: str | nn.Module | None = None,
@@ -297,7 +298,7 @@ def train_affinity_net(
 
 def teach_segmenter(
     data: OpenData,
-    learned: Dataset,
+    learned: Sequence[Sample],
     masks: Mapping[str, Tensor],
     *,
     taught_by: str,

@@ -137,6 +137,7 @@ def test_a_model_that_was_loaded_in_inference_mode_computes_the_same(clip):
     torch.testing.assert_close(tokens.tokens, clip.encode_dense(image).tokens)
 
 
+@torch.no_grad()
 def test_texts_are_unit_encoded_once_and_not_remembered_forever(monkeypatch):
     clip, calls = load_clip("paper", device="cpu"), []
     tokenizer = clip.tokenizer

@@ -235,7 +235,7 @@ class PairNetwork(Learner):
             check_counts("channels", channels, "channels, one for each level")
         else:
             check_count("channels", channels)
-            channels = [*map(int, [channels] * levels)]
+            channels = [int(channels)] * levels
         check_seed(seed)
         check_word("kind", kind, KINDS)
         check_word("preset", preset, PRESETS)

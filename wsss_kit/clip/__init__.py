@@ -81,7 +81,8 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
     if name not in open_clip.list_models():
         expected = f"'paper', hf-hub:ORG/MODEL, or one of open_clip.list_models(), as {_USUAL!r}"
         raise ValueError(f"name is {name!r}, expected {expected}")
-    text = (open_clip.get_model_config(name) or {})["text_cfg"]
+    config: Any = open_clip.get_model_config(name)
+    text = config["text_cfg"]
     if "hf_model_name" in text and importlib.util.find_spec("transformers") is None:
         problem = f"{name} has the text tower {text['hf_model_name']}, of the package transformers"
         raise ValueError(f"{problem}; {_EXTRA}, or use a model without, such as {_USUAL}")

@@ -124,7 +124,8 @@ def _stages(
     yield "resize", lambda: clip.fit_to_patches(images), n
     fitted = clip.fit_to_patches(images)
     yield "tower", lambda: list(run_views(clip, fitted)), n
-    view: Any = next(run_views(clip, fitted))
+    views: Any = run_views(clip, fitted)
+    (view,) = views
     labels = torch.eye(_CLASSES)[torch.arange(n) % (_CLASSES - 1)]
     labels[::2, -1] = 1
     width = clip.model.visual.proj.shape[1]

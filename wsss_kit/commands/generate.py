@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 from torch.utils import data
-from torch.utils.data import DataLoader
 
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count, check_image, check_labels, check_range, checked
@@ -121,7 +120,7 @@ def write_masks(
             if os.path.exists(place):  # also for a name that is too long for a file
                 place.unlink()
 
-    loader = DataLoader(
+    loader = data.DataLoader(
         _Batches(samples, left, text),
         batch_size=None,
         num_workers=workers,

@@ -165,8 +165,8 @@ def training_of(what: str) -> Callable[..., Path]:
     names, called = ["out", "resume", "device", *options_of(what)], called_by(what)
     names += ["validate"] * (what != "affinity")
     command = as_command(partial(train_method, what), train_method, *called, only=names)
-    about = str(inspect.getdoc(called[0])).partition("\n")[0]
-    command.__doc__ = f"{about}\n\n{str(inspect.getdoc(train_method)).partition('Args:')[0]}"
+    about = (inspect.getdoc(called[0]) or "").partition("\n")[0]
+    command.__doc__ = f"{about}\n\n{(inspect.getdoc(train_method) or '').partition('Args:')[0]}"
     return command
 
 

@@ -185,12 +185,12 @@ def run_masks(
             # CLIMS's copy of IRN does not pad images to 512 pixels, which IRN's file stands for
             released = Path(affinity).suffix == ".pth"
             options = {"pad_to": None} if released and isinstance(fitted, CLIMS) else {}
-            named = released or load_model(affinity)[1].get("backbone") in BACKBONES
-            if named and affinity_backbone is not None:
-                problem = f"{affinity} names its backbone, and affinity_backbone is given"
-                raise ValueError(f"{problem}; leave it out")
-            if not named and (own := affinity_backbone or backbone) is not None:
-                options["backbone"] = backbone_named(own)  # beside the method's
+            if (own := affinity_backbone or backbone) is not None:
+                if not (released or load_model(affinity)[1].get("backbone") in BACKBONES):
+                    options["backbone"] = backbone_named(own)  # beside the method's
+                elif affinity_backbone is not None:
+                    problem = f"{affinity} names its backbone, and affinity_backbone is given"
+                    raise ValueError(f"{problem}; leave it out")
             walk = AffinityNet.load(affinity, device=device, **options)
             made_by["affinity"] = f"{weights_path(affinity).stem}, {fingerprint_weights(walk)}"
         elif affinity not in (None, "none"):

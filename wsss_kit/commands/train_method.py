@@ -134,7 +134,7 @@ def train_method(
     with joined(device) as device, run_folder(folder):
         config = _config(what, folder, given, resume=resume)
         settle()  # all have read before the first writes
-        data, root, split, limit = (config.get(name) for name in _DATA)
+        data, root, split, limit = map(config.get, _DATA)
         samples = open_dataset(str(data), root, split, limit=limit)
         fit = _prepare(what, config, samples, device)
         settings = folder / CONFIG
@@ -166,10 +166,10 @@ class _Validation:
     def __init__(self, file: Path, config: Mapping[str, Any], most: int) -> None:
         from pandas import read_csv
 
-        data, root, split, limit = (config.get(name) for name in _DATA)
+        data, root, split, limit = map(config.get, _DATA)
         split = "val" if data in ("voc", "coco", "paper") else split
         self.file, self.samples, self.target = file, [], {}
-        self.rows = read_csv(file).to_dict("records") if file.exists() else []
+        self.rows: list[Any] = read_csv(file).to_dict("records") if file.exists() else []
         try:
             samples = open_dataset(str(data), root, split)
             self.target = samples.open_masks()
@@ -198,8 +198,8 @@ class _Validation:
             swept = sweep_background(maps, self.samples, self.target, **options)
             score = swept[rule := best_rule(swept)]
         self.rows = [row for row in self.rows if row["epoch"] < epoch]
-        row: Any = {"epoch": epoch, "miou": score, "background": str(rule)}
-        self.rows.append({**row, "images": len(self.samples)})
+        row = {"epoch": epoch, "miou": score, "background": str(rule), "images": len(self.samples)}
+        self.rows.append(row)
         write_whole(self.file, DataFrame(self.rows).to_csv(index=False))
 
 

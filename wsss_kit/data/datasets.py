@@ -139,9 +139,9 @@ class Dataset(Sequence[Sample]):
         """
         if file is not None:
             return Prompts.from_json(Path(file))
-        names, published = self.classes, (Prompts.voc, Prompts.coco, Prompts.paper)
-        known = dict(zip((VOC_CLASSES, COCO_CLASSES, PAPER_CLASSES), published, strict=True))
-        return known[names](method) if names in known else Prompts.for_classes(names, method)
+        published: Any = {VOC_CLASSES: Prompts.voc, COCO_CLASSES: Prompts.coco}
+        known = (published | {PAPER_CLASSES: Prompts.paper}).get(self.classes)
+        return known(method) if known else Prompts.for_classes(self.classes, method)
 
 
 class LazySamples(Dataset):

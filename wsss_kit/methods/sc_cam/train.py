@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,8 +102,8 @@ def drop(pooled: Tensor, share: float) -> Tensor:
     if share == 0:
         return pooled
     whole = int(total(torch.tensor(len(pooled))))
-    rows = [*own(range(whole))][: len(pooled)]
-    kept = torch.rand(whole, pooled.shape[1])[rows] >= share
+    drawn: Any = torch.rand(whole, pooled.shape[1])
+    kept: Any = own(drawn >= share)[: len(pooled)]
     return pooled * kept.to(pooled) / (1 - share)
 
 
