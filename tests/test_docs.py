@@ -78,6 +78,8 @@ def place(tmp_path, monkeypatch, own_archives):  # noqa: F811
     """A working folder with small data, and random weights where the pages have real ones."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("VOC", "COCO", "PETS", "FOLDER"):  # data of the machine are not those of the pages
+        monkeypatch.delenv(f"WSSS_KIT_{name}", raising=False)
     voc, files = build_voc(tmp_path / "built"), tmp_path / "mirror"
     names = {"train": ["train_aug_0", "val_0"], "val": ["train_aug_1", "train_0"]}
     (voc / "ImageSets" / "Segmentation" / "train_aug.txt").unlink()
