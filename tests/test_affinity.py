@@ -38,6 +38,11 @@ def test_an_affinity_that_is_refused(affinity):
     for bad in (-affinity, affinity * torch.nan, affinity * (torch.arange(6) > 0)[:, None]):
         with pytest.raises(ValueError, match="expected numbers of 0 or more and no empty row"):
             balanced_walk(scores, bad)
+    lonely = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])  # nobody looks at the second cell
+    with pytest.raises(ValueError, match="no empty row or column"):
+        balanced_walk(scores[:1, :, :1, :2], lonely)
+    with pytest.raises(ValueError, match="no empty row or column"):
+        transition_matrix(lonely, sinkhorn=2)
     for call, message in (
         (lambda: balanced_walk(scores[..., :2], affinity), r"6, 6.*for 2 maps of 2x2; resize"),
         (lambda: balanced_walk(scores, affinity[:, 1:]), r"\(2, 5, 6\), expected \(B, N, N\)"),

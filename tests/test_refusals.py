@@ -503,8 +503,8 @@ WITHOUT_CHECK = {
     "made by compare_reports": "Comparison.difference Comparison.interval Comparison.better "
     "Comparison.worse Judgement.ranks",
     "made by choose_rule": "Chosen.swept",
-    "of evaluate": "stuff_counts.shape stuff_counts.boundary image_counts.n_values "
-    "image_counts.boundary",
+    "of evaluate": "stuff_counts.shape image_counts.n_values count_pairs.n_classes "
+    "count_pairs.ignore_index only_counted.n_values",
     "made by agree": "Agreement.images",
     "made by evaluate": "Report.mean_iou Report.interval Report.image_iou",
     "read from the package": "Published.value Published.n_images",

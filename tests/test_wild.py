@@ -187,7 +187,7 @@ def test_annotations_in_other_encodings_are_read(encoding, tmp_path):
 # -- models from elsewhere --------------------------------------------------------------------
 
 
-def test_openai_archives_are_read_and_the_activation_is_asked_about(tmp_path):
+def test_openai_archives_are_read_and_the_activation_is_asked_about(tmp_path, caplog):
     """A small CLIP as OpenAI hands its own out: a TorchScript archive."""
     vision = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -200,11 +200,20 @@ def test_openai_archives_are_read_and_the_activation_is_asked_about(tmp_path):
         warnings.simplefilter("ignore")
         torch.jit.script(model).save(str(tmp_path / "mini.pt"))
         torch.save(model.state_dict(), tmp_path / "state.pt")
+    caplog.clear()
     clip = load_clip("mini-quickgelu", weights=tmp_path / "mini.pt")
+    assert "randomly" not in caplog.text  # of open_clip, before the weights are in
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         wanted = model.encode_image((images - clip.mean.cpu()) / clip.std.cpu())
     torch.testing.assert_close(clip.encode_image(images).cpu(), wanted, atol=1e-5, rtol=1e-4)
+    deeper = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": {**vision, "layers": 3}}
+    deep = open_clip.model.CLIP(**deeper, text_cfg=open_clip.model.CLIPTextCfg(**text)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(deep).save(str(tmp_path / "deep.pt"))
+    with pytest.raises(ValueError, match="does not hold the weights of mini-quickgelu"):
+        load_clip("mini-quickgelu", weights=tmp_path / "deep.pt")
     with pytest.raises(ValueError, match="OpenAI's weights need mini-quickgelu"):
         load_clip("mini", weights=tmp_path / "mini.pt")
     with pytest.warns(UserWarning, match="as OpenAI's, need mini-quickgelu"):

@@ -49,7 +49,7 @@ def transition_matrix(
     check_count("sinkhorn", sinkhorn, least=0)
     check_count("squarings", squarings, least=0)
     walk = affinity**power if power != 1 else affinity
-    _check_rows(walk)
+    _check_rows(walk, columns=sinkhorn > 0)
     if sinkhorn:
         for _ in range(sinkhorn):
             walk = walk / walk.sum(1, keepdim=True)
@@ -67,14 +67,17 @@ def _check_square(affinity: Tensor) -> None:
     check_shape(is_square, "affinity", affinity, "(B, N, N)")
 
 
-def _check_rows(walk: Tensor) -> None:
-    """Refuse entries below 0 or without end, and rows with nothing to divide by."""
+def _check_rows(walk: Tensor, *, columns: bool) -> None:
+    """Refuse entries below 0 or without end, and rows or columns with nothing to divide by."""
     if not walk.numel():
         return
-    low, least = torch.stack([walk.detach().amin(), walk.detach().sum(2).amin()]).tolist()
+    walk = walk.detach()
+    sums = [walk.sum(side).amin() for side in ((1, 2) if columns else (2,))]
+    low, least = torch.stack([walk.amin(), torch.stack(sums).amin()]).tolist()
     if not (0 <= low and 0 < least < math.inf):  # NaN fails
-        problem = f"has entries from {low:.4g} on and a smallest row sum of {least:.4g}"
-        expected = "numbers of 0 or more and no empty row; give every cell itself as neighbour"
+        sides = "row or column" if columns else "row"
+        problem = f"has entries from {low:.4g} on and a smallest sum of a {sides} of {least:.4g}"
+        expected = f"numbers of 0 or more and no empty {sides}; give every cell itself as neighbour"
         raise ValueError(f"the affinity {problem}, expected {expected} and a lower power")
 
 
@@ -153,7 +156,7 @@ class BalancedWalk:
     def __init__(self, affinity: Tensor, *, sinkhorn: int = 3) -> None:
         _check_square(affinity)
         check_count("sinkhorn", sinkhorn)
-        _check_rows(affinity)
+        _check_rows(affinity, columns=True)
         self.affinity = affinity
         # Vectors and maps stand on the left of the matrix: many times faster than on its right.
         columns = 1 / affinity.sum(1, keepdim=True)  # (B, 1, N)

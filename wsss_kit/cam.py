@@ -16,9 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,6 +31,7 @@ from wsss_kit.checks import (
     check_size,
     check_word,
 )
+from wsss_kit.views import resize_bicubic
 
 
 def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
@@ -90,7 +89,7 @@ def normalize_cams(
     check_word("over", over, ("map", "image"))
     check_maps(cams, "cams")
     check_positive("eps", eps)
-    dims = (-2, -1) if over == "map" else (-3, -2, -1)
+    dims = (-2, -1) if over == "map" or not cams.shape[1] else (-3, -2, -1)
     low = cams.amin(dims, keepdim=True) if subtract_min else cams.new_zeros(())
     cams = (cams - low).clamp_min(0)
     return cams / (cams.amax(dims, keepdim=True) + eps)
@@ -151,29 +150,14 @@ def multi_scale(
         grid = (-(-H // stride), -(-W // stride))
     total: Any = 0.0
     for scale in scales:
-        view = images if scale == 1 else rescaled(images, scale)
+        view, size = images, (max(1, round(H * scale)), max(1, round(W * scale)))
+        if scale != 1:  # as the released code of CLIMS
+            view = resize_bicubic(images, size).to(images)
         maps = maps_of(view).relu()
         if flip:
             maps = maps + maps_of(view.flip(-1)).relu().flip(-1)
         total = total + upsample(maps, grid)
     return total if stride is not None else total[:, :, :H, :W]
-
-
-def rescaled(images: Tensor, scale: float) -> Tensor:
-    """Resize images by Pillow's bicubic filter on 8 bits, as the released code of CLIMS does.
-
-    Args:
-        images: (B, 3, H, W) RGB in [0, 1].
-        scale: factor on the sides, which are rounded.
-
-    Returns:
-        (B, 3, H', W') RGB in [0, 1], multiples of 1 / 255.
-    """
-    H, W = (max(1, round(side * scale)) for side in images.shape[-2:])
-    pixels = (255 * images).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
-    views = [Image.fromarray(each).resize((W, H), Image.Resampling.BICUBIC) for each in pixels]
-    resized = torch.from_numpy(np.stack([np.asarray(view) for view in views]))
-    return resized.permute(0, 3, 1, 2).to(images) / 255
 
 
 def softmax_grad_cam(

@@ -21,6 +21,7 @@ from wsss_kit.files import (
     check_kinds,
     is_saved,
     load_model,
+    plain,
     save_model,
     weights_path,
     write_whole,
@@ -255,7 +256,7 @@ def check_same_run(stored: Mapping[str, Any], run: Mapping[str, Any], where: str
     Raises:
         ValueError: naming the first difference.
     """
-    for key, wanted in json.loads(json.dumps(run)).items():
+    for key, wanted in json.loads(json.dumps(run, default=plain)).items():
         if key == "classes" and key in stored:
             check_classes(stored, wanted, where)
         if stored.get(key) != wanted:

@@ -44,8 +44,12 @@ def columns(presets: Sequence[str], table: Mapping[str, tuple]) -> dict[str, dic
 
 def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's weights; the CPU for one without weights."""
-    parameter = next(module.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+    return next(module.parameters(), torch.empty(0)).device
+
+
+def for_weights_of(module: nn.Module, images: Tensor) -> Tensor:
+    """Bring images to the device and the dtype of a module's weights."""
+    return images.to(next(module.parameters(), torch.empty(0)))
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:
@@ -73,6 +77,7 @@ class Data(Protocol):
 
 def generator(seed: int, *numbers: int) -> torch.Generator:
     """Create a random generator that is seeded by several numbers, such as epoch and index."""
+    seed = int(seed)  # NumPy's would overflow
     for number in numbers:
         seed = seed * 1_000_003 + number
     return torch.Generator().manual_seed(seed % 2**63)

@@ -19,9 +19,32 @@ def digest_of(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
+def plain(value: Any) -> Any:
+    """Return a number of NumPy's as Python's own, which every library takes; others as they are.
+
+    Example:
+        >>> import numpy as np
+        >>> plain(np.int64(3)), plain("three")
+        (3, 'three')
+    """
+    return value.item() if hasattr(value, "dtype") and not getattr(value, "ndim", 1) else value
+
+
 def expanded(path: str | Path) -> Path:
     """Return a path with the home folder for ``~``; one of an unknown user stays as it is."""
     return Path(os.path.expanduser(path))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """List the files below a folder, also by way of links to folders, each folder once."""
+    found, seen = [], set()
+    for at, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(at)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(at, name) for name in names]
+    return sorted(found)
 
 
 def composed(name: str | PurePath) -> str:
@@ -37,7 +60,7 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
     Raises:
         OSError: if the disk refuses; the old file, if any, is untouched.
     """
-    path = Path(path)
+    path = expanded(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     short = digest_of(path.name.encode("utf-8", "surrogatepass"))  # a long name leaves no room
     temporary = path.with_name(f".{short}.{os.getpid()}.tmp")
@@ -81,7 +104,7 @@ def save_model(path: str | Path, tensors: Mapping[str, Tensor], card: Mapping[st
     data = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
     header, weights = _parts(data)
     sums = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
-    header["__metadata__"] = {"card": json.dumps({**card, **sums})}
+    header["__metadata__"] = {"card": json.dumps({**card, **sums}, default=plain)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return write_whole(path, b"".join([len(text).to_bytes(8, "little"), text, weights]))
@@ -247,6 +270,26 @@ def check_classes(card: Mapping[str, Any], classes: Sequence[str], where: str | 
     raise ValueError(f"{problem}; they differ from class {place} on; give another path")
 
 
+_CODE: dict[str, list[Path]] = {}
+"""``FILE.py:FUNCTION`` -> the file and those beside it that it imported."""
+
+
+def digest_of_code(text: str) -> str:
+    """Return a hash of the files that `call_function` last read for ``FILE.py:FUNCTION``."""
+    return digest_of(*(file.read_bytes() for file in _CODE[text]))
+
+
+def _imported_beside(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Find the modules that came from a folder, but for this package: name -> file."""
+    found = {}
+    for name in names:
+        file, first = getattr(sys.modules[name], "__file__", None), name.partition(".")[0]
+        is_beside = (folder / first).is_dir() or (folder / f"{first}.py").is_file()
+        if file and is_beside and folder in Path(file).parents and first != "wsss_kit":
+            found[name] = Path(file)
+    return found
+
+
 def call_function(text: str, **given: Any) -> Any:
     """Call ``FILE.py:FUNCTION``, a function or a class of a user's file, and return what it makes.
 
@@ -267,6 +310,7 @@ def call_function(text: str, **given: Any) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     sys.path.insert(0, beside := str(Path(file).resolve().parent))  # modules that lie beside it
+    known = set(sys.modules)
     try:
         spec.loader.exec_module(module)
         make = getattr(module, name, None)
@@ -276,6 +320,10 @@ def call_function(text: str, **given: Any) -> Any:
         raise ValueError(f"{text} failed ({type(error).__name__}: {error}); mend it") from error
     finally:
         sys.path[:] = [path for path in sys.path if path is not beside]  # whatever the file did
+        own = _imported_beside(Path(beside), {*sys.modules} - known)
+        for imported in own:  # another file may have modules of the same names beside it
+            del sys.modules[imported]
+        _CODE[text] = [Path(file), *sorted(own.values())]
     if not callable(make):
         raise ValueError(f"{file} has no function {name!r}")
     if hasattr(made, "__dict__"):

@@ -57,7 +57,7 @@ class LabelledImages:
         for number, sample in zip(numbers, chosen, strict=True):
             random = chance(1 + number)
             check_image(sample.image, f"image {sample.name!r}")
-            view = augment(sample.image, random, **self.view)
+            view = augment(sample.image.float(), random, **self.view)
             views.append(view if self.change is None else self.change(view, random))
         more = [] if self.more_labels is None else [self.more_labels[list(numbers)]]
         return [_stacked(views), labels_of(chosen), *more]
@@ -196,7 +196,7 @@ class MaskedImages:
             )
         if self._n is not None:
             self._check_values(sample.name, mask, self._n)
-        return sample.image, mask
+        return sample.image.float(), mask
 
     def _check_values(self, name: str, mask: Tensor, n: int) -> None:
         odd = mask[(mask != IGNORE_INDEX) & ((mask < 0) | (mask > n))]
@@ -272,6 +272,8 @@ def resize_bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
     A CPU runs Pillow itself, a GPU the same integer arithmetic: the 8-bit levels are equal. Where a
     side gets shorter, Pillow's versions differ in which side they begin with, so it runs itself.
     """
+    if not len(images):
+        return images.new_zeros(0, images.shape[1], *size)
     levels = (images.detach() * 255).round_().clamp_(0, 255)
     if levels.is_cuda and all(map(operator.ge, size, images.shape[2:])):
         return enlarge_levels(levels, size).float().div_(255)

@@ -1,5 +1,7 @@
 """The frozen CLIP against open_clip's own forward passes, and the tiny CLIP in the package."""
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +137,33 @@ def test_a_model_that_was_loaded_in_inference_mode_computes_the_same(clip):
     with torch.inference_mode():
         tokens = load_clip("paper", device="cpu").encode_dense(image)
     torch.testing.assert_close(tokens.tokens, clip.encode_dense(image).tokens)
+
+
+def test_what_inference_mode_made_serves_trainings_and_random_numbers_stay(clip):
+    before = torch.get_rng_state()
+    with torch.inference_mode():
+        loaded = load_clip("paper", device="cpu")
+        loaded.encode_dense(torch.rand(1, 3, 72, 56, generator=torch.Generator()))
+    assert torch.equal(before, torch.get_rng_state())
+    for model in (loaded, clip):  # the mask of this grid is remembered
+        image = torch.full((1, 3, 72, 56), 0.5, requires_grad=True)
+        model.encode_image(image).sum().backward()
+        assert image.grad.any()
+
+
+@torch.no_grad()
+def test_other_weights_in_a_model_that_was_used():
+    one, image = load_clip("paper", device="cpu"), torch.rand(1, 3, 64, 64)
+    fresh, words = load_clip("paper", device="cpu"), ["a cat", "a boat"]
+    for weights in fresh.model.parameters():
+        weights += 0.01 * torch.randn(weights.shape)
+    before, expected = one.encode_text(words), fresh.encode_text(words)
+    one.grad_cam(image, before)
+    for model in (copy.deepcopy(one), pickle.loads(pickle.dumps(one)), one):
+        model.load_state_dict(fresh.state_dict())
+        assert torch.equal(model.encode_text(words), expected)
+        assert torch.equal(model.grad_cam(image, expected), fresh.grad_cam(image, expected))
+    assert not torch.equal(before, expected)
 
 
 @torch.no_grad()

@@ -69,8 +69,7 @@ def test_four_folders_of_which_two_are_equal_but_for_noise(tmp_path, capsys):
         assert text in page, text
     assert (tmp_path / "out" / "ranks.csv").read_text().startswith("masks,rank,mean_iou,low,high")
     assert "better" in capsys.readouterr().out
-    atlas = ErrorAtlas(WORLD, sets, WORLD.masks, {n: judged.reports[n] for n in sets})
-    assert atlas.problem == ""
+    assert ErrorAtlas(WORLD, sets, WORLD.masks, judged.reports).problem == ""  # the best first
 
 
 def test_without_ground_truth_there_is_agreement_and_no_rank(tmp_path):
@@ -143,7 +142,7 @@ def test_methods_of_the_kit_beside_foreign_masks(tmp_path):
     judged = run_compare(methods=["cam", "clip-es"], **options)
     assert set(judged.reports) == {"mine", "cam", "clip-es"} and judged.ranks["mine"] == 1
     assert judged.reports["cam"].protocol.preset == "clean"
-    with pytest.raises(ValueError, match="holds a head of other images"):
+    with pytest.raises(ValueError, match="learned from other images or labels"):
         run_compare(methods=["cam"], **{**options, "limit": 5})
     again = run_compare(methods=["cam", "clip-es"], **options)  # nothing is made twice
     assert again.reports["cam"].mean_iou == judged.reports["cam"].mean_iou
@@ -249,7 +248,34 @@ def test_folders_that_do_not_fit_are_refused_by_name(tmp_path, capsys, wrong):
         raise ValueError(problem)
 
 
+def test_pages_into_one_folder_keep_no_table_of_another_kind(tmp_path, capsys):
+    images = tmp_path / "images"
+    (images / "masks").mkdir(parents=True)
+    places = []
+    for name in WORLD.names[:2]:
+        Image.new("RGB", (96, 96)).save(images / f"{name}.jpg")
+    for name in ("one", "other"):
+        places.append(f"{name}={write(torn(0.1, 1), tmp_path / name)}")
+    options = {"classes": WORLD.classes, "out": tmp_path / "out"}
+    tables = lambda: sorted(path.name for path in (tmp_path / "out").glob("*.csv"))  # noqa: E731
+    run_compare(images, masks=places, **options)  # no file in masks/, so no ground truth
+    assert tables() == ["agreement.csv"]
+    run_compare(images, masks=places, truth=tmp_path / "one", **options)
+    assert tables() == ["differences.csv", "ranks.csv"]
+    (tmp_path / "one").rename(images / "one")
+    for place, problem in (
+        ("ground truth=x", "a set is called 'ground truth'"),
+        (f"one={images / 'one'}", "one lies in .*images, all of whose images are compared"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            run_compare(images, masks=[place, places[1]], **options)
+    (images / "labels.csv").write_text(f"file,labels\n{WORLD.names[0]}.jpg,boat\n")
+    with pytest.raises(ValueError, match="of the labels boat; methods need those of the labels"):
+        run_compare(images, masks=[places[1]], methods=["cam"], **options)
+
+
 JSON = {
+    "the images are called": {"images": [{"id": 1, "file_name": None}]},
     "has two masks": {
         "images": [{"id": i, "file_name": f"{i}/{WORLD.names[0]}.jpg"} for i in range(1, 25)]
     },
@@ -342,6 +368,16 @@ def test_exports_are_decoded_to_the_same_bits(tmp_path):
             pixels = unpacked(result["value"]["rle"]).reshape(96, 96, 4)
             found[torch.from_numpy(pixels[..., 3] == 255)] = value
         assert torch.equal(found, masks[name].float())
+    (task,) = json.loads(
+        export_masks(
+            {"a/x #1": masks[name]},
+            world.classes,
+            tmp_path / "q.json",
+            to="label-studio",
+            files={"a/x #1": "a/x #1.jpg"},
+        ).read_text()
+    )
+    assert task["data"]["image"] == "/data/local-files/?d=a/x%20%231.jpg"
     wide = {"wide": torch.ones(300, 400).long()}  # a run longer than its 16 bits
     task = json.loads(export_masks(wide, ["x"], tmp_path / "w.json", to="label-studio").read_text())
     (result,) = task[0]["predictions"][0]["result"]
@@ -349,6 +385,15 @@ def test_exports_are_decoded_to_the_same_bits(tmp_path):
 
 
 def test_masks_export_when_they_are_written_and_what_is_missing_is_said(tmp_path, capsys):
+    for name in ("one/x", "other/x"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "mine" / f"{name}.png")
+    (tmp_path / "mine" / "labels.csv").write_text("file,labels\none/x.png,cat\nother/x.png,cat\n")
+    options = {"data": "folder", "root": tmp_path / "mine", "clip": "paper", "device": "cpu"}
+    with pytest.warns(UserWarning, match="never read 'origami'"):
+        run_masks("clip-es", tmp_path / "nested", export="coco-rle", **options)
+    listed = json.loads((tmp_path / "nested" / "coco-rle.json").read_text())["images"]
+    assert [each["file_name"] for each in listed] == ["one/x.png", "other/x.png"]
     run_masks("clims", tmp_path, data="paper", limit=2, export="coco-rle", device="cpu")
     masks = open_foreign(tmp_path / "coco-rle.json", PaperWorld(2, split="train"))
     assert len(masks) == 2

@@ -6,11 +6,13 @@ import shutil
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from wsss_kit.__main__ import main
 from wsss_kit.commands.evaluate import run_evaluate
 from wsss_kit.commands.generate import write_masks
-from wsss_kit.data import load_voc
+from wsss_kit.data import load_folder_masks, load_voc
+from wsss_kit.data.export import export_masks
 from wsss_kit.evaluation import BackgroundRule, best_rule, evaluate, sweep_background
 from wsss_kit.paperworld import PaperWorld
 from wsss_kit.pipeline import Pipeline
@@ -53,6 +55,34 @@ def test_a_folder_of_masks_of_anybody_beside_a_published_number(voc, tmp_path, c
     assert "mIoU 100.0 %" in printed and "published: 75 (mIoU, percent) of VOC 2012 tr" in printed
     assert "other in ours: n_images: 2, there 1464" in printed
     assert "Ours beside what is published" in page.read_text(encoding="utf-8")
+
+
+def test_some_images_have_a_ground_truth_and_names_have_signs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine" / "masks").mkdir(parents=True)
+    for name in "abcdef":
+        Image.new("RGB", (32, 32)).save(tmp_path / "mine" / f"{name}.jpg")
+        Image.new("L", (32, 32), 1).save(tmp_path / "mine" / "masks" / f"{name}.png")
+    lines = [f"{name}.jpg,{'b' if name == 'f' else '$x_$'}" for name in "abcdef"]
+    (tmp_path / "mine" / "labels.csv").write_text("\n".join(["file,labels", *lines]))
+    shutil.copytree(tmp_path / "mine" / "masks", tmp_path / "made")
+    (tmp_path / "mine" / "masks" / "a.png").unlink()
+    options = {"data": "folder", "root": "~/mine"}
+    report = run_evaluate("~/made", **options, json="~/r.json")
+    assert report.protocol.n_images == 5 and (tmp_path / "r.json").is_file()
+    assert "$x_$" in (tmp_path / "made" / "report.html").read_text(encoding="utf-8")
+    file = export_masks(
+        load_folder_masks(tmp_path / "mine"), report.classes[1:], tmp_path / "m.json", to="coco-rle"
+    )
+    run_evaluate(file, **options)
+    assert (tmp_path / "report.html").is_file()
+    for mask in (tmp_path / "mine" / "masks").glob("*.png"):
+        Image.new("L", (32, 32), 255).save(mask)
+    with (
+        pytest.warns(UserWarning, match="no target has a pixel of a class"),
+        pytest.raises(ValueError, match="255 everywhere, so there is nothing to score"),
+    ):
+        run_evaluate("~/made", **options)
 
 
 def cells(page, caption):

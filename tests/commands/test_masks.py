@@ -76,6 +76,22 @@ def test_methods_of_the_package_without_a_walk(name, method, tmp_path):
     assert json.loads((tmp_path / "protocol.json").read_text())["refinement"] == "none"
 
 
+def test_prompts_of_a_file_are_of_the_data_sets_classes(tmp_path):
+    words = json.loads(Prompts.paper().to_json())
+    first, *rest = words["classes"]
+    for classes, problem in (
+        ([*rest, first], "class 0 of the prompts in .* is 'train', expected 'boat' or a new name"),
+        (rest, "have 7 classes, expected 8"),
+    ):
+        short = {**words, "classes": classes, "synonyms": {}, "class_backgrounds": {}}
+        (tmp_path / "p.json").write_text(json.dumps(short))
+        with pytest.raises(ValueError, match=problem):
+            run_masks("clip-es", tmp_path / "out", prompts=tmp_path / "p.json", **PAPER)
+    (tmp_path / "p.json").write_text(json.dumps({**short, "classes": ["ship", *rest]}))
+    with pytest.warns(UserWarning, match="says ship for boat"):
+        run_masks("clip-es", tmp_path / "out", prompts=tmp_path / "p.json", **PAPER)
+
+
 def test_masks_depend_on_how_the_same_weights_are_read_out(tmp_path):
     cam = CAM("paper", weights="web", scales=(1.0,), preset="clean", device="cpu")
     cam.fit(PaperWorld(4), train_backbone=False, epochs=1, progress=False).save(tmp_path / "cam")

@@ -74,6 +74,51 @@ def test_a_method_and_a_data_set_of_ones_own(mine, capsys):
         assert problem in capsys.readouterr().err
 
 
+HELPED = """
+from helper import SCALE
+from wsss_kit import CAMMethod, MethodOutput
+
+class Grey(CAMMethod):
+    def forward(self, images, labels):
+        return MethodOutput(SCALE * images.mean(1, keepdim=True) * labels[:, :, None, None])
+"""
+
+
+def test_modules_beside_the_file_belong_to_it(mine, capsys):
+    for folder, scale in (("bright", 1), ("none", 0)):
+        (mine / folder).mkdir()
+        (mine / folder / "own.py").write_text(HELPED)
+        (mine / folder / "helper.py").write_text(f"SCALE = {scale}")
+    words = "masks {0}/own.py:Grey --data paper --limit 2 --out made-{0}".format
+    for folder in ("bright", "none"):  # in one process, as compare runs methods
+        assert main(words(folder).split()) == 0
+    masks = {folder: read_masks(f"made-{folder}").masks for folder in ("bright", "none")}
+    assert all(mask.any() for mask in masks["bright"].values())
+    assert not any(mask.any() for mask in masks["none"].values())
+    (mine / "none" / "helper.py").write_text("SCALE = 0.5")
+    assert main(words("none").split()) == 2  # its code is another now
+    assert "holds masks that were made otherwise" in capsys.readouterr().err
+
+
+def test_other_images_of_ones_own_data_set_are_not_taken_for_done(mine, capsys):
+    text = MINE.replace("def world(split)", "def world(split, root)")
+    (mine / "mine.py").write_text(
+        text.replace("made[at[n]].image", "made[at[n]].image * float(root)")
+    )
+    words = ["masks", "mine.py:Dark", "--data", "mine.py:world", "--out", "dark"]
+    assert main([*words, "--root", "0.5"]) == main([*words, "--root", "1"]) == 0
+    again, fresh = read_masks("dark").masks, PaperWorld(6, split="train")
+    assert main([*words[:-1], "fresh", "--root", "1"]) == 0
+    assert all(torch.equal(again[name], read_masks("fresh").masks[name]) for name in fresh.names)
+
+
+def test_labels_of_another_width_make_no_mask(mine, capsys):
+    wide = MINE.replace("made[at[n]].labels}", "torch.ones(9)}")
+    (mine / "mine.py").write_text(wide)
+    assert main(["masks", "mine.py:Dark", "--data", "mine.py:world", "--out", "dark"]) == 1
+    assert "9 labels, expected one of 8 classes each" in capsys.readouterr().out
+
+
 def test_backbones_of_ones_own_for_segmenter_affinity_and_clip_es(mine, capsys):
     learns = {"data": "paper", "limit": 4, "epochs": 1, "masks": "ground-truth", "device": "cpu"}
     path = train_method("segmenter", backbone="mine.py:Trunk", network="small", **learns)

@@ -24,7 +24,8 @@ def test_voc_from_check_to_score(voc_root, tmp_path, capsys):
     words = ["--root", str(voc_root), "--backbone", backbone]
     train = ["train", "cam", *words, "--split", "train", "--limit", "24", "--out"]
     train += [str(tmp_path / "cam"), "--train-backbone", "false", "--preset", "clean"]
-    assert main([*train, "--scales", "1", "--flip", "false"]) == 0, capsys.readouterr().err
+    train += ["--scales", "1", "--flip", "false", "--validate", "2"]
+    assert main(train) == 0, capsys.readouterr().err
     config = json.loads((tmp_path / "cam" / "config.json").read_text())
     assert config["backbone"] == backbone and config["root"] == str(voc_root)
     masks = ["masks", str(tmp_path / "cam" / "cam"), *words, "--split", "val", "--limit", "8"]

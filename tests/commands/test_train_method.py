@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from pandas import read_csv
 
 from tests.programs import run_python
 from wsss_kit.__main__ import main
@@ -95,6 +96,16 @@ def test_photographs_are_cropped_as_published(voc, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="enough"):
         train_method("cam", tmp_path / "own", root=voc, device="cpu", backbone="resnet18", crop=64)
     assert (given["backbone"], given["weights"], given["crop"]) == ("resnet18", None, 64)
+
+
+def test_a_training_that_goes_on_validates_as_it_did(tmp_path):
+    options = {**PAPER, "limit": 4, "train_backbone": False}
+    for out, validate in (("none", 0), ("some", 3)):
+        train_method("cam", tmp_path / out, validate=validate, **options)
+        (tmp_path / out / "validation.csv").unlink(missing_ok=True)
+        train_method("cam", tmp_path / out, resume=True, epochs=3)
+    assert not (tmp_path / "none" / "validation.csv").exists()
+    assert read_csv(tmp_path / "some" / "validation.csv")["images"].unique().tolist() == [3]
 
 
 def test_words_of_a_command_line(monkeypatch):

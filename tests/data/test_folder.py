@@ -1,13 +1,17 @@
 """Anyone's own images, and the errors about a table or masks that are not right."""
 
+import shutil
 import unicodedata
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from wsss_kit.classes import palette
 from wsss_kit.data import load_folder, load_folder_masks, open_dataset
+from wsss_kit.data.folder import open_images
 
 TABLE = "file,labels\ncat1.jpg,cat;sofa\ngarden/dog1.png,dog\nwall.jpg,\n"
 NAMES = ("cat1", "garden/dog1", "wall")
@@ -101,6 +105,31 @@ def test_an_accent_may_be_written_with_its_letter_or_behind_it(root, there, list
     samples = load_folder(root)
     assert samples.names == (name,) and samples[0].image[1].max() < 0.1 < samples[0].image[0].min()
     assert load_folder_masks(root)[name].unique().tolist() == [1]
+
+
+def test_masks_of_other_programs_and_folders_behind_links(root, tmp_path):
+    """A palette in another order is refused, arrays are read, links followed, and no circle."""
+    np.save(root / "masks" / "wall.npy", np.full((4, 6), 2, np.int16))
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "far" / "deep" / "circle").symlink_to(tmp_path / "far")
+    Image.new("L", (6, 4), 1).save(tmp_path / "far" / "deep" / "dog1.png")
+    (root / "masks" / "linked").symlink_to(tmp_path / "far" / "deep")
+    masks = load_folder_masks(root)
+    assert [masks[name].unique().tolist() for name in NAMES] == [[3], [1], [2]]
+    (root / "labels.csv").rename(root / "no.csv")
+    (root / "more").symlink_to(tmp_path / "far")
+    seen = open_images(root, ["cat"], inner=True).names
+    assert sum("dog1" in name for name in seen) == 2 and len(seen) == 4
+    (root / "no.csv").rename(root / "labels.csv")
+    moved = Image.open(root / "masks" / "cat1.png").convert("P")
+    moved.putpalette(palette()[[0, 2, 1, 4, 3]].flatten().tolist())
+    moved.save(root / "masks" / "cat1.png")
+    with pytest.raises(ValueError, match="gives 3 the colour of VOC's value 4"):
+        load_folder_masks(root)["cat1"]
+    shutil.rmtree(root / "masks")
+    (root / "masks").mkdir()
+    with pytest.raises(FileNotFoundError, match="masks is empty; expected"):
+        load_folder_masks(root)
 
 
 def test_missing_images(root):

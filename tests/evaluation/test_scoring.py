@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import confusion_matrix, jaccard_score, precision_score, recall_score
 
 from tests.evaluation.random_masks import CLASSES, random_masks, scored
-from wsss_kit.evaluation import ERROR_KINDS, ConfusionMatrix, Protocol, compare_reports
+from wsss_kit.evaluation import ERROR_KINDS, ConfusionMatrix, Protocol, compare_reports, judge
 
 NAN = math.nan
 
@@ -157,7 +157,8 @@ ALL, TARGET = random_masks(9)
 
 REFUSED = [
     ({"p0": ALL["p0"]}, {}, r"8 of 9 images have no predicted mask: .*p5, \.\.\.; predict"),
-    (ALL, {"classes": ("cow",)}, r"image 'p0': predicted holds [23] at "),
+    (ALL, {"classes": ("cow",)}, r"image 'p0': target holds [23] at "),
+    ({n: 4 * m for n, m in ALL.items()}, {}, r"image 'p0': predicted holds \d+ at "),
     (ALL, {"protocol": "val"}, r"expected Protocol\(data="),
     (ALL, {"scored": ["cow", "dog"]}, "scored has 'dog', expected one of 'cow'"),
     (ALL, {"classes": ("background", *CLASSES)}, "without 'background'"),
@@ -169,6 +170,35 @@ REFUSED = [
 def test_evaluate_refuses_with_names(predicted, changes, message):
     with pytest.raises(ValueError, match=message):
         scored(predicted, **{"target": TARGET, **changes})
+
+
+def test_judged_sets_have_their_own_reports_and_targets_are_read_once():
+    class Read(dict):
+        def __getitem__(self, name):
+            reads[name] = reads.get(name, 0) + 1
+            return super().__getitem__(name)
+
+    reads, sets = {}, {"much": ALL, "little": random_masks(9, wrong=0.2)[0], "nothing": TARGET}
+    stuff = {name: torch.where(mask == 1, 255, mask % 2) for name, mask in ALL.items()}
+    options = {"stuff": stuff, "stuff_names": ("grass", "sand"), "scored": CLASSES[:2], "seed": 4}
+    protocol = {name: Protocol(name, "val") for name in sets}
+    judged = judge(sets, Read(TARGET), classes=CLASSES, protocol=protocol, **options)
+    assert reads == dict.fromkeys(TARGET, 1)
+    for name, report in judged.reports.items():
+        alone = scored(sets[name], TARGET, protocol=protocol[name], **options)
+        assert str(report) == str(alone) and report.image_iou == alone.image_iou
+        np.testing.assert_array_equal(report.stuff, alone.stuff)
+        np.testing.assert_array_equal(report.inside, alone.inside)
+    broken = {**sets, "odd": {**ALL, "p3": ALL["p3"] + 40}}
+    with pytest.raises(ValueError, match=r"odd: image 'p3': predicted holds 4\d at"):
+        judge(broken, TARGET, classes=CLASSES, protocol=Protocol("nine images", "val"))
+
+
+def test_doubt_counts_among_the_scored_pixels_alone():
+    masks = {"a": torch.tensor([[0, 1, 255, 255, 255, 255]])}
+    target = {"a": torch.tensor([[0, 1, 1, 2, 2, 2]])}
+    report = scored(masks, target, scored=CLASSES[:1])
+    assert report.protocol.predicted_255 == pytest.approx(1 / 3)  # three pixels are scored
 
 
 # -- two reports ------------------------------------------------------------------------------
@@ -200,6 +230,39 @@ def test_a_difference_equals_the_literal_loop():
     assert back.interval == pytest.approx((-result.interval[1], -result.interval[0]))
     same = compare_reports(first, first)
     assert same.interval == (0.0, 0.0) and "no difference was shown" in same.headline
+
+
+def test_what_only_rounding_parts_is_a_tie():
+    base = torch.zeros(1, 60).long()
+    base[0, 10:30], base[0, 30:50] = 1, 2
+    one, other = base.clone(), base.clone()
+    one[0, 10], one[0, 30:38], other[0, 10:18], other[0, 30] = 0, 0, 0, 0
+    sets = {"one": one, "other": other}
+    sets = {name: {f"i{k}": mask for k in range(5)} for name, mask in sets.items()}
+    target = dict.fromkeys(sets["one"], base)
+    judged = judge(sets, target, classes=CLASSES, protocol=Protocol("five images", "val"))
+    (pair,) = judged.pairs.values()
+    assert judged.ranks == {"one": 1, "other": 1} and (pair.better, pair.worse) == (0, 0)
+
+
+def test_masks_that_are_wrong_or_in_doubt_are_judged_and_those_that_mean_other_things_are_not():
+    target = {"a": torch.tensor([[0, 1, 1, 2, 2, 3]]), "b": torch.tensor([[0, 1, 1, 0, 0, 0]])}
+    doubt = {"a": torch.tensor([[0, 1, 255, 255, 255, 255]]), "b": torch.full((1, 6), 255)}
+    wrong = {"a": target["a"], "b": torch.tensor([[0, 2, 2, 0, 0, 0]])}
+    one = {"b": target["b"]}
+    options = {"classes": CLASSES, "protocol": Protocol("two images", "val")}
+    assert judge({"doubt": doubt, "right": target}, target, **options).ranks["right"] == 1
+    assert judge({"wrong": wrong, "right": target}, one, **options).ranks["wrong"] == 1
+    swapped = {
+        name: (3 - mask).where((mask > 0) & (mask < 3), mask) for name, mask in target.items()
+    }
+    no_zero = {"a": target["a"].masked_fill(target["a"] == 0, 255), "b": doubt["b"]}
+    for odd, problem in ((swapped, "value 2 lies on cow"), (no_zero, "draw the background as 0")):
+        with pytest.raises(ValueError, match=f"odd: .*{problem}"):
+            judge({"odd": odd, "right": target}, {**target, "b": 0 * target["b"]}, **options)
+    with pytest.raises(ValueError, match="right: protocol is None, expected Protocol"):
+        some = {"protocol": {"odd": options["protocol"]}}
+        judge({"odd": swapped, "right": target}, target, **{**options, **some})
 
 
 def test_what_cannot_be_compared():

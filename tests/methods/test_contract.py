@@ -1,5 +1,6 @@
 """What every method promises. Another method is one more line of ``METHODS``."""
 
+import copy
 import functools
 import inspect
 import json
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,9 +148,26 @@ def test_looking_changes_nothing(method, batch):
     found = method(images.double(), labels).cams.float()
     torch.testing.assert_close(found, output.cams, atol=1e-4, rtol=1e-3)
     assert method(images[:0], labels[:0]).cams.shape == (0, *output.cams.shape[1:])
+    several = copy.copy(method)
+    several.scales = (1.0, 0.5)
+    assert several(images[:0], labels[:0]).cams.shape == (0, *output.cams.shape[1:])
     assert torch.equal(images, batch.images) and torch.equal(labels, batch.labels)
     for module, state in zip(modules, before, strict=True):
         assert all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
+
+
+def test_numbers_of_numpy_and_images_of_float64_are_learned_from(name, world, tmp_path):
+    few = [world[i] for i in range(4)]
+    wide = [sample._replace(image=sample.image.double()) for sample in few]
+    numbers, own = {"epochs": 1, "batch_size": 2, "learning_rate": 0.25, "seed": 2}, {}
+    if fit := METHODS[name].fit:
+        own = {key: np.float32(v) if v == 0.25 else np.int64(v) for key, v in numbers.items()}
+        own = {**fit, **own, "checkpoint": tmp_path / "c"}
+    method = METHODS[name].make(scales=(np.float32(1),)).fit(wide, **own)
+    same = METHODS[name].make(scales=(1.0,)).fit(few, **({**fit, **numbers} if fit else {}))
+    images, labels = (torch.stack([sample[i] for sample in few]) for i in (1, 2))
+    assert torch.equal(method(images, labels).cams, same(images, labels).cams)
+    method.save(tmp_path / "method")
 
 
 def test_fit_comes_first_adds_what_ends_in_an_underscore_and_can_be_repeated(

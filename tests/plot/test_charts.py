@@ -1,14 +1,17 @@
 """Heat maps, curves and points: what is drawn, told apart without colour, and the words."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from tests.evaluation.random_masks import random_masks, scored
 from wsss_kit.plot import (
     alt_text,
+    canvas,
     show_confusion,
     show_curves,
+    show_heat_maps,
     show_plane,
     show_spills,
     show_word_classes,
@@ -42,6 +45,18 @@ def test_the_heat_map_names_classes_that_are_not_scored_too():
     ax = show_confusion(scored(guess, target, scored=("cow",))).axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["background", "cow", "camel"]
     assert np.ma.getmaskarray(ax.collections[0].get_array().reshape(3, 3))[2].all()
+
+
+def test_names_on_axes_are_drawn_as_they_are_or_as_escapes(monkeypatch):
+    monkeypatch.setattr(canvas, "_installed", list)
+    cells = pd.DataFrame([[1.0]], ["\u732b"], ["$x_$"])
+    figure = show_heat_maps({"": cells}, "cats", label="x")
+    with pytest.warns(UserWarning) as said:  # and none of matplotlib's
+        png_bytes(figure)
+    assert ["such letters as escapes" in str(each.message) for each in said] == [True]
+    axes = figure.axes[0]
+    assert [each.get_text() for each in axes.get_yticklabels()] == ["\\u732b"]
+    assert [each.get_text() for each in axes.get_xticklabels()] == ["$x_$"]
 
 
 def test_the_heat_map_of_spills_shows_points_of_the_union(rng):

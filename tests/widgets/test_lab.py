@@ -280,7 +280,10 @@ def test_save_and_load(lab, tmp_path, world):
         (b"\x89PNG", "it begins with '\ufffdPNG', expected {"),
         (b'{"\xff"}', "'utf-8' codec can't decode byte 0xff"),
         (Prompts.voc().to_json().encode(), "the prompts have 20 classes"),
-        (json.dumps({**own, "classes": own["classes"][::-1]}).encode(), "class 0 is 'cat', expect"),
+        (
+            json.dumps({**own, "classes": own["classes"][::-1]}).encode(),
+            "class 0 of the prompts is 'cat', ",
+        ),
     ):
         upload(lab._load, "mine.json", content)
         assert f"mine.json has no prompts for this lab: {problem}" in lab.problem

@@ -33,7 +33,7 @@ from wsss_kit.checks import (
     check_word,
     chosen_device,
 )
-from wsss_kit.engine import columns, device_of
+from wsss_kit.engine import columns, for_weights_of
 from wsss_kit.methods.base import COMMON, Learner
 
 KINDS = ("features", "boundary")
@@ -259,7 +259,7 @@ class PairNetwork(Learner):
 
         (B, 3, H, W) -> (B, D, h, w) of each.
         """
-        images = images.to(device_of(self))
+        images = for_weights_of(self, images)
         if self.levels == 1:
             return [self.trunk(images)]
         return self.trunk.levels(images)[-self.levels :]

@@ -1,6 +1,7 @@
 """A frozen CLIP, or any other model of texts and images. `load_clip` opens one."""
 
 import importlib.util
+import logging
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -105,11 +106,10 @@ def _from_open_clip(name: str, weights: str | Path | None, **options: Any) -> Fr
         warnings.filterwarnings("error", message=".*QuickGELU.*")
         try:
             source = None if weights is None or scripted else str(weights)
-            with _no_long_wait(weights if is_ours else None):
+            with _no_long_wait(weights if is_ours else None), _quiet_of_random(bool(scripted)):
                 model = open_clip.create_model(name, source)
             if scripted:
-                known = model.state_dict()
-                model.load_state_dict({k: v for k, v in scripted.items() if k in known})
+                model.load_state_dict(scripted)
         except UserWarning as warning:
             problem = f"{name} with {weights!r} would run with the wrong activation ({warning})"
             raise ValueError(f"{problem}; use {name}-quickgelu") from warning
@@ -191,6 +191,22 @@ def _no_long_wait(weights: str | Path | None) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+@contextmanager
+def _quiet_of_random(wanted: bool) -> Iterator[None]:
+    """Let open_clip not say that weights are random, where others follow."""
+    log, quiet = logging.getLogger(), lambda record: "randomly" not in record.getMessage()
+    if wanted:
+        log.addFilter(quiet)
+    try:
+        yield
+    finally:
+        log.removeFilter(quiet)
+
+
+_OF_ARCHIVE = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+"""What an archive holds beside weights."""
+
+
 def _of_archive(file: Path) -> dict[str, Tensor] | None:
     """Read the weights of a TorchScript archive, as OpenAI hands out models; None for others."""
     if not zipfile.is_zipfile(file):
@@ -201,12 +217,13 @@ def _of_archive(file: Path) -> dict[str, Tensor] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, that archives will end
         state = torch.jit.load(file, map_location="cpu").state_dict()
-    return {name: values.float() for name, values in state.items()}
+    return {name: values.float() for name, values in state.items() if name not in _OF_ARCHIVE}
 
 
 PRECISIONS = ("float32", "half", "auto")
 
 
+@torch.inference_mode(False)  # what is loaded serves trainings too
 def load_clip(
     name: str = "paper",
     *,
@@ -249,10 +266,13 @@ def load_clip(
     if number_type not in (*AUTOCAST, torch.float64):
         raise ValueError(f"dtype is {dtype!r}, expected auto, float32, bfloat16, float16, float64")
     build = find("clip", name) if name == "paper" else partial(_from_open_clip, name)
-    clip = build(weights, autocast=_number_type(autocast))
+    with torch.random.fork_rng(devices=[]):
+        clip = build(weights, autocast=_number_type(autocast))
     clip.name = "the tiny CLIP" if name == "paper" else name
-    if precision == "half" and isinstance(clip, AnyTower):
-        problem = f"precision is 'half', and the maps of {name} are differentiated in float32"
+    is_half = precision == "half" or number_type in (torch.float16, torch.bfloat16)
+    if is_half and isinstance(clip, AnyTower):
+        asked = f"precision is {precision!r}" if precision else f"dtype is {dtype!r}"
+        problem = f"{asked}, and the maps of {name} are differentiated in float32"
         raise ValueError(f"{problem}; expected 'float32' or 'auto'")
     if precision is not None and not isinstance(clip, AnyTower):
         is_half = precision == "half" or (precision == "auto" and device.type == "cuda")

@@ -87,6 +87,11 @@ class FrozenCLIP(FrozenModel):
         self._folded: tuple[tuple, vision.Weights] | None = None
         self._positions: dict[tuple, Tensor] = {}  # the last grids' position embeddings
 
+    def _forget(self, *_: Any) -> None:
+        """Forget what was computed with other weights."""
+        super()._forget()
+        self._folded, self._positions = None, {}
+
     @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""

@@ -34,6 +34,11 @@ class FrozenTexts(nn.Module):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
         self._texts: dict[str, Tensor] = {}  # the last ones that were encoded
         self._given: dict[str, Tensor] = {}
+        self.model.register_load_state_dict_post_hook(self._forget)
+
+    def _forget(self, *_: Any) -> None:
+        """Forget what was computed with other weights."""
+        self._texts = {}
 
     def train(self, mode: bool = True) -> FrozenTexts:
         """Stay in evaluation mode: a frozen model has no training mode."""

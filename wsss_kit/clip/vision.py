@@ -96,6 +96,7 @@ def window_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is kept serves trainings too
 def float_mask(grid: tuple[int, int], window: int | None) -> Tensor | None:
     """Return `window_mask` as numbers to add to logits: -inf where forbidden, 0 elsewhere."""
     mask = window_mask(grid, window)

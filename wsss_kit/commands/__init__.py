@@ -21,7 +21,14 @@ from wsss_kit.data.datasets import TITLES
 from wsss_kit.data.exchange import open_foreign
 from wsss_kit.data.images import read_mask
 from wsss_kit.evaluation import Protocol
-from wsss_kit.files import call_function, check_classes, check_kinds, check_texts, read_card
+from wsss_kit.files import (
+    call_function,
+    check_classes,
+    check_kinds,
+    check_texts,
+    expanded,
+    read_card,
+)
 from wsss_kit.processes import place_in_run
 
 PROTOCOL, MANIFEST = "protocol.json", "manifest.json"
@@ -45,7 +52,7 @@ def run_folder(path: str | Path) -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
-    folder = Path(path)
+    folder = expanded(path)
     if place_in_run()[0]:
         yield folder
         return

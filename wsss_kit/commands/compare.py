@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsss_kit.checkpoints import fingerprint
 from wsss_kit.checks import check_count, check_given
 from wsss_kit.commands import MANIFEST, masks_in, protocol_of, read_masks, run_folder
 from wsss_kit.commands.masks import run_masks
@@ -26,10 +27,12 @@ from wsss_kit.evaluation import (
     judge,
 )
 from wsss_kit.evaluation.report import percent
-from wsss_kit.files import expanded, is_saved, read_card, write_whole
+from wsss_kit.files import expanded, files_below, is_saved, read_card, write_whole
 from wsss_kit.paperworld import STUFF, PaperWorld
 from wsss_kit.plot import iou_bars, show_cams, show_errors, show_masks
 from wsss_kit.plot.reports import samples_named, show_difference, write_report
+
+TRUTH = "ground truth"  # its column in figures
 
 
 def run_compare(
@@ -81,9 +84,10 @@ def run_compare(
         FileNotFoundError: if images or masks are not there.
     """
     check_given(check_count, limit=limit)
+    out = expanded(out)
     named = [_named(str(text), "--masks") for text in masks]
     ran = dict(_named(text, "--methods") for text in methods)
-    places = {**dict(named), **{name: str(Path(out) / "masks" / name) for name in ran}}
+    places = {**dict(named), **{name: str(out / "masks" / name) for name in ran}}
     if len(places) < len(named) + len(methods) or len(places) < 2:
         listed = ", ".join([*(name for name, _ in named), *ran]) or "none"
         expected = "two or more with different names: --masks NAME=PLACE, --methods METHOD"
@@ -92,15 +96,24 @@ def run_compare(
         raise ValueError(f"the embedded world has no folder, and {folder} is given; leave it out")
     if data == "folder" and folder is not None and split is None:
         samples = open_images(folder := expanded(folder), classes, inner=True)[:limit]
-        if not (folder / "labels.csv").exists() and (folder / MASKS).is_dir():
-            truth = truth or folder / MASKS
+        if not (folder / "labels.csv").exists():
+            for name, place in named:
+                if folder.resolve() in expanded(place).resolve().parents:
+                    problem = f"{name} lies in {folder}, all of whose images are compared"
+                    raise ValueError(f"{problem}; move it elsewhere, or give another folder")
+            truth = truth or (folder / MASKS if files_below(folder / MASKS) else None)
     else:
         samples = open_dataset(data, folder, split, limit=limit, classes=classes)
     target = _truth(samples, truth)
+    made = {"data": data, "root": folder, "split": split, "limit": limit, "device": device}
+    if ran and classes is not None:
+        own = open_dataset(data, folder, split, limit=limit).classes
+        if own != samples.classes:
+            problem = f"--classes are {', '.join(samples.classes)}, of the labels {', '.join(own)}"
+            raise ValueError(f"{problem}; methods need those of the labels, so leave --classes out")
     with run_folder(out) as page_folder:
-        made = {"data": data, "root": folder, "split": split, "limit": limit, "device": device}
         for name, method in ran.items():
-            _make(method, Path(places[name]), page_folder / "cam", crf, made)
+            _make(method, Path(places[name]), page_folder / "cam", crf, samples, made)
         sets, stated = {}, {}
         for name, place in places.items():
             try:
@@ -125,6 +138,8 @@ def _named(text: str, option: str) -> tuple[str, str]:
         return Path(text).stem if ".py:" not in text else text.rpartition(":")[2], text
     if not (equals and name.strip() and place) or re.search(r"[/\\]", name):
         raise ValueError(f"{option} is {text!r}, expected NAME=PLACE, such as mine=data/mine")
+    if name.strip() == TRUTH:
+        raise ValueError(f"a set is called {TRUTH!r}, as the page calls --truth; rename it")
     return name.strip(), place
 
 
@@ -137,7 +152,7 @@ def _truth(samples: Dataset, place: str | Path | None) -> LazyMasks | None:
             return None
         raise
     names = [name for name in samples.names if name in masks]
-    return _of_names(masks, names, "the ground truth")
+    return _of_names(masks, names, f"the {TRUTH}")
 
 
 def _of_names(masks: Mapping[str, Tensor], names: Sequence[str], called: str) -> LazyMasks:
@@ -155,18 +170,22 @@ def _of_names(masks: Mapping[str, Tensor], names: Sequence[str], called: str) ->
     return LazyMasks(names, read=read, folder=called)
 
 
-def _make(method: str, place: Path, trained: Path, crf: bool, made: Mapping[str, Any]) -> None:
+def _make(
+    method: str,
+    place: Path,
+    trained: Path,
+    crf: bool,
+    samples: Dataset,
+    made: Mapping[str, Any],
+) -> None:
     """Write the masks of a method of the kit, or go on where that was stopped."""
     if method == "cam":
+        mark, images = trained / "images.txt", f"{fingerprint(samples)}\n"
         if resume := (trained / CONFIG).exists():
-            config = read_card(trained / CONFIG)
-            of_data = {name: made[name] for name in ("data", "root", "split", "limit")}
-            of_data = {n: str(v) if isinstance(v, Path) else v for n, v in of_data.items()}
-            before = {name: config.get(name) for name in of_data}
-            before["split"] = before["split"] if of_data["split"] else None  # the usual one
-            if before != of_data:
-                problem = f"{trained} holds a head of other images ({before}, now {of_data})"
+            if not mark.exists() or mark.read_text() != images:
+                problem = f"{trained} holds a head that learned from other images or labels"
                 raise ValueError(f"{problem}; give --out another folder, or remove it")
+        write_whole(mark, images)
         if not is_saved(trained / "cam"):
             train_method("cam", trained, resume=resume, train_backbone=False, validate=0, **made)
         method = str(trained / "cam")
@@ -185,7 +204,7 @@ def _write_judgement(
     of_image = {n: [r.image_iou[n] for r in reports.values() if n in r.image_iou] for n in target}
     spread = {name: max(each) - min(each) for name, each in of_image.items() if each}
     differing = sorted(spread, key=lambda name: (-spread[name], name))[:4]
-    columns = {**{name: sets[name] for name in order}, "ground truth": target}
+    columns = {**{name: sets[name] for name in order}, TRUTH: target}
     figures = {
         "The images on which the sets differ most.": show_masks(
             samples_named(samples, differing), columns, samples.classes
@@ -223,6 +242,7 @@ def _write_judgement(
             "The largest errors and what they were taken for, in points of the class's IoU": errors,
         },
     )
+    (folder / "agreement.csv").unlink(missing_ok=True)  # of a run without ground truth
     write_whole(folder / "ranks.csv", judged.to_frame().to_csv())
     write_whole(folder / "differences.csv", judged.pairs_frame().to_csv(index=False))
     print(f"{judged}\n{page} has figures and tables; ranks.csv and differences.csv lie beside it.")
@@ -259,6 +279,8 @@ def _write_agreement(
             "Images with most disagreement, in percent": [["image", "disagreement"], *disputed],
         },
     )
+    for table in ("ranks.csv", "differences.csv"):  # of a run with a ground truth
+        (folder / table).unlink(missing_ok=True)
     write_whole(folder / "agreement.csv", found.to_frame().to_csv(index=False))
     print(f"{found}\n{page} has figures and tables; agreement.csv lies beside it.")
     return found
@@ -304,7 +326,7 @@ def run_export(
         masks = LazyMasks(found, read=lambda name: read_file(found[name]), folder=folder)
     files = None
     if images is not None:
-        files = _by_name(Path(images), IMAGE_ENDINGS)
+        files = _by_name(images := expanded(images), IMAGE_ENDINGS)
         files = {n: f.relative_to(images).as_posix() for n, f in files.items()}
         if missing := [name for name in masks if name not in files]:
             problem = f"{images} has no image of {len(missing)} of {len(masks)} masks"
@@ -318,7 +340,7 @@ def run_export(
 def _by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     """Find files below a folder by name: their path in it without the ending."""
     found: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*")):
+    for file in files_below(folder):
         if file.suffix.lower() in endings and file.name[0] != ".":
             first = found.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
             if first is not file:

@@ -30,7 +30,7 @@ from wsss_kit.evaluation import (
     published_rows,
 )
 from wsss_kit.evaluation.published_numbers import published_table, written_differences
-from wsss_kit.files import write_whole
+from wsss_kit.files import expanded, write_whole
 from wsss_kit.paperworld import STUFF, PaperWorld
 from wsss_kit.plot.reports import report_figures, write_report
 
@@ -76,13 +76,13 @@ def run_evaluate(
     """
     if out is not None and (Path(out).suffix.lower() != ".html" or Path(out).is_dir()):
         raise ValueError(f"--out is {out}, expected a file that ends in .html, such as report.html")
-    beside = published(row) if row is not None else None
+    beside, folder = published(row) if row is not None else None, expanded(folder)
     samples = open_dataset(data, root, split, limit=limit)
     target = samples.open_masks()
-    predicted, settings = masks_in(Path(folder), samples)
+    predicted, settings = masks_in(folder, samples)
     target = {name: target[name] for name in samples.names if name in target}
     if power is not None:
-        rule, predicted = _best_power(power, Path(folder), predicted, target, len(samples.classes))
+        rule, predicted = _best_power(power, folder, predicted, target, len(samples.classes))
         span = f"{min(power):g} to {max(power):g}"
         settings = {**settings, "background": f"the best of the powers {span}, chosen here: {rule}"}
         before = settings.get("refinement", "none").replace(", dense CRF", "")
@@ -92,6 +92,8 @@ def run_evaluate(
     if isinstance(samples, PaperWorld):
         options |= {"stuff": samples.stuff, "stuff_names": STUFF}
     report = evaluate(predicted, target, **options)
+    if not report.image_iou:
+        raise ValueError("the ground truth is 255 everywhere, so there is nothing to score")
     errors = [["class", "IoU", *ERROR_KINDS], *report.rows()]
     tables = {"IoU and what each kind of error takes from it, in percent": errors}
     notes = []
@@ -102,7 +104,7 @@ def run_evaluate(
         tables["Ours beside what is published, percent"] = rows
         notes.append(str(explain_gap(report, beside)))
     page = write_report(
-        Path(folder) / "report.html" if out is None else out,
+        (folder if folder.is_dir() else folder.parent) / "report.html" if out is None else out,
         title=f"{settings.get('method', 'Masks')} on {protocol.data} {protocol.split}",
         reports={"masks": report},
         figures=report_figures(report, samples, predicted, target),

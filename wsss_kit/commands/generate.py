@@ -24,7 +24,7 @@ from torch.utils import data
 
 from wsss_kit.cam import upsample
 from wsss_kit.checks import check_count, check_image, check_labels, check_range, checked
-from wsss_kit.classes import IGNORE_INDEX
+from wsss_kit.classes import IGNORE_INDEX, Sample
 from wsss_kit.commands import MANIFEST, PROTOCOL, Written, open_folder, place_of, read_maps
 from wsss_kit.data.datasets import Dataset
 from wsss_kit.data.images import import_decoders, mask_png, stamp_of
@@ -86,6 +86,8 @@ def write_masks(
     if len(classes := list(getattr(samples, "classes", ()))) >= IGNORE_INDEX:
         problem = f"there are {len(classes)} classes, and a mask has room for {IGNORE_INDEX - 1}"
         raise ValueError(f"{problem}; leave some out, or join them")
+    if not samples.names:
+        raise ValueError("there is no image, expected at least one")
     (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     protocol = {**made_by, "batch_size": batch_size}
     text, card = json.dumps(protocol, indent=1, sort_keys=True) + "\n", folder / PROTOCOL
@@ -101,17 +103,17 @@ def write_masks(
     cell = masks_of.cell if isinstance(masks_of, Pipeline) else 1
     batches = plan_batches(samples.names, samples.size_of, batch_size, side=cell)[rank::world]
 
-    def is_done(name: str) -> bool:
-        stamp = stamp_of(mask := place_of(folder, "masks", name))
+    def is_done(number: int) -> bool:
+        stamp = stamp_of(mask := place_of(folder, "masks", name := names[number]))
         if stamp == "":
             raise ValueError(f"{mask} was changed by others; move it away, or give --out another")
         try:
             _ = read_maps(folder, name) if maps else None
         except (OSError, ValueError):
             return False
-        return stamp is not None and stamp == _stamp(text, samples, name)
+        return stamp is not None and stamp == _stamp(text, samples, number)
 
-    old = {names[i] for batch in batches for i in batch if not is_done(names[i])}
+    old = {names[i] for batch in batches for i in batch if not is_done(i)}
     left = [batch for batch in batches if not old.isdisjoint(names[i] for i in batch)]
     for name in old:  # what failed once is tried again
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -158,17 +160,25 @@ def _note_of(folder: Path, name: str) -> Path:
     return place_of(folder, "failed", digest_of(whole) if is_long else name, ".txt")
 
 
-def _stamp(protocol: str, samples: Dataset, name: str) -> str | None:
-    """Return a hash of all that a mask is made from, sixteen letters; None if it cannot be read."""
-    parts = [protocol.encode()]
+def _stamp(
+    protocol: str, samples: Dataset, number: int, sample: Sample | None = None
+) -> str | None:
+    """Return a hash of all that a mask is made from, sixteen letters; None if it cannot be read.
+
+    An image without a file is read for it, unless ``sample`` is that image.
+    """
+    name, parts = samples.names[number], [protocol.encode()]
+    path, labels = (getattr(samples, each, None) for each in ("path", "labels"))
     try:
-        if callable(labels := getattr(samples, "labels", None)):
-            parts.append(labels(name).numpy().tobytes())
-        if callable(path := getattr(samples, "path", None)):
-            parts.append(path(name).read_bytes())
+        if callable(path) and callable(labels):
+            return digest_of(*parts, labels(name).numpy().tobytes(), path(name).read_bytes())
+        sample = samples[number] if sample is None else sample
+        of_sample = (
+            each.detach().cpu().numpy().tobytes() for each in (sample.labels, sample.image)
+        )
+        return digest_of(*parts, *of_sample)
     except (OSError, ValueError):
         return None
-    return digest_of(*parts)
 
 
 class _Batch(NamedTuple):
@@ -216,9 +226,14 @@ class _Batches(data.Dataset):
         for place in self.batches[index]:
             name = self.samples.names[place]
             try:
-                sample, stamp = self.samples[place], _stamp(self.protocol, self.samples, name)
+                sample = self.samples[place]
                 check_image(sample.image, "the image")
                 check_labels(sample.labels)
+                if len(sample.labels) != (n := len(self.samples.classes)):
+                    raise ValueError(
+                        f"{len(sample.labels)} labels, expected one of {n} classes each"
+                    )
+                stamp = _stamp(self.protocol, self.samples, place, sample)
             except (OSError, ValueError) as error:
                 problems[name] = f"{type(error).__name__}: {error}"
                 continue

@@ -163,7 +163,6 @@ def training_of(what: str) -> Callable[..., Path]:
     from wsss_kit.commands.train_method import called_by, options_of, train_method
 
     names, called = ["out", "resume", "device", *options_of(what)], called_by(what)
-    names += ["validate"] * (what != "affinity")
     command = as_command(partial(train_method, what), train_method, *called, only=names)
     about = (inspect.getdoc(called[0]) or "").partition("\n")[0]
     command.__doc__ = f"{about}\n\n{(inspect.getdoc(train_method) or '').partition('Args:')[0]}"

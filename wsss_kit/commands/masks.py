@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,7 +30,14 @@ from wsss_kit.commands import (
 from wsss_kit.commands.generate import write_masks
 from wsss_kit.data import Dataset, LazySamples, open_dataset
 from wsss_kit.data.export import EXPORTS, export_masks
-from wsss_kit.files import call_function, digest_of, is_saved, load_model, weights_path
+from wsss_kit.files import (
+    call_function,
+    digest_of,
+    digest_of_code,
+    is_saved,
+    load_model,
+    weights_path,
+)
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod
 from wsss_kit.methods.cam import CAM
@@ -166,7 +173,7 @@ def run_masks(
     of_user = {"backbone": backbone, "affinity_backbone": affinity_backbone}
     for name, text in {**of_user, "method code": str(method), "data code": data}.items():
         if text is not None and ".py:" in text:  # the code counts as well as the weights
-            made_by[name] = digest_of(Path(text.rpartition(":")[0]).read_bytes())
+            made_by[name] = digest_of_code(text)
     if isinstance(fitted, Segmenter):
         for name in [name for name, value in of_maps.items() if value is not None]:
             raise ValueError(f"a segmenter has no maps, so it takes no {name}; leave it out")
@@ -216,7 +223,9 @@ def run_masks(
             if len(failed) > 10:
                 print(f"  and {len(failed) - 10} more")
         if export is not None and not place_in_run()[0] and (folder / MANIFEST).is_file():
-            files = {n: samples.path(n).name for n in written.masks if hasattr(samples, "path")}
+            file_of: Any = getattr(samples, "path", None)
+            names = () if file_of is None else written.masks
+            files = {n: PurePosixPath(n).with_name(file_of(n).name).as_posix() for n in names}
             options = {"to": export, "files": files or None}
             export_masks(written.masks, samples.classes, folder / f"{export}.json", **options)
         return written
@@ -253,6 +262,9 @@ def _open(
     _, card = load_model(method)
     check_word("the method of the file", str(card.get("method")), _KINDS)
     given: Any = {} if backbone is None else {"backbone": backbone}
+    if not given and (own := card.get("backbone")) not in (None, *BACKBONES):
+        problem = f"{method} has a backbone of one's own, {own}"
+        raise ValueError(f"{problem}; give --backbone FILE.py:FUNCTION that makes it")
     fitted = _KINDS[card["method"]].load(method, device=device, **given)
     known = fitted.classes if isinstance(fitted, Segmenter) else fitted.classes_
     if tuple(known) != tuple(samples.classes):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wsss_kit.affinity_net import AffinityNet
 from wsss_kit.checkpoints import CHECKPOINT
-from wsss_kit.checks import check_count, check_device, check_word
+from wsss_kit.checks import check_count, check_device, check_given, check_word
 from wsss_kit.classes import labels_of
 from wsss_kit.commands import backbone_named, clip_named, masks_in, run_folder
 from wsss_kit.data import Dataset, open_dataset
@@ -71,7 +71,7 @@ def train_method(
     *,
     resume: bool = False,
     device: str = "auto",
-    validate: int = 50,
+    validate: int | None = None,
     data: str | None = None,
     root: str | Path | None = None,
     split: str | None = None,
@@ -98,7 +98,7 @@ def train_method(
         validate: images whose masks score the method in training, about ten times and in the end:
             up to ``limit`` of the split ``val``, or of a folder the first ones with masks.
             ``validation.csv`` and ``validation.png`` keep mIoU; of maps with the best of the
-            constant backgrounds 0.1 to 0.5. 0 for none.
+            constant backgrounds 0.1 to 0.5. None for 50, 0 for no validation.
         data: ``"voc"``, which None stands for, ``"coco"``, ``"pets"``, ``"folder"``, ``"paper"``
             (the embedded world) or ``"FILE.py:FUNCTION"``, see `open_dataset`.
         root: folder of the data set; None for the one that `download` writes.
@@ -123,9 +123,10 @@ def train_method(
     """
     check_word("what is trained", what, METHODS)
     check_device(device)
-    check_count("validate", validate, least=0)
+    check_given(partial(check_count, least=0), validate=validate)
     given = {"data": data, "root": root, "split": split, "limit": limit, "start": start}
     given |= {"masks": masks, "clip": clip, "clip_weights": clip_weights, "prompts": prompts}
+    given["validate"] = validate
     given = {name: value for name, value in given.items() if value is not None}
     given |= options  # null among them is a value: no crop
     given = {name: str(v) if isinstance(v, Path) else v for name, v in given.items()}
@@ -142,10 +143,10 @@ def train_method(
         if rank() == 0:
             write_whole(settings, json.dumps({"what": what, **config}, indent=1) + "\n")
         look = None
-        if validate and what != "affinity" and rank() == 0:
+        if (most := config.get("validate", 50 * (what != "affinity"))) and rank() == 0:
             if not resume:
                 (folder / VALIDATION).unlink(missing_ok=True)
-            look = _Validation(folder / VALIDATION, config, validate)
+            look = _Validation(folder / VALIDATION, config, most)
         try:
             fitted = fit(checkpoint=folder / CHECKPOINT, on_epoch=look)
         except ValueError:
@@ -219,7 +220,7 @@ def _draw(folder: Path) -> None:
 
 def options_of(what: str) -> list[str]:
     """List what a training can be told: of data and start, of its method and of its ``fit``."""
-    names = [*_DATA, *_STARTS.get(what, ())]
+    names = [*_DATA, *_STARTS.get(what, ()), *["validate"] * (what != "affinity")]
     return list(dict.fromkeys(names + [n for called in called_by(what) for n in _names(called)]))
 
 

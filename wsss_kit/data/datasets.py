@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import warnings
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,9 @@ from torch import Tensor
 from wsss_kit.checks import check_count, check_given, check_word
 from wsss_kit.classes import COCO_CLASSES, PAPER_CLASSES, VOC_CLASSES, Sample, find
 from wsss_kit.data.images import image_size, read_image, read_mask_of
-from wsss_kit.files import call_function, expanded
+from wsss_kit.files import call_function, check_texts, expanded
 from wsss_kit.prompts import Prompts
-from wsss_kit.prompts.checks import closest
+from wsss_kit.prompts.checks import check_places, closest
 
 FOLDERS = {"voc": "VOC2012", "coco": "COCO2014", "pets": "pets", "folder": "mine"}
 """The folder of each data set below ``data/``."""
@@ -135,10 +136,16 @@ class Dataset(Sequence[Sample]):
 
         Args:
             method: ``"clip_es"`` or ``"clims"``.
-            file: of `Prompts.to_json`.
+            file: of `Prompts.to_json`; other names of the classes are warned of.
+
+        Raises:
+            ValueError: if the file has more or fewer classes, or another order.
         """
         if file is not None:
-            return Prompts.from_json(Path(file))
+            prompts = Prompts.from_json(Path(file))
+            if renamed := check_places(prompts.classes, self.classes, f"the prompts in {file}"):
+                warnings.warn(f"{file} says {', '.join(renamed[:5])}", stacklevel=2)
+            return prompts
         published: Any = {VOC_CLASSES: Prompts.voc, COCO_CLASSES: Prompts.coco}
         known = (published | {PAPER_CLASSES: Prompts.paper}).get(self.classes)
         return known(method) if known else Prompts.for_classes(self.classes, method)
@@ -184,6 +191,7 @@ class LazySamples(Dataset):
     ) -> None:
         self.names, self.classes, self.split = tuple(names), tuple(classes), split
         self.image, self.labels, self._size, self.masks = image, labels, size, masks
+        check_texts(self.names, "the images are called")
         if twice := [name for name, n in Counter(self.names).items() if n > 1]:
             raise ValueError(f"two images are called {twice[0]!r}, expected different names")
 
@@ -241,11 +249,7 @@ class LazySamples(Dataset):
         return H, W
 
     def image_labels(self) -> Tensor:
-        """Return the labels of all images, without decoding any.
-
-        Returns:
-            (len(self), C) float32 of 0 and 1.
-        """
+        """Return the labels of all images, (M, C) of 0 and 1, without decoding any."""
         rows = [self.labels(name) for name in self.names]
         return torch.stack(rows) if rows else torch.zeros(0, len(self.classes))
 

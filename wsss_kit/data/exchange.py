@@ -17,7 +17,7 @@ from torch import Tensor
 from wsss_kit.classes import IGNORE_INDEX, palette
 from wsss_kit.data.datasets import Dataset, LazyMasks
 from wsss_kit.data.images import check_mask, read_mask
-from wsss_kit.files import composed, expanded
+from wsss_kit.files import check_texts, composed, expanded, files_below
 from wsss_kit.prompts.checks import closest
 
 DOUBT = "doubt"
@@ -52,18 +52,18 @@ def open_foreign(place: str | Path, samples: Dataset) -> LazyMasks:
     if not place.exists():
         raise FileNotFoundError(f"there is no {place}, expected a folder or a file of masks")
     if place.is_dir():
-        called = {f: f.relative_to(place).as_posix() for f in sorted(place.rglob("*"))}
+        called = {f: f.relative_to(place).as_posix() for f in files_below(place)}
         called = {f: text for f, text in called.items() if f.suffix.lower() in ENDINGS}
-        readers = {n: partial(read_file, f) for n, f in _matched(samples.names, called).items()}
+        readers = {n: partial(read_file, f) for n, f in matched(samples.names, called).items()}
     elif place.suffix.lower() == ".npz":
         called = {key: key for key in _load(place, attrgetter("files"))}
-        found = _matched(samples.names, called).items()
+        found = matched(samples.names, called).items()
         readers = {
             n: lambda key=key: _as_mask(_load(place, itemgetter(key)), key) for n, key in found
         }
     elif place.suffix.lower() == ".json":
         called, regions, is_list = _regions(place, samples.classes)
-        found = _matched(samples.names, called)
+        found = matched(samples.names, called)
         # no result of an image means that nothing was found in it
         names = samples.names if is_list and found else found
         sizes = samples.size_of
@@ -72,7 +72,8 @@ def open_foreign(place: str | Path, samples: Dataset) -> LazyMasks:
     else:
         raise ValueError(f"{place} is no folder, .npz or .json, so no masks that are known here")
     if not readers:
-        there = f"{place} holds {', '.join([*called.values()][:3]) or 'no PNG and no .npy'}"
+        nothing = "no region" if place.is_file() else "no PNG and no .npy"
+        there = f"{place} holds {', '.join([*called.values()][:3]) or nothing}"
         raise ValueError(f"{there}, and no mask of an image; expected one of {samples.names[0]!r}")
 
     def read(name: str) -> Tensor:
@@ -83,7 +84,7 @@ def open_foreign(place: str | Path, samples: Dataset) -> LazyMasks:
     return LazyMasks(readers, read=read, folder=place)
 
 
-def _matched(names: Sequence[str], called: Mapping[Any, str]) -> dict[str, Any]:
+def matched(names: Sequence[str], called: Mapping[Any, str]) -> dict[str, Any]:
     """Find what belongs to each image by its name: with folders, else without where that is unique.
 
     Args:
@@ -168,6 +169,8 @@ def _regions(
         data = json.loads(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file} is no whole JSON ({error}); write it again") from error
+    if DOUBT in classes:
+        raise ValueError(f"a class is called {DOUBT!r}, as regions of 255 are; rename it")
     values = {**dict(enumerate(classes, 1)), IGNORE_INDEX: DOUBT}
     known = {name: value for value, name in values.items()} | {"background": 0}
     regions: dict[Any, list[_Region]] = defaultdict(list)
@@ -177,6 +180,7 @@ def _regions(
         else:
             entries, called = data["annotations"], {e["id"]: e["file_name"] for e in data["images"]}
             values = {each["id"]: each["name"] for each in data["categories"]}
+        check_texts([*called.values()], "the images are called")
         for each in entries:
             image, category, score = each["image_id"], each["category_id"], each.get("score", 1)
             if image not in called:

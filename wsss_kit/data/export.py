@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from torch import Tensor
@@ -36,7 +37,8 @@ def export_masks(
             pycocotools read; or ``"label-studio"``: tasks with a brush region as prediction, for a
             labelling interface ``<BrushLabels name="tag" toName="image">``.
         files: image name -> file name of the image; None for ``NAME.jpg``.
-        prefix: stands before the file name in a task of Label Studio: where it serves files.
+        prefix: stands before the file name in a task of Label Studio, where it serves files; signs
+            that mean something in an address, such as ``#``, are quoted in the name.
 
     Returns:
         The path.
@@ -93,7 +95,7 @@ def _label_studio(
         for value, pixels in _inside(mask, names, name):
             brush = {"format": "rle", "rle": _packed(pixels), "brushlabels": [names[value]]}
             results.append({"id": f"{name}-{value}", **of_all, "value": brush})
-        shown = {"image": prefix + files[name]}
+        shown = {"image": prefix + quote(files[name])}
         tasks.append({"data": shown, "predictions": [{"result": results}]})
     return tasks
 

@@ -12,11 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from wsss_kit.classes import IGNORE_INDEX
 from wsss_kit.data.datasets import ImageFiles, LazyMasks, LazySamples
-from wsss_kit.data.images import image_size, read_image
-from wsss_kit.files import composed, expanded
+from wsss_kit.data.exchange import ENDINGS, matched, read_file
+from wsss_kit.data.images import check_mask, image_size, read_image
+from wsss_kit.files import composed, expanded, files_below
 from wsss_kit.prompts.checks import checked_words, closest, expected_one_of
 
 N_SHOWN = 5  # problems that an error message lists
@@ -66,9 +68,9 @@ def load_folder(root: str | Path, *, classes: Sequence[str] | None = None) -> La
 def load_folder_masks(root: str | Path, *, classes: Sequence[str] | None = None) -> LazyMasks:
     r"""Open the ground-truth masks of your own images, for evaluation only.
 
-    An image ``cat1.jpg`` has its mask at ``masks/cat1.png``; those without one are not in the
-    mapping. For ``pets/cat1.jpg`` it is ``masks/pets/cat1.png``, or ``masks/cat1.png`` where no
-    other image is called ``cat1``.
+    An image ``cat1.jpg`` has its mask at ``masks/cat1.png``, or as integers in ``masks/cat1.npy``;
+    those without one are not in the mapping. For ``pets/cat1.jpg`` it is ``masks/pets/cat1.png``,
+    or ``masks/cat1.png`` where no other image is called ``cat1``.
 
     Args:
         root: as for ``load_folder``.
@@ -113,7 +115,7 @@ def open_images(folder: Path, classes: Sequence[str] | None, *, inner: bool = Fa
         raise FileNotFoundError(f"there is no folder {folder}, expected one of images")
     if (folder / "labels.csv").is_file():
         return load_folder(folder, classes=classes)
-    paths = sorted(folder.rglob("*") if inner else folder.iterdir())
+    paths = files_below(folder) if inner else sorted(folder.iterdir())
     paths = {path.relative_to(folder): path for path in paths}
     paths = {
         inside: path
@@ -220,7 +222,7 @@ class _Folder(ImageFiles):
     @cached_property
     def _files(self) -> dict[str, PurePosixPath]:
         """The files by their composed names, for names that are written otherwise."""
-        files = (PurePosixPath(p.relative_to(self.root)) for p in sorted(self.root.rglob("*")))
+        files = (PurePosixPath(p.relative_to(self.root)) for p in files_below(self.root))
         return {composed(file): file for file in files}
 
     def open_masks(self) -> LazyMasks:
@@ -231,31 +233,29 @@ class _Folder(ImageFiles):
         folder = self.root / "masks"
         if not folder.is_dir():
             raise self.not_found(f"{self.root} has no folder masks/", self.root)
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        png = [path for path in files if path.suffix.lower() == ".png"]
-        keys = {path.relative_to(folder).with_suffix("").as_posix(): path for path in png}
-        mask_of = {**{composed(key): path for key, path in keys.items()}, **keys}
-        stems = Counter(row.file.stem for row in self.rows.values())
-        masks = {}
-        for name, row in self.rows.items():
-            key = name if name in mask_of else composed(name)
-            if key not in mask_of and stems[row.file.stem] == 1:
-                key = composed(row.file.stem)
-            if key in mask_of:
-                masks[name] = mask_of[key]
+        if not (files := files_below(folder)):
+            raise self.not_found(f"{folder} is empty", self.root)
+        called = {f: f.relative_to(folder).as_posix() for f in files if f.suffix.lower() in ENDINGS}
+        masks = matched(self.names, called)
         rest = [path for path in files if path not in masks.values()]
         foreign = [path for path in rest if path.name[0] != "." and path.name != "Thumbs.db"]
         expected = f"expected {folder / self.names[0]}.png for the image {self.names[0]!r}"
         if not masks:
             names = [path.name for path in foreign[:3]]
             raise ValueError(f"{folder} holds {names}, and no PNG mask of an image; {expected}")
-        paths = self.root.rglob("*")
+        paths = files_below(self.root)
         images = {composed(path.stem) for path in paths if folder not in path.parents}
         lost = [path.name for path in foreign if composed(path.stem) not in images]
         if lost:
             problem = f"{len(lost)} of {len(files)} files in {folder} belong to no image"
             warnings.warn(f"{problem}, the first is {lost[0]!r}; {expected}", stacklevel=3)
         return LazyMasks(masks, read=lambda name: self.read_mask(name, masks[name]), folder=folder)
+
+    def read_mask(self, name: str, file: Path) -> Tensor:
+        mask = read_file(file)
+        options = self.size_of(name), len(self.classes), f"its image {self.path(name)}"
+        check_mask(mask, file, *options)
+        return mask
 
     def path(self, name: str) -> Path:
         return self.root / self.rows[name].file

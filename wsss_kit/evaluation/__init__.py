@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -115,76 +116,129 @@ def evaluate(
         >>> report.worst[0]
         ('b', 0.5)
     """
-    keep = _scored_values(classes, scored)
-    if not isinstance(protocol, Protocol):
-        raise ValueError(f"protocol is {protocol!r}, expected Protocol(data=..., split=...)")
+    given: dict[str, Any] = {"classes": classes, "scored": scored, "boundary": boundary}
+    given |= {"n_bootstrap": n_bootstrap, "seed": seed}
+    given |= {"stuff": stuff, "stuff_names": stuff_names}
+    return _evaluated({"": predicted}, target, {"": protocol}, **given)[""]
+
+
+def _evaluated(
+    sets: Mapping[str, Mapping[str, Tensor | np.ndarray]],
+    target: Mapping[str, Tensor | np.ndarray],
+    protocols: Mapping[str, Protocol],
+    *,
+    classes: Sequence[str],
+    scored: Sequence[str] | None = None,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    boundary: int | None = None,
+    stuff: Mapping[str, Tensor | np.ndarray] | None = None,
+    stuff_names: Sequence[str] = (),
+) -> dict[str, Report]:
+    """Score V sets of masks, by their names: targets are read and their bands computed once."""
+    keep, names = _scored_values(classes, scored), ("background", *classes)
     confusion.check_complete("target", target, ())
-    confusion.check_complete("predicted", predicted, target)
-    if protocol.n_images not in (None, len(target)):
-        counts = f"{protocol.n_images} images but target holds {len(target)}"
-        raise ValueError(f"the protocol says {counts}; leave n_images out")
+    for name, predicted in sets.items():
+        stated = protocols.get(name)
+        with _naming(name):
+            if not isinstance(stated, Protocol):
+                raise ValueError(f"protocol is {stated!r}, expected Protocol(data=..., split=...)")
+            confusion.check_complete("predicted", predicted, target)
+            if stated.n_images not in (None, len(target)):
+                counts = f"{stated.n_images} images but target holds {len(target)}"
+                raise ValueError(f"the protocol says {counts}; leave n_images out")
     if stuff is not None or stuff_names:
         checked_words(stuff_names, "stuff_names")
         confusion.check_complete("stuff", stuff, target)
     check_count("n_bootstrap", n_bootstrap, least=0)
     check_seed(seed)
-    names = ("background", *classes)
-    n_values = len(names)
-    counts, image_iou, sizes = [], {}, set()
-    unsure = ignored = 0  # pixels predicted 255 where the target says something; targets of 255
-    matrix = np.zeros((2, n_values, n_values), np.int64)  # outside and inside the boundary band
-    on_stuff = np.zeros((len(stuff_names) + 1, n_values), np.int64)
-    for name in target:
-        try:  # each mask is read once, for it may lie on a disk
-            mask = confusion.as_mask(predicted[name], "predicted")
-            truth = confusion.as_mask(target[name], "target")
-            (both,) = image_counts([mask], truth, n_values, keep=keep, boundary=boundary)
-            if stuff is not None:
-                on_stuff += stuff_counts(mask, truth, stuff[name], on_stuff.shape, boundary)
-        except ValueError as error:
-            raise ValueError(f"image {name!r}: {error}") from error
-        matrix += both
+    (V, K), J, ignored, sizes = (len(sets), len(names)), len(stuff_names), 0, set()
+    matrices = np.zeros((V, 2, K, K), np.int64)  # outside and inside the boundary band
+    on_stuff = np.zeros((V, J + 1, K), np.int64)
+    unsure = np.zeros(V, np.int64)  # pixels predicted 255 where the target counts
+    counts, image_iou = [], [{} for _ in sets]
+    for image in target:  # each mask is read once, for it may lie on a disk
+        with _naming(f"image {image!r}"):
+            truth = confusion.as_mask(target[image], "target")
+            band, counted = boundary_band(truth, boundary), only_counted(truth, keep, K)
+            kinds = None if stuff is None else stuff[image]
         sizes.add(tuple(truth.shape))
-        unsure += int(((mask == IGNORE_INDEX) & (truth != IGNORE_INDEX).to(mask.device)).sum())
         ignored += int((truth == IGNORE_INDEX).sum())
-        whole = both.sum(0)  # (K, K)
-        hits, union = whole.diagonal(), confusion.unions_of(whole)
-        counts.append((hits[keep], union[keep]))
-        present = whole.sum(1) > 0
-        if present.any():
-            image_iou[name] = float(np.mean(hits[present] / union[present]))
-    intersections, unions = np.array(counts).swapaxes(0, 1)  # (N, S) each
-    iou = confusion.divide(intersections.sum(0), unions.sum(0))
-    means = confusion.bootstrap_mean_iou(intersections, unions, n_bootstrap=n_bootstrap, seed=seed)
-    whole, kept = matrix.sum(0), tuple(names[value] for value in keep)
-    share = unsure / max(1, int(whole.sum()))
-    confusion.warn_of_no_object(whole, ignored)
+        both = np.zeros_like(matrices)  # of this image
+        for v, (name, predicted) in enumerate(sets.items()):
+            with _naming(name), _naming(f"image {image!r}"):
+                mask = confusion.as_mask(predicted[image], "predicted")
+                (both[v],) = image_counts([mask], counted, K, band=band)
+                if kinds is not None:
+                    on_stuff[v] += stuff_counts(mask, truth, kinds, (J + 1, K), band)
+            doubt = (mask == IGNORE_INDEX) & (counted != IGNORE_INDEX).to(mask.device)
+            unsure[v] += int(doubt.sum())
+        matrices += both
+        whole = both.sum(1)  # (V, K, K)
+        hits, union = whole.diagonal(axis1=1, axis2=2), confusion.unions_of(whole)
+        counts.append((hits[:, keep], union[:, keep]))
+        present = whole[0].sum(1) > 0  # in the target
+        for v in range(V if present.any() else 0):
+            image_iou[v][image] = float(np.mean(hits[v, present] / union[v, present]))
+    wholes = matrices.sum(1)  # (V, K, K)
+    confusion.warn_of_no_object(wholes[0], ignored)
+    kept = tuple(names[value] for value in keep)
     note = "all classes" if kept == names else f"{', '.join(kept)}; other classes ignored"
-    return Report(
-        protocol=replace(protocol, n_images=len(counts), scored=note, predicted_255=share),
-        classes=kept,
-        iou=iou,
-        mean_iou=float(confusion.mean_of(iou)),
-        interval=confusion.interval_of(means),
-        error_shares=error_shares(inside=matrix[1], outside=matrix[0])[keep],
-        pixels=matrix.sum((0, 2))[keep],
-        image_iou=image_iou,
-        matrix=whole,
-        values=names,
-        inside=matrix[1],
-        names=tuple(target),
-        intersections=intersections,
-        unions=unions,
-        precision=confusion.divide(whole.diagonal(), whole.sum(0))[keep],
-        settings={
-            "n_bootstrap": n_bootstrap,
-            "seed": seed,
-            "boundary": boundary,
-            "sizes": sorted(sizes)[:20],
-        },
-        stuff=None if stuff is None else on_stuff,
-        stuff_names=tuple(stuff_names),
-    )
+    resampling = {"n_bootstrap": n_bootstrap, "seed": seed}
+    reports = {}
+    for v, name in enumerate(sets):
+        intersections, unions = np.array(counts)[:, :, v].swapaxes(0, 1)
+        iou = confusion.divide(intersections.sum(0), unions.sum(0))
+        means = confusion.bootstrap_mean_iou(intersections, unions, **resampling)
+        whole, (outside, inside) = wholes[v], matrices[v]
+        share = int(unsure[v]) / max(1, int(whole.sum()))
+        facts = {"n_images": len(counts), "scored": note, "predicted_255": share}
+        reports[name] = Report(
+            protocol=replace(protocols[name], **facts),
+            classes=kept,
+            iou=iou,
+            mean_iou=float(confusion.mean_of(iou)),
+            interval=confusion.interval_of(means),
+            error_shares=error_shares(inside=inside, outside=outside)[keep],
+            pixels=whole.sum(1)[keep],
+            image_iou=image_iou[v],
+            matrix=whole,
+            values=names,
+            inside=inside,
+            names=tuple(target),
+            intersections=intersections,
+            unions=unions,
+            precision=confusion.divide(whole.diagonal(), whole.sum(0))[keep],
+            settings={**resampling, "boundary": boundary, "sizes": sorted(sizes)[:20]},
+            stuff=None if stuff is None else on_stuff[v],
+            stuff_names=tuple(stuff_names),
+        )
+    return reports
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Let errors begin with the name of what is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}" if what else str(error)) from error
+
+
+def only_counted(target: Tensor, keep: np.ndarray, n_values: int) -> Tensor:
+    """Set the pixels of a target whose values do not count to 255.
+
+    Args:
+        target: (H, W) int64.
+        keep: the values that count.
+        n_values: K, background included.
+
+    Raises:
+        ValueError: if there is a value that is neither one of K nor 255.
+    """
+    confusion.check_values(target, "target", n_values)
+    kept = torch.isin(target, torch.as_tensor(keep, device=target.device))
+    return target.masked_fill(~kept, IGNORE_INDEX)
 
 
 def image_counts(
@@ -192,8 +246,7 @@ def image_counts(
     target: Tensor | np.ndarray,
     n_values: int,
     *,
-    keep: np.ndarray | None = None,
-    boundary: int | None = None,
+    band: Tensor | None = None,
 ) -> np.ndarray:
     """Count pixels of several predictions of one image, in and out of the band at its borders.
 
@@ -201,27 +254,16 @@ def image_counts(
         predictions: V masks (H, W) of integers.
         target: (H, W) of integers, 255 ignored.
         n_values: K, background included.
-        keep: values whose target pixels count; None for all.
-        boundary: width of the band, see `boundary_band`.
+        band: (H, W) bool, the band; None for the usual `boundary_band`.
 
     Returns:
         (V, 2, K, K) int64, outside first; rows are targets, columns predictions.
     """
     target = confusion.as_mask(target, "target")
-    band = boundary_band(target, boundary)
-    counted = target
-    if keep is not None:
-        kept = torch.isin(target, torch.as_tensor(keep, device=target.device))
-        counted = target.masked_fill(~kept, IGNORE_INDEX)
-    counts = []
-    for predicted in predictions:
-        whole, inside = (
-            confusion.ConfusionMatrix(n_values).update(predicted, truth).matrix.numpy()
-            for truth in (counted, counted.masked_fill(~band, IGNORE_INDEX))
-        )
-        counts.append(np.stack([whole - inside, inside]))
-    confusion.check_values(target, "target", n_values)  # those that do not count as well
-    return np.stack(counts)
+    band = boundary_band(target) if band is None else band
+    masks = (confusion.as_mask(predicted, "predicted") for predicted in predictions)
+    counts = [confusion.count_pairs(mask, target, n_values, band=band) for mask in masks]
+    return torch.stack(counts).numpy()
 
 
 def _scored_values(classes: Sequence[str], scored: Sequence[str] | None) -> np.ndarray:
@@ -268,15 +310,12 @@ def judge(
         >>> judge(masks, truth, classes=["cow"], protocol=Protocol("two images", "val")).ranks
         {'all': 1, 'nothing': 2}
     """
-    given: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed, **options}
-    reports = {}
-    for name, each in masks.items():
-        stated = protocol if isinstance(protocol, Protocol) else protocol[name]
-        try:
-            reports[name] = evaluate(each, target, classes=classes, protocol=stated, **given)
-            check_meaning(reports[name])
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        if not reports[name].image_iou:
+    stated = protocol if isinstance(protocol, Mapping) else dict.fromkeys(masks, protocol)
+    resampling = {"n_bootstrap": n_bootstrap, "seed": seed}
+    reports = _evaluated(masks, target, stated, classes=classes, **resampling, **options)
+    for name, report in reports.items():
+        with _naming(name):
+            check_meaning(report)
+        if not report.image_iou:
             raise ValueError("the ground truth is 255 everywhere, so there is nothing to judge by")
-    return rank_reports(reports, n_bootstrap=n_bootstrap, seed=seed)
+    return rank_reports(reports, **resampling)

@@ -113,19 +113,23 @@ def agree(masks: Mapping[str, Mapping[str, Tensor]], classes: Sequence[str]) -> 
     total, images = 0, {}
     doubted, found = np.zeros(len(masks), int), np.zeros(len(masks), int)
     for image in first:
-        of_image = [each[image] for each in masks.values()]
-        images[image] = disagreement_map(of_image).mean().item()
+        of_image = [confusion.as_mask(each[image], name) for name, each in masks.items()]
+        try:
+            images[image] = disagreement_map(of_image).mean().item()
+        except ValueError as error:
+            raise ValueError(f"image {image!r} in {', '.join(masks)}: {error}") from error
         total += of_image[0].numel()
         doubted += [int((mask == IGNORE_INDEX).sum()) for mask in of_image]
-        found += [int((mask > 0).sum()) for mask in of_image]
+        found += [int(((mask > 0) & (mask != IGNORE_INDEX)).sum()) for mask in of_image]
         for i, j in numbers:
             one, other = of_image[i], of_image[j]
             pixels[i, j] += int((one == other).sum())
             counted = one.masked_fill(other == IGNORE_INDEX, IGNORE_INDEX)  # where both are sure
             matrices[i, j].update(other, counted)
     for name, n_doubted, n_found in zip(masks, doubted, found, strict=True):
+        finds = {"finds_objects": n_found > 0, "finds_background": n_found + n_doubted < total}
         try:
-            confusion.check_use_of_255(n_doubted / total, finds_objects=n_found > n_doubted)
+            confusion.check_use_of_255(n_doubted / total, **finds)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     for i, j in numbers:

@@ -13,10 +13,13 @@ import numpy as np
 
 from wsss_kit.checks import check_count, check_seed
 from wsss_kit.evaluation import confusion
-from wsss_kit.evaluation.report import Report
+from wsss_kit.evaluation.report import Protocol, Report
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_DIGITS = 12  # of a difference; what lies behind them is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +138,15 @@ def compare_reports(
     before = confusion.divide(hits, unions)  # (R, S)
     after = confusion.divide(other_hits, other_unions)
     by_class = [confusion.interval_of(column) for column in (after - before).T]
+    means = np.round(confusion.mean_of(after) - confusion.mean_of(before), _DIGITS)
     scored = first.image_iou.keys() & second.image_iou.keys()
-    gains = np.array([second.image_iou[name] - first.image_iou[name] for name in scored])
+    gains = [second.image_iou[name] - first.image_iou[name] for name in scored]
+    gains = np.round(gains, _DIGITS)
     return Comparison(
         first=first,
         second=second,
-        difference=second.mean_iou - first.mean_iou,
-        interval=confusion.interval_of(confusion.mean_of(after) - confusion.mean_of(before)),
+        difference=round(second.mean_iou - first.mean_iou, _DIGITS),
+        interval=confusion.interval_of(means),
         by_class=second.iou - first.iou,
         by_class_interval=np.array(by_class),
         better=int((gains > 0).sum()),
@@ -247,7 +252,9 @@ def check_meaning(report: Report) -> None:
     """Raise an error if 255, or the order of the classes, seems to mean something else in masks.
 
     Values are matched to the classes that they lie on, one to one. The masks are refused where
-    that explains most pixels of objects, and at least twice as many as their values do.
+    that explains most pixels of objects, at least twice as many as their values do, and two or
+    more classes are mostly covered by another value. Where the protocol states a background rule,
+    as that of this kit's masks does, their order is taken for right.
 
     Args:
         report: from `evaluate`.
@@ -268,14 +275,20 @@ the masks with class c as c + 1
     """
     from scipy.optimize import linear_sum_assignment
 
-    found_any = bool(report.matrix[:, 1:].any())
-    confusion.check_use_of_255(report.protocol.predicted_255, finds_objects=found_any)
+    share, of_value = report.protocol.predicted_255, report.matrix.sum(0)
+    zeros = of_value[0] - round(share * of_value.sum())  # where 255 counts too
+    confusion.check_use_of_255(share, finds_objects=of_value[1:].any(), finds_background=zeros > 0)
+    if report.protocol.background != Protocol.background:
+        return
     objects = report.matrix[1:, 1:]
     _, matched = linear_sum_assignment(-objects)  # of each class its value
     hits = objects[range(len(objects)), matched]
-    if hits.sum() <= max(2 * objects.diagonal().sum(), report.matrix[1:].sum() / 2):
+    moved = np.where(matched == range(len(matched)), 0, hits)
+    many = 2 * moved > report.matrix[1:].sum(1)  # of a class's pixels
+    least = max(2 * objects.diagonal().sum(), report.matrix[1:].sum() / 2)
+    if hits.sum() <= least or many.sum() < 2:
         return
-    c = np.where(matched == range(len(matched)), 0, hits).argmax()
+    c = moved.argmax()
     value, lies_on = 1 + matched[c], report.values[1 + c]
     problem = f"value {value} lies on {lies_on}, and is {report.values[value]} here"
     advice = "save the masks with class c as c + 1"

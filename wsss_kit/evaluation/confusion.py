@@ -81,18 +81,8 @@ class ConfusionMatrix:
                     [0, 4]])
         """
         predicted, target = as_mask(predicted, "predicted"), as_mask(target, "target")
-        shape, other = tuple(predicted.shape), tuple(target.shape)
-        if shape != other or len(shape) not in (2, 3):
-            expected = "(H, W) or (B, H, W) for both; resize predictions, never the target"
-            raise ValueError(f"predicted has shape {shape} and target {other}, expected {expected}")
-        check_values(predicted, "predicted", self.n_classes, self.ignore_index)
-        check_values(target, "target", self.n_classes, self.ignore_index)
-        predicted = predicted.to(target.device)
-        predicted = predicted.masked_fill(predicted == self.ignore_index, 0)
-        pair = target * self.n_classes + predicted  # row and column in one number
-        pair = pair[target != self.ignore_index]  # (counted pixels,)
-        counts = torch.bincount(pair, minlength=self.n_classes**2)
-        self.matrix += counts.reshape(self.n_classes, self.n_classes).cpu()
+        counts = count_pairs(predicted, target, self.n_classes, ignore_index=self.ignore_index)
+        self.matrix += counts[0]
         return self
 
     def iou(self) -> Tensor:
@@ -148,6 +138,46 @@ class ConfusionMatrix:
 
     def __repr__(self) -> str:
         return f"ConfusionMatrix({self.n_classes} classes, {self.matrix.sum()} pixels counted)"
+
+
+def count_pairs(
+    predicted: Tensor,
+    target: Tensor,
+    n_classes: int,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    band: Tensor | None = None,
+) -> Tensor:
+    """Count pixels by their target and predicted values.
+
+    Args:
+        predicted: (H, W) or (B, H, W) int64, 0 to K - 1; ``ignore_index`` counts as 0.
+        target: the same shape, 0 to K - 1; ``ignore_index`` does not count.
+        n_classes: K.
+        ignore_index: of both.
+        band: the same shape, bool: pixels that are counted apart; None for none.
+
+    Returns:
+        (2, K, K) int64 on the CPU, the pixels outside of the band first; (1, K, K) without one.
+        Rows are targets.
+
+    Raises:
+        ValueError: if the shapes differ, or a value is outside the classes.
+    """
+    shape, other = tuple(predicted.shape), tuple(target.shape)
+    if shape != other or len(shape) not in (2, 3):
+        expected = "(H, W) or (B, H, W) for both; resize predictions, never the target"
+        raise ValueError(f"predicted has shape {shape} and target {other}, expected {expected}")
+    check_values(predicted, "predicted", n_classes, ignore_index)
+    check_values(target, "target", n_classes, ignore_index)
+    predicted = predicted.to(target.device)
+    predicted = predicted.masked_fill(predicted == ignore_index, 0)
+    rows = target if band is None else target + n_classes * band
+    pairs = rows * n_classes + predicted  # row and column in one number
+    pairs = pairs[target != ignore_index]  # (counted pixels,)
+    parts = 1 if band is None else 2
+    counts = torch.bincount(pairs, minlength=parts * n_classes**2)
+    return counts.view(parts, n_classes, n_classes).cpu()
 
 
 def check_complete(what: str, masks: Mapping | None, names: Collection[object]) -> None:
@@ -261,8 +291,8 @@ def interval_of(means: np.ndarray) -> tuple[float, float]:
 
 
 def unions_of(matrix: np.ndarray) -> np.ndarray:
-    """Return the pixels in target or prediction of each class, (K,)."""
-    return matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+    """Return the pixels in target or prediction of each class: (..., K, K) -> (..., K)."""
+    return matrix.sum(-1) + matrix.sum(-2) - matrix.diagonal(axis1=-2, axis2=-1)
 
 
 def warn_of_no_object(matrix: np.ndarray, ignored: int) -> None:
@@ -274,18 +304,19 @@ def warn_of_no_object(matrix: np.ndarray, ignored: int) -> None:
     """
     if ignored and not matrix[1:].any():
         problem = "no target has a pixel of a class, only background and 255, which is ignored"
-        warnings.warn(f"{problem}; draw class c as c + 1, objects are not 255", stacklevel=3)
+        warnings.warn(f"{problem}; draw class c as c + 1, objects are not 255", stacklevel=4)
 
 
-def check_use_of_255(share: float, *, finds_objects: bool) -> None:
+def check_use_of_255(share: float, *, finds_objects: bool, finds_background: bool) -> None:
     """Raise an error if 255 seems to stand for objects or the background in predictions.
 
     Args:
         share: of the pixels that are predicted 255, in [0, 1].
         finds_objects: whether any pixel is predicted as a class.
+        finds_background: whether any pixel is predicted as background.
 
     Example:
-        >>> check_use_of_255(0.3, finds_objects=False)
+        >>> check_use_of_255(0.3, finds_objects=False, finds_background=True)
         Traceback (most recent call last):
         ValueError: all objects are 255, and 255 means that a pixel is in doubt; draw class c as \
 c + 1
@@ -293,8 +324,8 @@ c + 1
     meaning = "255 means that a pixel is in doubt"
     if share and not finds_objects:
         raise ValueError(f"all objects are 255, and {meaning}; draw class c as c + 1")
-    if share > 0.5:
-        problem = f"{100 * share:.0f} % of the pixels are 255, and {meaning}"
+    if share > 0.5 and not finds_background:
+        problem = f"{100 * share:.0f} % of the pixels are 255 and none is 0, and {meaning}"
         raise ValueError(f"{problem}; draw the background as 0")
 
 

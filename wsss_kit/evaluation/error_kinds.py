@@ -146,7 +146,7 @@ def stuff_counts(
     target: Tensor,
     stuff: Tensor | np.ndarray,
     shape: tuple[int, int],
-    boundary: int | None,
+    band: Tensor,
 ) -> np.ndarray:
     """Count what was predicted on each kind of background outside the boundary band.
 
@@ -155,7 +155,7 @@ def stuff_counts(
         target: (H, W) int64; pixels that are not 0 do not count.
         stuff: (H, W) integers, kind j as j, 255 for no kind.
         shape: (J + 1, K) of J kinds and K values, background included.
-        boundary: width of the band, see `boundary_band`.
+        band: (H, W) bool of `boundary_band`.
 
     Returns:
         (J + 1, K) int64 pixels, the last row without a kind.
@@ -171,7 +171,7 @@ def stuff_counts(
         raise ValueError(f"stuff holds {wrong[:5]}, expected 0 to {J - 1}, or 255 for none")
     kinds = stuff.masked_fill(stuff == IGNORE_INDEX, J)
     predicted = predicted.masked_fill(predicted == IGNORE_INDEX, 0).to(target.device)
-    cells = (kinds * K + predicted)[(target == 0) & ~boundary_band(target, boundary)].cpu().numpy()
+    cells = (kinds * K + predicted)[(target == 0) & ~band].cpu().numpy()
     return np.bincount(cells, minlength=(J + 1) * K).reshape(shape)
 
 

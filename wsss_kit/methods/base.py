@@ -15,7 +15,7 @@ from wsss_kit.checkpoints import Checkpoint, fingerprint, fingerprint_masks, loa
 from wsss_kit.checks import check_images, check_labels, check_recipe, check_samples, check_word
 from wsss_kit.classes import Sample
 from wsss_kit.clip import WALK_SQUARINGS
-from wsss_kit.files import check_card, load_model, save_model
+from wsss_kit.files import check_card, load_model, plain, save_model
 from wsss_kit.masks import BackgroundRule
 
 Recipe = Mapping[str, Any]
@@ -166,8 +166,9 @@ class Learner(nn.Module):
         check_samples(samples)
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         given |= {"crop": crop, "long_side": long_side, "accumulate": accumulate, **more}
-        recipe = self.values(**given)
-        recipe |= {"workers": workers, "seed": seed, "shown": progress, "checkpoint": checkpoint}
+        recipe = self.values(**{name: plain(value) for name, value in given.items()})
+        recipe |= {"workers": workers, "seed": plain(seed), "shown": progress}
+        recipe["checkpoint"] = checkpoint
         check_recipe(recipe)
         self.recipe = recipe
         try:
@@ -304,7 +305,10 @@ class CAMMethod(Learner):
         return self.preset == "reference"
 
     def forward(self, images: Tensor, labels: Tensor) -> MethodOutput:
-        """Compute maps of the classes present: (B, 3, H, W) and (B, C) -> `MethodOutput`."""
+        """Compute maps of the classes present: (B, 3, H, W) and (B, C) -> `MethodOutput`.
+
+        It is called without gradients; what differentiates opens ``torch.enable_grad()``.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no forward(images, labels)")
 
     @torch.no_grad()
@@ -336,11 +340,7 @@ def preset_values(
 
 
 def check_batch(images: Tensor, labels: Tensor, n_classes: int) -> None:
-    """Raise `ValueError` if images or labels are malformed or their sizes disagree.
-
-    Raises:
-        ValueError: saying what arrived and what was expected.
-    """
+    """Raise `ValueError` if images or labels are malformed or their sizes disagree."""
     check_images(images)
     check_labels(labels)
     if labels.shape != (len(images), n_classes):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wsss_kit.checks import check_image, check_images
 from wsss_kit.classes import Sample, labels_of
-from wsss_kit.engine import Data, columns, device_of
+from wsss_kit.engine import Data, columns, for_weights_of
 from wsss_kit.methods.base import COMMON, CAMMethod, Recipe
 from wsss_kit.methods.trained import TrainedCAM, soft_margin_loss
 from wsss_kit.processes import each
@@ -170,7 +170,8 @@ class CAM(TrainedCAM):
 
         def pooled(sample: Sample) -> Tensor:  # (2, D)
             check_image(sample.image, f"image {sample.name!r}")
-            views = torch.stack([sample.image, sample.image.flip(-1)]).to(device_of(backbone))
+            views = torch.stack([sample.image, sample.image.flip(-1)])
+            views = for_weights_of(backbone, views)
             return backbone(views).mean((2, 3)).float()
 
         return each(samples, pooled, bar=partial(progress_bar, what="features", shown=progress))
@@ -180,7 +181,7 @@ class CAM(TrainedCAM):
         """Compute the classifier's own logits: (B, 3, H, W) RGB in [0, 1] -> (B, C)."""
         self._check_fitted()
         check_images(images)
-        return self.logits(images.to(self.head_.device)).float().to(images.device)
+        return self.logits(images.to(self.head_)).float().to(images.device)
 
 
 class _Pooled:

@@ -82,9 +82,10 @@ def _show_names_as_written(figure: Figure) -> None:
     """
     from matplotlib.text import Text
 
-    for axes in figure.axes:  # the texts of ticks are made when they are asked for
-        axes.get_xticklabels(), axes.get_yticklabels()
-    lacking: set[str] = set()
+    # the texts of ticks are made when they are asked for
+    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+    before = [[text.get_text() for text in axis.get_ticklabels()] for axis in axes]
+    lacking, escaped = set(), {}
     for text in figure.findobj(Text):
         written = text.get_text()
         if "$" in written and r"\mathdefault" not in written:  # matplotlib's own, of a log axis
@@ -96,10 +97,12 @@ def _show_names_as_written(figure: Figure) -> None:
             text.set_fontfamily(["DejaVu Sans", helping[0]])
             continue
         lacking.update(strange)
-        for letter in strange:
-            written = written.replace(letter, ascii(letter)[1:-1])
-        text.set_text(written)
+        escaped[written] = "".join(ascii(c)[1:-1] if c in strange else c for c in written)
+        text.set_text(escaped[written])
     if lacking:
+        for axis, old in zip(axes, before, strict=True):
+            if not escaped.keys().isdisjoint(old):  # an axis writes its ticks again when drawn
+                axis.set_ticklabels([escaped.get(name, name) for name in old])
         shown = "".join(sorted(lacking)[:8])
         problem = f"no installed font has {shown}, so figures show such letters as escapes"
         warnings.warn(f"{problem}; install a font such as Noto Sans CJK", stacklevel=2)

@@ -242,7 +242,7 @@ def report_figures(
     target: Mapping[str, Tensor],
 ) -> dict[str, Figure]:
     """Draw the first images, the worst with their errors, and confusions, by their captions."""
-    first = [samples[i] for i in range(min(4, len(samples)))]
+    first = samples_named(samples, [name for name in samples.names if name in target][:4])
     worst = samples_named(samples, [name for name, _ in report.worst[:6]])
     columns = {"masks": predicted, "ground truth": target}
     figures = {
@@ -307,7 +307,10 @@ def _draw_intervals(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray) 
 def _name_groups(ax: Any, names: Sequence[str], caption: str) -> None:
     """Name groups of bars, and write a small text below them."""
     slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) > 9 else {}
-    ax.set_xticks(range(len(names)), [textwrap.fill(name, 16) for name in names], **slanted)
+    lines = [textwrap.fill(name, 16) for name in names]
+    if slanted:
+        lines = [textwrap.shorten(name, 24, placeholder="…") for name in names]
+    ax.set_xticks(range(len(names)), lines, **slanted)
     canvas.bare_axis(ax)
     wrapped = textwrap.fill(caption, int(ax.figure.get_figwidth() * 16))
     ax.figure.supxlabel(wrapped, fontsize=canvas.NOTE_SIZE, x=0.01, ha="left")

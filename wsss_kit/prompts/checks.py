@@ -101,6 +101,40 @@ aside; remove one
     return tuple(value)
 
 
+def check_places(given: Sequence[str], classes: Sequence[str], what: str) -> list[str]:
+    """Raise an error unless prompts have a class for each label; it may have another name.
+
+    Args:
+        given: class names of the prompts.
+        classes: of the labels, in their order.
+        what: the prompts, for the message.
+
+    Returns:
+        The other names, as ``"tiger for cat"``.
+
+    Raises:
+        ValueError: if there are more or fewer, or a class stands where the labels have another.
+
+    Example:
+        >>> check_places(["tiger", "dog"], ["cat", "dog"], "the prompts")
+        ['tiger for cat']
+        >>> check_places(["dog", "cat"], ["cat", "dog"], "the prompts")
+        Traceback (most recent call last):
+        ValueError: class 0 of the prompts is 'dog', expected 'cat' or a new name; keep the \
+classes' order
+    """
+    if len(given) != len(classes):
+        expected = f"expected {len(classes)}, one for each label of the images"
+        raise ValueError(f"{what} have {len(given)} classes, {expected}; rename classes instead")
+    places = {name: place for place, name in enumerate(classes)}
+    for place, name in enumerate(given):
+        if places.get(name, place) != place:
+            expected = f"expected {classes[place]!r} or a new name; keep the classes' order"
+            raise ValueError(f"class {place} of {what} is {name!r}, {expected}")
+    pairs = zip(given, classes, strict=True)
+    return [f"{own} for {name}" for own, name in pairs if own != name]
+
+
 _HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Zs")
 """Unicode's categories of signs that are not seen, and of spaces."""
 _JOINERS = "\u200c\u200d"

@@ -26,7 +26,7 @@ from wsss_kit.checks import (
 )
 from wsss_kit.classes import Sample, classes_of
 from wsss_kit.crf import crf_of_present, dense_crf
-from wsss_kit.engine import batch_norms, device_of
+from wsss_kit.engine import batch_norms, for_weights_of
 from wsss_kit.methods.base import Learner, Recipe
 from wsss_kit.processes import progress as progress_bar
 from wsss_kit.segmentation.networks import (
@@ -76,7 +76,7 @@ class Segmenter(Learner):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits: (B, 3, H, W) RGB in [0, 1] -> (B, K, H, W), background first."""
-        logits = self.net(images.to(device_of(self)))
+        logits = self.net(for_weights_of(self, images))
         return upsample(logits, images.shape[-2:]).to(images.device)
 
     # -- training ---------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class Segmenter(Learner):
             scaled: dict[str, Any] = {"size": [max(1, round(side * scale)) for side in size]}
             if fuse == "max":  # as DeepLab's code
                 scaled = {"scale_factor": scale}
-            view = images.to(device_of(self))
+            view = for_weights_of(self, images)
             if scale != 1:
                 antialias = scale < 1 and fuse == "mean"
                 view = F.interpolate(view, **scaled, mode="bilinear", antialias=antialias)

@@ -8,12 +8,21 @@ from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import traitlets
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from wsss_kit.classes import Sample
-from wsss_kit.evaluation import ERROR_KINDS, Report, error_map, error_shares, image_counts
+from wsss_kit.evaluation import (
+    ERROR_KINDS,
+    Report,
+    boundary_band,
+    error_map,
+    error_shares,
+    image_counts,
+    only_counted,
+)
 from wsss_kit.plot import show_errors
 from wsss_kit.plot.canvas import image_array
 from wsss_kit.plot.regions import ERROR_STYLES, fitted_image, paint_errors, paint_mask_named
@@ -81,7 +90,7 @@ class ErrorAtlas(Instrument):
         truth: Mapping[str, Tensor],
         reports: Mapping[str, Report],
     ) -> None:
-        if not masks or list(masks) != list(reports):
+        if not masks or set(masks) != set(reports):
             raise ValueError(f"masks of {[*masks]} and reports of {[*reports]}, expected the same")
         self._samples, self._truth = Images(samples, truth), truth
         self._masks, self._reports = dict(masks), dict(reports)
@@ -150,10 +159,11 @@ class ErrorAtlas(Instrument):
         """Return the loss of the chosen class in an image, NaN where it is in neither mask."""
         report, key = self._reports[self.method], (self.method, name)
         if key not in self._counts:
-            options = {"n_values": len(self._values), "boundary": report.settings.get("boundary")}
-            options["keep"] = np.flatnonzero(np.isin(self._values, report.classes))
-            masks = [self._masks[self.method][name]]
-            (self._counts[key],) = image_counts(masks, self._truth[name], **options)
+            keep, K = np.flatnonzero(np.isin(self._values, report.classes)), len(self._values)
+            truth = torch.as_tensor(self._truth[name]).long()
+            band = boundary_band(truth, report.settings.get("boundary"))
+            masks, counted = [self._masks[self.method][name]], only_counted(truth, keep, K)
+            (self._counts[key],) = image_counts(masks, counted, K, band=band)
         outside, inside = self._counts[key]
         chosen = (outside + inside).sum(1) > 0  # in the target, as the report's image_iou
         if self.class_name != ALL:

@@ -12,7 +12,7 @@ import ipywidgets as widgets
 import traitlets
 
 from wsss_kit.prompts import Prompts
-from wsss_kit.prompts.checks import checked_words
+from wsss_kit.prompts.checks import check_places, checked_words
 from wsss_kit.widgets.instrument import Instrument, Slices, look
 
 # of one class its name and synonyms; of all, template and background words
@@ -167,15 +167,7 @@ class PromptEditor(Instrument):
             raise traitlets.TraitError(str(error)) from error
 
     def _checked_prompts(self, prompts: Prompts) -> Prompts:
-        given, n = len(prompts.classes), len(self.start.classes)
-        if given != n:
-            expected = f"expected {n}, one for each label of the images; rename classes instead"
-            raise ValueError(f"the prompts have {given} classes, {expected}")
-        places = {name: place for place, name in enumerate(self.start.classes)}
-        for place, name in enumerate(prompts.classes):
-            if places.get(name, place) != place:
-                expected = f"expected {self.start.classes[place]!r} or a new name"
-                raise ValueError(f"class {place} is {name!r}, {expected}; keep the classes' order")
+        check_places(prompts.classes, self.start.classes, "the prompts")
         names = words_of(",".join([*prompts.classes, *prompts.phrases]).casefold())
         if both := [word for word in prompts.backgrounds if word.casefold() in names]:
             problem = f"{both[0]!r} is a class and a background word, and would compete with itself"

@@ -153,6 +153,15 @@ def test_what_cannot_be_meant(clip, sample):
         method.open(sample.image, torch.ones(7))
 
 
+def test_what_is_done_to_a_result_changes_no_other(clip, sample):
+    opened = CLIPES(clip, prompts=Prompts.paper()).open(sample.image, sample.labels)
+    first = opened.maps()
+    kept = first.refined.clone(), first.attention.clone()
+    first.attention.fill_diagonal_(0)
+    again = opened.maps()
+    assert torch.equal(again.refined, kept[0]) and torch.equal(again.attention, kept[1])
+
+
 def test_what_it_remembers_ends(clip, sample, monkeypatch):
     monkeypatch.setattr(opened_module, "MOST_KNOWN", 5)
     opened = CLIPES(clip, prompts=Prompts.paper()).open(sample.image, sample.labels).prepare()

@@ -324,7 +324,7 @@ def calibrate(backbone: nn.Module, head: Tensor, bias: Tensor, samples: Sequence
     backbone.eval()
     highest: list[list[float]] = [[] for _ in range(len(head))]
     for sample in list(samples[: min(400, len(samples))]):
-        cams = class_activation_maps(backbone(sample.image[None].to(head.device)), head)
+        cams = class_activation_maps(backbone(sample.image[None].to(head)), head)
         for c in sample.labels.nonzero().flatten().tolist():
             highest[c].append(cams[0, c].amax().item())
     for c, values in enumerate(highest):

@@ -28,7 +28,7 @@ from wsss_kit.checks import (
 )
 from wsss_kit.classes import Sample
 from wsss_kit.clip import SIMILARITY, AnyTower, FrozenModel, load_clip
-from wsss_kit.files import check_card, read_card, weights_path, write_whole
+from wsss_kit.files import check_card, plain, read_card, weights_path, write_whole
 from wsss_kit.masks import BackgroundRule
 from wsss_kit.methods.base import CAMMethod, MethodOutput, check_batch, preset_values
 from wsss_kit.methods.clip_es.opened import PRESETS, OpenedImage, RefinedMaps, Responses
@@ -232,7 +232,7 @@ class CLIPES(CAMMethod):
         card = {"method": "CLIP-ES", "version": _CARD_VERSION}
         card |= {name: getattr(self, name) for name in _SAVED}
         card["prompts"] = json.loads(self.prompts.to_json())
-        return write_whole(path, json.dumps(card, indent=1) + "\n")
+        return write_whole(path, json.dumps(card, indent=1, default=plain) + "\n")
 
     @classmethod
     def load(cls, path: str | Path, *, clip: FrozenModel | None = None, **options: Any) -> CLIPES:

@@ -161,7 +161,7 @@ class OpenedImage:
         cams = scaled(merged([cams for cams, _ in views]))
         walk = self._walk(keys, features)
         refined, masks = _refined(walk, self._squarings, self._clamp, cams, box_threshold)
-        return RefinedMaps(cams, refined, masks, walk.affinity[0], views[0][1])
+        return RefinedMaps(cams, refined, masks, walk.affinity[0].clone(), views[0][1])
 
     def responses(
         self, prompts: Prompts | None = None

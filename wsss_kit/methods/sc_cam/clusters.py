@@ -242,7 +242,7 @@ def class_features(
 
     def features_of(sample: Sample) -> Tensor:  # (D,) or (C, D)
         check_image(sample.image, f"image {sample.name!r}")
-        values = backbone(sample.image[None].to(head.device)).float()  # (1, D, h, w)
+        values = backbone(sample.image[None].to(head)).float()  # (1, D, h, w)
         if features == "picture":
             return values.mean((2, 3))[0]
         maps = class_activation_maps(values, head.float()).relu()  # (1, C, h, w)
