@@ -72,7 +72,9 @@ def test_a_folder_is_dealt_out_by_its_masks(folder, monkeypatch):
     assert sample.labels.tolist() == [0, 1]
     assert np.isclose(sample.image[0].mean().item(), 30 / 255)
     assert torch.equal(data.val_masks["p1"], torch.full((4, 5), 2))
-    data = open_data("folder", root=folder, classes=("dog", "cat"))
+    monkeypatch.setenv("HOME", str(folder.parent))
+    data = open_data("folder", root=f"~/{folder.name}", classes=("dog", "cat"))
+    assert list(data.test_masks) == ["p0", "p5"]
     assert data.classes == ("dog", "cat") and data.train[1].labels.tolist() == [1, 0]
 
 

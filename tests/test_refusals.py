@@ -499,7 +499,7 @@ NUMBERS = re.compile(r"\b(int|float)\b")
 WITHOUT_CHECK = {
     "any whole number outside the classes": "ConfusionMatrix.ignore_index",
     "read from a card": "FrozenCLIP.window FrozenCLIP.attention_layers FrozenCLIP.walk_squarings",
-    "of the model's own preprocessing": "FrozenCLIP.mean FrozenCLIP.std",
+    "of the model's own preprocessing": "FrozenModel.mean FrozenModel.std",
     "made by compare_reports": "Comparison.difference Comparison.interval Comparison.better "
     "Comparison.worse Judgement.ranks",
     "made by choose_rule": "Chosen.swept",

@@ -101,6 +101,8 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
         ValueError: naming the first sample whose labels are of another number than the first
             one's, or anything but 0 and 1.
     """
+    if not len(samples):
+        raise ValueError("there is no image, expected at least one")
     lazy: Any = samples
     if hasattr(samples, "image_labels"):
         names, rows = lazy.names, list(lazy.image_labels())

@@ -122,3 +122,6 @@ def test_pets_and_coco_are_read_after_they_are_unpacked(mirror, tmp_path):
     pack(coco / "annotations", mirror / "annotations_trainval2014.zip", "annotations/")
     out = download("coco", tmp_path / "COCO2014", sources=[mirror], shown=False)
     assert load_coco(out).names == ("COCO_train2014_0", "COCO_train2014_1")
+    (out / "train2014").rename(out / "gone")
+    with pytest.raises(ValueError, match=r"(?s)is not whole: .*train2014.*; remove .*\*\.unpacked"):
+        download("coco", out, sources=[mirror], shown=False)

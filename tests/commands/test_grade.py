@@ -1,6 +1,7 @@
 """Notebooks handed in: each exercise has its own mark, whatever else an answer does."""
 
 import csv
+import subprocess
 
 import nbformat
 import pytest
@@ -81,6 +82,41 @@ def test_every_answer_has_its_own_mark(key, tmp_path, capsys):
     assert remarks["no Python", "3"].startswith("SyntaxError")
     assert "is no notebook" in remarks["broken", "1"]
     assert "no end: 2 of 3" in capsys.readouterr().out
+
+
+def test_a_class_as_it_is(key, tmp_path, capsys):
+    """Old copies, other names, answers that write files, start programs or say odd things."""
+    touches = "import subprocess\ndef add(x):\n    open('new', 'w').close()\n    return x + 20"
+    touches += "\nsubprocess.Popen(['sleep', '600'])"
+    answers = {
+        "amy": SOLUTIONS,
+        "ben": SOLUTIONS | {"add": touches},
+        "cas": SOLUTIONS | {"add": r"def add(x): raise ValueError('\ud800')"},
+        "dot": SOLUTIONS | {"half": f"import no_such_package\nx = 3\n{SOLUTIONS['half']}"},
+    }
+    for student, texts in answers.items():
+        write(tmp_path / "in" / student / "00_sums.ipynb", texts)
+    write(tmp_path / "in" / "amy" / "old" / "00_sums.ipynb", {})
+    write(tmp_path / "in" / "amy" / "00_sums-Copy1.ipynb", {})
+    write(tmp_path / "in" / "eve" / "sums.ipynb", SOLUTIONS)
+    file = tmp_path / "in" / "dot" / "00_sums.ipynb"
+    notebook = nbformat.read(file, 4)
+    notebook.cells.insert(1, nbformat.v4.new_code_cell("import no_such_package"))
+    notebook.cells[-2].source = SOLUTIONS["half"]
+    nbformat.write(notebook, file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # a byte order mark
+    marks = run_grade(tmp_path / "in", key=key, out=tmp_path / "marks.csv", seconds=20)
+    totals = {name: sum(m.marks for m in marks if m.student == name) for name in (*answers, "eve")}
+    assert totals == {"amy": 3, "ben": 3, "cas": 2, "dot": 3, "eve": 0}
+    assert {mark.remark for mark in marks if mark.student == "eve"} == {"not handed in"}
+    assert "\\ud800" in (tmp_path / "marks.csv").read_text()
+    assert [path.name for path in key.iterdir()] == ["00_sums.ipynb"]
+    said = capsys.readouterr().out
+    assert "eve/sums.ipynb is left out, it is called as no notebook of the course" in said
+    for copy in ("amy/old/00_sums.ipynb", "amy/00_sums-Copy1.ipynb"):
+        assert f"{copy} is left out, amy/00_sums.ipynb counts" in said
+    running = subprocess.run(["pgrep", "-fx", "sleep 600"], stdout=subprocess.PIPE, check=False)
+    assert not running.stdout
 
 
 def test_nothing_to_grade_and_a_key_that_fails(key, tmp_path, capsys):

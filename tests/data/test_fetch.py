@@ -112,6 +112,9 @@ def test_another_file_is_refused_and_removed(host, tmp_path):
         with pytest.raises(ValueError, match=r"a\.bin.* does not match the known hash"):
             fetch(archive(f"{host}/ranges", checksum=checksum), tmp_path, shown=False, retries=0)
         assert not list(tmp_path.iterdir())
+    (tmp_path / "other").write_bytes(b"other")
+    both = archive(str(tmp_path / "other"), f"{host}/ranges")  # the next source has it
+    assert fetch(both, tmp_path / "two", shown=False).read_bytes() == CONTENT
     (tmp_path / "a.bin").write_bytes(b"old")
     assert fetch(archive(f"{host}/ranges"), tmp_path, shown=False).read_bytes() == CONTENT
 

@@ -97,6 +97,8 @@ def test_controls_and_traits_move_each_other(explorer, world):
         assert getattr(explorer, trait) == value
         if trait != "threshold":  # the power rule is on
             assert (explorer.view.after, explorer.view.before, explorer.words) != before, trait
+    with pytest.raises(traitlets.TraitError, match="threshold is nan, expected 0 to 1"):
+        explorer.threshold = float("nan")
     explorer.threshold = 0.254
     # the page would round, and its answer arrive after later values of a loop
     assert (controls["threshold"].value, explorer.threshold) == (0.25, 0.254)

@@ -14,14 +14,7 @@ from torch import Tensor, nn
 
 from wsss_kit.checks import check_count, check_word
 from wsss_kit.clip import vision
-from wsss_kit.clip.images import (
-    ATTENTION_LAYERS,
-    MAX_CELLS,
-    OPENAI_MEAN,
-    OPENAI_STD,
-    WALK_SQUARINGS,
-    FrozenModel,
-)
+from wsss_kit.clip.images import ATTENTION_LAYERS, WALK_SQUARINGS, FrozenModel
 from wsss_kit.clip.last_block import LastBlock
 
 AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,7 +26,6 @@ class FrozenCLIP(FrozenModel):
     Args:
         model: ``open_clip.model.CLIP`` with a ViT image tower.
         tokenizer: texts -> (P, T) int64; only `encode_text` needs it.
-        mean, std: per-channel statistics of the images it was trained on.
         window: cells a patch may see in each direction (the tiny CLIP's local attention); None
             for the ordinary attention without limits.
         round_positions: round the position embedding to half precision after resizing it, as
@@ -42,10 +34,10 @@ class FrozenCLIP(FrozenModel):
             where that was measured (the tiny CLIP's card has it); None for CLIP-ES's 8 (of 12).
         walk_squarings: how often the transition made from that attention is best squared, where
             that was measured; None for CLIP-ES's 1.
-        max_cells: images of more patches are made smaller, with a warning.
         autocast: dtype of the products in all blocks but the last, for dense tokens and
             attention: ``torch.bfloat16`` or ``float16`` where they are faster. Maps move by a few
             hundredths. None for that of the weights.
+        **options: ``mean``, ``std`` and ``max_cells`` of `FrozenModel`.
 
     Raises:
         ValueError: if the image tower is not a ViT with class-token or average pooling,
@@ -64,14 +56,12 @@ class FrozenCLIP(FrozenModel):
         model: nn.Module,
         tokenizer: Callable[[list[str]], Tensor] | None = None,
         *,
-        mean: Sequence[float] = OPENAI_MEAN,
-        std: Sequence[float] = OPENAI_STD,
         window: int | None = None,
         round_positions: bool = False,
         attention_layers: int | None = None,
         walk_squarings: int | None = None,
-        max_cells: int = MAX_CELLS,
         autocast: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
         visual = getattr(model, "visual", None)
         if getattr(visual, "attn_pool", None) is not None or not hasattr(visual, "transformer"):
@@ -80,7 +70,7 @@ class FrozenCLIP(FrozenModel):
         if autocast not in (None, *AUTOCAST):
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in AUTOCAST)
             raise ValueError(f"autocast is {autocast!r}, expected None or one of {names}")
-        super().__init__(model, tokenizer, mean=mean, std=std, max_cells=max_cells)
+        super().__init__(model, tokenizer, **options)
         self.autocast, self.window, self.round_positions = autocast, window, round_positions
         self.attention_layers = attention_layers or ATTENTION_LAYERS
         self.walk_squarings = WALK_SQUARINGS if walk_squarings is None else walk_squarings

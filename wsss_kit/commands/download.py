@@ -1,6 +1,6 @@
 """Download a data set: fetch, verify, unpack, read its first image; and check any for errors.
 
-What `check` finds would cost hours later, or falsify a number.
+What `check` finds would cost hours later.
 """
 
 import hashlib
@@ -26,8 +26,7 @@ from wsss_kit.data.images import import_decoders, mask_png
 from wsss_kit.files import write_whole
 from wsss_kit.processes import progress
 
-SMALL = 32
-"""Sides in pixels below which an image is remarked on."""
+SMALL = 32  # pixels of a side; smaller images are remarked on
 _SHOWN = 5
 
 
@@ -84,9 +83,6 @@ def check_data(
         masks: name to (H, W) int64; None where there are none.
         workers: threads that decode.
         shown: whether to show a bar.
-
-    Returns:
-        What is wrong, and what may be.
 
     Raises:
         ValueError: if there is no image.
@@ -222,8 +218,8 @@ SETS: dict[str, tuple[_Part, ...]] = {
 _BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
 _SBD_SUM = "md5:82b4d87ceb2ed10f6038a1cba92111cb"
 _SBD = Archive("benchmark.tgz", (f"{_BERKELEY}/benchmark.tgz",), _SBD_SUM)
-_READ = {"voc": "train", "coco": "val", "pets": "trainval"}
-"""The split whose first image is read at the end."""
+_READ = {"voc": ("val", "train"), "coco": ("train", "val"), "pets": ("test", "trainval")}
+"""The splits whose first images are read at the end."""
 
 
 def download(
@@ -267,9 +263,14 @@ def download(
             part = _Part(_SBD, to="SBD", strip=2, only=("train.txt", "val.txt", "cls/"))
             _place(part, folder, sources, keep=keep, shown=shown)
             add_train_aug(folder, shown=shown)
-        samples = open_dataset(name, folder, _READ[name])
-        print(f"{folder} holds {name}: {len(samples)} images of {samples.split}, the first is")
-        print(f"  {samples[0].name}, {tuple(samples[0].image.shape[1:])} pixels")
+        try:
+            parts = [open_dataset(name, folder, split) for split in _READ[name]]
+            *_, first = [samples[0] for samples in parts]
+        except (OSError, ValueError) as error:
+            advice = f"remove {folder / 'archives' / '*.unpacked'}, and run this again"
+            raise ValueError(f"{folder} is not whole: {error}; {advice}") from error
+        print(f"{folder} holds {name}: {len(parts[-1])} images of {parts[-1].split}, the first is")
+        print(f"  {first.name}, {tuple(first.image.shape[1:])} pixels")
         return folder
 
 
@@ -333,7 +334,7 @@ def add_train_aug(root: str | Path, *, shown: bool = True) -> int:
 
 
 def _of_mat(sbd: Path, name: str) -> bytes:
-    """Convert SBD's mask of one image from MATLAB's format to PNG."""
+    """Convert SBD's mask of one image to PNG."""
     from scipy.io import loadmat
 
     file = sbd / "cls" / f"{name}.mat"

@@ -13,9 +13,12 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,13 +90,20 @@ def run_grade(
     courses = {path.stem: path for path in sorted(key.glob("*.ipynb"))}
     wanted = [name for name in courses if name.startswith(tuple(notebooks or ("",)))]
     handed_in: dict[str, dict[str, Path]] = {name: {} for name in wanted}
-    for path in sorted(folder.rglob("*.ipynb")):
-        *above, _ = path.relative_to(folder).parts
-        for name in wanted:
-            if name in path.stem and not any(part.startswith(".") for part in above):
-                handed_in[name][above[0] if above else folder.name] = path
-    students = sorted({student for papers in handed_in.values() for student in papers})
-    if not students:
+    papers = [path.relative_to(folder) for path in folder.rglob("*.ipynb")]
+    papers = [paper for paper in papers if not any(part[0] == "." for part in paper.parts)]
+    for paper in sorted(papers, key=lambda each: (len(each.parts), each.stem not in wanted, each)):
+        if not any(name in paper.stem for name in courses):
+            print(f"{paper} is left out, it is called as no notebook of the course")
+        for name in (name for name in wanted if name in paper.stem):
+            student = paper.parts[0] if len(paper.parts) > 1 else folder.name
+            if (first := handed_in[name].setdefault(student, folder / paper)) != folder / paper:
+                print(f"{paper} is left out, {first.relative_to(folder)} counts")
+    found = {student for of_course in handed_in.values() for student in of_course}
+    if not found & {folder.name}:  # a folder for each student, with a notebook in it or not
+        found |= {each.name for each in folder.iterdir() if each.is_dir() and each.name[0] != "."}
+    students = sorted(found)
+    if not any(handed_in.values()):
         expected = f"expected NAME.ipynb or STUDENT/NAME.ipynb with a NAME of {', '.join(wanted)}"
         raise ValueError(f"{folder} holds no notebook of the course; {expected}")
     marks: list[Mark] = []
@@ -102,7 +112,7 @@ def run_grade(
     marks.sort()
     table = io.StringIO(newline="")
     csv.writer(table).writerows([Mark._fields, *marks])
-    write_whole(expanded(out), table.getvalue().encode())
+    write_whole(out, table.getvalue().encode(errors="backslashreplace"))  # whatever errors say
     for student in students:
         own = [mark for mark in marks if mark.student == student]
         print(f"{student}: {sum(mark.marks for mark in own)} of {sum(mark.of for mark in own)}")
@@ -136,6 +146,8 @@ def _run_course(
     """Run a notebook with its solutions; fork at each check for each student, and send marks."""
     sheets = {student: _sheet(papers.get(student)) for student in students}
     sys.stdout = sys.stderr = open(os.devnull, "w")
+    for stream in (1, 2):  # also for what answers start
+        os.dup2(sys.stdout.fileno(), stream)
     os.chdir(path.parent)
     _shell().history_manager.enabled = False
     official = _cells(path)
@@ -162,7 +174,7 @@ def _run_course(
 
 def _cells(path: Path) -> list[dict[str, Any]]:
     """Read the text and the tags of a notebook's cells of code."""
-    cells = json.loads(path.read_text("utf-8"))["cells"]
+    cells = json.loads(path.read_text("utf-8-sig"))["cells"]
     return [
         {"text": "".join(cell["source"]), "tags": cell["metadata"].get("tags", [])}
         for cell in cells
@@ -210,8 +222,11 @@ def _answer(sheet: Sequence[str], wanted: set[str], taken: set[str], known: set[
             parts.append(text)
             found = True
         elif text not in known:
-            own = [ast.unparse(n) for name, n in _definitions(text).items() if name not in taken]
-            parts += own
+            for name, node in _definitions(text).items():
+                own = "" if name in taken else ast.unparse(node)
+                if isinstance(node, ast.Import | ast.ImportFrom):  # of what is not here, perhaps
+                    own = own and f"try:\n    {own}\nexcept ImportError:\n    pass"
+                parts.append(own)
     return parts if found else []
 
 
@@ -219,8 +234,14 @@ def _tried(texts: Sequence[str], seconds: int) -> str:
     """Run cells in a fork of this process; return ``passed``, or what happened instead."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    run = lambda: theirs.send(next(filter(None, map(_problem, texts)), "passed"))  # noqa: E731
-    process = context.Process(target=run)
+    place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+
+    def run() -> None:
+        os.setsid()  # so that what it starts ends with it
+        os.chdir(place.name)  # files of an answer are nobody else's
+        theirs.send(next(filter(None, map(_problem, texts)), "passed"))
+
+    process: Any = context.Process(target=run)
     process.start()
     theirs.close()
     try:
@@ -229,8 +250,11 @@ def _tried(texts: Sequence[str], seconds: int) -> str:
         process.join()
         return f"its process ended with status {process.exitcode}"
     finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()
+        place.cleanup()
 
 
 def _shell() -> Any:
@@ -240,6 +264,9 @@ def _shell() -> Any:
     class Shell(InteractiveShell):
         def enable_gui(self, gui: str | None = None) -> None:
             """Let ``%matplotlib`` pass."""
+
+        def ask_exit(self) -> None:
+            """Let ``exit()`` pass."""
 
     return InteractiveShell._instance or Shell.instance()
 

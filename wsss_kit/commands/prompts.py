@@ -53,14 +53,14 @@ def run_lab(*, out: str | Path = "lab.html", images: int = 12, seed: int = 0) ->
 
     check_count("images", images)
     check_seed(seed)
+    if Path(out).is_dir():
+        raise ValueError(f"--out is {out}, a folder; expected a file, such as lab.html")
     # no tag of HTML may end the script early
     data = json.dumps(lab_data(images, seed), ensure_ascii=False).replace("</", "<\\/")
     script = "\n".join((SOURCES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     style = (SOURCES / "lab.css").read_text(encoding="utf-8")
     page = Template((SOURCES / "lab.html.jinja").read_text(encoding="utf-8"))
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path = write_whole(path, page.render(style=style, script=script, data=data))
+    path = write_whole(out, page.render(style=style, script=script, data=data))
     print(f"{path} is written, {path.stat().st_size / 1e6:.1f} MB; open it in a browser.")
     return path
 
@@ -171,7 +171,11 @@ def run_search(
     if threshold is not None or power is not None:
         rule = BackgroundRule(threshold, power)
     samples = open_dataset(data, root, split or ("val" if data == "paper" else None), limit=limit)
-    masks = samples.open_masks() if objective == "mIoU" else None
+    try:
+        masks = samples.open_masks() if objective == "mIoU" else None
+    except FileNotFoundError as error:
+        problem = "mIoU needs masks; without, give --objective agreement, sharpness or share"
+        raise FileNotFoundError(f"{problem} ({error})") from error
     loaded, called = clip_named(data, clip, clip_weights, usual="ViT-B-16-quickgelu", device=device)
     method = CLIPES(loaded, prompts=samples.prompts("clip_es", prompts)).fit()
     words = [candidates] if isinstance(candidates, str) else list(candidates)

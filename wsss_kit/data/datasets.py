@@ -95,6 +95,8 @@ def open_dataset(
     check_word("the data set", name, (*FOLDERS, "paper"))
     split = SPLITS.get(name) if split is None else split
     load = find("dataset", name)
+    if classes is not None and name != "folder":
+        raise ValueError(f"classes belong to a folder of your own, and {name} has its own")
     if name == "paper":
         return load(limit or 200, split=split)
     root = default_root(name) if root is None else Path(root)

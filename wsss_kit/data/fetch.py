@@ -57,12 +57,12 @@ def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: 
 
     Raises:
         ConnectionError: if no source has the file; the message holds the error of each source.
-        ValueError: if the checksum differs; the file is removed.
+        ValueError: if every source has a file of another checksum, which is removed.
     """
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
-    path, failures = Path(folder) / archive.name, []
+    path, failures, kinds = Path(folder) / archive.name, [], set()
     for source in archive.sources:
         store: Any = pooch.create(folder, "", urls={archive.name: source})
         store.registry[archive.name] = archive.checksum
@@ -72,12 +72,14 @@ def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: 
             download = partial(_resume, path.with_name(f"{archive.name}.part"), shown)
         try:
             return Path(store.fetch(archive.name, downloader=download))
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EROFS, errno.EACCES):
                 raise  # another source would not help
             failures.append(f"{source}: {error}")
+            kinds.add(type(error) if type(error) is ValueError else ConnectionError)
     reasons = "\n  ".join([f"{archive.name} could not be downloaded:", *failures])
-    raise ConnectionError(f"{reasons}\nDownload it by hand, put it into {folder}, and run again")
+    problem = f"{reasons}\nDownload it by hand, put it into {folder}, and run again"
+    raise (ValueError if kinds == {ValueError} else ConnectionError)(problem)
 
 
 def _copy(source: str, target: str, _: Pooch) -> None:

@@ -168,6 +168,8 @@ class ErrorAtlas(Instrument):
         chosen = (outside + inside).sum(1) > 0  # in the target, as the report's image_iou
         if self.class_name != ALL:
             chosen = np.array(self._values) == self.class_name
+        if not chosen.any():
+            return Loss(np.nan, np.full(len(ERROR_KINDS), np.nan))
         shares = error_shares(inside=inside, outside=outside)[chosen].mean(0)
         return Loss(1 - float(shares.sum()), shares)
 

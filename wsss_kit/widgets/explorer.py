@@ -265,8 +265,9 @@ class CAMExplorer(Instrument):
     def _in_words(self) -> str:
         start = f"{self.method}, {self._what()}"
         if self.stage in ("map", "refined"):
-            share = (self._result(self.method, self.stage) > self.threshold).float().mean()
-            start += f": {100 * share:.0f} % of the pixels exceed {self.threshold:g}"
+            least = self.threshold if self.rule == "constant" else 0.5
+            share = (self._result(self.method, self.stage) > least).float().mean()
+            start += f": {100 * share:.0f} % of the pixels exceed {least:g}"
             if self.stage == "refined" and not self._methods[self.method].brings_affinity:
                 start += f"; {self.method} brings no affinity of its own, so this is its map"
             return f"{start}."

@@ -179,7 +179,9 @@ class Instrument(widgets.VBox):
     @traitlets.validate(*_RANGES)
     def _in_range(self, proposal: Any) -> float:
         """Return a slider's value without its noise (0.30000000000000004), inside its range."""
-        low, high = _RANGES[proposal["trait"].name]
+        low, high = _RANGES[name := proposal["trait"].name]
+        if proposal["value"] != proposal["value"]:
+            raise traitlets.TraitError(f"{name} is nan, expected {low} to {high}")
         return min(high, max(low, round(proposal["value"], 6)))
 
     @property

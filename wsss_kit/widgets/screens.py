@@ -252,6 +252,8 @@ def scores_in_words(table: pd.DataFrame, start: pd.DataFrame) -> str:
     """Write the means over the classes and their changes; tables as for `score_bars`."""
     now, change = table.loc["mean"], table.loc["mean"] - start.loc["mean"]
     words = f"sharpness {now['sharpness']:.4f} ({change['sharpness']:+.4f}; low is good)."
+    if now["sharpness"] != now["sharpness"]:
+        words = "no sharpness, which compares the classes of an image: none has two."
     if "iou" in table:
         words = f"mIoU {now['iou']:.1f} % ({change['iou']:+.1f} since the start), {words}"
     return words
