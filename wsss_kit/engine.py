@@ -24,8 +24,7 @@ from wsss_kit.views import Chance
 Recipe = Mapping[str, Any]
 Losses = dict[str, float]
 
-SAVE_AFTER = 300
-"""Seconds after which a checkpoint is written within an epoch."""
+SAVE_AFTER = 300  # seconds after which a checkpoint is written within an epoch
 _READ_AFTER = 20  # steps on a GPU between two looks at the losses, each of which waits for it
 
 
@@ -77,7 +76,6 @@ class Data(Protocol):
 
 def generator(seed: int, *numbers: int) -> torch.Generator:
     """Create a random generator that is seeded by several numbers, such as epoch and index."""
-    seed = int(seed)  # NumPy's would overflow
     for number in numbers:
         seed = seed * 1_000_003 + number
     return torch.Generator().manual_seed(seed % 2**63)
@@ -230,8 +228,7 @@ def fit(
             gradients are averaged for a step; ``drop_last``, whether the last, partial batch of a
             pass is left out; ``clip_norm`` of gradients; ``workers``, processes that read images;
             ``first_pass``, passes of earlier parts of a training, so that each has an order of its
-            own; ``sound``, the loss of a network that knows nothing; ``shown``, whether to show a
-            bar.
+            own; ``sound``, the loss of a network that knows nothing; ``shown``, for a bar.
         what: name of the bar.
         checkpoint: where the state is kept, after every epoch and every few minutes; None for
             nowhere. A stopped run goes on from there.

@@ -185,7 +185,8 @@ def _make(
             if not mark.exists() or mark.read_text() != images:
                 problem = f"{trained} holds a head that learned from other images or labels"
                 raise ValueError(f"{problem}; give --out another folder, or remove it")
-        write_whole(mark, images)
+        else:
+            write_whole(mark, images)
         if not is_saved(trained / "cam"):
             train_method("cam", trained, resume=resume, train_backbone=False, validate=0, **made)
         method = str(trained / "cam")

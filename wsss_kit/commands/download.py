@@ -1,7 +1,4 @@
-"""Download a data set: fetch, verify, unpack, read its first image; and check any for errors.
-
-What `check` finds would cost hours later.
-"""
+"""Download a data set: fetch, verify, unpack, read its first images; and check any for errors."""
 
 import hashlib
 import io
@@ -83,6 +80,9 @@ def check_data(
         masks: name to (H, W) int64; None where there are none.
         workers: threads that decode.
         shown: whether to show a bar.
+
+    Returns:
+        What is wrong, and what may be.
 
     Raises:
         ValueError: if there is no image.

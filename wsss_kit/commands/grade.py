@@ -222,10 +222,10 @@ def _answer(sheet: Sequence[str], wanted: set[str], taken: set[str], known: set[
             parts.append(text)
             found = True
         elif text not in known:
-            for name, node in _definitions(text).items():
-                own = "" if name in taken else ast.unparse(node)
+            for node in (n for name, n in _definitions(text).items() if name not in taken):
+                own = ast.unparse(node)
                 if isinstance(node, ast.Import | ast.ImportFrom):  # of what is not here, perhaps
-                    own = own and f"try:\n    {own}\nexcept ImportError:\n    pass"
+                    own = f"try:\n    {own}\nexcept ImportError:\n    pass"
                 parts.append(own)
     return parts if found else []
 

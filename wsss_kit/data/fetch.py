@@ -62,7 +62,7 @@ def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: 
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
-    path, failures, kinds = Path(folder) / archive.name, [], set()
+    path, failures, others = Path(folder) / archive.name, [], 0
     for source in archive.sources:
         store: Any = pooch.create(folder, "", urls={archive.name: source})
         store.registry[archive.name] = archive.checksum
@@ -76,10 +76,10 @@ def fetch(archive: Archive, folder: str | Path, *, shown: bool = True, retries: 
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EROFS, errno.EACCES):
                 raise  # another source would not help
             failures.append(f"{source}: {error}")
-            kinds.add(type(error) if type(error) is ValueError else ConnectionError)
+            others += not isinstance(error, OSError)  # another file than is known
     reasons = "\n  ".join([f"{archive.name} could not be downloaded:", *failures])
     problem = f"{reasons}\nDownload it by hand, put it into {folder}, and run again"
-    raise (ValueError if kinds == {ValueError} else ConnectionError)(problem)
+    raise (ValueError if 0 < others == len(failures) else ConnectionError)(problem)
 
 
 def _copy(source: str, target: str, _: Pooch) -> None:

@@ -185,9 +185,9 @@ def _evaluated(
     kept = tuple(names[value] for value in keep)
     note = "all classes" if kept == names else f"{', '.join(kept)}; other classes ignored"
     resampling = {"n_bootstrap": n_bootstrap, "seed": seed}
-    reports = {}
+    tallied, reports = np.array(counts).transpose(1, 2, 0, 3), {}  # (2, V, N, S)
     for v, name in enumerate(sets):
-        intersections, unions = np.array(counts)[:, :, v].swapaxes(0, 1)
+        intersections, unions = tallied[:, v]
         iou = confusion.divide(intersections.sum(0), unions.sum(0))
         means = confusion.bootstrap_mean_iou(intersections, unions, **resampling)
         whole, (outside, inside) = wholes[v], matrices[v]
